@@ -1,0 +1,89 @@
+"""The events, their arguments, and what a run of one leaves behind.
+
+The table follows CTDB's event scripts (ctdb-script.options(5), ``ctdb/config/events/README``) with the
+guarantees of Locum's design, "Events". Nothing in this file does I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Event(enum.StrEnum):
+    """An event's name, as a script receives it in its first argument."""
+
+    INIT = "init"
+    SETUP = "setup"
+    STARTUP = "startup"
+    SHUTDOWN = "shutdown"
+    MONITOR = "monitor"
+    STARTRECOVERY = "startrecovery"
+    STARTIPREALLOCATE = "startipreallocate"
+    RELEASEIP = "releaseip"
+    TAKEIP = "takeip"
+    UPDATEIP = "updateip"
+    IPREALLOCATED = "ipreallocated"
+    RECOVERED = "recovered"
+
+
+#: The names of the arguments that follow the event's name; events that are not here take none.
+ARGUMENTS: dict[Event, tuple[str, ...]] = {
+    Event.TAKEIP: ("interface", "address", "maskbits"),
+    Event.RELEASEIP: ("interface", "address", "maskbits"),
+    Event.UPDATEIP: ("old_interface", "new_interface", "address", "maskbits"),
+}
+
+
+class Outcome(enum.StrEnum):
+    """How a script's run ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    #: Killed because something more urgent had to run (only ``monitor`` is ever cancelled), or the daemon ended.
+    CANCELLED = "cancelled"
+    #: Present but not executable.
+    DISABLED = "disabled"
+    #: A Python script that defines no function for the event: nothing was started.
+    NOT_HANDLED = "not-handled"
+
+
+class ScriptResult(msgspec.Struct, frozen=True):
+    """The last run of one script for one event.
+
+    ``started`` is unix time in seconds, ``seconds`` the duration. ``status`` is the exit status, 128 + signal
+    when a signal ended it, 124 when the time-out did. ``output`` is what it wrote on standard output and
+    error (the head and tail of it when it is long), with the dump of what it hung on after a time-out.
+    """
+
+    script: str
+    outcome: Outcome
+    status: int = 0
+    started: float = 0.0
+    seconds: float = 0.0
+    output: str = ""
+
+
+class EventResult(msgspec.Struct, frozen=True):
+    """One run of an event over the directory: the scripts that ran, in order; the last one is the one that failed."""
+
+    event: Event
+    arguments: tuple[str, ...]
+    started: float
+    seconds: float
+    scripts: tuple[ScriptResult, ...]
+
+    @property
+    def failure(self) -> ScriptResult | None:
+        """The script that stopped the event, or None when all succeeded (I4)."""
+        for result in self.scripts:
+            if result.outcome in (Outcome.FAILED, Outcome.TIMEOUT, Outcome.CANCELLED):
+                return result
+        return None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every script succeeded."""
+        return self.failure is None

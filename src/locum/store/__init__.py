@@ -1,0 +1,1 @@
+"""Cluster state: a small linearizable key-value store. :mod:`locum.store.base` is the interface."""
