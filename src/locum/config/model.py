@@ -1,0 +1,137 @@
+"""What a configuration says, as immutable values.
+
+Rules of this file: values only. It knows neither TOML nor files nor the machine; everything here was checked by
+:mod:`locum.config.load` before it was built, so that no other layer checks it again. ``docs/configuration.md``
+is the reference of the file itself. Times are in seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+#: What a setting of an event script can be.
+ScriptValue = str | int | float | bool | tuple[str | int | float | bool, ...]
+
+#: Hold of each profile, in seconds, when the configuration names none.
+PROFILE_HOLDS: Mapping[str, float] = {"default": 2.0, "fast": 0.25}
+
+#: Shortest and longest hold that a configuration may ask for, in seconds.
+HOLD_BOUNDS = (0.1, 60.0)
+
+
+class PublicAddress(msgspec.Struct, frozen=True, order=True):
+    """A public address that this node can host, and the interfaces that it may be configured on.
+
+    ``address`` is in canonical form (as :mod:`ipaddress` prints it), ``bits`` the length of its subnet's prefix.
+    ``interfaces`` is in the order of preference and never empty.
+    """
+
+    address: str
+    bits: int
+    interfaces: tuple[str, ...]
+
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether this is an IPv6 address."""
+        return ":" in self.address
+
+    def __str__(self) -> str:
+        return f"{self.address}/{self.bits}"
+
+
+class NodeSettings(msgspec.Struct, frozen=True):
+    """``[node]``. ``number`` is None when the node takes the lowest free one at its first joining."""
+
+    name: str
+    number: int | None = None
+    private_address: str | None = None
+
+
+class EtcdSettings(msgspec.Struct, frozen=True):
+    """``[cluster.etcd]``: TLS files and credentials; ``cert`` goes with ``key``, ``user`` with ``password_file``."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    user: str | None = None
+    password_file: str | None = None
+
+    @property
+    def tls(self) -> bool:
+        """Whether the endpoints are spoken to over TLS."""
+        return self.ca is not None or self.cert is not None
+
+
+class StoreLocation(msgspec.Struct, frozen=True):
+    """``cluster.store``, taken apart.
+
+    ``path`` is the file of ``sqlite`` and the socket of ``unix``; ``endpoints`` are the ``host:port`` of ``etcd``
+    in the order given (an IPv6 host is in brackets).
+    """
+
+    kind: Literal["memory", "sqlite", "unix", "etcd"]
+    path: str = ""
+    endpoints: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"etcd://{','.join(self.endpoints)}" if self.kind == "etcd" else f"{self.kind}:{self.path}"
+
+
+class ClusterSettings(msgspec.Struct, frozen=True):
+    """``[cluster]``. ``name`` prefixes every key in the store. ``hold`` is in seconds, the profile's unless given."""
+
+    store: StoreLocation
+    name: str = "locum"
+    hold: float = PROFILE_HOLDS["default"]
+    profile: Literal["default", "fast"] = "default"
+    etcd: EtcdSettings = EtcdSettings()
+
+
+class PathSettings(msgspec.Struct, frozen=True):
+    """``[paths]``, all absolute. ``control`` is the socket of the control commands.
+
+    ``control_group`` is the group whose members may use that socket beside root; None: root only.
+    ``public_addresses`` is the file that the addresses were read from, or None when there is none.
+    """
+
+    runtime: str = "/run/locum"
+    state: str = "/var/lib/locum"
+    events: str = "/etc/locum/events"
+    control: str = "/run/locum/control.sock"
+    public_addresses: str | None = None
+    control_group: str | None = None
+
+
+class LogSettings(msgspec.Struct, frozen=True):
+    """``[log]``."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The configuration of one node.
+
+    ``source`` is the file that it was read from. ``addresses`` are in the order of the configuration (the file of
+    public addresses first, then ``[[address]]``), none twice. ``tunables`` holds only those that were set; see
+    :func:`locum.config.tunables.Tunables.from_values`. ``scripts`` has the settings of each event script by its name
+    (``50.web``).
+    """
+
+    source: str
+    node: NodeSettings
+    cluster: ClusterSettings
+    paths: PathSettings = PathSettings()
+    addresses: tuple[PublicAddress, ...] = ()
+    tunables: Mapping[str, int | float] = msgspec.field(default_factory=dict)
+    scripts: Mapping[str, Mapping[str, ScriptValue]] = msgspec.field(default_factory=dict)
+    log: LogSettings = LogSettings()
+
+
+def default_node_name() -> str:
+    """The host's name, which is a node's name unless the configuration gives one."""
+    return os.uname().nodename
