@@ -1,0 +1,124 @@
+"""What the rules ask the edge to do, as values.
+
+Every effect with a ``ticket`` is answered exactly once, by the method of :class:`locum.cluster.node.Node` that
+its docstring names. Effects are to be started in the order given; they run side by side from then on.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from locum.store.base import Condition, Operation
+
+
+class SendBeat(msgspec.Struct, frozen=True):
+    """Take the time, arm ``slot`` of the kernel's gate for a full hold, then commit; in this order, for safety.
+
+    Answer: ``beat_done(ticket, accepted, sent_at)``; ``accepted`` is None when the store did not answer and
+    ``sent_at`` the CLOCK_BOOTTIME seconds taken *before* the gate was armed.
+    """
+
+    ticket: int
+    slot: int
+    conditions: tuple[Condition, ...]
+    operations: tuple[Operation, ...]
+
+
+class ConfirmHold(msgspec.Struct, frozen=True):
+    """The beat of ``slot`` was accepted: open the gate for what is left of its time; tell the guard ``deadline``."""
+
+    slot: int
+    deadline: float
+
+
+class DropHold(msgspec.Struct, frozen=True):
+    """The membership is lost: shut the gate and remove every public address from the kernel at once."""
+
+
+class CommitWork(msgspec.Struct, frozen=True):
+    """Commit to the store. Answer: ``commit_done(ticket, result)``, result None when the store did not answer."""
+
+    ticket: int
+    conditions: tuple[Condition, ...]
+    operations: tuple[Operation, ...]
+
+
+class RunEvent(msgspec.Struct, frozen=True):
+    """Run one event that concerns no address. Answer: ``activity_done(ticket, ok, reason)``."""
+
+    ticket: int
+    event: str
+
+
+class TakeAddress(msgspec.Struct, frozen=True):
+    """Let the address through the gate, run ``takeip``, see that it is configured, announce it.
+
+    Answer: ``activity_done(ticket, ok, reason)``. When not ok the address is not configured and is muted (I7).
+    """
+
+    ticket: int
+    address: str
+    bits: int
+    interface: str
+
+
+class ReleaseAddress(msgspec.Struct, frozen=True):
+    """Run ``releaseip``, see that the address is gone, mute it. Answer: ``activity_done``; it is gone in any case (I7)."""
+
+    ticket: int
+    address: str
+    bits: int
+    interface: str
+
+
+class UpdateAddress(msgspec.Struct, frozen=True):
+    """Run ``updateip``: the address changes interface. Answer: ``activity_done``; when not ok it is gone and muted."""
+
+    ticket: int
+    address: str
+    bits: int
+    old_interface: str
+    new_interface: str
+
+
+class CancelActivity(msgspec.Struct, frozen=True):
+    """Cancel the ``monitor`` under way; it is answered with ok False and its result is not used."""
+
+    ticket: int
+
+
+class Restore(msgspec.Struct, frozen=True):
+    """The address is held but was removed behind our back: configure and announce it again. No answer."""
+
+    address: str
+    bits: int
+    interface: str
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Something that an admin wants to read in the log."""
+
+    text: str
+    level: str = "info"
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """The node is done. ``problem`` is None after an orderly leave, else why it cannot go on."""
+
+    problem: str | None
+
+
+Effect = (
+    SendBeat
+    | ConfirmHold
+    | DropHold
+    | CommitWork
+    | RunEvent
+    | TakeAddress
+    | ReleaseAddress
+    | UpdateAddress
+    | CancelActivity
+    | Restore
+    | Note
+    | Exit
+)

@@ -1,0 +1,237 @@
+"""The keys of the store and the records behind them.
+
+Keys here are relative to the cluster's prefix. Who writes what:
+
+=====================  ===========================================  =====================================
+key                    record                                       written by
+=====================  ===========================================  =====================================
+``node/<name>``        :class:`NodeRecord` (durable)                the node, at join and reload
+``number/<n>``         :class:`NumberRecord` (durable)              the node, once; makes numbers unique
+``admin/<name>``       :class:`AdminRecord` (durable)               admin commands; the node that bans itself
+``prefer/<address>``   :class:`PreferRecord` (durable)              ``locum ip move``
+``tunable/<name>``     :class:`TunableRecord` (durable)             ``locum tunable set``
+``member/<name>``      :class:`MemberRecord`                        the node, at join; never modified
+``beat/<name>``        :class:`BeatRecord`                          the node, several times per hold
+``health/<name>``      :class:`HealthRecord`                        the node, on change
+``phase/<name>``       :class:`PhaseRecord`                         the node, as it follows a plan
+``leader``             :class:`LeaderRecord`                        whoever takes it
+``plan``               :class:`PlanRecord`                          the leader
+``claim/<address>``    :class:`ClaimRecord`                         the holder; deleted by it, or by whoever
+                                                                    proves that its hold is over
+=====================  ===========================================  =====================================
+
+An *incarnation* is a random name for one membership of a node, from its join to its leaving or expiry; it is
+never used again. A claim is free only when its key is absent: expiring a member deletes its claims in the same
+commit, so that a ``member`` key which a stranger deleted does not free what its node still holds.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from locum.errors import StoreCorrupt
+
+
+class HostedAddress(msgspec.Struct, frozen=True, order=True):
+    """A public address that a node is configured to host, on the first of ``interfaces`` that has link."""
+
+    address: str
+    bits: int
+    interfaces: tuple[str, ...]
+
+
+class NodeRecord(msgspec.Struct, frozen=True):
+    """A node as configured; outlives its membership."""
+
+    number: int
+    private_address: str = ""
+    addresses: tuple[HostedAddress, ...] = ()
+
+
+class NumberRecord(msgspec.Struct, frozen=True):
+    """Whose number this is."""
+
+    node: str
+
+
+class AdminRecord(msgspec.Struct, frozen=True):
+    """What admins (and repeated failures) decided about a node; ``banned_until`` is unix time, 0 means not banned."""
+
+    disabled: bool = False
+    stopped: bool = False
+    banned_until: float = 0.0
+    ban_reason: str = ""
+
+
+class PreferRecord(msgspec.Struct, frozen=True):
+    """An admin moved the address to ``node``: it stays there whenever that node can host it."""
+
+    node: str
+
+
+class TunableRecord(msgspec.Struct, frozen=True):
+    """A tunable's value for the whole cluster."""
+
+    value: float
+
+
+class MemberRecord(msgspec.Struct, frozen=True):
+    """One membership. ``hold`` and ``margin`` in seconds: observers wait for their sum after the last beat seen.
+
+    ``machine`` identifies the place where the daemon runs (boot, network namespace, runtime directory): a new
+    daemon that has the lock of the same place knows that the old one is gone.
+    """
+
+    incarnation: str
+    hold: float
+    margin: float
+    machine: str = ""
+    version: str = ""
+
+
+class BeatRecord(msgspec.Struct, frozen=True):
+    """A sign of life. ``sequence`` tells the beats of an incarnation apart."""
+
+    incarnation: str
+    sequence: int
+
+
+class HealthRecord(msgspec.Struct, frozen=True):
+    """What a node says of itself.
+
+    ``started``: ``startup`` succeeded. ``earned``: a ``monitor`` has passed since (I6). ``healthy``: the last
+    one did. ``down``: configured interfaces without link. ``refused``: addresses that could not be taken, with
+    the reason. ``leaving``: wants to stop. ``handles``: which of the events that cost a phase its scripts
+    handle. ``warning``: something that an admin should know, such as a hold that the kernel cannot enforce.
+    """
+
+    incarnation: str
+    started: bool = False
+    earned: bool = False
+    healthy: bool = False
+    reason: str = ""
+    down: tuple[str, ...] = ()
+    refused: dict[str, str] = {}
+    leaving: bool = False
+    handles: tuple[str, ...] = ()
+    warning: str = ""
+
+
+class LeaderRecord(msgspec.Struct, frozen=True):
+    """The node that plans; void without its member key."""
+
+    node: str
+    incarnation: str
+
+
+class PlanRecord(msgspec.Struct, frozen=True):
+    """Who is to serve what. ``participants``: name → incarnation of the nodes that must follow.
+
+    ``prepare``: some participant has a script for an event that precedes every release, so nothing moves until
+    all have run it.
+    """
+
+    epoch: int
+    assignment: dict[str, str]
+    participants: dict[str, str]
+    cause: str
+    prepare: bool = False
+
+
+#: The steps of a participant through one epoch, in order. DIRTY: addresses changed again after SETTLED.
+PREPARED, SETTLED, RECOVERED, DIRTY = "prepared", "settled", "recovered", "dirty"
+PHASES = (PREPARED, SETTLED, RECOVERED, DIRTY)
+
+
+class PhaseRecord(msgspec.Struct, frozen=True):
+    """How far a node is with the plan of ``epoch``; ``why`` explains DIRTY."""
+
+    incarnation: str
+    epoch: int
+    phase: str
+    why: str = ""
+
+    def reached(self, epoch: int, phase: str) -> bool:
+        """Whether this is at least ``phase`` of ``epoch`` (a later epoch has passed all of the earlier ones)."""
+        if self.epoch != epoch:
+            return self.epoch > epoch
+        return PHASES.index(self.phase) >= PHASES.index(phase)
+
+
+class ClaimRecord(msgspec.Struct, frozen=True):
+    """The right to hold an address. ``interface``: where it is served. ``serving``: ``takeip`` has succeeded."""
+
+    node: str
+    incarnation: str
+    interface: str
+    serving: bool = False
+
+
+Record = (
+    NodeRecord
+    | NumberRecord
+    | AdminRecord
+    | PreferRecord
+    | TunableRecord
+    | MemberRecord
+    | BeatRecord
+    | HealthRecord
+    | PhaseRecord
+    | LeaderRecord
+    | PlanRecord
+    | ClaimRecord
+)
+
+#: First part of the key → record type. "leader" and "plan" have no second part.
+RECORDS: dict[str, type[Record]] = {
+    "node": NodeRecord,
+    "number": NumberRecord,
+    "admin": AdminRecord,
+    "prefer": PreferRecord,
+    "tunable": TunableRecord,
+    "member": MemberRecord,
+    "beat": BeatRecord,
+    "health": HealthRecord,
+    "phase": PhaseRecord,
+    "leader": LeaderRecord,
+    "plan": PlanRecord,
+    "claim": ClaimRecord,
+}
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[str, msgspec.json.Decoder[Record]] = {kind: msgspec.json.Decoder(t) for kind, t in RECORDS.items()}
+
+R = TypeVar("R", bound=Record)
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """``"member/n1"`` → ``("member", "n1")``; ``"plan"`` → ``("plan", "")``."""
+    kind, _, name = key.partition("/")
+    return kind, name
+
+
+def encode(record: Record) -> bytes:
+    """The record as stored: JSON, readable with any tool of the store."""
+    return _encoder.encode(record)
+
+
+def decode(key: str, value: bytes) -> Record | None:
+    """The record behind ``key``; None for keys of kinds that are not ours to read.
+
+    Raises StoreCorrupt, naming the key and what is wrong with it.
+    """
+    kind, name = split_key(key)
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        return None
+    if bool(name) == (kind in ("leader", "plan")):
+        raise StoreCorrupt(f"store key {key!r}: not a key that Locum writes; delete it")
+    try:
+        record = decoder.decode(value)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise StoreCorrupt(f"store key {key!r}: {error}; delete or correct it") from error
+    if isinstance(record, PhaseRecord) and record.phase not in PHASES:
+        raise StoreCorrupt(f"store key {key!r}: phase {record.phase!r} is none of {', '.join(PHASES)}")
+    return record
