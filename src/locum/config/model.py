@@ -16,8 +16,16 @@ import msgspec
 #: What a setting of an event script can be.
 ScriptValue = str | int | float | bool | tuple[str | int | float | bool, ...]
 
+Profile = Literal["default", "fast"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["console", "json"]
+
+PROFILES: tuple[Profile, ...] = ("default", "fast")
+LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error")
+LOG_FORMATS: tuple[LogFormat, ...] = ("console", "json")
+
 #: Hold of each profile, in seconds, when the configuration names none.
-PROFILE_HOLDS: Mapping[str, float] = {"default": 2.0, "fast": 0.25}
+PROFILE_HOLDS: Mapping[Profile, float] = {"default": 2.0, "fast": 0.25}
 
 #: Shortest and longest hold that a configuration may ask for, in seconds.
 HOLD_BOUNDS = (0.1, 60.0)
@@ -87,7 +95,7 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     store: StoreLocation
     name: str = "locum"
     hold: float = PROFILE_HOLDS["default"]
-    profile: Literal["default", "fast"] = "default"
+    profile: Profile = "default"
     etcd: EtcdSettings = EtcdSettings()
 
 
@@ -109,8 +117,8 @@ class PathSettings(msgspec.Struct, frozen=True):
 class LogSettings(msgspec.Struct, frozen=True):
     """``[log]``."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["console", "json"] = "console"
+    level: LogLevel = "info"
+    format: LogFormat = "console"
 
 
 class Settings(msgspec.Struct, frozen=True):
