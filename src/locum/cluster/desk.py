@@ -1,0 +1,147 @@
+"""The desk at which a node's rules work: its view, the time, and what is under way.
+
+Every part of :mod:`locum.cluster.node` gets the same desk. It keeps two promises for them: of one kind of
+commit at most one is under way, and a commit that was refused or not answered is not repeated in a tight loop;
+of *activities* (event runs, which must not overlap, I5) at most one is under way at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from locum.cluster.effects import CancelActivity, CommitWork, Effect, Note
+from locum.cluster.view import View
+from locum.config.tunables import Tunables
+from locum.store.base import CommitResult, Condition, Operation
+
+#: Pause before a refused commit is tried again when the view does not move, in seconds.
+REFUSED_PAUSE = 0.05
+#: Pause after a commit that the store did not answer, in seconds.
+UNANSWERED_PAUSE = 0.2
+
+Done = Callable[[bool, str], None]
+
+
+class Desk:
+    """State shared by the parts of one node; single-threaded."""
+
+    def __init__(self, name: str, view: View) -> None:
+        self.name = name
+        self.view = view
+        self.now = 0.0
+        self.wall = 0.0
+        self.effects: list[Effect] = []
+        self._tickets = 0
+        self._commits: dict[int, tuple[str, tuple[Operation, ...]]] = {}
+        self._busy: set[str] = set()
+        self._paused: dict[str, tuple[int, float]] = {}
+        self._activity: tuple[int, str, Done] | None = None
+        self._cancelled = False
+        self._tunables_at = -1
+        self._tunables = Tunables()
+
+    @property
+    def tunables(self) -> Tunables:
+        """The cluster's tunables as last seen."""
+        if self._tunables_at != self.view.revision or self._tunables_at == 0:
+            self._tunables_at = self.view.revision
+            values = {name: v.record.value for name, v in self.view.tunables.items()}
+            self._tunables = Tunables.from_values(values) if values else Tunables()
+        return self._tunables
+
+    def ticket(self) -> int:
+        """A number never used before."""
+        self._tickets += 1
+        return self._tickets
+
+    def emit(self, effect: Effect) -> None:
+        """Ask the edge to do something."""
+        self.effects.append(effect)
+
+    def note(self, text: str, level: str = "info") -> None:
+        """Tell the admin something."""
+        self.effects.append(Note(text, level))
+
+    # -- commits ---------------------------------------------------------------------------------------
+
+    def free(self, kind: str) -> bool:
+        """Whether a commit of ``kind`` may be started now."""
+        if kind in self._busy:
+            return False
+        paused = self._paused.get(kind)
+        if paused is None:
+            return True
+        if self.view.revision >= paused[0] or self.now >= paused[1]:
+            del self._paused[kind]
+            return True
+        return False
+
+    def commit(self, kind: str, conditions: Sequence[Condition], operations: Sequence[Operation]) -> bool:
+        """Start a commit of ``kind`` unless one is under way or pausing; tells whether it was started."""
+        if not self.free(kind):
+            return False
+        ticket = self.ticket()
+        self._busy.add(kind)
+        self._commits[ticket] = (kind, tuple(operations))
+        self.emit(CommitWork(ticket, tuple(conditions), tuple(operations)))
+        return True
+
+    def commit_done(self, ticket: int, result: CommitResult | None) -> tuple[str, bool, set[str]] | None:
+        """A commit was answered: its kind, whether it took effect for all that is known, and the keys changed."""
+        entry = self._commits.pop(ticket, None)
+        if entry is None:
+            return None
+        kind, operations = entry
+        self._busy.discard(kind)
+        if result is None:
+            # Nobody knows whether it took effect: the watch will tell. Decisions go on from what it shows.
+            self._paused[kind] = (2**63, self.now + UNANSWERED_PAUSE)
+            return kind, False, set()
+        if not result.accepted:
+            self._paused[kind] = (result.revision, self.now + REFUSED_PAUSE)
+            return kind, False, set()
+        return kind, True, self.view.applied(operations, result.revision)
+
+    # -- activities ------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no activity is under way."""
+        return self._activity is None
+
+    @property
+    def activity(self) -> str | None:
+        """The kind of activity under way."""
+        return self._activity[1] if self._activity is not None else None
+
+    def begin(self, kind: str, done: Done) -> int:
+        """Start the one activity; returns the ticket for its effect. ``done(ok, reason)`` is called at its end."""
+        assert self._activity is None, f"I5: {kind} must not start while {self.activity} runs"
+        ticket = self.ticket()
+        self._activity = (ticket, kind, done)
+        self._cancelled = False
+        return ticket
+
+    def cancel(self) -> None:
+        """Ask for the end of the activity under way (only ``monitor`` is ever cancelled)."""
+        if self._activity is not None and not self._cancelled:
+            self._cancelled = True
+            self.emit(CancelActivity(self._activity[0]))
+
+    def activity_done(self, ticket: int, ok: bool, reason: str) -> None:
+        """The activity under way has ended."""
+        if self._activity is None or self._activity[0] != ticket:
+            return
+        _, _, done = self._activity
+        self._activity = None
+        done(ok, reason)
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether the activity under way was asked to end."""
+        return self._cancelled
+
+    def next_pause_end(self) -> float:
+        """When the first pausing kind of commit may go again."""
+        return min((until for _, until in self._paused.values()), default=math.inf)

@@ -1,0 +1,180 @@
+"""How a participant follows a plan from phase to phase.
+
+``prepare`` (only if the plan asks for it) → release and take (:mod:`locum.cluster.serving`) → ``settled`` →
+once every live participant is settled: ``ipreallocated`` and ``recovered`` (I3). A new epoch at any point
+replaces the target; whoever is no member any more is not waited for.
+"""
+
+from __future__ import annotations
+
+import math
+
+from locum.cluster import schema
+from locum.cluster.desk import Desk
+from locum.cluster.effects import RunEvent
+from locum.cluster.plan import PREPARE_EVENTS
+from locum.cluster.schema import DIRTY, PREPARED, RECOVERED, SETTLED, AdminRecord, PhaseRecord, PlanRecord
+from locum.store.base import Put
+
+#: What ends a reconfiguration, in this order.
+CLOSING_EVENTS = ("ipreallocated", "recovered")
+#: Pause before a failed closing event is run again, in seconds.
+RETRY_PAUSE = 1.0
+
+
+class Following:
+    """Where one node is with the present plan."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._prepared = 0
+        self._recovered = 0
+        self._settled_changes = -1
+        self._phase: PhaseRecord | None = None
+        self._events: list[str] = []
+        self._failures = 0
+        self._retry_at = -math.inf
+
+    def adopt(self, incarnation: str) -> None:
+        """After a restart of the agent: go on from the phase that the store has."""
+        phase = self._desk.view.phases.get(self._desk.name)
+        if phase is not None and phase.record.incarnation == incarnation:
+            self._phase = phase.record
+            if phase.record.phase == RECOVERED:
+                self._recovered = phase.record.epoch
+            self._prepared = phase.record.epoch
+
+    def join(self) -> None:
+        """A new incarnation starts from nothing."""
+        self._phase = None
+        self._events = []
+
+    def plan(self, incarnation: str) -> PlanRecord | None:
+        """The present plan, when this incarnation takes part in it."""
+        plan = self._desk.view.plan
+        if plan is None or plan.record.participants.get(self._desk.name) != incarnation:
+            return None
+        return plan.record
+
+    def all_reached(self, plan: PlanRecord, phase: str) -> bool:
+        """Whether every participant that is still a member has reached ``phase``."""
+        view = self._desk.view
+        for node, incarnation in plan.participants.items():
+            if not view.alive(node, incarnation):
+                continue
+            record = view.phases.get(node)
+            if record is None or record.record.incarnation != incarnation:
+                return False
+            if not record.record.reached(plan.epoch, phase):
+                return False
+        return True
+
+    def may_move(self, plan: PlanRecord) -> bool:
+        """Whether the preparations for ``plan`` are complete everywhere."""
+        return not plan.prepare or self.all_reached(plan, PREPARED)
+
+    def step(self, plan: PlanRecord, incarnation: str, settled: bool, changes: int) -> None:
+        """Write the phase that has been reached. ``changes`` counts takes and releases so far."""
+        own = self._desk.view.phases.get(self._desk.name)
+        known = own.record if own is not None and own.record.incarnation == incarnation else None
+        target = self._target(plan, incarnation, settled, changes)
+        if target is not None and target != known:
+            member = self._desk.view.condition(f"member/{self._desk.name}")
+            mine = self._desk.view.condition(f"phase/{self._desk.name}")
+            key = f"phase/{self._desk.name}"
+            self._desk.commit("phase", [member, mine], [Put(key, schema.encode(target))])
+
+    def _target(self, plan: PlanRecord, incarnation: str, settled: bool, changes: int) -> PhaseRecord | None:
+        epoch = plan.epoch
+        if self._phase is not None and self._phase.epoch == epoch and self._phase.phase in (SETTLED, RECOVERED, DIRTY):
+            if self._settled_changes < 0:
+                self._settled_changes = changes
+            if changes != self._settled_changes:
+                if self._phase.phase != DIRTY:
+                    why = f"addresses of {self._desk.name} changed after plan {epoch} had settled"
+                    self._phase = PhaseRecord(incarnation, epoch, DIRTY, why)
+            elif self._phase.phase == SETTLED and self._recovered == epoch:
+                self._phase = PhaseRecord(incarnation, epoch, RECOVERED)
+            return self._phase
+        if settled and self.may_move(plan):
+            self._settled_changes = changes
+            self._phase = PhaseRecord(incarnation, epoch, SETTLED)
+        elif plan.prepare and self._prepared == epoch:
+            self._phase = PhaseRecord(incarnation, epoch, PREPARED)
+        else:
+            return None
+        return self._phase
+
+    def prepare_due(self, plan: PlanRecord) -> bool:
+        """Whether the preparing events must still run for ``plan``."""
+        return plan.prepare and self._prepared < plan.epoch
+
+    def prepare(self, plan: PlanRecord) -> None:
+        """Run the next preparing event."""
+        self._events = self._events or list(PREPARE_EVENTS)
+        event = self._events.pop(0)
+
+        def done(ok: bool, reason: str) -> None:
+            if not ok:
+                self._desk.note(f"{event}: {reason}", "error")
+            if not self._events:
+                self._prepared = plan.epoch
+
+        self._desk.emit(RunEvent(self._desk.begin(event, done), event))
+
+    def closing_due(self, plan: PlanRecord) -> bool:
+        """Whether the closing events must run now."""
+        if self._recovered >= plan.epoch or self._desk.now < self._retry_at:
+            return False
+        if self._phase is None or self._phase.epoch != plan.epoch or self._phase.phase != SETTLED:
+            return False
+        return self.all_reached(plan, SETTLED)
+
+    def close(self, plan: PlanRecord) -> None:
+        """Run the closing events, one after the other, each as an activity of its own."""
+        self._close(plan, list(CLOSING_EVENTS))
+
+    def _close(self, plan: PlanRecord, events: list[str]) -> None:
+        event = events.pop(0)
+
+        def done(ok: bool, reason: str) -> None:
+            if not ok:
+                self._failed(plan, event, reason)
+            elif events:
+                self._close(plan, events)
+            else:
+                self._failures = 0
+                self._recovered = plan.epoch
+
+        self._desk.emit(RunEvent(self._desk.begin(event, done), event))
+
+    def _failed(self, plan: PlanRecord, event: str, reason: str) -> None:
+        """A closing event failed: again after a pause; a node on which it keeps failing is banned."""
+        self._failures += 1
+        limit = self._desk.tunables.ban_after_failures
+        self._desk.note(f"{event} failed ({self._failures} of {limit}): {reason}", "error")
+        if self._failures < limit:
+            self._retry_at = self._desk.now + RETRY_PAUSE
+            return
+        self._failures = 0
+        self._recovered = plan.epoch
+        self.ban(f"{event} failed {limit} times: {reason}")
+
+    def ban(self, reason: str) -> None:
+        """Ban this node: it gives up its addresses and stays out of plans for RecoveryBanPeriod seconds."""
+        desk = self._desk
+        key = f"admin/{desk.name}"
+        old = desk.view.admin.get(desk.name)
+        period = desk.tunables.recovery_ban_period
+        record = AdminRecord(
+            disabled=old is not None and old.record.disabled,
+            stopped=old is not None and old.record.stopped,
+            banned_until=desk.wall + period,
+            ban_reason=reason,
+        )
+        desk.note(f"banning this node for {period:.0f} s: {reason}", "error")
+        desk.commit("ban", [desk.view.condition(key)], [Put(key, schema.encode(record))])
+
+    def next_due(self) -> float:
+        """When a failed closing event is to be tried again."""
+        return self._retry_at if self._retry_at > self._desk.now else math.inf

@@ -1,0 +1,166 @@
+"""Holding an address: own beats and deadline, and when another node's hold is certainly over.
+
+The argument, in short (``docs/safety.md`` has all of it). Times are CLOCK_BOOTTIME of one machine each; only
+rates are compared. Node N sends a beat at ``s`` and the store commits it at ``c``; observer O sees it at ``o``:
+``s <= c <= o`` in real time. N's hold lasts until ``s + hold`` on N's clock. O acts at ``o + hold + margin`` on
+O's clock, in a commit that is conditional on that beat still being the last. So when the commit succeeds, N
+has no accepted beat sent after ``s``, and its hold is over, provided that the margin covers what the two
+clocks' rates can differ by over a hold, and how coarsely the kernel counts.
+"""
+
+from __future__ import annotations
+
+from locum.cluster.view import View
+
+#: Beats per hold. Five tries fit into a hold, so that losing some is survived.
+BEATS_PER_HOLD = 5
+#: Longest time between two beats, in seconds.
+LONGEST_INTERVAL = 0.5
+#: How many beats the kernel's gate can tell apart: one that carries the hold, and others under way.
+SLOTS = 4
+#: Bound on the difference of two clocks' rates that the margin covers: 1000 ppm, twice what NTP may slew.
+CLOCK_RATE_BOUND = 0.001
+#: Kernel timers and queues: some jiffies of 10 ms (HZ=100), and packets already handed to a network card.
+KERNEL_SLACK = 0.03
+
+
+def margin_for(hold: float) -> float:
+    """Seconds that observers wait beyond ``hold`` (seconds) when the kernel's gate enforces it."""
+    return KERNEL_SLACK + 2 * CLOCK_RATE_BOUND * hold
+
+
+def interval_for(hold: float) -> float:
+    """Seconds between two beats."""
+    return min(hold / BEATS_PER_HOLD, LONGEST_INTERVAL)
+
+
+class OwnHold:
+    """The node's own beats: when the next is due, which are under way, until when the hold lasts.
+
+    Several beats may be under way, because one that the store does not answer must not keep the others back.
+    """
+
+    def __init__(self, hold: float) -> None:
+        self.hold = hold
+        self.interval = interval_for(hold)
+        self.deadline = 0.0
+        self.sequence = 0
+        self._next = 0.0
+        self._slot: int | None = None
+        self._under_way: dict[int, int] = {}
+
+    def valid(self, now: float) -> bool:
+        """Whether the hold lasts at ``now``."""
+        return now < self.deadline
+
+    def due(self, now: float) -> bool:
+        """Whether a beat should be sent now."""
+        return now >= self._next
+
+    @property
+    def next_due(self) -> float:
+        """When the next beat should be sent."""
+        return self._next
+
+    def begin(self, ticket: int, now: float) -> int:
+        """Start a beat; returns its slot, never the one that carries the present hold."""
+        self.sequence += 1
+        self._next = now + self.interval
+        free = [s for s in range(SLOTS) if s != self._slot and s not in self._under_way.values()]
+        if not free:
+            # The oldest beat under way has gone unanswered for several intervals: give its slot away. Its
+            # answer will not be used, since nothing says any more what that slot is armed for.
+            oldest = min(self._under_way)
+            free = [self._under_way.pop(oldest)]
+        self._under_way[ticket] = free[0]
+        return free[0]
+
+    def finished(self, ticket: int, accepted: bool | None, sent_at: float) -> int | None:
+        """A beat was answered. Returns its slot when it prolongs the hold (which is then confirmed), else None."""
+        slot = self._under_way.pop(ticket, None)
+        if slot is None or not accepted or sent_at + self.hold <= self.deadline:
+            return None
+        self.deadline = sent_at + self.hold
+        self._slot = slot
+        return slot
+
+    def lose(self) -> None:
+        """The membership is gone: no hold, and no beat under way counts any more."""
+        self.deadline = 0.0
+        self._slot = None
+        self._next = 0.0
+        self._under_way.clear()
+
+
+class Observers:
+    """What this node saw of the others' beats, and whether its own sight can be trusted.
+
+    Sight is trusted while the node's own beats come back through the watch: a watch that lags, or a store that
+    does not answer, shows in them. After a gap everybody gets a full hold again, so that an outage of the
+    store is not mistaken for the death of the nodes.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._echo_sent = -1.0e18
+        self._trusted_since = 0.0
+        self._sent: dict[int, float] = {}
+        self._orphans: dict[str, tuple[int, float]] = {}
+
+    def beat_sent(self, sequence: int, now: float) -> None:
+        """An own beat is on its way at ``now``; its echo will tell how far the watch is."""
+        self._sent[sequence] = now
+        while len(self._sent) > 64:
+            self._sent.pop(next(iter(self._sent)))
+
+    def beat_echoed(self, sequence: int, now: float) -> None:
+        """An own beat came back through the watch."""
+        sent = self._sent.pop(sequence, None)
+        if sent is None:
+            return
+        if sent - self._echo_sent > 3 * self._interval:
+            self._trusted_since = now
+        self._echo_sent = max(self._echo_sent, sent)
+
+    def beat_seen(self, node: str, revision: int, now: float) -> None:
+        """``node``'s beat (or member key) was seen at ``revision``."""
+        known = self._seen.get(node)
+        if known is None or known[0] != revision:
+            self._seen[node] = (revision, now)
+
+    def forget(self, node: str) -> None:
+        """``node`` is a member no more."""
+        self._seen.pop(node, None)
+
+    def trusted(self, now: float) -> bool:
+        """Whether this node's sight of the store is fresh enough to judge others."""
+        return now - self._echo_sent <= 2 * self._interval
+
+    def expires_at(self, view: View, node: str) -> float:
+        """When ``node`` will have been silent for its hold and the margin, on this node's clock."""
+        member = view.members[node].record
+        seen = self._seen.get(node)
+        since = max(seen[1] if seen is not None else 0.0, self._trusted_since)
+        return since + member.hold + member.margin
+
+    def expired(self, view: View, node: str, now: float) -> bool:
+        """Whether ``node``'s hold is certainly over: the expiry must still be conditional on :meth:`seen_revision`."""
+        return node in self._seen and self.trusted(now) and now >= self.expires_at(view, node)
+
+    def seen_revision(self, node: str) -> int:
+        """The beat revision that the judgement rests on; 0 when none was seen."""
+        seen = self._seen.get(node)
+        return 0 if seen is None else seen[0]
+
+    def orphan_since(self, address: str, revision: int, now: float) -> float:
+        """Since when the claim on ``address`` at ``revision`` has been seen without its member."""
+        known = self._orphans.get(address)
+        if known is None or known[0] != revision:
+            self._orphans[address] = (revision, now)
+            return now
+        return max(known[1], self._trusted_since)
+
+    def orphan_gone(self, address: str) -> None:
+        """The claim is no orphan any more."""
+        self._orphans.pop(address, None)

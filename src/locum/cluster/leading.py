@@ -1,0 +1,169 @@
+"""What the leader does, and how one becomes it.
+
+Every commit here is conditional on the ``leader`` key being the one that this node wrote (I8), so that a leader
+that slept, was cut off or replaced changes nothing. Taking the lead from a silent leader is the same act as
+expiring it: one commit.
+"""
+
+from __future__ import annotations
+
+import math
+
+from locum.cluster import schema
+from locum.cluster.desk import Desk
+from locum.cluster.hold import Observers
+from locum.cluster.plan import inactive, next_plan
+from locum.cluster.schema import AdminRecord, LeaderRecord
+from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put
+
+#: Kinds of keys that can make another plan necessary.
+PLANNING_KEYS = frozenset({"node", "member", "admin", "health", "phase", "prefer", "tunable", "plan", "leader"})
+
+
+class Leading:
+    """The leader's part of a node; every member has one, at most one acts."""
+
+    def __init__(self, desk: Desk, observers: Observers) -> None:
+        self._desk = desk
+        self._observers = observers
+        self._replan = True
+        self._epoch_floor = 0
+        self._expiring = ""
+        self._proven: set[str] = set()
+
+    def keys_changed(self, keys: set[str]) -> None:
+        """The view changed at ``keys``."""
+        if not self._replan and any(key.partition("/")[0] in PLANNING_KEYS for key in keys):
+            self._replan = True
+        plan = self._desk.view.plan
+        if plan is not None:
+            self._epoch_floor = max(self._epoch_floor, plan.record.epoch)
+
+    def leads(self, incarnation: str) -> bool:
+        """Whether this node's ``incarnation`` is the leader as far as it knows."""
+        leader = self._desk.view.leader
+        return leader is not None and leader.record == LeaderRecord(self._desk.name, incarnation)
+
+    def step(self, incarnation: str) -> None:
+        """Act as leader, or take the lead when it is free. Called only while the own hold is valid."""
+        desk, view = self._desk, self._desk.view
+        if not desk.free("lead"):
+            return
+        leader = view.leader
+        me = Put("leader", schema.encode(LeaderRecord(desk.name, incarnation)))
+        standing = [view.condition(f"member/{desk.name}"), view.condition("leader")]
+        if leader is None or not view.alive(leader.record.node, leader.record.incarnation):
+            if self._may_lead():
+                desk.commit("lead", standing, [me])
+        elif leader.record.node != desk.name:
+            if self._observers.expired(view, leader.record.node, desk.now) and self._may_lead():
+                self._expire(leader.record.node, standing, [me])
+        else:
+            self._lead(standing)
+
+    def next_due(self, incarnation: str) -> float:
+        """When time alone will make something necessary: an expiry or the end of a ban."""
+        view = self._desk.view
+        leads = self.leads(incarnation)
+        watched = [n for n in view.members if n != self._desk.name] if leads else []
+        if not leads and view.leader is not None and view.leader.record.node in view.members:
+            watched = [view.leader.record.node]
+        due = [self._observers.expires_at(view, n) for n in watched if n != self._desk.name]
+        if leads:
+            wait = [a.record.banned_until - self._desk.wall for a in view.admin.values() if a.record.banned_until]
+            due += [self._desk.now + max(w, 0.0) for w in wait]
+            if self._replan or any(not view.alive(c.record.node, c.record.incarnation) for c in view.claims.values()):
+                due.append(self._desk.now + 0.1)
+        return min(due, default=math.inf)
+
+    def _may_lead(self) -> bool:
+        """A stopped or banned node leads only when there is no other."""
+        view, desk = self._desk.view, self._desk
+        if not inactive(view, desk.name, desk.wall):
+            return True
+        return all(inactive(view, node, desk.wall) for node in view.members)
+
+    def _expire(self, node: str, standing: list[Condition], first: list[Operation]) -> None:
+        """Delete a silent node's membership and its claims, provided that the beat seen is still its last."""
+        desk, view = self._desk, self._desk.view
+        incarnation = view.members[node].record.incarnation
+        conditions = [
+            *standing,
+            view.condition(f"member/{node}"),
+            Condition(f"beat/{node}", self._observers.seen_revision(node)),
+        ]
+        operations = [*first, *(Delete(f"{kind}/{node}") for kind in ("member", "beat", "health", "phase"))]
+        for address, claim in sorted(view.claims.items()):
+            if claim.record.node == node and claim.record.incarnation == incarnation:
+                operations.append(Delete(f"claim/{address}"))
+        # What does not fit becomes an orphan; _free_orphans deletes it next.
+        if desk.commit("lead", conditions, operations[:MAX_OPERATIONS]):
+            self._expiring = incarnation
+            desk.note(f"{node} has been silent for its hold: expiring it", "warning")
+
+    def _lead(self, standing: list[Condition]) -> None:
+        desk, view = self._desk, self._desk.view
+        for node in sorted(view.members):
+            if node != desk.name and self._observers.expired(view, node, desk.now):
+                self._expire(node, standing, [])
+                return
+        if self._free_orphans(standing) or self._lift_bans(standing):
+            return
+        if self._replan:
+            plan = next_plan(view, desk.tunables, desk.wall, self._epoch_floor)
+            if plan is None:
+                self._replan = False
+                return
+            conditions = [*standing, view.condition("plan")]
+            if desk.commit("lead", conditions, [Put("plan", schema.encode(plan))]):
+                self._replan = False
+                desk.note(f"plan {plan.epoch}: {plan.cause}")
+
+    def finished(self, accepted: bool) -> None:
+        """The commit of kind "lead" was answered."""
+        if accepted and self._expiring:
+            self._proven.add(self._expiring)
+        self._expiring = ""
+        if not accepted:
+            self._replan = True
+
+    def _free_orphans(self, standing: list[Condition]) -> bool:
+        """Delete claims without a member once nobody can hold by them any more.
+
+        They exist when an expiry did not have room for all, or when somebody deleted a ``member`` key by hand.
+        In the first case this leader has the proof. In the second the node may hold for as long as its hold
+        lasts, which nobody can look up any more: wait for the longest that anybody is known to use.
+        """
+        desk, view, observers = self._desk, self._desk.view, self._observers
+        wait = max((m.record.hold + m.record.margin for m in view.members.values()), default=0.0)
+        due: list[str] = []
+        for address, claim in view.claims.items():
+            if view.alive(claim.record.node, claim.record.incarnation):
+                observers.orphan_gone(address)
+                continue
+            since = observers.orphan_since(address, view.revision_of(f"claim/{address}"), desk.now)
+            if claim.record.incarnation in self._proven or (
+                since + wait <= desk.now and observers.trusted(desk.now)
+            ):
+                due.append(f"claim/{address}")
+        for key in view.corrupt:
+            # A claim that cannot be read: its holder rewrites it at once; when nobody does, nobody holds it.
+            if key.startswith("claim/") and key[6:] not in view.claims:
+                since = observers.orphan_since(key[6:], view.revision_of(key), desk.now)
+                if since + wait <= desk.now and observers.trusted(desk.now):
+                    due.append(key)
+        due = sorted(due)[: MAX_OPERATIONS - len(standing)]
+        return bool(due) and desk.commit(
+            "lead", [*standing, *(view.condition(key) for key in due)], [Delete(key) for key in due]
+        )
+
+    def _lift_bans(self, standing: list[Condition]) -> bool:
+        desk, view = self._desk, self._desk.view
+        for node, admin in sorted(view.admin.items()):
+            if 0 < admin.record.banned_until <= desk.wall:
+                free = AdminRecord(disabled=admin.record.disabled, stopped=admin.record.stopped)
+                desk.note(f"{node}: the ban is over")
+                return desk.commit(
+                    "lead", [*standing, view.condition(f"admin/{node}")], [Put(f"admin/{node}", schema.encode(free))]
+                )
+        return False

@@ -1,0 +1,186 @@
+"""Who may serve what, and the plan that follows: pure functions of the view.
+
+A node's *state* is what people see (``locum status``); *eligibility* is what the allocation uses. Both are
+derived here and nowhere else, so that what is shown is what is decided on.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+from locum.cluster.allocation import allocate
+from locum.cluster.schema import DIRTY, HealthRecord, PlanRecord
+from locum.cluster.view import View
+from locum.config.tunables import Tunables
+
+#: Events that precede every release; a plan waits for them only when some node's scripts handle one.
+PREPARE_EVENTS = ("startrecovery", "startipreallocate")
+
+
+class NodeState(enum.StrEnum):
+    """A node's state, most serious first: the first that applies is shown."""
+
+    DISCONNECTED = "DISCONNECTED"
+    BANNED = "BANNED"
+    STOPPED = "STOPPED"
+    DISABLED = "DISABLED"
+    UNHEALTHY = "UNHEALTHY"
+    PARTIALLYONLINE = "PARTIALLYONLINE"
+    OK = "OK"
+
+
+def current_health(view: View, node: str) -> HealthRecord | None:
+    """What the present incarnation of ``node`` says of itself; None when it has said nothing yet."""
+    member = view.members.get(node)
+    health = view.health.get(node)
+    if member is None or health is None or health.record.incarnation != member.record.incarnation:
+        return None
+    return health.record
+
+
+def node_state(view: View, node: str, wall: float) -> NodeState:
+    """The state of ``node``; ``wall`` is unix time in seconds (bans end by it)."""
+    if node not in view.members:
+        return NodeState.DISCONNECTED
+    admin = view.admin.get(node)
+    if admin is not None:
+        if admin.record.banned_until > wall:
+            return NodeState.BANNED
+        if admin.record.stopped:
+            return NodeState.STOPPED
+        if admin.record.disabled:
+            return NodeState.DISABLED
+    health = current_health(view, node)
+    if health is None or not health.healthy:
+        return NodeState.UNHEALTHY
+    return NodeState.PARTIALLYONLINE if health.down else NodeState.OK
+
+
+def inactive(view: View, node: str, wall: float) -> bool:
+    """Whether ``node`` takes no part in plans: not a member, stopped or banned."""
+    return node_state(view, node, wall) in (NodeState.DISCONNECTED, NodeState.BANNED, NodeState.STOPPED)
+
+
+def participants(view: View, wall: float) -> dict[str, str]:
+    """Name → incarnation of the nodes that follow plans: members that have started and are not inactive."""
+    found = {}
+    for node in sorted(view.members):
+        health = current_health(view, node)
+        if health is not None and health.started and not inactive(view, node, wall):
+            found[node] = view.members[node].record.incarnation
+    return found
+
+
+def linked_interface(view: View, node: str, address: str) -> str | None:
+    """The interface on which ``node`` would serve ``address``: the first configured one that has link."""
+    record = view.nodes.get(node)
+    health = current_health(view, node)
+    if record is None or health is None:
+        return None
+    for hosted in record.record.addresses:
+        if hosted.address == address:
+            return next((name for name in hosted.interfaces if name not in health.down), None)
+    return None
+
+
+def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset[str]]:
+    """Node → the addresses that it can serve now.
+
+    A node must be a participant that has earned it (I6), is healthy and not disabled, and has link. When no
+    node at all is healthy, those that were healthy before keep serving, unless NoIPHostOnAllDisabled says not
+    to: a doubtful service beats none (CTDB does the same by default). An admin's ``disable`` is always obeyed.
+    """
+    willing: dict[str, HealthRecord] = {}
+    for node in participants(view, wall):
+        health = current_health(view, node)
+        admin = view.admin.get(node)
+        if health is None or not health.earned or health.leaving or (admin is not None and admin.record.disabled):
+            continue
+        willing[node] = health
+    if any(health.healthy for health in willing.values()):
+        willing = {node: health for node, health in willing.items() if health.healthy}
+    elif tunables.no_ip_host_on_all_disabled:
+        return {}
+    result = {}
+    for node, health in willing.items():
+        record = view.nodes.get(node)
+        if record is None:
+            continue
+        down = set(health.down)
+        result[node] = frozenset(
+            hosted.address
+            for hosted in record.record.addresses
+            if hosted.address not in health.refused and not down.issuperset(hosted.interfaces)
+        )
+    return result
+
+
+def configured(view: View) -> dict[str, int]:
+    """Every public address that some node is configured for → its prefix length, in the order of the addresses."""
+    found: dict[str, int] = {}
+    for name in sorted(view.nodes):
+        for hosted in view.nodes[name].record.addresses:
+            found.setdefault(hosted.address, hosted.bits)
+    return dict(sorted(found.items()))
+
+
+def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0) -> PlanRecord | None:
+    """The plan that should follow the present one, or None when the present one is right.
+
+    ``epoch_floor``: the highest epoch known from a plan that cannot be read any more.
+    """
+    old = view.plan.record if view.plan is not None else PlanRecord(0, {}, {}, "none")
+    who = participants(view, wall)
+    able = hostable(view, tunables, wall)
+    current = {a: n for a, n in old.assignment.items() if a in able.get(n, ())}
+    if tunables.no_ip_takeover:
+        # Nobody takes what it does not serve; what a node cannot serve any more is released all the same.
+        assignment = current
+    else:
+        preferred = {a: p.record.node for a, p in view.prefer.items()}
+        assignment = allocate(
+            configured(view), able, current, preferred, failback=not tunables.no_ip_failback
+        )
+    dirty = [n for n in who if _dirty(view, n, old.epoch)]
+    if assignment == old.assignment and who == old.participants and not dirty and view.plan is not None:
+        return None
+    if not who and not old.participants:
+        return None
+    prepare = any(set(PREPARE_EVENTS) & set(h.handles) for n in who if (h := current_health(view, n)) is not None)
+    return PlanRecord(
+        epoch=max(old.epoch, epoch_floor) + 1,
+        assignment=assignment,
+        participants=who,
+        cause=_cause(view, old, assignment, who, dirty, wall),
+        prepare=prepare,
+    )
+
+
+def _dirty(view: View, node: str, epoch: int) -> bool:
+    phase = view.phases.get(node)
+    return phase is not None and phase.record.epoch == epoch and phase.record.phase == DIRTY
+
+
+def _cause(
+    view: View, old: PlanRecord, assignment: Mapping[str, str], who: Mapping[str, str], dirty: list[str], wall: float
+) -> str:
+    """One line for people: what made this plan necessary."""
+    reasons = [f"{n} joined" for n in who if old.participants.get(n) != who[n]]
+    reasons += [f"{n} left ({node_state(view, n, wall)})" for n in old.participants if n not in who]
+    losers: dict[str, None] = {}
+    for address, node in old.assignment.items():
+        if assignment.get(address) != node and node in who:
+            losers[node] = None
+    for node in losers:
+        health = current_health(view, node)
+        state = node_state(view, node, wall)
+        if health is not None and health.leaving:
+            reasons.append(f"{node} is stopping")
+        elif state != NodeState.OK:
+            why = f" ({health.reason})" if health is not None and health.reason else ""
+            reasons.append(f"{node} is {state}{why}")
+        elif health is not None and health.refused:
+            reasons.append(f"{node} could not take {', '.join(sorted(health.refused))}")
+    reasons += [view.phases[n].record.why or f"addresses of {n} changed" for n in dirty]
+    return "; ".join(reasons) or "addresses rebalanced"
