@@ -1,0 +1,353 @@
+"""A cluster on this machine: the object that the commands, the demo and the tests work with.
+
+Puts together namespaces, store, services and daemons, and takes them down without a trace. It must not decide
+anything that a real cluster decides; it only does what an admin, or fate, does.
+
+Whatever lives in the lab's namespaces is the lab's: that is how :meth:`Lab.down` finds every process, also
+those that a crashed lab did not live to write down.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
+
+import msgspec
+
+from locum.errors import LocumError, UsageError
+from locum.lab import faults, namespaces, network, node_files, processes, state, stores, web
+from locum.lab.layout import PREFIX, Layout
+from locum.lab.processes import Children, Process
+from locum.lab.state import LabState, NodeState
+
+#: In the environment of everything that the lab starts on a node: "daemon" or "service". Children inherit it, so
+#: that an orphan still shows whose it is.
+PART = "LOCUM_LAB_PART"
+
+T = TypeVar("T")
+
+
+class Lab:
+    """One lab. Make one with :meth:`up`, find one with :meth:`load`.
+
+    Attributes: ``layout`` (the numbers), ``state`` (who runs), ``directory`` (its files), ``store``.
+    """
+
+    def __init__(self, lab_state: LabState, children: Children | None = None) -> None:
+        self.state = lab_state
+        self.layout = lab_state.layout
+        self.directory = state.directory_of(self.layout.name)
+        self._children = children or Children()
+        self.store = stores.make(lab_state.store, self.layout, self.directory, self._children)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def up(
+        cls,
+        layout: Layout,
+        *,
+        web_servers: bool = True,
+        store: str = "embedded",
+        daemons: bool = True,
+        owner: Process | None = None,
+        settings: str = "",
+        daemon_command: Sequence[str] = (),
+    ) -> Self:
+        """Build a lab and start everything in it; does not wait for the cluster.
+
+        ``settings`` is TOML added to every node's configuration. ``daemons`` False starts all but the daemons.
+        ``owner``: the lab is a leftover once this process is gone. ``daemon_command`` replaces the daemon (tests of
+        the lab itself). Raises UsageError when a lab of that name is up.
+        """
+        layout.check()
+        if web_servers:
+            web.program()
+        with state.locked(layout.name, create=True):
+            if (old := state.read(layout.name)) is not None and old.complete and is_running(old):
+                raise UsageError(f"lab {layout.name} is up already; `locum lab down --name {layout.name}` ends it")
+            clean(layout.name, keep_directory=True)
+            new = LabState(layout=layout, web=web_servers, store=store, owner=owner, command=tuple(daemon_command))
+            state.write(new)
+            lab = cls(new)
+            try:
+                lab._build(settings)
+                if daemons:
+                    for node in layout.node_names:
+                        lab.start_daemon(node)
+            except BaseException:
+                clean(layout.name)
+                raise
+            lab._record(complete=True)
+        return lab
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """The lab of that name; raises UsageError when there is none."""
+        found = state.read(name)
+        if found is None:
+            others = ", ".join(state.known())
+            raise UsageError(f"no lab {name!r}{f' (there is: {others})' if others else ''}; `locum lab up` makes one")
+        return cls(found)
+
+    def down(self) -> None:
+        """End every process in the lab and remove all that it made."""
+        down(self.layout.name)
+        self._children.reap()
+
+    def _build(self, settings: str) -> None:
+        network.build(self.layout)
+        self._record(store_processes=self.store.start())
+        for node in self.layout.node_names:
+            node_files.write(
+                self.layout,
+                self.node_directory(node),
+                node,
+                store_url=self.store.url(node),
+                settings=settings,
+                web_server=self.state.web,
+                scripts=not self.state.command,
+            )
+            if self.state.web:
+                self.start_service(node)
+            self._record_node(node, path=self.store.open_path(node))
+
+    # -- places ----------------------------------------------------------------------------------------------------
+
+    def node_directory(self, node: str) -> Path:
+        """The node's configuration, state, runtime files and logs."""
+        self.layout.number(node)
+        return self.directory / "nodes" / node
+
+    def control_socket(self, node: str) -> Path:
+        """The control socket of the node's daemon."""
+        return self.node_directory(node) / "runtime" / "control.sock"
+
+    def environment(self, node: str) -> dict[str, str]:
+        """What a command on that node gets in its environment."""
+        return {"LOCUM_SOCKET": str(self.control_socket(node)), "LOCUM_LAB_NODE": node}
+
+    # -- processes -------------------------------------------------------------------------------------------------
+
+    def start_daemon(self, node: str) -> None:
+        """Start the node's daemon, as its service manager would; one that runs is left alone."""
+        if processes.alive(self.state.nodes.get(node, NodeState()).daemon):
+            return
+        config = self.node_directory(node) / "config.toml"
+        command = self.state.command or (sys.executable, "-m", "locum.cli.main", "daemon", "--config", str(config))
+        daemon = self._children.spawn(
+            command,
+            namespace=self.layout.namespace(node),
+            log=self.daemon_log(node),
+            environment={**self.environment(node), PART: "daemon"},
+        )
+        self._record_node(node, daemon=daemon)
+
+    def stop_daemon(self, node: str, limit: float = 30.0) -> None:
+        """Ask the node's daemon to stop, as its service manager would, and wait for it (``limit`` seconds)."""
+        daemon = self.state.nodes[node].daemon
+        if daemon is None or not processes.send(daemon, signal.SIGTERM):
+            return
+        if processes.wait_gone([daemon], limit):
+            raise LocumError(f"{node}: the daemon (pid {daemon.pid}) did not stop within {limit:g} s")
+        self._children.reap()
+
+    def daemon_log(self, node: str) -> Path:
+        """What the node's daemon wrote."""
+        return self.node_directory(node) / "daemon.log"
+
+    def start_service(self, node: str) -> None:
+        """Start the node's web server; one that runs is left alone."""
+        if processes.alive(self.state.nodes.get(node, NodeState()).service):
+            return
+        directory = self.node_directory(node) / "web"
+        web.configure(directory, node)
+        service = self._children.spawn(
+            web.command(directory),
+            namespace=self.layout.namespace(node),
+            log=directory / "web.log",
+            environment={PART: "service"},
+        )
+        self._record_node(node, service=service)
+
+    def service_processes(self, node: str) -> tuple[Process, ...]:
+        """All living processes of the node's service."""
+        service = self.state.nodes[node].service
+        roots = [service.pid] if service is not None and processes.alive(service) else []
+        return processes.family(roots)
+
+    def ours(self, node: str) -> tuple[Process, ...]:
+        """Every living process of Locum on that node: the guard, its descendants, and orphans of either."""
+        name = self.layout.namespace(node)
+        here = namespaces.inhabitants([name]).get(name, ())
+        guard = self.state.nodes[node].daemon
+        descended = processes.family([guard.pid] if processes.alive(guard) and guard is not None else [])
+        members = {process.pid: process for process in descended if process.pid in here}
+        for pid in here:
+            if pid not in members and processes.environment_of(pid).get(PART) == "daemon":
+                process = processes.find(pid)
+                if process is not None:
+                    members[pid] = process
+        return tuple(members.values())
+
+    def agent(self, node: str) -> Process | None:
+        """The node's agent process; None when none runs."""
+        guard = self.state.nodes[node].daemon
+        for process in self.ours(node):
+            stat = processes.read_stat(process.pid)
+            if guard is not None and stat is not None and stat.parent == guard.pid:
+                return process
+        return None
+
+    def run(
+        self, node: str, argv: Sequence[str], *, timeout: float = 60.0, text: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on a node (or on ``client``, ``hub``) and wait for it; its output and status are returned."""
+        return subprocess.run(
+            self.command(node, argv),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **self.command_environment(node)},
+        )
+
+    def command(self, node: str, argv: Sequence[str]) -> list[str]:
+        """The command line that runs ``argv`` on a node (or on ``client``, ``hub``)."""
+        if node not in ("client", "hub"):
+            self.layout.number(node)
+        return ["ip", "netns", "exec", self.layout.namespace(node), *argv]
+
+    def command_environment(self, node: str) -> dict[str, str]:
+        """What :meth:`command` needs in its environment."""
+        return {} if node in ("client", "hub") else self.environment(node)
+
+    # -- faults ----------------------------------------------------------------------------------------------------
+
+    def fault(self, node: str, kind: str) -> float:
+        """Do this to the node; see :mod:`locum.lab.faults`. Returns the boot time, in seconds, at which it was done."""
+        self.layout.number(node)
+        fault = faults.kind(kind)
+        present = self.state.nodes[node].faults
+        if fault.heal is not None and kind not in present:
+            self._record_node(node, faults=(*present, kind))  # before it is done: what is half done can be healed
+        fault.apply(self, node)
+        self._children.reap()
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def heal(self, node: str | None = None) -> None:
+        """Undo every fault of the node, or of all nodes, and start what was killed."""
+        for name in self.layout.node_names if node is None else (node,):
+            self.layout.number(name)
+            for kind in self.state.nodes[name].faults:
+                undo = faults.kind(kind).heal
+                assert undo is not None  # only such are recorded
+                undo(self, name)
+            self._record_node(name, faults=())
+
+    # -- what is going on ------------------------------------------------------------------------------------------
+
+    def wait_for(self, what: str, condition: Callable[[], T], limit: float = 30.0) -> T:
+        """Call ``condition`` until it returns something true, and return that.
+
+        Raises LocumError that names ``what`` and shows the ends of the daemons' logs after ``limit`` seconds.
+        """
+        deadline = time.monotonic() + limit
+        while True:
+            result = condition()
+            if result:
+                return result
+            if time.monotonic() > deadline:
+                raise LocumError(f"not within {limit:g} s: {what} (last: {result!r})\n{self.logs()}")
+            time.sleep(0.02)
+
+    def logs(self, lines: int = 40) -> str:
+        """The last lines of every daemon's log, and of the store's."""
+        parts = []
+        for name, path in [("store", self.directory / "store.log")] + [
+            (node, self.daemon_log(node)) for node in self.layout.node_names
+        ]:
+            try:
+                text = path.read_text(errors="replace").splitlines()[-lines:]
+            except FileNotFoundError:
+                continue
+            parts += [f"--- {name} ({path})", *text]
+        return "\n".join(parts)
+
+    # -- the record ------------------------------------------------------------------------------------------------
+
+    def _record(self, **changes: object) -> None:
+        self.state = msgspec.structs.replace(self.state, **changes)
+        state.write(self.state)
+
+    def _record_node(self, node: str, **changes: object) -> None:
+        nodes = dict(self.state.nodes)
+        nodes[node] = msgspec.structs.replace(nodes.get(node, NodeState()), **changes)
+        self._record(nodes=nodes)
+
+
+def is_running(lab_state: LabState) -> bool:
+    """Whether the lab is more than a leftover: something of it runs, and so does its owner if it has one."""
+    if lab_state.owner is not None and not processes.alive(lab_state.owner):
+        return False
+    started = [*lab_state.store_processes]
+    for node in lab_state.nodes.values():
+        started += [process for process in (node.daemon, node.service, node.path) if process is not None]
+    return any(processes.alive(process) for process in started)
+
+
+def namespaces_of(name: str) -> tuple[str, ...]:
+    """The lab's namespaces that exist, found by name alone."""
+    pattern = re.compile(re.escape(f"{PREFIX}{name}-") + r"(hub|client|n\d+)")
+    return tuple(found for found in namespaces.existing(f"{PREFIX}{name}-") if pattern.fullmatch(found))
+
+
+def down(name: str) -> bool:
+    """Take down the lab of that name, or what a crash left of it; False when there was nothing."""
+    with state.locked(name):
+        return clean(name)
+
+
+def clean(name: str, keep_directory: bool = False) -> bool:
+    """:func:`down` for a caller that holds the lab's lock."""
+    found = namespaces_of(name)
+    _end_inhabitants(found)
+    for namespace in found:
+        namespaces.delete(namespace)
+    directory = state.directory_of(name)
+    existed = directory.is_dir()
+    if existed:
+        for entry in directory.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        if not keep_directory:
+            directory.rmdir()
+            state.remove_base()
+    return bool(found) or existed
+
+
+def _end_inhabitants(names: Sequence[str], limit: float = 10.0) -> None:
+    """Kill every process in these namespaces, and those that they start meanwhile."""
+    deadline = time.monotonic() + limit
+    while True:
+        pids = [pid for found in namespaces.inhabitants(names).values() for pid in found]
+        if not pids:
+            return
+        if os.getpid() in pids:
+            raise UsageError("this process is inside the lab; leave it first")
+        victims = [process for pid in pids if (process := processes.find(pid)) is not None]
+        for process in victims:
+            processes.send(process, signal.SIGKILL)
+        if processes.wait_gone(victims, max(0.0, deadline - time.monotonic())):
+            raise LocumError(f"processes {', '.join(str(process.pid) for process in victims)} do not end")

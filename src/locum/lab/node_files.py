@@ -1,0 +1,81 @@
+"""The files of one node of a lab: configuration, public addresses, event scripts.
+
+Each node has copies of its own, so that a script can be made to fail on one node alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from locum.errors import LocumError
+from locum.lab import web
+from locum.lab.layout import Layout
+
+#: Shipped scripts that every node runs.
+SHIPPED = ("00.locum", "10.interface")
+#: The example script of the demo's web server.
+WEB_SCRIPT = "50.web"
+
+
+def write(
+    layout: Layout,
+    directory: Path,
+    node: str,
+    *,
+    store_url: str,
+    settings: str,
+    web_server: bool,
+    scripts: bool,
+) -> None:
+    """Write everything below ``directory`` that the node's daemon reads.
+
+    ``settings`` is TOML that is added at the end of the configuration; ``web_server`` configures and installs the web
+    server's script; ``scripts`` False leaves the script directory empty.
+    """
+    for name in ("runtime", "state", "events"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    interfaces = ",".join(layout.public_interfaces)
+    (directory / "public_addresses").write_text(
+        "".join(f"{public.address}/{public.bits} {interfaces}\n" for public in layout.public_addresses)
+    )
+    lines = [
+        "[node]",
+        f"name = {json.dumps(node)}",
+        f"number = {layout.number(node)}",
+        f"private_address = {json.dumps(layout.private_address(node))}",
+        "",
+        "[cluster]",
+        f"name = {json.dumps(layout.name)}",
+        f"store = {json.dumps(store_url)}",
+        f"hold = {layout.hold:g}",
+        "",
+        "[paths]",
+        *(f"{key} = {json.dumps(str(directory / key))}" for key in ("runtime", "state", "events", "public_addresses")),
+        "",
+        *([f'[scripts."{WEB_SCRIPT}"]', f"port = {web.PORT}", ""] if web_server else []),
+        settings,
+    ]
+    (directory / "config.toml").write_text("\n".join(lines) + "\n")
+    if scripts:
+        for source in (*map(_shipped, SHIPPED), *([_example(WEB_SCRIPT)] if web_server else ())):
+            install(source, directory / "events")
+
+
+def install(source: Path, events: Path) -> None:
+    """Copy an event script into a node's directory, executable and writable by its owner alone."""
+    target = events / source.name
+    if not source.is_file():
+        raise LocumError(f"event script {source} is missing; is this a complete checkout of Locum?")
+    shutil.copyfile(source, target)
+    target.chmod(0o755)
+
+
+def _shipped(name: str) -> Path:
+    return Path(str(resources.files("locum.events"))) / "scripts" / name
+
+
+def _example(name: str) -> Path:
+    return Path(__file__).parents[3] / "examples" / "events" / name

@@ -1,0 +1,93 @@
+"""The lab's stores: where one runs, how a node reaches it, and what a cut does to that path.
+
+One small interface, so that the rest of the lab does not care which store it runs on. What a path is differs:
+for a store on a Unix socket no network carries it, so a relay process stands for it; for a store on TCP the
+private network itself is the path and cutting that is enough.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from locum.errors import LocumError
+from locum.lab import processes, relay
+from locum.lab.layout import Layout
+from locum.lab.processes import Children, Process
+
+
+class LabStore(Protocol):
+    """What the lab asks of a store."""
+
+    def start(self) -> tuple[Process, ...]:
+        """Start the store; return its processes. It need not be ready yet."""
+        ...
+
+    def url(self, node: str) -> str:
+        """The ``store`` of that node's configuration."""
+        ...
+
+    def open_path(self, node: str) -> Process | None:
+        """Start what carries the node's traffic to the store, if that is a process."""
+        ...
+
+    def cut(self, path: Process | None) -> None:
+        """Let nothing pass between the node and the store, in silence."""
+        ...
+
+    def heal(self, path: Process | None) -> None:
+        """Undo :meth:`cut`."""
+        ...
+
+
+class EmbeddedLabStore:
+    """One store server for all nodes (``locum.store.server``), with a relay per node for its path."""
+
+    def __init__(self, layout: Layout, directory: Path, children: Children) -> None:
+        self._layout = layout
+        self._directory = directory
+        self._children = children
+
+    @property
+    def _socket(self) -> Path:
+        return self._directory / "store.sock"
+
+    def start(self) -> tuple[Process, ...]:
+        return (
+            self._spawn(
+                [sys.executable, "-m", "locum.store.server", "--socket", str(self._socket)],
+                self._directory / "store.log",
+            ),
+        )
+
+    def url(self, node: str) -> str:
+        return f"unix:{self._relay_socket(node)}"
+
+    def open_path(self, node: str) -> Process | None:
+        return self._spawn(
+            [sys.executable, "-S", "-E", relay.__file__, str(self._relay_socket(node)), str(self._socket)],
+            self._directory / "nodes" / node / "relay.log",
+        )
+
+    def cut(self, path: Process | None) -> None:
+        if path is not None:
+            processes.send(path, signal.SIGSTOP)
+
+    def heal(self, path: Process | None) -> None:
+        if path is not None:
+            processes.send(path, signal.SIGCONT)
+
+    def _relay_socket(self, node: str) -> Path:
+        return self._directory / "nodes" / node / "store.sock"
+
+    def _spawn(self, argv: list[str], log: Path) -> Process:
+        return self._children.spawn(argv, namespace=self._layout.hub, log=log)
+
+
+def make(kind: str, layout: Layout, directory: Path, children: Children) -> LabStore:
+    """The store of that kind; raises LocumError when there is none."""
+    if kind == "embedded":
+        return EmbeddedLabStore(layout, directory, children)
+    raise LocumError(f"--store {kind}: a lab runs on: embedded")
