@@ -63,7 +63,7 @@ class TakeAddress(msgspec.Struct, frozen=True):
 
 
 class ReleaseAddress(msgspec.Struct, frozen=True):
-    """Run ``releaseip``, see that the address is gone, mute it. Answer: ``activity_done``; it is gone in any case (I7)."""
+    """Run ``releaseip``, see that the address is gone, mute it. Answer: ``activity_done``; gone in any case (I7)."""
 
     ticket: int
     address: str

@@ -31,9 +31,10 @@ class Following:
         self._recovered = 0
         self._settled_changes = -1
         self._phase: PhaseRecord | None = None
-        self._events: list[str] = []
+        self._preparing: tuple[int, list[str]] = (0, [])
         self._failures = 0
         self._retry_at = -math.inf
+        self._ban: AdminRecord | None = None
 
     def adopt(self, incarnation: str) -> None:
         """After a restart of the agent: go on from the phase that the store has."""
@@ -47,7 +48,6 @@ class Following:
     def join(self) -> None:
         """A new incarnation starts from nothing."""
         self._phase = None
-        self._events = []
 
     def plan(self, incarnation: str) -> PlanRecord | None:
         """The present plan, when this incarnation takes part in it."""
@@ -111,13 +111,15 @@ class Following:
 
     def prepare(self, plan: PlanRecord) -> None:
         """Run the next preparing event."""
-        self._events = self._events or list(PREPARE_EVENTS)
-        event = self._events.pop(0)
+        if self._preparing[0] != plan.epoch:
+            self._preparing = (plan.epoch, list(PREPARE_EVENTS))
+        events = self._preparing[1]
+        event = events.pop(0)
 
         def done(ok: bool, reason: str) -> None:
             if not ok:
                 self._desk.note(f"{event}: {reason}", "error")
-            if not self._events:
+            if not events:
                 self._prepared = plan.epoch
 
         self._desk.emit(RunEvent(self._desk.begin(event, done), event))
@@ -163,17 +165,26 @@ class Following:
     def ban(self, reason: str) -> None:
         """Ban this node: it gives up its addresses and stays out of plans for RecoveryBanPeriod seconds."""
         desk = self._desk
-        key = f"admin/{desk.name}"
         old = desk.view.admin.get(desk.name)
         period = desk.tunables.recovery_ban_period
-        record = AdminRecord(
+        self._ban = AdminRecord(
             disabled=old is not None and old.record.disabled,
             stopped=old is not None and old.record.stopped,
             banned_until=desk.wall + period,
             ban_reason=reason,
         )
         desk.note(f"banning this node for {period:.0f} s: {reason}", "error")
-        desk.commit("ban", [desk.view.condition(key)], [Put(key, schema.encode(record))])
+
+    def write_ban(self) -> None:
+        """Write a decided ban until it is written."""
+        if self._ban is None:
+            return
+        key = f"admin/{self._desk.name}"
+        old = self._desk.view.admin.get(self._desk.name)
+        if (old is not None and old.record.banned_until > self._desk.wall) or self._ban.banned_until <= self._desk.wall:
+            self._ban = None
+            return
+        self._desk.commit("ban", [self._desk.view.condition(key)], [Put(key, schema.encode(self._ban))])
 
     def next_due(self) -> float:
         """When a failed closing event is to be tried again."""

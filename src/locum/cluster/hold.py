@@ -84,6 +84,12 @@ class OwnHold:
         self._slot = slot
         return slot
 
+    def adopt(self, deadline: float, slot: int, sequence: int) -> None:
+        """Go on with the hold of a predecessor: it lasts until ``deadline`` and is carried by ``slot``."""
+        self.deadline = deadline
+        self._slot = slot
+        self.sequence = sequence
+
     def lose(self) -> None:
         """The membership is gone: no hold, and no beat under way counts any more."""
         self.deadline = 0.0

@@ -142,9 +142,7 @@ class Leading:
                 observers.orphan_gone(address)
                 continue
             since = observers.orphan_since(address, view.revision_of(f"claim/{address}"), desk.now)
-            if claim.record.incarnation in self._proven or (
-                since + wait <= desk.now and observers.trusted(desk.now)
-            ):
+            if claim.record.incarnation in self._proven or (since + wait <= desk.now and observers.trusted(desk.now)):
                 due.append(f"claim/{address}")
         for key in view.corrupt:
             # A claim that cannot be read: its holder rewrites it at once; when nobody does, nobody holds it.

@@ -139,9 +139,7 @@ def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0)
         assignment = current
     else:
         preferred = {a: p.record.node for a, p in view.prefer.items()}
-        assignment = allocate(
-            configured(view), able, current, preferred, failback=not tunables.no_ip_failback
-        )
+        assignment = allocate(configured(view), able, current, preferred, failback=not tunables.no_ip_failback)
     dirty = [n for n in who if _dirty(view, n, old.epoch)]
     if assignment == old.assignment and who == old.participants and not dirty and view.plan is not None:
         return None
@@ -152,7 +150,7 @@ def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0)
         epoch=max(old.epoch, epoch_floor) + 1,
         assignment=assignment,
         participants=who,
-        cause=_cause(view, old, assignment, who, dirty, wall),
+        cause=_cause(view, old, (assignment, who), dirty, wall),
         prepare=prepare,
     )
 
@@ -163,9 +161,10 @@ def _dirty(view: View, node: str, epoch: int) -> bool:
 
 
 def _cause(
-    view: View, old: PlanRecord, assignment: Mapping[str, str], who: Mapping[str, str], dirty: list[str], wall: float
+    view: View, old: PlanRecord, new: tuple[Mapping[str, str], Mapping[str, str]], dirty: list[str], wall: float
 ) -> str:
-    """One line for people: what made this plan necessary."""
+    """One line for people: what made the plan of ``new`` (assignment, participants) necessary."""
+    assignment, who = new
     reasons = [f"{n} joined" for n in who if old.participants.get(n) != who[n]]
     reasons += [f"{n} left ({node_state(view, n, wall)})" for n in old.participants if n not in who]
     losers: dict[str, None] = {}

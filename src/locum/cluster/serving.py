@@ -116,13 +116,12 @@ class Serving:
 
     def release_due(self, mine: frozenset[str], hold_valid: bool, may_release: bool, incarnation: str) -> str | None:
         """The next address to release, if any. Without a hold everything is, at once; else when the plan says so."""
-        for address, local in self.local.items():
-            if not hold_valid:
+        for address in self.local:
+            if not hold_valid or address not in self.hosted:
                 return address
-            lost = not self.claimed(address, incarnation) and self._desk.view.claim_holder(address) is not None
-            if lost or address not in self.hosted:
+            if not self.claimed(address, incarnation) and self._desk.view.claim_holder(address) is not None:
                 return address
-            if may_release and address not in mine and (local.held or self.claimed(address, incarnation)):
+            if may_release and address not in mine:
                 return address
         return None
 
@@ -137,9 +136,10 @@ class Serving:
         """The next address that is claimed and must be taken."""
         for address in sorted(mine):
             local = self.local.get(address)
-            if (local is None or not local.held) and address not in self.refused:
-                if self.claimed(address, incarnation) and self.interface_for(address) is not None:
-                    return address
+            if (local is not None and local.held) or address in self.refused:
+                continue
+            if self.claimed(address, incarnation) and self.interface_for(address) is not None:
+                return address
         return None
 
     def take(self, address: str) -> None:
@@ -156,9 +156,9 @@ class Serving:
     def update_due(self, mine: frozenset[str]) -> str | None:
         """The next held address whose interface has lost its link while another of its interfaces has it."""
         for address, local in self.local.items():
-            if local.held and address in mine and not self.links.get(local.interface, False):
-                if self.interface_for(address) is not None:
-                    return address
+            linked = self.links.get(local.interface, False)
+            if local.held and address in mine and not linked and self.interface_for(address) is not None:
+                return address
         return None
 
     def update(self, address: str) -> None:
@@ -170,7 +170,7 @@ class Serving:
         ticket = self._desk.begin("updateip", lambda ok, reason: self._updated(address, new, ok, reason))
         self._desk.emit(UpdateAddress(ticket, address, local.bits, local.interface, new))
 
-    def settled(self, mine: frozenset[str], incarnation: str) -> bool:
+    def settled(self, mine: frozenset[str]) -> bool:
         """Whether everything that the plan gives this node is held (or refused), and nothing else is here."""
         if any(address not in mine for address in self.local):
             return False
@@ -243,9 +243,7 @@ class Serving:
                 operations.append(Put(key, schema.encode(truth)))
         if operations:
             member = view.condition(f"member/{self._desk.name}")
-            self._desk.commit(
-                "mend", [member, *conditions[:CLAIMS_PER_COMMIT]], operations[:CLAIMS_PER_COMMIT]
-            )
+            self._desk.commit("mend", [member, *conditions[:CLAIMS_PER_COMMIT]], operations[:CLAIMS_PER_COMMIT])
 
     # -- ends of activities ----------------------------------------------------------------------------
 

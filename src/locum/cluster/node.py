@@ -1,0 +1,461 @@
+"""One node of the cluster, as a state machine: inputs and time go in, effects come out.
+
+::
+
+    JOINING ──member key written──> MEMBER ──member key gone──> LOST ──all released──> JOINING
+                                      │
+                                      └──leave(), nothing left to serve, shutdown ran──> LEFT
+
+The driver (:mod:`locum.agent`, or the simulation) calls one input method at a time and then carries out
+:meth:`Node.take_effects`; at :meth:`Node.next_wakeup` it calls :meth:`Node.tick`. Every input ends in the same
+``_step``, which looks at the whole situation anew: there is no memory of "what I was about to do", so a lost
+message, a crash and a late answer all lead to the same place.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from locum.cluster import schema
+from locum.cluster.checking import Checking
+from locum.cluster.desk import Desk
+from locum.cluster.effects import ConfirmHold, DropHold, Effect, Exit, RunEvent, SendBeat
+from locum.cluster.following import Following
+from locum.cluster.hold import Observers, OwnHold
+from locum.cluster.joining import Joining
+from locum.cluster.leading import Leading
+from locum.cluster.plan import current_health, inactive
+from locum.cluster.schema import SETTLED, BeatRecord, HealthRecord, HostedAddress
+from locum.cluster.serving import Serving, assigned
+from locum.cluster.view import View
+from locum.store.base import CommitResult, Delete, Put
+
+#: How long a leaving node tries to tell the store, in seconds.
+FAREWELL_LIMIT = 3.0
+#: Shortest time between two looks at something that is due but waits for something else, in seconds.
+LOOK_AGAIN = 0.02
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who the node is, from its configuration and its machine. ``hold`` and ``margin`` in seconds."""
+
+    name: str
+    hold: float
+    margin: float
+    number: int | None = None
+    private_address: str = ""
+    addresses: tuple[HostedAddress, ...] = ()
+    machine: str = ""
+    version: str = ""
+    warning: str = ""
+
+
+class Adoption(msgspec.Struct, frozen=True):
+    """What a restarted agent takes over from its predecessor, while the guard kept watch.
+
+    ``deadline``: CLOCK_BOOTTIME seconds until which the hold lasts, carried by gate slot ``slot``. ``held``:
+    address → interface of every address that had been taken completely.
+    """
+
+    incarnation: str
+    deadline: float
+    slot: int
+    held: Mapping[str, str]
+
+
+class Stage(enum.Enum):
+    """Where a node is in its life; the module's docstring has the transitions."""
+
+    JOINING = "joining"
+    MEMBER = "member"
+    LOST = "lost"
+    LEFT = "left"
+
+
+class Node:
+    """See the module. ``new_incarnation`` returns a name that was never used before."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        view: View,
+        new_incarnation: Callable[[], str],
+        adoption: Adoption | None = None,
+    ) -> None:
+        self.identity = identity
+        self.view = view
+        self.stage = Stage.JOINING
+        self.incarnation = ""
+        self.leaving = False
+        self.handles: tuple[str, ...] = ()
+        self._new_incarnation = new_incarnation
+        self._adoption = adoption
+        self._shut_down = False
+        self._farewell_until = math.inf
+        self._was_inactive = False
+        self.desk = Desk(identity.name, view)
+        self.hold = OwnHold(identity.hold)
+        self.observers = Observers(self.hold.interval)
+        self.serving = Serving(self.desk)
+        self.serving.configure(identity.addresses)
+        self.checking = Checking(self.desk)
+        self.following = Following(self.desk)
+        self.leading = Leading(self.desk, self.observers)
+        self.joining = Joining(self.desk, identity)
+
+    # -- inputs: each says what happened, then looks at the whole --------------------------------------------
+
+    def tick(self, now: float, wall: float) -> None:
+        """Time has passed. ``now``: CLOCK_BOOTTIME seconds; ``wall``: unix seconds."""
+        self._enter(now, wall)
+        self._step()
+
+    def view_changed(self, keys: set[str], now: float, wall: float) -> None:
+        """The driver has fed the view from the watch; ``keys`` is what the view said had changed."""
+        self._enter(now, wall)
+        self._keys_changed(keys)
+        self._step()
+
+    def beat_done(self, ticket: int, accepted: bool | None, sent_at: float, now: float, wall: float) -> None:
+        """A beat was answered; see :class:`locum.cluster.effects.SendBeat`."""
+        # The hold is prolonged before it is looked at: an answer that arrives late but still counts must not
+        # be preceded by the end of the hold.
+        slot = self.hold.finished(ticket, accepted, sent_at) if self.stage is Stage.MEMBER else None
+        if slot is not None and now < self.hold.deadline:
+            self.desk.emit(ConfirmHold(slot, self.hold.deadline))
+        self._enter(now, wall)
+        if accepted is False and self.stage is Stage.MEMBER:
+            self.desk.free("beat")
+            self._lose("the store refused a beat: another node expired this membership")
+        self._step()
+
+    def commit_done(self, ticket: int, result: CommitResult | None, now: float, wall: float) -> None:
+        """A commit was answered; ``result`` is None when the store did not answer."""
+        self._enter(now, wall)
+        answer = self.desk.commit_done(ticket, result)
+        if answer is not None:
+            kind, accepted, keys = answer
+            if kind == "lead":
+                self.leading.finished(accepted)
+            if not accepted and result is not None:
+                self.serving.claim_failed(kind)
+            if kind == "farewell" and accepted:
+                self._left(None)
+            self._keys_changed(keys)
+        self._step()
+
+    def activity_done(self, ticket: int, ok: bool, reason: str, now: float, wall: float) -> None:
+        """An event run has ended; ``reason`` says why it is not ok."""
+        self._enter(now, wall)
+        self.desk.activity_done(ticket, ok, reason)
+        self._step()
+
+    def links_changed(self, links: Mapping[str, bool], now: float, wall: float) -> None:
+        """The links' states, of all interfaces: name → up."""
+        self._enter(now, wall)
+        if dict(links) != self.serving.links:
+            self.serving.links = dict(links)
+            self.checking.trigger()
+        self._step()
+
+    def address_removed(self, address: str, interface: str, now: float, wall: float) -> None:
+        """The kernel says that ``address`` is gone from ``interface``."""
+        self._enter(now, wall)
+        if self.hold.valid(now):
+            self.serving.address_removed(address, interface)
+        self._step()
+
+    def trigger_monitor(self, now: float, wall: float) -> None:
+        """Something happened that ``monitor`` should look at, such as a listening socket that went away."""
+        self._enter(now, wall)
+        self.checking.trigger()
+        self._step()
+
+    def configure(self, identity: Identity, now: float, wall: float) -> None:
+        """The configuration was reloaded. Name, hold and margin stay as they were until the node joins anew."""
+        self._enter(now, wall)
+        self.identity = identity
+        self.joining.identity = identity
+        self.serving.configure(identity.addresses)
+        self._step()
+
+    def leave(self, now: float, wall: float) -> None:
+        """Stop in order: fail over, run ``shutdown``, leave, :class:`Exit`."""
+        self._enter(now, wall)
+        self.leaving = True
+        self._step()
+
+    # -- outputs -----------------------------------------------------------------------------------------------
+
+    def take_effects(self) -> list[Effect]:
+        """What is to be done now, in order; handed out once."""
+        effects, self.desk.effects = self.desk.effects, []
+        return effects
+
+    def next_wakeup(self) -> float:
+        """The CLOCK_BOOTTIME second at which :meth:`tick` must be called at the latest (inf: never)."""
+        desk = self.desk
+        due = [desk.next_pause_end(), self._farewell_until]
+        if self.stage is Stage.JOINING:
+            due.append(self.joining.next_due())
+        if self.stage is Stage.MEMBER:
+            due += [self.hold.next_due, self.serving.next_due(), self.following.next_due()]
+            due.append(self.leading.next_due(self.incarnation))
+            if self.hold.deadline > desk.now:
+                due.append(self.hold.deadline)
+            if desk.idle and not self._inactive():
+                due.append(self.checking.next_due())
+        soonest = min(due)
+        # What is due already and was not done waits for something else; look again soon, but never spin.
+        return soonest if soonest > desk.now else desk.now + LOOK_AGAIN
+
+    # -- the step --------------------------------------------------------------------------------------------
+
+    def _enter(self, now: float, wall: float) -> None:
+        """Every input begins here: the time, and whether the hold has ended since the last one."""
+        held = self.hold.valid(self.desk.now)
+        self.desk.now, self.desk.wall = now, wall
+        if held and not self.hold.valid(now):
+            self.desk.note("the hold has ended without an answer from the store: releasing all addresses", "error")
+            self.serving.doubt()
+            self.desk.emit(DropHold())
+
+    def _keys_changed(self, keys: set[str]) -> None:
+        view, now = self.view, self.desk.now
+        for key in keys:
+            kind, node = schema.split_key(key)
+            if kind == "member":
+                self.observers.forget(node)
+            if kind == "beat" and node == self.desk.name:
+                beat = view.beats.get(node)
+                if beat is not None and beat.record.incarnation == self.incarnation:
+                    self.observers.beat_echoed(beat.record.sequence, now)
+            if kind in ("member", "beat") and node in view.members:
+                self.observers.beat_seen(node, view.revision_of(f"beat/{node}"), now)
+        if any(key in view.corrupt for key in keys):
+            for key in sorted(keys & view.corrupt.keys()):
+                self.desk.note(view.corrupt[key], "error")
+        self.leading.keys_changed(keys)
+
+    def _step(self) -> None:
+        if self.stage is Stage.LEFT or not self.view.loaded:
+            if not self.view.loaded and self.leaving:
+                self._left(None)
+            return
+        if self.stage is Stage.MEMBER and not self.view.alive(self.desk.name, self.incarnation):
+            self._lose("this node's membership is gone from the store")
+        if self.stage is Stage.LOST and not self.serving.local and self.desk.idle:
+            self.stage = Stage.JOINING
+        if self.stage is Stage.JOINING:
+            self._join()
+        if self.stage is Stage.MEMBER:
+            self._member_step()
+        self._activity_step()
+        if self.leaving:
+            self._leave_step()
+
+    def _join(self) -> None:
+        if self.leaving:
+            return
+        adoption, self._adoption = self._adoption, None
+        if adoption is not None and self.view.alive(self.desk.name, adoption.incarnation):
+            self._adopt(adoption)
+            return
+        if self.incarnation and self.view.alive(self.desk.name, self.incarnation):
+            self.stage = Stage.MEMBER
+            self.hold.lose()
+            self.following.join()
+            self.checking.unearn()
+            self.desk.note(f"joined as {self.incarnation}")
+            return
+        # Until a commit of this very incarnation is seen, each try has a name of its own.
+        candidate = self._new_incarnation()
+        problem = self.joining.step(candidate)
+        if self.joining.tried == candidate:
+            self.incarnation = candidate
+        if problem is not None:
+            self._left(problem)
+
+    def _adopt(self, adoption: Adoption) -> None:
+        self.stage = Stage.MEMBER
+        self.incarnation = adoption.incarnation
+        self.hold.adopt(adoption.deadline, adoption.slot, self._last_sequence())
+        claims = {
+            a: c.record
+            for a, c in self.view.claims.items()
+            if c.record.node == self.desk.name and c.record.incarnation == self.incarnation
+        }
+        self.serving.adopt(adoption.held, claims)
+        health = current_health(self.view, self.desk.name)
+        if health is not None:
+            self.checking.adopt(health.started, health.earned, health.healthy, health.reason)
+        self.following.adopt(self.incarnation)
+        self.desk.note(f"adopted {self.incarnation} with {len(adoption.held)} addresses")
+
+    def _last_sequence(self) -> int:
+        beat = self.view.beats.get(self.desk.name)
+        return beat.record.sequence if beat is not None else 0
+
+    def _lose(self, why: str) -> None:
+        """This incarnation is over: silent at once, then tell the scripts, then join anew."""
+        self.desk.note(f"{why}; releasing all addresses and joining anew", "error")
+        self.stage = Stage.LOST
+        self.incarnation = ""
+        self.hold.lose()
+        self.serving.doubt()
+        self.desk.emit(DropHold())
+
+    def _member_step(self) -> None:
+        desk, now = self.desk, self.desk.now
+        self._watch_inactivity()
+        if self.hold.due(now):
+            self._beat()
+        plan = self.following.plan(self.incarnation)
+        mine = assigned(plan, desk.name, self.incarnation)
+        hold_valid = self.hold.valid(now)
+        if hold_valid:
+            self.leading.step(self.incarnation)
+        revision = self.view.plan.revision if self.view.plan is not None else 0
+        may_take = hold_valid and plan is not None and self.following.may_move(plan)
+        self.serving.step(mine, revision, self.incarnation, may_take)
+        if plan is not None and hold_valid:
+            settled = self.serving.settled(mine)
+            self.following.step(plan, self.incarnation, settled, self.serving.changes)
+        self.following.write_ban()
+        self._write_health()
+        self.joining.refresh()
+
+    def _beat(self) -> None:
+        desk = self.desk
+        ticket = desk.ticket()
+        slot = self.hold.begin(ticket, desk.now)
+        self.observers.beat_sent(self.hold.sequence, desk.now)
+        record = BeatRecord(self.incarnation, self.hold.sequence)
+        condition = self.view.condition(f"member/{desk.name}")
+        put = Put(f"beat/{desk.name}", schema.encode(record))
+        desk.emit(SendBeat(ticket, slot, (condition,), (put,)))
+
+    def _write_health(self) -> None:
+        key = f"health/{self.desk.name}"
+        truth = HealthRecord(
+            incarnation=self.incarnation,
+            started=self.checking.started and self.checking.judged,
+            earned=self.checking.earned,
+            healthy=self.checking.healthy,
+            reason=self.checking.reason,
+            down=self.serving.down(),
+            refused={address: refusal.reason for address, refusal in self.serving.refused.items()},
+            leaving=self.leaving,
+            handles=self.handles,
+            warning=self.identity.warning,
+        )
+        known = self.view.health.get(self.desk.name)
+        if known is None or known.record != truth or key in self.view.corrupt:
+            member = self.view.condition(f"member/{self.desk.name}")
+            self.desk.commit("health", [member, self.view.condition(key)], [Put(key, schema.encode(truth))])
+
+    def _inactive(self) -> bool:
+        return inactive(self.view, self.desk.name, self.desk.wall)
+
+    def _watch_inactivity(self) -> None:
+        """A node that was stopped or banned proves its services again before it serves (I6)."""
+        present = self._inactive()
+        if self._was_inactive and not present:
+            self.checking.unearn()
+        self._was_inactive = present
+
+    # -- activities --------------------------------------------------------------------------------------------
+
+    def _activity_step(self) -> None:
+        desk = self.desk
+        if desk.idle:
+            work, _ = self._next_work()
+            if work is not None:
+                work()
+        elif desk.activity == "monitor" or (desk.activity == "startup" and self.leaving):
+            # Moving addresses does not wait for a check that may take long.
+            _, urgent = self._next_work()
+            if urgent or self.leaving:
+                desk.cancel()
+
+    def _next_work(self) -> tuple[Callable[[], None] | None, bool]:
+        """The next thing to do, and whether it may interrupt a monitor."""
+        member = self.stage is Stage.MEMBER
+        hold_valid = member and self.hold.valid(self.desk.now)
+        plan = self.following.plan(self.incarnation) if member else None
+        mine = assigned(plan, self.desk.name, self.incarnation)
+        may_move = plan is None or self.following.may_move(plan)
+        address = self.serving.release_due(mine, hold_valid, may_move, self.incarnation)
+        if address is not None:
+            return lambda: self.serving.release(address), True
+        if hold_valid and plan is not None:
+            if self.following.prepare_due(plan):
+                return lambda: self.following.prepare(plan), True
+            if may_move and (take := self.serving.take_due(mine, self.incarnation)) is not None:
+                return lambda: self.serving.take(take), True
+            if may_move and (update := self.serving.update_due(mine)) is not None:
+                return lambda: self.serving.update(update), True
+            if self.following.closing_due(plan):
+                return lambda: self.following.close(plan), True
+        if member and not self._inactive() and not self.leaving:
+            return self.checking.due(), False
+        return None, False
+
+    # -- leaving -----------------------------------------------------------------------------------------------
+
+    def _leave_step(self) -> None:
+        """Addresses are served elsewhere, then ``shutdown``, then the member key goes."""
+        if self.stage is Stage.LEFT or not self.desk.idle or self.serving.local:
+            return
+        if self.stage is Stage.MEMBER and self.hold.valid(self.desk.now) and not self._nothing_left():
+            return
+        if not self._shut_down:
+            self._shut_down = True
+            if self.checking.started:
+                self.desk.emit(RunEvent(self.desk.begin("shutdown", self._shutdown_done), "shutdown"))
+                return
+        if self.stage is not Stage.MEMBER:
+            self._left(None)
+            return
+        if math.isinf(self._farewell_until):
+            self._farewell_until = self.desk.now + FAREWELL_LIMIT
+        if self.desk.now >= self._farewell_until:
+            self._left(None)
+            return
+        self._say_farewell()
+
+    def _shutdown_done(self, ok: bool, reason: str) -> None:
+        if not ok:
+            self.desk.note(f"shutdown: {reason}", "error")
+
+    def _nothing_left(self) -> bool:
+        """Whether the cluster has taken over what this node served, as far as it can."""
+        view, name = self.view, self.desk.name
+        if any(c.record.node == name and c.record.incarnation == self.incarnation for c in view.claims.values()):
+            return False
+        health = current_health(view, name)
+        if health is None or not health.leaving:
+            return False
+        plan = self.following.plan(self.incarnation)
+        if plan is None:
+            return True
+        return name not in plan.assignment.values() and self.following.all_reached(plan, SETTLED)
+
+    def _say_farewell(self) -> None:
+        view, name = self.view, self.desk.name
+        conditions = [view.condition(f"member/{name}")]
+        operations = [Delete(f"{kind}/{name}") for kind in ("member", "beat", "health", "phase")]
+        if self.leading.leads(self.incarnation):
+            conditions.append(view.condition("leader"))
+            operations.append(Delete("leader"))
+        self.desk.commit("farewell", conditions, operations)
+
+    def _left(self, problem: str | None) -> None:
+        if self.stage is not Stage.LEFT:
+            self.stage = Stage.LEFT
+            self._farewell_until = math.inf
+            self.desk.emit(Exit(problem))
