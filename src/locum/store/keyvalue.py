@@ -1,0 +1,212 @@
+"""The embedded store's heart: keys, revisions, and the history that watches read.
+
+Rules of this file: plain data and plain functions. No clock, no event loop, no socket, no file: the stores of
+:mod:`locum.store.memory` and :mod:`locum.store.sqlite` add those, and the simulation uses it as it is.
+
+Theory: one commit at a time, so the state after revision N is well defined and every read is linearizable. A
+commit is two steps, so that a log can be written between them: :meth:`KeyValue.evaluate` decides and changes
+nothing, :meth:`KeyValue.apply` cannot fail. Every commit that changes a key takes the next revision; the latest
+commits are kept as the history. A watch is only a cursor into that history: a watcher that does not keep up
+costs no memory, and learns that it lost its place (:class:`WatchLost`) once its place was dropped.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from locum.store.base import (
+    MAX_OPERATIONS,
+    Batch,
+    Change,
+    CommitResult,
+    Condition,
+    Entry,
+    Operation,
+    Put,
+    Snapshot,
+    WatchLost,
+)
+
+#: Largest commit in bytes, keys and values together. etcd refuses requests above 1.5 MiB (--max-request-bytes).
+MAX_COMMIT_BYTES = 1024 * 1024
+
+#: The history keeps at most this many commits, and at most this many bytes of keys and values.
+HISTORY_COMMITS = 10_000
+HISTORY_BYTES = 32 * 1024 * 1024
+
+
+def check_commit(conditions: Sequence[Condition], operations: Sequence[Operation]) -> None:
+    """Raise ValueError when some engine could not carry the commit: a mistake of the caller, never of the data's.
+
+    Every store calls this, so that what works on one works on all. etcd allows a key only once among the
+    operations of a transaction.
+    """
+    for kind, count in (("conditions", len(conditions)), ("operations", len(operations))):
+        if count > MAX_OPERATIONS:
+            raise ValueError(f"a commit of {count} {kind}; at most {MAX_OPERATIONS} are possible")
+    size = 0
+    keys = set()
+    for operation in operations:
+        keys.add(operation.key)
+        size += len(operation.key) + (len(operation.value) if isinstance(operation, Put) else 0)
+    if len(keys) != len(operations):
+        raise ValueError("a commit changes a key twice")
+    if "" in keys or any(not condition.key for condition in conditions):
+        raise ValueError("a commit names an empty key")
+    if any(condition.revision < 0 for condition in conditions):
+        raise ValueError("a condition has a negative revision")
+    if size > MAX_COMMIT_BYTES:
+        raise ValueError(f"a commit of {size} bytes; at most {MAX_COMMIT_BYTES} are possible")
+
+
+def _size(batch: Batch) -> int:
+    return sum(len(change.key) + len(change.value or b"") for change in batch.changes)
+
+
+class KeyValue:
+    """The state. Revisions grow by one with every commit that changes something.
+
+    ``revision`` and ``entries`` are where it starts: a store that begins anew starts above every revision that
+    it has ever given out, so that neither an old condition nor an old watch fits by accident.
+    """
+
+    def __init__(
+        self,
+        *,
+        revision: int = 0,
+        entries: Iterable[Entry] = (),
+        history_commits: int = HISTORY_COMMITS,
+        history_bytes: int = HISTORY_BYTES,
+    ) -> None:
+        self._entries = {entry.key: entry for entry in entries}
+        self._keys = sorted(self._entries)
+        self._revision = revision
+        self._compacted = revision
+        # "Everything since the beginning" can be told as long as nothing was dropped.
+        self._complete = not self._entries
+        self._history: deque[Batch] = deque()
+        self._history_size = 0
+        self._history_commits = history_commits
+        self._history_bytes = history_bytes
+
+    @property
+    def revision(self) -> int:
+        """The revision of the last commit that changed something."""
+        return self._revision
+
+    @property
+    def compacted(self) -> int:
+        """The history begins after this revision."""
+        return self._compacted
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> Entry | None:
+        """The entry at ``key``."""
+        return self._entries.get(key)
+
+    def snapshot(self, prefix: str = "") -> Snapshot:
+        """All entries under ``prefix``, sorted by key."""
+        return Snapshot(self._revision, tuple(self._entries[key] for key in self._under(prefix)))
+
+    def _under(self, prefix: str) -> Iterator[str]:
+        for index in range(bisect_left(self._keys, prefix), len(self._keys)):
+            key = self._keys[index]
+            if not key.startswith(prefix):
+                return
+            yield key
+
+    def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
+        """Carry out ``operations`` if all ``conditions`` hold. Raises what :func:`check_commit` does."""
+        batch = self.evaluate(conditions, operations)
+        if batch is None:
+            return CommitResult(False, self._revision)
+        self.apply(batch)
+        return CommitResult(True, self._revision)
+
+    def evaluate(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> Batch | None:
+        """What the commit would change, or None when a condition fails. Changes nothing.
+
+        A batch without changes (nothing but deletions of absent keys) has the present revision; any other the
+        next. Raises what :func:`check_commit` does.
+        """
+        check_commit(conditions, operations)
+        for condition in conditions:
+            entry = self._entries.get(condition.key)
+            if (0 if entry is None else entry.revision) != condition.revision:
+                return None
+        revision = self._revision + 1
+        changes: list[Change] = []
+        for operation in operations:
+            if isinstance(operation, Put):
+                changes.append(Change(operation.key, operation.value, revision))
+            elif operation.key in self._entries:
+                changes.append(Change(operation.key, None, revision))
+        return Batch(revision if changes else self._revision, tuple(changes))
+
+    def apply(self, batch: Batch) -> None:
+        """Carry out what :meth:`evaluate` returned last; no other commit may have come between."""
+        if not batch.changes:
+            return
+        assert batch.revision == self._revision + 1, "commits are applied in the order of their evaluation"
+        for change in batch.changes:
+            if change.value is None:
+                del self._entries[change.key]
+                del self._keys[bisect_left(self._keys, change.key)]
+            else:
+                if change.key not in self._entries:
+                    insort(self._keys, change.key)
+                self._entries[change.key] = Entry(change.key, change.value, batch.revision)
+        self._revision = batch.revision
+        self._history.append(batch)
+        self._history_size += _size(batch)
+        while len(self._history) > self._history_commits or self._history_size > self._history_bytes:
+            self._drop_oldest()
+
+    def history(self, after: int, prefix: str = "", limit: int | None = None) -> tuple[int, list[Batch]]:
+        """The commits after revision ``after`` that changed keys under ``prefix``, and the revision up to which
+        that is the whole truth: where to ask on. ``limit`` bounds the number of commits looked at.
+
+        Raises WatchLost when the history does not reach back to ``after``, or when ``after`` is in the future:
+        then it is not this store's.
+        """
+        if after == 0 and self._complete:
+            after = self._compacted
+        if after < self._compacted:
+            raise WatchLost(f"the history begins after revision {self._compacted}, {after} was asked for")
+        if after > self._revision:
+            raise WatchLost(f"revision {after} is not in this store, which is at {self._revision}")
+        start = after - self._compacted
+        stop = len(self._history) if limit is None else min(len(self._history), start + limit)
+        batches = []
+        for batch in _slice(self._history, start, stop):
+            if not prefix:
+                batches.append(batch)
+                continue
+            changes = tuple(change for change in batch.changes if change.key.startswith(prefix))
+            if changes:
+                batches.append(Batch(batch.revision, changes))
+        return self._compacted + stop, batches
+
+    def compact(self, revision: int) -> None:
+        """Drop the history up to and including ``revision``."""
+        while self._history and self._history[0].revision <= revision:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        batch = self._history.popleft()
+        self._history_size -= _size(batch)
+        self._compacted = batch.revision
+        self._complete = False
+
+
+def _slice(history: deque[Batch], start: int, stop: int) -> Iterator[Batch]:
+    # A deque is quick at its ends only, and a watch that keeps up asks for the last few.
+    length = len(history)
+    if start > length // 2:
+        return iter([history[index - length] for index in range(start, stop)])
+    return islice(history, start, stop)

@@ -1,0 +1,343 @@
+"""The embedded store, kept in an SQLite file.
+
+The state lives in memory (:class:`KeyValue`); the file is written, and read only at the start. What is kept when:
+
+==================  ===========================================  ==========================================
+class of key        when a commit is visible and confirmed       survives
+==================  ===========================================  ==========================================
+durable (default)   visible once written to the file's log,      the loss of power (I9: what an admin
+                    confirmed once the log is on the disk        command confirmed)
+machine-bound       once written to the file's log               the death of every process; the state of
+                                                                 running nodes means nothing after a reboot
+volatile            at once; only creating and deleting the key  its existence survives as above, its value
+                    is written                                   may be an older one after a crash
+==================  ===========================================  ==========================================
+
+So the store never forgets a claim or a member while the machine runs, a beat (several a second from every node)
+touches no disk, and a slow disk delays admin commands, not beats. A commit with keys of several classes is
+treated as its strictest. All nodes of an embedded store are on its machine, so the loss of power ends them too.
+
+The log is SQLite's WAL with ``synchronous=NORMAL``, written in the event loop: a write to the page cache, no
+fsync. One thread with its own connection runs checkpoints, which put the WAL on the disk; a confirmation waits
+for the end of a checkpoint that began after its commit, so that many share one.
+
+Revisions: the file holds a limit that no revision given out exceeds; a store that was not closed properly starts
+again there, so old revisions fit nothing and old watches are told WatchLost.
+
+An error of the disk is never silent: a commit that cannot be written raises and changes nothing. After an fsync
+failed nothing can be believed about the file any more (the kernel drops what it could not write), so from then
+on only volatile keys are accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from locum.errors import PermissionRequired, StoreCorrupt, StoreError, StoreUnavailable, UsageError
+from locum.store.base import Batch, Change, CommitResult, Condition, Entry, Operation
+from locum.store.keyvalue import HISTORY_BYTES, HISTORY_COMMITS, KeyValue
+from locum.store.memory import MemoryStore
+
+#: Prefixes of keys that describe running processes of this machine.
+MACHINE_BOUND = ("member/", "beat/", "health/", "leader", "plan", "phase/", "claim/", "connections/")
+
+#: Prefixes of keys that are overwritten all the time and whose latest value need not survive.
+VOLATILE = ("beat/",)
+
+#: ``PRAGMA application_id`` of a store file ("Locm"), and the version of its tables.
+_APPLICATION_ID = 0x4C6F636D
+_FORMAT = 1
+
+#: The limit of revisions is raised by this much at a time.
+_RESERVE = 1_000_000
+
+#: A checkpoint is due after this many writes, so that the log stays short.
+_CHECKPOINT_EVERY = 1000
+
+
+class SqliteLog:
+    """The file. Not thread-safe but for :meth:`sync`, which may run in one other thread."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.limit = 0
+        self.entries: tuple[Entry, ...] = ()
+        self._lock = self._take_lock()
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            self._release()
+            raise self._open_error(error) from error
+        except BaseException:
+            self._release()
+            raise
+
+    def _take_lock(self) -> int:
+        lock_path = f"{self.path}.lock"
+        try:
+            lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            raise UsageError(f"store file {self.path}: its directory does not exist") from None
+        except PermissionError:
+            raise PermissionRequired(f"store file {self.path}: no permission to create {lock_path}") from None
+        except OSError as error:
+            raise StoreError(f"store file {self.path}: cannot create {lock_path}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise UsageError(f"store file {self.path} is in use by pid {holder}") from None
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        return lock
+
+    def _open(self) -> None:
+        if os.path.isdir(self.path):
+            raise UsageError(f"store file {self.path} is a directory")
+        if not os.path.exists(self.path):
+            # SQLite would create it readable by all.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._writer = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
+        self._syncer = sqlite3.connect(self.path, isolation_level=None, timeout=5.0, check_same_thread=False)
+        writer = self._writer
+        # Also what a crash in the middle of creating it left: its tables come in one commit with its name.
+        new = writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if not new:
+            self._check_format()
+        for connection in (writer, self._syncer):
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+        if new:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            writer.execute(f"PRAGMA user_version={_FORMAT}")
+            writer.execute(
+                "CREATE TABLE entries "
+                "(key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL) WITHOUT ROWID"
+            )
+            writer.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID")
+            writer.execute("INSERT INTO meta VALUES ('limit', 0)")
+            writer.execute("COMMIT")
+        problems = [row[0] for row in writer.execute("PRAGMA quick_check(1)")]
+        if problems != ["ok"]:
+            raise StoreCorrupt(self._damaged(problems[0]))
+        rows = writer.execute("SELECT value FROM meta WHERE name = 'limit'").fetchall()
+        self.entries = tuple(
+            Entry(key, bytes(value), revision)
+            for key, value, revision in writer.execute("SELECT key, value, revision FROM entries")
+        )
+        if len(rows) != 1 or any(entry.revision > rows[0][0] for entry in self.entries):
+            raise StoreCorrupt(self._damaged("its revisions contradict each other"))
+        self.revision = self.limit = rows[0][0]
+        self.append((), self.limit)
+        self.sync()
+
+    def _check_format(self) -> None:
+        application = self._writer.execute("PRAGMA application_id").fetchone()[0]
+        version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+        if application != _APPLICATION_ID:
+            raise StoreCorrupt(f"{self.path} is an SQLite file, but not a store of Locum; name another file")
+        if version != _FORMAT:
+            raise StoreCorrupt(f"store file {self.path} has format {version}; this version of Locum reads {_FORMAT}")
+
+    def _open_error(self, error: sqlite3.Error) -> StoreError | PermissionRequired:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            return StoreCorrupt(self._damaged(str(error)))
+        if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
+            return PermissionRequired(f"store file {self.path}: {error}; it must be writable, and its directory too")
+        return StoreError(f"store file {self.path}: {error}")
+
+    def _damaged(self, what: str) -> str:
+        return f"store file {self.path} is damaged: {what}; restore a copy, or move it away to begin anew"
+
+    def append(self, changes: Sequence[Change], revision: int) -> None:
+        """Write ``changes`` of the commit ``revision``; it is in the page cache when this returns.
+
+        Raises sqlite3.Error, and then nothing was written.
+        """
+        writer = self._writer
+        limit = revision + _RESERVE if revision + _RESERVE // 2 > self.limit else self.limit
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            if limit != self.limit:
+                writer.execute("UPDATE meta SET value = ? WHERE name = 'limit'", (limit,))
+            for change in changes:
+                if change.value is None:
+                    writer.execute("DELETE FROM entries WHERE key = ?", (change.key,))
+                else:
+                    writer.execute(
+                        "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT (key) "
+                        "DO UPDATE SET value = excluded.value, revision = excluded.revision",
+                        (change.key, change.value, change.revision),
+                    )
+            writer.execute("COMMIT")
+        except BaseException:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            raise
+        self.limit = limit
+
+    def sync(self) -> None:
+        """Put everything appended before this call on the disk. Raises sqlite3.Error."""
+        # A passive checkpoint gives way when the writer is just in its transaction: ask again.
+        for _ in range(1000):
+            busy, written, synced = self._syncer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if not busy and written == synced:
+                return
+            time.sleep(0.001)
+        raise sqlite3.OperationalError("the log could not be put on the disk: the file is kept busy")
+
+    def close(self, entries: Iterable[Entry], revision: int) -> None:
+        """Write the values that were never logged, and the exact revision; then close. Idempotent."""
+        if self._lock == -1:
+            return
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.executemany(
+                "UPDATE entries SET value = ?, revision = ? WHERE key = ?",
+                [(e.value, e.revision, e.key) for e in entries],
+            )
+            self._writer.execute("UPDATE meta SET value = ? WHERE name = 'limit'", (revision,))
+            self._writer.execute("COMMIT")
+        except sqlite3.Error:
+            # As after a crash: the limit stands, older values of volatile keys stand.
+            pass
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        for name in ("_syncer", "_writer"):
+            connection = getattr(self, name, None)
+            if connection is not None:
+                try:
+                    connection.close()
+                except sqlite3.Error:
+                    pass
+        if self._lock != -1:
+            os.close(self._lock)
+            self._lock = -1
+
+
+class SqliteStore(MemoryStore):
+    """A :class:`locum.store.base.Store` in this process, kept in the file ``path``.
+
+    Raises at creation: UsageError (in use, no such directory), PermissionRequired, StoreCorrupt, StoreError.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        machine_bound: Sequence[str] = MACHINE_BOUND,
+        volatile: Sequence[str] = VOLATILE,
+        history_commits: int = HISTORY_COMMITS,
+        history_bytes: int = HISTORY_BYTES,
+    ) -> None:
+        self._log = SqliteLog(path)
+        super().__init__(
+            KeyValue(
+                revision=self._log.revision,
+                entries=self._log.entries,
+                history_commits=history_commits,
+                history_bytes=history_bytes,
+            )
+        )
+        self._log.entries = ()
+        self._machine_bound = tuple(machine_bound)
+        self._volatile = tuple(volatile)
+        self._thread: ThreadPoolExecutor | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._syncing: asyncio.Task[None] | None = None
+        self._unsynced = 0
+        self._broken = ""
+
+    def submit(
+        self, conditions: Sequence[Condition], operations: Sequence[Operation]
+    ) -> tuple[CommitResult, asyncio.Future[None] | None]:
+        """As :meth:`MemoryStore.submit`; StoreUnavailable when the file could not be written (nothing happened)."""
+        self._check_open()
+        batch = self.core.evaluate(conditions, operations)
+        if batch is None or not batch.changes:
+            return CommitResult(batch is not None, self.core.revision), None
+        if self._must_be_logged(batch):
+            self._append(batch)
+        self.core.apply(batch)
+        safe = None
+        if not all(change.key.startswith(self._machine_bound) for change in batch.changes):
+            safe = asyncio.get_running_loop().create_future()
+            self._waiting.append(safe)
+        if self._syncing is None and (self._waiting or self._unsynced >= _CHECKPOINT_EVERY):
+            self._syncing = asyncio.create_task(self._sync())
+        self._tell()
+        return CommitResult(True, batch.revision), safe
+
+    def _must_be_logged(self, batch: Batch) -> bool:
+        return batch.revision >= self._log.limit or any(
+            change.value is None or not change.key.startswith(self._volatile) or self.core.get(change.key) is None
+            for change in batch.changes
+        )
+
+    def _append(self, batch: Batch) -> None:
+        if self._broken:
+            raise StoreUnavailable(self._broken)
+        try:
+            self._log.append(batch.changes, batch.revision)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        self._unsynced += 1
+
+    def _failed(self, error: sqlite3.Error) -> StoreUnavailable:
+        full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+        message = f"store file {self._log.path}: {error}" + ("; free some space" if full else "")
+        if not full:
+            self._broken = f"{message} (nothing is written since; restart the store when the cause is mended)"
+        return StoreUnavailable(message)
+
+    async def _sync(self) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "store-sync")
+        loop = asyncio.get_running_loop()
+        while self._waiting or self._unsynced >= _CHECKPOINT_EVERY:
+            waiting, self._waiting = self._waiting, []
+            unsynced, self._unsynced = self._unsynced, 0
+            failure: StoreUnavailable | None = StoreUnavailable(self._broken) if self._broken else None
+            if failure is None:
+                try:
+                    await loop.run_in_executor(self._thread, self._log.sync)
+                except sqlite3.Error as error:
+                    failure = self._failed(error)
+                    self._unsynced += unsynced
+                except RuntimeError as error:
+                    # No thread could be started.
+                    failure = StoreUnavailable(f"store file {self._log.path}: {error}")
+            for future in waiting:
+                if future.done():
+                    continue
+                if failure is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(failure)
+            if failure is not None and not self._waiting:
+                break
+        self._syncing = None
+
+    async def close(self) -> None:
+        """Finish what is being written, keep everything, close the file. Idempotent."""
+        if self.closed:
+            return
+        await super().close()
+        if self._syncing is not None:
+            await self._syncing
+        if self._thread is not None:
+            self._thread.shutdown()
+        volatile = [entry for prefix in self._volatile for entry in self.core.snapshot(prefix).entries]
+        self._log.close(volatile, self.core.revision)
