@@ -20,72 +20,75 @@ if TYPE_CHECKING:
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """``meaning`` is for people. ``heal`` is None when there is nothing to undo: the fault is over at once."""
+    """``meaning`` is for people. ``heal`` is None when there is nothing to undo: the fault is over at once.
+
+    Both get the lab, the node, and the interface, which only ``link`` looks at.
+    """
 
     meaning: str
-    apply: Callable[[Lab, str], None]
-    heal: Callable[[Lab, str], None] | None = None
+    apply: Callable[[Lab, str, str], None]
+    heal: Callable[[Lab, str, str], None] | None = None
 
 
-def _cut(lab: Lab, node: str) -> None:
+def _cut(lab: Lab, node: str, _interface: str) -> None:
     network.cut(lab.layout, lab.layout.ports(node))
     lab.store.cut(lab.state.nodes[node].path)
 
 
-def _cut_private(lab: Lab, node: str) -> None:
+def _cut_private(lab: Lab, node: str, _interface: str) -> None:
     network.cut(lab.layout, [lab.layout.port(node, "eth0")])
     lab.store.cut(lab.state.nodes[node].path)
 
 
-def _uncut(lab: Lab, node: str) -> None:
+def _uncut(lab: Lab, node: str, _interface: str) -> None:
     network.uncut(lab.layout, lab.layout.ports(node))
     lab.store.heal(lab.state.nodes[node].path)
 
 
-def _link(lab: Lab, node: str) -> None:
-    network.set_link(lab.layout, node, lab.layout.public_interfaces[0], up=False)
+def _link(lab: Lab, node: str, interface: str) -> None:
+    network.set_link(lab.layout, node, interface, up=False)
 
 
-def _link_back(lab: Lab, node: str) -> None:
-    network.set_link(lab.layout, node, lab.layout.public_interfaces[0], up=True)
+def _link_back(lab: Lab, node: str, interface: str) -> None:
+    network.set_link(lab.layout, node, interface, up=True)
 
 
-def _kill_agent(lab: Lab, node: str) -> None:
+def _kill_agent(lab: Lab, node: str, _interface: str) -> None:
     agent = lab.agent(node)
     if agent is None:
         raise LocumError(f"{node}: no agent runs there")
     processes.send(agent, SIGKILL)
 
 
-def _kill_all(lab: Lab, node: str) -> None:
+def _kill_all(lab: Lab, node: str, _interface: str) -> None:
     processes.kill_all(lambda: lab.ours(node))
 
 
-def _freeze(lab: Lab, node: str) -> None:
+def _freeze(lab: Lab, node: str, _interface: str) -> None:
     processes.stop_all(lambda: lab.ours(node))
 
 
-def _thaw(lab: Lab, node: str) -> None:
+def _thaw(lab: Lab, node: str, _interface: str) -> None:
     # The children first: a parent that wakes up must find them as it left them.
     for process in reversed(lab.ours(node)):
         processes.send(process, SIGCONT)
 
 
-def _service(lab: Lab, node: str) -> None:
+def _service(lab: Lab, node: str, _interface: str) -> None:
     processes.kill_all(lambda: lab.service_processes(node))
 
 
 FAULTS: dict[str, Fault] = {
     "cut": Fault("all traffic of the node is dropped in silence", _cut, _uncut),
     "cut-private": Fault("its traffic on the private network, and to the store, is dropped", _cut_private, _uncut),
-    "link": Fault("carrier lost on its first public interface", _link, _link_back),
+    "link": Fault("carrier lost on its public interface", _link, _link_back),
     "kill-agent": Fault("kill -9 of the agent alone", _kill_agent),
     "kill-all": Fault(
-        "kill -9 of every process of ours at one instant", _kill_all, lambda lab, node: lab.start_daemon(node)
+        "kill -9 of every process of ours at one instant", _kill_all, lambda lab, node, _: lab.start_daemon(node)
     ),
     "freeze": Fault("SIGSTOP of every process of ours", _freeze, _thaw),
     "service": Fault(
-        "kill -9 of every process of the node's service", _service, lambda lab, node: lab.start_service(node)
+        "kill -9 of every process of the node's services", _service, lambda lab, node, _: lab.start_services(node)
     ),
 }
 

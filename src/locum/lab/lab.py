@@ -22,11 +22,13 @@ from typing import Self, TypeVar
 
 import msgspec
 
+from locum.clock import boottime
 from locum.errors import LocumError, UsageError
-from locum.lab import faults, namespaces, network, node_files, processes, state, stores, web
+from locum.lab import faults, namespaces, network, node_files, processes, state, stores
+from locum.lab import services as service_table
 from locum.lab.layout import PREFIX, Layout
 from locum.lab.processes import Children, Process
-from locum.lab.state import LabState, NodeState
+from locum.lab.state import AppliedFault, LabState, NodeState
 
 #: In the environment of everything that the lab starts on a node: "daemon" or "service". Children inherit it, so
 #: that an orphan still shows whose it is.
@@ -55,7 +57,7 @@ class Lab:
         cls,
         layout: Layout,
         *,
-        web_servers: bool = True,
+        services: Sequence[str] = ("web",),
         store: str = "embedded",
         daemons: bool = True,
         owner: Process | None = None,
@@ -64,18 +66,25 @@ class Lab:
     ) -> Self:
         """Build a lab and start everything in it; does not wait for the cluster.
 
-        ``settings`` is TOML added to every node's configuration. ``daemons`` False starts all but the daemons.
+        ``settings`` is TOML added to every node's configuration. ``services``: see
+        :mod:`locum.lab.services`. ``daemons`` False starts all but the daemons.
         ``owner``: the lab is a leftover once this process is gone. ``daemon_command`` replaces the daemon (tests of
         the lab itself). Raises UsageError when a lab of that name is up.
         """
         layout.check()
-        if web_servers:
-            web.program()
+        for service in services:
+            service_table.named(service).check()
         with state.locked(layout.name, create=True):
             if (old := state.read(layout.name)) is not None and old.complete and is_running(old):
                 raise UsageError(f"lab {layout.name} is up already; `locum lab down --name {layout.name}` ends it")
             clean(layout.name, keep_directory=True)
-            new = LabState(layout=layout, web=web_servers, store=store, owner=owner, command=tuple(daemon_command))
+            new = LabState(
+                layout=layout,
+                services=tuple(services),
+                store=store,
+                owner=owner,
+                command=tuple(daemon_command),
+            )
             state.write(new)
             lab = cls(new)
             try:
@@ -113,11 +122,10 @@ class Lab:
                 node,
                 store_url=self.store.url(node),
                 settings=settings,
-                web_server=self.state.web,
+                services=self.state.services,
                 scripts=not self.state.command,
             )
-            if self.state.web:
-                self.start_service(node)
+            self.start_services(node)
             self._record_node(node, path=self.store.open_path(node))
 
     # -- places ----------------------------------------------------------------------------------------------------
@@ -164,24 +172,24 @@ class Lab:
         """What the node's daemon wrote."""
         return self.node_directory(node) / "daemon.log"
 
-    def start_service(self, node: str) -> None:
-        """Start the node's web server; one that runs is left alone."""
-        if processes.alive(self.state.nodes.get(node, NodeState()).service):
-            return
-        directory = self.node_directory(node) / "web"
-        web.configure(directory, node)
-        service = self._children.spawn(
-            web.command(directory),
-            namespace=self.layout.namespace(node),
-            log=directory / "web.log",
-            environment={PART: "service"},
-        )
-        self._record_node(node, service=service)
+    def start_services(self, node: str) -> None:
+        """Start the node's services; those that run are left alone."""
+        for name in self.state.services:
+            running = self.state.nodes.get(node, NodeState()).services
+            if processes.alive(running.get(name)):
+                continue
+            directory = self.node_directory(node) / name
+            process = self._children.spawn(
+                service_table.named(name).command(directory, node),
+                namespace=self.layout.namespace(node),
+                log=directory / "output.log",
+                environment={PART: "service"},
+            )
+            self._record_node(node, services={**running, name: process})
 
     def service_processes(self, node: str) -> tuple[Process, ...]:
-        """All living processes of the node's service."""
-        service = self.state.nodes[node].service
-        roots = [service.pid] if service is not None and processes.alive(service) else []
+        """All living processes of the node's services."""
+        roots = [process.pid for process in self.state.nodes[node].services.values() if processes.alive(process)]
         return processes.family(roots)
 
     def ours(self, node: str) -> tuple[Process, ...]:
@@ -233,26 +241,34 @@ class Lab:
 
     # -- faults ----------------------------------------------------------------------------------------------------
 
-    def fault(self, node: str, kind: str) -> float:
-        """Do this to the node; see :mod:`locum.lab.faults`. Returns the boot time, in seconds, at which it was done."""
+    def fault(self, node: str, kind: str, interface: str | None = None) -> float:
+        """Do this to the node; see :mod:`locum.lab.faults`. Returns the boot time, in seconds, at which it was done.
+
+        ``interface``: the public interface that ``link`` is about, the first when None.
+        """
         self.layout.number(node)
         fault = faults.kind(kind)
+        if interface is not None and interface not in self.layout.public_interfaces:
+            raise UsageError(f"no public interface {interface!r}; there is {', '.join(self.layout.public_interfaces)}")
+        applied = AppliedFault(kind, interface or self.layout.public_interfaces[0])
         present = self.state.nodes[node].faults
-        if fault.heal is not None and kind not in present:
-            self._record_node(node, faults=(*present, kind))  # before it is done: what is half done can be healed
-        fault.apply(self, node)
+        if fault.heal is not None and applied not in present:
+            self._record_node(node, faults=(*present, applied))  # before it is done: what is half done can be healed
+        fault.apply(self, node, applied.interface)
+        done = boottime()
         self._children.reap()
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
+        return done
 
-    def heal(self, node: str | None = None) -> None:
-        """Undo every fault of the node, or of all nodes, and start what was killed."""
+    def heal(self, node: str | None = None) -> float:
+        """Undo every fault of the node, or of all nodes, and start what was killed. Returns the boot time of it."""
         for name in self.layout.node_names if node is None else (node,):
             self.layout.number(name)
-            for kind in self.state.nodes[name].faults:
-                undo = faults.kind(kind).heal
+            for applied in self.state.nodes[name].faults:
+                undo = faults.kind(applied.kind).heal
                 assert undo is not None  # only such are recorded
-                undo(self, name)
+                undo(self, name, applied.interface)
             self._record_node(name, faults=())
+        return boottime()
 
     # -- what is going on ------------------------------------------------------------------------------------------
 
@@ -301,7 +317,7 @@ def is_running(lab_state: LabState) -> bool:
         return False
     started = [*lab_state.store_processes]
     for node in lab_state.nodes.values():
-        started += [process for process in (node.daemon, node.service, node.path) if process is not None]
+        started += [process for process in (node.daemon, node.path, *node.services.values()) if process is not None]
     return any(processes.alive(process) for process in started)
 
 

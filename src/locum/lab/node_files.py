@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -27,13 +28,13 @@ def write(
     *,
     store_url: str,
     settings: str,
-    web_server: bool,
+    services: Sequence[str],
     scripts: bool,
 ) -> None:
     """Write everything below ``directory`` that the node's daemon reads.
 
-    ``settings`` is TOML that is added at the end of the configuration; ``web_server`` configures and installs the web
-    server's script; ``scripts`` False leaves the script directory empty.
+    ``settings`` is TOML that is added at the end of the configuration; each of ``services`` that has an
+    event script gets it; ``scripts`` False leaves the script directory empty.
     """
     for name in ("runtime", "state", "events"):
         (directory / name).mkdir(parents=True, exist_ok=True)
@@ -55,12 +56,12 @@ def write(
         "[paths]",
         *(f"{key} = {json.dumps(str(directory / key))}" for key in ("runtime", "state", "events", "public_addresses")),
         "",
-        *([f'[scripts."{WEB_SCRIPT}"]', f"port = {web.PORT}", ""] if web_server else []),
+        *([f'[scripts."{WEB_SCRIPT}"]', f"port = {web.PORT}", ""] if "web" in services else []),
         settings,
     ]
     (directory / "config.toml").write_text("\n".join(lines) + "\n")
     if scripts:
-        for source in (*map(_shipped, SHIPPED), *([_example(WEB_SCRIPT)] if web_server else ())):
+        for source in (*map(_shipped, SHIPPED), *([_example(WEB_SCRIPT)] if "web" in services else ())):
             install(source, directory / "events")
 
 

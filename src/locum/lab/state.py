@@ -28,16 +28,24 @@ _LONGEST_SOCKET = len("/nodes/n64/runtime/control.sock")
 _SUN_PATH = 107
 
 
+class AppliedFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A fault that ``heal`` has not undone; ``interface`` is the node's public interface that it is about."""
+
+    kind: str
+    interface: str
+
+
 class NodeState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What runs for one node and what was done to it.
 
-    ``daemon`` is the guard process. ``faults`` are the kinds that ``fault`` applied and ``heal`` has not undone.
+    ``daemon`` is the guard process, ``path`` what carries its traffic to the store. ``faults`` were applied and not
+    undone.
     """
 
     daemon: Process | None = None
-    service: Process | None = None
     path: Process | None = None
-    faults: tuple[str, ...] = ()
+    services: dict[str, Process] = {}
+    faults: tuple[AppliedFault, ...] = ()
 
 
 class LabState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,7 +54,7 @@ class LabState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     layout: Layout
-    web: bool = True
+    services: tuple[str, ...] = ("web",)
     store: str = "embedded"
     command: tuple[str, ...] = ()
     complete: bool = False

@@ -1,6 +1,6 @@
 """A real web server on every node: nginx, which answers each request with the node's name.
 
-It is the demo's service, no part of Locum: the lab starts it, the example event script 50.web watches it.
+The example event script 50.web watches it.
 """
 
 from __future__ import annotations

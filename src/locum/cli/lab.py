@@ -1,0 +1,166 @@
+"""``locum lab``: a cluster of network namespaces on this machine, to try out, to break and to measure.
+
+Arguments in, calls of :mod:`locum.lab` out, results printed; everything else is there. It imports much: who attaches
+the group imports it when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from locum.errors import LocumError
+from locum.lab import faults, namespaces
+from locum.lab import observer as observing
+from locum.lab import probe as probing
+from locum.lab.lab import Lab
+from locum.lab.lab import down as take_down
+from locum.lab.layout import Layout
+
+DEFAULT_NAME = "lab"
+
+
+def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says which lab."""
+    option = click.option(
+        "--name", default=DEFAULT_NAME, show_default=True, envvar="LOCUM_LAB", metavar="LAB", help="Which lab."
+    )
+    return option(function)
+
+
+@click.group(name="lab")
+def lab() -> None:
+    """A cluster on this machine: nodes as network namespaces, with faults, a client and an observer."""
+
+
+@lab.command()
+@click.option("--nodes", default=3, show_default=True, help="How many nodes.")
+@click.option("--addresses", default=6, show_default=True, help="How many public addresses, IPv4 and IPv6 in turn.")
+@click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
+@click.option("--interfaces", default=1, show_default=True, help="Public interfaces per node, 1 or 2.")
+@click.option("--services", default="web", show_default=True, help="Services on every node, of: web,echo.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every address is served.")
+@name_option
+def up(*, nodes: int, addresses: int, hold: float, interfaces: int, services: str, wait: bool, name: str) -> None:
+    """Build a lab and start everything in it."""
+    layout = Layout(name=name, nodes=nodes, addresses=addresses, interfaces=interfaces, hold=hold)
+    made = Lab.up(layout, services=[service for service in services.split(",") if service])
+    if wait:
+        made.wait_served()
+    click.echo(f"lab {name}: {nodes} nodes, {addresses} public addresses, files in {made.directory}")
+
+
+@lab.command()
+@name_option
+def down(name: str) -> None:
+    """End a lab and remove all that it made, also after a crash."""
+    click.echo(f"lab {name}: {'gone' if take_down(name) else 'there was none'}")
+
+
+@lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@name_option
+@click.argument("node")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(name: str, node: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND on NODE (n1, n2, …, client or hub); LOCUM_SOCKET is set."""
+    found = Lab.load(name)
+    argv = found.command(node, command)
+    os.execvpe(argv[0], argv, {**os.environ, **found.command_environment(node)})
+
+
+@lab.command()
+@name_option
+@click.option("--interface", default=None, help="For `link`: the public interface, eth1 when not given.")
+@click.argument("node")
+@click.argument("kind")
+def fault(name: str, node: str, kind: str, interface: str | None) -> None:
+    """Do KIND to NODE: cut, cut-private, link, kill-agent, kill-all, freeze, service."""
+    meaning = faults.kind(kind).meaning
+    Lab.load(name).fault(node, kind, interface)
+    click.echo(f"{node}: {meaning}")
+
+
+@lab.command()
+@name_option
+@click.argument("node", required=False)
+def heal(name: str, node: str | None) -> None:
+    """Undo the faults of NODE, or of all nodes; start again what was killed."""
+    Lab.load(name).heal(node)
+
+
+@lab.command()
+@name_option
+@click.option("--mode", type=click.Choice(["http", "udp"]), default="http", show_default=True)
+@click.option("--interval", default=10.0, show_default=True, help="Milliseconds between two attempts per address.")
+@click.option("--timeout", default=250.0, show_default=True, help="Milliseconds until an attempt has failed.")
+@click.option("--seconds", default=None, type=float, help="End after this time; else when interrupted.")
+@click.option("--address", "addresses", multiple=True, help="Only this address; may be given several times.")
+@click.option("--output", default="-", type=click.File("w"), help="A file for the lines instead of standard output.")
+def probe(
+    *,
+    name: str,
+    mode: str,
+    interval: float,
+    timeout: float,
+    seconds: float | None,
+    addresses: tuple[str, ...],
+    output: Any,
+) -> None:
+    """Ask every public address from the client without pause; one JSON line per attempt."""
+    layout = Lab.load(name).layout
+    namespaces.enter(layout.client)
+    emit, flush = probing.writer(output)
+    kind = probing.UdpProber if mode == "udp" else probing.HttpProber
+    prober = kind(emit, timeout / 1000)
+    wanted = addresses or tuple(public.address for public in layout.public_addresses)
+    probing.run(prober, wanted, interval / 1000, _until(seconds))
+    flush()
+
+
+@lab.command()
+@name_option
+@click.option("--interval", default=10.0, show_default=True, help="Milliseconds between two questions per address.")
+@click.option("--window", default=None, type=float, help="Milliseconds of the criterion; three intervals if not given.")
+@click.option("--seconds", default=None, type=float, help="End after this time; else when interrupted.")
+@click.option("--output", default="-", type=click.File("w"), help="A file for the lines instead of standard output.")
+def observe(*, name: str, interval: float, window: float | None, seconds: float | None, output: Any) -> None:
+    """Watch on the public network who speaks for each address; exit status 1 when two nodes did."""
+    layout = Lab.load(name).layout
+    namespaces.enter(layout.hub)
+    watching = observing.Observer(
+        layout, observing.writer(output), interval / 1000, None if window is None else window / 1000
+    )
+    watching.run(_until(seconds))
+    if watching.violations:
+        raise LocumError(f"two nodes answered for one address, {watching.violations} times")
+
+
+def _until(seconds: float | None) -> Callable[[], bool]:
+    """A function that says True once the time is over or somebody asked us to end."""
+    end = float("inf") if seconds is None else time.monotonic() + seconds
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: asked.append(received))
+    return lambda: bool(asked) or time.monotonic() >= end
+
+
+def main() -> None:
+    """``python -m locum.cli.lab``: the group on its own."""
+    try:
+        lab(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except LocumError as error:
+        click.echo(f"locum lab: {error}", err=True)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()
