@@ -15,9 +15,10 @@ interval. Therefore the criterion misses nothing that lasts:
 - A was silent for long (frozen, thawed), B took the address, and A speaks once more: then B, A, B are heard within an
   interval, and that is the same pattern with the names exchanged.
 
-With a window of three asking intervals or more, two holders are missed only when their overlap ended before the
-second of them, or the first, was heard at all. That an address moves there and back within the window is possible in
-theory; give ``window`` less than the fastest round trip that the cluster can do.
+With a window of three asking intervals, every overlap of two intervals or more is found, and most shorter ones: within
+the first, both have been asked, and within the second the old holder speaks after the new one. That an address moves
+there and back within the window is possible in theory; give ``window`` less than the fastest round trip that the
+cluster can do.
 """
 
 from __future__ import annotations

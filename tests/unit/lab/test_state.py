@@ -1,0 +1,47 @@
+"""What is remembered of a lab between two commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from locum.errors import UsageError
+from locum.lab import state
+from locum.lab.layout import Layout
+from locum.lab.processes import Process
+from locum.lab.state import AppliedFault, LabState, NodeState
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of labs of this test's own."""
+    monkeypatch.setenv("LOCUM_LAB_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_what_is_written_is_read() -> None:
+    node = NodeState(daemon=Process(7, 11), faults=(AppliedFault("link", "eth2"),), services={"web": Process(8, 12)})
+    written = LabState(layout=Layout(name="one"), nodes={"n1": node}, complete=True)
+    with state.locked("one", create=True):
+        state.write(written)
+    assert state.read("one") == written
+    assert state.known() == ("one",)
+
+
+def test_a_state_cut_short_is_no_state(base: Path) -> None:
+    (base / "one").mkdir()
+    (base / "one" / "state.json").write_text('{"layout": {"name"')
+    assert state.read("one") is None
+
+
+def test_a_lock_without_a_directory_makes_none(base: Path) -> None:
+    with state.locked("none"):
+        pass
+    assert not (base / "none").exists()
+
+
+def test_a_directory_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCUM_LAB_DIR", "/tmp/" + "x" * 80)
+    with pytest.raises(UsageError, match="LOCUM_LAB_DIR"):
+        state.directory_of("lab")
