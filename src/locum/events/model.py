@@ -87,3 +87,14 @@ class EventResult(msgspec.Struct, frozen=True):
     def ok(self) -> bool:
         """Whether every script succeeded."""
         return self.failure is None
+
+
+class EventStatus(msgspec.Struct, frozen=True):
+    """What is known of an event: its last run, and the last result of each script, in the order of the scripts.
+
+    The two differ after a failure: scripts after the one that failed keep the result of an earlier run.
+    """
+
+    event: Event
+    last: EventResult
+    scripts: tuple[ScriptResult, ...]

@@ -1,0 +1,247 @@
+"""The event engine: runs the scripts of a directory for an event, in order, one event at a time.
+
+Rules of this file: it is the asyncio side and the only way into the event machinery from a daemon. It starts no
+script itself: that is the runner's (:mod:`locum.events.runner`), a process of its own. It knows nothing of addresses
+and of what an event's failure means for a node.
+
+I4, order: scripts run in ascending ``NN.``, one after the other; the first failure ends the event.
+I5, no overlap: one event runs at a time, others wait in the order in which they were asked for; and a runner
+starts nothing before the script that an earlier runner left has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from locum.errors import LocumError, ScriptDirectoryError
+from locum.events.directory import Listing, ScriptDirectory
+from locum.events.environment import common_environment, script_environment
+from locum.events.link import Run, RunnerLink
+from locum.events.model import Event, EventResult, EventStatus, Outcome, ScriptResult
+from locum.events.plan import NOT_RUN_STATUS, combine, not_run, parse_event, to_start
+from locum.events.status import StatusBook
+
+Settings = Mapping[str, Mapping[str, object]]
+
+#: Pauses before a runner that died is started anew, seconds; the last one repeats.
+_RESTART_PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+#: A run waits this long for a runner, seconds; then it fails.
+_RUNNER_LIMIT = 20.0
+
+
+class EventEngine:
+    """Runs events. Not for use from several event loops."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        runtime: Path,
+        state: Path,
+        settings: Settings,
+        environment: Mapping[str, str],
+    ) -> None:
+        """``directory`` holds the scripts; ``runtime`` is lost at a reboot, ``state`` is not.
+
+        ``settings`` are the configuration tables by script name (``50.web``); ``environment`` is added to what every
+        script gets (node, socket and the like).
+        """
+        self._directory = ScriptDirectory(directory.absolute())
+        self._runtime = str(runtime.absolute())
+        self._state = str(state.absolute())
+        self._settings: Settings = settings
+        self._environment = dict(environment)
+        self._turn = asyncio.Lock()
+        self._status = StatusBook(self._runtime)
+        self._link: RunnerLink | None = None
+        self._restart: asyncio.Task[None] | None = None
+        self._link_changed = asyncio.Event()
+        self._failures = 0
+        self._stopping = False
+        self._current: Run | None = None
+
+    async def start(self) -> None:
+        """Check the directory, create what is missing, start the runner and wait until it is ready.
+
+        A script that an earlier daemon left running is ended by then. Raises :class:`ScriptDirectoryError` with
+        every fault, :class:`LocumError` when the runner cannot work (runtime directory in use, or not writable).
+        """
+        self._directory.load()
+        try:
+            os.makedirs(os.path.join(self._runtime, "listen"), exist_ok=True)
+            os.makedirs(os.path.join(self._state, "scripts"), exist_ok=True)
+        except OSError as error:
+            raise LocumError(f"{error.filename}: cannot be created: {error.strerror}") from None
+        link = await self._start_link()
+        reason = await link.ready
+        if reason is not None:
+            self._stopping = True
+            await link.end()
+            raise LocumError(reason)
+        self._set_link(link)
+
+    async def stop(self) -> None:
+        """Kill the script that runs, if any (its run ends as cancelled), and end the runner. Idempotent."""
+        self._stopping = True
+        if self._restart is not None:
+            self._restart.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._restart
+        link, run = self._link, self._current
+        if link is not None:
+            if run is not None:
+                link.cancel(run)
+                await asyncio.wait([run.finished])
+            await link.end()
+        self._set_link(None)
+
+    def configure(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        """Use these settings and this environment from the next event on."""
+        self._settings = settings
+        self._environment = dict(environment)
+
+    async def run(
+        self,
+        event: Event,
+        arguments: Sequence[str] = (),
+        *,
+        timeout: float,
+        environment: Mapping[str, str] | None = None,
+    ) -> EventResult:
+        """Run ``event``; wait for its turn first. ``timeout`` is for each script, in seconds.
+
+        Always returns a result: a directory that became bad and a runner that died are failures with the reason.
+        When the awaiting task is cancelled, the script's session is killed and the result recorded as cancelled
+        before CancelledError goes on. Raises UsageError when the arguments are not the event's.
+        """
+        parse_event(event, arguments)
+        async with self._turn:
+            started, begin = time.time(), time.monotonic()
+            try:
+                scripts = self._directory.load()
+            except ScriptDirectoryError as error:
+                return self._keep(not_run(error.subject, event, arguments, started, str(error)))
+            chosen = to_start(scripts, event)
+            results: Sequence[ScriptResult] = ()
+            cancelled = False
+            if chosen:
+                link = await self._ready_link()
+                if isinstance(link, str):
+                    return self._keep(not_run(chosen[0].name, event, arguments, started, link))
+                run = link.submit(
+                    [(script, self._own_environment(script.name)) for script in chosen],
+                    event,
+                    arguments,
+                    {**common_environment(self._runtime, self._state), **self._environment, **(environment or {})},
+                    timeout,
+                )
+                self._current = run
+                cancelled = await self._await(link, run)
+                self._current = None
+                results = run.results
+                reason = run.finished.result()
+                if reason is not None:
+                    outcome = Outcome.CANCELLED if cancelled or self._stopping else Outcome.FAILED
+                    name = chosen[min(len(results), len(chosen) - 1)].name
+                    results = [*results, ScriptResult(name, outcome, NOT_RUN_STATUS, started, 0.0, reason)]
+            result = EventResult(
+                event, tuple(arguments), started, time.monotonic() - begin, combine(scripts, event, results)
+            )
+            self._keep(result)
+            if cancelled:
+                raise asyncio.CancelledError
+            return result
+
+    def handles(self, event: Event) -> bool:
+        """Whether any enabled script could do something for ``event``. True when the directory is at fault, so that
+        the event is run and says so."""
+        listing = self._directory.scan()
+        return bool(listing.faults) or any(script.enabled and script.handles(event) for script in listing.scripts)
+
+    def listing(self) -> Listing:
+        """The directory as it is now."""
+        return self._directory.scan()
+
+    def status(self) -> dict[Event, EventStatus]:
+        """The last run of each event and the last result of each of its scripts, of earlier daemons too."""
+        return self._status.snapshot()
+
+    @property
+    def runner_pid(self) -> int:
+        """The runner's process number, 0 while there is none."""
+        return self._link.pid if self._link is not None else 0
+
+    # internals
+
+    def _own_environment(self, name: str) -> dict[str, str]:
+        return script_environment(name, self._state, self._settings.get(name, {}))
+
+    def _keep(self, result: EventResult) -> EventResult:
+        self._status.add(result)
+        return result
+
+    async def _await(self, link: RunnerLink, run: Run) -> bool:
+        """Wait for the end of ``run``. When our task is cancelled, have the script killed and still wait: only then
+        may the next one start (I5). Returns whether it was cancelled."""
+        cancelled = False
+        while not run.finished.done():
+            try:
+                await asyncio.wait([run.finished])
+            except asyncio.CancelledError:
+                cancelled = True
+                link.cancel(run)
+        return cancelled
+
+    async def _ready_link(self) -> RunnerLink | str:
+        """A runner that is ready, or the reason why there is none."""
+        deadline = time.monotonic() + _RUNNER_LIMIT
+        while not self._stopping:
+            link = self._link
+            if link is not None and not link.closed:
+                return link
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return "the event runner could not be started; the daemon's log says why"
+            self._link_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._link_changed.wait(), left)
+        return "the daemon is stopping"
+
+    async def _start_link(self) -> RunnerLink:
+        link = RunnerLink(self._link_ended)
+        common = common_environment(self._runtime, self._state)
+        try:
+            await link.start(self._runtime, {key: common[key] for key in ("PATH", "LANG", "HOME", "LOCUM_RUNTIME")})
+        except OSError as error:
+            raise LocumError(f"cannot start the event runner: {error}") from None
+        return link
+
+    def _link_ended(self, link: RunnerLink) -> None:
+        """The runner died: start another one at once, then ever slower."""
+        if self._stopping or (self._link is not link and self._link is not None):
+            return
+        if self._restart is None or self._restart.done():
+            self._restart = asyncio.ensure_future(self._replace(link))
+
+    async def _replace(self, link: RunnerLink) -> None:
+        self._link = None
+        while not self._stopping:
+            await link.end()
+            await asyncio.sleep(_RESTART_PAUSES[min(self._failures, len(_RESTART_PAUSES) - 1)])
+            self._failures += 1
+            try:
+                link = await self._start_link()
+                if await link.ready is None:
+                    self._set_link(link)
+                    return
+            except LocumError:
+                continue
+
+    def _set_link(self, link: RunnerLink | None) -> None:
+        self._link = link
+        self._link_changed.set()

@@ -1,0 +1,307 @@
+"""Runs one script: fork, watch, time-out, end, output. Used by the runner and by ``locum event run --dir``.
+
+Rules of this file: one script at a time and nothing asynchronous, so that it can be read from top to bottom. It knows
+neither directories nor events' meaning. Only light imports: the runner should stay small.
+
+A script has ended when its process has. What it left running in its session stays when it ended by itself; when it
+was killed, timed out or was cancelled, its whole session is killed. Daemons (a session of their own) are left alone
+in any case. Whoever still holds the script's output afterwards may go on writing there: a cat(1) reads it, for a
+service that dies of SIGPIPE at its first message would be a trap.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import time
+import types
+from collections.abc import Callable
+
+from locum.events.capture import Capture
+from locum.events.child import STACK_SIGNAL, Job, become
+from locum.events.dump import clip, dump_session
+from locum.events.processes import kill_session, process
+from locum.events.python_script import compile_script
+from locum.events.record import RunRecord
+
+_CHUNK = 65536
+#: What is read after a script's end, at most: more than a pipe holds, so that an idle writer cannot keep us.
+_REST = 1 << 20
+#: How long a Python script may take to write its stack, seconds.
+_STACK_LIMIT = 0.5
+
+TIMEOUT_STATUS = 124
+
+
+class Ended:
+    """How a script's run ended; the fields of :class:`locum.events.model.ScriptResult`, without its imports."""
+
+    __slots__ = ("outcome", "output", "script", "seconds", "started", "status")
+
+    def __init__(self, script: str, outcome: str, status: int, *, started: float, seconds: float, output: str) -> None:
+        self.script = script
+        self.outcome = outcome
+        self.status = status
+        self.started = started
+        self.seconds = seconds
+        self.output = output
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Interruption:
+    """What may interrupt a script: a descriptor to watch, and the question whether to stop when it is readable."""
+
+    def __init__(self, descriptor: int, stop: Callable[[], bool]) -> None:
+        self.descriptor = descriptor
+        self.stop = stop
+
+
+class ScriptRunner:
+    """Runs scripts, one at a time, under a :class:`RunRecord`."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+        self._stacks = os.memfd_create("stacks")
+        self._compiled: dict[str, tuple[tuple[int, ...], types.CodeType]] = {}
+        self._unreaped: list[int] = []
+
+    def run(self, job: Job, timeout: float, interruption: Interruption | None = None) -> Ended:
+        """Run ``job``, at most ``timeout`` seconds. Returns when its process has ended, however it did."""
+        self._reap()
+        started, begin = time.time(), time.monotonic()
+
+        def failed(reason: str) -> Ended:
+            seconds = time.monotonic() - begin
+            return Ended(job.name, "failed", 1, started=started, seconds=seconds, output=reason)
+
+        left = self._record.still_running(job.name)
+        if left:
+            names = ", ".join(str(pid) for pid in left)
+            return failed(f"not started: process {names} of an earlier run cannot be killed (uninterruptible sleep)")
+        try:
+            code = self._code(job.path) if job.python else None
+            os.makedirs(job.environment["LOCUM_SCRIPT_STATE"], exist_ok=True)
+            run = _Run(job, code, self._stacks, self._record)
+        except SyntaxError as error:
+            return failed(f"{job.path}, line {error.lineno}: {error.msg}")
+        except (OSError, ValueError) as error:
+            return failed(f"cannot start {job.path}: {error}")
+        try:
+            outcome, status = run.watch(begin + timeout, interruption)
+            if outcome == "timeout":
+                run.note(f"did not end within {timeout:g} s; killed while it was doing this:")
+                run.note_hang()
+            if not run.ended_by_itself:
+                self._end_session(job, run)
+            run.drain()
+            drain = run.hand_over()
+        except BaseException:
+            kill_session(run.pid)
+            raise
+        finally:
+            run.close()
+        self._unreaped += [pid for pid in (drain, run.pid if run.running else None) if pid is not None]
+        self._record.ended()
+        seconds = time.monotonic() - begin
+        return Ended(job.name, outcome, status, started=started, seconds=seconds, output=run.text())
+
+    def _end_session(self, job: Job, run: _Run) -> None:
+        left = kill_session(run.pid)
+        if left:
+            self._record.stuck(job.name, [(one.pid, one.start) for one in left])
+            names = ", ".join(f"{one.pid} ({one.name}, state {one.state})" for one in left)
+            run.note(f"these processes cannot be killed: {names}")
+        run.reap()
+
+    def _code(self, path: str) -> types.CodeType:
+        status = os.stat(path)
+        signature = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+        known = self._compiled.get(path)
+        if known is None or known[0] != signature:
+            known = self._compiled[path] = (signature, compile_script(path))
+        return known[1]
+
+    def _reap(self) -> None:
+        """Collect what ended since: drains, and processes that could not be killed then."""
+        self._unreaped = [pid for pid in self._unreaped if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+
+
+class _Run:
+    """One forked script and its descriptors."""
+
+    def __init__(self, job: Job, code: types.CodeType | None, stacks: int, record: RunRecord) -> None:
+        """Fork, put the script on file, let it go. Raises OSError when that fails; then nothing runs."""
+        self.python = job.python
+        self.running = True
+        self.ended_by_itself = False
+        self._stacks = stacks
+        self._capture = Capture()
+        self._notes: list[str] = []
+        self._descriptors: list[int] = []
+        try:
+            output_end, output = self._pipe()
+            go, release = self._pipe()
+            self.pid = os.fork()
+            if self.pid == 0:
+                become(job, code, output, go, stacks)
+            self._shut(output)
+            self._shut(go)
+            try:
+                self._handle = os.pidfd_open(self.pid)
+                self._descriptors.append(self._handle)
+                record.begun(job.name, job.event, self.pid)
+                os.write(release, b"!")
+            except BrokenPipeError:
+                pass  # killed before it began: its end tells
+            except OSError:
+                self._shut(release)
+                os.waitpid(self.pid, 0)
+                raise
+            self._shut(release)
+            os.set_blocking(output_end, False)
+        except OSError:
+            self.close()
+            raise
+        self._output = output_end
+
+    def watch(self, deadline: float, interruption: Interruption | None) -> tuple[str, int]:
+        """Collect output until the process ends, ``deadline`` (monotonic) passes or an interruption says stop."""
+        poll = select.poll()
+        poll.register(self._output, select.POLLIN)
+        poll.register(self._handle, select.POLLIN)
+        if interruption is not None:
+            poll.register(interruption.descriptor, select.POLLIN)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return "timeout", TIMEOUT_STATUS
+            ready = {descriptor for descriptor, _ in poll.poll(math.ceil(left * 1000))}
+            if interruption is not None and interruption.descriptor in ready and interruption.stop():
+                return "cancelled", 128 + signal.SIGKILL
+            if self._output in ready and not self._read():
+                poll.unregister(self._output)
+            if self._handle in ready:
+                return self._outcome(self.reap())
+
+    def reap(self) -> int:
+        """Take the exit status if the process has ended; 0 while it has not."""
+        if not self.running:
+            return 0
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return 0
+        self.running = False
+        return os.waitstatus_to_exitcode(status)
+
+    def note(self, text: str) -> None:
+        """Add a remark of ours after the script's output."""
+        self._notes.append(f"[{text}]" if "\n" not in text else text)
+
+    def note_hang(self) -> None:
+        """Add the process tree, and for a Python script its stack."""
+        self._notes.append(dump_session(self.pid))
+        stack = self._python_stack() if self.python else ""
+        if stack:
+            self._notes.append(f"Python stack of {self.pid}:\n{clip(stack)}")
+
+    def drain(self) -> None:
+        """Read what is left in the pipe, not what a survivor goes on to write."""
+        limit = self._capture.size + _REST
+        while self._capture.size < limit and self._read():
+            pass
+
+    def hand_over(self) -> int | None:
+        """Let a cat(1) read what survivors of the script write from now on, if there are any. Returns its number."""
+        poll = select.poll()
+        poll.register(self._output, 0)
+        if any(flags & select.POLLHUP for _, flags in poll.poll(0)):
+            return None
+        self.note("a process that it started still holds its output: redirect the output of services")
+        try:
+            pid = os.fork()
+        except OSError:
+            return None
+        if pid == 0:
+            _become_drain(self._output)
+        return pid
+
+    def text(self) -> str:
+        """Output and notes."""
+        output = self._capture.text()
+        if self._notes and output and not output.endswith("\n"):
+            output += "\n"
+        return output + "".join(f"{note}\n" for note in self._notes)
+
+    def close(self) -> None:
+        """Close every descriptor that is still open."""
+        for descriptor in list(self._descriptors):
+            self._shut(descriptor)
+
+    def _outcome(self, code: int) -> tuple[str, int]:
+        self.ended_by_itself = code >= 0
+        if code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:
+                name = f"signal {-code}"
+            self.note(f"ended by {name}")
+            return "failed", 128 - code
+        return ("ok" if code == 0 else "failed"), code
+
+    def _read(self) -> bool:
+        """Read once. False at the end of the output, and when there is none at present."""
+        try:
+            data = os.read(self._output, _CHUNK)
+        except BlockingIOError:
+            return False
+        self._capture.add(data)
+        return data != b""
+
+    def _python_stack(self) -> str:
+        """Ask the script for its stack; it writes into a file of ours, so that its output does not matter."""
+        found = process(self.pid)
+        if found is None or found.dead or found.state in ("T", "t"):
+            return ""
+        os.ftruncate(self._stacks, 0)
+        os.lseek(self._stacks, 0, os.SEEK_SET)
+        try:
+            signal.pidfd_send_signal(self._handle, STACK_SIGNAL)
+        except OSError:
+            return ""
+        deadline = time.monotonic() + _STACK_LIMIT
+        size = 0
+        while time.monotonic() < deadline:
+            time.sleep(0.02)
+            now = os.fstat(self._stacks).st_size
+            if now and now == size:
+                break
+            size = now
+        return os.pread(self._stacks, 1 << 16, 0).decode("utf-8", "replace").rstrip("\n")
+
+    def _pipe(self) -> tuple[int, int]:
+        pair = os.pipe()
+        self._descriptors.extend(pair)
+        return pair
+
+    def _shut(self, descriptor: int) -> None:
+        self._descriptors.remove(descriptor)
+        os.close(descriptor)
+
+
+def _become_drain(descriptor: int) -> None:
+    """Replace this process by one that reads ``descriptor`` to its end. Never returns."""
+    try:
+        os.setsid()
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(descriptor, 0)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        os.execvp("cat", ["cat"])
+    finally:
+        os._exit(1)

@@ -1,0 +1,166 @@
+"""The runner: a small process, started by the agent, that runs the scripts of one event after the other.
+
+Rules of this file: one thread, no asyncio, few imports; it stays about as small as Python can be, because it is
+forked for every Python script and because what is small starts fast. It decides nothing: which scripts run, and
+what a failure means, is the engine's (:mod:`locum.events.engine`).
+
+Protocol, JSON lines over a socket pair. The runner begins with ``{"ready": SCRIPT-IT-HAD-TO-END or null}`` or
+``{"refused": REASON}``. Then the agent sends::
+
+    {"run": N, "event": E, "arguments": [...], "timeout": SECONDS, "environment": {...},
+     "scripts": [{"name": ..., "path": ..., "python": BOOL, "environment": {...}}, ...]}
+    {"cancel": N}
+
+and for each run gets ``{"run": N, "result": {...}}`` for each script that ran, up to the first that fails (I4), and at
+last ``{"run": N, "done": true}``. When the socket closes, the agent is gone: the runner kills the script that runs and
+exits.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+from collections import deque
+
+from locum.errors import LocumError
+from locum.events.child import Job
+from locum.events.record import RunRecord
+from locum.events.run_script import Interruption, ScriptRunner
+
+#: Modules that scripts are likely to need, imported once here instead of in every run.
+PRELOADED = (
+    "locum.script",
+    "socket",
+    "subprocess",
+    "locum.addresses.kernel",
+    "locum.addresses.links",
+    "locum.addresses.announce",
+)
+
+
+class Control:
+    """The runner's end of the socket to the agent."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        #: The agent has closed its end, or is dead.
+        self.closed = False
+        self._buffer = b""
+        self._messages: deque[dict[str, object]] = deque()
+
+    def send(self, message: dict[str, object]) -> None:
+        """Write one message; nothing happens when nobody reads any more."""
+        data = memoryview(json.dumps(message).encode() + b"\n")
+        try:
+            while data:
+                data = data[os.write(self.descriptor, data) :]
+        except (BrokenPipeError, ConnectionResetError):
+            self.closed = True
+
+    def receive(self) -> dict[str, object] | None:
+        """The next message; None when there will be none."""
+        while not self._messages and not self.closed:
+            self.fill()
+        return self._messages.popleft() if self._messages and not self.closed else None
+
+    def fill(self) -> None:
+        """Read what there is, at least something."""
+        try:
+            data = os.read(self.descriptor, 1 << 18)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self.closed = True
+            return
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        self._messages.extend(json.loads(line) for line in lines)
+
+    def take_cancel(self, run: object) -> bool:
+        """Whether a request to cancel ``run`` has come; it is taken out."""
+        cancel = {"cancel": run}
+        found = cancel in self._messages
+        while cancel in self._messages:
+            self._messages.remove(cancel)
+        return found
+
+
+def serve(descriptor: int, runtime: str, agent: int) -> int:
+    """Run scripts for the agent at the other end of the socket until it goes. Returns the exit status."""
+    _settle()
+    control = Control(descriptor)
+    try:
+        record = RunRecord(runtime, agent)
+        ended = record.end_earlier()
+    except (LocumError, OSError) as error:
+        control.send({"refused": str(error)})
+        return 1
+    runner = ScriptRunner(record)
+    control.send({"ready": ended})
+    _preload()
+    gc.collect()
+    gc.freeze()
+    while (request := control.receive()) is not None:
+        if "run" in request:  # a cancel that comes after the end of its run is void
+            _run_event(request, runner, control)
+    record.close()
+    return 0
+
+
+def _run_event(request: dict[str, object], runner: ScriptRunner, control: Control) -> None:
+    run, event, arguments, common = (request[key] for key in ("run", "event", "arguments", "environment"))
+    timeout, scripts = request["timeout"], request["scripts"]
+    assert isinstance(event, str)
+    assert isinstance(arguments, list)
+    assert isinstance(common, dict)
+    assert isinstance(timeout, int | float)
+    assert isinstance(scripts, list)
+
+    def interrupted() -> bool:
+        control.fill()
+        return control.closed or control.take_cancel(run)
+
+    interruption = Interruption(control.descriptor, interrupted)
+    for script in scripts:
+        environment = {**common, **script["environment"], "LOCUM_EVENT": event}
+        job = Job(
+            name=script["name"],
+            path=script["path"],
+            python=script["python"],
+            event=event,
+            arguments=arguments,
+            environment=environment,
+        )
+        ended = runner.run(job, float(timeout), interruption)
+        control.send({"run": run, "result": ended.as_dict()})
+        if ended.outcome != "ok" or control.closed:
+            break
+    control.send({"run": run, "done": True})
+
+
+def _settle() -> None:
+    """Leave the agent's ways behind: its signals are not for us, its priority not for scripts."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # systemd and terminals signal everything at once; scripts of the event shutdown run after that. The end of
+        # the agent is what ends us.
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+    except OSError:
+        pass
+    gc.disable()
+
+
+def _preload() -> None:
+    """Import what scripts will import. Done when the agent has its answer already: nobody waits for it."""
+    import importlib  # noqa: PLC0415
+
+    for name in PRELOADED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            print(f"locum: cannot preload {name}: {error}", file=sys.stderr)

@@ -1,0 +1,58 @@
+"""The last result of every script of every event, kept over a restart of the daemon.
+
+Rules of this file: one small file per event in ``RUNTIME/events/status``, replaced by rename and not synced: it is
+for people to look at, and a reboot may lose it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from locum.events.model import Event, EventResult, EventStatus, ScriptResult
+
+_decoder = msgspec.json.Decoder(EventStatus)
+
+
+class StatusBook:
+    """Results by event. Reads what an earlier process left; later results replace it."""
+
+    def __init__(self, runtime: str) -> None:
+        self._directory = os.path.join(runtime, "events", "status")
+        self._events: dict[Event, EventStatus] = {}
+        for event in Event:
+            try:
+                with open(self._path(event), "rb") as file:
+                    self._events[event] = _decoder.decode(file.read())
+            except (OSError, msgspec.DecodeError):
+                continue
+
+    def add(self, result: EventResult) -> None:
+        """Take over a result and write it down; that it cannot be written is no reason to fail."""
+        known = self._events.get(result.event)
+        scripts: dict[str, ScriptResult] = {one.script: one for one in known.scripts} if known is not None else {}
+        scripts.update((one.script, one) for one in result.scripts)
+        ordered = tuple(scripts[name] for name in sorted(scripts))
+        status = self._events[result.event] = EventStatus(result.event, result, ordered)
+        path = self._path(result.event)
+        try:
+            os.makedirs(self._directory, mode=0o755, exist_ok=True)
+            with open(path + ".new", "wb") as file:
+                file.write(msgspec.json.encode(status))
+            os.replace(path + ".new", path)
+        except OSError:
+            pass
+
+    def keep_only(self, names: set[str]) -> None:
+        """Forget scripts that are no longer in the directory."""
+        for event, status in self._events.items():
+            kept = tuple(one for one in status.scripts if one.script in names)
+            self._events[event] = EventStatus(event, status.last, kept)
+
+    def snapshot(self) -> dict[Event, EventStatus]:
+        """What is known now, by event."""
+        return dict(self._events)
+
+    def _path(self, event: Event) -> str:
+        return os.path.join(self._directory, f"{event.value}.json")
