@@ -220,7 +220,7 @@ def _must_be_replaced(found: AddressMessage, lifetime: int | None) -> bool:
 
 
 def _deletions(found: Iterable[AddressMessage]) -> list[Request]:
-    return [route.delete_address(a.address, a.bits, a.ifindex) for a in found]
+    return [route.delete_found(a) for a in found]
 
 
 def _request(address: str, bits: int, index: int, lifetime: int | None) -> Request:

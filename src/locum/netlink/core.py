@@ -236,7 +236,7 @@ class NetlinkSocket:
         return results
 
     def _acknowledged(self, requests: Sequence[Request]) -> list[tuple[int, str]]:
-        self._drain()
+        self.drain()
         first = self.next_sequence(len(requests))
         data = b"".join(
             pack(Request(request.type, request.flags | NLM_F_ACK, request.payload), first + number)
@@ -266,7 +266,7 @@ class NetlinkSocket:
 
     def get(self, kind: int, payload: bytes, what: str, flags: int = 0) -> Message:
         """Send a request that is answered by one message (a "get" of one object). Raises as :meth:`dump`."""
-        self._drain()
+        self.drain()
         sequence = self.next_sequence()
         self._send(pack(Request(kind, flags, payload), sequence))
         while True:
@@ -279,7 +279,7 @@ class NetlinkSocket:
                 return message
 
     def _dump_once(self, kind: int, payload: bytes, what: str, flags: int) -> tuple[bool, list[Message]]:
-        self._drain()
+        self.drain()
         sequence = self.next_sequence()
         self._send(pack(Request(kind, flags, payload), sequence))
         found: list[Message] = []
@@ -331,7 +331,7 @@ class NetlinkSocket:
             if sender[0] == 0:  # any process may send to our port; only the kernel's port is 0
                 return list(messages(data))
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """Throw away what an earlier, broken-off exchange left: an unfinished dump refuses the next one (EBUSY)."""
         while True:
             try:

@@ -74,7 +74,8 @@ class LinkMessage(NamedTuple):
 
 
 class AddressMessage(NamedTuple):
-    """An address on an interface. ``valid`` is in whole seconds, None when it never ends; ``flags`` are ``IFA_F_``."""
+    """An address on an interface. ``valid`` and ``preferred`` are whole seconds, None when they never end; ``flags``
+    are ``IFA_F_``; ``peer`` is the other end's address on a point-to-point configuration, else None."""
 
     family: int
     ifindex: int
@@ -85,6 +86,7 @@ class AddressMessage(NamedTuple):
     valid: int | None
     preferred: int | None
     broadcast: str | None
+    peer: str | None = None
 
 
 def open_socket() -> NetlinkSocket:
@@ -199,6 +201,7 @@ def parse_address(payload: bytes) -> AddressMessage | None:
     if _IFA_CACHEINFO in attributes:
         preferred, valid = _CACHEINFO.unpack(attributes[_IFA_CACHEINFO])[:2]
     broadcast = attributes.get(_IFA_BROADCAST)
+    other = attributes.get(_IFA_ADDRESS, raw)
     return AddressMessage(
         family,
         index,
@@ -209,6 +212,7 @@ def parse_address(payload: bytes) -> AddressMessage | None:
         None if valid == FOREVER else valid,
         None if preferred == FOREVER else preferred,
         socket.inet_ntoa(broadcast) if broadcast is not None and len(broadcast) == 4 else None,
+        socket.inet_ntop(family, other) if other != raw and len(other) == len(raw) else None,
     )
 
 
@@ -255,12 +259,16 @@ def new_address(
     return Request(RTM_NEWADDR, core.NLM_F_CREATE | core.NLM_F_REPLACE, b"".join(parts))
 
 
-def delete_address(address: str, bits: int, index: int) -> Request:
-    """The request that removes an address from an interface."""
-    raw = packed(address)
+def delete_address(address: str, bits: int, index: int, peer: str | None = None) -> Request:
+    """The request that removes an address from an interface; for IPv4 the kernel wants the ``peer``, if any, too."""
     payload = (
         _IFADDR.pack(family_of(address), bits, 0, 0, index)
-        + core.attribute(_IFA_LOCAL, raw)
-        + core.attribute(_IFA_ADDRESS, raw)
+        + core.attribute(_IFA_LOCAL, packed(address))
+        + core.attribute(_IFA_ADDRESS, packed(peer or address))
     )
     return Request(RTM_DELADDR, 0, payload)
+
+
+def delete_found(found: AddressMessage) -> Request:
+    """The request that removes an address that was listed."""
+    return delete_address(found.address, found.bits, found.ifindex, found.peer)

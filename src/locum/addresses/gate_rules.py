@@ -1,0 +1,232 @@
+"""The nftables rules of the gate, as text that ``nft -f -`` loads and an admin reads with ``nft list ruleset``.
+
+Rules of this file: text only; the elements of the sets and when they change are :mod:`locum.addresses.gate`, the
+argument why these rules keep the promise is ``docs/enforcement.md``.
+
+All three tables say the same: *what concerns a public address passes only if the address is in the "held" set and
+one of the slots is open*. A slot is open while three sets all say so: ``slot_N`` (elements that the kernel lets
+expire), ``until_N`` (wall-clock times before the deadline) and ``ok_N`` (the beat was accepted).
+"""
+
+from __future__ import annotations
+
+import socket
+import zlib
+from collections.abc import Iterable, Sequence
+
+TABLE = "locum"
+
+#: How many beats can be under way at once, each with its own slot.
+SLOTS = 4
+
+_SETS = """\
+	set public4 {{ type ipv4_addr;{public4} }}
+	set held4 {{ type ipv4_addr; }}
+"""
+
+_SETS6 = """\
+	set public6 {{ type ipv6_addr;{public6} }}
+	set held6 {{ type ipv6_addr; }}
+	# The same addresses once more, as targets of neighbour discovery, which nft 1.0.6 knows as bytes only.
+	set public6_target {{ typeof @th,64,128;{target6} }}
+	set held6_target {{ typeof @th,64,128; }}
+"""
+
+_SLOT_SETS = """\
+	set slot_{n} {{ type {kind}; flags timeout; }}
+	set until_{n} {{ typeof meta time; flags interval; }}
+	set ok_{n} {{ type {kind}; }}
+"""
+
+# "slot" has to be looked up before "ok": see docs/enforcement.md, "Between two generations".
+_SLOT_RULE = "\t\t{key} @slot_{n} meta time @until_{n} {key} @ok_{n} return\n"
+
+_GATE = """\
+	chain gate {{
+{rules}		counter name "refused" drop
+	}}
+"""
+
+_INET = """\
+table inet locum {{
+	comment "{comment}"
+	counter refused {{ }}
+	set interfaces {{ type ifname;{interfaces} }}
+{sets}
+	# Opens (returns) while a slot is open, else drops.
+{gate}
+	# From a public address. What merely passes through on its way from the node that holds the address is none of
+	# our business: it came in from the public network, and the address is not configured here.
+	chain from4 {{
+		ip saddr @held4 goto gate
+		iifname @interfaces fib saddr type != local return
+		counter name "refused" drop
+	}}
+	chain from6 {{
+		ip6 saddr @held6 goto gate
+		iifname @interfaces fib saddr type != local return
+		counter name "refused" drop
+	}}
+	# Neighbour advertisements about a public address, whoever they are from (the target is 8 bytes into ICMPv6).
+	chain advertise6 {{
+		@th,64,128 @held6_target goto gate
+		counter name "refused" drop
+	}}
+	# After source NAT, so that answers of a service behind address translation are seen with the address they wear.
+	chain leave {{
+		type filter hook postrouting priority 300; policy accept;
+		ip saddr @public4 jump from4
+		ip6 saddr @public6 jump from6
+		icmpv6 type nd-neighbor-advert @th,64,128 @public6_target jump advertise6
+	}}
+
+	# To a public address that is configured here.
+	chain to4 {{
+		ip daddr @held4 goto gate
+		counter name "refused" drop
+	}}
+	chain to6 {{
+		ip6 daddr @held6 goto gate
+		counter name "refused" drop
+	}}
+	# Before connection tracking and destination NAT.
+	chain arrive {{
+		type filter hook prerouting priority raw; policy accept;
+		ip daddr @public4 fib daddr type local jump to4
+		ip6 daddr @public6 fib daddr type local jump to6
+	}}
+}}
+"""
+
+_ARP = """\
+table arp locum {{
+	comment "{comment}"
+	counter refused {{ }}
+{sets}
+{gate}
+	chain from4 {{
+		arp saddr ip @held4 goto gate
+		counter name "refused" drop
+	}}
+	# Requests as well as replies: each tells its receivers who has the sender's address.
+	chain leave {{
+		type filter hook output priority filter; policy accept;
+		arp saddr ip @public4 jump from4
+	}}
+}}
+"""
+
+_NETDEV = """\
+table netdev locum {{
+	comment "{comment}"
+	counter refused {{ }}
+{sets}
+{gate}
+	chain arp4 {{
+		arp saddr ip @held4 goto gate
+		counter name "refused" drop
+	}}
+	chain advertise6 {{
+		@th,64,128 @held6_target goto gate
+		counter name "refused" drop
+	}}
+	# IP is judged in table inet. Here only what a process of this machine sent (it has an owner): a packet socket
+	# goes past table inet, while packets that are passed on have been judged there.
+	chain from4 {{
+		ip saddr @held4 goto gate
+		meta skuid != 4294967295 counter name "refused" drop
+	}}
+	chain from6 {{
+		ip6 saddr @held6 goto gate
+		meta skuid != 4294967295 counter name "refused" drop
+	}}
+	chain judge {{
+		arp saddr ip @public4 jump arp4
+		ip saddr @public4 jump from4
+		ip6 saddr @public6 jump from6
+		icmpv6 type nd-neighbor-advert @th,64,128 @public6_target jump advertise6
+	}}
+{chains}}}
+"""
+
+_EGRESS = """\
+	chain {name} {{
+		type filter hook egress device "{interface}" priority 0; policy accept;
+		jump judge
+	}}
+"""
+
+_EGRESS_PREFIX = "egress-"
+
+
+def egress_chain(number: int) -> str:
+    """The name of the base chain on the interface with that index."""
+    return f"{_EGRESS_PREFIX}{number}"
+
+
+def is_egress_chain(name: str) -> bool:
+    """Whether a chain of the netdev table is the base chain of an interface."""
+    return name.startswith(_EGRESS_PREFIX)
+
+
+def _elements(values: Iterable[str], quoted: bool = False) -> str:
+    text = ", ".join(f'"{value}"' if quoted else value for value in values)
+    return f" elements = {{ {text} }};" if text else ""
+
+
+def _sets6(public6: Sequence[str]) -> str:
+    targets = (f"0x{socket.inet_pton(socket.AF_INET6, address).hex()}" for address in public6)
+    return _SETS6.format(public6=_elements(public6), target6=_elements(targets))
+
+
+def _slots(kind: str) -> str:
+    return "".join(_SLOT_SETS.format(n=n, kind=kind) for n in range(SLOTS))
+
+
+def _gate(key: str) -> str:
+    return _GATE.format(rules="".join(_SLOT_RULE.format(n=n, key=key) for n in range(SLOTS)))
+
+
+def identity() -> str:
+    """What marks the tables of this version of the rules; it is their comment."""
+    text = "".join((_SETS, _SETS6, _SLOT_SETS, _SLOT_RULE, _GATE, _INET, _ARP, _NETDEV, _EGRESS, str(SLOTS)))
+    return f"Locum: who may speak for public addresses. Rules {zlib.crc32(text.encode()):08x}"
+
+
+def ruleset(public4: Sequence[str], public6: Sequence[str], interfaces: Sequence[str]) -> str:
+    """Tables ``inet`` and ``arp``, in place of any that are there: nothing held, no slot open.
+
+    ``interfaces`` are the names of the public interfaces; they need not exist.
+    """
+    sets = _SETS.format(public4=_elements(public4))
+    sets6 = _sets6(public6)
+    inet = _INET.format(
+        comment=identity(),
+        interfaces=_elements(interfaces, quoted=True),
+        sets=sets + sets6 + _slots("nf_proto"),
+        gate=_gate("meta nfproto"),
+    )
+    arp = _ARP.format(comment=identity(), sets=sets + _slots("ether_type"), gate=_gate("arp ptype"))
+    return replace("inet") + inet + replace("arp") + arp
+
+
+def egress_ruleset(public4: Sequence[str], public6: Sequence[str], devices: Sequence[tuple[int, str]]) -> str:
+    """Table ``netdev``, in place of one that is there, on interfaces that exist: (index, name)."""
+    sets = _SETS.format(public4=_elements(public4)) + _sets6(public6)
+    netdev = _NETDEV.format(
+        comment=identity(),
+        sets=sets + _slots("ether_type"),
+        gate=_gate("meta protocol"),
+        chains="".join(_EGRESS.format(name=egress_chain(number), interface=name) for number, name in devices),
+    )
+    return replace("netdev") + netdev
+
+
+def egress_addition(number: int, interface: str) -> str:
+    """One more interface for the netdev table that is there."""
+    return f"table netdev {TABLE} {{\n{_EGRESS.format(name=egress_chain(number), interface=interface)}}}\n"
+
+
+def replace(family: str) -> str:
+    """Delete the table if it is there; in one transaction with what follows."""
+    return f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n"
