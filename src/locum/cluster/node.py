@@ -262,8 +262,12 @@ class Node:
         if self.leaving:
             return
         adoption, self._adoption = self._adoption, None
-        if adoption is not None and self.view.alive(self.desk.name, adoption.incarnation):
-            self._adopt(adoption)
+        if adoption is not None:
+            if self.view.alive(self.desk.name, adoption.incarnation):
+                self._adopt(adoption)
+            else:
+                self.serving.inherit(adoption.held)
+                self._lose("the membership of the agent before this one is gone")
             return
         if self.incarnation and self.view.alive(self.desk.name, self.incarnation):
             self.stage = Stage.MEMBER
@@ -290,6 +294,8 @@ class Node:
             if c.record.node == self.desk.name and c.record.incarnation == self.incarnation
         }
         self.serving.adopt(adoption.held, claims)
+        if not self.hold.valid(self.desk.now):
+            self.serving.doubt()
         health = current_health(self.view, self.desk.name)
         if health is not None:
             self.checking.adopt(health.started, health.earned, health.healthy, health.reason)

@@ -75,6 +75,11 @@ class Serving:
             interface = held.get(address, claim.interface)
             self.local[address] = Local(interface, self._bits(address), held=address in held)
 
+    def inherit(self, held: Mapping[str, str]) -> None:
+        """After a restart of the agent that lost its membership: what it had must be released."""
+        for address, interface in held.items():
+            self.local[address] = Local(interface, self._bits(address), held=False)
+
     def doubt(self) -> None:
         """The hold is over: nothing is held any more, but scripts must still be told."""
         self._doubted = True

@@ -1,0 +1,284 @@
+"""Taking and releasing addresses, and everything else that the rules ask of this machine.
+
+Rules of this file: it knows kernel and scripts, no cluster. I7 is kept here: whatever the scripts did, after a
+take the address is configured or the take has failed and nothing is left of it; after a release it is gone.
+An address may speak only while it is in the gate's held set *and* the gate is open; the set is changed here, the
+gate's clock runs in the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from locum.addresses.announce import Announcer
+from locum.addresses.gate import Gate, Ticket
+from locum.addresses.kernel import AddressTable
+from locum.addresses.lifetimes import lifetime_for
+from locum.agent.held import HeldNotes
+from locum.clock import boottime
+from locum.cluster import effects as fx
+from locum.config.tunables import Tunables
+from locum.errors import LocumError
+from locum.events.engine import EventEngine
+from locum.events.model import Event, EventResult
+from locum.guard.page import Page
+
+Outcome = tuple[bool, str]
+
+#: Renewing lifetimes at every beat would be wasteful; this often is enough, in seconds.
+RENEW_INTERVAL = 0.5
+
+
+class Acts:
+    """The machine's side of one node.
+
+    ``public`` maps every configured address to its prefix length; ``tunables`` returns those in force.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: AddressTable,
+        gate: Gate | None,
+        announcer: Announcer,
+        engine: EventEngine,
+        page: Page,
+        notes: HeldNotes,
+        hold: float,
+        tunables: Callable[[], Tunables],
+        log: Callable[[str, str], None],
+    ) -> None:
+        self._table = table
+        self._gate = gate
+        self._announcer = announcer
+        self._engine = engine
+        self._page = page
+        self._notes = notes
+        self._lifetime = lifetime_for(hold)
+        self._tickets: dict[int, Ticket] = {}
+        self._tunables = tunables
+        self._log = log
+        #: Address → (bits, interface) of what is configured here by us.
+        self.configured: dict[str, tuple[int, str]] = {}
+        self._renewed = 0.0
+        self._announcements: dict[str, asyncio.Task[None]] = {}
+        #: Called after every event, with its result.
+        self.on_event: Callable[[EventResult], None] = lambda result: None
+        #: Set when the engine has started; events wait for it, so that beats need not.
+        self.engine_ready = asyncio.Event()
+
+    # -- the hold --------------------------------------------------------------------------------------------
+
+    def arm(self, slot: int, hold: float) -> None:
+        """Start the kernel's timer of ``slot`` for ``hold`` seconds; it opens nothing before it is confirmed."""
+        if self._gate is not None:
+            self._tickets.pop(slot, None)
+            try:
+                self._tickets[slot] = self._gate.arm(slot, hold)
+            except LocumError as error:
+                # The beat goes on: others may rely on this node being alive. It cannot be confirmed, so the gate
+                # stays as it is and closes when its time is over.
+                self._log(f"the kernel's gate cannot be armed: {error}", "error")
+
+    def confirm(self, incarnation: str, slot: int, deadline: float) -> None:
+        """The beat of ``slot`` was accepted: the gate is open for what is left of that slot's time."""
+        # The page goes first: a guard that reads an old deadline would take away what the kernel still lets speak.
+        self._page.confirm(incarnation, slot, deadline)
+        ticket = self._tickets.pop(slot, None)
+        if self._gate is not None and ticket is not None:
+            try:
+                self._gate.confirm(ticket)
+            except LocumError as error:
+                self._log(f"the kernel's gate cannot be opened: {error}", "error")
+        now = boottime()
+        if self.configured and now - self._renewed >= RENEW_INTERVAL and now < deadline:
+            self._renewed = now
+            items = [(address, bits, name) for address, (bits, name) in self.configured.items()]
+            for (address, _, name), error in self._table.renew(items, self._lifetime):
+                self._log(f"cannot renew {address} on {name}: {error}", "warning")
+
+    def drop(self) -> None:
+        """There is no hold: silent at once, and every address of ours goes."""
+        self._page.clear()
+        self._tickets.clear()
+        if self._gate is not None:
+            try:
+                self._gate.shut()
+                self._gate.deny(list(self.configured))
+            except LocumError as error:
+                self._log(f"the kernel's gate cannot be shut: {error}", "error")
+        for address, (bits, interface) in list(self.configured.items()):
+            self._remove(address, bits, interface)
+
+    # -- events ----------------------------------------------------------------------------------------------
+
+    async def run_event(self, effect: fx.RunEvent) -> Outcome:
+        """Run an event that concerns no address."""
+        event = Event(effect.event)
+        limit = self._tunables()
+        timeout = limit.monitor_timeout if event is Event.MONITOR else limit.event_timeout
+        return await self._run(event, (), timeout)
+
+    async def run_once(self, event: Event) -> str | None:
+        """Run ``init`` or ``setup``; returns the reason when it failed."""
+        ok, reason = await self._run(event, (), self._tunables().event_timeout)
+        return None if ok else reason
+
+    async def _run(
+        self, event: Event, arguments: tuple[str, ...], timeout: float, environment: Mapping[str, str] | None = None
+    ) -> Outcome:
+        await self.engine_ready.wait()
+        try:
+            result = await self._engine.run(event, arguments, timeout=timeout, environment=environment)
+        except LocumError as error:
+            return False, str(error)
+        self.on_event(result)
+        failure = result.failure
+        if failure is None:
+            return True, ""
+        lines = [line.strip() for line in failure.output.splitlines() if line.strip()]
+        said = f": {lines[0]}" if lines else ""
+        return False, f"{failure.script} {failure.outcome} (status {failure.status}){said}"
+
+    def _for_addresses(self) -> dict[str, str]:
+        return {"LOCUM_LIFETIME": str(self._lifetime), "LOCUM_DEADLINE": f"{self._page.deadline:.9f}"}
+
+    # -- addresses -------------------------------------------------------------------------------------------
+
+    async def take(self, effect: fx.TakeAddress) -> Outcome:
+        """``takeip``: let it speak, run the scripts, see that it is configured, announce it."""
+        address, bits, interface = effect.address, effect.bits, effect.interface
+        if boottime() >= self._page.deadline:
+            return False, "the hold has ended"
+        self.configured[address] = (bits, interface)
+        if not self._allow(address):
+            self._forget(address)
+            return False, "the kernel's gate cannot be changed"
+        arguments = (interface, address, str(bits))
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses())
+        if ok:
+            ok, reason = self._ensure(address, bits, interface)
+        if not ok:
+            self._forget(address)
+            return False, reason
+        self._notes.add(address, interface)
+        self._announce(interface, address)
+        return True, ""
+
+    async def release(self, effect: fx.ReleaseAddress) -> Outcome:
+        """``releaseip``: run the scripts, see that it is gone, mute it."""
+        address, bits, interface = effect.address, effect.bits, effect.interface
+        self._notes.remove(address)
+        self.configured.setdefault(address, (bits, interface))
+        arguments = (interface, address, str(bits))
+        try:
+            return await self._run(Event.RELEASEIP, arguments, self._tunables().event_timeout)
+        finally:
+            self._forget(address)
+
+    async def update(self, effect: fx.UpdateAddress) -> Outcome:
+        """``updateip``: the address changes its interface."""
+        address, bits = effect.address, effect.bits
+        old, new = effect.old_interface, effect.new_interface
+        self._notes.remove(address)
+        arguments = (old, new, address, str(bits))
+        ok, reason = await self._run(Event.UPDATEIP, arguments, self._tunables().event_timeout, self._for_addresses())
+        self._remove_from_kernel(address, bits, old)
+        self.configured[address] = (bits, new)
+        if ok:
+            ok, reason = self._ensure(address, bits, new)
+        if not ok:
+            self._forget(address)
+            return False, reason
+        self._notes.add(address, new)
+        self._announce(new, address)
+        return True, ""
+
+    def restore(self, effect: fx.Restore) -> None:
+        """Somebody removed an address that is held: configure and announce it again."""
+        ok, reason = self._ensure(effect.address, effect.bits, effect.interface)
+        if ok:
+            self._announce(effect.interface, effect.address)
+        else:
+            self._log(f"cannot restore {effect.address}: {reason}", "error")
+
+    def adopt(self, held: Iterable[tuple[str, int, str]]) -> None:
+        """Addresses (address, bits, interface) that a predecessor left here with a valid hold."""
+        for address, bits, interface in held:
+            self.configured[address] = (bits, interface)
+            self._allow(address)
+            self._ensure(address, bits, interface)
+
+    def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
+        if boottime() >= self._page.deadline:
+            return False, "the hold has ended"
+        try:
+            self._table.add(address, bits, interface, self._lifetime)
+        except LocumError as error:
+            return False, str(error)
+        return True, ""
+
+    def _forget(self, address: str) -> None:
+        """Whatever is configured of ``address`` goes, then it is muted."""
+        bits, interface = self.configured[address]
+        self._remove(address, bits, interface)
+        if self._gate is not None:
+            try:
+                self._gate.deny([address])
+            except LocumError as error:
+                self._log(f"the kernel's gate cannot be changed: {error}", "error")
+
+    def _allow(self, address: str) -> bool:
+        if self._gate is None:
+            return True
+        try:
+            self._gate.allow([address])
+        except LocumError as error:
+            self._log(f"the kernel's gate cannot be changed: {error}", "error")
+            return False
+        return True
+
+    def _remove(self, address: str, bits: int, interface: str) -> None:
+        task = self._announcements.pop(address, None)
+        if task is not None:
+            task.cancel()
+        self._remove_from_kernel(address, bits, interface)
+        self.configured.pop(address, None)
+
+    def _remove_from_kernel(self, address: str, bits: int, interface: str) -> None:
+        try:
+            self._table.remove(address, bits, interface)
+        except LocumError as error:
+            self._log(f"cannot remove {address} from {interface}: {error}", "error")
+
+    # -- announcements ---------------------------------------------------------------------------------------
+
+    def _announce(self, interface: str, address: str) -> None:
+        """Announce now, and some times more against loss (AnnounceCount, AnnounceInterval)."""
+        old = self._announcements.pop(address, None)
+        if old is not None:
+            old.cancel()
+        self._announce_once(interface, address)
+        if self._tunables().announce_count > 1:
+            self._announcements[address] = asyncio.get_running_loop().create_task(self._repeat(interface, address))
+
+    async def _repeat(self, interface: str, address: str) -> None:
+        for _ in range(self._tunables().announce_count - 1):
+            await asyncio.sleep(self._tunables().announce_interval)
+            self._announce_once(interface, address)
+        self._announcements.pop(address, None)
+
+    def _announce_once(self, interface: str, address: str) -> None:
+        if boottime() >= self._page.deadline:
+            return
+        try:
+            self._announcer.announce(interface, address)
+        except LocumError as error:
+            self._log(f"cannot announce {address} on {interface}: {error}", "warning")
+
+    def close(self) -> None:
+        """Stop announcing."""
+        for task in self._announcements.values():
+            task.cancel()
+        self._announcements.clear()

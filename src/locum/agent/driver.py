@@ -1,0 +1,197 @@
+"""Feeds the rules and starts what they ask for.
+
+Rules of this file: it decides nothing. Every input (the store's watch, an answer, the kernel, a timer) goes to
+:class:`locum.cluster.node.Node` with the time; the effects that come back are started in their order. The one
+duty of its own is the order within :class:`SendBeat`, on which safety rests: time first, then the kernel's timer,
+then the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from locum.agent.acts import Acts
+from locum.clock import boottime
+from locum.cluster import effects as fx
+from locum.cluster.node import Node
+from locum.errors import StoreError
+from locum.store.base import Batch, CommitResult, Store, WatchLost
+
+#: Pause between two tries to read a store that does not answer, in seconds.
+READ_PAUSE = 0.1
+
+
+class Driver:
+    """Runs one node until it leaves."""
+
+    def __init__(self, node: Node, store: Store, acts: Acts, log: Callable[[str, str], None]) -> None:
+        self.node = node
+        self._store = store
+        self._acts = acts
+        self._log = log
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._activity: tuple[int, asyncio.Task[None]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._carrying = False
+        #: Called after every change of the view, for those who show it.
+        self.on_change: list[Callable[[], None]] = []
+        #: Set to the problem (or None) when the node has left.
+        self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        #: A commit that is not answered within this many seconds counts as unanswered.
+        self.patience = max(1.0, node.identity.hold)
+        #: Why the store could not be read last time, for status.
+        self.store_problem = "not connected yet"
+
+    async def run(self) -> str | None:
+        """Until the node has left; returns why it could not go on, or None."""
+        self._spawn(self._watch())
+        self.feed(self.node.tick)
+        try:
+            return await self.ended
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def end(self, problem: str | None) -> None:
+        """End :meth:`run` with ``problem``."""
+        if not self.ended.done():
+            self.ended.set_result(problem)
+
+    def feed(self, method: Callable[..., None], *arguments: object) -> None:
+        """Give the rules an input: call ``method`` of the node with ``arguments`` and the time; then carry out."""
+        method(*arguments, boottime(), time.time())
+        self._carry_out()
+
+    # -- effects -------------------------------------------------------------------------------------------
+
+    def _carry_out(self) -> None:
+        if self._carrying:
+            return
+        self._carrying = True
+        try:
+            while pending := self.node.take_effects():
+                for effect in pending:
+                    self._start(effect)
+        finally:
+            self._carrying = False
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wakeup = self.node.next_wakeup()
+        if not math.isinf(wakeup):
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(wakeup - boottime(), 0.0), self.feed, self.node.tick)
+
+    def _start(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.SendBeat():
+                sent_at = boottime()
+                self._acts.arm(effect.slot, self.node.hold.hold)
+                self._spawn(self._beat(effect, sent_at))
+            case fx.ConfirmHold():
+                self._acts.confirm(self.node.incarnation, effect.slot, effect.deadline)
+            case fx.DropHold():
+                self._acts.drop()
+            case fx.CommitWork():
+                self._spawn(self._commit(effect))
+            case fx.RunEvent():
+                self._act(effect.ticket, self._acts.run_event(effect))
+            case fx.TakeAddress():
+                self._act(effect.ticket, self._acts.take(effect))
+            case fx.ReleaseAddress():
+                self._act(effect.ticket, self._acts.release(effect))
+            case fx.UpdateAddress():
+                self._act(effect.ticket, self._acts.update(effect))
+            case fx.CancelActivity():
+                if self._activity is not None and self._activity[0] == effect.ticket:
+                    self._activity[1].cancel()
+            case fx.Restore():
+                self._acts.restore(effect)
+            case fx.Note():
+                self._log(effect.text, effect.level)
+            case fx.Exit():
+                self.end(effect.problem)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self.ended.done():
+            # A defect of ours: the guard starts a new agent, which adopts; that beats going on half alive.
+            self.ended.set_exception(task.exception() or RuntimeError("unreachable"))
+
+    def _act(self, ticket: int, work: Coroutine[Any, Any, tuple[bool, str]]) -> None:
+        self._activity = (ticket, self._spawn(self._activity_task(ticket, work)))
+
+    async def _activity_task(self, ticket: int, work: Coroutine[Any, Any, tuple[bool, str]]) -> None:
+        try:
+            ok, reason = await work
+        except asyncio.CancelledError:
+            if self.ended.done():
+                raise
+            ok, reason = False, "cancelled"
+        self._activity = None
+        self.feed(self.node.activity_done, ticket, ok, reason)
+
+    # -- the store -----------------------------------------------------------------------------------------
+
+    async def _beat(self, effect: fx.SendBeat, sent_at: float) -> None:
+        result = await self._ask(fx.CommitWork(effect.ticket, effect.conditions, effect.operations))
+        accepted = None if result is None else result.accepted
+        self.feed(self.node.beat_done, effect.ticket, accepted, sent_at)
+
+    async def _commit(self, effect: fx.CommitWork) -> None:
+        self.feed(self.node.commit_done, effect.ticket, await self._ask(effect))
+        self._changed()
+
+    async def _ask(self, effect: fx.CommitWork) -> CommitResult | None:
+        try:
+            async with asyncio.timeout(self.patience):
+                return await self._store.commit(effect.conditions, effect.operations)
+        except (StoreError, TimeoutError):
+            return None
+
+    async def _watch(self) -> None:
+        """Keep the view fed: a snapshot, then every change after it, anew whenever the watch is lost."""
+        view = self.node.view
+        while True:
+            try:
+                async with asyncio.timeout(self.patience):
+                    snapshot = await self._store.read("")
+                self.store_problem = ""
+                self.feed(self.node.view_changed, view.reset(snapshot))
+                self._changed()
+                async for batch in self._store.watch("", snapshot.revision):
+                    self._take(batch)
+            except WatchLost:
+                continue
+            except (StoreError, TimeoutError) as error:
+                problem = str(error) or "no answer in time"
+                if problem != self.store_problem:
+                    self._log(f"store: {problem}", "error")
+                self.store_problem = problem
+                await asyncio.sleep(READ_PAUSE)
+
+    def _take(self, batch: Batch) -> None:
+        keys = self.node.view.apply(batch)
+        if keys:
+            self.feed(self.node.view_changed, keys)
+            self._changed()
+
+    def _changed(self) -> None:
+        for listener in self.on_change:
+            listener()

@@ -1,0 +1,123 @@
+"""What the kernel tells unasked: links, addresses, listening sockets; turned into inputs of the rules.
+
+A public address that is configured here but not ours (left by a killed daemon, added by hand) goes away at once; one
+of ours that somebody removed comes back; a listening socket that a script declared and that closed runs ``monitor``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from locum.addresses.kernel import AddressTable
+from locum.addresses.links import Links
+from locum.addresses.monitor import (
+    AddressAdded,
+    AddressRemoved,
+    KernelEvent,
+    KernelMonitor,
+    LinkChanged,
+)
+from locum.agent.acts import Acts
+from locum.agent.driver import Driver
+from locum.connections.listeners import ListenerWatch
+from locum.errors import LocumError
+from locum.events.model import EventResult
+
+
+class KernelWatch:
+    """Watches the network namespace of the agent."""
+
+    def __init__(self, driver: Driver, acts: Acts, runtime: str, log: Callable[[str, str], None]) -> None:
+        self._driver = driver
+        self._acts = acts
+        self._log = log
+        self._table = AddressTable()
+        self._links = Links()
+        self._monitor = KernelMonitor(self._event)
+        self._listeners = ListenerWatch(self._port_closed)
+        self._listen = os.path.join(runtime, "listen")
+        self._listen_stamp: object = None
+        acts.on_event = self._event_ended
+
+    def start(self) -> None:
+        """Begin to watch, and look once at everything."""
+        self._monitor.start()
+        self._listeners.start()
+        self._read_links()
+        self._read_ports()
+        self._audit()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._monitor.close()
+        self._listeners.close()
+        self._table.close()
+        self._links.close()
+
+    # -- the kernel's messages -------------------------------------------------------------------------------
+
+    def _event(self, event: KernelEvent) -> None:
+        match event:
+            case LinkChanged():
+                self._read_links()
+            case AddressRemoved(address=address, interface=interface):
+                self._driver.feed(self._driver.node.address_removed, address, interface)
+            case AddressAdded(address=address, bits=bits, interface=interface):
+                self._check(address, bits, interface)
+            case _:
+                self._read_links()
+                self._audit()
+
+    def _read_links(self) -> None:
+        links = {name: state.up for name, state in self._links.list().items()}
+        self._driver.feed(self._driver.node.links_changed, links)
+
+    def _audit(self) -> None:
+        """Compare what is configured with what should be, after messages were lost."""
+        present = set()
+        for found in self._table.list():
+            present.add((found.address, found.interface))
+            self._check(found.address, found.bits, found.interface)
+        for address, (_, interface) in list(self._acts.configured.items()):
+            if (address, interface) not in present:
+                self._driver.feed(self._driver.node.address_removed, address, interface)
+
+    def _check(self, address: str, bits: int, interface: str) -> None:
+        """Remove a public address that is not ours to serve, or not there."""
+        node = self._driver.node
+        if address not in node.serving.hosted:
+            return
+        configured = self._acts.configured.get(address)
+        if configured is not None and (configured[1] == interface or not node.desk.idle):
+            return
+        self._log(f"{address} was found on {interface} and is not served there: removing it", "warning")
+        try:
+            self._table.remove(address, bits, interface)
+        except LocumError as error:
+            self._log(f"cannot remove {address} from {interface}: {error}", "error")
+
+    # -- listening sockets -----------------------------------------------------------------------------------
+
+    def _event_ended(self, result: EventResult) -> None:
+        self._read_ports()
+
+    def _read_ports(self) -> None:
+        """The ports that scripts declared (one file per script in ``listen``), when that changed."""
+        try:
+            names = sorted(os.listdir(self._listen))
+            stamp = [(name, os.stat(os.path.join(self._listen, name)).st_mtime_ns) for name in names]
+            if stamp == self._listen_stamp:
+                return
+            self._listen_stamp = stamp
+            ports = set()
+            for name in names:
+                with open(os.path.join(self._listen, name), encoding="utf-8", errors="replace") as file:
+                    ports |= {int(word) for word in file.read().split() if word.isdigit()}
+        except OSError:
+            return
+        self._listeners.watch(ports)
+
+    def _port_closed(self, port: int) -> None:
+        self._log(f"nothing listens on port {port} any more: running monitor", "warning")
+        self._driver.feed(self._driver.node.trigger_monitor)

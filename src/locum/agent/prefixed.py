@@ -1,0 +1,54 @@
+"""A store seen through the cluster's prefix: the rules' keys are relative to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from locum.store.base import (
+    Batch,
+    Change,
+    CommitResult,
+    Condition,
+    Delete,
+    Entry,
+    Operation,
+    Put,
+    Snapshot,
+    Store,
+)
+
+
+class PrefixedStore:
+    """``store``, where every key begins with ``prefix``."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+
+    async def read(self, prefix: str) -> Snapshot:
+        """See :class:`locum.store.base.Store`."""
+        cut = len(self._prefix)
+        snapshot = await self._store.read(self._prefix + prefix)
+        entries = tuple(Entry(e.key[cut:], e.value, e.revision) for e in snapshot.entries)
+        return Snapshot(snapshot.revision, entries)
+
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
+        """See :class:`locum.store.base.Store`."""
+        cut = len(self._prefix)
+        async for batch in self._store.watch(self._prefix + prefix, after):
+            changes = tuple(Change(c.key[cut:], c.value, c.revision) for c in batch.changes)
+            yield Batch(batch.revision, changes)
+
+    async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
+        """See :class:`locum.store.base.Store`."""
+        return await self._store.commit(
+            [Condition(self._prefix + c.key, c.revision) for c in conditions],
+            [
+                Put(self._prefix + o.key, o.value) if isinstance(o, Put) else Delete(self._prefix + o.key)
+                for o in operations
+            ],
+        )
+
+    async def close(self) -> None:
+        """See :class:`locum.store.base.Store`."""
+        await self._store.close()

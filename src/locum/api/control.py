@@ -1,0 +1,212 @@
+"""The control socket: one JSON request per line, one answer per line (``watch``: one per change).
+
+Rules of this file: it finds the operation and answers; what an operation means is elsewhere
+(:mod:`locum.cluster.admin` for changes, :mod:`locum.api.report` for what is shown). ``docs/commands.md`` is the
+reference. An operation that fails answers with an error and leaves connection and daemon as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from locum.agent.driver import Driver
+from locum.agent.kernel_watch import KernelWatch
+from locum.api import answers
+from locum.api.admin_ops import AdminOperations
+from locum.api.reload import Reloader
+from locum.api.report import DaemonState, status_report
+from locum.clock import boottime
+from locum.config.model import PathSettings
+from locum.config.tunables import TUNABLES
+from locum.errors import LocumError, ProtocolError, UsageError
+from locum.events.engine import EventEngine
+from locum.events.model import Event
+from locum.store.server import group_id
+from locum.wire_async import FrameConnection, FrameServer, serve_unix
+
+#: Events that an admin may run by hand in a running daemon; the others only make sense when the daemon runs them.
+BY_HAND = frozenset({Event.MONITOR, Event.IPREALLOCATED, Event.RECOVERED, Event.STARTIPREALLOCATE, Event.STARTRECOVERY})
+#: Shortest time between two lines of ``watch``, in seconds: changes in between are shown together.
+WATCH_PAUSE = 0.05
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Any request; ``op`` says which of the other fields count."""
+
+    op: str
+    command: str = ""
+    node: str = ""
+    address: str = ""
+    name: str = ""
+    value: str | float | int | None = None
+    seconds: float | None = None
+    event: str = ""
+    arguments: tuple[str, ...] = ()
+
+
+_decoder = msgspec.json.Decoder(Request)
+
+
+class ControlServer:
+    """Serves the socket of one agent."""
+
+    def __init__(self, driver: Driver, engine: EventEngine, reloader: Reloader, kernel: KernelWatch) -> None:
+        self._driver = driver
+        self._engine = engine
+        self._reloader = reloader
+        self._kernel = kernel
+        self._admin = AdminOperations(driver, reloader)
+        self._server: FrameServer | None = None
+        self._changed = asyncio.Event()
+        driver.on_change.append(self._wake)
+        self._operations: dict[str, Callable[[Request], Awaitable[object]]] = {
+            "status": self._status,
+            "admin": self._admin.run,
+            "tunables": self._tunables,
+            "tunable-defaults": self._admin.tunable_defaults,
+            "reload": self._reload,
+            "shutdown": self._shutdown,
+            "event-list": self._event_list,
+            "event-status": self._event_status,
+            "event-run": self._event_run,
+        }
+
+    async def start(self, paths: PathSettings) -> None:
+        """Listen. Raises UsageError or PermissionRequired when the socket cannot be had."""
+        group = group_id(paths.control_group)
+        self._server = await serve_unix(paths.control, lambda: _Connection(self), group=group)
+
+    async def close(self) -> None:
+        """Stop listening and close every connection."""
+        if self._server is not None:
+            await self._server.close()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def answer(self, frame: bytes, send: Callable[[object], None]) -> None:
+        """Carry out one request."""
+        try:
+            try:
+                request = _decoder.decode(frame)
+            except (msgspec.DecodeError, ValueError) as error:
+                raise ProtocolError(f"not a request: {error}") from None
+            if request.op == "watch":
+                await self._watch(send)
+                return
+            operation = self._operations.get(request.op)
+            if operation is None:
+                known = ", ".join(sorted([*self._operations, "watch"]))
+                raise UsageError(f"no operation is named {request.op!r}; there are {known}")
+            send(answers.success(await operation(request)))
+        except LocumError as error:
+            send(answers.failure(error))
+
+    async def _watch(self, send: Callable[[object], None]) -> None:
+        last: bytes = b""
+        while True:
+            changed = self._changed
+            report = self._report()
+            state = msgspec.json.encode(msgspec.structs.replace(report, daemon=None))
+            if state != last:
+                send(answers.success(report))
+                last = state
+            await asyncio.sleep(WATCH_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    await changed.wait()
+
+    def _report(self) -> "StatusReport":
+        node = self._driver.node
+        state = DaemonState(
+            hold_left=max(node.hold.deadline - boottime(), 0.0),
+            hold=node.hold.hold,
+            store=str(self._reloader.settings.cluster.store),
+            store_problem=self._driver.store_problem,
+            stage=node.stage.value,
+            activity=node.desk.activity,
+        )
+        return status_report(node.view, node.desk.name, time.time(), node.desk.tunables, state)
+
+    async def _status(self, request: Request) -> object:
+        return self._report()
+
+    async def _tunables(self, request: Request) -> object:
+        set_here = self._driver.node.view.tunables
+        return [
+            {
+                "name": row.name,
+                "value": self._driver.node.desk.tunables.values()[row.name],
+                "default": row.default,
+                "set": row.name in set_here,
+                "unit": row.unit,
+                "meaning": row.meaning,
+            }
+            for row in TUNABLES.values()
+        ]
+
+    async def _reload(self, request: Request) -> object:
+        return {"message": self._reloader.reload()}
+
+    async def _shutdown(self, request: Request) -> object:
+        self._driver.feed(self._driver.node.leave)
+        return {"message": "leaving the cluster"}
+
+    async def _event_list(self, request: Request) -> object:
+        return {"directory": self._reloader.settings.paths.events, "scripts": self._engine.listing().scripts}
+
+    async def _event_status(self, request: Request) -> object:
+        return self._engine.status()
+
+    async def _event_run(self, request: Request) -> object:
+        try:
+            event = Event(request.event)
+        except ValueError:
+            raise UsageError(f"no event is named {request.event!r}; there are {', '.join(Event)}") from None
+        if event not in BY_HAND:
+            raise UsageError(
+                f"{event} is run by the daemon only; to try a script use 'locum event run --dir DIR {event} …'"
+            )
+        tunables = self._driver.node.desk.tunables
+        timeout = tunables.monitor_timeout if event is Event.MONITOR else tunables.event_timeout
+        result = await self._engine.run(event, request.arguments, timeout=timeout)
+        if event is Event.MONITOR:
+            # The node's own verdict is the daemon's: let it look as well.
+            self._driver.feed(self._driver.node.trigger_monitor)
+        return result
+
+
+class _Connection(FrameConnection):
+    """One client; its requests are answered one after the other."""
+
+    def __init__(self, server: ControlServer) -> None:
+        super().__init__()
+        self._control = server
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(maxsize=64)
+        self._task: asyncio.Task[None] | None = None
+
+    def on_open(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    def on_frame(self, frame: bytes) -> None:
+        try:
+            self._queue.put_nowait(frame)
+        except asyncio.QueueFull:
+            raise ProtocolError("too many requests at once on one connection") from None
+
+    def on_garbage(self, error: ProtocolError) -> None:
+        self.send(answers.failure(error))
+
+    def on_close(self, error: Exception | None) -> None:  # noqa: ARG002
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _work(self) -> None:
+        while True:
+            await self._control.answer(await self._queue.get(), self.send)

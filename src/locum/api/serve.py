@@ -1,0 +1,218 @@
+"""The agent process: puts store, rules, kernel, scripts and the control socket together, and runs them.
+
+Started by the guard as ``python -m locum.api.serve --config FILE``. It is the one place that knows all parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from locum import __version__
+from locum.addresses.announce import Announcer
+from locum.addresses.kernel import AddressTable
+from locum.agent.acts import Acts
+from locum.agent.driver import Driver
+from locum.agent.held import HeldNotes
+from locum.agent.kernel_watch import KernelWatch
+from locum.agent.log import Log
+from locum.agent.prefixed import PrefixedStore
+from locum.api.control import ControlServer
+from locum.api.reload import Reloader
+from locum.clock import boottime
+from locum.cluster.hold import margin_for
+from locum.cluster.node import Adoption, Identity, Node
+from locum.cluster.schema import HostedAddress
+from locum.cluster.view import View
+from locum.config.load import load
+from locum.config.model import Settings
+from locum.errors import LocumError
+from locum.events.engine import EventEngine
+from locum.events.model import Event
+from locum.guard.children import EXIT_HOPELESS
+from locum.guard.gatekeeper import attach_gate
+from locum.guard.kernel import die_with_parent
+from locum.guard.page import Page
+from locum.store.base import Store
+from locum.store.factory import open_store
+
+#: How often the agent tells the guard that it runs, in seconds.
+PULSE = 1.0
+
+
+def machine_identity(settings: Settings) -> str:
+    """What tells this place from any other: host, boot, network namespace and runtime directory.
+
+    A daemon that has the lock of the same place knows that an earlier one there is gone.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    namespace = os.stat("/proc/self/ns/net").st_ino
+    return f"{socket.gethostname()} {boot} net:{namespace} {settings.paths.runtime}"
+
+
+def identity_of(settings: Settings, margin: float, warning: str) -> Identity:
+    """The node that ``settings`` describe."""
+    return Identity(
+        name=settings.node.name,
+        hold=settings.cluster.hold,
+        margin=margin,
+        number=settings.node.number,
+        private_address=settings.node.private_address or "",
+        addresses=tuple(HostedAddress(a.address, a.bits, a.interfaces) for a in settings.addresses),
+        machine=machine_identity(settings),
+        version=__version__,
+        warning=warning,
+    )
+
+
+def script_environment(settings: Settings) -> dict[str, str]:
+    """What every script of this node gets besides the engine's own; ``docs/events.md`` documents it."""
+    interfaces = dict.fromkeys(name for a in settings.addresses for name in a.interfaces)
+    return {
+        "LOCUM_NODE": settings.node.name,
+        "LOCUM_SOCKET": settings.paths.control,
+        "LOCUM_CONFIG": settings.source,
+        "LOCUM_INTERFACES": ",".join(interfaces),
+    }
+
+
+def store_of(settings: Settings) -> Store:
+    """The store that ``settings`` name; one of this node alone is served by a process beside the agent."""
+    location = settings.cluster.store
+    if location.kind in ("memory", "sqlite"):
+        return open_store(f"unix:{settings.paths.runtime}/store.sock")
+    return open_store(str(location))
+
+
+def adoption_of(page: Page, notes: HeldNotes) -> Adoption | None:
+    """What the predecessor of this agent left, if it held anything."""
+    if not page.incarnation:
+        return None
+    return Adoption(page.incarnation, page.deadline, page.slot, notes.all())
+
+
+async def serve(settings: Settings) -> int:
+    """Run the agent until its node has left; returns the exit status."""
+    log = Log(settings.node.name, settings.log.level, settings.log.format)
+    runtime = settings.paths.runtime
+    page = Page(os.path.join(runtime, "hold"))
+    notes = HeldNotes(os.path.join(runtime, "held"))
+    gate, margin, warning = attach_gate(settings, margin_for(settings.cluster.hold))
+    engine = EventEngine(
+        Path(settings.paths.events),
+        runtime=Path(runtime),
+        state=Path(settings.paths.state),
+        settings=settings.scripts,
+        environment=script_environment(settings),
+    )
+    node = Node(
+        identity_of(settings, margin, warning),
+        View(),
+        lambda: secrets.token_hex(8),
+        adoption := adoption_of(page, notes),
+    )
+    acts = Acts(
+        table=AddressTable(),
+        gate=gate,
+        announcer=Announcer(),
+        engine=engine,
+        page=page,
+        notes=notes,
+        hold=settings.cluster.hold,
+        tunables=lambda: node.desk.tunables,
+        log=log,
+    )
+    store = PrefixedStore(store_of(settings), settings.cluster.name + "/")
+    driver = Driver(node, store, acts, log)
+    kernel = KernelWatch(driver, acts, runtime, log)
+    reloader = Reloader(settings, driver, engine, gate, log)
+    control = ControlServer(driver, engine, reloader, kernel)
+    background: list[asyncio.Task[None]] = []
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reloader.request)
+    try:
+        page.beat(boottime())
+        if adoption is not None:
+            # Before anything that takes time: the hold runs out, and the next beat must not wait for scripts.
+            bits = {a.address: a.bits for a in settings.addresses}
+            acts.adopt((a, bits[a], name) for a, name in adoption.held.items() if a in bits)
+        await control.start(settings.paths)
+        kernel.start()
+        background = [
+            loop.create_task(_start_engine(engine, node, acts, driver)),
+            loop.create_task(_pulse(page, node, engine)),
+            loop.create_task(_leave(stopping, driver)),
+        ]
+        if adoption is None:
+            for event in (Event.INIT, Event.SETUP):
+                failure = await acts.run_once(event)
+                if failure is not None:
+                    log(f"{event} failed, so this node does not start: {failure}", "error")
+                    return EXIT_HOPELESS
+        problem = await driver.run()
+        if problem is not None:
+            log(problem, "error")
+            return EXIT_HOPELESS
+        log("left the cluster")
+        return 0
+    finally:
+        for task in background:
+            task.cancel()
+        kernel.close()
+        acts.close()
+        await control.close()
+        await engine.stop()
+        await store.close()
+
+
+async def _start_engine(engine: EventEngine, node: Node, acts: Acts, driver: Driver) -> None:
+    """Start the script runner; what it cannot do without ends the agent."""
+    try:
+        await engine.start()
+    except LocumError as error:
+        driver.end(str(error))
+        return
+    node.handles = tuple(event for event in Event if engine.handles(event))
+    acts.engine_ready.set()
+
+
+async def _pulse(page: Page, node: Node, engine: EventEngine) -> None:
+    """Tell the guard that the event loop turns; look whether the scripts' abilities have changed."""
+    while True:
+        page.beat(boottime())
+        await asyncio.sleep(PULSE)
+        node.handles = tuple(event for event in Event if engine.handles(event))
+
+
+async def _leave(stopping: asyncio.Event, driver: Driver) -> None:
+    await stopping.wait()
+    driver.feed(driver.node.leave)
+
+
+def main() -> int:
+    """``python -m locum.api.serve``."""
+    parser = argparse.ArgumentParser(prog="locum-agent", description="The agent; started by locum daemon.")
+    parser.add_argument("--config", required=True)
+    options = parser.parse_args()
+    guard = os.environ.pop("LOCUM_GUARD", "")
+    if guard:
+        # An agent without its guard would hold addresses that nobody takes away from it.
+        die_with_parent(signal.SIGKILL, int(guard))
+    try:
+        return asyncio.run(serve(load(options.config)))
+    except LocumError as error:
+        for line in str(error).splitlines():
+            print(f"locum: {line}", file=sys.stderr)
+        return EXIT_HOPELESS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

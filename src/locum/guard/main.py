@@ -1,0 +1,100 @@
+"""``locum daemon``: check everything, start from a clean slate, then watch.
+
+A starting guard has the lock of its runtime directory, so whatever an earlier life left behind belongs to nobody:
+every configured public address is removed from every interface and the kernel's gate starts shut.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+
+from locum.addresses.clean import remove_public
+from locum.agent.held import HeldNotes
+from locum.agent.log import Log
+from locum.config.environment import check_environment
+from locum.config.load import load
+from locum.config.model import Settings
+from locum.errors import ConfigError, LocumError, UsageError
+from locum.events.directory import ScriptDirectory
+from locum.guard.children import Child
+from locum.guard.gatekeeper import GuardGate
+from locum.guard.page import Page
+from locum.guard.watch import Watch
+
+
+def check(settings: Settings) -> None:
+    """Raise what is wrong with this machine or the scripts for ``settings``: everything at once."""
+    problems = list(check_environment(settings))
+    listing = ScriptDirectory(settings.paths.events).check()
+    problems += [str(fault) for fault in listing.faults]
+    if problems:
+        raise ConfigError(settings.source, problems)
+
+
+def lock(runtime: str) -> int:
+    """Take the runtime directory's lock, for as long as the process lives. Raises UsageError when it is taken."""
+    handle = os.open(os.path.join(runtime, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(handle, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(handle)
+        raise UsageError(
+            f"another Locum daemon (pid {owner}) runs with the runtime directory {runtime}: "
+            "stop it, or set another paths.runtime"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    return handle
+
+
+def run(config_path: str) -> int:
+    """Run until the node has left; returns the exit status. Raises LocumError when it cannot start."""
+    settings = load(config_path)
+    check(settings)
+    paths = settings.paths
+    for directory in (paths.runtime, paths.state):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+    lock(paths.runtime)
+    log = Log(settings.node.name, settings.log.level, settings.log.format)
+    page = Page(os.path.join(paths.runtime, "hold"))
+    page.clear()
+    HeldNotes(os.path.join(paths.runtime, "held")).clear()
+    for line in remove_public([a.address for a in settings.addresses]):
+        log(f"removed {line}, left by somebody else", "warning")
+    return _watch(settings, page, GuardGate(settings, log), log)
+
+
+def _watch(settings: Settings, page: Page, gate: GuardGate, log: Log) -> int:
+    addresses = [a.address for a in settings.addresses]
+
+    def silence() -> None:
+        gate.shut()
+        for line in remove_public(addresses):
+            log(f"removed {line}", "warning")
+
+    def reread() -> None:
+        try:
+            addresses[:] = {*addresses, *(a.address for a in load(settings.source).addresses)}
+        except LocumError as error:
+            log(f"reload: {error}", "error")
+
+    others = []
+    location = settings.cluster.store
+    if location.kind in ("memory", "sqlite"):
+        # In a process of its own, so that the agent may crash without losing the store.
+        arguments = ["--socket", os.path.join(settings.paths.runtime, "store.sock")]
+        if location.kind == "sqlite":
+            arguments += ["--data", location.path]
+        others.append(Child("store", "locum.store.server", arguments))
+    agent = Child("agent", "locum.api.serve", ["--config", settings.source])
+    watch = Watch(page, agent, others, silence, reread, log)
+    try:
+        return watch.run()
+    finally:
+        watch.close()
+        page.clear()
+        silence()
+        sys.stderr.flush()

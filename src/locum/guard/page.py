@@ -1,0 +1,72 @@
+"""The page of memory that guard and agent share: until when the hold lasts, and by what.
+
+The agent writes it after every accepted beat; the guard reads it when the deadline comes near, and a restarted
+agent reads it to adopt. All times in it are absolute CLOCK_BOOTTIME seconds, so that a writer that was frozen in
+between writes an old truth, never a new promise. Each field is eight aligned bytes, written in one store.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+_DEADLINE = struct.Struct("<d")
+_SLOT = struct.Struct("<q")
+_SIZE = 64
+_PULSE_AT = 16
+_NAME_AT, _NAME_LENGTH = 24, 40
+
+
+class Page:
+    """The page in ``path`` (in the runtime directory)."""
+
+    def __init__(self, path: str) -> None:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(handle, _SIZE)
+            self._memory = mmap.mmap(handle, _SIZE)
+        finally:
+            os.close(handle)
+
+    @property
+    def deadline(self) -> float:
+        """CLOCK_BOOTTIME seconds until which the hold lasts; 0 when there is none."""
+        return float(_DEADLINE.unpack_from(self._memory, 0)[0])
+
+    @property
+    def slot(self) -> int:
+        """The slot of the kernel's gate that carries the hold."""
+        return int(_SLOT.unpack_from(self._memory, 8)[0])
+
+    @property
+    def incarnation(self) -> str:
+        """The incarnation that holds; empty when there is none."""
+        raw = bytes(self._memory[_NAME_AT : _NAME_AT + _NAME_LENGTH])
+        return raw.rstrip(b"\0").decode("ascii", "replace")
+
+    @property
+    def pulse(self) -> float:
+        """When the agent last said that it is running, CLOCK_BOOTTIME seconds."""
+        return float(_DEADLINE.unpack_from(self._memory, _PULSE_AT)[0])
+
+    def beat(self, now: float) -> None:
+        """The agent is running at ``now``."""
+        _DEADLINE.pack_into(self._memory, _PULSE_AT, now)
+
+    def confirm(self, incarnation: str, slot: int, deadline: float) -> None:
+        """The hold of ``incarnation`` lasts until ``deadline``, carried by ``slot``."""
+        if incarnation != self.incarnation:
+            _DEADLINE.pack_into(self._memory, 0, 0.0)
+            self._memory[_NAME_AT : _NAME_AT + _NAME_LENGTH] = incarnation.encode("ascii").ljust(_NAME_LENGTH, b"\0")
+        _SLOT.pack_into(self._memory, 8, slot)
+        _DEADLINE.pack_into(self._memory, 0, deadline)
+
+    def clear(self) -> None:
+        """There is no hold, and nothing to adopt."""
+        _DEADLINE.pack_into(self._memory, 0, 0.0)
+        self._memory[_NAME_AT : _NAME_AT + _NAME_LENGTH] = bytes(_NAME_LENGTH)
+
+    def close(self) -> None:
+        """Unmap the page."""
+        self._memory.close()

@@ -1,0 +1,136 @@
+"""The guard's loop: the deadline, the children, the signals.
+
+Rules of this file: it must stay so simple that it is right, because it is what remains when the agent hangs. It
+knows a deadline and a list of addresses; it never asks the store.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable
+
+from locum.clock import boottime
+from locum.guard.children import EXIT_HOPELESS, Child
+from locum.guard.kernel import BootTimer
+from locum.guard.page import Page
+
+#: An agent that has not said for this many seconds that it runs, while the guard does, is replaced.
+HUNG_AFTER = 8.0
+#: Longest sleep: how late a new deadline, or a child to be started, can be noticed.
+LONGEST_SLEEP = 0.5
+#: How long children may take to stop when the guard gives up on an orderly end, in seconds.
+STOP_LIMIT = 5.0
+
+
+class Watch:
+    """See the module. ``silence`` removes every public address and shuts the gate; ``reread`` renews what it knows."""
+
+    def __init__(
+        self,
+        page: Page,
+        agent: Child,
+        others: list[Child],
+        silence: Callable[[], None],
+        reread: Callable[[], None],
+        log: Callable[[str, str], None],
+    ) -> None:
+        self._page = page
+        self._agent = agent
+        self._others = others
+        self._silence = silence
+        self._reread = reread
+        self._log = log
+        self._timer = BootTimer()
+        self._signals: list[int] = []
+        self._terminations = 0
+        self._enforced = 0.0
+        self._pulse = (0.0, 0.0)
+        self._awake = 0.0
+        self._last = boottime()
+        self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def run(self) -> int:
+        """Until the agent has ended in order, or cannot go on; returns the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, lambda received, _frame: self._signals.append(received))
+        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._timer.fd, select.POLLIN)
+        poll.register(self._wakeup_read, select.POLLIN)
+        while True:
+            now = boottime()
+            self._keep_deadline(now)
+            status = self._keep_children(now)
+            if status is not None:
+                return status
+            self._timer.set(self._next(now))
+            poll.poll()
+            self._timer.clear()
+            self._drain()
+            self._handle_signals()
+
+    def _next(self, now: float) -> float:
+        deadline = self._page.deadline
+        return min(deadline, now + LONGEST_SLEEP) if deadline > now else now + LONGEST_SLEEP
+
+    def _keep_deadline(self, now: float) -> None:
+        deadline = self._page.deadline
+        if deadline <= now and deadline != self._enforced:
+            if deadline:
+                self._log(f"the hold ended {(now - deadline) * 1000:.0f} ms ago: removing all public addresses", "error")
+            self._silence()
+            self._enforced = deadline
+
+    def _keep_children(self, now: float) -> int | None:
+        for child in (*self._others, self._agent):
+            status = child.ended(now)
+            if status is not None:
+                if child is self._agent and (status == 0 or status == EXIT_HOPELESS or self._terminations > 1):
+                    return 0 if status == 0 else 1
+                how = f"signal {-status}" if status < 0 else f"status {status}"
+                self._log(f"the {child.name} has ended ({how}); starting it again", "error")
+            if child.pid is None and now >= child.start_at:
+                child.start(now)
+                if child is self._agent:
+                    self._pulse = (self._page.pulse, 0.0)
+                    self._awake = 0.0
+        self._check_pulse(now)
+        return None
+
+    def _check_pulse(self, now: float) -> None:
+        """Replace an agent that hangs. Only time counts in which the guard itself was awake."""
+        self._awake += min(now - self._last, 2 * LONGEST_SLEEP)
+        self._last = now
+        pulse = self._page.pulse
+        if pulse != self._pulse[0]:
+            self._pulse = (pulse, self._awake)
+        elif self._awake - self._pulse[1] > HUNG_AFTER and self._agent.pid is not None:
+            self._log(f"the agent has not run for {HUNG_AFTER:.0f} s: killing it", "error")
+            self._pulse = (pulse, self._awake)
+            self._agent.signal(signal.SIGKILL)
+
+    def _drain(self) -> None:
+        try:
+            while os.read(self._wakeup_read, 512):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _handle_signals(self) -> None:
+        received, self._signals = self._signals, []
+        for number in received:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._terminations += 1
+                # The first asks for an orderly leave; who insists gets a quick one.
+                self._agent.signal(signal.SIGTERM if self._terminations == 1 else signal.SIGKILL)
+            elif number == signal.SIGHUP:
+                self._agent.signal(signal.SIGHUP)
+            elif number == signal.SIGUSR1:
+                self._reread()
+
+    def close(self) -> None:
+        """End the children that are left."""
+        for child in (self._agent, *self._others):
+            child.stop(STOP_LIMIT)
