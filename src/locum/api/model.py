@@ -1,0 +1,136 @@
+"""What the daemon reports, as values; ``docs/commands.md`` documents each field as JSON shows it.
+
+Rules of this file: values only, and light to import, because the command line decodes into them. How they are
+made from a view is :mod:`locum.api.report`'s business. Fields are only ever added, so that scripts that read the
+JSON keep working.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+#: How far the present plan is. ``none``: there is no plan yet.
+Progress = Literal["none", "preparing", "moving", "recovering", "settled"]
+
+#: ``served``: where it should be. ``moving``: on its way, ``serving`` tells whether somebody answers meanwhile.
+AddressState = Literal["served", "moving", "unserved"]
+
+
+class NodeReport(msgspec.Struct, frozen=True):
+    """One node. ``number`` is None while the node's record cannot be read.
+
+    ``addresses`` are those that it has claimed, ``hosts`` counts those that it is configured for. ``reason`` says in
+    words why the state is not OK. ``banned_until`` is unix time in seconds. ``refused``: address → why it could not be
+    taken. ``phase`` is the node's own progress with the plan of epoch ``phase_epoch``.
+    """
+
+    name: str
+    number: int | None
+    state: str
+    addresses: tuple[str, ...] = ()
+    reason: str = ""
+    private_address: str = ""
+    local: bool = False
+    leader: bool = False
+    hosts: int = 0
+    disabled: bool = False
+    stopped: bool = False
+    banned_until: float | None = None
+    incarnation: str | None = None
+    started: bool = False
+    healthy: bool = False
+    leaving: bool = False
+    down: tuple[str, ...] = ()
+    refused: dict[str, str] = {}
+    phase: str | None = None
+    phase_epoch: int | None = None
+    hold: float | None = None
+    version: str | None = None
+    warning: str = ""
+
+
+class AddressReport(msgspec.Struct, frozen=True):
+    """One public address.
+
+    ``node`` has the claim on it (None: nobody has), ``serving`` says that its ``takeip`` has succeeded. ``interface``
+    is where ``node`` has it. ``assigned`` is where the plan wants it, ``preferred`` where an admin does. ``reason``
+    says why it is not served, or not where it should be. ``hosts`` are the nodes configured for it.
+    """
+
+    address: str
+    bits: int
+    interface: str | None
+    node: str | None
+    serving: bool
+    state: AddressState
+    assigned: str | None = None
+    preferred: str | None = None
+    reason: str = ""
+    hosts: tuple[str, ...] = ()
+
+
+class HoldReport(msgspec.Struct, frozen=True):
+    """The answering node's own hold, in seconds. ``left`` is 0 when it has ended: then the node answers for nothing."""
+
+    seconds: float = 0.0
+    left: float = 0.0
+
+
+class StoreReport(msgspec.Struct, frozen=True):
+    """The answering node's store. ``problem`` is empty while it answers; ``revision`` is the last one seen."""
+
+    location: str = ""
+    problem: str = ""
+    revision: int = 0
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    """The cluster as the answering node ``node`` sees it. ``epoch`` is 0 and ``cause`` empty before the first plan.
+
+    ``waiting_for`` names, in words, what the plan's progress waits for. ``stage`` is the answering node's own: joining,
+    member, lost or left.
+    """
+
+    node: str
+    cluster: str
+    leader: str | None
+    epoch: int
+    cause: str
+    progress: Progress
+    waiting_for: tuple[str, ...]
+    nodes: tuple[NodeReport, ...]
+    addresses: tuple[AddressReport, ...]
+    warnings: tuple[str, ...]
+    stage: str = ""
+    hold: HoldReport = HoldReport()
+    store: StoreReport = StoreReport()
+    version: str = ""
+
+
+class TunableReport(msgspec.Struct, frozen=True):
+    """One tunable. ``is_set`` tells whether somebody set it; ``value`` is in force, whatever is set."""
+
+    name: str
+    value: int | float
+    default: int | float
+    is_set: bool
+    minimum: int | float
+    maximum: int | float
+    unit: str
+    meaning: str
+
+
+class AdminResult(msgspec.Struct, frozen=True):
+    """What an admin command did.
+
+    ``changed`` is false when everything was so already. ``complete`` is false when the change was accepted (it is in
+    the store, and will be carried out) but not finished while the command waited; ``pending`` then says what is left.
+    """
+
+    message: str
+    warnings: tuple[str, ...] = ()
+    changed: bool = True
+    complete: bool = True
+    pending: str = ""

@@ -1,0 +1,254 @@
+"""What ``locum status``, ``locum ip`` and ``locum tunable`` show: pure functions of the view.
+
+Rules of this file: no I/O and no decision. States come from :mod:`locum.cluster.plan`, reasons from
+:mod:`locum.cluster.explain`, so that what is shown is what is decided on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import msgspec
+
+from locum.api.model import (
+    AddressReport,
+    AddressState,
+    HoldReport,
+    NodeReport,
+    Progress,
+    StatusReport,
+    StoreReport,
+    TunableReport,
+)
+from locum.cluster import explain
+from locum.cluster.explain import Situation
+from locum.cluster.plan import configured, current_health, node_state
+from locum.cluster.view import View
+from locum.config.tunables import TUNABLES, Tunables
+
+
+class Local(msgspec.Struct, frozen=True):
+    """What the answering node knows of itself beside its view.
+
+    ``hold`` and ``hold_left`` in seconds. ``store_problem`` is empty while the store answers.
+    """
+
+    node: str
+    cluster: str = ""
+    stage: str = ""
+    hold: float = 0.0
+    hold_left: float = 0.0
+    store: str = ""
+    store_problem: str = ""
+    version: str = ""
+
+
+def status(view: View, local: Local, wall: float) -> StatusReport:
+    """The cluster as ``local.node`` sees it in ``view`` at ``wall`` (unix time in seconds)."""
+    now = Situation.of(view, wall)
+    plan = view.plan.record if view.plan is not None else None
+    progress, waiting_for = explain.progress(view)
+    return StatusReport(
+        node=local.node,
+        cluster=local.cluster,
+        leader=leader_of(view),
+        epoch=plan.epoch if plan is not None else 0,
+        cause=plan.cause if plan is not None else "",
+        progress=cast(Progress, progress),
+        waiting_for=waiting_for,
+        nodes=_nodes(now, local.node),
+        addresses=_addresses(now),
+        warnings=_warnings(now, local),
+        stage=local.stage,
+        hold=HoldReport(local.hold, round(max(local.hold_left, 0.0), 3)),
+        store=StoreReport(local.store, local.store_problem, view.revision),
+        version=local.version,
+    )
+
+
+def differs(old: StatusReport, new: StatusReport) -> bool:
+    """Whether a watcher of ``old`` should be told ``new``: beats and the passing of time are no news."""
+    if (old.hold.left > 0) != (new.hold.left > 0):
+        return True
+    still = msgspec.structs.replace(
+        new, hold=old.hold, store=msgspec.structs.replace(new.store, revision=old.store.revision)
+    )
+    return old != still
+
+
+def tunables(view: View) -> tuple[TunableReport, ...]:
+    """Every tunable with the value in force."""
+    values = {name: versioned.record.value for name, versioned in view.tunables.items()}
+    in_force = Tunables.from_values(values).values()
+    return tuple(
+        TunableReport(
+            name=row.name,
+            value=in_force[row.name],
+            default=row.default,
+            is_set=row.name in values,
+            minimum=row.minimum,
+            maximum=row.maximum,
+            unit=row.unit,
+            meaning=row.meaning,
+        )
+        for row in TUNABLES.values()
+    )
+
+
+def leader_of(view: View) -> str | None:
+    """The node that leads, if the one in the store is still a member."""
+    leader = view.leader
+    if leader is None or not view.alive(leader.record.node, leader.record.incarnation):
+        return None
+    return leader.record.node
+
+
+def _nodes(now: Situation, local: str) -> tuple[NodeReport, ...]:
+    view = now.view
+    served: dict[str, list[str]] = {}
+    for address in view.claims:
+        holder = view.claim_holder(address)
+        if holder is not None:
+            served.setdefault(holder, []).append(address)
+    leader = leader_of(view)
+    known = {*view.nodes, *view.members}
+    reports = [_node(now, name, tuple(sorted(served.get(name, ()))), local, leader) for name in known]
+    return tuple(sorted(reports, key=lambda n: (n.number is None, n.number, n.name)))
+
+
+def _node(now: Situation, name: str, addresses: tuple[str, ...], local: str, leader: str | None) -> NodeReport:
+    view = now.view
+    record = view.nodes[name].record if name in view.nodes else None
+    admin = view.admin[name].record if name in view.admin else None
+    member = view.members[name].record if name in view.members else None
+    health = current_health(view, name)
+    phase = view.phases[name].record if name in view.phases else None
+    if phase is not None and (member is None or phase.incarnation != member.incarnation):
+        phase = None
+    banned = admin.banned_until if admin is not None and admin.banned_until > now.wall else None
+    return NodeReport(
+        name=name,
+        number=record.number if record is not None else None,
+        state=node_state(view, name, now.wall).value,
+        addresses=addresses,
+        reason=explain.node_reason(view, name, now.wall),
+        private_address=record.private_address if record is not None else "",
+        local=name == local,
+        leader=name == leader,
+        hosts=len(record.addresses) if record is not None else 0,
+        disabled=admin is not None and admin.disabled,
+        stopped=admin is not None and admin.stopped,
+        banned_until=banned,
+        incarnation=member.incarnation if member is not None else None,
+        started=health is not None and health.started,
+        healthy=health is not None and health.healthy,
+        leaving=health is not None and health.leaving,
+        down=health.down if health is not None else (),
+        refused=health.refused if health is not None else {},
+        phase=phase.phase if phase is not None else None,
+        phase_epoch=phase.epoch if phase is not None else None,
+        hold=member.hold if member is not None else None,
+        version=(member.version or None) if member is not None else None,
+        warning=health.warning if health is not None else "",
+    )
+
+
+def _addresses(now: Situation) -> tuple[AddressReport, ...]:
+    view = now.view
+    bits: dict[str, int] = configured(view)
+    # Claims and assignments may outlive the configuration for a moment.
+    extra = {*view.claims, *(view.plan.record.assignment if view.plan is not None else ())} - bits.keys()
+    for address in extra:
+        bits[address] = 128 if ":" in address else 32
+    assignment: Mapping[str, str] = view.plan.record.assignment if view.plan is not None else {}
+    reports = [_address(now, address, length, assignment.get(address)) for address, length in bits.items()]
+    return tuple(sorted(reports, key=lambda report: address_key(report.address)))
+
+
+def _address(now: Situation, address: str, bits: int, assigned: str | None) -> AddressReport:
+    view = now.view
+    holder = view.claim_holder(address)
+    claim = view.claims[address].record if address in view.claims else None
+    serving = holder is not None and claim is not None and claim.serving
+    preferred = view.prefer[address].record.node if address in view.prefer else None
+    state: AddressState = "moving" if assigned is not None or holder is not None else "unserved"
+    reason = ""
+    if serving and holder == assigned:
+        state = "served"
+        if preferred is not None and preferred != holder and (refusal := explain.why_not(now, preferred, address)):
+            reason = f"an admin moved it to {preferred}, which {refusal}"
+    else:
+        reason = explain.why_unserved(now, address)
+    return AddressReport(
+        address=address,
+        bits=bits,
+        interface=claim.interface if claim is not None and holder is not None else None,
+        node=holder,
+        serving=serving,
+        state=state,
+        assigned=assigned,
+        preferred=preferred,
+        reason=reason,
+        hosts=tuple(now.hosts.get(address, ())),
+    )
+
+
+def address_key(address: str) -> tuple[bool, str]:
+    """Sorts addresses as numbers, IPv4 first; what is no address comes last."""
+    import socket  # noqa: PLC0415  (quicker than ipaddress, and only needed here)
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        packed = socket.inet_pton(family, address)
+    except OSError:
+        return True, "~" + address
+    return len(packed) > 4, packed.hex()
+
+
+def _warnings(now: Situation, local: Local) -> tuple[str, ...]:
+    view = now.view
+    found = []
+    if not view.loaded:
+        found.append(
+            f"this node has not read the store yet{_because(local.store_problem)}: what is shown is incomplete"
+        )
+    elif local.store_problem:
+        found.append(f"the store does not answer this node{_because(local.store_problem)}: what is shown may be old")
+    if local.stage == "member" and local.hold_left <= 0:
+        found.append("this node's hold has ended: it answers for no address until the store accepts a beat")
+    if view.loaded and view.members and leader_of(view) is None:
+        found.append("there is no leader at the moment: a member takes over within a hold")
+    for name in sorted(view.members):
+        health = current_health(view, name)
+        if health is not None and health.warning:
+            found.append(f"{name}: {health.warning}")
+    found += [view.corrupt[key] for key in sorted(view.corrupt)]
+    found += _disagreements(view)
+    if now.tunables.no_ip_takeover:
+        found.append("the tunable NoIPTakeover is 1: addresses of a node that fails stay unserved")
+    return tuple(found)
+
+
+def _because(problem: str) -> str:
+    return f" ({problem})" if problem else ""
+
+
+def _disagreements(view: View) -> list[str]:
+    """What the nodes' configurations do not say alike."""
+    lengths: dict[str, dict[int, list[str]]] = {}
+    for name in sorted(view.nodes):
+        for hosted in view.nodes[name].record.addresses:
+            lengths.setdefault(hosted.address, {}).setdefault(hosted.bits, []).append(name)
+    found = []
+    for address, by_bits in sorted(lengths.items()):
+        if len(by_bits) > 1:
+            parts = "; ".join(f"/{bits} on {explain.names(nodes)}" for bits, nodes in sorted(by_bits.items()))
+            found.append(f"{address} is configured with different prefix lengths: {parts}")
+    versions: dict[str, list[str]] = {}
+    for name in sorted(view.members):
+        versions.setdefault(view.members[name].record.version, []).append(name)
+    if len(versions) > 1:
+        parts = "; ".join(f"{version or 'unknown'} on {explain.names(n)}" for version, n in sorted(versions.items()))
+        found.append(f"the nodes run different versions: {parts}")
+    return found

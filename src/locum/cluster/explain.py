@@ -1,0 +1,200 @@
+"""Why things are as they are, in words for people: pure functions of the view.
+
+Rules of this file: it decides nothing. It looks at what :mod:`locum.cluster.plan` decides by, and says it. Shared by
+what is shown (``locum status``) and what is refused (:mod:`locum.cluster.admin`), so that both give the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+import msgspec
+
+from locum.cluster.plan import NodeState, current_health, hostable, node_state
+from locum.cluster.schema import PREPARED, RECOVERED, SETTLED, PlanRecord
+from locum.cluster.view import View
+from locum.config.tunables import Tunables
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """A view and what follows from it at one time, worked out once.
+
+    ``able``: node → the addresses that it can serve now. ``hosts``: every configured public address → the nodes that
+    are configured for it, sorted. ``wall`` is unix time in seconds.
+    """
+
+    view: View
+    tunables: Tunables
+    wall: float
+    able: Mapping[str, frozenset[str]]
+    hosts: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(cls, view: View, wall: float) -> Self:
+        """The situation that ``view`` shows at ``wall``."""
+        values = {name: versioned.record.value for name, versioned in view.tunables.items()}
+        tunables = Tunables.from_values(values)
+        hosts: dict[str, list[str]] = {}
+        for node in sorted(view.nodes):
+            for hosted in view.nodes[node].record.addresses:
+                hosts.setdefault(hosted.address, []).append(node)
+        return cls(view, tunables, wall, hostable(view, tunables, wall), hosts)
+
+    def capable(self, address: str) -> list[str]:
+        """The nodes that can serve ``address`` now, sorted."""
+        return [node for node in self.hosts.get(address, ()) if address in self.able.get(node, ())]
+
+
+def names(items: Iterable[str], limit: int = 12) -> str:
+    """``n1, n2 and n3``; of more than ``limit`` only the first, and how many others there are."""
+    listed = list(items)
+    if len(listed) > limit:
+        return f"{', '.join(listed[:limit])} and {len(listed) - limit} others"
+    if len(listed) < 2:
+        return "".join(listed)
+    return f"{', '.join(listed[:-1])} and {listed[-1]}"
+
+
+def node_reason(view: View, node: str, wall: float) -> str:
+    """Why ``node`` is in its state, empty when it is OK and there is nothing to say. ``wall`` is unix time."""
+    state = node_state(view, node, wall)
+    if state is NodeState.DISCONNECTED:
+        return "its daemon is not running, or not reaching the store"
+    admin = view.admin.get(node)
+    if state is NodeState.BANNED and admin is not None:
+        return admin.record.ban_reason or "banned by an admin"
+    health = current_health(view, node)
+    if health is None:
+        return "it has joined and said nothing yet"
+    if health.leaving:
+        return "it is stopping"
+    if state is NodeState.PARTIALLYONLINE:
+        return f"no link on {names(health.down)}"
+    if health.refused and state is NodeState.OK:
+        return f"could not take {names(sorted(health.refused), 3)}"
+    return "" if health.healthy else health.reason
+
+
+def why_not(now: Situation, node: str, address: str) -> str | None:
+    """Why ``node`` cannot serve ``address`` now, to follow the node's name; None when it can."""
+    if address in now.able.get(node, ()):
+        return None
+    record = now.view.nodes.get(node)
+    hosted = next((h for h in record.record.addresses if h.address == address), None) if record is not None else None
+    if hosted is None:
+        return "is not configured for it"
+    state = node_state(now.view, node, now.wall)
+    if state in (NodeState.DISCONNECTED, NodeState.BANNED, NodeState.STOPPED, NodeState.DISABLED):
+        return f"is {state}"
+    health = current_health(now.view, node)
+    if health is None or health.leaving:
+        return "has not started yet" if health is None else "is stopping"
+    detail = f" ({health.reason})" if health.reason else ""
+    if not health.earned:
+        return f"has not started yet{detail}"
+    if address in health.refused:
+        return f"could not take it ({health.refused[address]})"
+    if set(health.down).issuperset(hosted.interfaces):
+        return f"has no link on {names(hosted.interfaces)}"
+    if not health.healthy:
+        return f"is UNHEALTHY{detail}"
+    return "cannot serve it now"
+
+
+def why_nobody(now: Situation, address: str) -> str:
+    """Why no node can serve ``address``; nodes with the same reason are named together."""
+    hosts = now.hosts.get(address, ())
+    if not hosts:
+        return "no node is configured for it"
+    grouped: dict[str, list[str]] = {}
+    for node in hosts:
+        reason = why_not(now, node, address)
+        if reason is not None:
+            grouped.setdefault(reason, []).append(node)
+    parts = [f"{names(nodes)} {_plural(reason) if len(nodes) > 1 else reason}" for reason, nodes in grouped.items()]
+    return f"no node can serve it: {'; '.join(parts)}"
+
+
+def _plural(predicate: str) -> str:
+    verb, _, rest = predicate.partition(" ")
+    return f"{({'is': 'are', 'has': 'have'}).get(verb, verb)} {rest}"
+
+
+def why_unserved(now: Situation, address: str) -> str:
+    """Why nobody serves ``address``, or why the node that does is not the one that should."""
+    view = now.view
+    plan = view.plan.record if view.plan is not None else None
+    assigned = plan.assignment.get(address) if plan is not None else None
+    holder = view.claim_holder(address)
+    claim = view.claims.get(address)
+    if plan is None or assigned is None:
+        reason = _why_unassigned(now, address)
+        return reason if holder is None else f"{holder} is giving it up: {reason}"
+    if not view.alive(assigned, plan.participants.get(assigned, "")):
+        return f"{assigned} is gone; the leader's next plan gives it to another node, if one can serve it"
+    if holder == assigned:
+        return f"{assigned} is taking it"
+    waiting = unready(view, plan, PREPARED) if plan.prepare else []
+    if waiting:
+        return f"moves to {assigned} once {names(waiting)} finished startipreallocate"
+    if holder is not None:
+        return f"moves to {assigned} once {holder} has released it"
+    if claim is not None:
+        return f"{assigned} takes it once the hold of {claim.record.node}, which is gone, is certainly over"
+    refusal = why_not(now, assigned, address)
+    if refusal is not None:
+        return f"was to be served by {assigned}, which {refusal}"
+    return f"{assigned} is about to take it"
+
+
+def _why_unassigned(now: Situation, address: str) -> str:
+    capable = now.capable(address)
+    if not capable:
+        return why_nobody(now, address)
+    if now.tunables.no_ip_takeover:
+        return f"{names(capable)} could serve it, but the tunable NoIPTakeover is 1"
+    leader = now.view.leader
+    if leader is None or not now.view.alive(leader.record.node, leader.record.incarnation):
+        return "there is no leader yet to assign it"
+    return f"waits for the next plan of the leader, {leader.record.node}"
+
+
+def unready(view: View, plan: PlanRecord, phase: str) -> list[str]:
+    """The participants of ``plan`` that are still members and have not reached ``phase``."""
+    missing = []
+    for node, incarnation in sorted(plan.participants.items()):
+        if not view.alive(node, incarnation):
+            continue
+        record = view.phases.get(node)
+        said = record is not None and record.record.incarnation == incarnation
+        if record is None or not said or not record.record.reached(plan.epoch, phase):
+            missing.append(node)
+    return missing
+
+
+def progress(view: View) -> tuple[str, tuple[str, ...]]:
+    """How far the present plan is (one of :data:`locum.api.model.Progress`) and what it waits for, in words."""
+    if view.plan is None:
+        return "none", ("the first node to pass startup and monitor",) if view.members else ()
+    plan = view.plan.record
+    if plan.prepare and (waiting := unready(view, plan, PREPARED)):
+        return "preparing", tuple(f"{node} to run startipreallocate" for node in waiting)
+    if waiting := unready(view, plan, SETTLED):
+        return "moving", tuple(_unsettled(view, plan, node) for node in waiting)
+    if waiting := unready(view, plan, RECOVERED):
+        return "recovering", tuple(f"{node} to run ipreallocated and recovered" for node in waiting)
+    return "settled", ()
+
+
+def _unsettled(view: View, plan: PlanRecord, node: str) -> str:
+    """What ``node`` has still to do before it is settled."""
+    surplus = [a for a, c in sorted(view.claims.items()) if c.record.node == node and plan.assignment.get(a) != node]
+    if surplus:
+        return f"{node} to release {names(surplus, 3)}"
+    missing = [
+        address
+        for address, wanted in sorted(plan.assignment.items())
+        if wanted == node and not (view.claim_holder(address) == node and view.claims[address].record.serving)
+    ]
+    return f"{node} to take {names(missing, 3)}" if missing else f"{node} to settle"
