@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from locum.errors import LocumError
+from locum.errors import LocumError, UsageError
 from locum.lab import faults, namespaces
 from locum.lab import observer as observing
 from locum.lab import probe as probing
@@ -70,6 +70,10 @@ def down(name: str) -> None:
 def execute(name: str, node: str, command: tuple[str, ...]) -> None:
     """Run COMMAND on NODE (n1, n2, …, client or hub); LOCUM_SOCKET is set."""
     found = Lab.load(name)
+    if command[0] == "--":
+        command = command[1:]
+    if not command:
+        raise UsageError("locum lab exec NODE -- COMMAND: the command is missing")
     argv = found.command(node, command)
     os.execvpe(argv[0], argv, {**os.environ, **found.command_environment(node)})
 
@@ -114,12 +118,14 @@ def probe(
 ) -> None:
     """Ask every public address from the client without pause; one JSON line per attempt."""
     layout = Lab.load(name).layout
+    pool = [public.address for public in layout.public_addresses]
+    if strangers := set(addresses) - set(pool):
+        raise UsageError(f"--address {min(strangers)}: not one of the lab's: {', '.join(pool)}")
     namespaces.enter(layout.client)
     emit, flush = probing.writer(output)
     kind = probing.UdpProber if mode == "udp" else probing.HttpProber
     prober = kind(emit, timeout / 1000)
-    wanted = addresses or tuple(public.address for public in layout.public_addresses)
-    probing.run(prober, wanted, interval / 1000, _until(seconds))
+    probing.run(prober, addresses or pool, interval / 1000, _until(seconds))
     flush()
 
 
