@@ -71,30 +71,29 @@ class AddressReport(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...] = ()
 
 
-class HoldReport(msgspec.Struct, frozen=True):
-    """The answering node's own hold, in seconds. ``left`` is 0 when it has ended: then the node answers for nothing."""
+class DaemonState(msgspec.Struct, frozen=True):
+    """What the answering daemon knows of itself beside its view of the cluster.
 
-    seconds: float = 0.0
-    left: float = 0.0
+    ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for nothing. ``store`` is the store's
+    location, ``store_problem`` is empty while it answers. ``stage``: joining, member, lost or left. ``activity``: the
+    event that runs, if any.
+    """
 
-
-class StoreReport(msgspec.Struct, frozen=True):
-    """The answering node's store. ``problem`` is empty while it answers; ``revision`` is the last one seen."""
-
-    location: str = ""
-    problem: str = ""
-    revision: int = 0
+    hold_left: float = 0.0
+    hold: float = 0.0
+    store: str = ""
+    store_problem: str = ""
+    stage: str = ""
+    activity: str | None = None
 
 
 class StatusReport(msgspec.Struct, frozen=True):
     """The cluster as the answering node ``node`` sees it. ``epoch`` is 0 and ``cause`` empty before the first plan.
 
-    ``waiting_for`` names, in words, what the plan's progress waits for. ``stage`` is the answering node's own: joining,
-    member, lost or left.
+    ``waiting_for`` names, in words, what the plan's progress waits for. ``revision`` is the store's, as last seen.
     """
 
     node: str
-    cluster: str
     leader: str | None
     epoch: int
     cause: str
@@ -103,23 +102,23 @@ class StatusReport(msgspec.Struct, frozen=True):
     nodes: tuple[NodeReport, ...]
     addresses: tuple[AddressReport, ...]
     warnings: tuple[str, ...]
-    stage: str = ""
-    hold: HoldReport = HoldReport()
-    store: StoreReport = StoreReport()
-    version: str = ""
+    revision: int = 0
+    daemon: DaemonState | None = None
 
 
 class TunableReport(msgspec.Struct, frozen=True):
-    """One tunable. ``is_set`` tells whether somebody set it; ``value`` is in force, whatever is set."""
+    """One tunable. ``set`` tells whether somebody set it; ``value`` is in force, whatever is set.
+
+    ``expected`` says in words what a value may be.
+    """
 
     name: str
     value: int | float
     default: int | float
-    is_set: bool
-    minimum: int | float
-    maximum: int | float
+    set: bool
     unit: str
     meaning: str
+    expected: str = ""
 
 
 class AdminResult(msgspec.Struct, frozen=True):

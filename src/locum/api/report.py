@@ -14,11 +14,10 @@ import msgspec
 from locum.api.model import (
     AddressReport,
     AddressState,
-    HoldReport,
+    DaemonState,
     NodeReport,
     Progress,
     StatusReport,
-    StoreReport,
     TunableReport,
 )
 from locum.cluster import explain
@@ -27,70 +26,51 @@ from locum.cluster.plan import configured, current_health, node_state
 from locum.cluster.view import View
 from locum.config.tunables import TUNABLES, Tunables
 
+__all__ = ["DaemonState", "differs", "leader_of", "status_report", "tunable_reports"]
 
-class Local(msgspec.Struct, frozen=True):
-    """What the answering node knows of itself beside its view.
 
-    ``hold`` and ``hold_left`` in seconds. ``store_problem`` is empty while the store answers.
+def status_report(
+    view: View, name: str, wall: float, tunables: Tunables, daemon: DaemonState | None = None
+) -> StatusReport:
+    """The cluster as node ``name`` sees it in ``view`` at ``wall`` (unix time in seconds).
+
+    ``tunables`` are those in force, ``daemon`` is what the node knows of itself.
     """
-
-    node: str
-    cluster: str = ""
-    stage: str = ""
-    hold: float = 0.0
-    hold_left: float = 0.0
-    store: str = ""
-    store_problem: str = ""
-    version: str = ""
-
-
-def status(view: View, local: Local, wall: float) -> StatusReport:
-    """The cluster as ``local.node`` sees it in ``view`` at ``wall`` (unix time in seconds)."""
-    now = Situation.of(view, wall)
+    now = Situation.of(view, wall, tunables)
     plan = view.plan.record if view.plan is not None else None
     progress, waiting_for = explain.progress(view)
     return StatusReport(
-        node=local.node,
-        cluster=local.cluster,
+        node=name,
         leader=leader_of(view),
         epoch=plan.epoch if plan is not None else 0,
         cause=plan.cause if plan is not None else "",
         progress=cast(Progress, progress),
         waiting_for=waiting_for,
-        nodes=_nodes(now, local.node),
+        nodes=_nodes(now, name),
         addresses=_addresses(now),
-        warnings=_warnings(now, local),
-        stage=local.stage,
-        hold=HoldReport(local.hold, round(max(local.hold_left, 0.0), 3)),
-        store=StoreReport(local.store, local.store_problem, view.revision),
-        version=local.version,
+        warnings=_warnings(now, daemon),
+        revision=view.revision,
+        daemon=daemon,
     )
 
 
 def differs(old: StatusReport, new: StatusReport) -> bool:
-    """Whether a watcher of ``old`` should be told ``new``: beats and the passing of time are no news."""
-    if (old.hold.left > 0) != (new.hold.left > 0):
-        return True
-    still = msgspec.structs.replace(
-        new, hold=old.hold, store=msgspec.structs.replace(new.store, revision=old.store.revision)
-    )
-    return old != still
+    """Whether a watcher who knows ``old`` should be told ``new``: beats and the passing of time are no news."""
+    return old != msgspec.structs.replace(new, revision=old.revision, daemon=old.daemon)
 
 
-def tunables(view: View) -> tuple[TunableReport, ...]:
-    """Every tunable with the value in force."""
-    values = {name: versioned.record.value for name, versioned in view.tunables.items()}
-    in_force = Tunables.from_values(values).values()
+def tunable_reports(view: View, tunables: Tunables) -> tuple[TunableReport, ...]:
+    """Every tunable; ``tunables`` are the values in force."""
+    values = tunables.values()
     return tuple(
         TunableReport(
             name=row.name,
-            value=in_force[row.name],
+            value=values[row.name],
             default=row.default,
-            is_set=row.name in values,
-            minimum=row.minimum,
-            maximum=row.maximum,
+            set=row.name in view.tunables,
             unit=row.unit,
             meaning=row.meaning,
+            expected=row.expected,
         )
         for row in TUNABLES.values()
     )
@@ -206,16 +186,16 @@ def address_key(address: str) -> tuple[bool, str]:
     return len(packed) > 4, packed.hex()
 
 
-def _warnings(now: Situation, local: Local) -> tuple[str, ...]:
+def _warnings(now: Situation, daemon: DaemonState | None) -> tuple[str, ...]:
     view = now.view
     found = []
+    problem = daemon.store_problem if daemon is not None else ""
+    because = f" ({problem})" if problem else ""
     if not view.loaded:
-        found.append(
-            f"this node has not read the store yet{_because(local.store_problem)}: what is shown is incomplete"
-        )
-    elif local.store_problem:
-        found.append(f"the store does not answer this node{_because(local.store_problem)}: what is shown may be old")
-    if local.stage == "member" and local.hold_left <= 0:
+        found.append(f"this node has not read the store yet{because}: what is shown is incomplete")
+    elif problem:
+        found.append(f"the store does not answer this node{because}: what is shown may be old")
+    if daemon is not None and daemon.stage == "member" and daemon.hold_left <= 0:
         found.append("this node's hold has ended: it answers for no address until the store accepts a beat")
     if view.loaded and view.members and leader_of(view) is None:
         found.append("there is no leader at the moment: a member takes over within a hold")
@@ -228,10 +208,6 @@ def _warnings(now: Situation, local: Local) -> tuple[str, ...]:
     if now.tunables.no_ip_takeover:
         found.append("the tunable NoIPTakeover is 1: addresses of a node that fails stay unserved")
     return tuple(found)
-
-
-def _because(problem: str) -> str:
-    return f" ({problem})" if problem else ""
 
 
 def _disagreements(view: View) -> list[str]:

@@ -51,15 +51,15 @@ Command = Literal[
 class AdminRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an admin asks for; ``docs/commands.md`` says which fields each command needs.
 
-    ``node`` empty means the node that answers. ``seconds`` is for ``ban`` (None: RecoveryBanPeriod). ``wait``: how long
-    to wait for the effect, in seconds.
+    ``node`` empty means the node that answers. ``name`` and ``value`` are a tunable's. ``seconds`` is for ``ban``
+    (None: RecoveryBanPeriod). ``wait``: how long to wait for the effect, in seconds.
     """
 
     command: Command
     node: str = ""
     address: str = ""
-    tunable: str = ""
-    value: str | int | float = ""
+    name: str = ""
+    value: str | int | float | None = None
     seconds: float | None = None
     wait: float = DEFAULT_WAIT
 
@@ -412,8 +412,11 @@ def _auto(task: _Task) -> AdminChange:
 
 
 def _tunable_set(task: _Task) -> AdminChange:
-    row = tunable(task.request.tunable)
-    text = task.request.value if isinstance(task.request.value, str) else format_tunable(task.request.value)
+    row = tunable(task.request.name)
+    given = task.request.value
+    if given is None:
+        raise UsageError(f"which value is {row.name} to have? It is {row.expected}")
+    text = given if isinstance(given, str) else format_tunable(given)
     value = float(parse_tunable(row.name, text))
     key = f"tunable/{row.name}"
     shown = f"{row.name} = {format_tunable(value)}{' ' + row.unit if row.unit else ''}"
@@ -425,7 +428,7 @@ def _tunable_set(task: _Task) -> AdminChange:
 
 
 def _tunable_reset(task: _Task) -> AdminChange:
-    row = tunable(task.request.tunable)
+    row = tunable(task.request.name)
     key = f"tunable/{row.name}"
     shown = f"{row.name} = {format_tunable(row.default)}{' ' + row.unit if row.unit else ''}, its default"
     if task.view.revision_of(key) == 0:

@@ -31,10 +31,11 @@ class Situation(msgspec.Struct, frozen=True):
     hosts: Mapping[str, Sequence[str]]
 
     @classmethod
-    def of(cls, view: View, wall: float) -> Self:
-        """The situation that ``view`` shows at ``wall``."""
-        values = {name: versioned.record.value for name, versioned in view.tunables.items()}
-        tunables = Tunables.from_values(values)
+    def of(cls, view: View, wall: float, tunables: Tunables | None = None) -> Self:
+        """The situation that ``view`` shows at ``wall``; the tunables are the view's unless given."""
+        if tunables is None:
+            values = {name: versioned.record.value for name, versioned in view.tunables.items()}
+            tunables = Tunables.from_values(values)
         hosts: dict[str, list[str]] = {}
         for node in sorted(view.nodes):
             for hosted in view.nodes[node].record.addresses:
