@@ -111,12 +111,22 @@ class Peer(msgspec.Struct, frozen=True):
 def peer_of(sock: socket.socket) -> Peer:
     """Who is at the other end of the connected Unix socket ``sock``."""
     pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return Peer(pid, uid, gid, _groups(sock, uid, gid))
+
+
+def _groups(sock: socket.socket, uid: int, gid: int) -> tuple[int, ...]:
     try:
-        # The kernel answers ERANGE rather than truncating; NGROUPS_MAX is 65536.
-        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * 65536)
+        # Python passes on 1024 bytes at most; the kernel answers ERANGE rather than truncating.
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
     except OSError:
-        raw = b""
-    return Peer(pid, uid, gid, tuple(struct.unpack(f"{len(raw) // 4}i", raw)))
+        # An old kernel, or more than 256 groups: those that the user has by the system's database.
+        import pwd  # noqa: PLC0415
+
+        try:
+            return tuple(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+        except (KeyError, OSError):
+            return ()
+    return struct.unpack(f"{len(raw) // 4}I", raw)
 
 
 def check_path(path: str) -> None:
@@ -135,11 +145,13 @@ class Listener:
         self.sock = sock
         self.path = path
         self._identity = _identity(path)
+        self._closed = False
 
     def close(self) -> None:
         """Stop listening and remove the file. Idempotent."""
-        if self.sock.fileno() == -1:
+        if self._closed:
             return
+        self._closed = True
         self.sock.close()
         with _locked_directory(self.path):
             if _identity(self.path) == self._identity:

@@ -14,6 +14,7 @@ import pytest
 
 from locum.store.memory import MemoryStore
 from locum.store.server import StoreServer
+from locum.store.sqlite import SqliteStore
 from tests.unit.store.harness import asynchronous
 
 pytestmark = pytest.mark.lab
@@ -25,6 +26,7 @@ BECOME = f"""
 import os, sys, msgspec
 from locum import wire
 from locum.errors import LocumError
+from locum.store.sqlite import SqliteStore
 os.setgroups(eval(sys.argv[2])); os.setgid({NOBODY}); os.setuid({NOBODY})
 path = sys.argv[1]
 """
@@ -93,7 +95,6 @@ async def test_socket_without_permission(directory: str) -> None:
 
 
 OPEN = """
-from locum.store.sqlite import SqliteStore
 try:
     SqliteStore(path)
 except LocumError as error:
@@ -103,8 +104,6 @@ except LocumError as error:
 
 @asynchronous
 async def test_store_file_without_permission(directory: str) -> None:
-    from locum.store.sqlite import SqliteStore
-
     output = await as_nobody(OPEN, os.path.join(directory, "store.db"), "[]")
     assert output.startswith("PermissionRequired store file")
     path = os.path.join(directory, "other.db")

@@ -263,6 +263,8 @@ class UnixStore:
             return self._link
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect())
+            # Those who asked may all have been cancelled when it fails.
+            self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._connecting)
 
     async def _connect(self) -> _Link:

@@ -1,0 +1,182 @@
+"""Frames, socket files, and who may use them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from locum import wire
+from locum.errors import ProtocolError, UsageError
+from locum.wire_async import FrameConnection, serve_unix
+from tests.unit.store.harness import asynchronous, until
+
+anything = msgspec.json.Decoder()
+
+
+@given(st.lists(st.binary(min_size=1).filter(lambda b: b"\n" not in b)), st.lists(st.integers(0, 200)))
+def test_frames_do_not_depend_on_how_bytes_arrive(frames: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(frame + b"\n" for frame in frames)
+    splitter = wire.FrameSplitter()
+    seen, last = [], 0
+    for cut in [*sorted(cuts), len(stream)]:
+        seen += splitter.feed(stream[last:cut])
+        last = max(last, min(cut, len(stream)))
+    assert seen == frames
+
+
+def test_overlong_frames() -> None:
+    for pieces in ([b"x" * 200], [b"x" * 60, b"x" * 60], [b"x" * 200 + b"\n"], [b"ok\n" + b"x" * 200]):
+        *fine, last = pieces
+        splitter = wire.FrameSplitter(limit=100)
+        for piece in fine:
+            splitter.feed(piece)
+        with pytest.raises(ProtocolError, match="100 bytes"):
+            splitter.feed(last)
+    assert wire.FrameSplitter(limit=100).feed(b"\n\n" + b"x" * 99 + b"\n" + b"y" * 50) == [b"x" * 99]
+    with pytest.raises(ProtocolError, match="longer than a frame"):
+        wire.encode("x" * wire.FRAME_LIMIT)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":1e999999}x', b"\x00"])
+def test_garbage_is_a_protocol_error(garbage: bytes) -> None:
+    with pytest.raises(ProtocolError, match="not a message"):
+        wire.decode(garbage, anything)
+
+
+def test_socket_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    listener = wire.listen(path)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    with pytest.raises(UsageError, match=f"socket {path} is in use by pid {os.getpid()}"):
+        wire.listen(path)
+    listener.close()
+    listener.close()
+    assert not os.path.exists(path)
+    group = os.getgroups()[0] if os.getgroups() else os.getgid()
+    shared = wire.listen(path, group=group)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
+    assert os.stat(path).st_gid == group
+    shared.close()
+
+
+def test_stale_socket_file_is_replaced(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    abandoned = socket.socket(socket.AF_UNIX)
+    abandoned.bind(path)
+    abandoned.close()
+    listener = wire.listen(path)
+    with wire.FrameSocket.connect(path, timeout=10) as client:
+        assert client.peer().pid == os.getpid()
+    listener.close()
+
+
+def test_socket_file_of_another_is_left_alone(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    first = wire.listen(path)
+    os.unlink(path)
+    second = wire.listen(path)
+    first.close()
+    assert os.path.exists(path)
+    second.close()
+    assert not os.path.exists(path)
+
+
+def test_in_use_by_a_stopped_process(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    code = f"import time; from locum import wire; l = wire.listen({path!r}); print(flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            os.kill(process.pid, signal.SIGSTOP)
+            with pytest.raises(UsageError, match=f"in use by pid {process.pid}"):
+                wire.listen(path)
+        finally:
+            process.kill()
+    # It was killed: what it left is stale.
+    wire.listen(path).close()
+
+
+def test_impossible_socket_paths(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"too long: \d+ bytes, at most 107"):
+        wire.listen("/" + "x" * 107)
+    with pytest.raises(UsageError, match=r"too long"):
+        wire.listen("/" + "é" * 54)
+    with pytest.raises(UsageError, match="does not exist"):
+        wire.listen(str(tmp_path / "absent" / "s"))
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UsageError, match="is not a socket"):
+        wire.listen(str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="not a directory"):
+        wire.listen(str(tmp_path / "file" / "s"))
+    with pytest.raises(UsageError, match="is not a socket"):
+        wire.listen(str(tmp_path))
+    with pytest.raises(UsageError, match="not the path"):
+        wire.listen("")
+    with pytest.raises(UsageError, match="nothing listens at"):
+        wire.FrameSocket.connect(str(tmp_path / "s"))
+    with pytest.raises(UsageError, match="nothing listens at"):
+        wire.FrameSocket.connect(str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_who_may_use_a_socket() -> None:
+    me = os.geteuid()
+    assert wire.Peer(1, 0, 5).may_use()
+    assert wire.Peer(1, me, 5).may_use()
+    stranger = wire.Peer(1, me + 12345, 7, (8, 9))
+    assert not stranger.may_use()
+    assert not stranger.may_use(group=10)
+    assert stranger.may_use(group=7)
+    assert stranger.may_use(group=9)
+
+
+class Echo(FrameConnection):
+    def on_frame(self, frame: bytes) -> None:
+        self.send(wire.decode(frame, anything))
+
+    def on_garbage(self, error: ProtocolError) -> None:
+        self.send({"error": str(error)})
+
+
+@asynchronous
+async def test_server_answers_blocking_clients(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    server = await serve_unix(path, Echo)
+
+    def talk() -> list[object]:
+        seen: list[object] = []
+        with wire.FrameSocket.connect(path, timeout=60) as client:
+            for message in ({"a": 1}, ["x" * 3_000_000], None):
+                client.send(message)
+                seen.append(client.receive(anything))
+            client.send({"last": True})
+            seen.append(client.receive(anything))
+        with wire.FrameSocket.connect(path, timeout=60) as client:
+            client._sock.sendall(b"nonsense\n")
+            seen.append(client.receive(anything))
+            with pytest.raises(ProtocolError, match="closed"):
+                client.receive(anything)
+        return seen
+
+    loop = asyncio.get_running_loop()
+    *echoed, complaint = await loop.run_in_executor(None, talk)
+    assert echoed == [{"a": 1}, ["x" * 3_000_000], None, {"last": True}]
+    assert isinstance(complaint, dict)
+    assert "not a message" in complaint["error"]
+    await until(lambda: not server.connections)
+    await server.close()
+    with pytest.raises(UsageError, match="nothing listens"):
+        wire.FrameSocket.connect(path)
+    assert not list(tmp_path.iterdir())  # noqa: ASYNC240
