@@ -89,6 +89,75 @@ def test_no_assignment_is_better(case: Case) -> None:
     assert case.cost(found) == min(case.cost(other) for other in case.all_assignments())
 
 
+def least_cost(case: Case) -> int:
+    """The cost of an optimal assignment as :func:`one_number` counts it, by successive shortest paths.
+
+    A textbook minimum-cost flow over one vertex per address, with none of the shortcuts of the code under test, for
+    cases that are too large to try all assignments.
+    """
+    arcs: list[list[object]] = []
+    out: dict[object, list[int]] = {}
+
+    def arc(source: object, target: object, cost: int) -> None:
+        for ends in ((source, target, 1, cost), (target, source, 0, -cost)):
+            out.setdefault(ends[0], []).append(len(arcs))
+            arcs.append(list(ends))
+
+    served = [address for address in case.addresses if case.able(address)]
+    networks = {address: ip_interface(f"{address}/{case.addresses[address]}").network for address in served}
+    for address in served:
+        arc("source", address, 0)
+        for node in case.allowed(address):
+            stays = case.current.get(address) in (node, None) or case.current[address] not in case.able(address)
+            arc(address, (networks[address], node), 0 if stays else MOVE)
+    for node in case.hosts:
+        for network in set(networks.values()):
+            for number in range(len(served)):
+                arc((network, node), node, SPREAD * (2 * number + 1))
+        for number in range(len(served)):
+            arc(node, "sink", LOAD * (2 * number + 1))
+    total = 0
+    for _ in served:
+        distance: dict[object, int] = {"source": 0}
+        by: dict[object, int] = {}
+        queue: list[object] = ["source"]
+        for vertex in queue:
+            for number in out[vertex]:
+                _, target, capacity, cost = arcs[number]
+                value = distance[vertex] + cost  # type: ignore[operator]
+                if capacity and value < distance.get(target, value + 1):
+                    distance[target], by[target] = value, number
+                    queue.append(target)
+        total += distance["sink"]
+        vertex = "sink"
+        while vertex != "source":
+            number = by[vertex]
+            arcs[number][2], arcs[number ^ 1][2] = 0, 1
+            vertex = arcs[number][0]
+    return total
+
+
+#: More than all lower goals of a case with up to 14 addresses together can make.
+MOVE, SPREAD, LOAD = 1, 100, 100 * 1000
+
+
+def one_number(cost: tuple[int, int, int, int]) -> int:
+    return cost[1] * LOAD + cost[2] * SPREAD + cost[3] * MOVE
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_cost_is_that_of_a_textbook_flow(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(60):
+        nodes = [f"n{number}" for number in range(rng.randint(2, 5))]
+        addresses = {f"10.0.{rng.randrange(3)}.{number}": 24 for number in range(1, rng.randint(6, 14))}
+        hosts = {node: {a for a in addresses if rng.random() < 0.7} for node in nodes}
+        current = {address: rng.choice(nodes[: rng.randint(1, len(nodes))]) for address in addresses}
+        preferred = {address: rng.choice(nodes) for address in addresses if rng.random() < 0.05}
+        case = Case(addresses, hosts, current, preferred, failback=True)
+        assert one_number(case.cost(case.allocate())) == least_cost(case)
+
+
 @settings(max_examples=200, deadline=None)
 @given(cases())
 def test_its_own_result_is_stable(case: Case) -> None:
