@@ -30,6 +30,10 @@ Outcome = tuple[bool, str]
 RENEW_INTERVAL = 0.5
 
 
+def _nobody(result: EventResult) -> None:
+    """Nobody listens for events yet."""
+
+
 class Acts:
     """The machine's side of one node.
 
@@ -64,7 +68,7 @@ class Acts:
         self._renewed = 0.0
         self._announcements: dict[str, asyncio.Task[None]] = {}
         #: Called after every event, with its result.
-        self.on_event: Callable[[EventResult], None] = lambda result: None
+        self.on_event: Callable[[EventResult], None] = _nobody
         #: Set when the engine has started; events wait for it, so that beats need not.
         self.engine_ready = asyncio.Event()
 
@@ -95,8 +99,8 @@ class Acts:
         if self.configured and now - self._renewed >= RENEW_INTERVAL and now < deadline:
             self._renewed = now
             items = [(address, bits, name) for address, (bits, name) in self.configured.items()]
-            for (address, _, name), error in self._table.renew(items, self._lifetime):
-                self._log(f"cannot renew {address} on {name}: {error}", "warning")
+            for (address, _, name), problem in self._table.renew(items, self._lifetime):
+                self._log(f"cannot renew {address} on {name}: {problem}", "warning")
 
     def drop(self) -> None:
         """There is no hold: silent at once, and every address of ours goes."""

@@ -30,15 +30,14 @@ class Driver:
 
     def __init__(self, node: Node, store: Store, acts: Acts, log: Callable[[str, str], None]) -> None:
         self.node = node
-        self._store = store
+        self.store = store
         self._acts = acts
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
         self._activity: tuple[int, asyncio.Task[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._carrying = False
-        #: Called after every change of the view, for those who show it.
-        self.on_change: list[Callable[[], None]] = []
+        self._view_moved = asyncio.Event()
         #: Set to the problem (or None) when the node has left.
         self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         #: A commit that is not answered within this many seconds counts as unanswered.
@@ -58,6 +57,15 @@ class Driver:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def wait_for_change(self, limit: float) -> bool:
+        """Wait until the view changes; False when it has not within ``limit`` seconds."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._view_moved.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def end(self, problem: str | None) -> None:
         """End :meth:`run` with ``problem``."""
@@ -161,7 +169,7 @@ class Driver:
     async def _ask(self, effect: fx.CommitWork) -> CommitResult | None:
         try:
             async with asyncio.timeout(self.patience):
-                return await self._store.commit(effect.conditions, effect.operations)
+                return await self.store.commit(effect.conditions, effect.operations)
         except (StoreError, TimeoutError):
             return None
 
@@ -171,11 +179,11 @@ class Driver:
         while True:
             try:
                 async with asyncio.timeout(self.patience):
-                    snapshot = await self._store.read("")
+                    snapshot = await self.store.read("")
                 self.store_problem = ""
                 self.feed(self.node.view_changed, view.reset(snapshot))
                 self._changed()
-                async for batch in self._store.watch("", snapshot.revision):
+                async for batch in self.store.watch("", snapshot.revision):
                     self._take(batch)
             except WatchLost:
                 continue
@@ -193,5 +201,5 @@ class Driver:
             self._changed()
 
     def _changed(self) -> None:
-        for listener in self.on_change:
-            listener()
+        moved, self._view_moved = self._view_moved, asyncio.Event()
+        moved.set()

@@ -6,6 +6,7 @@ of ours that somebody removed comes back; a listening socket that a script decla
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 
@@ -43,7 +44,7 @@ class KernelWatch:
     def start(self) -> None:
         """Begin to watch, and look once at everything."""
         self._monitor.start()
-        self._listeners.start()
+        self._listeners.start(asyncio.get_running_loop())
         self._read_links()
         self._read_ports()
         self._audit()

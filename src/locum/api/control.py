@@ -8,21 +8,19 @@ reference. An operation that fails answers with an error and leaves connection a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
+from locum import __version__, wire
 from locum.agent.driver import Driver
-from locum.agent.kernel_watch import KernelWatch
-from locum.api import answers
+from locum.api import answers, report
 from locum.api.admin_ops import AdminOperations
+from locum.api.model import StatusReport
 from locum.api.reload import Reloader
-from locum.api.report import DaemonState, status_report
 from locum.clock import boottime
 from locum.config.model import PathSettings
-from locum.config.tunables import TUNABLES
 from locum.errors import LocumError, ProtocolError, UsageError
 from locum.events.engine import EventEngine
 from locum.events.model import Event
@@ -33,38 +31,25 @@ from locum.wire_async import FrameConnection, FrameServer, serve_unix
 BY_HAND = frozenset({Event.MONITOR, Event.IPREALLOCATED, Event.RECOVERED, Event.STARTIPREALLOCATE, Event.STARTRECOVERY})
 #: Shortest time between two lines of ``watch``, in seconds: changes in between are shown together.
 WATCH_PAUSE = 0.05
+#: Longest time between two looks of ``watch``, in seconds.
+WATCH_LOOK = 1.0
 
 
-class Request(msgspec.Struct, frozen=True):
-    """Any request; ``op`` says which of the other fields count."""
+Message = Mapping[str, object]
 
-    op: str
-    command: str = ""
-    node: str = ""
-    address: str = ""
-    name: str = ""
-    value: str | float | int | None = None
-    seconds: float | None = None
-    event: str = ""
-    arguments: tuple[str, ...] = ()
-
-
-_decoder = msgspec.json.Decoder(Request)
+_decoder = msgspec.json.Decoder(dict[str, object])
 
 
 class ControlServer:
     """Serves the socket of one agent."""
 
-    def __init__(self, driver: Driver, engine: EventEngine, reloader: Reloader, kernel: KernelWatch) -> None:
+    def __init__(self, driver: Driver, engine: EventEngine, reloader: Reloader) -> None:
         self._driver = driver
         self._engine = engine
         self._reloader = reloader
-        self._kernel = kernel
-        self._admin = AdminOperations(driver, reloader)
+        self._admin = AdminOperations(driver, lambda: reloader.settings)
         self._server: FrameServer | None = None
-        self._changed = asyncio.Event()
-        driver.on_change.append(self._wake)
-        self._operations: dict[str, Callable[[Request], Awaitable[object]]] = {
+        self._operations: dict[str, Callable[[Message], Awaitable[object]]] = {
             "status": self._status,
             "admin": self._admin.run,
             "tunables": self._tunables,
@@ -86,96 +71,78 @@ class ControlServer:
         if self._server is not None:
             await self._server.close()
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
     async def answer(self, frame: bytes, send: Callable[[object], None]) -> None:
         """Carry out one request."""
         try:
-            try:
-                request = _decoder.decode(frame)
-            except (msgspec.DecodeError, ValueError) as error:
-                raise ProtocolError(f"not a request: {error}") from None
-            if request.op == "watch":
+            message = wire.decode(frame, _decoder)
+            name = message.get("op")
+            if name == "watch":
                 await self._watch(send)
                 return
-            operation = self._operations.get(request.op)
+            operation = self._operations.get(name) if isinstance(name, str) else None
             if operation is None:
                 known = ", ".join(sorted([*self._operations, "watch"]))
-                raise UsageError(f"no operation is named {request.op!r}; there are {known}")
-            send(answers.success(await operation(request)))
+                raise UsageError(f"no operation is named {name!r}; there are {known}")
+            send(answers.success(await operation(message)))
         except LocumError as error:
             send(answers.failure(error))
 
     async def _watch(self, send: Callable[[object], None]) -> None:
-        last: bytes = b""
+        last: StatusReport | None = None
         while True:
-            changed = self._changed
-            report = self._report()
-            state = msgspec.json.encode(msgspec.structs.replace(report, daemon=None))
-            if state != last:
-                send(answers.success(report))
-                last = state
+            present = self._report()
+            if last is None or report.differs(last, present):
+                send(answers.success(present))
+                last = present
             await asyncio.sleep(WATCH_PAUSE)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5.0):
-                    await changed.wait()
+            # What only time changes (a hold that ends, a ban that is over) is looked at now and then.
+            await self._driver.wait_for_change(WATCH_LOOK)
 
-    def _report(self) -> "StatusReport":
-        node = self._driver.node
-        state = DaemonState(
-            hold_left=max(node.hold.deadline - boottime(), 0.0),
-            hold=node.hold.hold,
-            store=str(self._reloader.settings.cluster.store),
-            store_problem=self._driver.store_problem,
+    def _report(self) -> StatusReport:
+        node, settings = self._driver.node, self._reloader.settings
+        local = report.Local(
+            node=node.desk.name,
+            cluster=settings.cluster.name,
             stage=node.stage.value,
-            activity=node.desk.activity,
+            hold=node.hold.hold,
+            hold_left=max(node.hold.deadline - boottime(), 0.0),
+            store=str(settings.cluster.store),
+            store_problem=self._driver.store_problem,
+            version=__version__,
         )
-        return status_report(node.view, node.desk.name, time.time(), node.desk.tunables, state)
+        return report.status(node.view, local, time.time())
 
-    async def _status(self, request: Request) -> object:
+    async def _status(self, message: Message) -> object:
         return self._report()
 
-    async def _tunables(self, request: Request) -> object:
-        set_here = self._driver.node.view.tunables
-        return [
-            {
-                "name": row.name,
-                "value": self._driver.node.desk.tunables.values()[row.name],
-                "default": row.default,
-                "set": row.name in set_here,
-                "unit": row.unit,
-                "meaning": row.meaning,
-            }
-            for row in TUNABLES.values()
-        ]
+    async def _tunables(self, message: Message) -> object:
+        return report.tunables(self._driver.node.view)
 
-    async def _reload(self, request: Request) -> object:
-        return {"message": self._reloader.reload()}
+    async def _reload(self, message: Message) -> object:
+        return self._reloader.reload()
 
-    async def _shutdown(self, request: Request) -> object:
+    async def _shutdown(self, message: Message) -> object:
         self._driver.feed(self._driver.node.leave)
         return {"message": "leaving the cluster"}
 
-    async def _event_list(self, request: Request) -> object:
+    async def _event_list(self, message: Message) -> object:
         return {"directory": self._reloader.settings.paths.events, "scripts": self._engine.listing().scripts}
 
-    async def _event_status(self, request: Request) -> object:
+    async def _event_status(self, message: Message) -> object:
         return self._engine.status()
 
-    async def _event_run(self, request: Request) -> object:
-        try:
-            event = Event(request.event)
-        except ValueError:
-            raise UsageError(f"no event is named {request.event!r}; there are {', '.join(Event)}") from None
+    async def _event_run(self, message: Message) -> object:
+        name = message.get("event", "")
+        if name not in list(Event):
+            raise UsageError(f"no event is named {name!r}; there are {', '.join(Event)}")
+        event = Event(str(name))
         if event not in BY_HAND:
             raise UsageError(
                 f"{event} is run by the daemon only; to try a script use 'locum event run --dir DIR {event} …'"
             )
         tunables = self._driver.node.desk.tunables
         timeout = tunables.monitor_timeout if event is Event.MONITOR else tunables.event_timeout
-        result = await self._engine.run(event, request.arguments, timeout=timeout)
+        result = await self._engine.run(event, timeout=timeout)
         if event is Event.MONITOR:
             # The node's own verdict is the daemon's: let it look as well.
             self._driver.feed(self._driver.node.trigger_monitor)
@@ -203,7 +170,7 @@ class _Connection(FrameConnection):
     def on_garbage(self, error: ProtocolError) -> None:
         self.send(answers.failure(error))
 
-    def on_close(self, error: Exception | None) -> None:  # noqa: ARG002
+    def on_close(self, error: Exception | None) -> None:
         if self._task is not None:
             self._task.cancel()
 

@@ -6,13 +6,17 @@ import os
 import signal
 from collections.abc import Callable
 
+import msgspec
+
 from locum.addresses.gate import Gate
 from locum.agent.driver import Driver
+from locum.api.model import ReloadResult
 from locum.config.environment import check_environment
 from locum.config.load import load
 from locum.config.model import Settings
-from locum.errors import ConfigError, LocumError, UsageError
+from locum.errors import ConfigError, LocumError
 from locum.events.engine import EventEngine
+from locum.guard.gatekeeper import public_interfaces
 
 
 class Reloader:
@@ -39,39 +43,51 @@ class Reloader:
         except LocumError as error:
             self._log(f"reload: {error}; the configuration stays as it was", "error")
 
-    def reload(self) -> str:
-        """Apply the configuration file as it is now; returns what was done. Raises ConfigError or UsageError."""
+    def reload(self) -> ReloadResult:
+        """Apply the configuration file as it is now. Raises ConfigError, and then nothing has changed."""
         from locum.api.serve import identity_of, script_environment  # noqa: PLC0415  (serve imports this module)
 
-        new = load(self.settings.source)
+        new, old = load(self.settings.source), self.settings
         problems = list(check_environment(new))
         if problems:
             raise ConfigError(new.source, problems)
-        old = self.settings
-        fixed = {
-            "node.name": (old.node.name, new.node.name),
-            "cluster.name": (old.cluster.name, new.cluster.name),
-            "cluster.store": (old.cluster.store, new.cluster.store),
-            "cluster.hold": (old.cluster.hold, new.cluster.hold),
-            "paths": (old.paths, new.paths),
-        }
-        changed = [name for name, (before, after) in fixed.items() if before != after]
-        if changed:
-            raise UsageError(f"{', '.join(changed)} changed: restart the daemon for that")
-        node = self._driver.node
+        ignored = [name for name, before, after in _fixed(old, new) if before != after]
+        # What needs a restart stays as it was in everything that follows.
+        new = msgspec.structs.replace(new, node=old.node, cluster=old.cluster, paths=old.paths)
         if self._gate is not None:
-            self._gate.configure([a.address for a in new.addresses], _interfaces(new))
+            self._gate.configure([a.address for a in new.addresses], public_interfaces(new))
         self.settings = new
         self._engine.configure(new.scripts, script_environment(new))
-        identity = identity_of(new, node.identity.margin, node.identity.warning)
-        self._driver.feed(node.configure, identity)
+        node = self._driver.node
+        self._driver.feed(node.configure, identity_of(new, node.identity.margin, node.identity.warning))
         # The guard removes public addresses when the agent cannot: it must know the new ones as well.
         os.kill(os.getppid(), signal.SIGUSR1)
-        before, after = {a.address for a in old.addresses}, {a.address for a in new.addresses}
-        text = f"reloaded: {len(after)} addresses ({len(after - before)} new, {len(before - after)} removed)"
-        self._log(text, "info")
-        return text
+        changes = _changes(old, new)
+        self._log("reloaded: " + ("; ".join(changes) or "nothing has changed"), "info")
+        return ReloadResult(tuple(changes), tuple(ignored))
 
 
-def _interfaces(settings: Settings) -> list[str]:
-    return sorted({name for a in settings.addresses for name in a.interfaces})
+def _fixed(old: Settings, new: Settings) -> list[tuple[str, object, object]]:
+    """What cannot change while the daemon runs: name, before, after."""
+    return [
+        ("node.name", old.node.name, new.node.name),
+        ("node.number", old.node.number, new.node.number),
+        ("node.private_address", old.node.private_address, new.node.private_address),
+        ("cluster.name", old.cluster.name, new.cluster.name),
+        ("cluster.store", old.cluster.store, new.cluster.store),
+        ("cluster.hold", old.cluster.hold, new.cluster.hold),
+        ("cluster.etcd", old.cluster.etcd, new.cluster.etcd),
+        ("paths", old.paths, new.paths),
+        ("log", old.log, new.log),
+    ]
+
+
+def _changes(old: Settings, new: Settings) -> list[str]:
+    """What the reload changed, in words."""
+    before, after = {a.address: a for a in old.addresses}, {a.address: a for a in new.addresses}
+    changes = [f"address {a} added" for a in after if a not in before]
+    changes += [f"address {a} removed" for a in before if a not in after]
+    changes += [f"address {a} changed" for a in after if a in before and before[a] != after[a]]
+    names = sorted({*old.scripts, *new.scripts})
+    changes += [f"settings of {n} changed" for n in names if old.scripts.get(n) != new.scripts.get(n)]
+    return changes

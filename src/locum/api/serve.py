@@ -132,7 +132,7 @@ async def serve(settings: Settings) -> int:
     driver = Driver(node, store, acts, log)
     kernel = KernelWatch(driver, acts, runtime, log)
     reloader = Reloader(settings, driver, engine, gate, log)
-    control = ControlServer(driver, engine, reloader, kernel)
+    control = ControlServer(driver, engine, reloader)
     background: list[asyncio.Task[None]] = []
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -79,7 +79,9 @@ class Watch:
         deadline = self._page.deadline
         if deadline <= now and deadline != self._enforced:
             if deadline:
-                self._log(f"the hold ended {(now - deadline) * 1000:.0f} ms ago: removing all public addresses", "error")
+                self._log(
+                    f"the hold ended {(now - deadline) * 1000:.0f} ms ago: removing all public addresses", "error"
+                )
             self._silence()
             self._enforced = deadline
 
@@ -87,7 +89,7 @@ class Watch:
         for child in (*self._others, self._agent):
             status = child.ended(now)
             if status is not None:
-                if child is self._agent and (status == 0 or status == EXIT_HOPELESS or self._terminations > 1):
+                if child is self._agent and (status in (0, EXIT_HOPELESS) or self._terminations > 1):
                     return 0 if status == 0 else 1
                 how = f"signal {-status}" if status < 0 else f"status {status}"
                 self._log(f"the {child.name} has ended ({how}); starting it again", "error")

@@ -1,0 +1,86 @@
+"""Carrying out admin commands: commit what :mod:`locum.cluster.admin` planned, then wait for its effect.
+
+A command is confirmed only after its commit was accepted by the store (I9), and says so when the effect is still on
+its way after the time that it may wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from locum.agent.driver import Driver
+from locum.api.model import AdminResult
+from locum.clock import boottime
+from locum.cluster.admin import TRIES, AdminChange, WaitFor, default_tunables, parse_request, plan_command
+from locum.config.model import Settings
+from locum.errors import StoreUnavailable, UsageError
+
+#: Longest time that one commit may take, and then the view to follow it, in seconds.
+COMMIT_LIMIT = 5.0
+
+
+class AdminOperations:
+    """Admin commands of one agent. ``settings`` returns the configuration in force."""
+
+    def __init__(self, driver: Driver, settings: Callable[[], Settings]) -> None:
+        self._driver = driver
+        self._settings = settings
+
+    async def run(self, message: Mapping[str, object]) -> AdminResult:
+        """One command. Raises UsageError (with the reason) or StoreUnavailable."""
+        request = parse_request(message)
+        view, local = self._driver.node.view, self._driver.node.desk.name
+        for _ in range(TRIES):
+            change = plan_command(view, request, local=local, wall=time.time())
+            if not change.operations:
+                return AdminResult(change.message, change.warnings, changed=False)
+            if await self._commit(change):
+                pending = await self._wait(change.wait) if change.wait is not None else ""
+                return AdminResult(change.message, change.warnings, complete=not pending, pending=pending)
+        raise UsageError("the cluster kept changing while the command was tried: try again")
+
+    async def tunable_defaults(self, message: Mapping[str, object]) -> AdminResult:
+        """Set the tunables of the configuration that nobody has set yet (``00.locum`` asks for it)."""
+        values = self._settings().tunables
+        await self._until(lambda: self._driver.node.view.loaded, COMMIT_LIMIT)
+        for _ in range(TRIES):
+            change = default_tunables(self._driver.node.view, values)
+            if change is None:
+                return AdminResult("every tunable of the configuration is set", changed=False)
+            if await self._commit(change):
+                return AdminResult(change.message, change.warnings)
+        raise UsageError("the tunables kept changing: try again")
+
+    async def _commit(self, change: AdminChange) -> bool:
+        """Whether the change took effect; False when something changed meanwhile and the view now shows it."""
+        view = self._driver.node.view
+        try:
+            async with asyncio.timeout(COMMIT_LIMIT):
+                result = await self._driver.store.commit(change.conditions, change.operations)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"the store has not answered within {COMMIT_LIMIT:g} s: the change may or may not be made; "
+                "look at 'locum status'"
+            ) from None
+        # Our own watch shows the commit, or what was in its way; other prefixes' revisions never come, hence the limit.
+        await self._until(lambda: view.revision >= result.revision, 0.5)
+        return result.accepted
+
+    async def _wait(self, wait: WaitFor) -> str:
+        """Until the effect is there; returns what is still missing when it is not in time."""
+        view = self._driver.node.view
+        done = await self._until(lambda: not wait.missing(view) or wait.hopeless(view) is not None, wait.seconds)
+        if done and not wait.missing(view):
+            return ""
+        return wait.hopeless(view) or wait.pending(view, time.time())
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether ``condition`` came true within ``seconds``; looked at after every change of the view."""
+        end = boottime() + seconds
+        while not condition():
+            left = end - boottime()
+            if left <= 0 or not await self._driver.wait_for_change(left):
+                return condition()
+        return True
