@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-from locum import __version__, wire
+from locum import wire
 from locum.agent.driver import Driver
 from locum.api import answers, report
 from locum.api.admin_ops import AdminOperations
-from locum.api.model import StatusReport
+from locum.api.model import DaemonState, StatusReport
 from locum.api.reload import Reloader
 from locum.clock import boottime
 from locum.config.model import PathSettings
@@ -99,24 +99,23 @@ class ControlServer:
             await self._driver.wait_for_change(WATCH_LOOK)
 
     def _report(self) -> StatusReport:
-        node, settings = self._driver.node, self._reloader.settings
-        local = report.Local(
-            node=node.desk.name,
-            cluster=settings.cluster.name,
-            stage=node.stage.value,
-            hold=node.hold.hold,
+        node = self._driver.node
+        state = DaemonState(
             hold_left=max(node.hold.deadline - boottime(), 0.0),
-            store=str(settings.cluster.store),
+            hold=node.hold.hold,
+            store=str(self._reloader.settings.cluster.store),
             store_problem=self._driver.store_problem,
-            version=__version__,
+            stage=node.stage.value,
+            activity=node.desk.activity,
         )
-        return report.status(node.view, local, time.time())
+        return report.status_report(node.view, node.desk.name, time.time(), node.desk.tunables, state)
 
     async def _status(self, message: Message) -> object:
         return self._report()
 
     async def _tunables(self, message: Message) -> object:
-        return report.tunables(self._driver.node.view)
+        node = self._driver.node
+        return report.tunable_reports(node.view, node.desk.tunables)
 
     async def _reload(self, message: Message) -> object:
         return self._reloader.reload()

@@ -10,13 +10,19 @@ import msgspec
 
 from locum.addresses.gate import Gate
 from locum.agent.driver import Driver
-from locum.api.model import ReloadResult
 from locum.config.environment import check_environment
 from locum.config.load import load
 from locum.config.model import Settings
 from locum.errors import ConfigError, LocumError
 from locum.events.engine import EventEngine
 from locum.guard.gatekeeper import public_interfaces
+
+
+class ReloadResult(msgspec.Struct, frozen=True):
+    """What a reload did: ``changes`` in force now, ``ignored`` settings that differ and need a restart."""
+
+    changes: tuple[str, ...]
+    ignored: tuple[str, ...]
 
 
 class Reloader:
