@@ -47,6 +47,9 @@ _IFLA_INET_CONF = 1
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 #: ``include/uapi/linux/ip.h``; the array in IFLA_INET_CONF starts with item 1.
 _IPV4_DEVCONF_PROMOTE_SECONDARIES = 20
+_IFLA_INET6_CONF = 2
+#: ``include/uapi/linux/ipv6.h``; this array starts with item 0.
+_DEVCONF_FORWARDING = 0
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_CACHEINFO, _IFA_FLAGS = 1, 2, 4, 6, 8
 
@@ -61,7 +64,8 @@ _AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 class LinkMessage(NamedTuple):
     """An interface: number, name, ``IFF_`` flags, ``IF_OPER_`` state, hardware address (raw), ``ARPHRD_`` kind.
 
-    ``promote`` is the interface's own ``promote_secondaries``, None where it has no IPv4 part.
+    ``promote`` is the interface's own ``promote_secondaries``, None where it has no IPv4 part; ``forwards6`` says
+    whether it is an IPv6 router's.
     """
 
     ifindex: int
@@ -69,8 +73,9 @@ class LinkMessage(NamedTuple):
     flags: int
     operstate: int
     hardware: bytes
-    promote: bool | None
     kind: int
+    promote: bool | None = None
+    forwards6: bool = False
 
 
 class AddressMessage(NamedTuple):
@@ -130,7 +135,9 @@ def parse_link(payload: bytes) -> LinkMessage | None:
     family, kind, index, flags, _change = _IFINFO.unpack_from(payload)
     if family != 0:
         return None
-    name, operstate, hardware, promote = "", IF_OPER_UNKNOWN, b"", None
+    name, operstate, hardware = "", IF_OPER_UNKNOWN, b""
+    promote: bool | None = None
+    forwards6 = False
     for number, value in core.iterate(payload, _IFINFO.size):
         if number == _IFLA_IFNAME:
             name = core.text(value)
@@ -139,17 +146,18 @@ def parse_link(payload: bytes) -> LinkMessage | None:
         elif number == _IFLA_ADDRESS:
             hardware = value
         elif number == _IFLA_AF_SPEC:
-            promote = _promote(value)
-    return LinkMessage(index, name, flags, operstate, hardware, promote, kind)
+            families = core.parse(value)
+            promote = _setting(families, _AF_INET, _IFLA_INET_CONF, _IPV4_DEVCONF_PROMOTE_SECONDARIES - 1)
+            forwards6 = bool(_setting(families, _AF_INET6, _IFLA_INET6_CONF, _DEVCONF_FORWARDING))
+    return LinkMessage(index, name, flags, operstate, hardware, kind, promote, forwards6)
 
 
-def _promote(specification: bytes) -> bool | None:
-    inet = core.parse(specification).get(_AF_INET)
-    configuration = core.parse(inet).get(_IFLA_INET_CONF) if inet else None
-    place = (_IPV4_DEVCONF_PROMOTE_SECONDARIES - 1) * 4
-    if configuration is None or len(configuration) < place + 4:
+def _setting(families: dict[int, bytes], family: int, array: int, place: int) -> bool | None:
+    """One of the switches in /proc/sys/net/ipv[46]/conf/<interface>, from the array that a link message carries."""
+    settings = core.parse(families.get(family, b"")).get(array, b"")
+    if len(settings) < 4 * place + 4:
         return None
-    return bool(_U32.unpack_from(configuration, place)[0])
+    return bool(_U32.unpack_from(settings, 4 * place)[0])
 
 
 def links(sock: NetlinkSocket) -> list[LinkMessage]:

@@ -1,0 +1,98 @@
+"""News that somebody else changed nftables: a firewall reload may have taken the gate's tables along.
+
+Rules of this file: it looks and tells; restoring is the caller's decision (:meth:`locum.addresses.gate.Gate.restore`).
+
+Listening for deletions of our tables would be no simpler: the kernel packs several messages into one, and the gate's
+own transactions, several a second, make most of them. After every transaction there is one message of its own
+(``NFT_MSG_NEWGEN``) that carries the netlink port of who made it; a socket filter lets only those of others through.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from locum.addresses.gate import Gate
+from locum.errors import LocumError
+from locum.netlink import core, filters, nftables
+
+if TYPE_CHECKING:
+    import asyncio
+
+_BUFFER = 1 << 20
+
+#: Seconds between two looks at the tables when others change nftables all the time.
+_INTERVAL = 0.05
+
+
+class GateWatch:
+    """Calls ``on_damage(problems)`` when the tables of ``gate`` are no longer as it left them.
+
+    ``problems`` is one line each, as :meth:`Gate.verify` returns. The first look comes at once.
+    """
+
+    def __init__(self, gate: Gate, on_damage: Callable[[tuple[str, ...]], None]) -> None:
+        self._gate = gate
+        self._on_damage = on_damage
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._socket: socket.socket | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._dirty = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin, in the present network namespace, which is to be the gate's. Raises NetlinkError."""
+        sock = None
+        try:
+            sock = socket.socket(
+                socket.AF_NETLINK,
+                socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+                nftables.NETLINK_NETFILTER,
+            )
+            core.widen(sock, _BUFFER)
+            filters.attach(sock, filters.type_from_others(nftables.NEWGEN_TYPE, self._gate.port))
+            sock.bind((0, 0))
+            core.join(sock, (nftables.NFNLGRP_NFTABLES,))
+        except OSError as problem:
+            if sock is not None:
+                sock.close()
+            raise core.error(problem.errno or errno.EIO, "cannot watch nftables") from problem
+        self._socket, self._loop = sock, loop
+        loop.add_reader(sock.fileno(), self._readable)
+
+    def close(self) -> None:
+        """Stop. Idempotent."""
+        if self._socket is not None and self._loop is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._socket = self._loop = self._next_look = None
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        while True:
+            try:
+                self._socket.recv(65536)
+            except BlockingIOError:
+                break
+            except OSError as problem:
+                if problem.errno != errno.ENOBUFS:
+                    raise
+            self._dirty = True
+        if self._dirty and self._next_look is None:
+            self._look()
+
+    def _look(self) -> None:
+        self._next_look = None
+        if not self._dirty or self._loop is None:
+            return
+        self._dirty = False
+        self._next_look = self._loop.call_later(_INTERVAL, self._look)
+        try:
+            problems = self._gate.verify()
+        except LocumError as problem:
+            problems = (str(problem),)
+        if problems:
+            self._on_damage(problems)

@@ -1,0 +1,182 @@
+"""News from the kernel about links and addresses.
+
+Rules of this file: it tells what happened, once; it does not know which addresses are ours.
+
+Renewing an address's lifetime makes the kernel send the same message as adding it, several hundred times a second on
+a busy node. So what is known is kept by the part of the message that stays the same, and a renewal costs one
+dictionary lookup and no event.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from locum.addresses.links import usable
+from locum.netlink import core, route
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class LinkChanged(msgspec.Struct, frozen=True):
+    """An interface appeared, disappeared (``up`` is False then), or began or ceased to be able to carry traffic."""
+
+    name: str
+    up: bool
+
+
+class AddressAdded(msgspec.Struct, frozen=True):
+    """An address was configured, by whomever."""
+
+    address: str
+    bits: int
+    interface: str
+
+
+class AddressRemoved(msgspec.Struct, frozen=True):
+    """An address is gone: removed, or its lifetime ended."""
+
+    address: str
+    bits: int
+    interface: str
+
+
+class Resync(msgspec.Struct, frozen=True):
+    """The kernel had more news than could be kept: look at everything anew."""
+
+
+KernelEvent = LinkChanged | AddressAdded | AddressRemoved | Resync
+
+_BUFFER = 4 << 20
+_PER_WAKE_UP = 512
+
+#: (interface index, address, bits)
+_Key = tuple[int, str, int]
+
+
+class KernelMonitor:
+    """Calls ``callback`` with each :data:`KernelEvent` of the network namespace in which it was started."""
+
+    def __init__(self, callback: Callable[[KernelEvent], None]) -> None:
+        self._callback = callback
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._socket: socket.socket | None = None
+        self._links: dict[int, tuple[str, bool]] = {}
+        self._addresses: dict[_Key, bytes] = {}
+        self._seen: set[bytes] = set()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin; what is there now is known and makes no events. Raises NetlinkError."""
+        sock = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, route.NETLINK_ROUTE
+        )
+        try:
+            core.widen(sock, _BUFFER)
+            sock.bind((0, 0))
+            core.join(sock, (route.RTNLGRP_LINK, route.RTNLGRP_IPV4_IFADDR, route.RTNLGRP_IPV6_IFADDR))
+            # After joining: a change in between is in both, and the second time it is nothing new.
+            self._learn()
+        except OSError as problem:
+            sock.close()
+            raise core.error(problem.errno or errno.EIO, "cannot watch links and addresses") from problem
+        except BaseException:
+            sock.close()
+            raise
+        self._socket, self._loop = sock, loop
+        loop.add_reader(sock.fileno(), self._readable)
+
+    def close(self) -> None:
+        """Stop. Idempotent."""
+        if self._socket is not None and self._loop is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+        self._socket = self._loop = None
+
+    def _learn(self) -> None:
+        with route.open_socket() as netlink:
+            links = route.links(netlink)
+            addresses = route.addresses(netlink)
+        self._links = {link.ifindex: (link.name, usable(link)) for link in links}
+        self._addresses = {(a.ifindex, a.address, a.bits): b"" for a in addresses}
+        self._seen = set()
+
+    def _readable(self) -> None:
+        for _ in range(_PER_WAKE_UP):
+            if self._socket is None:  # the callback closed the monitor
+                return
+            try:
+                data, sender = self._socket.recvfrom(65536)
+            except BlockingIOError:
+                return
+            except OSError as problem:
+                if problem.errno != errno.ENOBUFS:
+                    raise
+                self._learn()
+                self._callback(Resync())
+                continue
+            if sender[0] == 0:
+                for message in core.messages(data):
+                    self._handle(message.type, message.payload)
+
+    def _handle(self, kind: int, payload: bytes) -> None:
+        if kind == route.RTM_NEWADDR:
+            if payload[: _identity_size(payload)] not in self._seen:
+                self._added(payload)
+        elif kind == route.RTM_DELADDR:
+            self._removed(payload)
+        elif kind in (route.RTM_NEWLINK, route.RTM_DELLINK):
+            self._link(payload, gone=kind == route.RTM_DELLINK)
+
+    def _added(self, payload: bytes) -> None:
+        found = route.parse_address(payload)
+        if found is None:
+            return
+        key = (found.ifindex, found.address, found.bits)
+        known = key in self._addresses
+        identity = payload[: _identity_size(payload)]
+        # A change of flags (a secondary that became the primary) gives a known address another identity.
+        self._seen.discard(self._addresses.get(key, b""))
+        self._seen.add(identity)
+        self._addresses[key] = identity
+        if not known:
+            self._callback(AddressAdded(found.address, found.bits, self._name(found.ifindex)))
+
+    def _removed(self, payload: bytes) -> None:
+        found = route.parse_address(payload)
+        if found is None:
+            return
+        identity = self._addresses.pop((found.ifindex, found.address, found.bits), None)
+        if identity is not None:
+            self._seen.discard(identity)
+            self._callback(AddressRemoved(found.address, found.bits, self._name(found.ifindex)))
+
+    def _link(self, payload: bytes, *, gone: bool) -> None:
+        link = route.parse_link(payload)
+        if link is None:
+            return
+        before = self._links.pop(link.ifindex, None)
+        if gone:
+            if before is not None:
+                self._callback(LinkChanged(before[0], False))
+            return
+        now = (link.name, usable(link))
+        self._links[link.ifindex] = now
+        if before is not None and before[0] != link.name:
+            self._callback(LinkChanged(before[0], False))
+        if before != now:
+            self._callback(LinkChanged(*now))
+
+    def _name(self, index: int) -> str:
+        known = self._links.get(index)
+        return known[0] if known else f"#{index}"
+
+
+def _identity_size(payload: bytes) -> int:
+    """How much of an address message's payload stays the same in a renewal: the header and the first attributes,
+    which are the addresses (``inet_fill_ifaddr``, ``inet6_fill_ifaddr``). Lifetimes come later."""
+    return 24 if payload[0] == socket.AF_INET else 28

@@ -1,0 +1,69 @@
+"""Socket filters (classic BPF) for netlink sockets: the kernel drops what would only wake us to throw it away.
+
+Rules of this file: a filter sees a message from its netlink header on and says how much of it to keep: all or none.
+Loads of two and four bytes read in network order; the netlink header is in the machine's own.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+
+_SO_ATTACH_FILTER = 26
+
+_LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_LOAD_HALF = 0x28  # BPF_LD | BPF_H | BPF_ABS
+_JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_RETURN = 0x06  # BPF_RET | BPF_K
+
+_KEEP, _DROP = 0xFFFFFFFF, 0
+
+#: (code, jump if true, jump if false, constant); jumps are relative to the next instruction.
+Instruction = tuple[int, int, int, int]
+
+_INSTRUCTION = struct.Struct("=HBBI")
+
+
+def attach(sock: socket.socket, program: Sequence[Instruction]) -> None:
+    """Attach ``program`` to ``sock``. Raises OSError."""
+    code = array.array("B", b"".join(_INSTRUCTION.pack(*instruction) for instruction in program))
+    # struct sock_fprog: a count, padded, and a pointer
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), code.buffer_info()[0]))
+
+
+def _as_loaded(value: int, size: int) -> int:
+    """What a network-order load makes of ``value`` stored in the machine's order."""
+    return int.from_bytes(value.to_bytes(size, sys.byteorder), "big")
+
+
+def type_from_others(kind: int, port: int) -> list[Instruction]:
+    """Keep messages of type ``kind`` that were caused by a netlink port other than ``port``.
+
+    In ``struct nlmsghdr`` the type is at 4, and the port at 12.
+    """
+    return [
+        (_LOAD_HALF, 0, 0, 4),
+        (_JUMP_EQUAL, 0, 3, _as_loaded(kind, 2)),
+        (_LOAD_WORD, 0, 0, 12),
+        (_JUMP_EQUAL, 1, 0, _as_loaded(port, 4)),
+        (_RETURN, 0, 0, _KEEP),
+        (_RETURN, 0, 0, _DROP),
+    ]
+
+
+def unconnected_inet_sockets() -> list[Instruction]:
+    """Keep ``struct inet_diag_msg`` of sockets that have a port of their own and no peer: listeners.
+
+    The structure follows the netlink header; its ports, at 4 and 6, are in network order.
+    """
+    return [
+        (_LOAD_HALF, 0, 0, 22),
+        (_JUMP_EQUAL, 0, 3, 0),
+        (_LOAD_HALF, 0, 0, 20),
+        (_JUMP_EQUAL, 1, 0, 0),
+        (_RETURN, 0, 0, _KEEP),
+        (_RETURN, 0, 0, _DROP),
+    ]
