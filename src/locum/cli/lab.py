@@ -16,12 +16,13 @@ from typing import Any
 import click
 
 from locum.errors import LocumError, UsageError
-from locum.lab import faults, namespaces
+from locum.lab import faults, namespaces, processes, rootless
 from locum.lab import observer as observing
 from locum.lab import probe as probing
 from locum.lab.lab import Lab
 from locum.lab.lab import down as take_down
 from locum.lab.layout import Layout
+from locum.lab.state import NodeState
 
 DEFAULT_NAME = "lab"
 
@@ -34,9 +35,23 @@ def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return option(function)
 
 
-@click.group(name="lab")
-def lab() -> None:
-    """A cluster on this machine: nodes as network namespaces, with faults, a client and an observer."""
+class _LabGroup(click.Group):
+    """Keeps the arguments as they were given, to start the same command anew with more privileges."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+@click.group(name="lab", cls=_LabGroup)
+@click.pass_context
+def lab(ctx: click.Context) -> None:
+    """A cluster on this machine: nodes as network namespaces, with faults, a client and an observer.
+
+    Needs root; for an ordinary user everything runs inside a user namespace, where the kernel allows that.
+    """
+    if "--help" not in ctx.obj and not rootless.privileged():
+        ctx.exit(rootless.run_inside(ctx.obj))
 
 
 @lab.command()
@@ -61,6 +76,35 @@ def up(*, nodes: int, addresses: int, hold: float, interfaces: int, services: st
 def down(name: str) -> None:
     """End a lab and remove all that it made, also after a crash."""
     click.echo(f"lab {name}: {'gone' if take_down(name) else 'there was none'}")
+
+
+@lab.command()
+@name_option
+def status(name: str) -> None:
+    """Show the nodes of a lab: processes, faults, and what their daemons say of themselves."""
+    found = Lab.load(name)
+    click.echo(f"lab {name}: {found.directory}, store {found.state.store}")
+    for node in found.layout.node_names:
+        click.echo("  ".join(_node_words(found, node)))
+
+
+def _node_words(found: Lab, node: str) -> list[str]:
+    recorded = found.state.nodes.get(node, NodeState())
+    guard = recorded.daemon
+    words = [f"{node:4}", f"daemon {guard.pid}" if guard is not None and processes.alive(guard) else "no daemon"]
+    words += [
+        f"{service} {process.pid if processes.alive(process) else 'dead'}"
+        for service, process in recorded.services.items()
+    ]
+    words += [f"FAULT {fault.kind}" for fault in recorded.faults]
+    try:
+        report = found.status(node, timeout=0.5)
+    except LocumError:
+        return [*words, "gives no answer"]
+    own = next((item for item in report.nodes if item.name == node), None)
+    if own is not None:
+        words += [own.state, " ".join(own.addresses) or "no addresses"]
+    return [*words, f"epoch {report.epoch}, leader {report.leader or 'none'}"]
 
 
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -159,7 +203,7 @@ def _until(seconds: float | None) -> Callable[[], bool]:
 def main() -> None:
     """``python -m locum.cli.lab``: the group on its own."""
     try:
-        lab(standalone_mode=False)
+        sys.exit(lab(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -22,6 +22,8 @@ from typing import Self, TypeVar
 
 import msgspec
 
+from locum.api import client
+from locum.api.model import StatusReport
 from locum.clock import boottime
 from locum.errors import LocumError, UsageError
 from locum.lab import faults, namespaces, network, node_files, processes, state, stores
@@ -33,6 +35,9 @@ from locum.lab.state import AppliedFault, LabState, NodeState
 #: In the environment of everything that the lab starts on a node: "daemon" or "service". Children inherit it, so
 #: that an orphan still shows whose it is.
 PART = "LOCUM_LAB_PART"
+
+#: The module that the agent process runs, as its command line says.
+AGENT_MODULE = "locum.api.serve"
 
 T = TypeVar("T")
 
@@ -207,11 +212,14 @@ class Lab:
         return tuple(members.values())
 
     def agent(self, node: str) -> Process | None:
-        """The node's agent process; None when none runs."""
+        """The node's agent process, a child of the guard; None when none runs."""
         guard = self.state.nodes[node].daemon
+        if guard is None:
+            return None
         for process in self.ours(node):
             stat = processes.read_stat(process.pid)
-            if guard is not None and stat is not None and stat.parent == guard.pid:
+            command = processes.command_of(process.pid)
+            if stat is not None and stat.parent == guard.pid and (self.state.command or AGENT_MODULE in command):
                 return process
         return None
 
@@ -271,6 +279,49 @@ class Lab:
         return boottime()
 
     # -- what is going on ------------------------------------------------------------------------------------------
+
+    def status(self, node: str | None = None, timeout: float = 2.0) -> StatusReport:
+        """The cluster as ``node`` sees it, or the first node without a fault that answers within ``timeout`` seconds.
+
+        Raises LocumError when nobody answers.
+        """
+        problem: LocumError = LocumError("no daemon was started")
+        for name in self._asked_nodes() if node is None else (node,):
+            try:
+                answer = client.call_raw(str(self.control_socket(name)), {"op": "status"}, timeout)
+                return msgspec.json.decode(answer, type=StatusReport)
+            except LocumError as error:
+                problem = error
+        raise problem
+
+    def _asked_nodes(self) -> tuple[str, ...]:
+        """All nodes, those that may have a wrong view of the cluster last."""
+        return tuple(sorted(self.layout.node_names, key=lambda node: len(self.state.nodes[node].faults)))
+
+    def served(self) -> dict[str, str]:
+        """Address → node that serves it, settled; empty when nobody answers."""
+        try:
+            report = self.status()
+        except LocumError:
+            return {}
+        return {item.address: item.node for item in report.addresses if item.node is not None and item.serving}
+
+    def wait_served(self, limit: float = 60.0) -> StatusReport:
+        """Wait until every node is OK and every address is served where it should be; see :meth:`wait_for`."""
+
+        def settled() -> StatusReport | None:
+            try:
+                report = self.status()
+            except LocumError:
+                return None
+            healthy = len(report.nodes) == self.layout.nodes and all(node.state == "OK" for node in report.nodes)
+            served = all(item.state == "served" for item in report.addresses)
+            complete = len(report.addresses) == self.layout.addresses and report.progress == "settled"
+            return report if healthy and served and complete else None
+
+        found = self.wait_for("every node OK, every address served", settled, limit)
+        assert found is not None
+        return found
 
     def wait_for(self, what: str, condition: Callable[[], T], limit: float = 30.0) -> T:
         """Call ``condition`` until it returns something true, and return that.

@@ -20,7 +20,7 @@ from locum.errors import LocumError, UsageError
 from locum.lab.layout import Layout
 from locum.lab.processes import Process
 
-#: Holds a directory per lab; the environment's LOCUM_LAB_DIR replaces it.
+#: Holds root's labs, a directory each; the environment's LOCUM_LAB_DIR replaces it.
 _ROOT_BASE = "/run/locum-lab"
 
 # sun_path has 108 bytes with the final zero (unix(7)); the longest name below a lab's directory needs this many.
@@ -66,12 +66,12 @@ class LabState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def base() -> Path:
     """The directory of all labs of this user: /run/locum-lab for root, else below the temporary directory.
 
-    For an ordinary user it is checked to be his alone: others may write to the temporary directory.
+    Below the temporary directory, where others may write, it is checked to be this user's alone.
     """
     chosen = os.environ.get("LOCUM_LAB_DIR")
     if chosen:
         return Path(chosen)
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and os.access("/run", os.W_OK):
         return Path(_ROOT_BASE)
     directory = Path(tempfile.gettempdir()) / f"locum-lab-{os.geteuid()}"
     directory.mkdir(mode=0o700, exist_ok=True)
