@@ -1,18 +1,24 @@
-"""The forked child: becomes a script.
+"""The forked child: waits for its job, then becomes a script.
 
 Rules of this file: it runs between fork and the script's first instruction. Nothing here may return to the runner's
-code, hold on to the runner's descriptors, or start the script before its record is on file.
+code, hold on to the runner's descriptors, or start a script without having been told to.
+
+The runner forks a child before there is a job for it: forking costs more than everything else together, and so it
+is done while nobody waits. The job comes as one JSON line over a pipe. If the runner dies first, the pipe ends, and
+the child with it.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import gc
+import json
 import os
+import select
 import signal
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from locum.events.python_script import call_event, finish
 
@@ -26,6 +32,10 @@ CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 
 _IGNORED_BY_RUNNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+_READ = 1 << 16
+
+#: Returns the compiled script; raises OSError, SyntaxError, ValueError.
+Compiler = Callable[[str], types.CodeType]
 
 
 class Job:
@@ -50,51 +60,131 @@ class Job:
         self.arguments = list(arguments)
         self.environment = environment
 
+    def encode(self) -> bytes:
+        """As one line."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode() + b"\n"
 
-def become(job: Job, code: types.CodeType | None, output: int, go: int, stacks: int) -> None:
-    """Run the script in this process and exit with its status. Never returns.
 
-    ``output`` becomes standard output and error; the script starts when a byte arrives on ``go``, and never when
-    that is closed instead, because then the runner died before the script was on file.
+class Child:
+    """A child that waits for its job, as the runner sees it.
+
+    ``pid`` leads a session of its own; ``handle`` is a pidfd; ``output`` the reading end of its standard output and
+    error. Whoever holds the object calls :meth:`close`.
     """
+
+    def __init__(self, compiler: Compiler, stacks: int) -> None:
+        """Fork. Raises OSError when that cannot be done; then nothing is left over."""
+        self._open: list[int] = []
+        try:
+            self.output, output = self._pipe()
+            jobs, self._jobs = self._pipe()
+            os.set_blocking(self.output, False)
+            self.pid = os.fork()
+            if self.pid == 0:
+                _live(compiler, jobs, output, stacks)
+            self._shut(output)
+            self._shut(jobs)
+            try:
+                self.handle = os.pidfd_open(self.pid)
+            except OSError:
+                self._shut(self._jobs)
+                os.waitpid(self.pid, 0)
+                raise
+            self._open.append(self.handle)
+        except OSError:
+            self.close()
+            raise
+
+    def is_waiting(self) -> bool:
+        """Whether it still waits, and has not been killed by somebody."""
+        poll = select.poll()
+        poll.register(self.handle, select.POLLIN)
+        return not poll.poll(0)
+
+    def start(self, job: Job) -> None:
+        """Give it its job. Raises BrokenPipeError when it is gone."""
+        data = memoryview(job.encode())
+        try:
+            while data:
+                data = data[os.write(self._jobs, data) :]
+        finally:
+            self._shut(self._jobs)
+
+    def close(self) -> None:
+        """Close every descriptor; one that still waits for a job ends at that."""
+        for descriptor in list(self._open):
+            self._shut(descriptor)
+
+    def _pipe(self) -> tuple[int, int]:
+        pair = os.pipe()
+        self._open.extend(pair)
+        return pair
+
+    def _shut(self, descriptor: int) -> None:
+        self._open.remove(descriptor)
+        os.close(descriptor)
+
+
+def _live(compiler: Compiler, jobs: int, output: int, stacks: int) -> None:
+    """The whole life of the child. Never returns."""
     status = CANNOT_EXECUTE
     try:
         os.setsid()
-        if os.read(go, 1) == b"":
-            os._exit(CANNOT_EXECUTE)
-        _prepare(output, stacks)
-        status = _execute(job) if code is None else _run_python(job, code)
+        jobs = _prepare(jobs, output, stacks)
+        line = b""
+        while not line.endswith(b"\n"):
+            data = os.read(jobs, _READ)
+            if not data:
+                os._exit(CANNOT_EXECUTE)
+            line += data
+        os.close(jobs)
+        job = Job(**json.loads(line))
+        status = _run_python(job, compiler) if job.python else _execute(job)
     except BaseException as error:
-        os.write(2, f"cannot start {job.path}: {error}\n".encode("utf-8", "backslashreplace"))
+        _say(f"cannot start the script: {error!r}")
     finally:
         os._exit(status)
 
 
-def _prepare(output: int, stacks: int) -> None:
-    """Standard descriptors, nothing else open, default signals, / as working directory, ordinary umask."""
+def _prepare(jobs: int, output: int, stacks: int) -> int:
+    """Standard descriptors, nothing else open, default signals, / as working directory, ordinary umask.
+
+    Returns the descriptor from which the job is read.
+    """
     null = os.open("/dev/null", os.O_RDONLY)
-    keep = os.dup2(stacks, max(output, null, stacks) + 1)  # out of the way of what is replaced
+    above = max(null, jobs, output, stacks) + 1  # out of the way of what is replaced
+    jobs, output, stacks = os.dup2(jobs, above), os.dup2(output, above + 1), os.dup2(stacks, above + 2)
     os.dup2(null, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.dup2(keep, STACKS, inheritable=False)
-    os.closerange(STACKS + 1, os.sysconf("SC_OPEN_MAX"))
+    os.dup2(stacks, STACKS, inheritable=False)
+    os.dup2(jobs, STACKS + 1, inheritable=False)
+    os.closerange(STACKS + 2, os.sysconf("SC_OPEN_MAX"))
     for number in _IGNORED_BY_RUNNER:
         signal.signal(number, signal.SIG_DFL)
     os.chdir("/")
     os.umask(0o022)
-
-
-def _run_python(job: Job, code: types.CodeType) -> int:
-    gc.enable()
     # Streams of its own: what the parent's hold must not come out here, and every line shows at once.
     sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = os.fdopen(1, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    os.environ.clear()
-    os.environ.update(job.environment)
     faulthandler.enable(2)
     faulthandler.register(STACK_SIGNAL, STACKS)
+    return STACKS + 1
+
+
+def _run_python(job: Job, compiler: Compiler) -> int:
+    try:
+        code = compiler(job.path)
+    except SyntaxError as error:
+        _say(f"{job.path}, line {error.lineno}: {error.msg}")
+        return CANNOT_EXECUTE
+    except (OSError, ValueError) as error:
+        _say(f"cannot read {job.path}: {error}")
+        return CANNOT_EXECUTE
+    gc.enable()
+    os.environ.clear()
+    os.environ.update(job.environment)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it: a closed pipe is an exception
     return finish(call_event(code, job.path, job.event, job.arguments))
 
@@ -107,5 +197,9 @@ def _execute(job: Job) -> int:
         status = NOT_FOUND
     except OSError as error:
         reason, status = error.strerror or str(error), CANNOT_EXECUTE
-    os.write(2, f"cannot start {job.path}: {reason}\n".encode("utf-8", "backslashreplace"))
+    _say(f"cannot start {job.path}: {reason}")
     return status
+
+
+def _say(text: str) -> None:
+    os.write(2, text.encode("utf-8", "backslashreplace") + b"\n")

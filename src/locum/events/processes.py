@@ -45,8 +45,11 @@ class Process:
 def process(pid: int) -> Process | None:
     """The process ``pid``, or None when there is none."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return Process(pid, file.read())
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return Process(pid, os.read(descriptor, 4096))
+        finally:
+            os.close(descriptor)
     except (OSError, IndexError, ValueError):
         return None
 

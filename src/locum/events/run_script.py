@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable
 
 from locum.events.capture import Capture
-from locum.events.child import STACK_SIGNAL, Job, become
+from locum.events.child import STACK_SIGNAL, Child, Job
 from locum.events.dump import clip, dump_session
 from locum.events.processes import kill_session, process
 from locum.events.python_script import compile_script
@@ -68,7 +68,16 @@ class ScriptRunner:
         self._record = record
         self._stacks = os.memfd_create("stacks")
         self._compiled: dict[str, tuple[tuple[int, ...], types.CodeType]] = {}
+        self._spare: Child | None = None
         self._unreaped: list[int] = []
+
+    def prepare(self) -> None:
+        """Fork the child for the next script, so that it need not be waited for then."""
+        if self._spare is None:
+            try:
+                self._spare = Child(self._code, self._stacks)
+            except OSError:
+                pass  # tried again when there is a script to run, and reported then
 
     def run(self, job: Job, timeout: float, interruption: Interruption | None = None) -> Ended:
         """Run ``job``, at most ``timeout`` seconds. Returns when its process has ended, however it did."""
@@ -84,14 +93,21 @@ class ScriptRunner:
             names = ", ".join(str(pid) for pid in left)
             return failed(f"not started: process {names} of an earlier run cannot be killed (uninterruptible sleep)")
         try:
-            code = self._code(job.path) if job.python else None
-            os.makedirs(job.environment["LOCUM_SCRIPT_STATE"], exist_ok=True)
-            run = _Run(job, code, self._stacks, self._record)
-        except SyntaxError as error:
-            return failed(f"{job.path}, line {error.lineno}: {error.msg}")
-        except (OSError, ValueError) as error:
+            state = job.environment["LOCUM_SCRIPT_STATE"]
+            if not os.path.isdir(state):
+                os.makedirs(state)
+            child = self._child()
+        except OSError as error:
             return failed(f"cannot start {job.path}: {error}")
         try:
+            run = _Run(child, job.python, self._stacks)
+            try:
+                self._record.begun(job.name, job.event, child.pid)
+                child.start(job)
+            except BrokenPipeError:
+                pass  # killed before it began: its end tells
+            self._remember(job)
+            self.prepare()
             outcome, status = run.watch(begin + timeout, interruption)
             if outcome == "timeout":
                 run.note(f"did not end within {timeout:g} s; killed while it was doing this:")
@@ -100,15 +116,36 @@ class ScriptRunner:
                 self._end_session(job, run)
             run.drain()
             drain = run.hand_over()
-        except BaseException:
-            kill_session(run.pid)
-            raise
+        except BaseException as error:
+            kill_session(child.pid)
+            self._unreaped.append(child.pid)
+            if not isinstance(error, OSError):
+                raise
+            return failed(f"cannot run {job.path}: {error}")
         finally:
-            run.close()
-        self._unreaped += [pid for pid in (drain, run.pid if run.running else None) if pid is not None]
+            child.close()
+        self._unreaped += [pid for pid in (drain, child.pid if run.running else None) if pid is not None]
         self._record.ended()
         seconds = time.monotonic() - begin
         return Ended(job.name, outcome, status, started=started, seconds=seconds, output=run.text())
+
+    def close(self) -> None:
+        """End the spare child."""
+        if self._spare is not None:
+            self._spare.close()
+            self._unreaped.append(self._spare.pid)
+            self._spare = None
+        os.close(self._stacks)
+
+    def _child(self) -> Child:
+        """The child that waits, or a new one when there is none or somebody killed it."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            if spare.is_waiting():
+                return spare
+            spare.close()
+            self._unreaped.append(spare.pid)
+        return Child(self._code, self._stacks)
 
     def _end_session(self, job: Job, run: _Run) -> None:
         left = kill_session(run.pid)
@@ -117,6 +154,14 @@ class ScriptRunner:
             names = ", ".join(f"{one.pid} ({one.name}, state {one.state})" for one in left)
             run.note(f"these processes cannot be killed: {names}")
         run.reap()
+
+    def _remember(self, job: Job) -> None:
+        """Compile for the children to come; this one, forked before, does it itself if it is new."""
+        if job.python:
+            try:
+                self._code(job.path)
+            except (OSError, SyntaxError, ValueError):
+                pass  # the child says so
 
     def _code(self, path: str) -> types.CodeType:
         status = os.stat(path)
@@ -132,42 +177,18 @@ class ScriptRunner:
 
 
 class _Run:
-    """One forked script and its descriptors."""
+    """A child from when it has its job to its end."""
 
-    def __init__(self, job: Job, code: types.CodeType | None, stacks: int, record: RunRecord) -> None:
-        """Fork, put the script on file, let it go. Raises OSError when that fails; then nothing runs."""
-        self.python = job.python
+    def __init__(self, child: Child, python: bool, stacks: int) -> None:
+        self.pid = child.pid
         self.running = True
         self.ended_by_itself = False
+        self._python = python
+        self._handle = child.handle
+        self._output = child.output
         self._stacks = stacks
         self._capture = Capture()
         self._notes: list[str] = []
-        self._descriptors: list[int] = []
-        try:
-            output_end, output = self._pipe()
-            go, release = self._pipe()
-            self.pid = os.fork()
-            if self.pid == 0:
-                become(job, code, output, go, stacks)
-            self._shut(output)
-            self._shut(go)
-            try:
-                self._handle = os.pidfd_open(self.pid)
-                self._descriptors.append(self._handle)
-                record.begun(job.name, job.event, self.pid)
-                os.write(release, b"!")
-            except BrokenPipeError:
-                pass  # killed before it began: its end tells
-            except OSError:
-                self._shut(release)
-                os.waitpid(self.pid, 0)
-                raise
-            self._shut(release)
-            os.set_blocking(output_end, False)
-        except OSError:
-            self.close()
-            raise
-        self._output = output_end
 
     def watch(self, deadline: float, interruption: Interruption | None) -> tuple[str, int]:
         """Collect output until the process ends, ``deadline`` (monotonic) passes or an interruption says stop."""
@@ -205,7 +226,7 @@ class _Run:
     def note_hang(self) -> None:
         """Add the process tree, and for a Python script its stack."""
         self._notes.append(dump_session(self.pid))
-        stack = self._python_stack() if self.python else ""
+        stack = self._python_stack() if self._python else ""
         if stack:
             self._notes.append(f"Python stack of {self.pid}:\n{clip(stack)}")
 
@@ -236,11 +257,6 @@ class _Run:
         if self._notes and output and not output.endswith("\n"):
             output += "\n"
         return output + "".join(f"{note}\n" for note in self._notes)
-
-    def close(self) -> None:
-        """Close every descriptor that is still open."""
-        for descriptor in list(self._descriptors):
-            self._shut(descriptor)
 
     def _outcome(self, code: int) -> tuple[str, int]:
         self.ended_by_itself = code >= 0
@@ -282,15 +298,6 @@ class _Run:
                 break
             size = now
         return os.pread(self._stacks, 1 << 16, 0).decode("utf-8", "replace").rstrip("\n")
-
-    def _pipe(self) -> tuple[int, int]:
-        pair = os.pipe()
-        self._descriptors.extend(pair)
-        return pair
-
-    def _shut(self, descriptor: int) -> None:
-        self._descriptors.remove(descriptor)
-        os.close(descriptor)
 
 
 def _become_drain(descriptor: int) -> None:

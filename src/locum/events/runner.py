@@ -102,9 +102,11 @@ def serve(descriptor: int, runtime: str, agent: int) -> int:
     _preload()
     gc.collect()
     gc.freeze()
+    runner.prepare()
     while (request := control.receive()) is not None:
         if "run" in request:  # a cancel that comes after the end of its run is void
             _run_event(request, runner, control)
+    runner.close()
     record.close()
     return 0
 
