@@ -12,9 +12,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from locum.addresses.announce import Announcer
-from locum.addresses.gate import Gate, Ticket
+from locum.addresses.gate import Ticket
 from locum.addresses.kernel import AddressTable
-from locum.addresses.lifetimes import lifetime_for
 from locum.agent.held import HeldNotes
 from locum.clock import boottime
 from locum.cluster import effects as fx
@@ -22,6 +21,7 @@ from locum.config.tunables import Tunables
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
+from locum.guard.gatekeeper import RENEWAL_LIMIT, Enforcement
 from locum.guard.page import Page
 
 Outcome = tuple[bool, str]
@@ -44,22 +44,21 @@ class Acts:
         self,
         *,
         table: AddressTable,
-        gate: Gate | None,
+        enforcement: Enforcement,
         announcer: Announcer,
         engine: EventEngine,
         page: Page,
         notes: HeldNotes,
-        hold: float,
         tunables: Callable[[], Tunables],
         log: Callable[[str, str], None],
     ) -> None:
         self._table = table
-        self._gate = gate
+        self._gate = enforcement.gate
         self._announcer = announcer
         self._engine = engine
         self._page = page
         self._notes = notes
-        self._lifetime = lifetime_for(hold)
+        self._lifetime = enforcement.lifetime
         self._tickets: dict[int, Ticket] = {}
         self._tunables = tunables
         self._log = log
@@ -85,8 +84,8 @@ class Acts:
                 # stays as it is and closes when its time is over.
                 self._log(f"the kernel's gate cannot be armed: {error}", "error")
 
-    def confirm(self, incarnation: str, slot: int, deadline: float) -> None:
-        """The beat of ``slot`` was accepted: the gate is open for what is left of that slot's time."""
+    def confirm(self, incarnation: str, slot: int, deadline: float, hold: float) -> None:
+        """The beat of ``slot`` was accepted: the gate is open for what is left of that slot's ``hold`` seconds."""
         # The page goes first: a guard that reads an old deadline would take away what the kernel still lets speak.
         self._page.confirm(incarnation, slot, deadline)
         ticket = self._tickets.pop(slot, None)
@@ -95,12 +94,34 @@ class Acts:
                 self._gate.confirm(ticket)
             except LocumError as error:
                 self._log(f"the kernel's gate cannot be opened: {error}", "error")
+        self._renew(deadline - hold, deadline)
+
+    def _renew(self, sent_at: float, deadline: float) -> None:
+        """Renew the lifetimes of what is configured, now and then; where they are all there is, after every beat."""
         now = boottime()
-        if self.configured and now - self._renewed >= RENEW_INTERVAL and now < deadline:
-            self._renewed = now
-            items = [(address, bits, name) for address, (bits, name) in self.configured.items()]
-            for (address, _, name), problem in self._table.renew(items, self._lifetime):
-                self._log(f"cannot renew {address} on {name}: {problem}", "warning")
+        if self._gate is None:
+            due = now - sent_at < RENEWAL_LIMIT
+        else:
+            due = now - self._renewed >= RENEW_INTERVAL and now < deadline
+        if not self.configured or not due:
+            return
+        self._renewed = now
+        items = [(address, bits, name) for address, (bits, name) in self.configured.items()]
+        for (address, _, name), problem in self._table.renew(items, self._lifetime):
+            # One that is just being taken or released may not be there; KernelWatch sees what is really missing.
+            self._log(f"cannot renew {address} on {name}: {problem}", "debug")
+
+    def restore_gate(self) -> None:
+        """Somebody removed or changed our rules: put them back, shut until the next beat is confirmed."""
+        if self._gate is None:
+            return
+        self._tickets.clear()
+        try:
+            self._gate.restore()
+        except LocumError as error:
+            self._log(f"the kernel's gate cannot be restored: {error}; removing all public addresses", "error")
+            for address, (bits, interface) in list(self.configured.items()):
+                self._remove_from_kernel(address, bits, interface)
 
     def drop(self) -> None:
         """There is no hold: silent at once, and every address of ours goes."""

@@ -10,6 +10,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from locum.addresses.gate import Gate
+from locum.addresses.gate_watch import GateWatch
 from locum.addresses.kernel import AddressTable
 from locum.addresses.links import Links
 from locum.addresses.monitor import (
@@ -29,7 +31,9 @@ from locum.events.model import EventResult
 class KernelWatch:
     """Watches the network namespace of the agent."""
 
-    def __init__(self, driver: Driver, acts: Acts, runtime: str, log: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, driver: Driver, acts: Acts, gate: Gate | None, runtime: str, log: Callable[[str, str], None]
+    ) -> None:
         self._driver = driver
         self._acts = acts
         self._log = log
@@ -37,14 +41,18 @@ class KernelWatch:
         self._links = Links()
         self._monitor = KernelMonitor(self._event)
         self._listeners = ListenerWatch(self._port_closed)
+        self._gate_watch = GateWatch(gate, self._gate_damaged) if gate is not None else None
         self._listen = os.path.join(runtime, "listen")
         self._listen_stamp: object = None
         acts.on_event = self._event_ended
 
     def start(self) -> None:
         """Begin to watch, and look once at everything."""
-        self._monitor.start()
-        self._listeners.start(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._monitor.start(loop)
+        self._listeners.start(loop)
+        if self._gate_watch is not None:
+            self._gate_watch.start(loop)
         self._read_links()
         self._read_ports()
         self._audit()
@@ -53,6 +61,8 @@ class KernelWatch:
         """Stop watching."""
         self._monitor.close()
         self._listeners.close()
+        if self._gate_watch is not None:
+            self._gate_watch.close()
         self._table.close()
         self._links.close()
 
@@ -97,6 +107,13 @@ class KernelWatch:
             self._table.remove(address, bits, interface)
         except LocumError as error:
             self._log(f"cannot remove {address} from {interface}: {error}", "error")
+
+    def _gate_damaged(self, problems: tuple[str, ...]) -> None:
+        """Somebody changed our nftables rules, most likely by reloading a firewall."""
+        self._log(f"{'; '.join(problems)}: restoring them", "warning")
+        self._acts.restore_gate()
+        # The gate is shut now; the next accepted beat opens it.
+        self._driver.feed(self._driver.node.beat_now)
 
     # -- listening sockets -----------------------------------------------------------------------------------
 

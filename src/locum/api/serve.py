@@ -26,7 +26,6 @@ from locum.agent.prefixed import PrefixedStore
 from locum.api.control import ControlServer
 from locum.api.reload import Reloader
 from locum.clock import boottime
-from locum.cluster.hold import margin_for
 from locum.cluster.node import Adoption, Identity, Node
 from locum.cluster.schema import HostedAddress
 from locum.cluster.view import View
@@ -36,7 +35,7 @@ from locum.errors import LocumError
 from locum.events.engine import EventEngine
 from locum.events.model import Event
 from locum.guard.children import EXIT_HOPELESS
-from locum.guard.gatekeeper import attach_gate
+from locum.guard.gatekeeper import enforcement_of
 from locum.guard.kernel import die_with_parent
 from locum.guard.page import Page
 from locum.store.base import Store
@@ -103,7 +102,7 @@ async def serve(settings: Settings) -> int:
     runtime = settings.paths.runtime
     page = Page(os.path.join(runtime, "hold"))
     notes = HeldNotes(os.path.join(runtime, "held"))
-    gate, margin, warning = attach_gate(settings, margin_for(settings.cluster.hold))
+    enforcement = enforcement_of(settings)
     engine = EventEngine(
         Path(settings.paths.events),
         runtime=Path(runtime),
@@ -112,26 +111,25 @@ async def serve(settings: Settings) -> int:
         environment=script_environment(settings),
     )
     node = Node(
-        identity_of(settings, margin, warning),
+        identity_of(settings, enforcement.margin, enforcement.warning),
         View(),
         lambda: secrets.token_hex(8),
         adoption := adoption_of(page, notes),
     )
     acts = Acts(
         table=AddressTable(),
-        gate=gate,
+        enforcement=enforcement,
         announcer=Announcer(),
         engine=engine,
         page=page,
         notes=notes,
-        hold=settings.cluster.hold,
         tunables=lambda: node.desk.tunables,
         log=log,
     )
     store = PrefixedStore(store_of(settings), settings.cluster.name + "/")
     driver = Driver(node, store, acts, log)
-    kernel = KernelWatch(driver, acts, runtime, log)
-    reloader = Reloader(settings, driver, engine, gate, log)
+    kernel = KernelWatch(driver, acts, enforcement.gate, runtime, log)
+    reloader = Reloader(settings, driver, engine, enforcement.gate, log)
     control = ControlServer(driver, engine, reloader)
     background: list[asyncio.Task[None]] = []
     stopping = asyncio.Event()

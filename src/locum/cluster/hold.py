@@ -84,6 +84,10 @@ class OwnHold:
         self._slot = slot
         return slot
 
+    def hurry(self) -> None:
+        """The next beat is due at once."""
+        self._next = 0.0
+
     def adopt(self, deadline: float, slot: int, sequence: int) -> None:
         """Go on with the hold of a predecessor: it lasts until ``deadline`` and is carried by ``slot``."""
         self.deadline = deadline

@@ -169,6 +169,12 @@ class Node:
             self.serving.address_removed(address, interface)
         self._step()
 
+    def beat_now(self, now: float, wall: float) -> None:
+        """Send a beat at once: the kernel's gate was shut and waits for one."""
+        self._enter(now, wall)
+        self.hold.hurry()
+        self._step()
+
     def trigger_monitor(self, now: float, wall: float) -> None:
         """Something happened that ``monitor`` should look at, such as a listening socket that went away."""
         self._enter(now, wall)

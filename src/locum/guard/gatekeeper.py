@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from locum.addresses.gate import Gate, GateUnavailable
-from locum.addresses.lifetimes import fallback_margin
+from locum.addresses.lifetimes import lifetime_for, lifetime_without_gate, margin_without_gate
+from locum.cluster.hold import margin_for
 from locum.config.model import Settings
 from locum.errors import NetlinkError
 
@@ -17,6 +20,10 @@ WITHOUT_GATE = (
     "the kernel's packet filter does not enforce the hold here (nftables cannot be used); "
     "address lifetimes do, to the second: others wait longer before they take over"
 )
+
+#: Without the gate, lifetimes are renewed only this soon after a beat was sent, in seconds: a later renewal would
+#: count from a time that nobody else knows of.
+RENEWAL_LIMIT = 0.25
 
 
 def public_interfaces(settings: Settings) -> list[str]:
@@ -46,13 +53,25 @@ class GuardGate:
                 self._log(f"cannot shut the gate: {error}", "error")
 
 
-def attach_gate(settings: Settings, margin: float) -> tuple[Gate | None, float, str]:
-    """The gate that the guard installed, as it is, or None; the margin in seconds that others must wait; a warning.
+class Enforcement(msgspec.Struct, frozen=True):
+    """How this node's hold is enforced when no process of ours runs.
 
-    ``margin`` is what suffices when the gate enforces the hold.
+    ``gate``: the kernel's, or None. ``margin``: seconds that the others wait beyond the hold. ``lifetime``: whole
+    seconds that addresses are configured for. ``warning``: what an admin should know, or "".
     """
+
+    gate: Gate | None
+    margin: float
+    lifetime: int
+    warning: str
+
+
+def enforcement_of(settings: Settings) -> Enforcement:
+    """The gate that the guard installed, taken over as it is, or what there is without it."""
+    hold = settings.cluster.hold
     gate = Gate()
     if gate.adopt([a.address for a in settings.addresses], public_interfaces(settings)):
-        return gate, margin, ""
+        return Enforcement(gate, margin_for(hold), lifetime_for(hold), "")
     gate.close()
-    return None, margin + fallback_margin(settings.cluster.hold), WITHOUT_GATE
+    margin = margin_for(hold) + margin_without_gate(hold) + RENEWAL_LIMIT
+    return Enforcement(None, margin, lifetime_without_gate(hold), WITHOUT_GATE)
