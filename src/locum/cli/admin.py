@@ -1,0 +1,58 @@
+"""What the admin commands share: asking, waiting, and saying what happened."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from locum.api.client import call_raw
+from locum.api.model import AdminResult
+from locum.cli import output
+from locum.errors import ProtocolError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: How long a command waits for its effect, in seconds, and what it allows the daemon on top to answer.
+WAIT, ANSWER = 20.0, 15.0
+
+#: Exit status when a change was accepted and its effect was not reached in time.
+INCOMPLETE = 1
+
+_decoder = msgspec.json.Decoder(AdminResult)
+
+
+def wait_options(function: F) -> F:
+    """``--wait`` and ``--no-wait`` of a command that moves addresses."""
+    waiting = click.option(
+        "--wait",
+        type=click.FloatRange(0, 600),
+        default=WAIT,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait until addresses have moved.",
+    )
+    return click.option("--no-wait", "wait", flag_value=0.0, type=float, help="Do not wait for it.")(waiting(function))
+
+
+def run(socket_path: str, as_json: bool, wait: float = 0.0, **request: object) -> int:
+    """Carry out an admin command and say what happened; returns the exit status."""
+    message = {"op": "admin", "wait": wait, **{name: value for name, value in request.items() if value is not None}}
+    result = call_raw(socket_path, message, wait + ANSWER)
+    try:
+        done = _decoder.decode(result)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"the daemon's answer is not of this version: {error}") from None
+    if as_json:
+        output.emit_json(result)
+    else:
+        for warning in done.warnings:
+            print(f"locum: note: {warning}", file=sys.stderr)
+        if done.complete:
+            output.emit([done.message])
+        else:
+            print(f"locum: accepted; {done.pending}", file=sys.stderr)
+    return 0 if done.complete else INCOMPLETE

@@ -1,0 +1,63 @@
+"""``locum daemon``, ``shutdown`` and ``check-config``: one node's life."""
+
+from __future__ import annotations
+
+import click
+
+from locum.cli import output
+from locum.cli.options import socket_option
+
+#: Where the configuration is unless a command says otherwise (:data:`locum.config.load.DEFAULT_PATH`).
+DEFAULT_CONFIG = "/etc/locum/locum.toml"
+
+
+@click.command("daemon")
+@click.option(
+    "--config",
+    "config_path",
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    envvar="LOCUM_CONFIG",
+    metavar="FILE",
+    help="The configuration of this node.",
+)
+@click.pass_context
+def daemon(ctx: click.Context, config_path: str) -> None:
+    """Run this node in the foreground, until SIGTERM, Ctrl-C or 'locum shutdown'.
+
+    Stopped in one of these ways, its addresses are served elsewhere before it ends.
+    """
+    from locum.guard.main import run  # noqa: PLC0415
+
+    ctx.exit(run(config_path))
+
+
+@click.command("shutdown")
+@click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="Longest wait for its end.")
+@socket_option
+def shutdown(socket_path: str, timeout: float) -> None:
+    """Stop this node's daemon: its addresses move, the event shutdown runs, and it ends."""
+    from locum.api.client import NoDaemon, stream  # noqa: PLC0415
+
+    answers = stream(socket_path, {"op": "shutdown"}, timeout)
+    next(answers)
+    try:
+        # The daemon closes the connection by ending.
+        for _ in answers:
+            pass
+    except NoDaemon:
+        pass
+    output.emit(["the daemon has ended"])
+
+
+@click.command("check-config")
+@click.argument("config_path", metavar="[FILE]", default=DEFAULT_CONFIG, envvar="LOCUM_CONFIG")
+def check_config(config_path: str) -> None:
+    """Check the configuration FILE, the machine and the event scripts; prints every problem. Starts nothing."""
+    from locum.config.load import load  # noqa: PLC0415
+    from locum.guard.main import check  # noqa: PLC0415
+
+    settings = load(config_path)
+    check(settings)
+    addresses = output.count(len(settings.addresses), "public address", "public addresses")
+    output.emit([f"{config_path}: good: node {settings.node.name}, {addresses}, store {settings.cluster.store}"])

@@ -1,0 +1,83 @@
+"""Click groups of ours: one that imports a command only when it is used, one that has a default command.
+
+Rules of this file: it knows click, no command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run, or when their own help is asked for.
+
+    ``lazy``: name → (``module:attribute``, the one line of help that the group shows). The group's own help and the
+    answer to a misspelt name import nothing.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return [*self._lazy, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command itself, imported now."""
+        found = self._lazy.get(cmd_name)
+        if found is None:
+            return super().get_command(ctx, cmd_name)
+        import importlib  # noqa: PLC0415
+
+        module, _, attribute = found[0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command), f"{found[0]} is not a click command"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help's table, from ``lazy``."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the nearest name when there is no such command."""
+        _complain(ctx, args, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+class DefaultGroup(click.Group):
+    """A group that runs its command ``list`` when none is named: ``locum ip --json`` is ``locum ip list --json``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, after putting ``list`` where a command's name is missing."""
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names in the order in which they were written."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the nearest name when there is no such command."""
+        _complain(ctx, args, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+def _complain(ctx: click.Context, args: list[str], known: list[str]) -> None:
+    """Raise a usage error when ``args`` begin with something that is none of ``known``."""
+    if ctx.resilient_parsing or not args or args[0] in known or args[0].startswith("-"):
+        return
+    import difflib  # noqa: PLC0415  (only for the unhappy)
+
+    near = difflib.get_close_matches(args[0], known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    raise click.UsageError(f"no command is called {args[0]!r}: {hint}", ctx)

@@ -1,0 +1,103 @@
+"""``locum``: the entry point. It finds the command, and turns every error into one clear message and a status.
+
+Rules of this file: it imports no command (each is imported when it is run, so that all answer quickly) and knows
+nothing about what they do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from locum import __version__
+from locum.cli.groups import LazyGroup
+from locum.errors import LocumError, ProblemsError
+
+COMMANDS = {
+    "status": ("locum.cli.status:status", "What the cluster does and why: nodes, plan, addresses, warnings."),
+    "ip": ("locum.cli.ip:ip", "The public addresses: who serves them; move them."),
+    "node": ("locum.cli.node:node", "The nodes: list, enable, disable, stop, continue, ban, unban, remove."),
+    "event": ("locum.cli.event:event", "Event scripts: list, run, status, enable, disable, check."),
+    "tunable": ("locum.cli.tunable:tunable", "The cluster's tunables: list, get, set, reset."),
+    "reload": ("locum.cli.reload:reload", "Have this node's daemon read its configuration again."),
+    "daemon": ("locum.cli.daemon:daemon", "Run this node."),
+    "shutdown": ("locum.cli.daemon:shutdown", "Stop this node's daemon, after its addresses were served elsewhere."),
+    "check-config": ("locum.cli.daemon:check_config", "Check a configuration file; starts nothing."),
+    "store": ("locum.cli.store:store", "Serve the embedded store to several nodes of this machine."),
+    "lab": ("locum.cli.lab:lab", "A cluster of network namespaces on this machine, to try out and to break."),
+}
+
+#: Exit status after Ctrl-C and after a reader that went away: 128 and the signal's number, as a shell says it.
+INTERRUPTED, BROKEN_PIPE = 130, 141
+
+
+@click.group("locum", cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="locum %(version)s")
+def cli() -> None:
+    """Keeps clustered services reachable: public addresses that move to a healthy node."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``locum`` with ``arguments`` (the process's own when None); returns the exit status."""
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _broken_pipe()
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = cli.main(arguments, prog_name="locum", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        _complain(_sentence(error.format_message()))
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            print(f"       '{error.ctx.command_path} --help' shows how it is used", file=sys.stderr)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except ProblemsError as error:
+        for problem in error.problems:
+            _complain(problem)
+        return error.exit_status
+    except LocumError as error:
+        _complain(str(error))
+        return error.exit_status
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if os.environ.get("LOCUM_DEBUG"):
+            raise
+        _complain(f"unexpected {type(error).__name__}: {error}; LOCUM_DEBUG=1 in the environment shows where")
+        return 1
+    # A command ends with a status by ctx.exit(status) or by returning it.
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str) -> None:
+    """One error for people."""
+    sys.stdout.flush()
+    print(f"locum: {message}", file=sys.stderr)
+
+
+def _sentence(message: str) -> str:
+    """Click's message in the shape of ours: no capital at the start, no stop at the end."""
+    text = message.rstrip().removesuffix(".")
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+
+
+def _broken_pipe() -> int:
+    """Whoever read our output has gone: end quietly, also when Python flushes at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""``locum node``: the nodes, and what an admin wants of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from locum.cli import admin, output
+from locum.cli.ask import ask_status, decode_status
+from locum.cli.groups import DefaultGroup
+from locum.cli.options import json_option, socket_option
+from locum.cli.status import node_table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group("node", cls=DefaultGroup)
+def node() -> None:
+    """The nodes: their states (also without a command), and what is wanted of them.
+
+    NODE is a node's name or number; without it, the node whose daemon answers.
+    """
+
+
+def _node_argument(function: F) -> F:
+    return click.argument("node_name", metavar="[NODE]", default="")(function)
+
+
+@node.command("list")
+@json_option
+@socket_option
+def list_nodes(socket_path: str, as_json: bool) -> None:
+    """Every node, its state and why."""
+    result = ask_status(socket_path)
+    if as_json:
+        output.emit_json(output.pick(result, ("node", "leader", "nodes")))
+    else:
+        output.emit(node_table(decode_status(result).nodes, output.screen(), time.time()))
+
+
+@node.command("disable")
+@_node_argument
+@admin.wait_options
+@json_option
+@socket_option
+@click.pass_context
+def disable(ctx: click.Context, node_name: str, wait: float, as_json: bool, socket_path: str) -> None:
+    """NODE is to serve no addresses; it goes on monitoring and running the other events."""
+    ctx.exit(admin.run(socket_path, as_json, wait, command="disable", node=node_name))
+
+
+@node.command("enable")
+@_node_argument
+@json_option
+@socket_option
+@click.pass_context
+def enable(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
+    """End 'disable'."""
+    ctx.exit(admin.run(socket_path, as_json, command="enable", node=node_name))
+
+
+@node.command("stop")
+@_node_argument
+@admin.wait_options
+@json_option
+@socket_option
+@click.pass_context
+def stop(ctx: click.Context, node_name: str, wait: float, as_json: bool, socket_path: str) -> None:
+    """NODE is to take part in nothing: no addresses, no monitoring, no events."""
+    ctx.exit(admin.run(socket_path, as_json, wait, command="stop", node=node_name))
+
+
+@node.command("continue")
+@_node_argument
+@json_option
+@socket_option
+@click.pass_context
+def continue_(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
+    """End 'stop'."""
+    ctx.exit(admin.run(socket_path, as_json, command="continue", node=node_name))
+
+
+@node.command("ban")
+@_node_argument
+@click.option("--seconds", type=float, help="How long; the tunable RecoveryBanPeriod when not given.")
+@admin.wait_options
+@json_option
+@socket_option
+@click.pass_context
+def ban(
+    ctx: click.Context, node_name: str, seconds: float | None, wait: float, as_json: bool, socket_path: str
+) -> None:
+    """As 'stop', for a time."""
+    ctx.exit(admin.run(socket_path, as_json, wait, command="ban", node=node_name, seconds=seconds))
+
+
+@node.command("unban")
+@_node_argument
+@json_option
+@socket_option
+@click.pass_context
+def unban(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
+    """End a ban before its time."""
+    ctx.exit(admin.run(socket_path, as_json, command="unban", node=node_name))
+
+
+@node.command("remove")
+@click.argument("node_name", metavar="NODE")
+@json_option
+@socket_option
+@click.pass_context
+def remove(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
+    """Forget NODE, which must be DISCONNECTED: its number, addresses and state."""
+    ctx.exit(admin.run(socket_path, as_json, command="remove", node=node_name))

@@ -1,0 +1,158 @@
+"""How commands print: aligned text for people, JSON for programs.
+
+Rules of this file: it knows tables, colours and the terminal, nothing about nodes or addresses. Colour is an addition
+on terminals only (and not with NO_COLOR, https://no-color.org); no meaning is carried by it alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+#: SGR parameters (ECMA-48) of the few styles that are used.
+STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "": ""}
+
+#: Spaces between two columns.
+GAP = "  "
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """A piece of text and its style."""
+
+    text: str
+    style: str = ""
+
+
+Content = str | Cell
+
+
+class Screen(msgspec.Struct, frozen=True):
+    """What the output can do. ``width`` is None when lines need not fit anywhere (not a terminal)."""
+
+    colour: bool = False
+    width: int | None = None
+
+    def paint(self, text: str, style: str) -> str:
+        """``text`` in ``style``, if there are colours."""
+        if not self.colour or not style or not text:
+            return text
+        return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
+
+
+def screen() -> Screen:
+    """What standard output can do."""
+    if not sys.stdout.isatty():
+        return Screen()
+    colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    try:
+        width = os.get_terminal_size(sys.stdout.fileno()).columns
+    except OSError:
+        width = 0
+    # A width of 0 is what a terminal says that does not know its own.
+    return Screen(colour, width if width >= 20 else None)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Content]], on: Screen, right: Iterable[str] = ()) -> list[str]:
+    """Lines of a table with aligned columns; the heads in ``right`` and what is below them are aligned right.
+
+    On a terminal the last column is wrapped below itself, so that every line fits.
+    """
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    head = [Cell(name, "dim") for name in heads]
+    widths = [max(len(row[i].text) for row in [head, *cells]) for i in range(len(heads))]
+    rights = set(right)
+    lines = []
+    for row in [head, *cells]:
+        parts = []
+        for i, cell in enumerate(row[:-1]):
+            space = " " * (widths[i] - len(cell.text))
+            painted = on.paint(cell.text, cell.style)
+            parts.append(space + painted if heads[i] in rights else painted + space)
+        before = GAP.join([*parts, ""])
+        indent = sum(widths[:-1]) + len(GAP) * (len(heads) - 1)
+        last = row[-1]
+        if heads[-1] in rights:
+            last = Cell(last.text.rjust(widths[-1]), last.style)
+        first, *rest = wrap(last.text, indent, on.width) or [""]
+        lines.append((before + on.paint(first, last.style)).rstrip())
+        lines += [" " * indent + on.paint(line, last.style) for line in rest]
+    return lines
+
+
+def wrap(text: str, indent: int, width: int | None) -> list[str]:
+    """``text`` in lines that fit between ``indent`` and ``width``; as one line where nothing needs to fit."""
+    flat = " ".join(text.split("\n")) if "\n" in text else text
+    if width is None or indent + len(flat) <= width or width - indent < 24:
+        return [flat]
+    import textwrap  # noqa: PLC0415  (only for narrow terminals)
+
+    return textwrap.wrap(flat, width - indent)
+
+
+def facts(pairs: Iterable[tuple[str, Content]], on: Screen) -> list[str]:
+    """Lines of names and values, the values aligned; pairs with an empty value are left out."""
+    shown = [(name, value if isinstance(value, Cell) else Cell(value)) for name, value in pairs]
+    shown = [(name, value) for name, value in shown if value.text]
+    width = max((len(name) for name, _ in shown), default=0)
+    lines = []
+    for name, value in shown:
+        first, *rest = wrap(value.text, width + len(GAP), on.width)
+        lines.append(on.paint(name.ljust(width), "dim") + GAP + on.paint(first, value.style))
+        lines += [" " * (width + len(GAP)) + on.paint(line, value.style) for line in rest]
+    return lines
+
+
+def items(texts: Iterable[str], on: Screen, style: str = "", mark: str = "- ") -> list[str]:
+    """Lines of a list, each item wrapped below its own text."""
+    lines = []
+    for text in texts:
+        first, *rest = wrap(text, len(mark), on.width)
+        lines.append(on.paint(mark + first, style))
+        lines += [on.paint(" " * len(mark) + line, style) for line in rest]
+    return lines
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """``1 node``, ``2 nodes``, ``2 addresses``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def emit(lines: Iterable[str]) -> None:
+    """Print ``lines`` in one write."""
+    sys.stdout.write("".join(line + "\n" for line in lines))
+    sys.stdout.flush()
+
+
+def emit_json(value: object, *, compact: bool = False) -> None:
+    """Print ``value`` (or JSON text as bytes) as JSON: indented, or on one line when ``compact``."""
+    text = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    shaped = text if compact else msgspec.json.format(text, indent=2)
+    sys.stdout.write(shaped.decode() + "\n")
+    sys.stdout.flush()
+
+
+def pick(result: bytes, fields: Sequence[str]) -> bytes:
+    """The JSON object ``result`` with only ``fields``, in that order."""
+    values: Mapping[str, msgspec.Raw] = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({name: values[name] for name in fields if name in values})
+
+
+def show_changes(pictures: Iterator[list[str]], on: Screen) -> None:
+    """Show each of ``pictures`` (lists of lines) in the place of the one before it; below each other when there is no
+    terminal.
+    """
+    if on.width is None:
+        for number, lines in enumerate(pictures):
+            emit(["", *lines] if number else lines)
+        return
+    from rich.console import Console  # noqa: PLC0415  (30 ms that only this needs)
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
+        for lines in pictures:
+            live.update(Text.from_ansi("\n".join(lines)), refresh=True)

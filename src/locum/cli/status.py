@@ -1,0 +1,144 @@
+"""``locum status``: what the cluster does, and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import click
+
+from locum.api.model import AddressReport, DaemonState, NodeReport, StatusReport
+from locum.cli import output
+from locum.cli.ask import ask_status, decode_status, watch_status
+from locum.cli.options import json_option, socket_option, watch_option
+from locum.cli.output import Cell, Content, Screen
+
+#: How a node's state looks on a terminal.
+STATE_STYLES = {"OK": "green", "PARTIALLYONLINE": "yellow", "DISABLED": "yellow", "STOPPED": "yellow"}
+
+#: Addresses that are not where they should be: as many are listed, the rest is counted ("locum ip" has them all).
+LISTED = 12
+
+
+@click.command("status")
+@json_option
+@watch_option
+@socket_option
+def status(socket_path: str, as_json: bool, watch: bool) -> None:
+    """What the cluster does and why, as this node's daemon sees it."""
+    if not watch:
+        result = ask_status(socket_path)
+        if as_json:
+            output.emit_json(result)
+        else:
+            output.emit(render(decode_status(result), output.screen(), time.time()))
+    elif as_json:
+        for result in watch_status(socket_path):
+            output.emit_json(result, compact=True)
+    else:
+        on = output.screen()
+        output.show_changes(_pictures(socket_path, on), on)
+
+
+def _pictures(socket_path: str, on: Screen) -> Iterator[list[str]]:
+    for result in watch_status(socket_path):
+        yield render(decode_status(result), on, time.time())
+
+
+def render(report: StatusReport, on: Screen, wall: float) -> list[str]:
+    """The report for people; ``wall`` is unix time in seconds (bans end by it)."""
+    lines = output.facts(
+        [
+            ("Seen by", _seen_by(report)),
+            ("Leader", report.leader or Cell("none", "yellow")),
+            ("Plan", _plan(report)),
+            ("State", _progress(report)),
+            ("Store", _store(report.daemon)),
+        ],
+        on,
+    )
+    lines += ["", *node_table(report.nodes, on, wall)]
+    if report.addresses:
+        lines += ["", *_address_summary(report.addresses, on)]
+    if report.warnings:
+        lines += ["", "Warnings:", *output.items(report.warnings, on, "yellow")]
+    return lines
+
+
+def _seen_by(report: StatusReport) -> str:
+    stage = report.daemon.stage if report.daemon is not None else "member"
+    words = {
+        "joining": ", which is joining the cluster",
+        "lost": ", which lost its membership",
+        "left": ", which leaves",
+    }
+    return report.node + words.get(stage, "")
+
+
+def _plan(report: StatusReport) -> Content:
+    return f"{report.epoch} ({report.cause})" if report.epoch else Cell("none yet", "yellow")
+
+
+def _progress(report: StatusReport) -> Content:
+    if report.progress == "settled":
+        return Cell("settled", "green")
+    doing = "no plan yet" if report.progress == "none" else report.progress
+    if not report.waiting_for:
+        return Cell(doing, "yellow")
+    return Cell(f"{doing}, waiting for {'; '.join(report.waiting_for)}", "yellow")
+
+
+def _store(daemon: DaemonState | None) -> Content:
+    if daemon is None or not daemon.store:
+        return ""
+    if daemon.store_problem:
+        return Cell(f"{daemon.store}: {daemon.store_problem}", "red")
+    held = f"{daemon.hold_left:.1f} s left" if daemon.hold_left > 0 else "none left"
+    return f"{daemon.store} (hold {daemon.hold:g} s, {held})"
+
+
+def node_table(nodes: tuple[NodeReport, ...], on: Screen, wall: float) -> list[str]:
+    """A line for each node."""
+    if not nodes:
+        return ["No node has joined yet."]
+    heads = ["NUM", "NODE", "STATE", "ADDRESSES", "ROLE", "PRIVATE", "REASON"]
+    rows: list[list[Content]] = []
+    for node in nodes:
+        role = [*(["leader"] if node.leader else []), *(["this node"] if node.local else [])]
+        rows.append(
+            [
+                "-" if node.number is None else str(node.number),
+                Cell(node.name, "bold"),
+                Cell(node.state, STATE_STYLES.get(node.state, "red")),
+                str(len(node.addresses)),
+                ", ".join(role),
+                node.private_address or "-",
+                reason(node, wall),
+            ]
+        )
+    return output.table(heads, rows, on, right=["NUM", "ADDRESSES"])
+
+
+def reason(node: NodeReport, wall: float) -> str:
+    """Why the node is not OK, with how long a ban lasts."""
+    if node.banned_until is not None and node.banned_until > wall:
+        return f"{node.reason}; {node.banned_until - wall:.0f} s left"
+    return node.reason
+
+
+def _address_summary(addresses: tuple[AddressReport, ...], on: Screen) -> list[str]:
+    total = output.count(len(addresses), "public address", "public addresses")
+    wrong = [address for address in addresses if address.state != "served"]
+    if not wrong:
+        return [f"{total}, all served"]
+    unserved = sum(not address.serving for address in wrong)
+    moving = len(wrong) - unserved
+    parts = [on.paint(f"{unserved} not served", "red")] if unserved else []
+    parts += [on.paint(f"{moving} moving", "yellow")] if moving else []
+    lines = [f"{total}, {', '.join(parts)}:"]
+    for address in wrong[:LISTED]:
+        style = "yellow" if address.serving else "red"
+        lines += output.items([f"{address.address}/{address.bits}: {address.reason}"], on, style)
+    if len(wrong) > LISTED:
+        lines.append(f"- and {len(wrong) - LISTED} more: 'locum ip' lists all")
+    return lines

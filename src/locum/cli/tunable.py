@@ -1,0 +1,92 @@
+"""``locum tunable``: settings of the whole cluster."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from locum.api.client import call_raw
+from locum.api.model import TunableReport
+from locum.cli import admin, output
+from locum.cli.groups import DefaultGroup
+from locum.cli.options import json_option, socket_option
+from locum.cli.output import Cell, Content
+from locum.errors import ProtocolError, UsageError
+
+
+@click.group("tunable", cls=DefaultGroup)
+def tunable() -> None:
+    """The cluster's tunables (also without a command): their values, and changing them on all nodes."""
+
+
+def _ask(socket_path: str) -> tuple[TunableReport, ...]:
+    result = call_raw(socket_path, {"op": "tunables"})
+    try:
+        return msgspec.json.decode(result, type=tuple[TunableReport, ...])
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"the daemon's answer is not of this version: {error}") from None
+
+
+@tunable.command("list")
+@json_option
+@socket_option
+def list_tunables(socket_path: str, as_json: bool) -> None:
+    """Every tunable with its value, its default and its meaning."""
+    rows = _ask(socket_path)
+    if as_json:
+        output.emit_json({"tunables": rows})
+        return
+    cells: list[list[Content]] = [
+        [
+            row.name,
+            Cell(f"{row.value:g}", "bold" if row.value != row.default else ""),
+            f"{row.default:g}",
+            row.unit or "-",
+            row.meaning,
+        ]
+        for row in rows
+    ]
+    heads = ["NAME", "VALUE", "DEFAULT", "UNIT", "MEANING"]
+    output.emit(output.table(heads, cells, output.screen(), right=["VALUE", "DEFAULT"]))
+
+
+@tunable.command("get")
+@click.argument("name")
+@json_option
+@socket_option
+def get(name: str, socket_path: str, as_json: bool) -> None:
+    """Print the value of NAME."""
+    for row in _ask(socket_path):
+        if row.name.lower() == name.lower():
+            if as_json:
+                output.emit_json(row)
+            else:
+                output.emit([f"{row.value:g}"])
+            return
+    from locum.config.tunables import nearest  # noqa: PLC0415
+
+    raise UsageError(f"no tunable is called {name!r}{nearest(name)}; 'locum tunable list' shows all")
+
+
+@tunable.command("set")
+@click.argument("name")
+@click.argument("value")
+@json_option
+@socket_option
+@click.pass_context
+def set_(ctx: click.Context, name: str, value: str, socket_path: str, as_json: bool) -> None:
+    """Give NAME the VALUE, on all nodes at once and for good."""
+    ctx.exit(admin.run(socket_path, as_json, command="tunable-set", name=name, value=value))
+
+
+@tunable.command("reset")
+@click.argument("name")
+@json_option
+@socket_option
+@click.pass_context
+def reset(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
+    """Give NAME its default again, on all nodes.
+
+    A node whose configuration sets it sets it again when its daemon starts.
+    """
+    ctx.exit(admin.run(socket_path, as_json, command="tunable-reset", name=name))
