@@ -1,0 +1,36 @@
+# 'make demo' and 'make test' do all of their own set-up. See README.md.
+
+.PHONY: help demo test lint format venv packages clean
+
+help:
+	@echo 'make demo    a cluster on this machine: real clients, real failures, a table of the gaps'
+	@echo 'make test    style, types and all tests, those in network namespaces included'
+	@echo 'make lint    style and types only'
+	@echo 'make format  put the code into the one style'
+	@echo 'make venv    the virtual environment .venv'
+	@echo 'make clean   remove what was made here'
+
+demo: packages venv
+	@.venv/bin/locum lab demo
+
+test: packages venv
+	@tools/test.sh
+
+lint: venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: venv
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+
+venv: packages
+	@tools/venv.sh
+
+packages:
+	@tools/packages.sh
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist lab-results src/*.egg-info
+	find src tests tools -name __pycache__ -prune -exec rm -rf {} +

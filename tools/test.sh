@@ -1,0 +1,39 @@
+#!/bin/sh
+# All checks, in order: style, types, the simulation if there is one, then the tests (those of units first, then those
+# of the lab) in one run of pytest, whose closing line ends the output. Goes on after a failure; fails if anything did.
+set -u
+
+cd "$(dirname "$0")/.."
+summary=
+failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+trap 'exit 1' HUP INT TERM
+
+check() { # NAME COMMAND...
+    name=$1
+    shift
+    printf '== %s\n' "$name"
+    if "$@"; then verdict='ok    '; else verdict=FAILED failed=1; fi
+    summary="$summary  $verdict  $name
+"
+}
+
+tests() {
+    # The status goes through a file: a pipeline has that of tee.
+    { tools/inside.sh .venv/bin/python -m pytest -p no:cacheprovider tests/unit tests/lab 2>&1; echo $? >"$log.status"; } | tee "$log"
+    status=$(cat "$log.status")
+    rm -f "$log.status"
+    return "$status"
+}
+
+check 'ruff check' .venv/bin/ruff check --quiet .
+check 'ruff format' .venv/bin/ruff format --check --quiet .
+check 'mypy' .venv/bin/mypy
+# Only a checkout that has a simulation has this target.
+if grep -q '^sim:' Makefile; then check 'simulation' make --no-print-directory sim; fi
+check 'tests' tests
+
+printf '\n%s' "$summary"
+tail -n 1 "$log"
+exit $failed

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Make the virtual environment .venv with the package (editable) and its development tools, or bring it up to date
+# with pyproject.toml. Silent unless it takes a while or fails.
+set -eu
+
+cd "$(dirname "$0")/.."
+stamp=.venv/.made-from
+# What was installed depends on this file, on this script and on where the checkout is.
+wanted=$(cat pyproject.toml tools/venv.sh | cksum)" $PWD"
+if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    exit 0
+fi
+
+new_enough='import sys; sys.exit(sys.version_info < (3, 11))'
+python=
+for candidate in python3.11 python3 python3.12 python3.13; do
+    if "$candidate" -c "$new_enough" 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "Python 3.11 or newer is needed, and found none (Debian 12 package: python3)." >&2
+    exit 1
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1 PYTHONWARNINGS=ignore
+
+fail() {
+    cat "$log" >&2
+    echo "$1" >&2
+    exit 1
+}
+
+echo "Preparing Python packages in .venv (once)"
+# One whose interpreter is gone, or that was moved with its checkout, is of no use.
+if ! .venv/bin/python -c "$new_enough" 2>/dev/null || ! head -n 1 .venv/bin/pip 2>/dev/null | grep -qF "$PWD/.venv/"; then
+    rm -rf .venv
+    "$python" -m venv .venv >"$log" 2>&1 ||
+        fail "$python cannot make a virtual environment (Debian package: python3-venv); its output is above."
+fi
+.venv/bin/python -m pip install -q -e '.[dev]' >"$log" 2>&1 ||
+    fail "pip could not install the Python packages that pyproject.toml names; its output is above."
+echo "$wanted" >"$stamp"
