@@ -253,7 +253,12 @@ class Node:
                 self._left(None)
             return
         if self.stage is Stage.MEMBER and not self.view.alive(self.desk.name, self.incarnation):
-            self._lose("this node's membership is gone from the store")
+            if math.isinf(self._farewell_until):
+                self._lose("this node's membership is gone from the store")
+            else:
+                # Our own farewell, seen in the watch before its answer came.
+                self._left(None)
+                return
         if self.stage is Stage.LOST and not self.serving.local and self.desk.idle:
             self.stage = Stage.JOINING
         if self.stage is Stage.JOINING:
