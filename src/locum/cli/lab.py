@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -189,6 +190,44 @@ def observe(*, name: str, interval: float, window: float | None, seconds: float 
     watching.run(_until(seconds))
     if watching.violations:
         raise LocumError(f"two nodes answered for one address, {watching.violations} times")
+
+
+@lab.command()
+@click.option("--nodes", default=3, show_default=True, help="How many nodes.")
+@click.option("--addresses", default=6, show_default=True, help="How many public addresses, IPv4 and IPv6 in turn.")
+@click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
+@click.option("--rounds", default=3, show_default=True, help="How often each fault is done.")
+@click.option("--budget", default=45.0, show_default=True, help="Begin no second round after so many seconds.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--name", default="demo", show_default=True, metavar="LAB", help="The name of its lab.")
+def demo(
+    *, nodes: int, addresses: int, hold: float, rounds: int, budget: float, json_file: Path | None, name: str
+) -> None:
+    """Watch a cluster serve clients while its nodes fail, and measure it.
+
+    Exit status 1 when an address stayed unserved or two nodes ever answered for one.
+    """
+    # Not at the top: the probe and the observer start without rich.
+    from rich.console import Console  # noqa: PLC0415
+
+    from locum.lab import demo as demonstration  # noqa: PLC0415
+
+    layout = Layout(name=name, nodes=nodes, addresses=addresses, hold=hold)
+    _end_on_sigterm()
+    made = Lab.up(layout, daemons=False, owner=processes.find(os.getpid()))
+    try:
+        outcome = demonstration.run(made, rounds=rounds, budget=budget, console=Console(), json_file=json_file)
+    finally:
+        made.down()
+    if outcome.problems:
+        sys.exit(1)
+
+
+def _end_on_sigterm() -> None:
+    def end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _until(seconds: float | None) -> Callable[[], bool]:

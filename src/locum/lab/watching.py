@@ -1,0 +1,79 @@
+"""Probe and observer as processes beside a lab, and what they have written so far."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+from locum.errors import LocumError
+from locum.lab import observer, probe
+from locum.lab.lab import Lab
+from locum.lab.observer import Record
+from locum.lab.probe import Attempt
+from locum.lab.tail import Tail
+
+
+class Watching:
+    """Runs ``locum lab probe`` and ``locum lab observe`` from the start to :meth:`end`.
+
+    ``attempts`` and ``records`` hold what was read by the last :meth:`read`.
+    """
+
+    def __init__(self, lab: Lab, probe_interval: float = 0.01, ask_interval: float = 0.01) -> None:
+        self.attempts: list[Attempt] = []
+        self.records: list[Record] = []
+        self._files = {kind: lab.directory / f"{kind}.jsonl" for kind in ("probe", "observe")}
+        self._tails = {kind: Tail(path) for kind, path in self._files.items()}
+        intervals = {"probe": probe_interval, "observe": ask_interval}
+        self._processes = {
+            kind: subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "locum.cli.lab", kind, "--name", lab.layout.name),
+                    *("--interval", f"{intervals[kind] * 1000:g}", "--output", str(path)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+            for kind, path in self._files.items()
+        }
+        lab.wait_for("probe and observer", lambda: all(path.exists() for path in self._files.values()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.communicate()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where they write."""
+        return self._files
+
+    def read(self) -> None:
+        """Take in what they have written since the last call. Raises LocumError when one of them has ended."""
+        for kind, process in self._processes.items():
+            if process.poll() is not None:
+                _, reason = process.communicate()
+                raise LocumError(f"locum lab {kind} ended: {reason.decode(errors='replace').strip()}")
+        self._take()
+
+    def end(self) -> Record:
+        """End both, take in the rest, and return the observer's last record."""
+        for process in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            process.communicate(timeout=60)
+        self._take()
+        if not self.records or self.records[-1].event != "end":
+            raise LocumError("the observer ended without a verdict")
+        return self.records[-1]
+
+    def _take(self) -> None:
+        self.attempts += map(probe.read, self._tails["probe"].lines())
+        self.records += map(observer.read, self._tails["observe"].lines())
