@@ -64,6 +64,8 @@ class Acts:
         self._log = log
         #: Address → (bits, interface) of what is configured here by us.
         self.configured: dict[str, tuple[int, str]] = {}
+        # Those whose take is complete. Renewing one that is just being released would configure it again.
+        self._renewable: dict[str, tuple[int, str]] = {}
         self._renewed = 0.0
         self._announcements: dict[str, asyncio.Task[None]] = {}
         #: Called after every event, with its result.
@@ -103,13 +105,12 @@ class Acts:
             due = now - sent_at < RENEWAL_LIMIT
         else:
             due = now - self._renewed >= RENEW_INTERVAL and now < deadline
-        if not self.configured or not due:
+        if not self._renewable or not due:
             return
         self._renewed = now
-        items = [(address, bits, name) for address, (bits, name) in self.configured.items()]
+        items = [(address, bits, name) for address, (bits, name) in self._renewable.items()]
         for (address, _, name), problem in self._table.renew(items, self._lifetime):
-            # One that is just being taken or released may not be there; KernelWatch sees what is really missing.
-            self._log(f"cannot renew {address} on {name}: {problem}", "debug")
+            self._log(f"cannot renew {address} on {name}: {problem}", "warning")
 
     def restore_gate(self) -> None:
         """Somebody removed or changed our rules: put them back, shut until the next beat is confirmed."""
@@ -187,14 +188,14 @@ class Acts:
         if not ok:
             self._forget(address)
             return False, reason
-        self._notes.add(address, interface)
+        self._completed(address, bits, interface)
         self._announce(interface, address)
         return True, ""
 
     async def release(self, effect: fx.ReleaseAddress) -> Outcome:
         """``releaseip``: run the scripts, see that it is gone, mute it."""
         address, bits, interface = effect.address, effect.bits, effect.interface
-        self._notes.remove(address)
+        self._begin(address)
         self.configured.setdefault(address, (bits, interface))
         arguments = (interface, address, str(bits))
         try:
@@ -206,7 +207,7 @@ class Acts:
         """``updateip``: the address changes its interface."""
         address, bits = effect.address, effect.bits
         old, new = effect.old_interface, effect.new_interface
-        self._notes.remove(address)
+        self._begin(address)
         arguments = (old, new, address, str(bits))
         ok, reason = await self._run(Event.UPDATEIP, arguments, self._tunables().event_timeout, self._for_addresses())
         self._remove_from_kernel(address, bits, old)
@@ -216,7 +217,7 @@ class Acts:
         if not ok:
             self._forget(address)
             return False, reason
-        self._notes.add(address, new)
+        self._completed(address, bits, new)
         self._announce(new, address)
         return True, ""
 
@@ -231,9 +232,18 @@ class Acts:
     def adopt(self, held: Iterable[tuple[str, int, str]]) -> None:
         """Addresses (address, bits, interface) that a predecessor left here with a valid hold."""
         for address, bits, interface in held:
-            self.configured[address] = (bits, interface)
+            self.configured[address] = self._renewable[address] = (bits, interface)
             self._allow(address)
             self._ensure(address, bits, interface)
+
+    def _begin(self, address: str) -> None:
+        """``address`` is about to be changed: a crash in between must lead to doing it again."""
+        self._notes.remove(address)
+        self._renewable.pop(address, None)
+
+    def _completed(self, address: str, bits: int, interface: str) -> None:
+        self._renewable[address] = (bits, interface)
+        self._notes.add(address, interface)
 
     def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
         if boottime() >= self._page.deadline:
@@ -270,6 +280,7 @@ class Acts:
             task.cancel()
         self._remove_from_kernel(address, bits, interface)
         self.configured.pop(address, None)
+        self._renewable.pop(address, None)
 
     def _remove_from_kernel(self, address: str, bits: int, interface: str) -> None:
         try:

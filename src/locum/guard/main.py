@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from collections.abc import Iterable
 
 from locum.addresses.clean import remove_public
 from locum.agent.held import HeldNotes
@@ -50,6 +51,16 @@ def lock(runtime: str) -> int:
     return handle
 
 
+def clear_addresses(addresses: Iterable[str], log: Log) -> None:
+    """Remove ``addresses`` from every interface, and say so."""
+    for removed in remove_public(addresses):
+        where = f"{removed.address}/{removed.bits} from {removed.interface}"
+        if removed.problem:
+            log(f"cannot remove {where}: {removed.problem}", "error")
+        else:
+            log(f"removed {where}", "warning")
+
+
 def run(config_path: str) -> int:
     """Run until the node has left; returns the exit status. Raises LocumError when it cannot start."""
     settings = load(config_path)
@@ -62,8 +73,7 @@ def run(config_path: str) -> int:
     page = Page(os.path.join(paths.runtime, "hold"))
     page.clear()
     HeldNotes(os.path.join(paths.runtime, "held")).clear()
-    for line in remove_public([a.address for a in settings.addresses]):
-        log(f"removed {line}, left by somebody else", "warning")
+    clear_addresses([a.address for a in settings.addresses], log)
     return _watch(settings, page, GuardGate(settings, log), log)
 
 
@@ -72,8 +82,7 @@ def _watch(settings: Settings, page: Page, gate: GuardGate, log: Log) -> int:
 
     def silence() -> None:
         gate.shut()
-        for line in remove_public(addresses):
-            log(f"removed {line}", "warning")
+        clear_addresses(addresses, log)
 
     def reread() -> None:
         try:
