@@ -39,7 +39,8 @@ def remove_public(addresses: Iterable[str], interfaces: Iterable[str] | None = N
         results: dict[tuple[str, int, int], Removed] = {}
         for _attempt in range(3):
             found = [a for a in route.addresses(netlink) if a.address in wanted]
-            names = {a.ifindex: _name(a.ifindex) for a in found}
+            names = {link.ifindex: link.name for link in route.links(netlink)} if found else {}
+            found = [a for a in found if a.ifindex in names]
             found = [a for a in found if only is None or names[a.ifindex] in only]
             if not found:
                 break
@@ -61,10 +62,3 @@ def _promote(netlink: NetlinkSocket, indexes: set[int], names: dict[int, str]) -
                 route.set_promote_secondaries(netlink, index, names[index])
         except LocumError:  # no reason to keep a public address
             continue
-
-
-def _name(index: int) -> str:
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return f"#{index}"

@@ -58,17 +58,19 @@ class AddressTable:
     def list(self, interface: str | None = None) -> list[Address]:
         """All addresses of both families, of one interface if it is named (none if it does not exist)."""
         index = 0
-        if interface is not None:
+        if interface is None:
+            names = {link.ifindex: link.name for link in route.links(self._netlink)}
+        else:
             try:
-                index = route.interface_index(interface)
+                index = route.link(self._netlink, interface).ifindex
             except NetlinkError:
                 return []
-        names = {link.ifindex: link.name for link in route.links(self._netlink)} if index == 0 else {index: interface}
+            names = {index: interface}
         return [
             Address(
                 address=found.address,
                 bits=found.bits,
-                interface=names[found.ifindex] or "",
+                interface=names[found.ifindex],
                 permanent=found.valid is None,
                 valid=None if found.valid is None else float(found.valid),
                 secondary=_is_secondary(found),
@@ -86,7 +88,7 @@ class AddressTable:
         address = route.canonical(address)
         if lifetime is not None and not 0 < lifetime < route.FOREVER:
             raise ValueError(f"an address lifetime is a positive number of seconds, not {lifetime}")
-        index = route.interface_index(interface)
+        index = self._prepared(interface, address)
         family = route.family_of(address)
         present = [a for a in route.addresses(self._netlink, index, family) if a.address == address]
         new = _request(address, bits, index, lifetime)
@@ -97,7 +99,6 @@ class AddressTable:
             obstacles = [a for a in present if a.bits != bits or _must_be_replaced(a, lifetime)]
             requests = [*_deletions(obstacles), new]
         else:
-            self.ensure_promote_secondaries(interface)
             # Two entries of one address with different bits live side by side, so it is never gone in between.
             requests = [new, *_deletions([a for a in present if a.bits != bits])]
         what = f"cannot configure {address}/{bits} on {interface!r}"
@@ -119,10 +120,11 @@ class AddressTable:
         for item in items:
             address, bits, interface = item
             try:
-                index = indexes.get(interface) or indexes.setdefault(interface, route.interface_index(interface))
+                index = indexes.get(interface) or route.link(self._netlink, interface).ifindex
             except NetlinkError as problem:
                 failed.append((item, problem))
                 continue
+            indexes[interface] = index
             wanted.append(item)
             requests.append(_request(address, bits, index, lifetime))
         for item, (number, detail) in zip(wanted, self._netlink.request_many(requests), strict=True):
@@ -136,17 +138,16 @@ class AddressTable:
         Its secondaries stay. Raises NetlinkError, PermissionRequired, ValueError (not an address).
         """
         address = route.canonical(address)
-        try:
-            index = route.interface_index(interface)
-        except NetlinkError:
-            return False
         before: list[AddressMessage] = []
-        if ":" not in address:
+        try:
+            index = self._prepared(interface, address)
+        except LocumError:
             try:
-                self.ensure_promote_secondaries(interface)
-            except LocumError:
-                # The second line of defence needs to know what was there.
-                before = route.addresses(self._netlink, index, route.family_of(address))
+                index = route.link(self._netlink, interface).ifindex
+            except NetlinkError:
+                return False
+            # The second line of defence needs to know what was there.
+            before = route.addresses(self._netlink, index, route.family_of(address))
         what = f"cannot remove {address}/{bits} from {interface!r}"
         removed = self._delete([route.delete_address(address, bits, index)], what)
         if not removed:
@@ -159,17 +160,22 @@ class AddressTable:
         return removed
 
     def ensure_promote_secondaries(self, interface: str) -> None:
-        """Set ``promote_secondaries`` on ``interface`` unless it is set. Raises NetlinkError when it does not stick."""
+        """Set ``promote_secondaries`` on ``interface`` unless it is set. Raises NetlinkError (ENODEV, or EIO when the
+        setting does not stick), PermissionRequired."""
+        self._prepared(interface, "")
+
+    def _prepared(self, interface: str, address: str) -> int:
+        """The index of ``interface``, after seeing to its ``promote_secondaries`` unless ``address`` is of IPv6."""
         found = route.link(self._netlink, interface)
-        if found.promote:
-            return
-        route.set_promote_secondaries(self._netlink, found.ifindex, interface)
-        if route.link(self._netlink, interface).promote is False:
-            raise NetlinkError(f"promote_secondaries cannot be switched on for {interface!r}", errno.EIO)
+        if ":" not in address and not found.promote:
+            route.set_promote_secondaries(self._netlink, found.ifindex, interface)
+            if route.link(self._netlink, interface).promote is False:
+                raise NetlinkError(f"promote_secondaries cannot be switched on for {interface!r}", errno.EIO)
+        return found.ifindex
 
     def check_promote_secondaries(self, interface: str) -> bool:
         """Whether removing a primary address of ``interface`` leaves its secondaries: the interface's own setting,
-        or the one of ``all``. Raises NetlinkError (ENODEV)."""
+        or the one of ``all`` (read from /proc/sys, so of the caller's namespace). Raises NetlinkError (ENODEV)."""
         if route.link(self._netlink, interface).promote:
             return True
         try:

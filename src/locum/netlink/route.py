@@ -117,14 +117,6 @@ def canonical(address: str) -> str:
     return socket.inet_ntop(family_of(address), packed(address))
 
 
-def interface_index(name: str) -> int:
-    """The index of interface ``name``. Raises NetlinkError (ENODEV) when there is none."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        raise NetlinkError(f"there is no network interface {name!r}", errno.ENODEV) from None
-
-
 # -- links ---------------------------------------------------------------------------------------------------------
 
 
@@ -168,12 +160,22 @@ def links(sock: NetlinkSocket) -> list[LinkMessage]:
 
 
 def link(sock: NetlinkSocket, name: str) -> LinkMessage:
-    """One interface. Raises NetlinkError (ENODEV)."""
-    index = interface_index(name)
-    request = _IFINFO.pack(0, 0, index, 0, 0) + core.attribute(_IFLA_EXT_MASK, _U32.pack(_RTEXT_FILTER_SKIP_STATS))
-    found = parse_link(sock.get(RTM_GETLINK, request, f"cannot read interface {name!r}").payload)
-    if found is None:
-        raise NetlinkError(f"the kernel's answer about interface {name!r} makes no sense", errno.EPROTO)
+    """One interface, in the socket's namespace. Raises NetlinkError (ENODEV when there is none of that name)."""
+    # The kernel takes no name longer than 15 bytes, and answers ERANGE.
+    wanted = name.encode()[:16]
+    request = (
+        _IFINFO.pack(0, 0, 0, 0, 0)
+        + core.attribute(_IFLA_IFNAME, wanted + b"\0")
+        + core.attribute(_IFLA_EXT_MASK, _U32.pack(_RTEXT_FILTER_SKIP_STATS))
+    )
+    try:
+        found = parse_link(sock.get(RTM_GETLINK, request, f"cannot read interface {name!r}").payload)
+    except NetlinkError as problem:
+        if problem.errno in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
+            raise NetlinkError(f"there is no network interface {name!r}", errno.ENODEV) from None
+        raise
+    if found is None or found.name != name:
+        raise NetlinkError(f"there is no network interface {name!r}", errno.ENODEV)
     return found
 
 
