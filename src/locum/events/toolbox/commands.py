@@ -1,0 +1,74 @@
+"""Running other programs from a script."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+
+from locum.events.toolbox.failure import Fail
+
+TIMED_OUT = 124
+
+
+class Completed:
+    """A program that has ended: its exit ``status`` (128 + signal, 124 after a time-out) and its ``output``."""
+
+    __slots__ = ("output", "status")
+
+    def __init__(self, status: int, output: str) -> None:
+        self.status = status
+        self.output = output
+
+
+def as_words(command: str | Sequence[str]) -> list[str]:
+    """A command as a list of words; text is split as the shell does, without any other meaning of the shell's."""
+    return shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+
+
+def run(
+    command: str | Sequence[str],
+    *,
+    check: bool = True,
+    timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run a program, wait for its end, return what it wrote on standard output and error.
+
+    No shell is involved: write ``["sh", "-c", text]`` for one. Raises Fail when it does not exist, or, with
+    ``check``, when its status is not 0 or it did not end within ``timeout`` seconds (it is killed then).
+    """
+    import subprocess  # noqa: PLC0415
+
+    words = as_words(command)
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            env=None if environment is None else dict(environment),
+            check=False,
+        )
+        status, data = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as error:
+        status, data = TIMED_OUT, error.output or b""
+    except (OSError, IndexError) as error:
+        raise Fail(f"cannot run {shlex.join(words)!r}: {error}") from None
+    output = data.decode("utf-8", "backslashreplace")
+    if status < 0:
+        status = 128 - status
+    if check and status != 0:
+        ended = f"did not end within {timeout:g} s" if timeout and status == TIMED_OUT else f"failed: {_name(status)}"
+        raise Fail(f"{shlex.join(words)} {ended}" + (f"\n{output.rstrip()}" if output.strip() else ""))
+    return Completed(status, output)
+
+
+def _name(status: int) -> str:
+    if status > 128:
+        try:
+            return signal.Signals(status - 128).name
+        except ValueError:
+            pass
+    return f"status {status}"

@@ -1,0 +1,143 @@
+"""TCP ports and Unix sockets of services: does somebody listen, does somebody answer, and telling the daemon to watch.
+
+Rules of this file: short time-outs everywhere; a monitor that hangs is worse than one that fails.
+"""
+
+from __future__ import annotations
+
+import os
+
+from locum.events.toolbox.context import required, script_name
+from locum.events.toolbox.failure import Fail
+from locum.events.toolbox.waiting import DEFAULT_TIMEOUT, wait_for
+
+_LISTEN = "0A"  # TCP_LISTEN in include/net/tcp_states.h, as /proc/net/tcp prints it
+
+
+def is_listening(port: int) -> bool:
+    """Whether any process of this network namespace listens on TCP ``port``, on whatever address. Nothing is sent."""
+    wanted = f"{port:04X}"
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/net/{name}", encoding="ascii") as file:
+                for line in file:
+                    fields = line.split(None, 4)
+                    if len(fields) > 3 and fields[3] == _LISTEN and fields[1].rpartition(":")[2] == wanted:
+                        return True
+        except FileNotFoundError:
+            continue  # a kernel without IPv6
+    return False
+
+
+def can_connect(port: int, host: str, timeout: float = 5.0) -> bool:
+    """Whether a TCP connection to ``host`` and ``port`` can be made within ``timeout`` seconds."""
+    import socket  # noqa: PLC0415
+
+    try:
+        with socket.create_connection((host, port), timeout):
+            return True
+    except OSError:
+        return False
+
+
+def check_port(port: int, host: str | None = None, timeout: float = 5.0) -> None:
+    """Raises Fail unless TCP ``port`` is served: somebody listens on it here, or, with ``host``, a connection to it
+    can be made within ``timeout`` seconds."""
+    if host is None:
+        if not is_listening(port):
+            raise Fail(f"nothing listens on TCP port {port}")
+    elif not can_connect(port, host, timeout):
+        raise Fail(f"no connection to TCP port {port} of {host}")
+
+
+def wait_for_port(port: int, host: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> None:
+    """Wait until :func:`check_port` succeeds. Raises Fail after ``timeout`` seconds."""
+    if host is None:
+        wait_for(f"a listener on TCP port {port}", lambda: is_listening(port), timeout)
+    else:
+        wait_for(f"a connection to TCP port {port} of {host}", lambda: can_connect(port, host, 1.0), timeout)
+
+
+def check_unix_socket(path: str) -> None:
+    """Raises Fail unless somebody accepts connections on the Unix stream socket ``path``."""
+    import socket  # noqa: PLC0415
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(5)
+        try:
+            client.connect(path)
+        except OSError as error:
+            raise Fail(f"{path}: {error.strerror or error}") from None
+
+
+def check_http(port: int, path: str = "/", *, host: str = "127.0.0.1", timeout: float = 5.0) -> int:
+    """Ask for ``path`` by HTTP and return the status code of the answer. Raises Fail when there is none within
+    ``timeout`` seconds, when it is not HTTP, or when the code is 400 or more."""
+    import socket  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    deadline = time.monotonic() + timeout
+    answer = b""
+    try:
+        with socket.create_connection((host, port), timeout) as client:
+            client.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: locum\r\n\r\n".encode())
+            while b"\r\n\r\n" not in answer and len(answer) < 65536:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                client.settimeout(left)
+                data = client.recv(65536)
+                if not data:
+                    break
+                answer += data
+    except TimeoutError:
+        raise Fail(f"{where}: no answer within {timeout:g} s") from None
+    except OSError as error:
+        raise Fail(f"{where}: {error.strerror or error}") from None
+    words = answer.split(b"\r\n", 1)[0].split(None, 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        raise Fail(f"{where}: the answer is not HTTP")
+    status = int(words[1])
+    if status >= 400:
+        raise Fail(f"{where}: answered {status}")
+    return status
+
+
+def expect_listen(*ports: int) -> None:
+    """Declare that the service listens on these TCP ports, besides those declared before. The daemon watches them and
+    runs ``monitor`` at once when nobody listens on one any more."""
+    _write(sorted({*_declared(), *ports}))
+
+
+def expect_no_listen(*ports: int) -> None:
+    """Withdraw the declaration of these ports, without any of all; before a service is stopped on purpose."""
+    _write([port for port in _declared() if ports and port not in ports])
+
+
+def _path() -> str:
+    return os.path.join(required("LOCUM_RUNTIME"), "listen", script_name())
+
+
+def _declared() -> list[int]:
+    try:
+        with open(_path(), encoding="ascii", errors="replace") as file:
+            return [int(line) for line in file.read().split() if line.isdigit()]
+    except FileNotFoundError:
+        return []
+
+
+def _write(ports: list[int]) -> None:
+    """Replace the file in one step, and only when something changed: the daemon reads it anew when it did."""
+    path = _path()
+    if ports == _declared():
+        return
+    if not ports:
+        os.unlink(path)
+        return
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    temporary = os.path.join(os.path.dirname(directory), f".listen-{name}.new")
+    with open(temporary, "w", encoding="ascii") as file:
+        file.writelines(f"{port}\n" for port in ports)
+    os.replace(temporary, path)

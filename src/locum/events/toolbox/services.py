@@ -1,0 +1,167 @@
+"""Starting and stopping the service that a script looks after.
+
+Three ways, chosen by the script's settings: ``start`` and ``stop`` are commands that do it; ``command`` is the
+service itself, kept in the foreground, and is started detached from the script; otherwise ``service`` is a unit
+of systemd. A detached service has a session of its own, so that it outlives the script, the runner and the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from locum.events.processes import boot_id, is_alive, kill, kill_session, process
+from locum.events.toolbox.commands import as_words, run
+from locum.events.toolbox.context import script_name, settings, state_dir
+from locum.events.toolbox.failure import Fail
+from locum.events.toolbox.waiting import wait_for
+
+#: A detached service's log is put aside at its next start when it is larger than this, bytes.
+_LOG_LIMIT = 1 << 20
+
+
+def start_service(name: str | None = None, *, command: object = None) -> None:
+    """Start the service unless it runs already. Raises Fail when it cannot be started.
+
+    ``command`` replaces the settings: the service itself, in the foreground. ``name`` is the setting ``service`` or
+    the script's own (``web`` of ``50.web``). Whether the service is ready is another question: wait for its port.
+    """
+    start = settings().get("start")
+    direct = command or settings().get("command")
+    if direct:
+        _start_detached(_name(name), _command(direct))
+    elif start:
+        run(_command(start))
+    else:
+        run(["systemctl", "start", _unit(name)])
+
+
+def stop_service(name: str | None = None, *, timeout: float = 10.0) -> None:
+    """Stop the service; nothing happens when it does not run. One that was started detached gets SIGTERM and after
+    ``timeout`` seconds SIGKILL, with everything in its session."""
+    stop = settings().get("stop")
+    if stop:
+        run(_command(stop))
+    elif _recorded(_name(name)) is not None:
+        _stop_detached(_name(name), timeout)
+    elif not _is_direct():
+        run(["systemctl", "stop", _unit(name)])
+
+
+def kill_service(name: str | None = None) -> None:
+    """Kill the service and everything that belongs to it at once."""
+    if _recorded(_name(name)) is not None:
+        _stop_detached(_name(name), 0)
+    elif not _is_direct():
+        run(["systemctl", "kill", "--signal=SIGKILL", _unit(name)])
+
+
+def service_is_running(name: str | None = None) -> bool:
+    """Whether the service runs, as far as the way it was started can tell. With ``start`` and ``stop`` commands the
+    setting ``status`` is asked: a command that succeeds while it runs."""
+    recorded = _recorded(_name(name))
+    if recorded is not None:
+        return is_alive(*recorded)
+    status = settings().get("status")
+    if status:
+        return run(_command(status), check=False).status == 0
+    if _is_direct():
+        return False
+    return run(["systemctl", "is-active", "--quiet", _unit(name)], check=False).status == 0
+
+
+def service_log(name: str | None = None) -> str:
+    """The file that a detached service's output goes to."""
+    return os.path.join(state_dir(), f"{_name(name)}.log")
+
+
+def _is_direct() -> bool:
+    return any(settings().get(key) for key in ("command", "start"))
+
+
+def _name(name: str | None) -> str:
+    return str(name or settings().get("service") or script_name().split(".", 1)[-1])
+
+
+def _unit(name: str | None) -> str:
+    return _name(name)
+
+
+def _command(value: object) -> list[str]:
+    if isinstance(value, str):
+        return as_words(value)
+    if isinstance(value, list | tuple):
+        return [str(word) for word in value]
+    raise Fail(f"a command is text or a list of words, not {value!r}")
+
+
+def _record_path(name: str) -> str:
+    return os.path.join(state_dir(), f"{name}.pid")
+
+
+def _recorded(name: str) -> tuple[int, int] | None:
+    """Process number and start time of a service that was started detached, since the machine was."""
+    try:
+        with open(_record_path(name), encoding="ascii") as file:
+            pid, start, boot = file.read().split()
+        return (int(pid), int(start)) if boot == boot_id() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _start_detached(name: str, words: list[str]) -> None:
+    import subprocess  # noqa: PLC0415
+
+    recorded = _recorded(name)
+    if recorded is not None and is_alive(*recorded):
+        return
+    log = service_log(name)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.getsize(log) > _LOG_LIMIT:
+            os.replace(log, log + ".1")
+    with open(log, "ab") as output:
+        try:
+            service = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                # What tells one of our scripts where it runs is no business of the service.
+                env={key: value for key, value in os.environ.items() if not key.startswith("LOCUM_")},
+            )
+        except (OSError, IndexError) as error:
+            raise Fail(f"cannot start {' '.join(words)!r}: {error}") from None
+    found = process(service.pid)
+    with open(_record_path(name), "w", encoding="ascii") as file:
+        file.write(f"{service.pid} {found.start if found else 0} {boot_id()}\n")
+    # A service that is wrong in some way ends within moments; to say so now beats waiting for its port in vain.
+    deadline = time.monotonic() + 0.05
+    while time.monotonic() < deadline:
+        if (status := service.poll()) not in (None, 0):
+            with open(log, "rb") as file:
+                file.seek(max(os.path.getsize(log) - 2000, 0))
+                said = file.read().decode("utf-8", "backslashreplace").strip()
+            raise Fail(f"{' '.join(words)} ended at once with status {status}" + (f"\n{said}" if said else ""))
+        time.sleep(0.005)
+    service.returncode = 0  # it is not ours to wait for: no warning about that
+
+
+def _stop_detached(name: str, timeout: float) -> None:
+    recorded = _recorded(name)
+    if recorded is None:
+        return
+    pid, start = recorded
+    if is_alive(pid, start) and timeout > 0:
+        kill(pid, start, signal.SIGTERM)
+        with contextlib.suppress(Fail):
+            wait_for("its end", lambda: not is_alive(pid, start), timeout)
+    leader = process(pid)
+    if leader is None or leader.start == start:
+        # Workers may have outlived the main process. While one lives, the session's number is not used again.
+        left = kill_session(pid)
+        if left:
+            raise Fail(f"process {left[0].pid} of {name} cannot be killed")
+    os.unlink(_record_path(name))
