@@ -123,7 +123,7 @@ def _endpoint(url: str, text: str) -> str:
         import ipaddress  # noqa: PLC0415
 
         try:
-            host = f"[{ipaddress.IPv6Address(host[1:].removesuffix(']'))}]"
+            host = f"[{ipaddress.IPv6Address(host[1:-1] if host.endswith(']') else '')}]"
         except ValueError:
             raise UsageError(f"store {url!r}: {host} is not an IPv6 address in brackets") from None
     elif not _NAME.match(host):

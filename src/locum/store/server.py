@@ -109,7 +109,7 @@ class _Connection(FrameConnection):
         self._all.added(self)
         self.send(Reply(protocol=messages.PROTOCOL))
 
-    def on_close(self, error: Exception | None) -> None:  # noqa: ARG002
+    def on_close(self, error: Exception | None) -> None:
         self._all.removed(self)
         self._watchers.clear()
         if self._pump_later is not None:

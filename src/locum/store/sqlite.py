@@ -36,6 +36,7 @@ import fcntl
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -59,6 +60,10 @@ _RESERVE = 1_000_000
 
 #: A checkpoint is due after this many writes, so that the log stays short.
 _CHECKPOINT_EVERY = 1000
+
+
+def _crc(key: str, value: bytes, revision: int) -> int:
+    return zlib.crc32(b"%s\0%d\0%b" % (key.encode(), revision, value))
 
 
 class SqliteLog:
@@ -120,8 +125,8 @@ class SqliteLog:
             writer.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             writer.execute(f"PRAGMA user_version={_FORMAT}")
             writer.execute(
-                "CREATE TABLE entries "
-                "(key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL) WITHOUT ROWID"
+                "CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB NOT NULL,"
+                " revision INTEGER NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
             )
             writer.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID")
             writer.execute("INSERT INTO meta VALUES ('limit', 0)")
@@ -131,14 +136,19 @@ class SqliteLog:
             raise StoreCorrupt(self._damaged(problems[0]))
         rows = writer.execute("SELECT value FROM meta WHERE name = 'limit'").fetchall()
         self.entries = tuple(
-            Entry(key, bytes(value), revision)
-            for key, value, revision in writer.execute("SELECT key, value, revision FROM entries")
+            self._checked(*row) for row in writer.execute("SELECT key, value, revision, crc FROM entries")
         )
         if len(rows) != 1 or any(entry.revision > rows[0][0] for entry in self.entries):
             raise StoreCorrupt(self._damaged("its revisions contradict each other"))
         self.revision = self.limit = rows[0][0]
         self.append((), self.limit)
         self.sync()
+
+    def _checked(self, key: str, value: bytes, revision: int, crc: int) -> Entry:
+        # SQLite's own check sees a broken tree, not a broken value.
+        if not isinstance(value, bytes) or crc != _crc(key, value, revision):
+            raise StoreCorrupt(self._damaged(f"the value of {key!r} does not match its checksum"))
+        return Entry(key, value, revision)
 
     def _check_format(self) -> None:
         application = self._writer.execute("PRAGMA application_id").fetchone()[0]
@@ -175,9 +185,8 @@ class SqliteLog:
                     writer.execute("DELETE FROM entries WHERE key = ?", (change.key,))
                 else:
                     writer.execute(
-                        "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT (key) "
-                        "DO UPDATE SET value = excluded.value, revision = excluded.revision",
-                        (change.key, change.value, change.revision),
+                        "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
+                        (change.key, change.value, change.revision, _crc(change.key, change.value, change.revision)),
                     )
             writer.execute("COMMIT")
         except BaseException:
@@ -203,8 +212,8 @@ class SqliteLog:
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             self._writer.executemany(
-                "UPDATE entries SET value = ?, revision = ? WHERE key = ?",
-                [(e.value, e.revision, e.key) for e in entries],
+                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
+                [(e.key, e.value, e.revision, _crc(e.key, e.value, e.revision)) for e in entries],
             )
             self._writer.execute("UPDATE meta SET value = ? WHERE name = 'limit'", (revision,))
             self._writer.execute("COMMIT")

@@ -149,11 +149,11 @@ class MemoryHarness(Harness):
 
     name = "memory"
 
-    def __init__(self, directory: Path) -> None:  # noqa: ARG002
+    def __init__(self, directory: Path) -> None:
         super().__init__()
         self.store = MemoryStore(KeyValue())
 
-    async def _open(self, proxied: bool, timeout: float) -> Store:  # noqa: ARG002
+    async def _open(self, proxied: bool, timeout: float) -> Store:
         return self.store
 
     async def compact(self) -> None:
@@ -172,7 +172,7 @@ class SqliteHarness(Harness):
     async def start(self) -> None:
         self.store = SqliteStore(str(self.path))
 
-    async def _open(self, proxied: bool, timeout: float) -> Store:  # noqa: ARG002
+    async def _open(self, proxied: bool, timeout: float) -> Store:
         return self.store
 
     async def compact(self) -> None:
