@@ -51,6 +51,8 @@ def lab(ctx: click.Context) -> None:
 
     Needs root; for an ordinary user everything runs inside a user namespace, where the kernel allows that.
     """
+    # Where ip, nft and nginx are; not in every user's PATH.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
     if "--help" not in ctx.obj and not rootless.privileged():
         ctx.exit(rootless.run_inside(ctx.obj))
 

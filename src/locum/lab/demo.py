@@ -52,7 +52,7 @@ class Demo:
     def run(self) -> Outcome:
         """Go through everything and print the table."""
         began = time.monotonic()
-        with Watching(self._lab) as watching:
+        with Watching(self._lab, probe_interval=0.005) as watching:
             shown = Display(self._lab.layout, watching.files, self._console)
             with shown.running():
                 started = self._start(shown)
@@ -110,14 +110,14 @@ class Demo:
         except LocumError as error:
             recovered = False
             self._problems.append(f"{fault} of {node}: {error}")
-        end = boottime()
+        self._done.append(Round(fault, node, addresses, start, boottime(), recovered))
+        shown.begin(f"{node} comes back")
+        self._restore(fault, node)
+        # Only now: an attempt that failed is known when its time is over.
         watching.read()
-        self._done.append(Round(fault, node, addresses, start, end, recovered))
         row = figures.row(fault, self._done[-1:], watching.attempts, watching.records, self._lab.layout.hold)
         words = "no request failed" if row.longest == 0 else f"gap {row.median:.3f} s (longest {row.longest:.3f} s)"
         shown.say(f"{fault} of {node}: {words}, {row.moves} moved, holders {row.holders}", "" if recovered else "red")
-        shown.begin(f"{node} comes back")
-        self._restore(fault, node)
 
     def _moved(self, node: str, addresses: tuple[str, ...]) -> bool:
         served = self._lab.served()

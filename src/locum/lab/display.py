@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -92,7 +93,7 @@ class Display:
 
 def figures(rows: Sequence[Row]) -> Table:
     """The table of the end."""
-    table = Table(title="gaps: longest time between two answered requests, in seconds")
+    table = Table(title="gaps: longest time between two answered requests, in seconds", box=box.SIMPLE_HEAD)
     for name in ("", "rounds", "median", "longest", "target", "reached", "moves", "holders"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for row in rows:
