@@ -346,17 +346,17 @@ def _remove(task: _Task) -> AdminChange:
         )
     keys = [f"node/{node}", f"admin/{node}", *(f"{kind}/{node}" for kind in ("beat", "health", "phase"))]
     keys += [f"number/{number}" for number, owner in sorted(view.numbers.items()) if owner.record.node == node]
-    pinned = sorted(address for address, prefer in view.prefer.items() if prefer.record.node == node)
-    keys += [f"prefer/{address}" for address in pinned]
-    present = [key for key in keys if view.revision_of(key)]
-    warnings = []
-    if len(present) > MAX_OPERATIONS - 1:
-        # What does not fit are preferences, which mean nothing without the node; see Preferences in the docs.
-        present = present[: MAX_OPERATIONS - 1]
-        warnings.append(f"not all addresses moved to {node} by an admin could be forgotten: repeat for the rest")
-    conditions = (Condition(f"member/{node}", 0), *(view.condition(key) for key in present))
+    pinned = [f"prefer/{address}" for address, prefer in sorted(view.prefer.items()) if prefer.record.node == node]
+    gone = [key for key in [*keys, *pinned] if view.revision_of(key)]
     message = f"{node} is removed; it is known again when its daemon joins"
-    return AdminChange(conditions, tuple(Delete(key) for key in present), message, tuple(warnings))
+    room = MAX_OPERATIONS - 1
+    if len(gone) > room:
+        gone = pinned[:room]
+        message = (
+            f"{len(gone)} of the {len(pinned)} addresses moved to {node} by an admin forgotten: repeat for the rest"
+        )
+    conditions = (Condition(f"member/{node}", 0), *(view.condition(key) for key in gone))
+    return AdminChange(conditions, tuple(Delete(key) for key in gone), message)
 
 
 # -- addresses --------------------------------------------------------------------------------------------------
