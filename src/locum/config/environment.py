@@ -1,0 +1,150 @@
+"""What this machine lacks for a configuration that is right in itself.
+
+Rules of this file: it looks and changes nothing, needs no privilege, and imports little (the guard starts with it).
+What can be known only by doing it (is the socket in use, what can the kernel enforce) is found where it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from locum.config.model import Settings
+
+#: <linux/capability.h>, and what each is needed for.
+CAPABILITIES = {
+    12: ("CAP_NET_ADMIN", "to configure addresses and to enforce the hold"),
+    13: ("CAP_NET_RAW", "to announce addresses (ARP, neighbour discovery)"),
+}
+
+#: Where the nft program is looked for: administrators' directories are not on everybody's path.
+_PROGRAM_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin")
+
+
+def check_environment(settings: Settings) -> list[str]:
+    """Everything that keeps a daemon with these settings from working here, one line each; empty: nothing does."""
+    paths = settings.paths
+    problems = _missing_capabilities()
+    problems += _missing_interfaces(settings)
+    directories = {"paths.runtime": paths.runtime, "paths.state": paths.state}
+    if os.path.dirname(paths.control) not in directories.values():
+        directories["paths.control"] = os.path.dirname(paths.control)
+    for key, path in directories.items():
+        problems += _directory_problem(f"{settings.source}: {key}", path)
+    problems += _store_problems(settings)
+    if paths.control_group is not None and not _group_exists(paths.control_group):
+        problems.append(
+            f"{settings.source}: paths.control_group: found {paths.control_group!r}, a group that this machine does "
+            "not have; expected one of /etc/group (groupadd makes one)"
+        )
+    return problems
+
+
+def environment_warnings(settings: Settings) -> list[str]:
+    """What an admin should know though it keeps nothing from working, one line each."""
+    warnings = []
+    if not any(os.access(f"{directory}/nft", os.X_OK) for directory in _PROGRAM_DIRECTORIES):
+        warnings.append("the program nft is not installed (Debian package: nftables); it shows what Locum enforces")
+    if writable_by_others(settings.source):
+        warnings.append(f"{settings.source}: others than its owner may write it; chmod go-w {settings.source}")
+    secret = settings.cluster.etcd.password_file
+    if secret is not None and _mode(secret) & 0o077:
+        warnings.append(f"{secret}: others than its owner may read the password; chmod 600 {secret}")
+    return warnings
+
+
+def writable_by_others(path: str) -> bool:
+    """Whether group or others may write the file at ``path``; False when there is none."""
+    return bool(_mode(path) & 0o022)
+
+
+def _mode(path: str) -> int:
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:
+        return 0
+
+
+def _missing_capabilities() -> list[str]:
+    effective = 0
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                effective = int(line.split()[1], 16)
+    return [
+        f"permission: {name} is missing, needed {purpose}; run the daemon as root"
+        for bit, (name, purpose) in CAPABILITIES.items()
+        if not effective >> bit & 1
+    ]
+
+
+def interfaces() -> frozenset[str]:
+    """The interfaces of this process's network namespace.
+
+    Not from /sys/class/net, which shows the namespace that mounted it and not the one that a process is in.
+    """
+    with open("/proc/self/net/dev", encoding="ascii", errors="surrogateescape") as file:
+        return frozenset(line.partition(":")[0].strip() for line in file if ":" in line)
+
+
+def _missing_interfaces(settings: Settings) -> list[str]:
+    present = interfaces()
+    users: dict[str, list[str]] = {}
+    for address in settings.addresses:
+        for interface in address.interfaces:
+            if interface not in present:
+                users.setdefault(interface, []).append(str(address))
+    expected = ", ".join(sorted(present - {"lo"})) or "one that exists (this machine has only lo)"
+    return [
+        f"{settings.source}: found interface {interface} for {_some(addresses)}, which this machine does not have; "
+        f"expected one of its interfaces: {expected}"
+        for interface, addresses in users.items()
+    ]
+
+
+def _some(addresses: list[str]) -> str:
+    more = f" and {len(addresses) - 3} more" if len(addresses) > 3 else ""
+    return ", ".join(addresses[:3]) + more
+
+
+def _directory_problem(place: str, path: str) -> list[str]:
+    """Why the directory ``path`` neither is there, to write in, nor can be made."""
+    if os.path.isdir(path):
+        if os.access(path, os.W_OK | os.X_OK):
+            return []
+        return [f"{place}: found {path}, which this process may not write; expected a directory that it may write"]
+    if os.path.lexists(path):
+        return [f"{place}: found {path}, which is not a directory; expected a directory, or nothing"]
+    parent = os.path.dirname(path)
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    if os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK):
+        return []
+    return [f"{place}: found {path}, which cannot be made in {parent}; expected a directory that this process may make"]
+
+
+def _store_problems(settings: Settings) -> list[str]:
+    store, etcd = settings.cluster.store, settings.cluster.etcd
+    if store.kind == "sqlite":
+        return _directory_problem(f"{settings.source}: cluster.store", os.path.dirname(store.path))
+    if store.kind != "etcd":
+        return []
+    problems = []
+    for key, path in (("ca", etcd.ca), ("cert", etcd.cert), ("key", etcd.key), ("password_file", etcd.password_file)):
+        if path is not None and not (os.path.isfile(path) and os.access(path, os.R_OK)):
+            what = "which this process may not read" if os.path.isfile(path) else "which is not there"
+            problems.append(f"{settings.source}: cluster.etcd.{key}: found {path}, {what}; expected a readable file")
+    return problems
+
+
+def _group_exists(group: str) -> bool:
+    import grp  # noqa: PLC0415  # only where a group is configured
+
+    try:
+        if group.isdigit():
+            grp.getgrgid(int(group))
+        else:
+            grp.getgrnam(group)
+    except (KeyError, OverflowError):
+        return False
+    return True
