@@ -1,0 +1,299 @@
+"""The invariants of the design, asserted while a run goes on.
+
+Rules of this file: it sees the truth (every kernel, the store, true time) and never changes anything. Speaking can
+only begin at a few instants and claims can only end at commits, so looking at those is looking at every instant.
+
+- **I1** at no instant two machines can speak for one address; and, stronger, who can speak has the claim in the store.
+- **I2** ``takeip`` starts only when no other machine with an open gate has the address or runs a script for it.
+- **I3** after the last change of addresses anywhere, every participant has run ``recovered`` (:meth:`Checks.unclosed`).
+- **I5** scripts of two events never run at once on a machine.
+- **I6** ``takeip`` only after ``startup`` and a ``monitor`` succeeded in this life of the daemon.
+- **I8** plans, expiries, lifted bans and freed claims are the leader's alone, and claims are a living member's.
+- **I9** what an admin command confirmed stays as it is, but for another command.
+
+I4 (order of scripts) is the event engine's alone and tested there; I7 is compared at rest (:mod:`locum.sim.rest`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from locum.cluster import schema
+from locum.cluster.schema import AdminRecord, ClaimRecord, LeaderRecord, MemberRecord
+from locum.errors import StoreCorrupt
+from locum.sim.service import Author
+from locum.store.base import Batch
+from locum.store.keyvalue import KeyValue
+
+if TYPE_CHECKING:
+    from locum.sim.machine import Machine
+    from locum.sim.world import World
+
+ADMIN, STRANGER = Author("admin"), Author("stranger")
+MOVES = ("takeip", "releaseip", "updateip")
+#: Seconds of undisturbed service after which nobody may expire a node, in holds: an own hold and the margin.
+DURABLE = ("admin", "prefer", "tunable")
+
+
+class Violation(Exception):
+    """An invariant does not hold; ``invariant`` is its name (I1 ... I9, "liveness" and the like)."""
+
+    def __init__(self, invariant: str, text: str) -> None:
+        super().__init__(f"{invariant}: {text}")
+        self.invariant = invariant
+        self.text = text
+
+
+class Checks:
+    """The invariants of one run."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        #: Machine → (event, address) under way.
+        self.running: dict[str, tuple[str, str]] = {}
+        #: Machine → what has succeeded in this life of its daemon.
+        self._earned: dict[str, set[str]] = {}
+        #: When addresses were last changed by scripts, anywhere, and by whom.
+        self.last_change = (-1.0, "", "")
+        #: Machine → when its last successful ``recovered`` began.
+        self.recovered: dict[str, float] = {}
+        self._began: dict[str, float] = {}
+        #: Durable key → what a confirmed command made of it (None: deleted).
+        self.confirmed: dict[str, bytes | None] = {}
+        #: Keys whose value a stranger spoiled, until somebody mends them.
+        self.spoiled: set[str] = set()
+        self.looks = 0
+        #: How often a plan gave an address to another node.
+        self.moves = 0
+        self.plans = 0
+        self.expired = 0
+
+    def fail(self, invariant: str, text: str) -> None:
+        """Raise the violation."""
+        raise Violation(invariant, text)
+
+    # -- I1 --------------------------------------------------------------------------------------------------
+
+    def may_speak(self, machine: Machine, addresses: Iterable[str]) -> None:
+        """From this instant ``machine`` may speak for some of ``addresses``: nobody else may, and it has the claim."""
+        kernel = machine.kernel
+        for address in addresses:
+            if not kernel.speaks(address):
+                continue
+            self.looks += 1
+            for other in self._world.machines.values():
+                if other is not machine and other.kernel.speaks(address):
+                    self.fail("I1", f"{machine.name} and {other.name} both speak for {address}")
+            owner = self._claimant(address)
+            if owner is not None and owner != machine.name:
+                self.fail("I1", f"{machine.name} speaks for {address}, which {owner or 'nobody'} has claimed")
+
+    def _claimant(self, address: str) -> str | None:
+        """The node that has the claim in the store, "" for nobody, None when a stranger spoiled it."""
+        key = f"claim/{address}"
+        if key in self.spoiled:
+            return None
+        entry = self._world.store.core.get(key)
+        if entry is None:
+            return ""
+        record = schema.decode(key, entry.value)
+        assert isinstance(record, ClaimRecord)
+        return record.node
+
+    # -- commits: I1, I8, I9 ---------------------------------------------------------------------------------
+
+    def committed(self, author: Author, before: KeyValue, batch: Batch) -> None:
+        """``batch`` is about to take effect."""
+        if self._world.trace.on:
+            self._world.trace.say("store", f"{author.name} {batch.revision}: {_summary(batch)}")
+        changes = {change.key: change.value for change in batch.changes}
+        for key, value in changes.items():
+            kind, name = schema.split_key(key)
+            if kind == "beat" and value is not None:
+                continue
+            if author is STRANGER:
+                self._spoiled(key, value)
+                continue
+            self.spoiled.discard(key)
+            if kind == "claim":
+                self._claim_changes(author, name, before, value, changes)
+            elif kind == "plan":
+                self._leaders_alone(author, before, changes, "a plan")
+                self.plans += 1
+            elif kind == "member" and author.name != name:
+                self._leaders_alone(author, before, changes, f"the expiry of {name}")
+                self._world.expired(name)
+                self.expired += 1
+            elif kind in DURABLE:
+                self._durable_changes(author, kind, name, before, value, changes)
+
+    def _spoiled(self, key: str, value: bytes | None) -> None:
+        self.spoiled.add(key)
+        if key in self.confirmed:
+            del self.confirmed[key]
+
+    def _claim_changes(
+        self, author: Author, address: str, before: KeyValue, value: bytes | None, changes: dict[str, bytes | None]
+    ) -> None:
+        owner = None
+        if value is not None:
+            record = schema.decode(f"claim/{address}", value)
+            assert isinstance(record, ClaimRecord)
+            owner = record.node
+            if owner != author.name:
+                self.fail("I8", f"{author.name} writes a claim of {owner} on {address}")
+        for machine in self._world.machines.values():
+            if machine.name != owner and machine.kernel.speaks(address):
+                what = f"is claimed by {owner}" if owner else "is free"
+                self.fail("I1", f"{address} {what} while {machine.name} still speaks for it")
+        old = before.get(f"claim/{address}")
+        if old is not None:
+            try:
+                known = schema.decode(f"claim/{address}", old.value)
+            except StoreCorrupt:
+                known = None
+            if isinstance(known, ClaimRecord) and known.node == author.name:
+                if f"member/{author.name}" not in changes and not self._is_member(author, before):
+                    self.fail("I8", f"{author.name} changes its claim on {address} without being a member any more")
+                return
+            self._leaders_alone(author, before, changes, f"a change of the claim on {address}")
+        elif not self._is_member(author, before):
+            self.fail("I8", f"{author.name} claims {address} without being a member any more")
+
+    def _is_member(self, author: Author, before: KeyValue) -> bool:
+        key = f"member/{author.name}"
+        if key in self.spoiled:
+            return True
+        entry = before.get(key)
+        if entry is None:
+            return False
+        record = schema.decode(key, entry.value)
+        return isinstance(record, MemberRecord) and record.incarnation == author.incarnation
+
+    def _leaders_alone(self, author: Author, before: KeyValue, changes: dict[str, bytes | None], what: str) -> None:
+        if "leader" in changes:
+            value = changes["leader"]
+        else:
+            if "leader" in self.spoiled:
+                return
+            entry = before.get("leader")
+            value = entry.value if entry is not None else None
+        if value is None or schema.decode("leader", value) != LeaderRecord(author.name, author.incarnation):
+            self.fail("I8", f"{author.name} ({author.incarnation}) commits {what} without being the leader")
+        if not self._is_member(author, before):
+            self.fail("I8", f"{author.name} commits {what} without being a member any more")
+
+    def _durable_changes(
+        self,
+        author: Author,
+        kind: str,
+        name: str,
+        before: KeyValue,
+        value: bytes | None,
+        changes: dict[str, bytes | None],
+    ) -> None:
+        key = f"{kind}/{name}"
+        if author is ADMIN:
+            self.confirmed[key] = value
+            return
+        if kind != "admin" or value is None:
+            self.fail("I9", f"{author.name} changes {key}, which is an admin's")
+            return
+        new = schema.decode(key, value)
+        entry = before.get(key)
+        old: object = AdminRecord()
+        if entry is not None:
+            try:
+                old = schema.decode(key, entry.value)
+            except StoreCorrupt:
+                return
+        assert isinstance(new, AdminRecord)
+        assert isinstance(old, AdminRecord)
+        if (new.disabled, new.stopped) != (old.disabled, old.stopped):
+            self.fail("I9", f"{author.name} changes what an admin decided in {key}: {old} to {new}")
+        if author.name != name:
+            self._leaders_alone(author, before, changes, f"the end of a ban of {name}")
+        self.confirmed[key] = value
+
+    def check_confirmed(self) -> None:
+        """I9: everything that was confirmed is there."""
+        core = self._world.store.core
+        for key, value in self.confirmed.items():
+            entry = core.get(key)
+            if (None if entry is None else entry.value) != value:
+                self.fail("I9", f"{key} is {entry}, confirmed was {value!r}")
+
+    # -- events: I2, I3, I5, I6 ------------------------------------------------------------------------------
+
+    def event_started(self, machine: Machine, event: str, address: str) -> None:
+        """The scripts of an event start on ``machine``."""
+        if self._world.trace.on:
+            machine.say(f"{event} {address} starts")
+        name = machine.name
+        if name in self.running:
+            self.fail("I5", f"{event} {address} starts on {name} while {' '.join(self.running[name])} runs")
+        self.running[name] = (event, address)
+        self._began[name] = self._world.engine.now
+        self._world.count_event(event)
+        if event in MOVES:
+            self.last_change = (self._world.engine.now, name, f"{event} {address}")
+        if event == "takeip":
+            self._may_take(machine, address)
+
+    def _may_take(self, machine: Machine, address: str) -> None:
+        for other in self._world.machines.values():
+            if other is machine or not other.kernel.open():
+                continue
+            if address in other.kernel.addresses and (other.name, address) not in self._world.by_hand:
+                self.fail("I2", f"{machine.name} takes {address} while {other.name} has it and its gate is open")
+            if self.running.get(other.name, ("", ""))[1] == address:
+                self.fail("I2", f"{machine.name} takes {address} while {other.name} runs {self.running[other.name]}")
+        missing = {"startup", "monitor"} - self._earned.get(machine.name, set())
+        if missing:
+            self.fail("I6", f"{machine.name} takes {address} before its {' and '.join(sorted(missing))} succeeded")
+
+    def event_ended(self, machine: Machine, event: str, address: str, ok: bool) -> None:
+        """The scripts of an event have ended on ``machine``."""
+        if self._world.trace.on:
+            machine.say(f"{event} {address} {'ends' if ok else 'fails'}")
+        name = machine.name
+        self.running.pop(name, None)
+        if event in MOVES:
+            self.last_change = (self._world.engine.now, name, f"{event} {address}")
+        if ok and event in ("startup", "monitor"):
+            self._earned.setdefault(name, set()).add(event)
+        if ok and event == "recovered":
+            self.recovered[name] = self._began[name]
+
+    def event_killed(self, machine: Machine) -> None:
+        """The scripts under way were killed."""
+        event, address = self.running.pop(machine.name, ("", ""))
+        if self._world.trace.on:
+            machine.say(f"{event} {address} killed")
+        if event in MOVES:
+            self.last_change = (self._world.engine.now, machine.name, f"{event} {address}")
+
+    def daemon_started(self, machine: Machine) -> None:
+        """A new life: everything must be earned again."""
+        self._earned.pop(machine.name, None)
+
+    def unclosed(self, participants: Iterable[str]) -> str | None:
+        """I3 at rest: which participant has not run ``recovered`` since addresses changed last."""
+        when, who, what = self.last_change
+        for name in participants:
+            if self.recovered.get(name, -1.0) < when:
+                return f"{name} has not run recovered since {what} on {who} at {when:.3f}"
+        return None
+
+
+def _summary(batch: Batch) -> str:
+    parts = []
+    for change in batch.changes:
+        if change.value is None:
+            parts.append(f"-{change.key}")
+        elif change.key.startswith("beat/"):
+            parts.append(f"+{change.key}")
+        else:
+            parts.append(f"+{change.key}={change.value.decode('utf-8', 'replace')}")
+    return ", ".join(parts)

@@ -1,0 +1,418 @@
+"""One machine: kernel, guard, agent, scripts, and what can stop or kill each of them.
+
+Rules of this file: it plays init system and guard as ``locum/guard`` has them. The guard knows the page and the list of
+addresses; it acts a little late, and not at all while it is stopped or dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from locum.cluster.node import Identity
+from locum.sim.agent import Agent
+from locum.sim.clocks import MachineClock
+from locum.sim.kernel import Kernel
+from locum.sim.network import Link
+from locum.sim.scripts import Behaviour, Child
+
+if TYPE_CHECKING:
+    from locum.sim.world import World
+
+#: How late the guard acts on a deadline at most, and how late it notices a dead agent, in seconds.
+GUARD_LATE, CHILD_LATE = 0.004, 0.01
+#: How long the guard may sleep although the page has changed.
+LONGEST_SLEEP = 0.5
+#: A guard that runs replaces an agent that has not run for this long.
+HUNG_AFTER = 8.0
+#: How long a Python process takes to start, in seconds.
+START = (0.12, 0.6)
+
+
+class Page:
+    """The memory that guard and agent share (``locum/guard/page.py``)."""
+
+    def __init__(self) -> None:
+        self.deadline = 0.0
+        self.slot = 0
+        self.incarnation = ""
+
+    def clear(self) -> None:
+        """There is no hold, and nothing to adopt."""
+        self.deadline = 0.0
+        self.incarnation = ""
+
+
+class Machine:
+    """See the module. ``links``: its public interfaces."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        identity: Identity,
+        clock: MachineClock,
+        link: Link,
+        behaviour: Behaviour,
+        random: Random,
+        hz: int,
+        links: list[str],
+        handles: tuple[str, ...],
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.identity = identity
+        self.clock = clock
+        self.link = link
+        self.behaviour = behaviour
+        self.random = random
+        self.handles = handles
+        self.hz = hz
+        self.kernel = Kernel(world.engine, clock, hz, random, self, links)
+        self.page = Page()
+        self.notes: dict[str, str] = {}
+        self.agent: Agent | None = None
+        self.child: Child | None = None
+        #: Seconds by which timers of processes fire late, at most.
+        self.lateness = 0.001
+        self.powered = True
+        self.suspended = False
+        #: The daemon ended in order and stays down until somebody starts it.
+        self.left = False
+        self.agent_frozen = self.guard_frozen = self.children_frozen = False
+        self.agent_stopped = self.guard_stopped = self.children_stopped = False
+        #: Micro-steps of the agent until :attr:`_snare` goes off; 0: never.
+        self.trap = 0
+        self._snare: Callable[[], None] | None = None
+        self.guard = 0
+        self._lives = 0
+        self._boots = 0
+        self._agents = 0
+        self._enforced = 0.0
+        self._guard_waits = False
+        self._guard_due = False
+        self._freezes = 0
+
+    @property
+    def hosted(self) -> set[str]:
+        """The public addresses of the configuration."""
+        return {h.address for h in self.identity.addresses}
+
+    @property
+    def running(self) -> bool:
+        """Whether the agent is there and may run."""
+        return self.agent is not None and not self.agent_stopped
+
+    def new_incarnation(self) -> str:
+        """A name that was never used before."""
+        self._lives += 1
+        return f"{self.name}.{self._lives}"
+
+    # -- what the kernel tells -------------------------------------------------------------------------------
+
+    def may_speak(self, addresses: Iterable[str]) -> None:
+        """The kernel may let addresses speak from now on."""
+        self.world.checks.may_speak(self, addresses)
+
+    def address_gone(self, address: str, interface: str) -> None:
+        """Netlink."""
+        if self.world.trace.on:
+            self.say(f"kernel: {address} is gone from {interface}")
+        if self.agent is not None:
+            self.world.engine.after(0.0002, self._tell, self.agent.address_removed, address, interface)
+
+    def address_new(self, address: str, interface: str) -> None:
+        """Netlink."""
+        if self.world.trace.on:
+            self.say(f"kernel: {address} is on {interface}")
+        if self.agent is not None:
+            self.world.engine.after(0.0002, self._tell, self.agent.address_added, address, interface)
+
+    def _tell(self, listener: Callable[..., None], *arguments: object) -> None:
+        listener(*arguments)
+
+    def say(self, text: str) -> None:
+        """A line for the timeline."""
+        self.world.trace.say(self.name, text)
+
+    # -- the guard -------------------------------------------------------------------------------------------
+
+    def start_daemon(self) -> None:
+        """The init system starts the guard: a clean slate, then an agent."""
+        if self.guard or not self.powered:
+            return
+        self.left = False
+        self._agents += 1
+        self.guard = life = self._agents
+        self.kill_children()
+        self.page.clear()
+        self.notes.clear()
+        self._enforced = 0.0
+        self._guard_due = self._guard_waits = False
+        self.guard_frozen = self.agent_frozen = self.children_frozen = False
+        self._stops_changed()
+        self.world.engine.after(self.random.uniform(*START), self._clean, life)
+
+    def _clean(self, life: int) -> None:
+        if life != self.guard:
+            return
+        if self.guard_stopped:
+            self.world.engine.after(0.05, self._clean, life)
+            return
+        for address in list(self.kernel.addresses):
+            self.kernel.remove(address)
+        self.kernel.shut()
+        self.kernel.held.clear()
+        if self.world.trace.on:
+            self.say("guard: clean slate")
+        self._start_agent(life)
+
+    def _start_agent(self, life: int) -> None:
+        self.world.engine.after(self.random.uniform(*START), self._agent_started, life)
+
+    def _agent_started(self, life: int) -> None:
+        if life != self.guard or self.agent is not None:
+            return
+        if self.suspended:
+            self.world.engine.after(0.05, self._agent_started, life)
+            return
+        self._agents += 1
+        self.agent_frozen = False
+        self._stops_changed()
+        if self.world.trace.on:
+            self.say(f"agent starts{', adopting ' + self.page.incarnation if self.page.incarnation else ''}")
+        self.agent = Agent(self, self._agents)
+
+    def deadline_set(self) -> None:
+        """The page has changed."""
+        if self.guard and not self._guard_waits:
+            self._guard_waits = True
+            self.world.engine.at(
+                self.clock.true(self.page.deadline) + self.random.random() * GUARD_LATE, self._guard_looks, self.guard
+            )
+
+    def page_cleared(self) -> None:
+        """The page says that there is no hold; the guard sees it when it wakes up next."""
+        if self.guard:
+            self.world.engine.after(self.random.random() * LONGEST_SLEEP, self._guard_sees_clear, self.guard)
+
+    def _guard_sees_clear(self, life: int) -> None:
+        if life == self.guard and not self.guard_stopped and self.page.deadline == 0.0:
+            self._silence()
+
+    def _guard_looks(self, life: int) -> None:
+        if life != self.guard:
+            return
+        self._guard_waits = False
+        if self.guard_stopped:
+            self._guard_due = True
+            return
+        self._guard_due = False
+        deadline = self.page.deadline
+        if deadline > self.clock.boot():
+            self.deadline_set()
+        elif deadline and deadline != self._enforced:
+            self._enforced = deadline
+            self._silence()
+
+    def _silence(self) -> None:
+        if self.world.trace.on and (self.kernel.addresses or self.kernel.open()):
+            self.say("guard: the hold has ended, removing all public addresses")
+        self.kernel.shut()
+        self.world.engine.after(self.random.random() * 0.003, self._remove_all, self.guard)
+
+    def _remove_all(self, life: int) -> None:
+        if life != self.guard or not self.powered:
+            return
+        if self.guard_stopped:
+            self.world.engine.after(0.05, self._remove_all, life)
+            return
+        for address in list(self.kernel.addresses):
+            self.kernel.remove(address)
+
+    def agent_exited(self, agent: Agent, problem: str | None) -> None:
+        """The agent's node is done: the guard cleans up and ends as well."""
+        agent.die()
+        self.agent = None
+        self.kill_children()
+        self.page.clear()
+        self.kernel.shut()
+        for address in list(self.kernel.addresses):
+            self.kernel.remove(address)
+        self.guard = 0
+        self.left = problem is None
+        self.world.agent_ended(self, problem)
+        if problem is not None:
+            # systemd: Restart=on-failure
+            self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
+
+    def _restart(self) -> None:
+        if not self.left:
+            self.start_daemon()
+
+    # -- harm ------------------------------------------------------------------------------------------------
+
+    def set_trap(self, steps: int, snare: Callable[[], None]) -> None:
+        """Call ``snare`` in the midst of the agent's work, after so many micro-steps."""
+        self.trap = max(1, steps)
+        self._snare = snare
+
+    def sprung(self) -> bool:
+        """The agent has made a micro-step while a trap is set: whether it is stopped or dead now."""
+        self.trap -= 1
+        if self.trap or self._snare is None:
+            return False
+        snare, self._snare = self._snare, None
+        snare()
+        return self.agent_stopped or self.agent is None
+
+    def kill_agent(self) -> None:
+        """SIGKILL; the guard starts another."""
+        if self.agent is None:
+            return
+        self.agent.die()
+        self.agent = None
+        self.trap = 0
+        self._orphan_child()
+        if self.guard:
+            late = self.random.random() * CHILD_LATE
+            self.world.engine.after(late, self._agent_died, self.guard)
+
+    def _agent_died(self, life: int) -> None:
+        if life != self.guard or self.agent is not None:
+            return
+        if self.guard_stopped:
+            self.world.engine.after(0.05, self._agent_died, life)
+            return
+        self._start_agent(life)
+
+    def _orphan_child(self) -> None:
+        """The runner notices that its agent is gone and kills its script."""
+        child = self.child
+        if child is not None:
+            self.world.engine.after(self.random.random() * 0.05, self._kill_orphan, child)
+
+    def _kill_orphan(self, child: Child) -> None:
+        if self.child is child:
+            if self.children_stopped:
+                self.world.engine.after(0.02, self._kill_orphan, child)
+            else:
+                self.kill_children()
+
+    def kill_children(self) -> None:
+        """SIGKILL to the scripts under way."""
+        if self.child is not None:
+            self.child.kill()
+            self.child = None
+            self.world.checks.event_killed(self)
+
+    def kill_guard(self) -> None:
+        """SIGKILL: the agent goes with it (PR_SET_PDEATHSIG); the init system starts anew."""
+        if not self.guard:
+            return
+        self.guard = 0
+        self.kill_agent()
+        self.world.engine.after(self.random.uniform(0.1, 3.0), self._restart)
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process of ours at once."""
+        self.kill_guard()
+        self.kill_children()
+
+    def freeze(self, agent: bool, guard: bool, children: bool) -> None:
+        """SIGSTOP."""
+        self._freezes += 1
+        self.agent_frozen |= agent
+        self.guard_frozen |= guard
+        self.children_frozen |= children
+        self._stops_changed()
+        if self.agent_frozen and not self.guard_frozen:
+            self.world.engine.after(HUNG_AFTER + self.random.random(), self._hung, self._freezes)
+
+    def _hung(self, freeze: int) -> None:
+        if freeze == self._freezes and self.agent_frozen and not self.guard_stopped and self.agent is not None:
+            if self.world.trace.on:
+                self.say("guard: the agent hangs, killing it")
+            self.agent_frozen = False
+            self.kill_agent()
+            self._stops_changed()
+
+    def thaw(self) -> None:
+        """SIGCONT, in any order."""
+        self._freezes += 1
+        self.agent_frozen = self.guard_frozen = self.children_frozen = False
+        self._stops_changed()
+
+    def suspend(self) -> None:
+        """The machine sleeps: nothing runs, jiffies stand still, the boot-time clock goes on."""
+        if self.powered and not self.suspended:
+            self.suspended = self.kernel.suspended = True
+            self.clock.suspend()
+            self._stops_changed()
+
+    def resume(self) -> None:
+        """The machine wakes up; its kernel a little before its processes."""
+        if self.suspended:
+            self.suspended = self.kernel.suspended = False
+            self.clock.resume()
+            self.kernel.look_again()
+            self.world.engine.after(0.0005 + self.random.random() * 0.002, self._stops_changed)
+
+    def _stops_changed(self) -> None:
+        """Work out who is stopped now, and let go on who is no more, in random order."""
+        asleep = self.suspended or not self.powered
+        was = (self.agent_stopped, self.guard_stopped, self.children_stopped)
+        self.agent_stopped = self.agent_frozen or asleep
+        self.guard_stopped = self.guard_frozen or asleep
+        self.children_stopped = self.children_frozen or asleep
+        go_on: list[Callable[[], None]] = []
+        if was[0] and not self.agent_stopped:
+            go_on.append(self._agent_goes_on)
+        if was[1] and not self.guard_stopped:
+            go_on.append(self._guard_goes_on)
+        if self.child is not None:
+            if self.children_stopped:
+                self.child.freeze()
+            elif was[2]:
+                go_on.append(self.child.thaw)
+        if len(go_on) > 1:
+            self.random.shuffle(go_on)
+        for act in go_on:
+            self.world.engine.after(self.random.random() * 0.001, act)
+
+    def _agent_goes_on(self) -> None:
+        if self.agent is not None and not self.agent_stopped:
+            self.agent.thawed()
+
+    def _guard_goes_on(self) -> None:
+        if self._guard_due and not self.guard_stopped:
+            self._guard_looks(self.guard)
+
+    def power_off(self) -> None:
+        """The machine is gone, with its kernel."""
+        self.kill_all()
+        self.powered = False
+        self.guard = 0
+        self.trap = 0
+        for address in list(self.kernel.addresses):
+            self.kernel.remove(address)
+
+    def power_on(self) -> None:
+        """Another boot: an empty kernel, other clocks, another identity of the machine."""
+        if self.powered:
+            return
+        self._boots += 1
+        self.powered = True
+        self.suspended = False
+        self.agent_frozen = self.guard_frozen = self.children_frozen = False
+        wall_error = self.clock.wall() - self.world.wall()
+        self.clock = MachineClock(self.world.engine, self.random.uniform(1, 30), self.clock.rate, wall_error)
+        self.kernel = Kernel(self.world.engine, self.clock, self.hz, self.random, self, list(self.kernel.links))
+        self.page = Page()
+        self.notes.clear()
+        self.identity = msgspec.structs.replace(self.identity, machine=f"{self.name} boot {self._boots}")
+        self._stops_changed()
+        self.world.engine.after(self.random.uniform(0.1, 1.0), self.start_daemon)

@@ -1,0 +1,62 @@
+"""The way between one node and the store: delay, loss, reordering, one-way cuts, and packets that come late.
+
+Rules of this file: it carries calls, and knows neither nodes nor stores. What is under way while the way is cut is
+either lost or kept back until the way is whole again, as TCP does it: a request may arrive many seconds after the
+one who sent it has given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from locum.sim.engine import Engine
+
+UP, DOWN = 0, 1
+
+
+class Link:
+    """Both directions between a node and the store. ``delay``: shortest and longest one-way delay in seconds."""
+
+    def __init__(self, engine: Engine, random: Random, delay: tuple[float, float]) -> None:
+        self._engine = engine
+        self._random = random
+        self.delay = delay
+        self.cut = [False, False]
+        #: Probability that a message is lost, that it is very late, and how late it is then at most.
+        self.loss = 0.0
+        self.late = 0.0
+        self.latest = 0.0
+        #: Probability that a message which meets a cut is kept back rather than lost.
+        self.keeps = 0.5
+        self._kept: list[list[tuple[Callable[..., None], tuple[object, ...]]]] = [[], []]
+
+    def some_delay(self) -> float:
+        """The delay of one message."""
+        low, high = self.delay
+        chance = self._random.random()
+        delay = low + (high - low) * chance * chance
+        if self.late and self._random.random() < self.late:
+            delay += self.latest * self._random.random()
+        return delay
+
+    def send(self, way: int, arrive: Callable[..., None], *arguments: object) -> None:
+        """Call ``arrive(*arguments)`` at the other end, unless the message is lost."""
+        if self.loss and self._random.random() < self.loss:
+            return
+        self._engine.at(self._engine.now + self.some_delay(), self._arrive, way, arrive, arguments)
+
+    def _arrive(self, way: int, arrive: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        if not self.cut[way]:
+            arrive(*arguments)
+        elif self._random.random() < self.keeps:
+            self._kept[way].append((arrive, arguments))
+
+    def heal(self) -> None:
+        """Whole again, both ways; what was kept back sets out now."""
+        self.cut = [False, False]
+        self.loss = self.late = 0.0
+        for way in (UP, DOWN):
+            kept, self._kept[way] = self._kept[way], []
+            for arrive, arguments in kept:
+                self._engine.at(self._engine.now + self.some_delay(), self._arrive, way, arrive, arguments)

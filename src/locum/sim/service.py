@@ -1,0 +1,241 @@
+"""The store as the nodes reach it: the embedded store's real core behind a simulated network.
+
+Rules of this file: commits take effect here, at one place and one at a time, so the store is linearizable
+whatever the network does. :class:`StoreClient` is one agent process's access to it: commits that may be answered
+late or never, and a watch in order and without gaps, or broken.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from typing import NamedTuple, Protocol
+
+from locum.sim.engine import Engine
+from locum.sim.network import DOWN, UP, Link
+from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot, WatchLost
+from locum.store.keyvalue import KeyValue
+
+
+class Author(NamedTuple):
+    """Who committed: a node's agent under an incarnation, or somebody else (``incarnation`` empty)."""
+
+    name: str
+    incarnation: str = ""
+
+
+class Observer(Protocol):
+    """Who sees every commit as it takes effect."""
+
+    def committed(self, author: Author, before: KeyValue, batch: Batch) -> None:
+        """``batch`` is about to take effect on ``before``."""
+
+
+class StoreService:
+    """The store itself. While it is not ``up`` nothing that arrives is answered."""
+
+    def __init__(self, engine: Engine, random: Random, history: int) -> None:
+        self.engine = engine
+        self.random = random
+        self.core = KeyValue(history_commits=history)
+        self.up = True
+        self.observer: Observer | None = None
+        self.watches: list[Watch] = []
+        self._waiting: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+
+    def receive(self, act: Callable[..., None], *arguments: object) -> None:
+        """A request has arrived; while the store is down it is lost, or waits in a queue that survives."""
+        if self.up:
+            act(*arguments)
+        elif self.random.random() < 0.5:
+            self._waiting.append((act, arguments))
+
+    def commit(self, author: Author, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
+        """Carry it out now."""
+        core = self.core
+        batch = core.evaluate(conditions, operations)
+        if batch is None:
+            return CommitResult(False, core.revision)
+        if not batch.changes:
+            return CommitResult(True, core.revision)
+        if self.observer is not None:
+            self.observer.committed(author, core, batch)
+        core.apply(batch)
+        for watch in self.watches:
+            watch.push(batch)
+        return CommitResult(True, batch.revision)
+
+    def start_again(self) -> None:
+        """The store is back."""
+        self.up = True
+        waiting, self._waiting = self._waiting, []
+        for act, arguments in waiting:
+            self.engine.after(self.random.random() * 0.05, act, *arguments)
+
+    def break_watches(self) -> None:
+        """Every connection is lost: the store was restarted."""
+        for watch in list(self.watches):
+            watch.broken()
+
+
+class Watch:
+    """One stream of changes to one client: in order, without gaps, each with the network's delay, until it breaks."""
+
+    def __init__(self, service: StoreService, link: Link, deliver: Callable[[Batch], None], lost: Callable[[], None]):
+        self._service = service
+        self._link = link
+        self._deliver = deliver
+        self._lost = lost
+        self._last = 0.0
+        self._kept: deque[Batch] = deque()
+        #: Seconds by which the stream lags behind at present.
+        self.lag = 0.0
+        self._open = True
+        service.watches.append(self)
+
+    def push(self, batch: Batch) -> None:
+        """A commit has taken effect."""
+        engine = self._service.engine
+        when = engine.now + self._link.some_delay() + self.lag
+        self._last = when = max(when, self._last)
+        engine.at(when, self._arrive, batch)
+
+    def _arrive(self, batch: Batch) -> None:
+        if not self._open:
+            return
+        if self._kept or self._link.cut[DOWN] or not self._service.up:
+            if not self._kept:
+                self._service.engine.after(0.02, self._flush)
+            self._kept.append(batch)
+            return
+        self._deliver(batch)
+
+    def _flush(self) -> None:
+        if not self._open:
+            return
+        if self._link.cut[DOWN] or not self._service.up:
+            self._service.engine.after(0.02, self._flush)
+            return
+        while self._kept:
+            self._deliver(self._kept.popleft())
+
+    def close(self) -> None:
+        """The client is gone or has given this watch up."""
+        if self._open:
+            self._open = False
+            self._service.watches.remove(self)
+
+    def broken(self) -> None:
+        """The connection is lost; the client learns of it."""
+        if self._open:
+            self.close()
+            self._lost()
+
+
+class StoreClient:
+    """One process's access to the store.
+
+    ``patience``: how long an answer is waited for, in seconds. ``post(done, answer)`` gives the process an answer,
+    to be dealt with when it runs.
+    """
+
+    def __init__(self, service: StoreService, link: Link, patience: float, post: Callable[..., None]) -> None:
+        self._service = service
+        self._link = link
+        self._patience = patience
+        self._post = post
+        self._serial = 0
+        self._pending: dict[int, Callable[..., None]] = {}
+        self._timeouts: deque[tuple[float, int]] = deque()
+        self._timing = False
+        self._closed = False
+        self.watch: Watch | None = None
+
+    def close(self) -> None:
+        """The process is gone: nothing is delivered any more; what it sent is on its way all the same."""
+        self._closed = True
+        self._pending.clear()
+        if self.watch is not None:
+            self.watch.close()
+            self.watch = None
+
+    def commit(
+        self,
+        author: Author,
+        conditions: Sequence[Condition],
+        operations: Sequence[Operation],
+        done: Callable[[CommitResult | None], Iterator[None]],
+    ) -> None:
+        """Send a commit; ``done`` gets its result, or None when there was none in time."""
+        serial = self._expect(done)
+        self._link.send(UP, self._service.receive, self._committing, serial, author, conditions, operations)
+
+    def read(self, done: Callable[[Snapshot | None], Iterator[None]]) -> None:
+        """Ask for everything; ``done`` gets the snapshot, or None when there was none in time."""
+        self._link.send(UP, self._service.receive, self._reading, self._expect(done))
+
+    def follow(self, after: int, deliver: Callable[[Batch], None], lost: Callable[[], None]) -> None:
+        """Watch everything after revision ``after``; ``lost`` is called when that cannot be or ends."""
+        if self.watch is not None:
+            self.watch.close()
+        self.watch = None
+
+        def answered(result: object) -> Iterator[None]:
+            if result is None:
+                lost()
+            yield
+
+        serial = self._expect(answered)
+        self._link.send(UP, self._service.receive, self._watching, serial, after, deliver, lost)
+
+    def _expect(self, done: Callable[..., None]) -> int:
+        self._serial += 1
+        self._pending[self._serial] = done
+        engine = self._service.engine
+        self._timeouts.append((engine.now + self._patience, self._serial))
+        if not self._timing:
+            self._timing = True
+            engine.after(self._patience, self._look)
+        return self._serial
+
+    def _look(self) -> None:
+        """Give up what was waited for long enough."""
+        self._timing = False
+        timeouts, now = self._timeouts, self._service.engine.now
+        while timeouts and (timeouts[0][0] <= now or timeouts[0][1] not in self._pending):
+            self._answer(timeouts.popleft()[1], None)
+        if timeouts and not self._closed:
+            self._timing = True
+            self._service.engine.at(timeouts[0][0], self._look)
+
+    def _committing(
+        self, serial: int, author: Author, conditions: Sequence[Condition], operations: Sequence[Operation]
+    ) -> None:
+        result = self._service.commit(author, conditions, operations)
+        self._link.send(DOWN, self._answer, serial, result)
+
+    def _reading(self, serial: int) -> None:
+        self._link.send(DOWN, self._answer, serial, self._service.core.snapshot())
+
+    def _watching(
+        self, serial: int, after: int, deliver: Callable[[Batch], None], lost: Callable[[], None]
+    ) -> None:
+        if serial not in self._pending:
+            return
+        try:
+            _, missed = self._service.core.history(after)
+        except WatchLost:
+            self._link.send(DOWN, self._answer, serial, None)
+            return
+        self._link.send(DOWN, self._answer, serial, True)
+        if self.watch is not None:
+            self.watch.close()
+        self.watch = Watch(self._service, self._link, deliver, lost)
+        for batch in missed:
+            self.watch.push(batch)
+
+    def _answer(self, serial: int, result: object) -> None:
+        done = self._pending.pop(serial, None)
+        if done is not None and not self._closed:
+            self._post(done, result)

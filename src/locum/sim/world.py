@@ -1,0 +1,124 @@
+"""One run: the cluster of a seed, its trouble, its healing, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+from locum.cluster import schema
+from locum.cluster.hold import margin_for
+from locum.cluster.node import Identity
+from locum.cluster.schema import TunableRecord
+from locum.sim.checks import ADMIN, Checks, Violation
+from locum.sim.clocks import EPOCH, MachineClock
+from locum.sim.engine import Engine
+from locum.sim.machine import Machine
+from locum.sim.network import Link
+from locum.sim.scripts import Behaviour
+from locum.sim.service import StoreService
+from locum.sim.shape import Shape
+from locum.sim.trace import Trace
+from locum.store.base import Put
+
+
+class World:
+    """Everything of one run. ``traced``: keep a timeline."""
+
+    def __init__(self, shape: Shape, *, traced: bool = False) -> None:
+        self.shape = shape
+        self.engine = Engine()
+        self.trace = Trace(self.engine, traced)
+        self.checks = Checks(self)
+        self.faults: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        self.events: Counter[str] = Counter()
+        #: (machine, address) that somebody configured by hand.
+        self.by_hand: set[tuple[str, str]] = set()
+        self.store = StoreService(self.engine, Random(f"store {shape.seed}"), shape.history)
+        self.store.observer = self.checks
+        self.machines: dict[str, Machine] = {}
+        for number in range(shape.nodes):
+            machine = self._machine(number)
+            self.machines[machine.name] = machine
+        #: Called when a node's membership was ended by another; the faults know whether that was fair.
+        self.on_expiry: Callable[[str], None] = lambda name: None
+
+    def _machine(self, number: int) -> Machine:
+        shape, name = self.shape, f"n{number + 1}"
+        random = Random(f"machine {shape.seed} {number}")
+        hold = shape.holds[number]
+        identity = Identity(
+            name=name,
+            hold=hold,
+            margin=margin_for(hold),
+            number=number if random.random() < 0.3 and shape.nodes > 1 else None,
+            addresses=shape.hosted[number],
+            machine=f"{name} boot 0",
+        )
+        clock = MachineClock(
+            self.engine, random.uniform(1, 1e6), shape.rates[number], wall_error=random.uniform(-0.5, 0.5)
+        )
+        return Machine(
+            world=self,
+            name=name,
+            identity=identity,
+            clock=clock,
+            link=Link(self.engine, Random(f"link {shape.seed} {number}"), shape.network),
+            behaviour=Behaviour(Random(f"scripts {shape.seed} {number}"), shape.usual),
+            random=random,
+            hz=shape.hz[number],
+            links=list(shape.interfaces),
+            handles=shape.handles[number],
+        )
+
+    # -- told by the parts -----------------------------------------------------------------------------------
+
+    def wall(self) -> float:
+        """The true unix time."""
+        return EPOCH + self.engine.now
+
+    def noted(self, text: str) -> None:
+        """A rule has told something to the admin; its first words are counted."""
+        self.notes[" ".join(word for word in text.split()[:6] if not any(c.isdigit() for c in word))] += 1
+
+    def count_event(self, event: str) -> None:
+        """Scripts of ``event`` have started somewhere."""
+        self.events[event] += 1
+
+    def expired(self, name: str) -> None:
+        """A node's membership was ended by another."""
+        self.on_expiry(name)
+
+    def agent_ended(self, machine: Machine, problem: str | None) -> None:
+        """An agent has left, in order or with a problem."""
+
+    def fail(self, invariant: str, text: str) -> None:
+        """Something is wrong."""
+        raise Violation(invariant, text)
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Tunables are set and every daemon is started."""
+        for name, value in sorted(self.shape.tunables.items()):
+            self.store.commit(ADMIN, (), (Put(f"tunable/{name}", schema.encode(TunableRecord(value))),))
+        for machine in self.machines.values():
+            self.engine.after(machine.random.random() * 0.5, machine.start_daemon)
+
+    def run_for(self, seconds: float) -> None:
+        """Let time pass."""
+        self.engine.run(self.engine.now + seconds)
+
+    def run_until(self, done: Callable[[], bool], limit: float, pause: float = 0.1) -> bool:
+        """Let time pass until ``done()``, looking every ``pause`` seconds; False when ``limit`` seconds were not enough."""
+        end = self.engine.now + limit
+        while not done():
+            if self.engine.now >= end:
+                return False
+            self.engine.run(min(self.engine.now + pause, end))
+        return True
+
+
+INFINITY = math.inf
