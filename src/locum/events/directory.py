@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from locum.errors import ScriptDirectoryError
+from locum.errors import PermissionRequired, ScriptDirectoryError, UsageError
 from locum.events.analysis import READ_LIMIT, Analysis, Kind, analyse
 from locum.events.environment import search_path
 
@@ -122,6 +122,48 @@ class ScriptDirectory:
         if listing.problems:
             raise ScriptDirectoryError(self.path, [str(problem) for problem in listing.problems])
         return listing
+
+    def find(self, name: str) -> Script:
+        """The script called ``name``: ``50.web``, the file's name, a path to it, or ``web`` when only one is called
+        that. Raises UsageError."""
+        listing = self.scan()
+        base = os.path.basename(name.rstrip("/")).removesuffix(_SUFFIX)
+        exact = [script for script in listing.scripts if script.name == base]
+        found = exact or [script for script in listing.scripts if script.name.split(".", 1)[1] == base]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(script.name for script in found or listing.scripts) or "none"
+        if found:
+            raise UsageError(f"{name!r} could be any of {names}: give the whole name")
+        raise UsageError(f"there is no script {name!r} in {self.path}; there are {names}")
+
+    def set_enabled(self, script: Script, enabled: bool) -> bool:
+        """Make ``script`` executable or not; False when it was so already.
+
+        Raises UsageError when that cannot be done, and :class:`ScriptDirectoryError` instead of enabling a script
+        that would stop every event.
+        """
+        if script.enabled == enabled:
+            return False
+        file = os.path.basename(script.path)
+        if os.path.islink(script.path):
+            raise UsageError(
+                f"{script.path} is a link to {os.path.realpath(script.path)}, whose mode decides for everybody who"
+                " links to it: put a copy in its place, or remove the link"
+            )
+        if enabled:
+            problems = [str(problem) for problem in self.scan().faults if problem.place == file]
+            with open(script.path, "rb") as content:
+                analysis = analyse(content.read(READ_LIMIT), script.path, self._search_path)
+            problems += [f"{file}: {text}" for text in analysis.problems]
+            if problems:
+                raise ScriptDirectoryError(self.path, problems)
+        mode = stat.S_IMODE(os.stat(script.path).st_mode)
+        try:
+            os.chmod(script.path, mode | (mode & 0o444) >> 2 if enabled else mode & ~0o111)
+        except PermissionError:
+            raise PermissionRequired(f"{script.path}: only its owner or root can change its mode") from None
+        return True
 
     def _directory_problems(self) -> list[Problem]:
         try:

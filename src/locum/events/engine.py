@@ -160,8 +160,13 @@ class EventEngine:
     def handles(self, event: Event) -> bool:
         """Whether any enabled script could do something for ``event``. True when the directory is at fault, so that
         the event is run and says so."""
+        return event in self.handled()
+
+    def handled(self) -> tuple[Event, ...]:
+        """Every event for which :meth:`handles` is true, at the price of one look at the directory."""
         listing = self._directory.scan()
-        return bool(listing.faults) or any(script.enabled and script.handles(event) for script in listing.scripts)
+        enabled = [script for script in listing.scripts if script.enabled]
+        return tuple(event for event in Event if listing.faults or any(script.handles(event) for script in enabled))
 
     def listing(self) -> Listing:
         """The directory as it is now."""

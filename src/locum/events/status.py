@@ -44,12 +44,6 @@ class StatusBook:
         except OSError:
             pass
 
-    def keep_only(self, names: set[str]) -> None:
-        """Forget scripts that are no longer in the directory."""
-        for event, status in self._events.items():
-            kept = tuple(one for one in status.scripts if one.script in names)
-            self._events[event] = EventStatus(event, status.last, kept)
-
     def snapshot(self) -> dict[Event, EventStatus]:
         """What is known now, by event."""
         return dict(self._events)

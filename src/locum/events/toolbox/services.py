@@ -14,7 +14,7 @@ import time
 
 from locum.events.processes import boot_id, is_alive, kill, kill_session, process
 from locum.events.toolbox.commands import as_words, run
-from locum.events.toolbox.context import script_name, settings, state_dir
+from locum.events.toolbox.context import required, script_name, settings
 from locum.events.toolbox.failure import Fail
 from locum.events.toolbox.waiting import wait_for
 
@@ -74,7 +74,7 @@ def service_is_running(name: str | None = None) -> bool:
 
 def service_log(name: str | None = None) -> str:
     """The file that a detached service's output goes to."""
-    return os.path.join(state_dir(), f"{_name(name)}.log")
+    return _file("LOCUM_STATE", name, "log")
 
 
 def _is_direct() -> bool:
@@ -97,8 +97,18 @@ def _command(value: object) -> list[str]:
     raise Fail(f"a command is text or a list of words, not {value!r}")
 
 
+def _file(variable: str, name: str | None, suffix: str) -> str:
+    """A file about a detached service. Not in the script's state directory: that is emptied when the daemon starts,
+    which a service may outlive."""
+    directory = os.path.join(required(variable), "services")
+    os.makedirs(directory, exist_ok=True)
+    own = script_name()
+    wanted = _name(name)
+    return os.path.join(directory, f"{own}.{suffix}" if own.endswith(f".{wanted}") else f"{own}-{wanted}.{suffix}")
+
+
 def _record_path(name: str) -> str:
-    return os.path.join(state_dir(), f"{name}.pid")
+    return _file("LOCUM_RUNTIME", name, "pid")
 
 
 def _recorded(name: str) -> tuple[int, int] | None:

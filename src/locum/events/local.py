@@ -1,0 +1,134 @@
+"""Runs an event over a directory in this process, without a daemon: ``locum event run --dir``.
+
+Rules of this file: the scripts run exactly as they do under the daemon (the same order, environment, time-outs,
+sessions); only the asyncio side is left out. No asyncio, so that a command starts fast.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from locum.errors import LocumError, PermissionRequired, UsageError
+from locum.events.analysis import Kind
+from locum.events.child import Job
+from locum.events.directory import ScriptDirectory
+from locum.events.environment import common_environment, script_environment
+from locum.events.model import Event, EventResult, Outcome, ScriptResult
+from locum.events.plan import passed_over
+from locum.events.record import RunRecord
+from locum.events.run_script import Interruption, ScriptRunner
+from locum.events.status import StatusBook
+
+#: How long another run over the same directory is waited for, seconds.
+PATIENCE = 3.0
+
+#: Variables of the caller's environment that scripts get: what the daemon would say, tried out by hand.
+PASSED_ON = ("LOCUM_NODE", "LOCUM_INTERFACES", "LOCUM_ADDRESSES", "LOCUM_LIFETIME", "LOCUM_DEADLINE")
+
+
+def default_runtime(directory: str) -> str:
+    """Where runs over ``directory`` without a daemon keep their files: a private place of this user."""
+    if os.geteuid() == 0 and os.path.isdir("/run"):
+        base = "/run/locum-event"
+    elif os.environ.get("XDG_RUNTIME_DIR"):
+        base = os.path.join(os.environ["XDG_RUNTIME_DIR"], "locum-event")
+    else:
+        base = os.path.join(tempfile.gettempdir(), f"locum-event-{os.geteuid()}")
+    try:
+        os.makedirs(base, mode=0o700, exist_ok=True)
+        status = os.lstat(base)
+    except OSError as error:
+        raise LocumError(f"{base}: cannot be created: {error.strerror}; give --runtime DIR") from None
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022 or not os.path.isdir(base):
+        raise UsageError(f"{base} belongs to somebody else or can be written by others: give --runtime DIR")
+    return os.path.join(base, os.path.realpath(directory).strip("/").replace("/", "-") or "root")
+
+
+def run_directory(
+    directory: str,
+    event: Event,
+    arguments: Sequence[str],
+    *,
+    timeout: float,
+    runtime: str,
+    state: str,
+    settings: Mapping[str, Mapping[str, object]],
+    environment: Mapping[str, str],
+    on_result: Callable[[ScriptResult], None],
+) -> EventResult:
+    """Run ``event`` over ``directory``; ``on_result`` is called as soon as a script is done.
+
+    ``timeout`` is for each script, in seconds. SIGINT and SIGTERM kill the script that runs and end the event as
+    cancelled. Raises :class:`locum.errors.ScriptDirectoryError`, :class:`LocumError` when another run uses
+    ``runtime``.
+    """
+    scripts = ScriptDirectory(directory).load()
+    started, begin = time.time(), time.monotonic()
+    common = {**common_environment(runtime, state), **environment, "LOCUM_EVENT": event.value}
+    results: list[ScriptResult] = []
+    with _runner(runtime, state) as runner, _signals() as interruption:
+        for script in scripts:
+            reason = passed_over(script, event)
+            if reason is not None:
+                result = ScriptResult(script.name, reason)
+            else:
+                job = Job(
+                    name=script.name,
+                    path=script.path,
+                    python=script.kind is Kind.PYTHON,
+                    event=event.value,
+                    arguments=arguments,
+                    environment={**common, **script_environment(script.name, state, settings.get(script.name, {}))},
+                )
+                ended = runner.run(job, timeout, interruption).as_dict()
+                result = ScriptResult(**{**ended, "outcome": Outcome(ended["outcome"])})  # type: ignore[arg-type]
+            results.append(result)
+            on_result(result)
+            if result.outcome in (Outcome.FAILED, Outcome.TIMEOUT, Outcome.CANCELLED):
+                break
+        whole = EventResult(event, tuple(arguments), started, time.monotonic() - begin, tuple(results))
+        StatusBook(runtime).add(whole)
+    return whole
+
+
+@contextmanager
+def _runner(runtime: str, state: str) -> Iterator[ScriptRunner]:
+    try:
+        os.makedirs(os.path.join(runtime, "listen"), exist_ok=True)
+        os.makedirs(os.path.join(state, "scripts"), exist_ok=True)
+        record = RunRecord(runtime, os.getpid(), PATIENCE)
+    except PermissionError as error:
+        raise PermissionRequired(f"{error.filename}: no permission to write there: give --runtime DIR") from None
+    except OSError as error:
+        raise LocumError(f"{error.filename}: cannot be created: {error.strerror}") from None
+    try:
+        record.end_earlier()
+        runner = ScriptRunner(record)
+        try:
+            yield runner
+        finally:
+            runner.close()
+    finally:
+        record.close()
+
+
+@contextmanager
+def _signals() -> Iterator[Interruption]:
+    """SIGINT and SIGTERM interrupt the script instead of us."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = signal.set_wakeup_fd(writing)
+    try:
+        yield Interruption(reading, lambda: True)
+    finally:
+        signal.set_wakeup_fd(old)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)
