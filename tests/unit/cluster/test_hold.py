@@ -1,0 +1,121 @@
+"""Holds: when one's own ends, and when another's is certainly over (I1)."""
+
+from __future__ import annotations
+
+from locum.cluster import schema
+from locum.cluster.hold import SLOTS, Observers, OwnHold, interval_for, margin_for
+from locum.cluster.schema import MemberRecord
+from locum.cluster.view import View
+from locum.store.base import Batch, Change
+
+HOLD = 2.0
+
+
+def view_with_member(name: str, hold: float = HOLD, margin: float = 0.1) -> View:
+    view = View()
+    record = MemberRecord("abc", hold, margin)
+    view.apply(Batch(1, (Change(f"member/{name}", schema.encode(record), 1),)))
+    return view
+
+
+def see_own_beats(observers: Observers, start: float, end: float) -> None:
+    """Own beats go out and come back, every 0.4 s."""
+    sequence, now = int(start * 1000), start
+    while now <= end:
+        sequence += 1
+        observers.beat_sent(sequence, now)
+        observers.beat_echoed(sequence, now + 0.005)
+        now += 0.4
+
+
+class TestOwnHold:
+    def test_i1_counts_from_the_sending_and_not_from_the_answer(self) -> None:
+        hold = OwnHold(HOLD)
+        hold.begin(1, now=100.0)
+        assert hold.finished(1, accepted=True, sent_at=100.0) is not None
+        assert hold.deadline == 102.0
+
+    def test_an_answer_that_did_not_come_prolongs_nothing(self) -> None:
+        hold = OwnHold(HOLD)
+        hold.begin(1, now=100.0)
+        assert hold.finished(1, accepted=None, sent_at=100.0) is None
+        assert not hold.valid(100.1)
+
+    def test_i1_the_slot_that_carries_the_hold_is_never_armed_again_while_it_does(self) -> None:
+        hold = OwnHold(HOLD)
+        carrier = hold.begin(1, now=100.0)
+        assert hold.finished(1, accepted=True, sent_at=100.0) == carrier
+        armed = [hold.begin(ticket, now=100.0 + ticket) for ticket in range(2, 40)]
+        assert carrier not in armed
+
+    def test_i1_a_beat_whose_slot_was_given_to_a_newer_one_confirms_nothing(self) -> None:
+        hold = OwnHold(HOLD)
+        for ticket in range(1, SLOTS + 2):
+            hold.begin(ticket, now=100.0 + ticket)
+        assert hold.finished(1, accepted=True, sent_at=101.0) is None
+
+    def test_an_older_beat_answered_late_does_not_shorten_the_hold(self) -> None:
+        hold = OwnHold(HOLD)
+        hold.begin(1, now=100.0)
+        hold.begin(2, now=100.4)
+        hold.finished(2, accepted=True, sent_at=100.4)
+        assert hold.finished(1, accepted=True, sent_at=100.0) is None
+        assert hold.deadline == 102.4
+
+    def test_several_beats_fit_into_a_hold(self) -> None:
+        assert interval_for(HOLD) * 4 < HOLD
+        assert interval_for(60.0) <= 0.5
+
+    def test_i1_the_margin_covers_clock_rates_and_jiffies(self) -> None:
+        for hold in (0.1, 2.0, 60.0):
+            assert margin_for(hold) >= 0.001 * hold + 0.01
+
+
+class TestObservers:
+    def test_a_node_that_beats_is_not_expired(self) -> None:
+        view, observers = view_with_member("n2"), Observers(0.4)
+        see_own_beats(observers, 100.0, 110.0)
+        observers.beat_seen("n2", 7, 109.0)
+        assert not observers.expired(view, "n2", 110.0)
+
+    def test_i1_a_silent_node_is_expired_after_hold_and_margin_and_not_before(self) -> None:
+        view, observers = view_with_member("n2"), Observers(0.4)
+        see_own_beats(observers, 90.0, 100.0)
+        observers.beat_seen("n2", 7, 100.0)
+        see_own_beats(observers, 100.4, 102.2)
+        assert not observers.expired(view, "n2", 102.09)
+        assert observers.expired(view, "n2", 102.11)
+
+    def test_i1_the_expiry_rests_on_the_beat_that_was_seen(self) -> None:
+        observers = Observers(0.4)
+        observers.beat_seen("n2", 7, 100.0)
+        assert observers.seen_revision("n2") == 7
+
+    def test_the_same_beat_seen_again_is_no_sign_of_life(self) -> None:
+        view, observers = view_with_member("n2"), Observers(0.4)
+        see_own_beats(observers, 90.0, 103.0)
+        observers.beat_seen("n2", 7, 100.0)
+        observers.beat_seen("n2", 7, 102.0)
+        assert observers.expired(view, "n2", 102.2)
+
+    def test_who_does_not_see_its_own_beats_expires_nobody(self) -> None:
+        view, observers = view_with_member("n2"), Observers(0.4)
+        see_own_beats(observers, 90.0, 100.0)
+        observers.beat_seen("n2", 7, 100.0)
+        assert not observers.expired(view, "n2", 104.0)
+
+    def test_after_an_outage_of_the_store_everybody_gets_a_full_hold_again(self) -> None:
+        view, observers = view_with_member("n2"), Observers(0.4)
+        see_own_beats(observers, 90.0, 100.0)
+        observers.beat_seen("n2", 7, 100.0)
+        see_own_beats(observers, 110.0, 110.4)
+        assert not observers.expired(view, "n2", 110.5)
+        see_own_beats(observers, 110.8, 112.4)
+        assert observers.expired(view, "n2", 112.5)
+
+    def test_i1_the_others_word_on_hold_and_margin_counts(self) -> None:
+        view, observers = view_with_member("n2", hold=5.0, margin=3.0), Observers(0.4)
+        observers.beat_seen("n2", 7, 100.0)
+        see_own_beats(observers, 90.0, 108.5)
+        assert not observers.expired(view, "n2", 107.9)
+        assert observers.expired(view, "n2", 108.1)
