@@ -87,8 +87,7 @@ class Demo:
     def _start(self, shown: Display) -> float:
         shown.begin(f"starting {self._lab.layout.nodes} daemons")
         started = boottime()
-        for node in self._lab.layout.node_names:
-            self._lab.start_daemon(node)
+        self._lab.start_daemons()
         self._lab.wait_served()
         shown.say(f"all addresses served {boottime() - started:.2f} s after the start")
         return started

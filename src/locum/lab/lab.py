@@ -9,6 +9,7 @@ those that a crashed lab did not live to write down.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -95,8 +96,7 @@ class Lab:
             try:
                 lab._build(settings)
                 if daemons:
-                    for node in layout.node_names:
-                        lab.start_daemon(node)
+                    lab.start_daemons()
             except BaseException:
                 clean(layout.name)
                 raise
@@ -144,6 +144,16 @@ class Lab:
         """The control socket of the node's daemon."""
         return self.node_directory(node) / "runtime" / "control.sock"
 
+    def write_script(self, node: str, name: str, text: str) -> Path:
+        """Put an event script of that name and text on a node, executable."""
+        path = self.node_directory(node) / "events" / name
+        # In one step: a running daemon must not meet half of it.
+        temporary = self.node_directory(node) / f"{name}.new"
+        temporary.write_text(text)
+        temporary.chmod(0o755)
+        temporary.replace(path)
+        return path
+
     def environment(self, node: str) -> dict[str, str]:
         """What a command on that node gets in its environment."""
         return {"LOCUM_SOCKET": str(self.control_socket(node)), "LOCUM_LAB_NODE": node}
@@ -163,6 +173,11 @@ class Lab:
             environment={**self.environment(node), PART: "daemon"},
         )
         self._record_node(node, daemon=daemon)
+
+    def start_daemons(self) -> None:
+        """Start the daemons of all nodes."""
+        for node in self.layout.node_names:
+            self.start_daemon(node)
 
     def stop_daemon(self, node: str, limit: float = 30.0) -> None:
         """Ask the node's daemon to stop, as its service manager would, and wait for it (``limit`` seconds)."""
@@ -297,6 +312,16 @@ class Lab:
     def _asked_nodes(self) -> tuple[str, ...]:
         """All nodes, those that may have a wrong view of the cluster last."""
         return tuple(sorted(self.layout.node_names, key=lambda node: len(self.state.nodes[node].faults)))
+
+    def configured(self, node: str) -> dict[str, str]:
+        """The public addresses that the node's kernel has: address → interface."""
+        pool = {public.address for public in self.layout.public_addresses}
+        found = {}
+        for link in json.loads(self.run(node, ["ip", "-json", "address"]).stdout):
+            for entry in link.get("addr_info", ()):
+                if entry.get("local") in pool:
+                    found[entry["local"]] = link["ifname"]
+        return found
 
     def served(self) -> dict[str, str]:
         """Address → node that serves it, settled; empty when nobody answers."""
