@@ -11,7 +11,7 @@ plan obeys where it can; :class:`WaitFor` only watches, for a bounded time.
 from __future__ import annotations
 
 import copy
-import socket
+import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
@@ -211,10 +211,9 @@ class _Task:
 
 
 def _canonical(text: str) -> str | None:
-    family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
-        return socket.inet_ntop(family, socket.inet_pton(family, text))
-    except (OSError, ValueError):
+        return ipaddress.ip_address(text).compressed
+    except ValueError:
         return None
 
 

@@ -181,5 +181,9 @@ def _cause(
             reasons.append(f"{node} is {state}{why}")
         elif health is not None and health.refused:
             reasons.append(f"{node} could not take {', '.join(sorted(health.refused))}")
+    moved = [a for a, n in assignment.items() if old.assignment.get(a) != n and a in view.prefer]
+    reasons += [
+        f"{a} moved to {assignment[a]} by an admin" for a in moved if view.prefer[a].record.node == assignment[a]
+    ]
     reasons += [view.phases[n].record.why or f"addresses of {n} changed" for n in dirty]
     return "; ".join(reasons) or "addresses rebalanced"
