@@ -46,7 +46,7 @@ def default_runtime(directory: str) -> str:
         raise LocumError(f"{base}: cannot be created: {error.strerror}; give --runtime DIR") from None
     if status.st_uid != os.geteuid() or status.st_mode & 0o022 or not os.path.isdir(base):
         raise UsageError(f"{base} belongs to somebody else or can be written by others: give --runtime DIR")
-    return os.path.join(base, os.path.realpath(directory).strip("/").replace("/", "-") or "root")
+    return os.path.join(base, os.path.realpath(directory).strip("/").replace("-", "--").replace("/", "-") or "root")
 
 
 def run_directory(

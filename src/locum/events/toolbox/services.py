@@ -125,8 +125,10 @@ def _start_detached(name: str, words: list[str]) -> None:
     import subprocess  # noqa: PLC0415
 
     recorded = _recorded(name)
-    if recorded is not None and is_alive(*recorded):
-        return
+    if recorded is not None:
+        if is_alive(*recorded):
+            return
+        _stop_detached(name, 0)  # workers that outlived the main process still have the port
     log = service_log(name)
     with contextlib.suppress(FileNotFoundError):
         if os.path.getsize(log) > _LOG_LIMIT:
