@@ -30,8 +30,8 @@ COMMANDS = {
     "lab": ("locum.cli.lab:lab", "A cluster of network namespaces on this machine, to try out and to break."),
 }
 
-#: Exit status after Ctrl-C and after a reader that went away: 128 and the signal's number, as a shell says it.
-INTERRUPTED, BROKEN_PIPE = 130, 141
+#: Exit status after Ctrl-C: 128 and SIGINT's number, as a shell says it.
+INTERRUPTED = 130
 
 
 @click.group("locum", cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,16 +43,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``locum`` with ``arguments`` (the process's own when None); returns the exit status."""
     try:
-        status = _run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return _broken_pipe()
-    return status
-
-
-def _run(arguments: list[str]) -> int:
-    try:
-        result = cli.main(arguments, prog_name="locum", standalone_mode=False)
+        result = cli.main(arguments if arguments is None else list(arguments), prog_name="locum", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
@@ -70,8 +61,6 @@ def _run(arguments: list[str]) -> int:
     except LocumError as error:
         _complain(str(error))
         return error.exit_status
-    except BrokenPipeError:
-        raise
     except Exception as error:
         if os.environ.get("LOCUM_DEBUG"):
             raise
@@ -91,12 +80,6 @@ def _sentence(message: str) -> str:
     """Click's message in the shape of ours: no capital at the start, no stop at the end."""
     text = message.rstrip().removesuffix(".")
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
-
-
-def _broken_pipe() -> int:
-    """Whoever read our output has gone: end quietly, also when Python flushes at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return BROKEN_PIPE
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+from click.exceptions import Exit
+
+#: Exit status when the reader of our output has gone: 128 and SIGPIPE's number, as a shell says it.
+BROKEN_PIPE = 141
 
 #: SGR parameters (ECMA-48) of the few styles that are used.
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "": ""}
@@ -122,16 +126,24 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 def emit(lines: Iterable[str]) -> None:
     """Print ``lines`` in one write."""
-    sys.stdout.write("".join(line + "\n" for line in lines))
-    sys.stdout.flush()
+    _write("".join(line + "\n" for line in lines))
 
 
 def emit_json(value: object, *, compact: bool = False) -> None:
     """Print ``value`` (or JSON text as bytes) as JSON: indented, or on one line when ``compact``."""
     text = value if isinstance(value, bytes) else msgspec.json.encode(value)
     shaped = text if compact else msgspec.json.format(text, indent=2)
-    sys.stdout.write(shaped.decode() + "\n")
-    sys.stdout.flush()
+    _write(shaped.decode() + "\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read it has gone (``| head``): end quietly, also when Python flushes at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Exit(BROKEN_PIPE) from None
 
 
 def pick(result: bytes, fields: Sequence[str]) -> bytes:

@@ -68,7 +68,8 @@ def get(name: str, socket_path: str, as_json: bool) -> None:
     raise UsageError(f"no tunable is called {name!r}{nearest(name)}; 'locum tunable list' shows all")
 
 
-@tunable.command("set")
+# A negative number is a wrong value, not an unknown option.
+@tunable.command("set", context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("value")
 @json_option
