@@ -192,6 +192,10 @@ class Agent:
         """Netlink: an address is there."""
         self.post("netlink", self._check, address, interface)
 
+    def trigger_monitor(self) -> None:
+        """A listening socket has gone."""
+        self.post("netlink", self._feed, self.node.trigger_monitor)
+
     def leave(self) -> None:
         """SIGTERM."""
         self.post("signal", self._feed, self.node.leave)

@@ -148,6 +148,7 @@ class Machine:
         self._agents += 1
         self.guard = life = self._agents
         self.kill_children()
+        self.world.checks.daemon_started(self)
         self.page.clear()
         self.notes.clear()
         self._enforced = 0.0

@@ -32,6 +32,8 @@ class Shape(NamedTuple):
     network: tuple[float, float]
     usual: tuple[float, float]
     handles: tuple[tuple[str, ...], ...]
+    #: Whether node numbers are configured.
+    numbered: bool
     history: int
     #: Tunable → value, as an admin set them before the start.
     tunables: dict[str, float]
@@ -106,6 +108,7 @@ def shape_of(
         network=network,
         usual=usual,
         handles=handles[:count],
+        numbered=random.random() < 0.3,
         history=history,
         tunables=tunables,
         calm=random.choice((0.3, 1.0, 2.0, 4.0)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -36,6 +35,8 @@ class World:
         self.events: Counter[str] = Counter()
         #: (machine, address) that somebody configured by hand.
         self.by_hand: set[tuple[str, str]] = set()
+        #: Machines whose daemon was stopped for good.
+        self.retired: set[str] = set()
         self.store = StoreService(self.engine, Random(f"store {shape.seed}"), shape.history)
         self.store.observer = self.checks
         self.machines: dict[str, Machine] = {}
@@ -44,6 +45,7 @@ class World:
             self.machines[machine.name] = machine
         #: Called when a node's membership was ended by another; the faults know whether that was fair.
         self.on_expiry: Callable[[str], None] = lambda name: None
+        self.on_end: Callable[[Machine], None] = lambda machine: None
 
     def _machine(self, number: int) -> Machine:
         shape, name = self.shape, f"n{number + 1}"
@@ -53,7 +55,7 @@ class World:
             name=name,
             hold=hold,
             margin=margin_for(hold),
-            number=number if random.random() < 0.3 and shape.nodes > 1 else None,
+            number=number if shape.numbered else None,
             addresses=shape.hosted[number],
             machine=f"{name} boot 0",
         )
@@ -93,6 +95,9 @@ class World:
 
     def agent_ended(self, machine: Machine, problem: str | None) -> None:
         """An agent has left, in order or with a problem."""
+        self.on_end(machine)
+        if problem is not None:
+            self.noted(f"exit: {problem}")
 
     def fail(self, invariant: str, text: str) -> None:
         """Something is wrong."""
@@ -119,6 +124,3 @@ class World:
                 return False
             self.engine.run(min(self.engine.now + pause, end))
         return True
-
-
-INFINITY = math.inf

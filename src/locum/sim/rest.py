@@ -1,0 +1,159 @@
+"""What must be true once everything was healed: every address that can be served is, and nothing is left open.
+
+Rules of this file: it looks at the truth and answers with the first thing that is not at rest, as a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from locum.cluster import schema
+from locum.cluster.node import Stage
+from locum.cluster.schema import RECOVERED, AdminRecord, ClaimRecord, MemberRecord, PhaseRecord, PlanRecord
+from locum.errors import StoreCorrupt
+
+if TYPE_CHECKING:
+    from locum.sim.machine import Machine
+    from locum.sim.world import World
+
+
+def unrest(world: World) -> str | None:
+    """The first thing that is not as it should be, None at rest."""
+    return next(_complaints(world), None)
+
+
+def _complaints(world: World) -> Iterator[str]:
+    active = {}
+    for machine in world.machines.values():
+        if machine.name in world.retired:
+            if machine.kernel.addresses or f"member/{machine.name}" in _members(world):
+                yield f"{machine.name} has left and is still there"
+            continue
+        problem = _not_a_member(world, machine)
+        if problem is not None:
+            yield f"{machine.name} {problem}"
+            return
+        if not _inactive(world, machine):
+            active[machine.name] = machine
+    known = {f"member/{name}" for name in world.machines if name not in world.retired}
+    for key in _members(world):
+        if key not in known:
+            yield f"{key} is still in the store"
+    yield from _addresses(world, active)
+    yield from _plan(world, active)
+
+
+def _members(world: World) -> list[str]:
+    return [entry.key for entry in world.store.core.snapshot("member/").entries]
+
+
+def _not_a_member(world: World, machine: Machine) -> str | None:
+    agent = machine.agent
+    if agent is None or machine.agent_stopped or not machine.guard:
+        return "has no running agent"
+    node = agent.node
+    if node.stage is not Stage.MEMBER:
+        return f"is {node.stage.value}"
+    if not node.hold.valid(machine.clock.boot()) or not machine.kernel.open():
+        return "has no hold"
+    entry = world.store.core.get(f"member/{machine.name}")
+    try:
+        record = schema.decode(entry.key, entry.value) if entry is not None else None
+    except StoreCorrupt:
+        record = None
+    if not isinstance(record, MemberRecord) or record.incarnation != node.incarnation:
+        return "is no member in the store"
+    return None
+
+
+def admin_of(world: World, name: str) -> AdminRecord:
+    """What the store says that admins decided about a node."""
+    entry = world.store.core.get(f"admin/{name}")
+    if entry is None:
+        return AdminRecord()
+    record = schema.decode(entry.key, entry.value)
+    assert isinstance(record, AdminRecord)
+    return record
+
+
+def _inactive(world: World, machine: Machine) -> bool:
+    admin = admin_of(world, machine.name)
+    return admin.stopped or admin.banned_until > 0
+
+
+def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
+    claims: dict[str, ClaimRecord] = {}
+    for entry in world.store.core.snapshot("claim/").entries:
+        try:
+            record = schema.decode(entry.key, entry.value)
+        except StoreCorrupt:
+            yield f"{entry.key} is still corrupt"
+            continue
+        assert isinstance(record, ClaimRecord)
+        claims[entry.key.partition("/")[2]] = record
+    able: dict[str, list[str]] = {}
+    for name, machine in active.items():
+        if not admin_of(world, name).disabled:
+            for hosted in machine.identity.addresses:
+                if any(machine.kernel.links[i] for i in hosted.interfaces):
+                    able.setdefault(hosted.address, []).append(name)
+    everywhere = {h.address for m in world.machines.values() for h in m.identity.addresses}
+    for address in sorted(everywhere | set(claims)):
+        servers = [m.name for m in world.machines.values() if m.kernel.speaks(address)]
+        hosts = able.get(address, [])
+        if hosts and len(servers) != 1:
+            yield f"{address} is served by {servers or 'nobody'}, could be by {hosts}"
+        elif servers and servers[0] not in hosts:
+            yield f"{address} is served by {servers}, should be by one of {hosts}"
+        elif servers:
+            claim = claims.get(address)
+            agent = world.machines[servers[0]].agent
+            if claim is None or agent is None or claim.incarnation != agent.node.incarnation or not claim.serving:
+                yield f"{address} is served by {servers}, its claim is {claim}"
+        elif address in claims:
+            yield f"{address} is served by nobody, its claim is {claims[address]}"
+    for machine in world.machines.values():
+        # I7: kernel, gate and the rules' own account agree.
+        kernel, agent = machine.kernel, machine.agent
+        held = {a for a, local in agent.node.serving.local.items() if local.held} if agent is not None else set()
+        if set(kernel.addresses) != held or set(kernel.held) != held:
+            yield (
+                f"{machine.name}: held {sorted(held)}, configured {sorted(kernel.addresses)}, "
+                f"let through the gate {sorted(kernel.held)}"
+            )
+
+
+def _plan(world: World, active: dict[str, Machine]) -> Iterator[str]:
+    entry = world.store.core.get("plan")
+    if entry is None:
+        if active:
+            yield "there is no plan"
+        return
+    try:
+        plan = schema.decode("plan", entry.value)
+    except StoreCorrupt:
+        yield "the plan is corrupt"
+        return
+    assert isinstance(plan, PlanRecord)
+    expected = {name: m.agent.node.incarnation for name, m in active.items() if m.agent is not None}
+    if plan.participants != expected:
+        yield f"the plan's participants are {plan.participants}, should be {expected}"
+    for address, name in plan.assignment.items():
+        if not world.machines[name].kernel.speaks(address):
+            yield f"{address} is to be served by {name} and is not"
+    for name, machine in active.items():
+        phase = world.store.core.get(f"phase/{name}")
+        record: object = None
+        if phase is not None:
+            try:
+                record = schema.decode(phase.key, phase.value)
+            except StoreCorrupt:
+                yield f"phase/{name} is corrupt"
+        if not isinstance(record, PhaseRecord) or (record.epoch, record.phase) != (plan.epoch, RECOVERED):
+            yield f"{name} is not recovered from plan {plan.epoch}: {record}"
+        if machine.agent is not None and machine.agent.node.desk.activity not in (None, "monitor"):
+            yield f"{name} runs {machine.agent.node.desk.activity}"
+    unclosed = world.checks.unclosed(sorted(active))
+    if unclosed is not None:
+        yield f"I3: {unclosed}"
