@@ -52,6 +52,9 @@ _SLOT_KEYS = {
 
 _FAMILY_NAMES = {NFPROTO_INET: "inet", NFPROTO_ARP: "arp", NFPROTO_NETDEV: "netdev"}
 
+#: Addresses in one batch; the largest change of one address takes about 300 bytes of the 200,000 that fit.
+_ADDRESSES_PER_BATCH = 500
+
 #: The sets that hold an address: (table family, suffix), per address family.
 _SETS4 = ((NFPROTO_INET, "4"), (NFPROTO_ARP, "4"), (NFPROTO_NETDEV, "4"))
 _SETS6 = (
@@ -86,10 +89,10 @@ class SlotState(NamedTuple):
 class GateState(NamedTuple):
     """What the kernel has now.
 
-    ``installed``: tables inet and arp are there and are of this version. ``egress``: the interfaces whose packet
-    sockets are covered too; ``egress_missing``: those of ours that are not (kernels before 5.16, or no such
-    interface). ``open_for``: seconds until the gate closes unless a beat is confirmed, 0 when it is closed.
-    ``refused``: packets dropped so far, per table family.
+    ``installed``: tables inet and arp are there and are of this version. ``egress``: the public interfaces on which
+    packet sockets are covered too; ``egress_missing``: those that exist and are not (kernels before 5.16; or
+    :meth:`Gate.ensure_interfaces` is due). ``open_for``: seconds until the gate closes unless a beat is confirmed, 0
+    when it is closed. ``refused``: packets dropped so far, per table family.
     """
 
     installed: bool
@@ -183,21 +186,22 @@ class Gate:
         the set is no longer judged: remove it from the machine first. Raises NetlinkError, PermissionRequired."""
         addresses = frozenset(route.canonical(address) for address in public)
         names = tuple(dict.fromkeys(interfaces))
-        batch = Batch()
-        self._edit(batch, "public", addresses, add=True)
-        self._edit(batch, "public", self._public - addresses, add=False)
-        self._edit(batch, "held", self._public - addresses, add=False)
-        batch.flush(NFPROTO_INET, TABLE, "interfaces")
+        what = "cannot change the gate's public addresses"
+        gone = self._public - addresses
+        self._edit("public", addresses, what, add=True)
+        self._edit("held", gone, what, add=False)
+        self._edit("public", gone, what, add=False)
+        batch = Batch().flush(NFPROTO_INET, TABLE, "interfaces")
         if names:
             batch.add(NFPROTO_INET, TABLE, "interfaces", [name.encode().ljust(16, b"\0") for name in names])
-        self._netfilter.commit(batch, "cannot change the gate's public addresses")
-        self._held -= self._public - addresses
+        self._netfilter.commit(batch, what)
+        self._held -= gone
         self._public, self._interfaces = addresses, names
         self.ensure_interfaces()
 
     def ensure_interfaces(self) -> None:
-        """See to it that every public interface that exists has its egress chain: the kernel drops the chain together
-        with an interface. For the start, and whenever an interface has appeared. Raises NetlinkError."""
+        """See to it that every public interface that exists has its egress chain: before Linux 6.16 the kernel drops
+        the chain together with an interface. For whenever an interface has appeared. Raises NetlinkError."""
         if NFPROTO_NETDEV not in self._families:
             return
         covered = {name for chain in self._netfilter.chains(NFPROTO_NETDEV, TABLE) for name in chain.devices}
@@ -296,36 +300,34 @@ class Gate:
         self._netfilter.commit(batch, "cannot shut the gate")
 
     def allow(self, addresses: Iterable[str]) -> None:
-        """From now on these addresses may speak while the gate is open. Idempotent; all or none."""
+        """From now on these addresses may speak while the gate is open. Idempotent. Raises NetlinkError,
+        PermissionRequired; of up to 500 addresses none was let through then."""
         wanted = {route.canonical(address) for address in addresses}
-        batch = Batch()
-        self._edit(batch, "held", wanted, add=True)
-        self._netfilter.commit(batch, "cannot let addresses through the gate")
+        self._edit("held", wanted, "cannot let addresses through the gate", add=True)
         self._held |= wanted
 
     def deny(self, addresses: Iterable[str]) -> None:
-        """From now on these addresses are mute. Idempotent; all or none."""
+        """From now on these addresses are mute. Idempotent. Raises as :meth:`allow`."""
         unwanted = {route.canonical(address) for address in addresses}
-        batch = Batch()
-        self._edit(batch, "held", unwanted, add=False)
-        self._netfilter.commit(batch, "cannot shut addresses out at the gate")
+        self._edit("held", unwanted, "cannot shut addresses out at the gate", add=False)
         self._held -= unwanted
 
     def state(self) -> GateState:
         """What the kernel has now. Raises NetlinkError, PermissionRequired."""
+        existing = [name for _, name in _existing(self._interfaces)]
         comments = {family: self._netfilter.table_comment(family, TABLE) for family in _FAMILY_NAMES}
         if comments[NFPROTO_INET] != gate_rules.identity() or comments[NFPROTO_ARP] != gate_rules.identity():
-            return GateState(installed=False, egress_missing=self._interfaces)
+            return GateState(installed=False, egress_missing=tuple(existing))
         families = [family for family, comment in comments.items() if comment == gate_rules.identity()]
-        egress: tuple[str, ...] = ()
+        covered: set[str] = set()
         if NFPROTO_NETDEV in families:
             chains = self._netfilter.chains(NFPROTO_NETDEV, TABLE)
-            egress = tuple(sorted({name for chain in chains for name in chain.devices}))
+            covered = {name for chain in chains for name in chain.devices}
         slots = tuple(self._slot(families, slot) for slot in range(SLOTS))
         return GateState(
             installed=True,
-            egress=egress,
-            egress_missing=tuple(name for name in self._interfaces if name not in egress),
+            egress=tuple(name for name in existing if name in covered),
+            egress_missing=tuple(name for name in existing if name not in covered),
             slots=slots,
             open_for=max((slot.left for slot in slots if slot.confirmed), default=0.0),
             public=tuple(sorted(self._addresses("public"))),
@@ -341,12 +343,19 @@ class Gate:
     def _forget_tickets(self) -> None:
         self._pending = [False] * SLOTS
 
-    def _edit(self, batch: Batch, what: str, addresses: Iterable[str], *, add: bool) -> None:
-        for sets, group in zip((_SETS4, _SETS6), _by_family(addresses), strict=True):
-            keys = [route.packed(address) for address in group]
-            for family, suffix in sets:
-                if keys and family in self._families:
-                    (batch.add if add else batch.delete)(family, TABLE, what + suffix, keys)
+    def _edit(self, name: str, addresses: Iterable[str], what: str, *, add: bool) -> None:
+        """Add addresses to the sets of that name in every table, or delete them."""
+        ordered = sorted(addresses)
+        for start in range(0, len(ordered), _ADDRESSES_PER_BATCH):
+            batch = Batch()
+            for sets, group in zip(
+                (_SETS4, _SETS6), _by_family(ordered[start : start + _ADDRESSES_PER_BATCH]), strict=True
+            ):
+                keys = [route.packed(address) for address in group]
+                for family, suffix in sets:
+                    if keys and family in self._families:
+                        (batch.add if add else batch.delete)(family, TABLE, name + suffix, keys)
+            self._netfilter.commit(batch, what)
 
     def _addresses(self, what: str) -> list[str]:
         found = []

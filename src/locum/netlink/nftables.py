@@ -55,8 +55,6 @@ _BE64 = struct.Struct(">Q")
 
 #: Elements in one message: their list is one attribute, and an attribute's length has 16 bits.
 _ELEMENTS_PER_MESSAGE = 1000
-#: Bytes of one batch: it is one ``sendmsg``, which the smallest default send buffer (212,992 bytes) limits.
-MAX_BATCH = 128 * 1024
 
 
 class Element(NamedTuple):
@@ -155,6 +153,8 @@ class NftSocket:
 
     def commit(self, batch: Batch, what: str) -> None:
         """Carry out ``batch``, whole or not at all; ``what`` says in the error what was attempted.
+
+        A batch is one ``sendmsg``, which the default send buffer limits to some 200,000 bytes.
 
         When this returns the packets that follow see the change. Raises NetlinkError (ENOENT: no such table or set),
         PermissionRequired, both meaning that nothing was changed; NetlinkError with ENOBUFS or ETIMEDOUT when the
