@@ -59,7 +59,7 @@ def analyse(content: bytes, path: str, search_path: str) -> Analysis:
             return Analysis(Kind.TEXT, (), ("is empty: write a script, or remove the file",))
         return Analysis(Kind.TEXT, None, ("starts with neither '#!' nor a program header: begin it with '#!/bin/sh'",))
     words = _shebang_words(content)
-    if any(os.path.basename(word) == PYTHON_INTERPRETER for word in words[:3]):
+    if any(os.path.basename(word.rstrip("\r")) == PYTHON_INTERPRETER for word in words[:3]):
         from locum.events.python_analysis import analyse_python  # imports ast, 10 ms that shell scripts need not cost  # noqa: PLC0415
 
         events, problems, remarks = analyse_python(content, path)
@@ -72,14 +72,14 @@ def analyse(content: bytes, path: str, search_path: str) -> Analysis:
 
 def _shebang_words(content: bytes) -> list[str]:
     line = content[2:].split(b"\n", 1)[0]
-    return line.decode("utf-8", "replace").strip(" \t").split()
+    return re.split("[ \t]+", line.decode("utf-8", "replace").strip(" \t"))
 
 
 def _interpreter_problem(words: list[str], search_path: str) -> str | None:
     """Why the kernel or env(1) could not find the interpreter named by the words of a ``#!`` line."""
-    if not words:
+    if words == [""]:
         return "its '#!' line names no interpreter"
-    if words[0].endswith("\r") or words[-1].endswith("\r"):
+    if words[-1].endswith("\r"):
         return "has Windows line ends: convert it, for example with sed -i 's/\\r$//'"
     interpreter = words[0]
     if not interpreter.startswith("/"):
