@@ -40,6 +40,9 @@ PART = "LOCUM_LAB_PART"
 #: The module that the agent process runs, as its command line says.
 AGENT_MODULE = "locum.api.serve"
 
+#: How long everything must have been served under one plan to count as settled, in seconds.
+_STAYS = 0.15
+
 T = TypeVar("T")
 
 
@@ -332,21 +335,31 @@ class Lab:
         return {item.address: item.node for item in report.addresses if item.node is not None and item.serving}
 
     def wait_served(self, limit: float = 60.0) -> StatusReport:
-        """Wait until every node is OK and every address is served where it should be; see :meth:`wait_for`."""
+        """Wait until every node is OK and every address is served where it should be; see :meth:`wait_for`.
+
+        It must stay so for a moment: a node that has just become OK is in no plan yet.
+        """
+        since: dict[int, float] = {}
 
         def settled() -> StatusReport | None:
             try:
                 report = self.status()
             except LocumError:
                 return None
-            healthy = len(report.nodes) == self.layout.nodes and all(node.state == "OK" for node in report.nodes)
-            served = all(item.state == "served" for item in report.addresses)
-            complete = len(report.addresses) == self.layout.addresses and report.progress == "settled"
-            return report if healthy and served and complete else None
+            if not self._is_settled(report):
+                since.clear()
+                return None
+            first = since.setdefault(report.epoch, time.monotonic())
+            return report if time.monotonic() - first >= _STAYS else None
 
         found = self.wait_for("every node OK, every address served", settled, limit)
         assert found is not None
         return found
+
+    def _is_settled(self, report: StatusReport) -> bool:
+        healthy = len(report.nodes) == self.layout.nodes and all(node.state == "OK" for node in report.nodes)
+        served = len(report.addresses) == self.layout.addresses and all(a.state == "served" for a in report.addresses)
+        return healthy and served and report.progress == "settled"
 
     def wait_for(self, what: str, condition: Callable[[], T], limit: float = 30.0) -> T:
         """Call ``condition`` until it returns something true, and return that.
