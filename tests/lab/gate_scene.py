@@ -95,8 +95,9 @@ def load_chain(namespace: Namespace, table: str, hook: str, rule: str) -> None:
     namespace.run("nft", "-f", "-", stdin=f"table {table} {{\n chain c {{\n {hook};\n {rule}\n }}\n}}\n")
 
 
-def last_answer(scene: Scene, address: str, until: float) -> dict[str, int]:
-    """Ask in every way, every millisecond, until then (monotonic); when the node last sent an answer, by protocol.
+def last_answer(scene: Scene, address: str, until: float, pause: float = 0.001) -> dict[str, int]:
+    """Ask in every way, every ``pause`` seconds, until then (monotonic). When the node last sent an answer, by
+    protocol.
 
     The times are the kernel's, taken where the node's packets leave it.
     """
@@ -106,7 +107,7 @@ def last_answer(scene: Scene, address: str, until: float) -> dict[str, int]:
     while time.monotonic() < until:
         for frame, _ in questions.values():
             scene.client.tap.send(frame)
-        time.sleep(0.001)
+        time.sleep(pause)
         for seen in tap.pending():
             if seen.outgoing:
                 for name, (_, matches) in questions.items():

@@ -316,15 +316,19 @@ class Client:
         }
 
     def answered(self, address: str, to: bytes, patience: float = 5.0) -> set[str]:
-        """Which protocols are answered. Waits ``patience`` seconds for those that are not."""
+        """Which protocols are answered. Asks for ``patience`` seconds those that are not."""
         questions = self.questions(address, to)
         self.tap.clear()
-        for frame, _ in questions.values():
-            self.tap.send(frame)
         found: set[str] = set()
         limit = time.monotonic() + patience
-        while len(found) < len(questions) and (left := limit - time.monotonic()) > 0:
-            seen = self.tap.receive(left)
+        again = 0.0
+        while len(found) < len(questions) and (now := time.monotonic()) < limit:
+            if now >= again:
+                again = now + 0.1
+                for name, (frame, _) in questions.items():
+                    if name not in found:
+                        self.tap.send(frame)
+            seen = self.tap.receive(min(limit, again) - now)
             if seen is not None and not seen.outgoing:
                 found |= {name for name, (_, matches) in questions.items() if matches(seen.frame)}
         return found
