@@ -91,6 +91,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     """The cluster as the answering node ``node`` sees it. ``epoch`` is 0 and ``cause`` empty before the first plan.
 
     ``waiting_for`` names, in words, what the plan's progress waits for. ``revision`` is the store's, as last seen.
+    ``stale``: the node does not hear from the store, so that everything here may be over; ``warnings`` says more.
     """
 
     node: str
@@ -102,6 +103,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     nodes: tuple[NodeReport, ...]
     addresses: tuple[AddressReport, ...]
     warnings: tuple[str, ...]
+    stale: bool = False
     revision: int = 0
     daemon: DaemonState | None = None
 

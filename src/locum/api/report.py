@@ -37,6 +37,7 @@ def status_report(
     ``tunables`` are those in force, ``daemon`` is what the node knows of itself.
     """
     now = Situation.of(view, wall, tunables)
+    silent = daemon is not None and daemon.stage == "member" and daemon.hold_left <= 0
     plan = view.plan.record if view.plan is not None else None
     progress, waiting_for = explain.progress(view)
     return StatusReport(
@@ -47,8 +48,9 @@ def status_report(
         progress=cast(Progress, progress),
         waiting_for=waiting_for,
         nodes=_nodes(now, name),
-        addresses=_addresses(now),
+        addresses=_addresses(now, name if silent else None),
         warnings=_warnings(now, daemon),
+        stale=silent or not view.loaded or (daemon is not None and bool(daemon.store_problem)),
         revision=view.revision,
         daemon=daemon,
     )
@@ -134,7 +136,8 @@ def _node(now: Situation, name: str, addresses: tuple[str, ...], local: str, lea
     )
 
 
-def _addresses(now: Situation) -> tuple[AddressReport, ...]:
+def _addresses(now: Situation, silent: str | None) -> tuple[AddressReport, ...]:
+    """All addresses; ``silent`` is the answering node when its hold has ended, so that it answers for none."""
     view = now.view
     bits: dict[str, int] = configured(view)
     # Claims and assignments may outlive the configuration for a moment.
@@ -143,7 +146,14 @@ def _addresses(now: Situation) -> tuple[AddressReport, ...]:
         bits[address] = 128 if ":" in address else 32
     assignment: Mapping[str, str] = view.plan.record.assignment if view.plan is not None else {}
     reports = [_address(now, address, length, assignment.get(address)) for address, length in bits.items()]
+    if silent is not None:
+        reports = [_silenced(report) if report.node == silent else report for report in reports]
     return tuple(sorted(reports, key=lambda report: address_key(report.address)))
+
+
+def _silenced(report: AddressReport) -> AddressReport:
+    reason = f"the hold of {report.node} has ended: it does not answer for it; another node may, meanwhile"
+    return msgspec.structs.replace(report, serving=False, state="unserved", reason=reason)
 
 
 def _address(now: Situation, address: str, bits: int, assigned: str | None) -> AddressReport:

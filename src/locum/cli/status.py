@@ -47,7 +47,8 @@ def _pictures(socket_path: str, on: Screen) -> Iterator[list[str]]:
 
 def render(report: StatusReport, on: Screen, wall: float) -> list[str]:
     """The report for people; ``wall`` is unix time in seconds (bans end by it)."""
-    lines = output.facts(
+    lines = [*output.items(report.warnings, on, "red", mark="! "), ""] if report.stale else []
+    lines += output.facts(
         [
             ("Seen by", _seen_by(report)),
             ("Leader", report.leader or Cell("none", "yellow")),
@@ -60,7 +61,7 @@ def render(report: StatusReport, on: Screen, wall: float) -> list[str]:
     lines += ["", *node_table(report.nodes, on, wall)]
     if report.addresses:
         lines += ["", *_address_summary(report.addresses, on)]
-    if report.warnings:
+    if report.warnings and not report.stale:
         lines += ["", "Warnings:", *output.items(report.warnings, on, "yellow")]
     return lines
 
@@ -80,6 +81,8 @@ def _plan(report: StatusReport) -> Content:
 
 
 def _progress(report: StatusReport) -> Content:
+    if report.stale:
+        return Cell("not known: what follows is what this node heard last", "red")
     if report.progress == "settled":
         return Cell("settled", "green")
     doing = "no plan yet" if report.progress == "none" else report.progress

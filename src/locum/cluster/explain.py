@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from locum.cluster.plan import NodeState, current_health, hostable, node_state
-from locum.cluster.schema import PREPARED, RECOVERED, SETTLED, PlanRecord
+from locum.cluster.schema import PREPARED, RECOVERED, SETTLED, HostedAddress, PlanRecord
 from locum.cluster.view import View
 from locum.config.tunables import Tunables
 
@@ -20,15 +20,18 @@ from locum.config.tunables import Tunables
 class Situation(msgspec.Struct, frozen=True):
     """A view and what follows from it at one time, worked out once.
 
-    ``able``: node → the addresses that it can serve now. ``hosts``: every configured public address → the nodes that
-    are configured for it, sorted. ``wall`` is unix time in seconds.
+    ``able``: node → the addresses that it can serve now. ``hosted``: node → address → how it is configured for it.
+    ``hosts``: every configured public address → the nodes that are configured for it, sorted. ``unable``: node → why it
+    can serve no address at all, to follow its name. ``wall`` is unix time in seconds.
     """
 
     view: View
     tunables: Tunables
     wall: float
     able: Mapping[str, frozenset[str]]
+    hosted: Mapping[str, Mapping[str, HostedAddress]]
     hosts: Mapping[str, Sequence[str]]
+    unable: Mapping[str, str]
 
     @classmethod
     def of(cls, view: View, wall: float, tunables: Tunables | None = None) -> Self:
@@ -36,11 +39,13 @@ class Situation(msgspec.Struct, frozen=True):
         if tunables is None:
             values = {name: versioned.record.value for name, versioned in view.tunables.items()}
             tunables = Tunables.from_values(values)
+        hosted = {node: {h.address: h for h in view.nodes[node].record.addresses} for node in sorted(view.nodes)}
         hosts: dict[str, list[str]] = {}
-        for node in sorted(view.nodes):
-            for hosted in view.nodes[node].record.addresses:
-                hosts.setdefault(hosted.address, []).append(node)
-        return cls(view, tunables, wall, hostable(view, tunables, wall), hosts)
+        for node, addresses in hosted.items():
+            for address in addresses:
+                hosts.setdefault(address, []).append(node)
+        unable = {node: why for node in hosted if (why := _why_unable(view, node, wall)) is not None}
+        return cls(view, tunables, wall, hostable(view, tunables, wall), hosted, hosts, unable)
 
     def capable(self, address: str) -> list[str]:
         """The nodes that can serve ``address`` now, sorted."""
@@ -77,29 +82,35 @@ def node_reason(view: View, node: str, wall: float) -> str:
     return "" if health.healthy else health.reason
 
 
+def _why_unable(view: View, node: str, wall: float) -> str | None:
+    """Why ``node`` can serve no address, to follow its name; None when it depends on the address, or on the others."""
+    state = node_state(view, node, wall)
+    if state in (NodeState.DISCONNECTED, NodeState.BANNED, NodeState.STOPPED, NodeState.DISABLED):
+        return f"is {state}"
+    health = current_health(view, node)
+    if health is None or health.leaving:
+        return "has not started yet" if health is None else "is stopping"
+    if health.earned:
+        return None
+    return f"has not started yet ({health.reason})" if health.reason else "has not started yet"
+
+
 def why_not(now: Situation, node: str, address: str) -> str | None:
     """Why ``node`` cannot serve ``address`` now, to follow the node's name; None when it can."""
     if address in now.able.get(node, ()):
         return None
-    record = now.view.nodes.get(node)
-    hosted = next((h for h in record.record.addresses if h.address == address), None) if record is not None else None
+    hosted = now.hosted.get(node, {}).get(address)
     if hosted is None:
         return "is not configured for it"
-    state = node_state(now.view, node, now.wall)
-    if state in (NodeState.DISCONNECTED, NodeState.BANNED, NodeState.STOPPED, NodeState.DISABLED):
-        return f"is {state}"
-    health = current_health(now.view, node)
-    if health is None or health.leaving:
-        return "has not started yet" if health is None else "is stopping"
-    detail = f" ({health.reason})" if health.reason else ""
-    if not health.earned:
-        return f"has not started yet{detail}"
+    if node in now.unable:
+        return now.unable[node]
+    health = now.view.health[node].record
     if address in health.refused:
         return f"could not take it ({health.refused[address]})"
     if set(health.down).issuperset(hosted.interfaces):
         return f"has no link on {names(hosted.interfaces)}"
     if not health.healthy:
-        return f"is UNHEALTHY{detail}"
+        return f"is UNHEALTHY ({health.reason})" if health.reason else "is UNHEALTHY"
     return "cannot serve it now"
 
 

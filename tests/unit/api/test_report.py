@@ -249,6 +249,20 @@ def test_warnings() -> None:
         assert part in text
 
 
+def test_a_node_that_does_not_hear_from_the_store_says_so() -> None:
+    view = cluster()
+    assert not report(view, DaemonState(stage="member", hold=2.0, hold_left=0.1)).stale
+    assert report(view, DaemonState(stage="member", hold=2.0, hold_left=0.1, store_problem="timed out")).stale
+    shown = report(view, DaemonState(stage="member", hold=2.0, hold_left=0.0))
+    assert shown.stale
+    assert [(a.address, a.node, a.serving, a.state) for a in shown.addresses] == [
+        (A, "n1", True, "served"),
+        (B, "n2", False, "unserved"),
+        (C, "n3", True, "served"),
+    ]
+    assert "hold of n2 has ended" in shown.addresses[1].reason
+
+
 def test_what_a_watcher_is_told() -> None:
     view = cluster()
     before = report(view, DaemonState(hold=2.0, hold_left=1.9, stage="member"))

@@ -61,6 +61,14 @@ def test_status_lists_only_so_many_addresses(locum: Command) -> None:
     assert len(text.splitlines()) < 30
 
 
+def test_status_of_a_node_that_hears_nothing_begins_with_that(locum: Command) -> None:
+    status = status_of(locum.scene.view)
+    locum.scene.answers["status"] = lambda _: success({**status, "stale": True, "warnings": ["the store is away"]})
+    lines = locum("status").splitlines()
+    assert lines[:2] == ["! the store is away", ""]
+    assert "State    not known: what follows is what this node heard last" in lines
+
+
 def test_status_json_is_what_the_daemon_said(locum: Command) -> None:
     assert json.loads(locum("status", "--json")) == status_of(locum.scene.view)
 
