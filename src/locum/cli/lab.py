@@ -198,7 +198,7 @@ def observe(*, name: str, interval: float, window: float | None, seconds: float 
 @click.option("--nodes", default=3, show_default=True, help="How many nodes.")
 @click.option("--addresses", default=6, show_default=True, help="How many public addresses, IPv4 and IPv6 in turn.")
 @click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
-@click.option("--rounds", default=3, show_default=True, help="How often each fault is done.")
+@click.option("--rounds", default=4, show_default=True, help="How often each fault is done.")
 @click.option("--budget", default=45.0, show_default=True, help="Begin no second round after so many seconds.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--name", default="demo", show_default=True, metavar="LAB", help="The name of its lab.")

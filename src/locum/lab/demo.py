@@ -23,6 +23,8 @@ from locum.lab.lab import Lab
 from locum.lab.observer import Record
 from locum.lab.watching import Watching
 
+#: Look at the requests from so long before a fault, so that those answered before it are among them (seconds).
+_BEFORE = 0.1
 #: Watch on this long after a fault has been dealt with, so that late failures are seen (seconds).
 _AFTER = 0.3
 #: Give up waiting for the cluster after this long (seconds).
@@ -56,12 +58,12 @@ class Demo:
             shown = Display(self._lab.layout, watching.files, self._console)
             with shown.running():
                 started = self._start(shown)
-                for index, (fault, act) in enumerate(self._faults().items()):
-                    for number in range(self._rounds):
-                        if number > 0 and time.monotonic() > self._end:
-                            break
-                        nodes = self._lab.layout.node_names
-                        self._round(fault, nodes[(index + number) % len(nodes)], act, shown, watching)
+                nodes = self._lab.layout.node_names
+                for number in range(self._rounds):
+                    for index, (fault, act) in enumerate(self._faults().items()):
+                        # At least once each; and no fault much oftener than the others.
+                        if number == 0 or time.monotonic() < self._end:
+                            self._round(fault, nodes[(index + number) % len(nodes)], act, shown, watching)
                 last = watching.end()
             hold = self._lab.layout.hold
             pool = [public.address for public in self._lab.layout.public_addresses]
@@ -96,7 +98,7 @@ class Demo:
         before = self._lab.served()
         addresses = tuple(sorted(address for address, holder in before.items() if holder == node))
         agent = self._lab.agent(node)
-        start = boottime()
+        start = boottime() - _BEFORE
         shown.begin(f"{fault}: {node}, which serves {', '.join(addresses) or 'nothing'}")
         recovered = True
         try:

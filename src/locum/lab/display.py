@@ -93,7 +93,7 @@ class Display:
 
 def figures(rows: Sequence[Row]) -> Table:
     """The table of the end."""
-    table = Table(title="gaps: longest time between two answered requests, in seconds", box=box.SIMPLE_HEAD)
+    table = Table(title="gaps: longest time between two answered requests, in seconds", box=box.SIMPLE_HEAD, padding=0)
     for name in ("", "rounds", "median", "longest", "target", "reached", "moves", "holders"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for row in rows:
