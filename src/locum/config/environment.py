@@ -17,6 +17,8 @@ CAPABILITIES = {
     13: ("CAP_NET_RAW", "to announce addresses (ARP, neighbour discovery)"),
 }
 
+_STATUS = "/proc/self/status"
+
 #: Where the nft program is looked for: administrators' directories are not on everybody's path.
 _PROGRAM_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin")
 
@@ -67,7 +69,7 @@ def _mode(path: str) -> int:
 
 def _missing_capabilities() -> list[str]:
     effective = 0
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+    with open(_STATUS, encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("CapEff:"):
                 effective = int(line.split()[1], 16)

@@ -266,12 +266,17 @@ def _scripts(table: Reader) -> dict[str, dict[str, ScriptValue]]:
             continue
         settings = found.setdefault(script, {})
         section = table.table(script)
+        variables: dict[str, str] = {}
         for key, value in section.items():
             checked = _script_value(value)
             try:
                 values.setting_name(key)
             except values.BadValue as error:
                 section.problems.add((*path, key), f"found the name {shown(key)}; expected {error}")
+            # Environment variables know neither case nor '-'.
+            same = variables.setdefault(key.upper().replace("-", "_"), key)
+            if same != key:
+                section.problems.add((*path, key), f"found beside {same}, the same for a script; expected one of them")
             if checked is None:
                 section.wrong(key, "a string, a number, true or false, or a list of these")
             else:

@@ -18,8 +18,8 @@ class Tunables(msgspec.Struct, frozen=True):
     """The values in force, with the defaults. The table below gives each one's meaning and bounds."""
 
     monitor_interval: float = 15.0
-    event_timeout: float = 30.0
     monitor_timeout: float = 20.0
+    event_timeout: float = 30.0
     recovery_ban_period: float = 300.0
     ban_after_failures: int = 3
     no_ip_failback: int = 0
@@ -97,7 +97,7 @@ TUNABLES: Mapping[str, Tunable] = {
         Tunable("MonitorTimeout", "monitor_timeout", 0.1, 3600, "seconds", "time limit of each script of monitor"),
         Tunable("EventTimeout", "event_timeout", 0.1, 3600, "seconds", "time limit of each script of other events"),
         Tunable("RecoveryBanPeriod", "recovery_ban_period", 1, 86400, "seconds", "how long a failing node is banned"),
-        Tunable("BanAfterFailures", "ban_after_failures", 0, 1000, "", "failures in a row that ban a node; 0: never"),
+        Tunable("BanAfterFailures", "ban_after_failures", 1, 1000, "", "failures in a row that ban a node"),
         Tunable("NoIPFailback", "no_ip_failback", 0, 1, "", "1: served addresses are not moved for balance"),
         Tunable(
             "NoIPHostOnAllDisabled",
@@ -105,7 +105,7 @@ TUNABLES: Mapping[str, Tunable] = {
             0,
             1,
             "",
-            "1: no node serves addresses when none is healthy; 0: unhealthy and disabled ones do then",
+            "1: no node serves addresses when none is healthy; 0: unhealthy ones go on serving then",
         ),
         Tunable("NoIPTakeover", "no_ip_takeover", 0, 1, "", "1: no node takes addresses that it does not serve yet"),
         Tunable(

@@ -45,9 +45,9 @@ def script_name(text: str) -> str:
 
 
 def setting_name(text: str) -> str:
-    """The name of an event script's setting: shell scripts get it as a variable."""
-    if not (text.isascii() and text.isidentifier()):
-        raise BadValue("a name of letters, digits and '_' that does not begin with a digit")
+    """The name of an event script's setting: scripts get it as an environment variable as well."""
+    if not (text.isascii() and text[:1].isalpha() and text.replace("-", "_").isidentifier()):
+        raise BadValue("a name of letters, digits, '-' and '_' that begins with a letter")
     return text
 
 
@@ -110,6 +110,8 @@ def public_address(text: str) -> tuple[str, int]:
 def store_location(text: str) -> StoreLocation:
     """``cluster.store``."""
     kind, colon, rest = text.partition(":")
+    if kind in ("sqlite", "unix") and rest.startswith("///"):
+        rest = rest[2:]  # written as a URL
     if kind == "memory" and colon and not rest:
         return StoreLocation(kind="memory")
     if kind == "sqlite" and rest:

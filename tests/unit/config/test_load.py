@@ -10,7 +10,15 @@ import pytest
 
 from locum.config import load as load_module
 from locum.config.load import load, parse
-from locum.config.model import PublicAddress, StoreLocation
+from locum.config.model import (
+    ClusterSettings,
+    EtcdSettings,
+    LogSettings,
+    NodeSettings,
+    PathSettings,
+    PublicAddress,
+    StoreLocation,
+)
 from locum.errors import ConfigError
 
 CHECKOUT = Path(__file__).parents[3]
@@ -47,7 +55,7 @@ NoIPFailback = 1
 [scripts."50.web"]
 port = 80
 names = ["a", "b"]
-fast = true
+start-timeout = 3.5
 
 [log]
 level = "debug"
@@ -88,7 +96,7 @@ def test_everything_that_is_said_is_read() -> None:
         PublicAddress("2001:db8::1", 64, ("eth0",)),
     )
     assert settings.tunables == {"MonitorInterval": 5, "NoIPFailback": 1}
-    assert settings.scripts == {"50.web": {"port": 80, "names": ("a", "b"), "fast": True}}
+    assert settings.scripts == {"50.web": {"port": 80, "names": ("a", "b"), "start-timeout": 3.5}}
     assert (settings.log.level, settings.log.format) == ("debug", "json")
 
 
@@ -149,7 +157,7 @@ def test_all_problems_at_once_in_the_order_of_the_lines() -> None:
         ('[tunables]\nMonitorInterval = "15"', 'found "15"; expected a number of seconds'),
         ("[tunables]\nNoIPFailback = 2", "found 2; expected 0 or 1"),
         ("[tunables]\nNoIPFailback = true", "found true; expected 0 or 1"),
-        ("[tunables]\nBanAfterFailures = 1.5", "found 1.5; expected a whole number from 0 to 1000"),
+        ("[tunables]\nBanAfterFailures = 1.5", "found 1.5; expected a whole number from 1 to 1000"),
         ("[tunables]\nEventScriptTimeout = 3", "no such tunable; did you mean EventTimeout?"),
         (
             "[scripts.50.web]\nport = 1",
@@ -163,7 +171,8 @@ def test_all_problems_at_once_in_the_order_of_the_lines() -> None:
             '[scripts."50.web"]\nport = [[1]]',
             'c.toml:2: scripts."50.web".port: found a list; expected a string, a number',
         ),
-        ('[scripts."50.web"]\n"a-b" = 1', 'scripts."50.web".a-b: found the name "a-b"; expected a name of letters'),
+        ('[scripts."50.web"]\n"a b" = 1', 'scripts."50.web"."a b": found the name "a b"; expected a name of'),
+        ('[scripts."50.web"]\na-b = 1\nA_b = 2', 'c.toml:3: scripts."50.web".A_b: found beside a-b, the same for a'),
         ("[log]\nlevel = 3", "c.toml:2: log.level: found 3; expected a string in quotes"),
     ],
 )
@@ -293,3 +302,10 @@ def test_loading_imports_little() -> None:
     code += f"print([m for m in {heavy} if m in sys.modules and m not in before])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_documentation_has_every_key() -> None:
+    text = (CHECKOUT / "docs" / "configuration.md").read_text()
+    for part in (NodeSettings, ClusterSettings, EtcdSettings, PathSettings, LogSettings):
+        for field in part.__struct_fields__:
+            assert f"`{field}`" in text or f"[cluster.{field}]" in text, field
