@@ -20,6 +20,8 @@ from locum.events.processes import boot_id, is_alive, kill, kill_session, proces
 
 #: How long an earlier runner is given to notice that its agent is gone and to end its script, seconds.
 PATIENCE = 8.0
+#: How long it may take while its agent is alive, seconds: then it is at work for somebody else.
+BUSY_PATIENCE = 2.0
 
 
 class RunnerBusy(LocumError):
@@ -106,7 +108,8 @@ class RunRecord:
         os.ftruncate(self._running, len(data))
 
     def _acquire(self, patience: float) -> None:
-        deadline = time.monotonic() + patience
+        begin = time.monotonic()
+        deadline = begin + patience
         killed = False
         while True:
             try:
@@ -115,13 +118,15 @@ class RunRecord:
             except BlockingIOError:
                 pass
             holder = _parse(os.pread(self._lock, 4096, 0))
+            agent = _number(holder, "agent")
+            if time.monotonic() >= begin + BUSY_PATIENCE and is_alive(agent, _number(holder, "agent_start")):
+                raise RunnerBusy(
+                    f"{self._runtime}: in use by process {agent}, which runs event scripts: stop it first, or choose"
+                    " another runtime directory"
+                )
             if time.monotonic() >= deadline:
-                agent = _number(holder, "agent")
-                if killed or holder.get("boot") != self._boot or is_alive(agent, _number(holder, "agent_start")):
-                    raise RunnerBusy(
-                        f"{self._runtime}: in use by process {agent or '?'}, which runs event scripts: stop it first,"
-                        " or choose another runtime directory"
-                    )
+                if killed or holder.get("boot") != self._boot:
+                    raise RunnerBusy(f"{self._runtime}/events/lock: held by a process that cannot be ended")
                 kill(
                     _number(holder, "pid"), _number(holder, "start")
                 )  # stopped, or stuck: its agent is dead and it did not notice

@@ -29,6 +29,15 @@ def until(condition: Callable[[], T], limit: float = 60.0) -> T:
     return value
 
 
+async def eventually(condition: Callable[[], T], limit: float = 60.0) -> T:
+    """As :func:`until`, and the event loop goes on turning."""
+    deadline = time.monotonic() + limit
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "this never became true"
+        await asyncio.sleep(0.01)
+    return value
+
+
 class Bench:
     """A node's directories, below one place."""
 
