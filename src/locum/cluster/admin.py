@@ -80,13 +80,20 @@ class WaitFor(msgspec.Struct, frozen=True):
 
     def hopeless(self, view: View) -> str | None:
         """Why there is no use in waiting any longer, if so."""
-        if self.kind == "served":
-            health = current_health(view, self.node)
-            for address in self.missing(view):
-                if health is not None and address in health.refused:
-                    return f"{self.node} could not take {address}: {health.refused[address]}"
-                if health is None:
-                    return f"{self.node} has left the cluster"
+        if self.kind != "served":
+            return None
+        health = current_health(view, self.node)
+        if health is None:
+            return f"{self.node} has left the cluster"
+        admin = view.admin.get(self.node)
+        if admin is not None and (admin.record.disabled or admin.record.stopped or admin.record.banned_until):
+            return f"{self.node} was disabled, stopped or banned meanwhile"
+        for address in self.missing(view):
+            if address in health.refused:
+                return f"{self.node} could not take {address}: {health.refused[address]}"
+            pinned = view.prefer.get(address)
+            if pinned is None or pinned.record.node != self.node:
+                return f"{address} was moved elsewhere, or back, meanwhile"
         return None
 
     def pending(self, view: View, wall: float) -> str:

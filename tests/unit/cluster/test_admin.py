@@ -311,10 +311,17 @@ def test_move_is_refused_when_no_address_may_be_taken() -> None:
 
 def test_a_move_that_cannot_end_well_is_not_waited_for() -> None:
     view = cluster()
-    wait = WaitFor("served", "n2", (A,), 20)
+    wait = done(view, "move", address=A, node="n2").wait
+    assert wait is not None
     assert wait.hopeless(view) is None
     put(view, "health/n2", healthy("n2", refused={A: "takeip: 50.web failed"}))
     assert wait.hopeless(view) == f"n2 could not take {A}: takeip: 50.web failed"
+    put(view, "health/n2", healthy("n2"))
+    done(view, "move", address=A, node="n3")
+    assert wait.hopeless(view) == f"{A} was moved elsewhere, or back, meanwhile"
+    done(view, "move", address=A, node="n2")
+    done(view, "disable", node="n2")
+    assert wait.hopeless(view) == "n2 was disabled, stopped or banned meanwhile"
     die(view, "n2")
     assert wait.hopeless(view) == "n2 has left the cluster"
 
