@@ -51,8 +51,12 @@ class EtcdOptions(msgspec.Struct, frozen=True):
 
     ``prefix`` goes before every key, so that several clusters and other programs can share one etcd. ``ca``,
     ``cert`` and ``key`` are PEM files; any of them turns TLS on. ``user`` goes with ``password_file`` (its first
-    line). Times in seconds: ``timeout`` bounds a call, ``attempt_timeout`` one try at one endpoint of a call that
-    may be tried elsewhere.
+    line).
+
+    Times in seconds. ``timeout`` bounds a call. ``attempt_timeout`` bounds one request to one endpoint: a commit
+    that gets no answer within it fails, and the next goes elsewhere, so several must fit into a hold (a quarter of
+    it is right); it must be longer than what etcd's disk takes at its worst. ``watch_idle``: a watch without news
+    for so long is tried elsewhere, too. ``probe_interval``: between two looks at an endpoint that is not in use.
     """
 
     prefix: str = "/locum/"
@@ -62,7 +66,9 @@ class EtcdOptions(msgspec.Struct, frozen=True):
     user: str | None = None
     password_file: str | None = None
     timeout: float = 5.0
-    attempt_timeout: float = 1.0
+    attempt_timeout: float = 0.5
+    watch_idle: float = 1.0
+    probe_interval: float = 1.0
 
     @property
     def tls(self) -> bool:
@@ -152,4 +158,11 @@ def open_store(location: str | StoreUrl, *, timeout: float = 5.0, etcd: EtcdOpti
 
             return UnixStore(where.path, timeout=timeout)
         case "etcd":
-            raise UsageError(f"store {where}: etcd is not supported yet")
+            try:
+                from locum.store.etcd import EtcdStore  # noqa: PLC0415
+            except ModuleNotFoundError as error:
+                if error.name != "aiohttp":
+                    raise
+                raise UsageError(f"store {where}: the Python package aiohttp is needed for it; install it") from None
+
+            return EtcdStore(where.endpoints, etcd)

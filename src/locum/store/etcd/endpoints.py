@@ -1,0 +1,150 @@
+"""Which endpoint of etcd to use.
+
+Rules of this file: it knows endpoints' health and their order, and sends nothing but probes.
+
+An endpoint is *up* after a probe: the cheapest linearizable read, so a member that is cut off from the majority is
+not up. It is down from the moment when a request to it fails or takes too long, until a probe succeeds. Endpoints
+that are up are used in the order of the configuration, so that an admin can put the nearest first; one that was
+down is preferred again only after several probes, so that a wavering one is left alone.
+
+The endpoints must be members of one etcd cluster: two that are not would let two leaders of ours be elected. The
+identity of the cluster comes with every answer; the first that differs ends all use of the store. Commits are sent
+only to endpoints whose identity was seen before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from locum.errors import StoreUnavailable
+from locum.store.etcd import messages
+from locum.store.etcd.gateway import Gateway
+from locum.store.etcd.messages import Failure, Header
+
+#: Good probes in a row after which an endpoint that failed is preferred again.
+_TRUSTED_AFTER: Final = 3
+
+
+class Endpoint:
+    """One endpoint's health."""
+
+    def __init__(self, name: str, rank: int) -> None:
+        self.name = name
+        self.rank = rank
+        self.up = False
+        #: The last failure, until the endpoint is up again.
+        self.reason = "not tried"
+        #: When it was last heard of, in the loop's time; and good answers since the last failure.
+        self.heard = 0.0
+        self.good = _TRUSTED_AFTER
+        #: When it last failed, in the loop's time.
+        self.failed = 0.0
+        self.probe: asyncio.Task[None] | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Endpoints:
+    """All endpoints. ``probe_key`` is read by probes; ``interval`` seconds lie between those of one endpoint."""
+
+    def __init__(self, names: Sequence[str], gateway: Gateway, probe_key: bytes, interval: float) -> None:
+        self.all = tuple(Endpoint(name, rank) for rank, name in enumerate(names))
+        self._gateway = gateway
+        self._probe_body = messages.probe_request(probe_key)
+        self._interval = interval
+        self._prober: asyncio.Task[None] | None = None
+        self._identity: tuple[int, str] | None = None
+        #: Why the store cannot be used any more.
+        self.fatal = ""
+        #: Called with an endpoint that went down.
+        self.on_down: Callable[[Endpoint], None] = lambda _: None
+        #: Called with the header of every probe's answer, and with what was known before it was sent.
+        self.on_header: Callable[[Header, int], object] = lambda _header, _known: None
+        self.known: Callable[[], int] = lambda: 0
+
+    def ordered(self) -> list[Endpoint]:
+        """All, the best first."""
+        return sorted(self.all, key=lambda e: (not e.up, e.good < _TRUSTED_AFTER, e.rank if e.up else e.failed))
+
+    def start(self) -> None:
+        """Begin to probe, if that has not begun."""
+        if self._prober is None or self._prober.done():
+            self._prober = asyncio.create_task(self._keep_probing())
+
+    async def some_up(self) -> None:
+        """Wait until an endpoint is up or all have failed a probe."""
+        self.start()
+        if any(endpoint.up for endpoint in self.all):
+            return
+        waiting = {self.probe(endpoint) for endpoint in self.all}
+        while waiting and not any(endpoint.up for endpoint in self.all):
+            _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    def probe(self, endpoint: Endpoint) -> asyncio.Task[None]:
+        """The probe of ``endpoint`` that is under way, or a new one. It raises nothing."""
+        if endpoint.probe is None or endpoint.probe.done():
+            endpoint.probe = asyncio.create_task(self._probe(endpoint))
+        return endpoint.probe
+
+    async def _probe(self, endpoint: Endpoint) -> None:
+        known = self.known()
+        try:
+            answer = await self._gateway.ask(endpoint.name, "/v3/kv/range", self._probe_body, messages.range_responses)
+        except Failure as error:
+            self.failed(endpoint, error)
+        else:
+            self.heard(endpoint, answer.header)
+            self.on_header(answer.header, known)
+
+    async def _keep_probing(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() - self._interval
+            for endpoint in self.all:
+                if not endpoint.up or endpoint.good < _TRUSTED_AFTER or endpoint.heard <= due:
+                    self.probe(endpoint)
+            await asyncio.sleep(self._interval)
+
+    def heard(self, endpoint: Endpoint, header: Header) -> None:
+        """``endpoint`` answered. Raises nothing, but may set ``fatal``."""
+        if self._identity is None:
+            self._identity = (header.cluster_id, endpoint.name)
+        elif self._identity[0] != header.cluster_id and not self.fatal:
+            self.fatal = (
+                f"etcd: {self._identity[1]} and {endpoint.name} belong to different etcd clusters "
+                f"({self._identity[0]:x} and {header.cluster_id:x}); correct the endpoints and restart"
+            )
+        if not endpoint.up:
+            endpoint.good = min(endpoint.good, _TRUSTED_AFTER)
+        endpoint.up = not self.fatal
+        endpoint.good += 1
+        endpoint.heard = asyncio.get_running_loop().time()
+
+    def failed(self, endpoint: Endpoint, error: Failure | str) -> None:
+        """A request to ``endpoint`` failed, for a reason that may concern others, too."""
+        endpoint.reason = str(error)
+        endpoint.failed = asyncio.get_running_loop().time()
+        endpoint.good = 0
+        was_up, endpoint.up = endpoint.up, False
+        if was_up:
+            self.on_down(endpoint)
+
+    def check(self) -> None:
+        """Raise StoreUnavailable when the endpoints contradict each other."""
+        if self.fatal:
+            raise StoreUnavailable(self.fatal)
+
+    def unavailable(self, what: str) -> StoreUnavailable:
+        """The error for a request that no endpoint answered; it names each with its cause."""
+        causes = "; ".join(f"{endpoint}: {endpoint.reason}" for endpoint in self.all if not endpoint.up)
+        return StoreUnavailable(f"etcd: {what}" + (f" ({causes})" if causes else ""))
+
+    async def close(self) -> None:
+        """End all probes."""
+        tasks = [task for task in (self._prober, *(e.probe for e in self.all)) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,259 @@
+"""What is said to etcd's JSON gateway, and what its answers mean.
+
+Rules of this file: pure. It knows etcd's messages (api/etcdserverpb/rpc.proto, in the JSON mapping of grpc-gateway:
+64-bit integers are strings, bytes are base64, fields with a zero value are left out) and its error texts
+(api/v3rpc/rpctypes/error.go); it knows no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from locum.store.base import Batch, Change, Condition, Entry, Operation, Put
+
+
+class Header(msgspec.Struct, frozen=True):
+    """``ResponseHeader``. ``revision`` is the store's at the time of the answer."""
+
+    cluster_id: int = 0
+    member_id: int = 0
+    revision: int = 0
+
+
+class KeyValue(msgspec.Struct, frozen=True):
+    """``mvccpb.KeyValue``, as much as is needed."""
+
+    key: bytes = b""
+    value: bytes = b""
+    mod_revision: int = 0
+
+
+class RangeResponse(msgspec.Struct, frozen=True):
+    """Answer to a range request."""
+
+    header: Header
+    kvs: list[KeyValue] = []
+    more: bool = False
+
+
+class TxnResponse(msgspec.Struct, frozen=True):
+    """Answer to a transaction."""
+
+    header: Header
+    succeeded: bool = False
+
+
+class AuthenticateResponse(msgspec.Struct, frozen=True):
+    """Answer to a request for a token."""
+
+    header: Header
+    token: str = ""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """``mvccpb.Event``: a PUT (the zero value) or a DELETE."""
+
+    kv: KeyValue
+    type: str = "PUT"
+
+
+class WatchResponse(msgspec.Struct, frozen=True):
+    """One message of a watch. ``fragment``: the events of this message go on in the next one."""
+
+    header: Header = Header()
+    created: bool = False
+    canceled: bool = False
+    compact_revision: int = 0
+    cancel_reason: str = ""
+    fragment: bool = False
+    events: list[Event] = []
+
+
+class StreamError(msgspec.Struct, frozen=True):
+    """The end of a stream by an error, as grpc-gateway 1.x writes it."""
+
+    message: str = ""
+    grpc_code: int = 0
+
+
+class StreamMessage(msgspec.Struct, frozen=True):
+    """One line of a stream."""
+
+    result: WatchResponse | None = None
+    error: StreamError | None = None
+
+
+class ErrorResponse(msgspec.Struct, frozen=True):
+    """Body of an answer that is not a success. ``code`` is gRPC's."""
+
+    message: str = ""
+    error: str = ""
+    code: int = 0
+
+
+# Not strict: the gateway writes 64-bit integers as strings.
+range_responses: Final = msgspec.json.Decoder(RangeResponse, strict=False)
+txn_responses: Final = msgspec.json.Decoder(TxnResponse, strict=False)
+authenticate_responses: Final = msgspec.json.Decoder(AuthenticateResponse, strict=False)
+stream_messages: Final = msgspec.json.Decoder(StreamMessage, strict=False)
+error_responses: Final = msgspec.json.Decoder(ErrorResponse, strict=False)
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key after all that start with ``prefix``; a zero byte means "no end" (clientv3.GetPrefixRangeEnd)."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b"\0"
+
+
+def range_request(prefix: bytes, *, after: bytes = b"", revision: int = 0, limit: int = 0) -> bytes:
+    """All keys under ``prefix`` (that come after the key ``after``), linearizable unless at a ``revision``."""
+    start = after + b"\0" if after else (prefix or b"\0")
+    return _encode({"key": start, "range_end": prefix_end(prefix), "revision": revision, "limit": limit})
+
+
+def probe_request(key: bytes) -> bytes:
+    """The cheapest linearizable read: one key, without its value."""
+    return _encode({"key": key, "keys_only": True, "limit": 1})
+
+
+def txn_request(prefix: bytes, conditions: Sequence[Condition], operations: Sequence[Operation]) -> bytes:
+    """A commit. An absent key has ``mod_revision`` 0 for a comparison, which is what a condition means by 0."""
+    success: list[object] = [
+        {"request_put": {"key": prefix + operation.key.encode(), "value": operation.value}}
+        if isinstance(operation, Put)
+        else {"request_delete_range": {"key": prefix + operation.key.encode()}}
+        for operation in operations
+    ]
+    if not success:
+        # etcd takes a transaction without operations for one that need not be linearizable
+        # (etcdserver/v3_server.go, isTxnSerializable).
+        success.append({"request_range": {"key": prefix or b"\0", "keys_only": True, "limit": 1}})
+    compare = [
+        {
+            "key": prefix + condition.key.encode(),
+            "target": "MOD",
+            "result": "EQUAL",
+            "mod_revision": str(condition.revision),
+        }
+        for condition in conditions
+    ]
+    return _encode({"compare": compare, "success": success})
+
+
+def authenticate_request(user: str, password: str) -> bytes:
+    """A request for a token."""
+    return _encode({"name": user, "password": password})
+
+
+def watch_request(prefix: bytes, start: int) -> bytes:
+    """All events under ``prefix`` from revision ``start``. Fragments keep large messages under gRPC's limit."""
+    request = {
+        "key": prefix or b"\0",
+        "range_end": prefix_end(prefix),
+        "start_revision": str(start),
+        "fragment": True,
+    }
+    return _encode({"create_request": request})
+
+
+def entries(prefix: bytes, kvs: Sequence[KeyValue]) -> list[Entry]:
+    """What a range answered, as entries; ``prefix`` is cut off the keys."""
+    return [Entry(_text(kv.key, prefix), kv.value, kv.mod_revision) for kv in kvs]
+
+
+def batches(prefix: bytes, events: Sequence[Event]) -> list[Batch]:
+    """Events in the order of their revisions, as one batch for each revision; ``prefix`` is cut off the keys."""
+    result: list[Batch] = []
+    changes: list[Change] = []
+    for event in events:
+        revision = event.kv.mod_revision
+        if changes and changes[-1].revision != revision:
+            result.append(Batch(changes[-1].revision, tuple(changes)))
+            changes = []
+        value = None if event.type == "DELETE" else event.kv.value
+        changes.append(Change(_text(event.kv.key, prefix), value, revision))
+    if changes:
+        result.append(Batch(changes[-1].revision, tuple(changes)))
+    return result
+
+
+def _text(key: bytes, prefix: bytes) -> str:
+    # Keys that are not UTF-8 are not ours; they must not make the rest unreadable.
+    return key[len(prefix) :].decode(errors="backslashreplace")
+
+
+class Failure(Exception):
+    """Base of how a request can fail; the message is the cause, without the endpoint."""
+
+
+class NotCarriedOut(Failure):
+    """The request had no effect and may be tried elsewhere. ``waiting``: it will do when there is a leader again."""
+
+    def __init__(self, message: str, waiting: bool = False) -> None:
+        super().__init__(message)
+        self.waiting = waiting
+
+
+class Unknown(Failure):
+    """Nobody knows whether the request had an effect."""
+
+
+class Refused(Failure):
+    """The request had no effect, and will have none on any endpoint until somebody changes something."""
+
+
+class TokenRefused(Failure):
+    """The request had no effect because its token is not, or no longer, valid."""
+
+
+class Compacted(Failure):
+    """The request named a revision that etcd has compacted."""
+
+
+def failure(body: bytes, status: int) -> Failure:
+    """What an answer with an HTTP ``status`` other than 200 means.
+
+    Only texts that etcd writes before it proposes a request count as "not carried out".
+    """
+    try:
+        answer = error_responses.decode(body)
+    except msgspec.DecodeError:
+        text = body[:200].decode(errors="replace").strip()
+        hint = "; it speaks TLS: configure ca" if "HTTP request to an HTTPS server" in text else ""
+        return Unknown(f"HTTP status {status}, not an answer of etcd's gateway (3.4 or later): {text!r}{hint}")
+    return classify(answer.message or answer.error)
+
+
+_TOKEN: Final = ("invalid auth token", "user name is empty", "revision of auth store is old")
+_REFUSED: Final = {
+    "permission denied": "; the user's role must allow reading and writing everything under the prefix",
+    "authentication failed": "; check user and password_file",
+    "authentication is not enabled": "; leave out user and password_file, or enable authentication in etcd",
+    "database space exceeded": "; compact and defragment etcd, then run: etcdctl alarm disarm",
+    "request is too large": "; raise etcd's --max-request-bytes",
+    "too many operations": "; raise etcd's --max-txn-ops to 128 or more",
+    "corrupt": "",
+}
+_NOT_CARRIED_OUT: Final = ("too many requests", "not supported for learner", "not capable")
+
+
+def classify(message: str) -> Failure:
+    """The failure behind an error text of etcd."""
+    text = message.removeprefix("etcdserver: ")
+    if any(part in text for part in _TOKEN):
+        return TokenRefused(text)
+    if "required revision has been compacted" in text:
+        return Compacted(text)
+    for part, hint in _REFUSED.items():
+        if part in text:
+            return Refused(text + hint)
+    if text == "no leader":
+        return NotCarriedOut("it sees no leader (has the etcd cluster a majority?)", waiting=True)
+    if any(part in text for part in _NOT_CARRIED_OUT):
+        return NotCarriedOut(text)
+    return Unknown(text)

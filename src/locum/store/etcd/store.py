@@ -1,0 +1,262 @@
+"""The store on etcd v3.
+
+How it meets the interface: reads are linearizable ranges, commits are transactions that compare ``mod_revision``,
+watches are etcd's. All keys lie under ``prefix``, which callers do not see.
+
+What fails over how:
+
+* A read is repeated elsewhere when an endpoint fails, and *also* sent to the next one when the first takes long.
+* A commit goes to another endpoint only while it is certain that it had no effect: no connection, no leader, no
+  valid token. When an answer is missing, nobody knows: StoreUnavailable, and the endpoint is passed over until it
+  answers a probe. Such a commit may even take effect later, when a stopped member runs on; so what a commit would
+  overwrite belongs into its conditions.
+* While no endpoint sees a leader, reads and commits wait and try again, up to ``timeout``.
+
+etcd restored from a backup, or begun anew, has revisions that go back. The first answer that shows it ends all
+watches with WatchLost, so that everything is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from locum.errors import StoreUnavailable, UsageError
+from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot, WatchLost
+from locum.store.etcd import messages
+from locum.store.etcd.endpoints import Endpoint, Endpoints
+from locum.store.etcd.gateway import Gateway
+from locum.store.etcd.messages import (
+    Compacted,
+    Failure,
+    Header,
+    KeyValue,
+    NotCarriedOut,
+    RangeResponse,
+    Refused,
+    TxnResponse,
+)
+from locum.store.etcd.watch import Watch
+from locum.store.factory import EtcdOptions
+from locum.store.keyvalue import check_commit
+
+#: Keys of one answer; gRPC limits its size (4 MiB by default).
+_PAGE: Final = 500
+
+#: Seconds between tries while there is no leader.
+_LEADER_DELAY: Final = 0.025
+
+T = TypeVar("T")
+Answer = TypeVar("Answer", RangeResponse, TxnResponse)
+
+
+class EtcdStore:
+    """A :class:`locum.store.base.Store` in the etcd cluster whose members serve ``endpoints`` (``host:port``).
+
+    Connections are made when first needed. Raises at creation: UsageError, for options that cannot be used.
+    """
+
+    def __init__(self, endpoints: Sequence[str], options: EtcdOptions | None = None) -> None:
+        options = EtcdOptions() if options is None else options
+        if not endpoints:
+            raise UsageError("etcd: no endpoint is given")
+        self._options = options
+        self._prefix = options.prefix.encode()
+        self._gateway = Gateway(options)
+        self._endpoints = Endpoints(endpoints, self._gateway, self._prefix, options.probe_interval)
+        self._endpoints.on_down = self._went_down
+        self._endpoints.on_header = self._check_revision
+        self._endpoints.known = lambda: self._revision
+        #: The highest revision that a linearizable answer has shown.
+        self._revision = 0
+        self._watches: set[Watch] = set()
+        self._closed = False
+
+    async def read(self, prefix: str) -> Snapshot:
+        """All keys under ``prefix``."""
+        return await self._bounded(self._read(self._prefix + prefix.encode()))
+
+    async def _read(self, prefix: bytes) -> Snapshot:
+        while True:
+            try:
+                first = await self._range(messages.range_request(prefix, limit=_PAGE))
+                entries = messages.entries(self._prefix, first.kvs)
+                revision, page = first.header.revision, first
+                while page.more and page.kvs:
+                    page = await self._next_page(prefix, page.kvs[-1], revision)
+                    entries += messages.entries(self._prefix, page.kvs)
+            except Compacted:
+                # Only between two pages: begin again.
+                continue
+            # etcd orders keys by bytes, which for UTF-8 is the order of the text.
+            return Snapshot(revision, tuple(entries))
+
+    async def _next_page(self, prefix: bytes, last: KeyValue, revision: int) -> RangeResponse:
+        return await self._range(messages.range_request(prefix, after=last.key, revision=revision, limit=_PAGE))
+
+    async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
+        """Carry out ``operations`` if ``conditions`` hold."""
+        check_commit(conditions, operations)
+        return await self._bounded(self._commit(messages.txn_request(self._prefix, conditions, operations)))
+
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
+        """The commits after ``after`` under ``prefix``, across any number of streams and endpoints."""
+        self._check_open()
+        watch = Watch(
+            self._gateway,
+            self._endpoints,
+            self._prefix,
+            self._prefix + prefix.encode(),
+            after,
+            self._options.watch_idle,
+            self._options.attempt_timeout,
+            self._current_revision,
+        )
+        self._watches.add(watch)
+        try:
+            while True:
+                yield await watch.next()
+        finally:
+            self._watches.discard(watch)
+            await watch.close()
+
+    async def close(self) -> None:
+        """Close all connections; calls and watches end with StoreUnavailable. Idempotent."""
+        self._closed = True
+        for watch in list(self._watches):
+            watch.end(StoreUnavailable("the store is closed"))
+        await self._endpoints.close()
+        await self._gateway.close()
+
+    async def _current_revision(self) -> int:
+        answer = await self._range(messages.probe_request(self._prefix or b"\0"))
+        return answer.header.revision
+
+    async def _bounded(self, call: Awaitable[T]) -> T:
+        """``call`` within ``timeout``; failures become StoreUnavailable."""
+        try:
+            async with asyncio.timeout(self._options.timeout):
+                return await call
+        except TimeoutError:
+            self._check_open()
+            raise self._endpoints.unavailable(f"no answer within {self._options.timeout:g} s") from None
+        except Refused as error:
+            raise StoreUnavailable(f"etcd: {error}") from None
+
+    async def _commit(self, body: bytes) -> CommitResult:
+        async def attempt(endpoint: Endpoint) -> CommitResult:
+            if not endpoint.up:
+                # Also learns whether the endpoint belongs to our etcd cluster.
+                await self._endpoints.probe(endpoint)
+                if not endpoint.up:
+                    raise NotCarriedOut(endpoint.reason)
+            self._endpoints.check()
+            answer = await self._ask(endpoint, "/v3/kv/txn", body, messages.txn_responses)
+            return CommitResult(answer.succeeded, answer.header.revision)
+
+        while True:
+            await self._some_up()
+            wait = False
+            for endpoint in self._endpoints.ordered():
+                try:
+                    return await attempt(endpoint)
+                except NotCarriedOut as error:
+                    wait = wait or error.waiting
+                except Refused:
+                    raise
+                except Failure as error:
+                    raise StoreUnavailable(
+                        f"etcd: {endpoint}: {error}; nobody knows whether the commit was carried out"
+                    ) from None
+            if not wait:
+                raise self._endpoints.unavailable("no endpoint takes the commit")
+            await asyncio.sleep(_LEADER_DELAY)
+
+    async def _range(self, body: bytes) -> RangeResponse:
+        while True:
+            await self._some_up()
+            answer, wait = await self._hedged(body)
+            if answer is not None:
+                return answer
+            if not wait:
+                raise self._endpoints.unavailable("no endpoint answers")
+            await asyncio.sleep(_LEADER_DELAY)
+
+    async def _hedged(self, body: bytes) -> tuple[RangeResponse | None, bool]:
+        """The first answer; each next endpoint is asked when the ones before have failed or take long.
+
+        Without an answer: whether one only lacked a leader. Raises Refused and Compacted.
+        """
+        waiting = self._endpoints.ordered()
+        running: set[asyncio.Task[RangeResponse]] = set()
+        no_leader = False
+        try:
+            while waiting or running:
+                if waiting:
+                    endpoint = waiting.pop(0)
+                    running.add(
+                        asyncio.create_task(self._ask(endpoint, "/v3/kv/range", body, messages.range_responses))
+                    )
+                patience = self._options.attempt_timeout / 4 if waiting else None
+                done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    error = task.exception()
+                    if error is None:
+                        self._endpoints.check()
+                        return task.result(), False
+                    if isinstance(error, Refused | Compacted) or not isinstance(error, Failure):
+                        raise error
+                    no_leader = no_leader or (isinstance(error, NotCarriedOut) and error.waiting)
+            return None, no_leader
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _ask(self, endpoint: Endpoint, path: str, body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:
+        """One request to one endpoint; what is learned about the endpoint is kept."""
+        loop = asyncio.get_running_loop()
+        known, start = self._revision, loop.time()
+        try:
+            answer = await self._gateway.ask(endpoint.name, path, body, decoder)
+        except (Refused, Compacted):
+            raise
+        except Failure as error:
+            self._endpoints.failed(endpoint, error)
+            raise
+        except asyncio.CancelledError:
+            # The caller's patience ended, or another endpoint was quicker by far.
+            if (waited := loop.time() - start) >= self._options.attempt_timeout / 4:
+                self._endpoints.failed(endpoint, f"no answer within {waited:.3f} s")
+            raise
+        self._endpoints.heard(endpoint, answer.header)
+        if not self._check_revision(answer.header, known):
+            raise messages.Unknown(f"its revision went back from {known} to {answer.header.revision}")
+        return answer
+
+    def _check_revision(self, header: Header, known: int) -> bool:
+        """Take note of the revision of a linearizable answer; ``known``: what was known before it was asked for."""
+        if header.revision >= known:
+            self._revision = max(self._revision, header.revision)
+            return True
+        self._revision = header.revision
+        lost = WatchLost(f"etcd's revision went back from {known} to {header.revision}: it began anew")
+        for watch in list(self._watches):
+            watch.end(lost)
+        return False
+
+    async def _some_up(self) -> None:
+        self._check_open()
+        await self._endpoints.some_up()
+        self._endpoints.check()
+
+    def _went_down(self, endpoint: Endpoint) -> None:
+        for watch in list(self._watches):
+            watch.went_down(endpoint)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")

@@ -1,0 +1,267 @@
+"""One watch over any number of streams.
+
+Rules of this file: it knows how a watch goes on when streams end, stall or are told that their place was
+compacted. It knows no HTTP.
+
+Theory: a stream that begins after revision N delivers every later commit, in order. So several streams of one
+watch may run at once, and what they deliver is merged by dropping every revision that was already seen. A stream
+that is under suspicion (nothing came for a while, or its endpoint failed elsewhere) is therefore not ended but
+overlapped: another is started elsewhere, and takes over when etcd has confirmed it. A false suspicion costs a
+request, a true one costs the time to suspect.
+
+A commit is delivered whole: etcd never splits a revision over responses but by fragments, and those are collected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from locum import wire
+from locum.errors import ProtocolError, StoreUnavailable
+from locum.store.base import Batch, WatchLost
+from locum.store.etcd import messages
+from locum.store.etcd.endpoints import Endpoint, Endpoints
+from locum.store.etcd.gateway import Gateway
+from locum.store.etcd.messages import Event, Failure, Refused, TokenRefused, Unknown, WatchResponse
+
+#: A consumer that leaves so many batches unread is not read for: etcd keeps the rest.
+_QUEUE_BATCHES: Final = 4096
+_QUEUE_BYTES: Final = 16 * 1024 * 1024
+
+#: One response holds up to 1000 revisions (mvcc/watcher_group.go, watchBatchMaxRevs); fragments are far smaller.
+_LINE_LIMIT: Final = 256 * 1024 * 1024
+
+#: Seconds between attempts to find an endpoint: the first, and the longest.
+_FIRST_DELAY: Final = 0.02
+_LONGEST_DELAY: Final = 0.5
+
+#: A watch that is quiet, not stalled, is overlapped ever more rarely, down to this many seconds.
+_LONGEST_IDLE: Final = 10.0
+
+
+class Watch:
+    """A watch of ``prefix`` after revision ``after``; ``namespace``, a part of it, is cut off the keys.
+
+    ``idle`` seconds without a sign of life are suspicious; a new stream must be confirmed within ``attempt`` seconds.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        endpoints: Endpoints,
+        namespace: bytes,
+        prefix: bytes,
+        after: int,
+        idle: float,
+        attempt: float,
+        current_revision: Callable[[], Awaitable[int]],
+    ) -> None:
+        self._gateway = gateway
+        self._endpoints = endpoints
+        self._namespace = namespace
+        self._prefix = prefix
+        self._after = after
+        self._idle = idle
+        self._attempt = attempt
+        self._current_revision = current_revision
+        self._queue: deque[tuple[Batch, int]] = deque()
+        self._queued_bytes = 0
+        self._error: Exception | None = None
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._suspicion = asyncio.Event()
+        self._heard = 0.0
+        self._quiet = idle
+        self._serving: Endpoint | None = None
+        self._task = asyncio.create_task(self._run())
+
+    async def next(self) -> Batch:
+        """The next batch. Raises WatchLost, or StoreUnavailable when it was ended."""
+        while not self._queue:
+            if self._error is not None:
+                raise self._error
+            self._news.clear()
+            await self._news.wait()
+        batch, size = self._queue.popleft()
+        self._queued_bytes -= size
+        if not self._room.is_set() and len(self._queue) <= _QUEUE_BATCHES // 2:
+            self._heard = asyncio.get_running_loop().time()
+            self._room.set()
+        return batch
+
+    def end(self, error: Exception) -> None:
+        """No more batches; ``error`` is raised when those that have come are read."""
+        if self._error is None:
+            self._error = error
+        self._news.set()
+        self._task.cancel()
+
+    def went_down(self, endpoint: Endpoint) -> None:
+        """``endpoint`` failed: if it serves this watch, do not wait until that shows here."""
+        if endpoint is self._serving:
+            self._suspicion.set()
+
+    async def close(self) -> None:
+        """End the streams."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            await self._keep_streaming()
+        except Refused as error:
+            self.end(StoreUnavailable(f"etcd: watch refused: {error}"))
+        except Exception as error:
+            # WatchLost, StoreUnavailable, and defects: none of them may look like silence.
+            self.end(error)
+
+    async def _keep_streaming(self) -> None:
+        """Keep one good stream; overlap it with another when it is suspicious."""
+        stream: asyncio.Task[None] | None = None
+        delay = _FIRST_DELAY
+        try:
+            while True:
+                try:
+                    replacement = await self._start_stream(stream is not None)
+                except Refused:
+                    raise
+                except Failure:
+                    await asyncio.sleep(delay)
+                    delay = min(2 * delay, _LONGEST_DELAY)
+                    continue
+                if stream is not None:
+                    stream.cancel()
+                    await asyncio.gather(stream, return_exceptions=True)
+                stream, delay = replacement, _FIRST_DELAY
+                if await self._until_suspicious(stream):
+                    stream = None
+        finally:
+            if stream is not None:
+                stream.cancel()
+                await asyncio.gather(stream, return_exceptions=True)
+
+    async def _until_suspicious(self, stream: asyncio.Task[None]) -> bool:
+        """Wait until ``stream`` has ended (True) or should be overlapped. Raises WatchLost."""
+        loop = asyncio.get_running_loop()
+        suspicion = asyncio.create_task(self._suspicion.wait())
+        try:
+            while True:
+                quiet_for = loop.time() - self._heard
+                if quiet_for >= self._quiet and self._room.is_set():
+                    self._quiet = min(2 * self._quiet, max(self._idle, _LONGEST_IDLE))
+                    return False
+                rest = max(self._quiet - quiet_for, 0.01)
+                await asyncio.wait({stream, suspicion}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+                if stream.done():
+                    error = stream.exception()
+                    if isinstance(error, WatchLost):
+                        raise error
+                    if error is not None and not isinstance(error, Failure):
+                        raise error
+                    return True
+                if self._suspicion.is_set():
+                    return False
+        finally:
+            suspicion.cancel()
+            self._suspicion.clear()
+
+    async def _start_stream(self, overlapping: bool) -> asyncio.Task[None]:
+        """A stream that etcd has confirmed, at the best endpoint; when another runs, preferably at a different one.
+
+        Raises a Failure, or WatchLost.
+        """
+        await self._endpoints.some_up()
+        self._endpoints.check()
+        candidates = self._endpoints.ordered()
+        if overlapping and len(candidates) > 1 and candidates[0] is self._serving:
+            candidates.append(candidates.pop(0))
+        last: Failure = Unknown("no endpoint")
+        for endpoint in candidates:
+            confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(self._stream(endpoint, confirmed))
+            try:
+                await asyncio.wait({task, confirmed}, timeout=self._attempt, return_when=asyncio.FIRST_COMPLETED)
+            except BaseException:
+                task.cancel()
+                raise
+            if confirmed.done() and not task.done():
+                self._serving = endpoint
+                self._heard = asyncio.get_running_loop().time()
+                return task
+            if task.done():
+                error = task.exception()
+                if error is not None and not isinstance(error, Failure):
+                    raise error
+                last = error or Unknown("the stream ended")
+            else:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                last = Unknown(f"no watch within {self._attempt:g} s")
+            if isinstance(last, TokenRefused):
+                self._gateway.token_refused()
+            elif not isinstance(last, Refused):
+                self._endpoints.failed(endpoint, last)
+        raise last
+
+    async def _stream(self, endpoint: Endpoint, confirmed: asyncio.Future[None]) -> None:
+        """Deliver what one stream at ``endpoint`` tells. Raises a Failure or WatchLost at its end."""
+        loop = asyncio.get_running_loop()
+        splitter = wire.FrameSplitter(_LINE_LIMIT)
+        fragments: list[Event] = []
+        request = messages.watch_request(self._prefix, self._after + 1)
+        async with self._gateway.stream(endpoint.name, request) as content:
+            while data := await content.readany():
+                self._heard = loop.time()
+                for response in self._responses(splitter, data):
+                    if response.created and not confirmed.done():
+                        await self._check_future(response)
+                        confirmed.set_result(None)
+                    self._check_canceled(response)
+                    fragments += response.events
+                    if not response.fragment and fragments:
+                        self._deliver(fragments)
+                        fragments = []
+                        self._quiet = self._idle
+                await self._room.wait()
+        raise Unknown("the stream ended")
+
+    @staticmethod
+    def _responses(splitter: wire.FrameSplitter, data: bytes) -> list[WatchResponse]:
+        responses = []
+        try:
+            for line in splitter.feed(data):
+                message = wire.decode(line, messages.stream_messages)
+                if message.error is not None:
+                    raise messages.classify(message.error.message)
+                if message.result is not None:
+                    responses.append(message.result)
+        except ProtocolError as error:
+            raise Unknown(str(error)) from None
+        return responses
+
+    async def _check_future(self, response: WatchResponse) -> None:
+        """A member that lags may confirm a watch from its future; a whole etcd that is behind began anew."""
+        if response.header.revision < self._after and (current := await self._current_revision()) < self._after:
+            raise WatchLost(f"revision {self._after} is not in this etcd, which is at {current}")
+
+    @staticmethod
+    def _check_canceled(response: WatchResponse) -> None:
+        if response.compact_revision:
+            raise WatchLost(f"etcd has compacted its history up to revision {response.compact_revision}")
+        if response.canceled:
+            raise messages.classify(response.cancel_reason or "the watch was cancelled")
+
+    def _deliver(self, events: list[Event]) -> None:
+        size = sum(len(event.kv.key) + len(event.kv.value) for event in events)
+        fresh = [batch for batch in messages.batches(self._namespace, events) if batch.revision > self._after]
+        for batch in fresh:
+            self._after = batch.revision
+            self._queue.append((batch, size // len(fresh)))
+            self._queued_bytes += size // len(fresh)
+        if len(self._queue) >= _QUEUE_BATCHES or self._queued_bytes >= _QUEUE_BYTES:
+            self._room.clear()
+        self._news.set()
