@@ -16,8 +16,8 @@ from locum.cli.output import Cell, Content, Screen
 #: How a node's state looks on a terminal.
 STATE_STYLES = {"OK": "green", "PARTIALLYONLINE": "yellow", "DISABLED": "yellow", "STOPPED": "yellow"}
 
-#: Addresses that are not where they should be: as many are listed, the rest is counted ("locum ip" has them all).
-LISTED = 12
+#: Of addresses that are not where they should be, as many reasons are listed, and as many addresses named for each.
+LISTED, NAMED = 12, 6
 
 
 @click.command("status")
@@ -139,9 +139,13 @@ def _address_summary(addresses: tuple[AddressReport, ...], on: Screen) -> list[s
     parts = [on.paint(f"{unserved} not served", "red")] if unserved else []
     parts += [on.paint(f"{moving} moving", "yellow")] if moving else []
     lines = [f"{total}, {', '.join(parts)}:"]
-    for address in wrong[:LISTED]:
-        style = "yellow" if address.serving else "red"
-        lines += output.items([f"{address.address}/{address.bits}: {address.reason}"], on, style)
-    if len(wrong) > LISTED:
-        lines.append(f"- and {len(wrong) - LISTED} more: 'locum ip' lists all")
+    grouped: dict[tuple[bool, str], list[str]] = {}
+    for address in wrong:
+        grouped.setdefault((address.serving, address.reason), []).append(f"{address.address}/{address.bits}")
+    for (serving, why), which in list(grouped.items())[:LISTED]:
+        others = f" and {len(which) - NAMED} others" if len(which) > NAMED else ""
+        lines += output.items([f"{', '.join(which[:NAMED])}{others}: {why}"], on, "yellow" if serving else "red")
+    if len(grouped) > LISTED:
+        left = sum(len(which) for which in list(grouped.values())[LISTED:])
+        lines.append(f"- and {left} more: 'locum ip' lists all")
     return lines

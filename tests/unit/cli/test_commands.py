@@ -52,11 +52,16 @@ def test_status_says_what_is_wrong_and_why(locum: Command) -> None:
 
 def test_status_lists_only_so_many_addresses(locum: Command) -> None:
     status = status_of(locum.scene.view)
-    lost = {"bits": 24, "interface": None, "node": None, "serving": False, "state": "unserved", "reason": "because"}
-    status["addresses"] = [{**lost, "address": f"192.0.2.{number}"} for number in range(100)]
+    lost = {"bits": 24, "interface": None, "node": None, "serving": False, "state": "unserved"}
+    alike = [{**lost, "address": f"192.0.2.{number}", "reason": "all alike"} for number in range(100)]
+    status["addresses"] = alike
     locum.scene.answers["status"] = lambda _: success(status)
     text = locum("status")
     assert "100 public addresses, 100 not served:" in text
+    assert "192.0.2.4/24, 192.0.2.5/24 and 94 others: all alike" in text
+    assert len(text.splitlines()) < 15
+    status["addresses"] = [{**address, "reason": f"because {number}"} for number, address in enumerate(alike)]
+    text = locum("status")
     assert "- and 88 more: 'locum ip' lists all" in text
     assert len(text.splitlines()) < 30
 
