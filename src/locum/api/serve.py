@@ -1,11 +1,10 @@
 """The agent process: puts store, rules, kernel, scripts and the control socket together, and runs them.
 
-Started by the guard as ``python -m locum.api.serve --config FILE``. It is the one place that knows all parts.
+The guard forks it (:func:`run_agent`). It is the one place that knows all parts.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import secrets
@@ -29,14 +28,12 @@ from locum.clock import boottime
 from locum.cluster.node import Adoption, Identity, Node
 from locum.cluster.schema import HostedAddress
 from locum.cluster.view import View
-from locum.config.load import load
 from locum.config.model import Settings
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
 from locum.events.model import Event
 from locum.guard.children import EXIT_HOPELESS
 from locum.guard.gatekeeper import enforcement_of
-from locum.guard.kernel import die_with_parent
 from locum.guard.page import Page
 from locum.store.base import Store
 from locum.store.factory import open_store
@@ -195,22 +192,11 @@ async def _leave(stopping: asyncio.Event, driver: Driver) -> None:
     driver.feed(driver.node.leave)
 
 
-def main() -> int:
-    """``python -m locum.api.serve``."""
-    parser = argparse.ArgumentParser(prog="locum-agent", description="The agent; started by locum daemon.")
-    parser.add_argument("--config", required=True)
-    options = parser.parse_args()
-    guard = os.environ.pop("LOCUM_GUARD", "")
-    if guard:
-        # An agent without its guard would hold addresses that nobody takes away from it.
-        die_with_parent(signal.SIGKILL, int(guard))
+def run_agent(settings: Settings) -> int:
+    """What the agent process does: serve, and say in one line each why that is not possible."""
     try:
-        return asyncio.run(serve(load(options.config)))
+        return asyncio.run(serve(settings))
     except LocumError as error:
         for line in str(error).splitlines():
             print(f"locum: {line}", file=sys.stderr)
         return EXIT_HOPELESS
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,9 +27,10 @@ def daemon(ctx: click.Context, config_path: str) -> None:
 
     Stopped in one of these ways, its addresses are served elsewhere before it ends.
     """
+    from locum.api.serve import run_agent  # noqa: PLC0415
     from locum.guard.main import run  # noqa: PLC0415
 
-    ctx.exit(run(config_path))
+    ctx.exit(run(config_path, run_agent))
 
 
 @click.command("shutdown")

@@ -1,28 +1,94 @@
-"""Starting the guard's children and bringing them back when they die."""
+"""The guard's children: how each kind is started, and when one that died is started again.
+
+The agent is *forked* from the guard, which has imported everything that an agent needs and never runs any of it. So a
+new agent is at work some milliseconds after the old one died, also on a machine that is short of time, and the two
+share their memory. Other children are programs of their own.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from locum.guard.kernel import name_process
 
 #: Exit status of an agent that can never do its work; it is not started again. (sysexits.h: EX_CONFIG)
 EXIT_HOPELESS = 78
+#: What the agent is called in ``ps -o comm``.
+AGENT_NAME = "locum-agent"
 #: A child that dies within this many seconds of its start has failed to start.
 QUICK_DEATH = 5.0
 #: After this many quick deaths in a row, each new start waits, one second more each time up to the longest.
 FREE_STARTS, LONGEST_PAUSE = 3, 10.0
 
 
-class Child:
-    """One supervised process: ``python -m MODULE ARGUMENTS``."""
+class Process(Protocol):
+    """A child process that runs or has run."""
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str]) -> None:
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit status (negative: minus the signal) when it has ended."""
+        ...
+
+
+class _Forked:
+    """A child made by fork."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+
+def forked(name: str, work: Callable[[], int]) -> Callable[[], Process]:
+    """A starter of children that run ``work`` in a fork of this process; its result is the exit status."""
+
+    def start() -> Process:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Collections in the child would write to, and so copy, pages that it shares with the guard.
+        gc.freeze()
+        pid = os.fork()
+        if pid:
+            return _Forked(pid)
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            name_process(name)
+            status = work()
+        except BaseException:  # the child must never return into the guard's code
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    return start
+
+
+def program(module: str, arguments: Sequence[str]) -> Callable[[], Process]:
+    """A starter of children that run ``python -m MODULE ARGUMENTS``."""
+    return lambda: subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL)
+
+
+class Child:
+    """One supervised child, started by ``starter``."""
+
+    def __init__(self, name: str, starter: Callable[[], Process]) -> None:
         self.name = name
-        self._command = [sys.executable, "-m", module, *arguments]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._starter = starter
+        self._process: Process | None = None
         self._started = 0.0
         self._deaths = 0
         #: When to start it (again), CLOCK_BOOTTIME seconds; only meaningful while it does not run.
@@ -35,8 +101,7 @@ class Child:
 
     def start(self, now: float) -> None:
         """Start it."""
-        environment = {**os.environ, "LOCUM_GUARD": str(os.getpid())}
-        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, env=environment)
+        self._process = self._starter()
         self._started = now
 
     def ended(self, now: float) -> int | None:
@@ -50,18 +115,6 @@ class Child:
         return status
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it runs."""
+        """Send a signal, if it runs (it is not reaped before :meth:`ended` sees its end, so the id is its own)."""
         if self._process is not None:
-            self._process.send_signal(number)
-
-    def stop(self, limit: float) -> None:
-        """SIGTERM, and SIGKILL when ``limit`` seconds were not enough."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(limit)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+            os.kill(self._process.pid, number)

@@ -11,6 +11,7 @@ import math
 import os
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _CLOCK_BOOTTIME = 7
 _TFD_TIMER_ABSTIME = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -21,6 +22,11 @@ def die_with_parent(signal_number: int, parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def name_process(name: str) -> None:
+    """Set what ``ps -o comm`` shows of this process (at most 15 bytes)."""
+    _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 class _Timespec(ctypes.Structure):

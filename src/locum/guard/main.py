@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from locum.addresses.clean import remove_public
 from locum.agent.held import HeldNotes
@@ -19,8 +20,9 @@ from locum.config.load import load
 from locum.config.model import Settings
 from locum.errors import ConfigError, LocumError, UsageError
 from locum.events.directory import ScriptDirectory
-from locum.guard.children import Child
+from locum.guard.children import AGENT_NAME, Child, forked, program
 from locum.guard.gatekeeper import GuardGate
+from locum.guard.kernel import die_with_parent, name_process
 from locum.guard.page import Page
 from locum.guard.watch import Watch
 
@@ -61,23 +63,29 @@ def clear_addresses(addresses: Iterable[str], log: Log) -> None:
             log(f"removed {where}", "warning")
 
 
-def run(config_path: str) -> int:
-    """Run until the node has left; returns the exit status. Raises LocumError when it cannot start."""
+def run(config_path: str, agent: Callable[[Settings], int]) -> int:
+    """Run until the node has left; returns the exit status. Raises LocumError when it cannot start.
+
+    ``agent`` is what the agent process runs; it dies with this process.
+    """
     settings = load(config_path)
     check(settings)
     paths = settings.paths
     for directory in (paths.runtime, paths.state):
         os.makedirs(directory, mode=0o755, exist_ok=True)
     lock(paths.runtime)
+    name_process("locum-guard")
     log = Log(settings.node.name, settings.log.level, settings.log.format)
     page = Page(os.path.join(paths.runtime, "hold"))
     page.clear()
     HeldNotes(os.path.join(paths.runtime, "held")).clear()
     clear_addresses([a.address for a in settings.addresses], log)
-    return _watch(settings, page, GuardGate(settings, log), log)
+    return _watch(settings, agent, page, log)
 
 
-def _watch(settings: Settings, page: Page, gate: GuardGate, log: Log) -> int:
+def _watch(settings: Settings, agent: Callable[[Settings], int], page: Page, log: Log) -> int:
+    gate = GuardGate(settings, log)
+    guard = os.getpid()
     addresses = [a.address for a in settings.addresses]
 
     def silence() -> None:
@@ -97,9 +105,14 @@ def _watch(settings: Settings, page: Page, gate: GuardGate, log: Log) -> int:
         arguments = ["--socket", os.path.join(settings.paths.runtime, "store.sock")]
         if location.kind == "sqlite":
             arguments += ["--data", location.path]
-        others.append(Child("store", "locum.store.server", arguments))
-    agent = Child("agent", "locum.api.serve", ["--config", settings.source])
-    watch = Watch(page, agent, others, silence, reread, log)
+        others.append(Child("store", program("locum.store.server", arguments)))
+
+    def work() -> int:
+        # An agent without its guard would hold addresses that nobody takes away from it.
+        die_with_parent(signal.SIGKILL, guard)
+        return agent(load(settings.source))
+
+    watch = Watch(page, Child("agent", forked(AGENT_NAME, work)), others, silence, reread, log)
     try:
         return watch.run()
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 
 from locum.clock import boottime
@@ -133,6 +134,14 @@ class Watch:
                 self._reread()
 
     def close(self) -> None:
-        """End the children that are left."""
-        for child in (self._agent, *self._others):
-            child.stop(STOP_LIMIT)
+        """End the children that are left: SIGTERM, and SIGKILL when that was not enough."""
+        left = [child for child in (self._agent, *self._others) if child.pid is not None]
+        for child in left:
+            child.signal(signal.SIGTERM)
+        end = boottime() + STOP_LIMIT
+        while left := [child for child in left if child.ended(boottime()) is None]:
+            if boottime() >= end:
+                for child in left:
+                    child.signal(signal.SIGKILL)
+                end = boottime() + STOP_LIMIT
+            time.sleep(0.01)

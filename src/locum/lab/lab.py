@@ -27,6 +27,7 @@ from locum.api import client
 from locum.api.model import StatusReport
 from locum.clock import boottime
 from locum.errors import LocumError, UsageError
+from locum.guard.children import AGENT_NAME
 from locum.lab import faults, namespaces, network, node_files, processes, state, stores
 from locum.lab import services as service_table
 from locum.lab.layout import PREFIX, Layout
@@ -37,8 +38,6 @@ from locum.lab.state import AppliedFault, LabState, NodeState
 #: that an orphan still shows whose it is.
 PART = "LOCUM_LAB_PART"
 
-#: The module that the agent process runs, as its command line says.
-AGENT_MODULE = "locum.api.serve"
 
 #: How long everything must have been served under one plan to count as settled, in seconds.
 _STAYS = 0.15
@@ -236,8 +235,8 @@ class Lab:
             return None
         for process in self.ours(node):
             stat = processes.read_stat(process.pid)
-            command = processes.command_of(process.pid)
-            if stat is not None and stat.parent == guard.pid and (self.state.command or AGENT_MODULE in command):
+            agent = bool(self.state.command) or processes.name_of(process.pid) == AGENT_NAME
+            if stat is not None and stat.parent == guard.pid and agent:
                 return process
         return None
 

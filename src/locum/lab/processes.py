@@ -138,6 +138,15 @@ def command_of(pid: int) -> str:
         return ""
 
 
+def name_of(pid: int) -> str:
+    """The name that the process gave itself (``ps -o comm``); empty when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read().decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def stop_all(select: Callable[[], Sequence[Process]]) -> tuple[Process, ...]:
     """SIGSTOP every process that ``select`` finds, until it finds no new one: none can start another meanwhile."""
     stopped: dict[int, Process] = {}
