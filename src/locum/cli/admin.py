@@ -50,9 +50,9 @@ def run(socket_path: str, as_json: bool, wait: float = 0.0, **request: object) -
         output.emit_json(result)
     else:
         for warning in done.warnings:
-            print(f"locum: note: {warning}", file=sys.stderr)
+            print(f"locum: note: {output.clean(warning)}", file=sys.stderr)
         if done.complete:
-            output.emit([done.message])
+            output.emit([output.clean(done.message)])
         else:
-            print(f"locum: accepted; {done.pending}", file=sys.stderr)
+            print(f"locum: accepted; {output.clean(done.pending)}", file=sys.stderr)
     return 0 if done.complete else INCOMPLETE

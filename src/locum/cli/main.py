@@ -6,6 +6,7 @@ nothing about what they do.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,10 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``locum`` with ``arguments`` (the process's own when None); returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal's encoding lacks is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = cli.main(arguments if arguments is None else list(arguments), prog_name="locum", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -72,8 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     """One error for people."""
-    sys.stdout.flush()
-    print(f"locum: {message}", file=sys.stderr)
+    from locum.cli.output import clean  # noqa: PLC0415  (not needed when all is well)
+
+    print(f"locum: {clean(message)}", file=sys.stderr)
 
 
 def _sentence(message: str) -> str:

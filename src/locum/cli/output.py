@@ -33,6 +33,19 @@ class Cell(msgspec.Struct, frozen=True):
 Content = str | Cell
 
 
+def clean(text: str) -> str:
+    """``text`` on one line and without what could command the terminal: some of it comes from scripts."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else " " if char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+
+
+def _cell(content: Content) -> Cell:
+    if isinstance(content, Cell):
+        return content if content.text.isprintable() else Cell(clean(content.text), content.style)
+    return Cell(clean(content))
+
+
 class Screen(msgspec.Struct, frozen=True):
     """What the output can do. ``width`` is None when lines need not fit anywhere (not a terminal)."""
 
@@ -64,7 +77,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Content]], on: Screen, r
 
     On a terminal the last column is wrapped below itself, so that every line fits.
     """
-    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    cells = [[_cell(content) for content in row] for row in rows]
     head = [Cell(name, "dim") for name in heads]
     widths = [max(len(row[i].text) for row in [head, *cells]) for i in range(len(heads))]
     rights = set(right)
@@ -88,18 +101,16 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Content]], on: Screen, r
 
 def wrap(text: str, indent: int, width: int | None) -> list[str]:
     """``text`` in lines that fit between ``indent`` and ``width``; as one line where nothing needs to fit."""
-    flat = " ".join(text.split("\n")) if "\n" in text else text
-    if width is None or indent + len(flat) <= width or width - indent < 24:
-        return [flat]
+    if width is None or indent + len(text) <= width or width - indent < 24:
+        return [text]
     import textwrap  # noqa: PLC0415  (only for narrow terminals)
 
-    return textwrap.wrap(flat, width - indent)
+    return textwrap.wrap(text, width - indent)
 
 
 def facts(pairs: Iterable[tuple[str, Content]], on: Screen) -> list[str]:
     """Lines of names and values, the values aligned; pairs with an empty value are left out."""
-    shown = [(name, value if isinstance(value, Cell) else Cell(value)) for name, value in pairs]
-    shown = [(name, value) for name, value in shown if value.text]
+    shown = [(name, _cell(value)) for name, value in pairs if value and value != Cell("")]
     width = max((len(name) for name, _ in shown), default=0)
     lines = []
     for name, value in shown:
@@ -113,7 +124,7 @@ def items(texts: Iterable[str], on: Screen, style: str = "", mark: str = "- ") -
     """Lines of a list, each item wrapped below its own text."""
     lines = []
     for text in texts:
-        first, *rest = wrap(text, len(mark), on.width)
+        first, *rest = wrap(clean(text), len(mark), on.width)
         lines.append(on.paint(mark + first, style))
         lines += [on.paint(" " * len(mark) + line, style) for line in rest]
     return lines

@@ -119,6 +119,15 @@ def test_a_defect_is_one_line_and_a_traceback_only_on_request(locum: Command, mo
         main(["status"])
 
 
+def test_an_encoding_that_lacks_a_character_is_no_failure(tmp_path: Path) -> None:
+    scene = Scene()
+    status = {**status_of(scene.view), "cause": "größer\x1b[2J…"}
+    with fake_daemon(tmp_path / "s", lambda _: success(status)) as daemon:
+        run = locum("status", LOCUM_SOCKET=daemon.path, PYTHONIOENCODING="ascii")
+    assert run.returncode == 0
+    assert r"gr\xf6\xdfer\x1b[2J\u2026" in run.stdout
+
+
 def test_a_command_may_end_with_a_status_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     @click.command("own")
     @click.pass_context

@@ -48,6 +48,14 @@ def test_text_of_several_lines_does_not_break_a_table() -> None:
     assert output.table(["A", "B"], [["x", "one\ntwo"]], PLAIN) == ["A  B", "x  one two"]
 
 
+def test_nothing_that_comes_from_a_script_commands_the_terminal() -> None:
+    evil = "\x1b[2Jgone\x07\ttab"
+    good = "\\x1b[2Jgone\\x07 tab"
+    assert output.table(["A"], [[Cell(evil, "red")]], PLAIN)[1] == good
+    assert output.items([evil], PLAIN) == [f"- {good}"]
+    assert output.facts([("A", evil)], PLAIN) == [f"A  {good}"]
+
+
 def test_a_terminal_that_is_too_narrow_is_left_to_wrap_by_itself() -> None:
     rows = [["x" * 60, "one two three four five six"]]
     assert len(output.table(["A", "B"], rows, Screen(width=70))) == 2
