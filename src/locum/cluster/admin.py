@@ -236,9 +236,7 @@ def _write_admin(
     wait = None
     if leaves:
         held = tuple(sorted(a for a, claim in view.claims.items() if claim.record.node == node))
-        lost = _unserved_after(task, node, new)
-        if lost:
-            notes.append(f"no other node can serve {names(lost)} at the moment")
+        notes += _losses(task, node, new)
         if held and task.state(node) is not NodeState.DISCONNECTED and task.request.wait > 0:
             wait = WaitFor("moved", node, held, task.request.wait)
     if task.state(node) is NodeState.DISCONNECTED:
@@ -253,13 +251,23 @@ def _write_admin(
     return AdminChange(conditions, (Put(key, schema.encode(new)),), message, tuple(notes), wait)
 
 
-def _unserved_after(task: _Task, node: str, new: AdminRecord) -> list[str]:
-    """The addresses that ``node`` can serve now and that nobody could with its admin record being ``new``."""
+def _losses(task: _Task, node: str, new: AdminRecord) -> list[str]:
+    """What the cluster could serve worse, or not at all, with the admin record of ``node`` being ``new``."""
     what_if = copy.copy(task.view)
     what_if.admin = {**task.view.admin, node: Versioned(new, 0)}
     before, after = task.situation(), task.situation(what_if)
     served = {address for able in after.able.values() for address in able}
-    return sorted(before.able.get(node, frozenset()) - served)
+    lost = sorted(before.able.get(node, frozenset()) - served)
+    notes = [f"no other node can serve {names(lost)} at the moment"] if lost else []
+    left = [name for name, able in sorted(after.able.items()) if able]
+    if left and any(_healthy(task.view, name) for name in before.able) and not any(_healthy(what_if, n) for n in left):
+        notes.append(f"no healthy node is left: {names(left)} will serve although UNHEALTHY")
+    return notes
+
+
+def _healthy(view: View, node: str) -> bool:
+    health = current_health(view, node)
+    return health is not None and health.healthy
 
 
 def _but_still(task: _Task, node: str, new: AdminRecord) -> list[str]:

@@ -147,9 +147,11 @@ def test_unhealthy_nodes_that_would_take_over_count_as_able() -> None:
     view = cluster()
     for name in ("n2", "n3"):
         put(view, f"health/{name}", healthy(name, healthy=False, reason="x"))
-    assert run(view, "disable", node="n1").warnings == ()
+    assert run(view, "disable", node="n1").warnings == (
+        "no healthy node is left: n2 and n3 will serve although UNHEALTHY",
+    )
     put(view, "tunable/NoIPHostOnAllDisabled", TunableRecord(1))
-    assert run(view, "disable", node="n1").warnings != ()
+    assert run(view, "disable", node="n1").warnings == (f"no other node can serve {A}, {B} and {C} at the moment",)
 
 
 def test_a_node_that_is_away_can_be_disabled_for_its_return() -> None:
