@@ -31,7 +31,7 @@ STACKS = 3
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 
-_IGNORED_BY_RUNNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+_IGNORED_BY_RUNNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 _READ = 1 << 16
 
 #: Returns the compiled script; raises OSError, SyntaxError, ValueError.
@@ -185,7 +185,8 @@ def _run_python(job: Job, compiler: Compiler) -> int:
     gc.enable()
     os.environ.clear()
     os.environ.update(job.environment)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it: a closed pipe is an exception
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)  # as Python has it: these are exceptions
     return finish(call_event(code, job.path, job.event, job.arguments))
 
 

@@ -119,17 +119,19 @@ class RunRecord:
                 pass
             holder = _parse(os.pread(self._lock, 4096, 0))
             agent = _number(holder, "agent")
-            if time.monotonic() >= begin + BUSY_PATIENCE and is_alive(agent, _number(holder, "agent_start")):
+            agent_lives = is_alive(agent, _number(holder, "agent_start"))
+            if time.monotonic() >= begin + BUSY_PATIENCE and agent_lives:
                 raise RunnerBusy(
                     f"{self._runtime}: in use by process {agent}, which runs event scripts: stop it first, or choose"
                     " another runtime directory"
                 )
-            if time.monotonic() >= deadline:
+            runner = process(_number(holder, "pid"))
+            stopped = runner is not None and runner.state == "T" and not agent_lives and not killed
+            if stopped or time.monotonic() >= deadline:
                 if killed or holder.get("boot") != self._boot:
                     raise RunnerBusy(f"{self._runtime}/events/lock: held by a process that cannot be ended")
-                kill(
-                    _number(holder, "pid"), _number(holder, "start")
-                )  # stopped, or stuck: its agent is dead and it did not notice
+                # Stopped, or stuck: its agent is dead and it did not notice.
+                kill(_number(holder, "pid"), _number(holder, "start"))
                 killed = True
                 deadline = time.monotonic() + patience
             time.sleep(0.01)

@@ -305,6 +305,7 @@ def _become_drain(descriptor: int) -> None:
     try:
         os.setsid()
         null = os.open("/dev/null", os.O_RDWR)
+        os.set_blocking(descriptor, True)
         os.dup2(descriptor, 0)
         os.dup2(null, 1)
         os.dup2(null, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
-from locum.events.processes import process, processes, session_members
+from locum.events.processes import kill_session, process, processes
 
 T = TypeVar("T")
 
@@ -124,11 +123,9 @@ def alive(pid: int) -> bool:
 
 def kill_service(pid: int) -> None:
     """End a process that a test left behind on purpose, with its session."""
-    if alive(pid):
-        found = process(pid)
-        assert found is not None
-        for one in session_members(found.session):
-            os.kill(one.pid, 9)
+    found = process(pid)
+    if found is not None:
+        kill_session(found.session)
 
 
 def carrying(text: str) -> list[int]:
