@@ -18,6 +18,7 @@ import msgspec
 
 from locum.addresses.links import usable
 from locum.netlink import core, route
+from locum.netlink.core import NetlinkSocket
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,12 +67,14 @@ class KernelMonitor:
         self._callback = callback
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: socket.socket | None = None
+        self._requests: NetlinkSocket | None = None
         self._links: dict[int, tuple[str, bool]] = {}
         self._addresses: dict[_Key, bytes] = {}
         self._seen: set[bytes] = set()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin; what is there now is known and makes no events. Raises NetlinkError."""
+        self._requests = route.open_socket()
         sock = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, route.NETLINK_ROUTE
         )
@@ -95,12 +98,14 @@ class KernelMonitor:
         if self._socket is not None and self._loop is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
-        self._socket = self._loop = None
+        if self._requests is not None:
+            self._requests.close()
+        self._socket = self._loop = self._requests = None
 
     def _learn(self) -> None:
-        with route.open_socket() as netlink:
-            links = route.links(netlink)
-            addresses = route.addresses(netlink)
+        assert self._requests is not None
+        links = route.links(self._requests)
+        addresses = route.addresses(self._requests)
         self._links = {link.ifindex: (link.name, usable(link)) for link in links}
         self._addresses = {(a.ifindex, a.address, a.bits): b"" for a in addresses}
         self._seen = set()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from locum.netlink import core, filters, sock_diag
+from locum.netlink.core import NetlinkSocket
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,16 +26,20 @@ def listening_ports() -> set[tuple[int, int]]:
 
     An IPv6 socket on the wildcard address that takes IPv4 as well counts for both. Raises NetlinkError.
     """
-    found: set[tuple[int, int]] = set()
     with sock_diag.open_socket() as netlink:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for entry in sock_diag.tcp_sockets(netlink, family, 1 << sock_diag.TCP_LISTEN):
-                if family == socket.AF_INET:
+        return _listening_ports(netlink)
+
+
+def _listening_ports(netlink: NetlinkSocket) -> set[tuple[int, int]]:
+    found: set[tuple[int, int]] = set()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for entry in sock_diag.tcp_sockets(netlink, family, 1 << sock_diag.TCP_LISTEN):
+            if family == socket.AF_INET:
+                found.add((4, entry.port))
+            else:
+                found.add((6, entry.port))
+                if entry.address == _WILDCARD6 and not entry.only6:
                     found.add((4, entry.port))
-                else:
-                    found.add((6, entry.port))
-                    if entry.address == _WILDCARD6 and not entry.only6:
-                        found.add((4, entry.port))
     return found
 
 
@@ -51,6 +56,7 @@ class ListenerWatch:
         self._ports: frozenset[int] = frozenset()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: socket.socket | None = None
+        self._requests: NetlinkSocket | None = None
 
     def watch(self, ports: Iterable[int]) -> None:
         """From now on watch exactly these ports."""
@@ -67,14 +73,14 @@ class ListenerWatch:
             )
             core.widen(sock, _BUFFER)
             # Ordinary connections that close must not wake us: a busy server closes thousands a second.
-            filters.attach(sock, filters.unconnected_inet_sockets())
+            filters.attach(sock, filters.listening_inet_sockets())
             sock.bind((0, 0))  # before joining: bind leaves all groups
             core.join(sock, (sock_diag.SKNLGRP_INET_TCP_DESTROY, sock_diag.SKNLGRP_INET6_TCP_DESTROY))
         except OSError as problem:
             if sock is not None:
                 sock.close()
             raise core.error(problem.errno or errno.EIO, "cannot watch for closing sockets") from problem
-        self._socket, self._loop = sock, loop
+        self._socket, self._loop, self._requests = sock, loop, sock_diag.open_socket()
         loop.add_reader(sock.fileno(), self._readable)
 
     def close(self) -> None:
@@ -82,10 +88,13 @@ class ListenerWatch:
         if self._socket is not None and self._loop is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
-        self._socket = self._loop = None
+        if self._requests is not None:
+            self._requests.close()
+        self._socket = self._loop = self._requests = None
 
     def _readable(self) -> None:
         assert self._socket is not None
+        assert self._requests is not None
         suspects: set[int] = set()
         for _ in range(_PER_WAKE_UP):
             try:
@@ -102,6 +111,6 @@ class ListenerWatch:
                 if entry is not None and entry.peer_port == 0 and entry.port in self._ports:
                     suspects.add(entry.port)
         if suspects:
-            alive = {port for _family, port in listening_ports()}
+            alive = {port for _family, port in _listening_ports(self._requests)}
             for port in sorted(suspects - alive):
                 self._on_closed(port)

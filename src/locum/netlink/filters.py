@@ -54,16 +54,16 @@ def type_from_others(kind: int, port: int) -> list[Instruction]:
     ]
 
 
-def unconnected_inet_sockets() -> list[Instruction]:
-    """Keep ``struct inet_diag_msg`` of sockets that have a port of their own and no peer: listeners.
+def listening_inet_sockets() -> list[Instruction]:
+    """Keep ``struct inet_diag_msg`` of sockets that have a port of their own and no peer: (former) listeners.
 
-    The structure follows the netlink header; its ports, at 4 and 6, are in network order.
+    The structure follows the netlink header; its ports, at 4 and 6, are in network order, the peer's address is at
+    24. A connection that was reset has lost its peer's port (``tcp_disconnect``), not the address.
     """
-    return [
-        (_LOAD_HALF, 0, 0, 22),
-        (_JUMP_EQUAL, 0, 3, 0),
-        (_LOAD_HALF, 0, 0, 20),
-        (_JUMP_EQUAL, 1, 0, 0),
-        (_RETURN, 0, 0, _KEEP),
-        (_RETURN, 0, 0, _DROP),
-    ]
+    peer_words = (40, 44, 48, 52)
+    program: list[Instruction] = [(_LOAD_HALF, 0, 0, 20), (_JUMP_EQUAL, 3 + 2 * len(peer_words), 0, 0)]
+    program += [(_LOAD_HALF, 0, 0, 22), (_JUMP_EQUAL, 0, 1 + 2 * len(peer_words), 0)]
+    for number, place in enumerate(peer_words):
+        to_drop = 1 + 2 * (len(peer_words) - 1 - number)
+        program += [(_LOAD_WORD, 0, 0, place), (_JUMP_EQUAL, 0, to_drop, 0)]
+    return [*program, (_RETURN, 0, 0, _KEEP), (_RETURN, 0, 0, _DROP)]
