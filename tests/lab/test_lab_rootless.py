@@ -26,8 +26,10 @@ ORDINARY = (
 def python() -> str:
     """A Python that an ordinary user can run: root's own may stand in a directory that is closed to others."""
     for candidate in (sys.executable, "/usr/bin/python3"):
+        # From a shell that has no privileges left; setpriv itself may still have some when it executes its command.
         code = "import sys; sys.exit(sys.version_info < (3, 11))"
-        if subprocess.run([*ORDINARY, candidate, "-c", code], check=False, capture_output=True).returncode == 0:
+        command = [*ORDINARY, "sh", "-c", 'exec "$0" -c "$1"', candidate, code]
+        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
             return candidate
     pytest.fail("an ordinary user can run no Python 3.11 on this machine: install Debian's python3")
 

@@ -32,12 +32,19 @@ _LIMIT = 20.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What the demo found. ``problems`` is empty when every address was served and by one node at a time."""
+    """What the demo found. ``problems`` is empty when every address was served and by one node at a time.
+
+    The observer asked ``questions``, heard ``packets``, missed ``lost`` frames, and found ``violations`` of I1.
+    """
 
     rows: tuple[Row, ...]
     problems: tuple[str, ...]
     seconds: float
-    observer: Record
+    hold: float
+    questions: int
+    packets: int
+    lost: int
+    violations: int
 
 
 class Demo:
@@ -73,7 +80,16 @@ class Demo:
                 rows.append(figures.row(fault, rounds, watching.attempts, watching.records, hold))
         self._console.print(display.figures(rows))
         self._judge(rows, last)
-        return Outcome(tuple(rows), tuple(self._problems), time.monotonic() - began, last)
+        return Outcome(
+            rows=tuple(rows),
+            problems=tuple(self._problems),
+            seconds=time.monotonic() - began,
+            hold=hold,
+            questions=last.asked,
+            packets=last.packets,
+            lost=last.lost,
+            violations=last.violations,
+        )
 
     def _faults(self) -> dict[str, Callable[[str], str]]:
         """What is done, in this order; each returns the words for it."""
@@ -177,10 +193,9 @@ def run(lab: Lab, *, rounds: int, budget: float, console: Console, json_file: Pa
     outcome = Demo(lab, rounds, budget, console).run()
     for problem in outcome.problems:
         console.print(f"PROBLEM: {problem}", style="bold red", highlight=False, soft_wrap=True)
-    last = outcome.observer
     console.print(
-        f"{last.asked} questions by ARP and neighbour discovery, {last.packets} packets from public addresses heard, "
-        f"{last.violations} times two nodes for one address; {outcome.seconds:.0f} s in all",
+        f"{outcome.questions} questions by ARP and neighbour discovery, {outcome.packets} packets from public "
+        f"addresses heard, {outcome.violations} times two nodes for one address; {outcome.seconds:.0f} s in all",
         highlight=False,
     )
     if json_file is not None:
