@@ -55,6 +55,9 @@ class Serving:
         #: Count of takes, releases and updates; the follower compares it to know whether anything moved (I3).
         self.changes = 0
         self._chunk = CLAIMS_PER_COMMIT
+        # Address → the revision of its claim that this node has asked to be deleted (or may have, before a crash).
+        # The deletion may still take effect, however late: such a claim is no ground to take the address.
+        self._given_up: dict[str, int] = {}
         self._moving: str | None = None
         self._doubted = False
 
@@ -74,6 +77,8 @@ class Serving:
         for address, claim in claims.items():
             interface = held.get(address, claim.interface)
             self.local[address] = Local(interface, self._bits(address), held=address in held)
+            if address not in held:
+                self._given_up[address] = self._desk.view.revision_of(f"claim/{address}")
 
     def inherit(self, held: Mapping[str, str]) -> None:
         """After a restart of the agent that lost its membership: what it had must be released."""
@@ -112,12 +117,18 @@ class Serving:
         self._unclaim(mine, incarnation)
         self._mend(incarnation)
         if may_take:
+            self._reclaim(mine, incarnation)
             self._claim(mine, plan_revision, incarnation)
 
     def claimed(self, address: str, incarnation: str) -> bool:
         """Whether this incarnation has the claim on ``address``."""
         claim = self._desk.view.claims.get(address)
         return claim is not None and claim.record.node == self._desk.name and claim.record.incarnation == incarnation
+
+    def _firmly_claimed(self, address: str, incarnation: str) -> bool:
+        """Whether this incarnation has a claim on ``address`` that no deletion under way can end."""
+        given_up = self._given_up.get(address)
+        return self.claimed(address, incarnation) and given_up != self._desk.view.revision_of(f"claim/{address}")
 
     def release_due(self, mine: frozenset[str], hold_valid: bool, may_release: bool, incarnation: str) -> str | None:
         """The next address to release, if any. Without a hold everything is, at once; else when the plan says so."""
@@ -143,7 +154,7 @@ class Serving:
             local = self.local.get(address)
             if (local is not None and local.held) or address in self.refused:
                 continue
-            if self.claimed(address, incarnation) and self.interface_for(address) is not None:
+            if self._firmly_claimed(address, incarnation) and self.interface_for(address) is not None:
                 return address
         return None
 
@@ -232,17 +243,30 @@ class Serving:
             if address in self.local or not unwanted or not self.claimed(address, incarnation):
                 continue
             conditions = [view.condition(f"member/{self._desk.name}"), view.condition(f"claim/{address}")]
-            self._desk.commit(f"unclaim {address}", conditions, [Delete(f"claim/{address}")])
+            if self._desk.commit(f"unclaim {address}", conditions, [Delete(f"claim/{address}")]):
+                self._given_up[address] = view.revision_of(f"claim/{address}")
+
+    def _reclaim(self, mine: frozenset[str], incarnation: str) -> None:
+        """Write those claims anew that a deletion under way could end, when the address is wanted after all."""
+        view = self._desk.view
+        for address in [a for a in self._given_up if a in mine and a not in self.refused]:
+            interface = self.interface_for(address)
+            if not self.claimed(address, incarnation):
+                del self._given_up[address]
+            elif interface is not None and not self._firmly_claimed(address, incarnation):
+                record = ClaimRecord(self._desk.name, incarnation, interface)
+                conditions = [view.condition(f"member/{self._desk.name}"), view.condition(f"claim/{address}")]
+                self._desk.commit(f"reclaim {address}", conditions, [Put(f"claim/{address}", schema.encode(record))])
 
     def _mend(self, incarnation: str) -> None:
         """Write claims anew that say less than the truth, or that somebody overwrote with something unreadable."""
         view = self._desk.view
         operations, conditions = [], []
         for address, local in self.local.items():
-            if not local.held or not self.claimed(address, incarnation):
-                continue
-            truth = ClaimRecord(self._desk.name, incarnation, local.interface, serving=True)
             key = f"claim/{address}"
+            if not self.claimed(address, incarnation) or not (local.held or key in view.corrupt):
+                continue
+            truth = ClaimRecord(self._desk.name, incarnation, local.interface, serving=local.held)
             if view.claims[address].record != truth or key in view.corrupt:
                 conditions.append(view.condition(key))
                 operations.append(Put(key, schema.encode(truth)))
@@ -271,7 +295,8 @@ class Serving:
             self._refusals.pop(address, None)
             return
         del self.local[address]
-        self._refuse(address, f"takeip: {reason}")
+        if not self._doubted:
+            self._refuse(address, f"takeip: {reason}")
 
     def _updated(self, address: str, interface: str, ok: bool, reason: str) -> None:
         self._moving = None
@@ -279,7 +304,8 @@ class Serving:
             self.local[address].interface = interface
             return
         del self.local[address]
-        self._refuse(address, f"updateip: {reason}")
+        if not self._doubted:
+            self._refuse(address, f"updateip: {reason}")
 
     def _refuse(self, address: str, reason: str) -> None:
         old = self._refusals.get(address)
