@@ -78,7 +78,7 @@ class Following:
         own = self._desk.view.phases.get(self._desk.name)
         known = own.record if own is not None and own.record.incarnation == incarnation else None
         target = self._target(plan, incarnation, settled, changes)
-        if target is not None and target != known:
+        if target is not None and (target != known or f"phase/{self._desk.name}" in self._desk.view.corrupt):
             member = self._desk.view.condition(f"member/{self._desk.name}")
             mine = self._desk.view.condition(f"phase/{self._desk.name}")
             key = f"phase/{self._desk.name}"

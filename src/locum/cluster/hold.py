@@ -163,14 +163,14 @@ class Observers:
         seen = self._seen.get(node)
         return 0 if seen is None else seen[0]
 
-    def orphan_since(self, address: str, revision: int, now: float) -> float:
-        """Since when the claim on ``address`` at ``revision`` has been seen without its member."""
-        known = self._orphans.get(address)
+    def orphan_since(self, key: str, revision: int, now: float) -> float:
+        """Since when ``key`` at ``revision`` has been seen with nobody to stand for it."""
+        known = self._orphans.get(key)
         if known is None or known[0] != revision:
-            self._orphans[address] = (revision, now)
+            self._orphans[key] = (revision, now)
             return now
         return max(known[1], self._trusted_since)
 
-    def orphan_gone(self, address: str) -> None:
-        """The claim is no orphan any more."""
-        self._orphans.pop(address, None)
+    def orphan_gone(self, key: str) -> None:
+        """Somebody stands for ``key``."""
+        self._orphans.pop(key, None)

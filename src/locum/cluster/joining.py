@@ -47,6 +47,8 @@ class Joining:
             problem = self._wait_for_rival(member.record)
             if problem is not None or desk.now < self._due:
                 return problem
+        elif member is None and f"member/{name}" in view.corrupt and not self._waited_for_unknown():
+            return None
         number = self._number()
         if number is None:
             owner = view.numbers[str(self.identity.number)].record.node
@@ -71,7 +73,7 @@ class Joining:
                 ),
             )
         )
-        operations.append(Put(f"node/{name}", schema.encode(self._node_record(number))))
+        operations.append(Put(f"node/{name}", schema.encode(self._node_record(number, self.identity))))
         operations.append(Put(f"number/{number}", schema.encode(NumberRecord(name))))
         old = view.nodes.get(name)
         if old is not None and old.record.number != number:
@@ -91,12 +93,15 @@ class Joining:
         number = known.record.number if known is not None else self._number()
         if number is None:
             return
-        truth = self._node_record(number)
+        # The hold of a membership does not change with the configuration.
+        member = view.members.get(self._desk.name)
+        truth = self._node_record(number, self.identity if member is None else member.record)
         if known is None or known.record != truth or key in view.corrupt:
             self._desk.commit("node", [view.condition(key)], [Put(key, schema.encode(truth))])
 
-    def _node_record(self, number: int) -> NodeRecord:
-        return NodeRecord(number, self.identity.private_address, self.identity.addresses)
+    def _node_record(self, number: int, promise: Identity | MemberRecord) -> NodeRecord:
+        wait = promise.hold + promise.margin
+        return NodeRecord(number, self.identity.private_address, self.identity.addresses, wait)
 
     def _number(self) -> int | None:
         """The node's number: configured, or had before, or the lowest free one; None when it is another's."""
@@ -108,6 +113,16 @@ class Joining:
         if mine:
             return min(mine)
         return next(n for n in range(len(view.numbers) + 1) if view.revision_of(f"number/{n}") == 0)
+
+    def _waited_for_unknown(self) -> bool:
+        """A member of our name that cannot be read may be on another machine: wait for the longest known promise."""
+        desk, view = self._desk, self._desk.view
+        revision = view.revision_of(f"member/{self._desk.name}")
+        if self._rival is None or self._rival[0] != revision:
+            self._rival = (revision, view.revision_of(f"beat/{self._desk.name}"), desk.now)
+        waits = [node.record.wait for node in view.nodes.values()]
+        self._due = self._rival[2] + max([*waits, self.identity.hold + self.identity.margin])
+        return desk.now >= self._due
 
     def _wait_for_rival(self, member: MemberRecord) -> str | None:
         """Watch a member of our name: if it beats it lives; if it is silent for its hold it is dead."""

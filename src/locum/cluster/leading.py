@@ -72,7 +72,11 @@ class Leading:
         if leads:
             wait = [a.record.banned_until - self._desk.wall for a in view.admin.values() if a.record.banned_until]
             due += [self._desk.now + max(w, 0.0) for w in wait]
-            if self._replan or any(not view.alive(c.record.node, c.record.incarnation) for c in view.claims.values()):
+            if (
+                self._replan
+                or view.corrupt
+                or any(not view.alive(c.record.node, c.record.incarnation) for c in view.claims.values())
+            ):
                 due.append(self._desk.now + 0.1)
         return min(due, default=math.inf)
 
@@ -132,22 +136,25 @@ class Leading:
 
         They exist when an expiry did not have room for all, or when somebody deleted a ``member`` key by hand.
         In the first case this leader has the proof. In the second the node may hold for as long as its hold
-        lasts, which nobody can look up any more: wait for the longest that anybody is known to use.
+        lasts, which nobody can look up any more: wait for the longest that any node has promised at its join.
         """
         desk, view, observers = self._desk, self._desk.view, self._observers
         wait = max((m.record.hold + m.record.margin for m in view.members.values()), default=0.0)
+        wait = max([wait, *(node.record.wait for node in view.nodes.values())])
         due: list[str] = []
         for address, claim in view.claims.items():
             if view.alive(claim.record.node, claim.record.incarnation):
-                observers.orphan_gone(address)
+                observers.orphan_gone(f"claim/{address}")
                 continue
-            since = observers.orphan_since(address, view.revision_of(f"claim/{address}"), desk.now)
+            since = observers.orphan_since(f"claim/{address}", view.revision_of(f"claim/{address}"), desk.now)
             if claim.record.incarnation in self._proven or (since + wait <= desk.now and observers.trusted(desk.now)):
                 due.append(f"claim/{address}")
         for key in view.corrupt:
             # A claim that cannot be read: its holder rewrites it at once; when nobody does, nobody holds it.
-            if key.startswith("claim/") and key[6:] not in view.claims:
-                since = observers.orphan_since(key[6:], view.revision_of(key), desk.now)
+            # A membership that cannot be read: its node gives it up and joins anew, unless it is dead.
+            kind, name = schema.split_key(key)
+            if (kind == "claim" and name not in view.claims) or (kind == "member" and name not in view.members):
+                since = observers.orphan_since(key, view.revision_of(key), desk.now)
                 if since + wait <= desk.now and observers.trusted(desk.now):
                     due.append(key)
         due = sorted(due)[: MAX_OPERATIONS - len(standing)]

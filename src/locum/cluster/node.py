@@ -252,6 +252,9 @@ class Node:
             if not self.view.loaded and self.leaving:
                 self._left(None)
             return
+        if self.stage is Stage.MEMBER and f"member/{self.desk.name}" in self.view.corrupt:
+            # Whoever starts anew cannot read that we are a member, and frees our claims after a hold.
+            self._lose("this node's membership cannot be read in the store")
         if self.stage is Stage.MEMBER and not self.view.alive(self.desk.name, self.incarnation):
             if math.isinf(self._farewell_until):
                 self._lose("this node's membership is gone from the store")

@@ -141,10 +141,14 @@ def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0)
         preferred = {a: p.record.node for a, p in view.prefer.items()}
         assignment = allocate(configured(view), able, current, preferred, failback=not tunables.no_ip_failback)
     dirty = [n for n in who if _dirty(view, n, old.epoch)]
-    if assignment == old.assignment and who == old.participants and not dirty and view.plan is not None:
+    readable = "plan" not in view.corrupt
+    if assignment == old.assignment and who == old.participants and not dirty and view.plan is not None and readable:
         return None
-    if not who and not old.participants:
+    if not who and not old.participants and readable:
         return None
+    if view.plan is None:
+        # The plan was deleted, or cannot be read: what its participants wrote tells how far they were.
+        epoch_floor = max([epoch_floor, *(phase.record.epoch for phase in view.phases.values())])
     prepare = any(set(PREPARE_EVENTS) & set(h.handles) for n in who if (h := current_health(view, n)) is not None)
     return PlanRecord(
         epoch=max(old.epoch, epoch_floor) + 1,

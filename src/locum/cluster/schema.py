@@ -43,11 +43,15 @@ class HostedAddress(msgspec.Struct, frozen=True, order=True):
 
 
 class NodeRecord(msgspec.Struct, frozen=True):
-    """A node as configured; outlives its membership."""
+    """A node as configured; outlives its membership.
+
+    ``wait``: seconds after the last sign of the node's last membership until its hold was certainly over.
+    """
 
     number: int
     private_address: str = ""
     addresses: tuple[HostedAddress, ...] = ()
+    wait: float = 0.0
 
 
 class NumberRecord(msgspec.Struct, frozen=True):
