@@ -52,11 +52,14 @@ class Agent:
         self._inbox: deque[tuple[str, Callable[..., Work], tuple[Any, ...]]] = deque()
         self._current: Work | None = None
         self._pumping = False
+        #: Address → interface of what is configured here by us, and of those whose take is complete.
         self.configured: dict[str, str] = {}
+        self._renewable: dict[str, str] = {}
         self._tickets: set[int] = set()
         self._renewed = 0.0
         self._lifetime = lifetime_for(machine.identity.hold)
         self._activity: tuple[int, str, Callable[..., Work]] | None = None
+        self._waiting: Callable[[], None] | None = None
         self._scheduled = math.inf
         self._timer = 0
         self._tick_queued = False
@@ -64,14 +67,18 @@ class Agent:
         page = machine.page
         self.adoption: Adoption | None = None
         if page.incarnation:
-            self.adoption = Adoption(page.incarnation, page.deadline, page.slot, dict(machine.notes))
+            held = {a: name for a, (incarnation, name) in machine.notes.items() if incarnation == page.incarnation}
+            self.adoption = Adoption(page.incarnation, page.deadline, page.slot, held)
         self.node = self.node_class(machine.identity, View(), machine.new_incarnation, self.adoption)
         self.node.handles = machine.handles
         patience = max(1.0, machine.identity.hold)
         self.store = StoreClient(machine.world.store, machine.link, patience, self._answered)
-        self.post("start", self._start)
 
     # -- the process -----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to run."""
+        self.post("start", self._start)
 
     def post(self, source: str, act: Callable[..., Work], *arguments: Any) -> None:
         """Something for the loop to do; in order with everything else from ``source``."""
@@ -131,10 +138,17 @@ class Agent:
 
     def _start(self) -> Work:
         machine = self.machine
-        if self.adoption is not None:
+        if self.adoption is None:
+            # Nothing here is ours, whatever a predecessor that died while it dropped its hold left.
+            yield
+            machine.notes.clear()
+            self.kernel.shut()
+            yield
+            self.kernel.deny(self.kernel.held)
+        else:
             for address, interface in self.adoption.held.items():
                 if address in machine.hosted:
-                    self.configured[address] = interface
+                    self.configured[address] = self._renewable[address] = interface
                     self.kernel.allow(address)
                     yield
                     yield from self._ensure(address, interface)
@@ -157,9 +171,9 @@ class Agent:
         self.machine.kill_children()
         yield
         self.ready = True
-        if self._activity is not None and self.machine.child is None:
-            ticket, event, end = self._activity
-            self._launch(ticket, event, end)
+        if self._waiting is not None:
+            launch, self._waiting = self._waiting, None
+            launch()
 
     def _run(self) -> Work:
         self._read()
@@ -333,13 +347,11 @@ class Agent:
         if effect.slot in self._tickets:
             self._tickets.discard(effect.slot)
             kernel.confirm(effect.slot)
-        if not self.configured:
-            return
-        yield
         now = self.clock.boot()
-        if now - self._renewed >= RENEW_INTERVAL and now < effect.deadline:
+        if self._renewable and now - self._renewed >= RENEW_INTERVAL and now < effect.deadline:
             self._renewed = now
-            for address, interface in list(self.configured.items()):
+            yield
+            for address, interface in list(self._renewable.items()):
                 kernel.renew(address, interface, self._lifetime)
 
     def _drop(self) -> Work:
@@ -353,11 +365,12 @@ class Agent:
         yield
         kernel.shut()
         yield
-        kernel.deny(self.configured)
+        kernel.deny(kernel.held)
         for address, interface in list(self.configured.items()):
             yield
             kernel.remove(address, interface)
             self.configured.pop(address, None)
+            self._renewable.pop(address, None)
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -384,14 +397,13 @@ class Agent:
         """Start the scripts of ``event``; ``end(ok, reason)`` goes on after them, ``act`` is what they do midway."""
         self._activity = (ticket, event, end)
         machine = self.machine
-        if not self.ready and act is None and not address:
-            return  # the engine starts it once it runs
+        if not self.ready:
+            # The engine starts it once it runs.
+            self._waiting = lambda: self._launch(ticket, event, end, address, act)
+            return
         tunables = self.node.desk.tunables
         timeout = tunables.monitor_timeout if event == "monitor" else tunables.event_timeout
         seconds, ok, reason = machine.behaviour.draw(event, timeout)
-        if not self.ready:
-            # Waits for the runner.
-            machine.kill_children()
         self.world.checks.event_started(machine, event, address)
 
         def ended() -> None:
@@ -411,6 +423,7 @@ class Agent:
         activity, machine = self._activity, self.machine
         if activity is None or activity[0] != effect.ticket:
             return
+        self._waiting = None
         machine.kill_children()
         self.post("scripts", self._cancelled, effect.ticket)
 
@@ -431,6 +444,7 @@ class Agent:
 
     def _forget(self, address: str, interface: str) -> Work:
         yield
+        self._renewable.pop(address, None)
         self.kernel.remove(address, self.configured.pop(address, interface))
         yield
         self.kernel.deny((address,))
@@ -464,7 +478,8 @@ class Agent:
                 yield from self._forget(address, interface)
             else:
                 yield
-                self.machine.notes[address] = interface
+                self._renewable[address] = interface
+                self.machine.notes[address] = (self.node.incarnation, interface)
             yield from self._done(ticket, ok, reason)
 
         self._launch(ticket, "takeip", end, address, self._script_adds(address, interface))
@@ -473,6 +488,7 @@ class Agent:
         address, interface, ticket = effect.address, effect.interface, effect.ticket
         yield
         self.machine.notes.pop(address, None)
+        self._renewable.pop(address, None)
         self.configured.setdefault(address, interface)
         yield
 
@@ -489,6 +505,7 @@ class Agent:
         address, old, new, ticket = effect.address, effect.old_interface, effect.new_interface, effect.ticket
         yield
         self.machine.notes.pop(address, None)
+        self._renewable.pop(address, None)
         yield
 
         def end(ok: bool, reason: str) -> Work:
@@ -502,7 +519,8 @@ class Agent:
                 yield from self._forget(address, new)
             else:
                 yield
-                self.machine.notes[address] = new
+                self._renewable[address] = new
+                self.machine.notes[address] = (self.node.incarnation, new)
             yield from self._done(ticket, ok, reason)
 
         self._launch(ticket, "updateip", end, address, self._script_adds(address, new))

@@ -115,9 +115,10 @@ class Checks:
             if author is STRANGER:
                 self._spoiled(key, value)
                 continue
+            spoiled = key in self.spoiled
             self.spoiled.discard(key)
             if kind == "claim":
-                self._claim_changes(author, name, before, value, changes)
+                self._claim_changes(author, name, before, value, changes, spoiled)
             elif kind == "plan":
                 self._leaders_alone(author, before, changes, "a plan")
                 self.plans += 1
@@ -134,7 +135,13 @@ class Checks:
             del self.confirmed[key]
 
     def _claim_changes(
-        self, author: Author, address: str, before: KeyValue, value: bytes | None, changes: dict[str, bytes | None]
+        self,
+        author: Author,
+        address: str,
+        before: KeyValue,
+        value: bytes | None,
+        changes: dict[str, bytes | None],
+        spoiled: bool,
     ) -> None:
         owner = None
         if value is not None:
@@ -148,11 +155,8 @@ class Checks:
                 what = f"is claimed by {owner}" if owner else "is free"
                 self.fail("I1", f"{address} {what} while {machine.name} still speaks for it")
         old = before.get(f"claim/{address}")
-        if old is not None:
-            try:
-                known = schema.decode(f"claim/{address}", old.value)
-            except StoreCorrupt:
-                known = None
+        if old is not None and not (spoiled and owner == author.name):
+            known = None if spoiled else schema.decode(f"claim/{address}", old.value)
             if isinstance(known, ClaimRecord) and known.node == author.name:
                 if f"member/{author.name}" not in changes and not self._is_member(author, before):
                     self.fail("I8", f"{author.name} changes its claim on {address} without being a member any more")

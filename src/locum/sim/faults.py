@@ -504,10 +504,10 @@ class Faults:
     def leave(self) -> None:
         """A node is stopped in order; often it comes back after a while, sometimes it stays away."""
         world, machine = self._world, self._someone()
-        if machine.agent is None or machine.name in world.retired:
+        if not machine.guard or machine.name in world.retired:
             return
         self._say(f"{machine.name} leaves")
-        machine.agent.leave()
+        machine.terminate()
         stays = self._random.random() < 0.2 and len(world.retired) + 1 < len(world.machines)
         if stays:
             world.retired.add(machine.name)
@@ -518,7 +518,7 @@ class Faults:
         world.engine.after(seconds, self._come_back, machine)
 
     def _come_back(self, machine: Machine) -> None:
-        if machine.left:
+        if not machine.guard:
             machine.start_daemon()
 
     def reload(self) -> None:

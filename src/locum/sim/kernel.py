@@ -144,10 +144,12 @@ class Kernel:
             self._expire_later(address, generation, lifetime)
 
     def renew(self, address: str, interface: str, lifetime: int) -> None:
-        """Renew the lifetime of ``address`` where it is configured on ``interface``."""
+        """Renew the lifetime of ``address`` on ``interface``; the request configures it when it is not there."""
         old = self.addresses.get(address)
         if old is not None and old[0] == interface:
             self.addresses[address] = (interface, self._clock.jiffies() + lifetime)
+        else:
+            self.add(address, interface, lifetime)
 
     def remove(self, address: str, interface: str | None = None) -> None:
         """Remove ``address`` (from ``interface`` if it is there, None: wherever)."""

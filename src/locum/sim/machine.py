@@ -49,6 +49,9 @@ class Page:
 class Machine:
     """See the module. ``links``: its public interfaces."""
 
+    #: The agent; tests put mutated ones here.
+    agent_class: type[Agent] = Agent
+
     def __init__(
         self,
         world: World,
@@ -73,7 +76,8 @@ class Machine:
         self.hz = hz
         self.kernel = Kernel(world.engine, clock, hz, random, self, links)
         self.page = Page()
-        self.notes: dict[str, str] = {}
+        #: Address → (incarnation, interface): what was taken completely.
+        self.notes: dict[str, tuple[str, str]] = {}
         self.agent: Agent | None = None
         self.child: Child | None = None
         #: Seconds by which timers of processes fire late, at most.
@@ -82,6 +86,8 @@ class Machine:
         self.suspended = False
         #: The daemon ended in order and stays down until somebody starts it.
         self.left = False
+        #: The guard was told to end in order.
+        self.terminating = False
         self.agent_frozen = self.guard_frozen = self.children_frozen = False
         self.agent_stopped = self.guard_stopped = self.children_stopped = False
         #: Micro-steps of the agent until :attr:`_snare` goes off; 0: never.
@@ -144,7 +150,7 @@ class Machine:
         """The init system starts the guard: a clean slate, then an agent."""
         if self.guard or not self.powered:
             return
-        self.left = False
+        self.left = self.terminating = False
         self._agents += 1
         self.guard = life = self._agents
         self.kill_children()
@@ -185,7 +191,10 @@ class Machine:
         self._stops_changed()
         if self.world.trace.on:
             self.say(f"agent starts{', adopting ' + self.page.incarnation if self.page.incarnation else ''}")
-        self.agent = Agent(self, self._agents)
+        self.agent = agent = self.agent_class(self, self._agents)
+        agent.start()
+        if self.terminating:
+            agent.leave()
 
     def deadline_set(self) -> None:
         """The page has changed."""
@@ -251,8 +260,15 @@ class Machine:
             self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
 
     def _restart(self) -> None:
-        if not self.left:
+        if not self.left and not self.terminating:
             self.start_daemon()
+
+    def terminate(self) -> None:
+        """SIGTERM to the guard: an orderly leave."""
+        if self.guard:
+            self.terminating = True
+            if self.agent is not None:
+                self.agent.leave()
 
     # -- harm ------------------------------------------------------------------------------------------------
 

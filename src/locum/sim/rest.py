@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from locum.cluster import schema
 from locum.cluster.node import Stage
-from locum.cluster.schema import RECOVERED, AdminRecord, ClaimRecord, MemberRecord, PhaseRecord, PlanRecord
+from locum.cluster.schema import (
+    RECOVERED,
+    AdminRecord,
+    ClaimRecord,
+    HealthRecord,
+    MemberRecord,
+    PhaseRecord,
+    PlanRecord,
+)
 from locum.errors import StoreCorrupt
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ def _complaints(world: World) -> Iterator[str]:
     active = {}
     for machine in world.machines.values():
         if machine.name in world.retired:
-            if machine.kernel.addresses or f"member/{machine.name}" in _members(world):
+            if machine.guard or machine.kernel.addresses or f"member/{machine.name}" in _members(world):
                 yield f"{machine.name} has left and is still there"
             continue
         problem = _not_a_member(world, machine)
@@ -36,6 +44,7 @@ def _complaints(world: World) -> Iterator[str]:
             return
         if not _inactive(world, machine):
             active[machine.name] = machine
+            yield from _health(world, machine.name)
     known = {f"member/{name}" for name in world.machines if name not in world.retired}
     for key in _members(world):
         if key not in known:
@@ -65,6 +74,18 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
     if not isinstance(record, MemberRecord) or record.incarnation != node.incarnation:
         return "is no member in the store"
     return None
+
+
+def _health(world: World, name: str) -> Iterator[str]:
+    entry = world.store.core.get(f"health/{name}")
+    try:
+        record = schema.decode(entry.key, entry.value) if entry is not None else None
+    except StoreCorrupt:
+        record = None
+    if not isinstance(record, HealthRecord) or not (record.started and record.earned and record.healthy):
+        yield f"{name} is not healthy: {record}"
+    elif record.down or record.refused:
+        yield f"{name} says that {record.down} are down and {record.refused} refused"
 
 
 def admin_of(world: World, name: str) -> AdminRecord:

@@ -218,9 +218,7 @@ class StoreClient:
     def _reading(self, serial: int) -> None:
         self._link.send(DOWN, self._answer, serial, self._service.core.snapshot())
 
-    def _watching(
-        self, serial: int, after: int, deliver: Callable[[Batch], None], lost: Callable[[], None]
-    ) -> None:
+    def _watching(self, serial: int, after: int, deliver: Callable[[Batch], None], lost: Callable[[], None]) -> None:
         if serial not in self._pending:
             return
         try:

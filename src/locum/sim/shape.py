@@ -44,9 +44,7 @@ class Shape(NamedTuple):
     trouble: float
 
 
-def shape_of(
-    seed: int, nodes: int | None = None, addresses: int | None = None, hold: float | None = None
-) -> Shape:
+def shape_of(seed: int, nodes: int | None = None, addresses: int | None = None, hold: float | None = None) -> Shape:
     """The shape of ``seed``; what is given replaces what was drawn."""
     random = Random(f"shape {seed}")
     count = random.choice((1, 2, 2, 3, 3, 3, 3, 4, 5, 6))
@@ -70,9 +68,7 @@ def shape_of(
         hosted.append(tuple(HostedAddress(a, bits, where) for a, bits in chosen))
     half = CLOCK_RATE_BOUND / 2
     extreme = random.random() < 0.7
-    rates = tuple(
-        1.0 + (random.choice((-half, half)) if extreme else random.uniform(-half, half)) for _ in range(6)
-    )
+    rates = tuple(1.0 + (random.choice((-half, half)) if extreme else random.uniform(-half, half)) for _ in range(6))
     hz = tuple(random.choice((100, 250, 1000)) for _ in range(6))
     room = random.choice((0, 0, 1, 1, 2, 3))
     shortest = min(holds)
