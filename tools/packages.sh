@@ -44,9 +44,9 @@ fi
 work=$(mktemp -d)
 policy=/usr/sbin/policy-rc.d
 mark='made by tools/packages.sh of locum'
-enabled=/etc/systemd/system/multi-user.target.wants
 
-services() { ls "$enabled" 2>/dev/null | sort; }
+# What the next boot starts.
+enabled() { find /etc/systemd/system -path '*.wants/*' 2>/dev/null | sort; }
 
 finish() {
     # Only what this script made, also when an earlier run of it was killed.
@@ -57,7 +57,7 @@ trap finish EXIT
 trap 'exit 1' HUP INT TERM
 
 echo "Installing Debian packages:$missing"
-services >"$work/before"
+enabled >"$work/before"
 # Packages ask this program before they start a service; 101 means no (invoke-rc.d(8)). One that is there is the
 # administrator's own policy: it stays.
 if [ ! -e "$policy" ]; then
@@ -80,9 +80,11 @@ if ! install; then
         exit 1
     fi
 fi
-services >"$work/after"
-for unit in $(comm -13 "$work/before" "$work/after"); do
-    case $unit in
-    *.service) update-rc.d "${unit%.service}" disable >/dev/null 2>&1 || rm -f "$enabled/$unit" ;;
+enabled >"$work/after"
+comm -13 "$work/before" "$work/after" | while read -r link; do
+    # Without its link a service is off for systemd, also after upgrades; the other command is for SysV init.
+    rm -f "$link"
+    case $link in
+    *.service) update-rc.d "$(basename "$link" .service)" disable >/dev/null 2>&1 || true ;;
     esac
 done
