@@ -1,0 +1,151 @@
+"""TCP segments without data, made by hand, and the raw sockets that send them.
+
+Rules of this file: bytes and sockets; why a segment is sent is :mod:`locum.connections.tickle`'s and
+:mod:`locum.connections.reset`'s business. RFC 9293 (TCP), RFC 791 (IPv4), RFC 8200 (IPv6), RFC 1071 (checksum).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import NamedTuple
+
+from locum.errors import NetlinkError, PermissionRequired
+
+ACK, RST = 0x10, 0x04
+
+#: The window of every segment from here, so that it can be told from others in a packet dump (CTDB uses the same).
+WINDOW = 1234
+
+_TCP = struct.Struct("!HHIIBBHHH")
+_IPV4 = struct.Struct("!BBHHHBBH4s4s")
+_IPV6 = struct.Struct("!IHBB16s16s")
+_HOPS = 64
+
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # include/uapi/linux/in.h, in6.h
+
+#: So many segments are sent in a row before the kernel's queues get a moment.
+_BURST = 256
+_FULL = (errno.ENOBUFS, errno.EAGAIN)
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum of an even number of bytes."""
+    # The sum of 16-bit words with end-around carry is the whole number modulo 65535.
+    return 0xFFFF - int.from_bytes(data, "big") % 0xFFFF
+
+
+def segment(source: bytes, destination: bytes, ports: bytes, sequence: int, acknowledged: int, flags: int) -> bytes:
+    """An IP packet with a TCP segment without data. Addresses are packed; ``ports``: source and destination, packed."""
+    head = ports + struct.pack("!IIBBHHH", sequence, acknowledged, _TCP.size // 4 << 4, flags, WINDOW, 0, 0)
+    total = checksum(source + destination + struct.pack("!HH", socket.IPPROTO_TCP, _TCP.size) + head)
+    tcp = head[:16] + total.to_bytes(2, "big") + head[18:]
+    if len(source) == 16:
+        return _IPV6.pack(6 << 28, _TCP.size, socket.IPPROTO_TCP, _HOPS, source, destination) + tcp
+    size = _IPV4.size + _TCP.size
+    ip = _IPV4.pack(0x45, 0, size, 0, 0, _HOPS, socket.IPPROTO_TCP, 0, source, destination)
+    return ip[:10] + checksum(ip).to_bytes(2, "big") + ip[12:] + tcp
+
+
+class Seen(NamedTuple):
+    """A segment on the wire; addresses and ports (source and destination) are packed."""
+
+    source: bytes
+    destination: bytes
+    ports: bytes
+    sequence: int
+    acknowledged: int
+    flags: int
+
+
+def parse(packet: bytes) -> Seen | None:
+    """The TCP segment in an IP packet; None when there is none, or not its beginning."""
+    if not packet:
+        return None
+    version = packet[0] >> 4
+    if version == 4 and len(packet) >= _IPV4.size:
+        start = (packet[0] & 15) * 4
+        fragment = int.from_bytes(packet[6:8], "big") & 0x1FFF
+        if packet[9] != socket.IPPROTO_TCP or fragment:
+            return None
+        source, destination = packet[12:16], packet[16:20]
+    elif version == 6 and len(packet) >= _IPV6.size:
+        start = _IPV6.size
+        if packet[6] != socket.IPPROTO_TCP:
+            return None
+        source, destination = packet[8:24], packet[24:40]
+    else:
+        return None
+    if len(packet) < start + _TCP.size:
+        return None
+    sequence, acknowledged = struct.unpack_from("!II", packet, start + 4)
+    return Seen(source, destination, packet[start : start + 4], sequence, acknowledged, packet[start + 13])
+
+
+class RawSender:
+    """Sends segments from one source address (packed), in the network namespace in which it was created.
+
+    The socket is bound to the source, so that routing rules for it ("ip rule from ...") apply as they do to the
+    service's own packets. The source need not be an address of this host when ``bound`` is False.
+    """
+
+    def __init__(self, source: bytes, *, bound: bool = True) -> None:
+        family = socket.AF_INET if len(source) == 4 else socket.AF_INET6
+        try:
+            self._socket = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+        except PermissionError as problem:
+            raise PermissionRequired(
+                "cannot open a raw socket to tell clients of a move; this needs root, or CAP_NET_RAW"
+            ) from problem
+        self._source = source
+        try:
+            if bound:
+                if family == socket.AF_INET:
+                    self._socket.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+                else:
+                    self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+                self._socket.bind((socket.inet_ntop(family, source), 0))
+        except OSError as problem:
+            self._socket.close()
+            raise NetlinkError(f"cannot send from the address: {problem}", problem.errno or errno.EIO) from problem
+        self._family = family
+        # It receives nothing: nobody sends packets of protocol 255.
+        self._socket.setblocking(False)
+
+    def __enter__(self) -> RawSender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def send(self, segments: Iterable[tuple[bytes, bytes, int, int, int]]) -> int:
+        """Send (destination, ports, sequence, acknowledged, flags) each; returns how many the kernel took.
+
+        One that has no route, or that a rule drops, is left out.
+        """
+        sent = 0
+        for number, (destination, ports, sequence, acknowledged, flags) in enumerate(segments, 1):
+            packet = segment(self._source, destination, ports, sequence, acknowledged, flags)
+            sent += self._one(packet, destination)
+            if number % _BURST == 0:
+                time.sleep(0.001)
+        return sent
+
+    def _one(self, packet: bytes, destination: bytes) -> bool:
+        # An IPv6 raw socket wants the port to be 0 here.
+        where = (socket.inet_ntop(self._family, destination), 0)
+        for attempt in range(3):
+            try:
+                self._socket.sendto(packet, where)
+                return True
+            except OSError as problem:
+                if problem.errno not in _FULL or attempt == 2:
+                    return False
+                time.sleep(0.002)
+        return False

@@ -1,0 +1,62 @@
+"""Tickles: a TCP ACK with a sequence number that cannot be right, sent to a client from the public address.
+
+A client whose server died without a word waits in a read for as long as it likes. It must answer a segment that is out
+of its window with an ACK of its own (RFC 9293, section 3.10.7.4). That ACK reaches the new holder of the address,
+whose kernel knows no such connection and answers with a reset (section 3.5.2), with the sequence number that the client
+expects: so the client's read fails at once, and the client connects again.
+
+Rules of this file: it is told whom to tickle. The address has to be configured here and let through the gate, or the
+kernel drops the tickle, or has no answer to what comes back.
+
+A client's kernel may limit such answers to one in half a second for each connection (Linux: ``tcp_invalid_ratelimit``):
+a tickle that got lost can be repeated at any time, but one whose *answer* got lost only after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+
+from locum.connections.segments import ACK, RawSender
+from locum.connections.sockets import Connection
+from locum.netlink import route
+
+#: The sequence number of each round of tickles. The first is 0, as CTDB's; one client in some thousand has that number
+#: within its window and does not answer, so the others are far apart.
+_SEQUENCES = (0, 0x55555555, 0xAAAAAAAA)
+
+Run = Callable[..., Awaitable[int]]
+
+
+def tickle_once(address: str, entries: Iterable[bytes], number: int = 0) -> int:
+    """Tickle the clients of ``entries`` (packed connections to ``address``) once; returns how many were sent.
+
+    ``number`` counts the rounds. Blocks, about 10 µs for each. Raises PermissionRequired, NetlinkError, ValueError.
+    """
+    source = route.packed(address)
+    sequence = _SEQUENCES[number % len(_SEQUENCES)]
+
+    def segments() -> Iterator[tuple[bytes, bytes, int, int, int]]:
+        for entry in entries:
+            if len(entry) == len(source) + 4:
+                yield entry[4:], entry[:4], sequence, 0, ACK
+
+    with RawSender(source) as sender:
+        return sender.send(segments())
+
+
+async def send_tickles(
+    address: str, connections: Collection[Connection | bytes], count: int, interval: float, run: Run = asyncio.to_thread
+) -> int:
+    """Tickle the clients of ``connections`` to ``address``, ``count`` times, every ``interval`` seconds.
+
+    Returns how many tickles were sent in all. ``run`` calls a function that blocks and returns its result. Raises as
+    :func:`tickle_once` does.
+    """
+    entries = [c if isinstance(c, bytes) else c.entry for c in connections]
+    sent = 0
+    for number in range(count if entries else 0):
+        if number:
+            await asyncio.sleep(interval)
+        sent += await run(tickle_once, address, entries, number)
+    return sent
