@@ -29,6 +29,9 @@ from locum.events.record import RunRecord
 _CHUNK = 65536
 #: What is read after a script's end, at most: more than a pipe holds, so that an idle writer cannot keep us.
 _REST = 1 << 20
+#: How long what a script leaves behind may take to let go of its output ("service >/dev/null &" has just forked),
+#: milliseconds.
+_LET_GO = 50
 #: How long a Python script may take to write its stack, seconds.
 _STACK_LIMIT = 0.5
 
@@ -240,7 +243,7 @@ class _Run:
         """Let a cat(1) read what survivors of the script write from now on, if there are any. Returns its number."""
         poll = select.poll()
         poll.register(self._output, 0)
-        if any(flags & select.POLLHUP for _, flags in poll.poll(0)):
+        if any(flags & select.POLLHUP for _, flags in poll.poll(_LET_GO)):
             return None
         self.note("a process that it started still holds its output: redirect the output of services")
         try:
