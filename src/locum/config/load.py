@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from locum.config import values
 from locum.config.address_file import interface_list, parse_lines
-from locum.config.locate import locate
+from locum.config.locate import Path
 from locum.config.model import (
     HOLD_BOUNDS,
     LOG_FORMATS,
@@ -112,7 +112,7 @@ def _toml(text: str, source: str) -> tuple[Problems, Mapping[str, object]]:
         # An integer of thousands of digits, tables nested without end.
         raise ConfigError(source, [f"{source}: not a configuration: {error}"]) from None
     # tomllib reads \r\n as \n; lines are counted by \n either way.
-    return Problems(source, locate(text)), data
+    return Problems(source, text), data
 
 
 def _node(table: Reader) -> NodeSettings:
@@ -200,12 +200,14 @@ def _addresses(
 ) -> tuple[PublicAddress, ...]:
     """The addresses of the file, then those of ``[[address]]``; one that is there twice is a problem."""
     found: list[PublicAddress] = []
-    places: dict[str, str] = {}
+    places: dict[str, str | Path] = {}
 
-    def add(address: PublicAddress, place: str) -> str | None:
-        """Keep ``address``, or say why not."""
-        if address.address in places:
-            return f"found {address.address} again, first at {places[address.address]}; expected each address once"
+    def add(address: PublicAddress, place: str | Path) -> str | None:
+        """Keep ``address``, which is at a place in the file or a path of the configuration, or say why not."""
+        first = places.get(address.address)
+        if first is not None:
+            where = first if isinstance(first, str) else problems.place(first)
+            return f"found {address.address} again, first at {where}; expected each address once"
         if address.address == private_address:
             return f"found {address.address}, which is node.private_address; expected another address"
         if len(found) == MAX_ADDRESSES:
@@ -234,7 +236,7 @@ def _addresses(
         if pair is not None:
             path = (*table.path, "address")
             address = PublicAddress(address=pair[0], bits=pair[1], interfaces=interfaces or ())
-            if problem := add(address, problems.place(path)):
+            if problem := add(address, path):
                 problems.add(path, problem)
     return tuple(found)
 

@@ -7,9 +7,10 @@ key after the other; a wrong value becomes a problem and reads as absent, so tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TypeGuard, TypeVar
 
-from locum.config.locate import Path
+from locum.config.locate import Path, locate
 from locum.config.values import BadValue
 
 T = TypeVar("T")
@@ -21,10 +22,15 @@ _SHOWN = 60
 class Problems:
     """The problems of one configuration file, in the order of its lines."""
 
-    def __init__(self, source: str, lines: Mapping[Path, int]) -> None:
+    def __init__(self, source: str, text: str) -> None:
         self.source = source
-        self._lines = lines
+        self._text = text
         self._found: list[tuple[int, str]] = []
+
+    @cached_property
+    def _lines(self) -> Mapping[Path, int]:
+        # Only when something is wrong: a good file is loaded without it.
+        return locate(self._text)
 
     def add(self, path: Path, text: str) -> None:
         """Note that ``text`` is wrong with the key at ``path``."""
