@@ -34,8 +34,8 @@ class Endpoint:
         self.name = name
         self.rank = rank
         self.up = False
-        #: The last failure, until the endpoint is up again.
-        self.reason = "not tried"
+        #: The last failure; it stands as long as the endpoint is not up.
+        self.failure = Failure("not tried")
         #: When it was last heard of, in the loop's time; and good answers since the last failure.
         self.heard = 0.0
         self.good = _TRUSTED_AFTER
@@ -123,9 +123,9 @@ class Endpoints:
         endpoint.good += 1
         endpoint.heard = asyncio.get_running_loop().time()
 
-    def failed(self, endpoint: Endpoint, error: Failure | str) -> None:
+    def failed(self, endpoint: Endpoint, error: Failure) -> None:
         """A request to ``endpoint`` failed, for a reason that may concern others, too."""
-        endpoint.reason = str(error)
+        endpoint.failure = error
         endpoint.failed = asyncio.get_running_loop().time()
         endpoint.good = 0
         was_up, endpoint.up = endpoint.up, False
@@ -139,7 +139,7 @@ class Endpoints:
 
     def unavailable(self, what: str) -> StoreUnavailable:
         """The error for a request that no endpoint answered; it names each with its cause."""
-        causes = "; ".join(f"{endpoint}: {endpoint.reason}" for endpoint in self.all if not endpoint.up)
+        causes = "; ".join(f"{endpoint}: {endpoint.failure}" for endpoint in self.all if not endpoint.up)
         return StoreUnavailable(f"etcd: {what}" + (f" ({causes})" if causes else ""))
 
     async def close(self) -> None:

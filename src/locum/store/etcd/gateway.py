@@ -88,6 +88,11 @@ class Gateway:
         self._authenticating: asyncio.Lock | None = None
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def has_user(self) -> bool:
+        """Whether requests carry a token."""
+        return self._user is not None
+
     def url(self, endpoint: str) -> str:
         """``endpoint`` (host:port) as a URL."""
         return f"{'http' if self._tls is None else 'https'}://{endpoint}"

@@ -38,6 +38,7 @@ from locum.store.etcd.messages import (
     RangeResponse,
     Refused,
     TxnResponse,
+    Unknown,
 )
 from locum.store.etcd.watch import Watch
 from locum.store.factory import EtcdOptions
@@ -151,9 +152,12 @@ class EtcdStore:
             if not endpoint.up:
                 # Also learns whether the endpoint belongs to our etcd cluster.
                 await self._endpoints.probe(endpoint)
+                self._endpoints.check()
                 if not endpoint.up:
-                    raise NotCarriedOut(endpoint.reason)
-            self._endpoints.check()
+                    # Whatever the probe failed of: the commit was not sent.
+                    if isinstance(endpoint.failure, Refused | NotCarriedOut):
+                        raise endpoint.failure
+                    raise NotCarriedOut(str(endpoint.failure))
             answer = await self._ask(endpoint, "/v3/kv/txn", body, messages.txn_responses)
             return CommitResult(answer.succeeded, answer.header.revision)
 
@@ -230,11 +234,11 @@ class EtcdStore:
         except asyncio.CancelledError:
             # The caller's patience ended, or another endpoint was quicker by far.
             if (waited := loop.time() - start) >= self._options.attempt_timeout / 4:
-                self._endpoints.failed(endpoint, f"no answer within {waited:.3f} s")
+                self._endpoints.failed(endpoint, Unknown(f"no answer within {waited:.3f} s"))
             raise
         self._endpoints.heard(endpoint, answer.header)
         if not self._check_revision(answer.header, known):
-            raise messages.Unknown(f"its revision went back from {known} to {answer.header.revision}")
+            raise Unknown(f"its revision went back from {known} to {answer.header.revision}")
         return answer
 
     def _check_revision(self, header: Header, known: int) -> bool:

@@ -25,7 +25,7 @@ from locum.store.base import Batch, WatchLost
 from locum.store.etcd import messages
 from locum.store.etcd.endpoints import Endpoint, Endpoints
 from locum.store.etcd.gateway import Gateway
-from locum.store.etcd.messages import Event, Failure, Refused, TokenRefused, Unknown, WatchResponse
+from locum.store.etcd.messages import Event, Failure, NotCarriedOut, Refused, TokenRefused, Unknown, WatchResponse
 
 #: A consumer that leaves so many batches unread is not read for: etcd keeps the rest.
 _QUEUE_BATCHES: Final = 4096
@@ -40,6 +40,14 @@ _LONGEST_DELAY: Final = 0.5
 
 #: A watch that is quiet, not stalled, is overlapped ever more rarely, down to this many seconds.
 _LONGEST_IDLE: Final = 10.0
+
+#: A watch is refused for good when etcd denies it so often in a row, each time with a new token.
+_DENIALS: Final = 3
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 class Watch:
@@ -77,6 +85,7 @@ class Watch:
         self._heard = 0.0
         self._quiet = idle
         self._serving: Endpoint | None = None
+        self._denied = 0
         self._task = asyncio.create_task(self._run())
 
     async def next(self) -> Batch:
@@ -107,8 +116,7 @@ class Watch:
 
     async def close(self) -> None:
         """End the streams."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await _end(self._task)
 
     async def _run(self) -> None:
         try:
@@ -120,7 +128,8 @@ class Watch:
             self.end(error)
 
     async def _keep_streaming(self) -> None:
-        """Keep one good stream; overlap it with another when it is suspicious."""
+        """Keep one good stream; overlap it with another when it is suspicious. Raises what ends the watch."""
+        loop = asyncio.get_running_loop()
         stream: asyncio.Task[None] | None = None
         delay = _FIRST_DELAY
         try:
@@ -134,15 +143,18 @@ class Watch:
                     delay = min(2 * delay, _LONGEST_DELAY)
                     continue
                 if stream is not None:
-                    stream.cancel()
-                    await asyncio.gather(stream, return_exceptions=True)
-                stream, delay = replacement, _FIRST_DELAY
+                    await _end(stream)
+                stream, started = replacement, loop.time()
                 if await self._until_suspicious(stream):
                     stream = None
+                    if loop.time() - started < _LONGEST_DELAY:
+                        await asyncio.sleep(delay)
+                        delay = min(2 * delay, _LONGEST_DELAY)
+                        continue
+                delay = _FIRST_DELAY
         finally:
             if stream is not None:
-                stream.cancel()
-                await asyncio.gather(stream, return_exceptions=True)
+                await _end(stream)
 
     async def _until_suspicious(self, stream: asyncio.Task[None]) -> bool:
         """Wait until ``stream`` has ended (True) or should be overlapped. Raises WatchLost."""
@@ -185,27 +197,37 @@ class Watch:
             task = asyncio.create_task(self._stream(endpoint, confirmed))
             try:
                 await asyncio.wait({task, confirmed}, timeout=self._attempt, return_when=asyncio.FIRST_COMPLETED)
+                if confirmed.done() and not task.done():
+                    self._serving = endpoint
+                    self._denied = 0
+                    self._heard = asyncio.get_running_loop().time()
+                    return task
             except BaseException:
-                task.cancel()
+                await _end(task)
                 raise
-            if confirmed.done() and not task.done():
-                self._serving = endpoint
-                self._heard = asyncio.get_running_loop().time()
-                return task
-            if task.done():
-                error = task.exception()
-                if error is not None and not isinstance(error, Failure):
-                    raise error
-                last = error or Unknown("the stream ended")
-            else:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-                last = Unknown(f"no watch within {self._attempt:g} s")
-            if isinstance(last, TokenRefused):
-                self._gateway.token_refused()
-            elif not isinstance(last, Refused):
+            last = await self._why_not(task)
+            if not isinstance(last, Refused):
                 self._endpoints.failed(endpoint, last)
         raise last
+
+    async def _why_not(self, task: asyncio.Task[None]) -> Failure:
+        """Why the stream of ``task`` did not come about. Raises what is no Failure, and Refused."""
+        if not task.done():
+            await _end(task)
+            return Unknown(f"no watch within {self._attempt:g} s")
+        error = task.exception() or Unknown("the stream ended")
+        if not isinstance(error, Failure):
+            raise error
+        if isinstance(error, Refused | TokenRefused) and self._gateway.has_user and self._denied < _DENIALS:
+            # etcd says "permission denied" also for a token that ran out (etcdserver/api/v3rpc/watch.go).
+            self._denied += 1
+            self._gateway.token_refused()
+            return NotCarriedOut(str(error))
+        if isinstance(error, TokenRefused):
+            raise Refused(f"{error}; etcd wants authentication: configure user and password_file")
+        if isinstance(error, Refused):
+            raise error
+        return error
 
     async def _stream(self, endpoint: Endpoint, confirmed: asyncio.Future[None]) -> None:
         """Deliver what one stream at ``endpoint`` tells. Raises a Failure or WatchLost at its end."""
@@ -217,10 +239,10 @@ class Watch:
             while data := await content.readany():
                 self._heard = loop.time()
                 for response in self._responses(splitter, data):
+                    self._check_canceled(response)
                     if response.created and not confirmed.done():
                         await self._check_future(response)
                         confirmed.set_result(None)
-                    self._check_canceled(response)
                     fragments += response.events
                     if not response.fragment and fragments:
                         self._deliver(fragments)

@@ -1,0 +1,466 @@
+"""The etcd store when members die, hang or lie, and when etcd wants certificates and passwords."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from locum.errors import StoreUnavailable, UsageError
+from locum.store.base import Condition, Put, WatchLost
+from locum.store.etcd import EtcdStore
+from locum.store.factory import EtcdOptions
+from tests.lab.certificates import Authority
+from tests.lab.etcd import Cluster, Member
+from tests.unit.store.contract import put
+from tests.unit.store.harness import PATIENCE, Watched, asynchronous, commit_when_possible, until
+
+pytestmark = pytest.mark.lab
+
+QUICK = EtcdOptions(attempt_timeout=0.3, watch_idle=0.6, probe_interval=0.2)
+
+
+@asynccontextmanager
+async def running(
+    directory: Path, count: int, *, extra: tuple[str, ...] = (), scheme: str = "http", options: EtcdOptions = QUICK
+) -> AsyncIterator[Cluster]:
+    cluster = Cluster(directory, count, extra=extra, scheme=scheme)
+    try:
+        await cluster.start(options)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@asynccontextmanager
+async def opened(endpoints: list[str], options: EtcdOptions = QUICK) -> AsyncIterator[EtcdStore]:
+    store = EtcdStore(endpoints, options)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class Beats:
+    """Commits one after the other, without pause; what was confirmed, and what failed."""
+
+    def __init__(self, store: EtcdStore) -> None:
+        self.confirmed: list[int] = []
+        self.failures: list[str] = []
+        self._task = asyncio.create_task(self._run(store))
+
+    async def _run(self, store: EtcdStore) -> None:
+        number = 0
+        while True:
+            number += 1
+            try:
+                self.confirmed.append(await put(store, "beat/n1", str(number).encode()))
+            except StoreUnavailable as error:
+                self.failures.append(str(error))
+            await asyncio.sleep(0.02)
+
+    async def go_on(self) -> None:
+        """Wait for ten more."""
+        wanted = len(self.confirmed) + 10
+        await until(lambda: len(self.confirmed) >= wanted)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("blow", ["kill", "freeze"])
+@pytest.mark.parametrize("who", ["in use", "leader"])
+@asynchronous
+async def test_one_member_may_fail(tmp_path: Path, who: str, blow: str) -> None:
+    async with running(tmp_path, 3) as cluster:
+        victim = cluster.members[0] if who == "in use" else await cluster.leader()
+        # The victim is the first choice.
+        first = [victim.endpoint, *(e for e in cluster.endpoints if e != victim.endpoint)]
+        async with opened(first) as store, opened(cluster.endpoints[::-1]) as other:
+            watches = [Watched(each, "", (await each.read("")).revision) for each in (store, other)]
+            beats = Beats(store)
+            await beats.go_on()
+            if blow == "kill":
+                victim.kill()
+            else:
+                victim.signal(signal.SIGSTOP)
+            await beats.go_on()
+            assert (await store.read("beat/")).entries
+            if blow == "kill":
+                cluster.start_member(victim)
+            else:
+                victim.signal(signal.SIGCONT)
+            await beats.go_on()
+            await beats.stop()
+            last = await commit_when_possible(store, "last")
+            for watch in watches:
+                await watch.reaches(last)
+                assert watch.error is None
+                assert watch.revisions == sorted(set(watch.revisions))
+                assert set(beats.confirmed) <= set(watch.revisions)
+                assert len(watch.revisions) == last - watch.revisions[0] + 1
+
+
+@asynchronous
+async def test_endpoint_that_came_back_is_preferred_again(tmp_path: Path) -> None:
+    async with running(tmp_path, 3) as cluster, opened(cluster.endpoints) as store:
+        await put(store, "k")
+        first = store._endpoints.all[0]
+        assert store._endpoints.ordered()[0] is first
+        cluster.members[0].kill()
+        await commit_when_possible(store, "k")
+        await until(lambda: store._endpoints.ordered()[0] is not first)
+        cluster.start_member(cluster.members[0])
+        await until(lambda: store._endpoints.ordered()[0] is first)
+        await put(store, "k")
+
+
+@asynchronous
+async def test_lost_majority_is_an_outage_that_ends(tmp_path: Path) -> None:
+    async with running(tmp_path, 3) as cluster, opened(cluster.endpoints) as store:
+        watch = Watched(store, "", await put(store, "k"))
+        for member in cluster.members[:2]:
+            member.kill()
+        impatient = EtcdOptions(timeout=1.5, attempt_timeout=0.3)
+        async with opened(cluster.endpoints, impatient) as late:
+            with pytest.raises(StoreUnavailable) as caught:
+                await late.commit((), [Put("k", b"")])
+            with pytest.raises(StoreUnavailable):
+                await late.read("")
+        for endpoint in cluster.endpoints[:2]:
+            assert f"{endpoint}: " in str(caught.value)
+        await cluster.start(QUICK)
+        last = await commit_when_possible(store, "k")
+        await watch.reaches(last)
+        assert watch.error is None
+        assert watch.revisions[-1] == last
+
+
+@asynchronous
+async def test_commit_waits_for_a_leader_instead_of_failing(tmp_path: Path) -> None:
+    async with running(tmp_path, 3) as cluster:
+        patient = EtcdOptions(timeout=PATIENCE, attempt_timeout=0.3, probe_interval=0.2)
+        survivor = cluster.members[2]
+        async with opened([survivor.endpoint], patient) as store:
+            await put(store, "k")
+            for member in cluster.members[:2]:
+                member.kill()
+            # Until the survivor notices, commits are ambiguous; then they are not accepted, and wait.
+            await until_no_leader(cluster, survivor)
+            waiting = asyncio.create_task(put(store, "k"))
+            await asyncio.sleep(0.5)
+            assert not waiting.done()
+            cluster.start_member(cluster.members[0])
+            assert await waiting > 0
+
+
+async def until_no_leader(cluster: Cluster, member: Member) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            status = await cluster.etcdctl("endpoint", "status", "--write-out", "fields", endpoint=member.endpoint)
+            if '"Leader" : 0' in status:
+                return
+            await asyncio.sleep(0.02)
+
+
+@asynchronous
+async def test_hung_endpoint_costs_a_read_little(tmp_path: Path) -> None:
+    async with running(tmp_path, 3) as cluster:
+        leader = await cluster.leader()
+        follower = next(member for member in cluster.members if member is not leader)
+        endpoints = [follower.endpoint, *(e for e in cluster.endpoints if e != follower.endpoint)]
+        slow = EtcdOptions(attempt_timeout=20.0, timeout=PATIENCE)
+        async with opened(endpoints, slow) as store:
+            await put(store, "k")
+            follower.signal(signal.SIGSTOP)
+            loop = asyncio.get_running_loop()
+            start = loop.time()
+            await store.read("")
+            # Another endpoint is asked after a quarter of the time-out.
+            assert loop.time() - start < 15
+
+
+@asynchronous
+async def test_unreachable_endpoints_are_named_with_their_causes() -> None:
+    options = EtcdOptions(attempt_timeout=0.5, timeout=3)
+    async with opened(["127.0.0.1:1", "localhost:2", "no-such-host.invalid:2379"], options) as store:
+        for call in (store.read(""), store.commit((), [Put("k", b"")])):
+            with pytest.raises(StoreUnavailable) as caught:
+                await call
+            message = str(caught.value)
+            assert "127.0.0.1:1: connection refused" in message or "127.0.0.1:1: " in message
+            assert "no-such-host.invalid:2379: " in message
+            assert "nobody knows" not in message
+        assert "\n" not in message
+
+
+@asynchronous
+async def test_something_else_than_etcd() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nNot here\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with opened([f"127.0.0.1:{port}"], EtcdOptions(attempt_timeout=5)) as store:
+        with pytest.raises(StoreUnavailable, match=r"HTTP status 404, not an answer of etcd's gateway.*Not here"):
+            await store.read("")
+    server.close()
+
+
+@asynchronous
+async def test_endpoints_of_two_clusters_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    async with (
+        running(tmp_path / "one", 1) as one,
+        running(tmp_path / "two", 1, extra=("--initial-cluster-token", "two")) as two,
+        opened([*one.endpoints, *two.endpoints]) as store,
+    ):
+        with contextlib.suppress(StoreUnavailable):
+            await store.read("")
+        await until(lambda: bool(store._endpoints.fatal))
+        for call in (store.read(""), store.commit((), [Put("k", b"")])):
+            with pytest.raises(StoreUnavailable, match="belong to different etcd clusters"):
+                await call
+        assert "different" in str(await Watched(store, "", 1).ends())
+        async with opened(one.endpoints) as first, opened(two.endpoints) as second:
+            assert (await first.read("k")).entries == (await second.read("k")).entries == ()
+
+
+@asynchronous
+async def test_emptied_etcd_is_noticed(tmp_path: Path) -> None:
+    async with running(tmp_path, 1) as cluster, opened(cluster.endpoints) as store:
+        for _ in range(5):
+            old = await put(store, "k")
+        watch = Watched(store, "", old)
+        (member,) = cluster.members
+        member.kill()
+        shutil.rmtree(member.directory)
+        await cluster.start(QUICK)
+        assert isinstance(await watch.ends(), WatchLost)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    snapshot = await store.read("")
+                    break
+                except StoreUnavailable:
+                    await asyncio.sleep(0.01)
+        assert snapshot.entries == ()
+        assert snapshot.revision < old
+        assert (await store.commit([Condition("k", 0)], [Put("k", b"")])).accepted
+
+
+@asynchronous
+async def test_commits_stay_whole_when_a_watch_catches_up(tmp_path: Path) -> None:
+    async with running(tmp_path, 1) as cluster, opened(cluster.endpoints, EtcdOptions(attempt_timeout=10)) as store:
+        start = (await store.read("")).revision
+        revisions = [
+            (await store.commit((), [Put(f"t/{key}", bytes([number]) * 9_000) for key in range(100)])).revision
+            for number in range(12)
+        ]
+        watch = Watched(store, "", start)
+        await watch.reaches(revisions[-1])
+        assert watch.revisions == revisions
+        assert [len(batch.changes) for batch in watch.batches] == [100] * 12
+
+
+@asynchronous
+async def test_clusters_share_an_etcd(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path, 1) as cluster,
+        opened(cluster.endpoints, EtcdOptions(prefix="/locum/a/")) as a,
+        opened(cluster.endpoints, EtcdOptions(prefix="/locum/b/")) as b,
+        opened(cluster.endpoints, EtcdOptions(prefix="")) as everything,
+    ):
+        watch = Watched(a, "", (await a.read("")).revision)
+        await put(b, "k", b"b")
+        assert (await a.read("")).entries == ()
+        last = await put(a, "k", b"a")
+        await watch.reaches(last)
+        assert [change.key for batch in watch.batches for change in batch.changes] == ["k"]
+        assert {e.key: e.value for e in (await everything.read("")).entries} == {
+            "/locum/a/k": b"a",
+            "/locum/b/k": b"b",
+        }
+
+
+@asynchronous
+async def test_full_etcd_says_what_to_do(tmp_path: Path) -> None:
+    # etcd takes no quota below its first pages; it is full after some commits.
+    async with (
+        running(tmp_path, 1, extra=("--quota-backend-bytes", str(4 * 1024 * 1024))) as cluster,
+        opened(cluster.endpoints, EtcdOptions(attempt_timeout=10)) as store,
+    ):
+        await put(store, "k", b"kept")
+
+        async def fill() -> None:
+            for number in range(100):
+                await store.commit((), [Put(f"big/{number}", bytes(500_000))])
+
+        with pytest.raises(StoreUnavailable, match=r"database space exceeded; compact and defragment"):
+            await fill()
+        assert (await store.read("k")).entries[0].value == b"kept"
+
+
+# TLS.
+
+
+def tls(directory: Path) -> tuple[Authority, tuple[str, ...]]:
+    authority = Authority(directory / "tls")
+    certificate, key = authority.issue("server")
+    extra = (
+        *("--cert-file", str(certificate), "--key-file", str(key)),
+        *("--client-cert-auth", "--trusted-ca-file", str(authority.certificate)),
+    )
+    return authority, extra
+
+
+@asynchronous
+async def test_tls_with_client_certificates(tmp_path: Path) -> None:
+    authority, extra = tls(tmp_path)
+    certificate, key = authority.issue("client", hosts="DNS:client")
+    stranger = Authority(tmp_path / "other", "other").issue("stranger")
+    ca = str(authority.certificate)
+    good = EtcdOptions(ca=ca, cert=str(certificate), key=str(key), attempt_timeout=2)
+    async with running(tmp_path, 3, extra=extra, scheme="https", options=good) as cluster:
+        async with opened(cluster.endpoints, good) as store:
+            watch = Watched(store, "", (await store.read("")).revision)
+            last = await put(store, "k")
+            await watch.reaches(last)
+            cluster.members[0].kill()
+            last = await commit_when_possible(store, "k")
+            await watch.reaches(last)
+            assert watch.error is None
+        endpoint = cluster.members[1].endpoint
+        bad = [
+            (EtcdOptions(ca=ca), "certificate required|bad certificate|connection"),
+            (
+                EtcdOptions(ca=ca, cert=str(stranger[0]), key=str(stranger[1])),
+                "unknown ca|certificate|connection",
+            ),
+            (
+                EtcdOptions(ca=str(tmp_path / "other" / "other.pem"), cert=str(certificate), key=str(key)),
+                "its certificate is refused",
+            ),
+            (EtcdOptions(), "TLS|connection closed"),
+        ]
+        for options, complaint in bad:
+            async with opened([endpoint], options) as store:
+                with pytest.raises(StoreUnavailable, match=rf"{endpoint}: .*({complaint})"):
+                    await store.read("")
+
+
+@asynchronous
+async def test_tls_checks_the_name(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "tls")
+    certificate, key = authority.issue("server", hosts="DNS:elsewhere.example")
+    extra = ("--cert-file", str(certificate), "--key-file", str(key))
+    cluster = Cluster(tmp_path, 1, extra=extra, scheme="https")
+    (member,) = cluster.members
+    cluster.start_member(member)
+    try:
+        async with opened(cluster.endpoints, EtcdOptions(ca=str(authority.certificate))) as store:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    with pytest.raises(StoreUnavailable) as caught:
+                        await store.read("")
+                    if "refused: IP address mismatch" in str(caught.value):
+                        break
+                    await asyncio.sleep(0.05)
+    finally:
+        cluster.stop()
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("client")
+    _, other_key = authority.issue("other")
+    (tmp_path / "empty").write_text("")
+    ca = str(authority.certificate)
+    for options, complaint in [
+        (EtcdOptions(ca=f"{tmp_path}/absent"), "ca .*/absent: no such file"),
+        (EtcdOptions(ca=f"{tmp_path}/empty"), "ca .*/empty: "),
+        (EtcdOptions(ca=ca, cert=str(certificate)), "cert and key go together"),
+        (EtcdOptions(ca=ca, cert=str(certificate), key=str(other_key)), "cert .*client.pem with key .*other.key: "),
+        (EtcdOptions(ca=ca, cert=f"{tmp_path}/absent", key=str(key)), "no such file"),
+        (EtcdOptions(user="locum"), "user and password_file go together"),
+        (EtcdOptions(user="locum", password_file=f"{tmp_path}/absent"), "password_file .*/absent: no such file"),
+        (EtcdOptions(user="locum", password_file=f"{tmp_path}/empty"), "first line is empty"),
+    ]:
+        with pytest.raises(UsageError, match=complaint):
+            EtcdStore(["127.0.0.1:2379"], options)
+
+
+# Users and passwords.
+
+
+async def with_authentication(cluster: Cluster) -> None:
+    for command in (
+        "user add root:rootpassword",
+        "user grant-role root root",
+        "user add locum:secret",
+        "role add locum",
+        "role grant-permission locum --prefix=true readwrite /locum/",
+        "user grant-role locum locum",
+        "auth enable",
+    ):
+        await cluster.etcdctl(*command.split())
+
+
+@asynchronous
+async def test_user_and_password(tmp_path: Path) -> None:
+    for name, password in (("right", "secret"), ("wrong", "guess")):
+        (tmp_path / name).write_text(f"{password}\nsecond line\n")
+    options = EtcdOptions(
+        user="locum", password_file=f"{tmp_path}/right", attempt_timeout=1.0, watch_idle=1.0, probe_interval=0.2
+    )
+    async with running(tmp_path, 3) as cluster:
+        await with_authentication(cluster)
+        async with opened(cluster.endpoints, options) as store:
+            watch = Watched(store, "", await put(store, "k"))
+            last = await put(store, "k")
+            await watch.reaches(last)
+            for member in cluster.members:
+                # A member that was restarted knows no token any more.
+                member.kill()
+                cluster.start_member(member)
+                last = await commit_when_possible(store, "k")
+                await watch.reaches(last)
+            assert watch.error is None
+            store._gateway._token = "not-a-token.1"
+            assert (await store.read("")).entries
+            assert (await store.commit((), [Put("k", b"")])).accepted
+        for wrong, complaint in [
+            (
+                EtcdOptions(user="locum", password_file=f"{tmp_path}/wrong"),
+                "authentication failed.*check user and password_file",
+            ),
+            (EtcdOptions(), "configure user and password_file"),
+            (EtcdOptions(prefix="/other/", user="locum", password_file=f"{tmp_path}/right"), "permission denied"),
+        ]:
+            async with opened(cluster.endpoints, wrong) as store:
+                with pytest.raises(StoreUnavailable, match=complaint):
+                    await store.read("")
+                with pytest.raises(StoreUnavailable, match=complaint):
+                    await store.commit((), [Put("k", b"")])
+                assert "etcd" in str(await Watched(store, "", 1).ends())
+
+
+@asynchronous
+async def test_password_for_an_etcd_without_authentication(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret\n")
+    async with running(tmp_path, 1) as cluster:
+        options = EtcdOptions(user="locum", password_file=f"{tmp_path}/password")
+        async with opened(cluster.endpoints, options) as store:
+            with pytest.raises(StoreUnavailable, match="authentication is not enabled; leave out user"):
+                await store.read("")
