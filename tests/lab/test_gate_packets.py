@@ -12,7 +12,18 @@ import pytest
 from locum.addresses.announce import Announcer
 from locum.addresses.gate import Gate
 from tests.lab.gate_scene import A4, A6, B4, B6, PUBLIC, SILENCE, Scene, gate_fixture, load_chain, opened, scene_fixture  # noqa: F401 - pytest finds them here
-from tests.lab.namespaces import Tap, arp_request, echo4, echo6, is_advertisement_of, is_arp_from, is_ip_from, wait_for
+from tests.lab.namespaces import (
+    Client,
+    Network,
+    Tap,
+    arp_request,
+    echo4,
+    echo6,
+    is_advertisement_of,
+    is_arp_from,
+    is_ip_from,
+    wait_for,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -244,6 +255,77 @@ def test_packets_that_pass_through_are_none_of_our_business(scene: Scene, gate: 
     scene.install(gate)
     scene.configure(A4, at=scene.other)
     wait_for(lambda: "1 received" in container.run("ping", "-c1", "-W1", A4, check=False), "an answer through the node")
+
+
+@pytest.mark.parametrize("address", [A4, A6])
+def test_frames_that_a_bridge_of_the_node_passes_are_none_of_our_business(address: str) -> None:
+    """A virtual machine on the node's bridge uses an address that another node holds, and holds one itself; with
+    br_netfilter the bridged packets come by our rules."""
+    network = Network()
+    try:
+        node = network.namespace("node")
+        other = network.host("other", "10.77.0.2/24", "fd77::2/64")
+        machine = network.namespace("machine")
+        network.plug(node, "uplink")
+        node.run("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+        node.run("ip", "link", "set", "uplink", "master", "br0")
+        node.run("ip", "link", "add", "tap0", "type", "veth", "peer", "name", "eth0", "netns", machine.name)
+        node.run("ip", "link", "set", "tap0", "master", "br0", "up")
+        node.run("ip", "link", "set", "br0", "up")
+        node.run("ip", "addr", "add", "10.77.0.1/24", "dev", "br0")
+        node.sysctl("net.bridge.bridge-nf-call-iptables", "1")
+        node.sysctl("net.bridge.bridge-nf-call-ip6tables", "1")
+        machine.run("ip", "link", "set", "eth0", "up")
+        for ours in ("10.77.0.3/24", "fd77::3/64"):
+            machine.run("ip", "addr", "add", ours, "dev", "eth0", *(("nodad",) if ":" in ours else ()))
+        with node.entered():
+            gate = Gate()
+            gate.install(PUBLIC, ["br0"])
+        bits = "64" if ":" in address else "24"
+        for holder, user in ((other, machine), (machine, other)):
+            holder.run("ip", "addr", "add", f"{address}/{bits}", "dev", "eth0", *(("nodad",) if ":" in address else ()))
+            user.run("ip", "neigh", "flush", "all")
+            wait_for(lambda u=user: "1 received" in u.run("ping", "-c1", "-W1", address, check=False), "an answer")  # type: ignore[misc]
+            holder.run("ip", "addr", "del", f"{address}/{bits}", "dev", "eth0")
+        # What the node itself says is judged as ever.
+        node.run("ip", "addr", "add", f"{address}/{bits}", "dev", "br0", *(("nodad",) if ":" in address else ()))
+        client = Client(other, "10.77.0.2", "fd77::2")
+        assert client.answered(address, node.mac("br0"), SILENCE) == set()
+        gate.allow([address])
+        opened(gate)
+        assert len(client.answered(address, node.mac("br0"))) == 3
+        client.close()
+        gate.close()
+    finally:
+        network.delete()
+
+
+@pytest.mark.parametrize("address", [A4, A6])
+def test_i1_sockets_bound_to_a_foreign_address_cannot_send_from_it(scene: Scene, gate: Gate, address: str) -> None:
+    """A transparent socket may use an address that is not configured here, and so do hand-made headers."""
+    scene.install(gate)
+    six = ":" in address
+    family = socket.AF_INET6 if six else socket.AF_INET
+    with scene.node.entered():
+        free = socket.socket(family, socket.SOCK_DGRAM)
+        # IPV6_TRANSPARENT, IP_TRANSPARENT
+        free.setsockopt(*((socket.IPPROTO_IPV6, 75, 1) if six else (socket.IPPROTO_IP, 19, 1)))
+        raw = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        free.bind((address, 0))
+    target = "fd77::9" if six else "10.77.0.9"
+    packet = (echo6 if six else echo4)(bytes(6), bytes(6), address, target)[14:]
+    for sender, data, protocol in ((free, b"x", 17), (raw, packet, 58 if six else 1)):
+        scene.client.tap.clear()
+        with contextlib.suppress(PermissionError):
+            sender.sendto(data, (target, 0 if sender is raw else 5000))
+        assert scene.client.tap.collect(is_ip_from(address), SILENCE) is None
+        gate.allow([address])
+        opened(gate)
+        sender.sendto(data, (target, 0 if sender is raw else 5000))
+        assert scene.client.tap.collect(is_ip_from(address, protocol), 5) is not None
+        gate.shut()
+    free.close()
+    raw.close()
 
 
 def test_i1_proxy_arp_does_not_answer_for_public_addresses(scene: Scene, gate: Gate) -> None:

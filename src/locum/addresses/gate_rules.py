@@ -55,22 +55,33 @@ table inet locum {{
 {sets}
 	# Opens (returns) while a slot is open, else drops.
 {gate}
-	# From a public address. What merely passes through on its way from the node that holds the address is none of
-	# our business: it came in from the public network, and the address is not configured here.
+	# Returns for frames that a bridge on this machine passes between two ports: they are not ours. With br_netfilter
+	# they come by here, without an input interface but with a link-layer header, which what is made here lacks yet.
+	chain bridged {{
+		meta iif != 0 counter name "refused" drop
+		@ll,48,48 != 0 return
+		counter name "refused" drop
+	}}
+	# From a public address that is not configured here. What merely passes through on its way from the node that
+	# holds it is none of our business: routed, it comes in from the public network. All else is not to wear it.
+	chain foreign {{
+		iifname @interfaces return
+		goto bridged
+	}}
 	chain from4 {{
 		ip saddr @held4 goto gate
-		iifname @interfaces fib saddr type != local return
+		fib saddr type != local goto foreign
 		counter name "refused" drop
 	}}
 	chain from6 {{
 		ip6 saddr @held6 goto gate
-		iifname @interfaces fib saddr type != local return
+		fib saddr type != local goto foreign
 		counter name "refused" drop
 	}}
 	# Neighbour advertisements about a public address, whoever they are from (the target is 8 bytes into ICMPv6).
 	chain advertise6 {{
 		@th,64,128 @held6_target goto gate
-		counter name "refused" drop
+		goto bridged
 	}}
 	# After source NAT, so that answers of a service behind address translation are seen with the address they wear.
 	chain leave {{
