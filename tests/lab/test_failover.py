@@ -409,6 +409,21 @@ def test_i7_a_take_that_fails_says_why_and_the_address_is_served_elsewhere(clust
     assert "90.recorder" in lab.daemon_log("n2").read_text()
 
 
+@pytest.mark.xfail(strict=True, reason="the even share of a node that cannot take addresses is tried one by one")
+def test_a_node_that_can_take_nothing_costs_the_others_no_service(cluster: Cluster) -> None:
+    lab = cluster()
+    theirs = addresses_of(lab, "n3")
+    with watched(lab) as watching:
+        start = boottime()
+        tell(lab, "n2", "fail-takeip")
+        locum(lab, "n3", "node", "disable", "n1")
+        lab.wait_for("n2 to have failed", lambda: "cannot take" in lab.daemon_log("n2").read_text())
+        time.sleep(2.0)
+        end = boottime()
+    found = gaps.longest(watching.attempts, start, end)
+    assert [found[address] for address in theirs if found[address].failed] == []
+
+
 def test_an_address_removed_by_hand_comes_back(cluster: Cluster) -> None:
     lab = cluster()
     address = addresses_of(lab, "n1")[0]
@@ -469,7 +484,7 @@ def test_updateip_moves_an_address_to_the_other_interface_of_its_node(cluster: C
         lab.wait_for("the other interface", lambda: set(lab.configured("n1").values()) == {"eth2"})
         lab.wait_for("updateip", lambda: len(seen(lab, "n1", "updateip")) == len(mine))
         assert addresses_of(lab, "n1") == mine
-        assert wait_state(lab, "n1", "OK", "PARTIALLYONLINE")
+        assert wait_state(lab, "n1", "PARTIALLYONLINE")
         for one in seen(lab, "n1", "updateip"):
             old, new, address, bits = one.arguments
             assert (old, new) == ("eth1", "eth2")

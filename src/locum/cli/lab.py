@@ -70,7 +70,12 @@ def up(*, nodes: int, addresses: int, hold: float, interfaces: int, services: st
     layout = Layout(name=name, nodes=nodes, addresses=addresses, interfaces=interfaces, hold=hold)
     made = Lab.up(layout, services=[service for service in services.split(",") if service])
     if wait:
-        made.wait_served()
+        try:
+            made.wait_served()
+        except LocumError as error:
+            raise LocumError(
+                f"lab {name} is up, but {error}; `locum lab status` and the logs in {made.directory}/nodes tell more"
+            ) from None
     click.echo(f"lab {name}: {nodes} nodes, {addresses} public addresses, files in {made.directory}")
 
 

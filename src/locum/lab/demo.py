@@ -193,6 +193,9 @@ def run(lab: Lab, *, rounds: int, budget: float, console: Console, json_file: Pa
     outcome = Demo(lab, rounds, budget, console).run()
     for problem in outcome.problems:
         console.print(f"PROBLEM: {problem}", style="bold red", highlight=False, soft_wrap=True)
+    if outcome.problems:
+        # The lab is about to be removed, and its logs with it.
+        console.print(lab.logs(), highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{outcome.questions} questions by ARP and neighbour discovery, {outcome.packets} packets from public "
         f"addresses heard, {outcome.violations} times two nodes for one address; {outcome.seconds:.0f} s in all",
