@@ -34,7 +34,7 @@ class Driver:
         self._acts = acts
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
-        self._activity: tuple[int, asyncio.Task[None]] | None = None
+        self._activity: tuple[int, asyncio.Task[tuple[bool, str]]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._carrying = False
         self._view_moved = asyncio.Event()
@@ -54,9 +54,12 @@ class Driver:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            for task in list(self._tasks):
+            tasks: list[asyncio.Task[Any]] = list(self._tasks)
+            if self._activity is not None:
+                tasks.append(self._activity[1])
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def wait_for_change(self, limit: float) -> bool:
         """Wait until the view changes; False when it has not within ``limit`` seconds."""
@@ -143,16 +146,22 @@ class Driver:
             self.ended.set_exception(task.exception() or RuntimeError("unreachable"))
 
     def _act(self, ticket: int, work: Coroutine[Any, Any, tuple[bool, str]]) -> None:
-        self._activity = (ticket, self._spawn(self._activity_task(ticket, work)))
+        task = asyncio.get_running_loop().create_task(work)
+        self._activity = (ticket, task)
+        # A callback and not a coroutine around the work: a task that is cancelled before its first step never runs.
+        task.add_done_callback(lambda done: self._activity_ended(ticket, done))
 
-    async def _activity_task(self, ticket: int, work: Coroutine[Any, Any, tuple[bool, str]]) -> None:
-        try:
-            ok, reason = await work
-        except asyncio.CancelledError:
-            if self.ended.done():
-                raise
-            ok, reason = False, "cancelled"
+    def _activity_ended(self, ticket: int, task: asyncio.Task[tuple[bool, str]]) -> None:
         self._activity = None
+        if self.ended.done():
+            return
+        if task.cancelled():
+            ok, reason = False, "cancelled"
+        elif (defect := task.exception()) is not None:
+            self.ended.set_exception(defect)
+            return
+        else:
+            ok, reason = task.result()
         self.feed(self.node.activity_done, ticket, ok, reason)
 
     # -- the store -----------------------------------------------------------------------------------------
