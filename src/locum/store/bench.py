@@ -55,7 +55,7 @@ async def _timed(count: int, operation: Callable[[int], Awaitable[object]]) -> l
     return taken
 
 
-async def measure(writer: Store, reader: Store, count: int, prefix: str = "") -> list[Figures]:
+async def measure(writer: Store, reader: Store, count: int, prefix: str = "bench/") -> list[Figures]:
     """Commit, read, and commit → watch of another client, ``count`` times each, one after the other; then commits
     of 32 tasks at once. Keys go under ``prefix``.
     """
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             asyncio.run(_run(options.store, options.count, FOREIGN_PREFIX))
         else:
             with local_server(options.data) as socket:
-                asyncio.run(_run(f"unix:{socket}", options.count, ""))
+                asyncio.run(_run(f"unix:{socket}", options.count, "bench/"))
     except LocumError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_status

@@ -37,7 +37,7 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from locum.errors import PermissionRequired, StoreCorrupt, StoreError, StoreUnavailable, UsageError
@@ -45,11 +45,11 @@ from locum.store.base import Batch, Change, CommitResult, Condition, Entry, Oper
 from locum.store.keyvalue import HISTORY_BYTES, HISTORY_COMMITS, KeyValue
 from locum.store.memory import MemoryStore
 
-#: Prefixes of keys that describe running processes of this machine.
-MACHINE_BOUND = ("member/", "beat/", "health/", "leader", "plan", "phase/", "claim/", "connections/")
+#: Kinds of keys that describe running processes of this machine. Keys are ``<cluster>/<kind>`` or longer.
+MACHINE_BOUND = frozenset({"member", "beat", "health", "leader", "plan", "phase", "claim", "connections"})
 
-#: Prefixes of keys that are overwritten all the time and whose latest value need not survive.
-VOLATILE = ("beat/",)
+#: Kinds of keys that are overwritten all the time and whose latest value need not survive.
+VOLATILE = frozenset({"beat"})
 
 #: ``PRAGMA application_id`` of a store file ("Locm"), and the version of its tables.
 _APPLICATION_ID = 0x4C6F636D
@@ -60,6 +60,12 @@ _RESERVE = 1_000_000
 
 #: A checkpoint is due after this many writes, so that the log stays short.
 _CHECKPOINT_EVERY = 1000
+
+
+def kind_of(key: str) -> str:
+    """``"cluster/beat/n1"`` → ``"beat"``; "" when there is no such part."""
+    parts = key.split("/", 2)
+    return parts[1] if len(parts) > 1 else ""
 
 
 def _crc(key: str, value: bytes, revision: int) -> int:
@@ -246,8 +252,8 @@ class SqliteStore(MemoryStore):
         self,
         path: str,
         *,
-        machine_bound: Sequence[str] = MACHINE_BOUND,
-        volatile: Sequence[str] = VOLATILE,
+        machine_bound: Collection[str] = MACHINE_BOUND,
+        volatile: Collection[str] = VOLATILE,
         history_commits: int = HISTORY_COMMITS,
         history_bytes: int = HISTORY_BYTES,
     ) -> None:
@@ -261,8 +267,8 @@ class SqliteStore(MemoryStore):
             )
         )
         self._log.entries = ()
-        self._machine_bound = tuple(machine_bound)
-        self._volatile = tuple(volatile)
+        self._machine_bound = frozenset(machine_bound)
+        self._volatile = frozenset(volatile)
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
@@ -281,7 +287,7 @@ class SqliteStore(MemoryStore):
             self._append(batch)
         self.core.apply(batch)
         safe = None
-        if not all(change.key.startswith(self._machine_bound) for change in batch.changes):
+        if not all(kind_of(change.key) in self._machine_bound for change in batch.changes):
             safe = asyncio.get_running_loop().create_future()
             self._waiting.append(safe)
         if self._syncing is None and (self._waiting or self._unsynced >= _CHECKPOINT_EVERY):
@@ -291,7 +297,7 @@ class SqliteStore(MemoryStore):
 
     def _must_be_logged(self, batch: Batch) -> bool:
         return batch.revision >= self._log.limit or any(
-            change.value is None or not change.key.startswith(self._volatile) or self.core.get(change.key) is None
+            change.value is None or kind_of(change.key) not in self._volatile or self.core.get(change.key) is None
             for change in batch.changes
         )
 
@@ -348,5 +354,5 @@ class SqliteStore(MemoryStore):
             await self._syncing
         if self._thread is not None:
             self._thread.shutdown()
-        volatile = [entry for prefix in self._volatile for entry in self.core.snapshot(prefix).entries]
+        volatile = [entry for entry in self.core.snapshot().entries if kind_of(entry.key) in self._volatile]
         self._log.close(volatile, self.core.revision)

@@ -16,7 +16,7 @@ import pytest
 
 from locum.errors import StoreCorrupt, StoreUnavailable, UsageError
 from locum.store.base import Change, Condition, Delete, Put, WatchLost
-from locum.store.sqlite import SqliteLog, SqliteStore
+from locum.store.sqlite import SqliteLog, SqliteStore, kind_of
 from tests.unit.store.harness import Watched, asynchronous
 
 
@@ -32,15 +32,15 @@ async def test_proper_end_loses_nothing_and_goes_on_at_the_same_revision(tmp_pat
     path = str(tmp_path / "s")
     store = SqliteStore(path)
     for number in range(5):
-        await store.commit((), [Put("beat/n1", bytes([number])), Put(f"admin/n{number}", b"x")])
-    await store.commit((), [Delete("admin/n0")])
-    await store.commit((), [Put("beat/n1", b"last")])
+        await store.commit((), [Put("c/beat/n1", bytes([number])), Put(f"c/admin/n{number}", b"x")])
+    await store.commit((), [Delete("c/admin/n0")])
+    await store.commit((), [Put("c/beat/n1", b"last")])
     before = await store.read("")
     await store.close()
     store = SqliteStore(path)
     assert await store.read("") == before
     watch = Watched(store, "", before.revision)
-    result = await store.commit([Condition("beat/n1", before.revision)], [Put("k", b"")])
+    result = await store.commit([Condition("c/beat/n1", before.revision)], [Put("k", b"")])
     assert (result.accepted, result.revision) == (True, before.revision + 1)
     await watch.reaches(result.revision)
     assert watch.revisions == [result.revision]
@@ -53,26 +53,26 @@ async def test_proper_end_loses_nothing_and_goes_on_at_the_same_revision(tmp_pat
 async def test_crash_keeps_what_was_seen(tmp_path: Path) -> None:
     path, copy = tmp_path / "s", tmp_path / "copy"
     store = SqliteStore(str(path))
-    await store.commit((), [Put("admin/n1", b"disabled"), Put("beat/n2", b"0")])
-    claim = await store.commit((), [Put("claim/a", b"n1")])
-    await store.commit((), [Put("beat/n1", b"first")])
-    gone = await store.commit((), [Delete("beat/n2")])
+    await store.commit((), [Put("c/admin/n1", b"disabled"), Put("c/beat/n2", b"0")])
+    claim = await store.commit((), [Put("c/claim/a", b"n1")])
+    await store.commit((), [Put("c/beat/n1", b"first")])
+    gone = await store.commit((), [Delete("c/beat/n2")])
     last = gone
     for number in range(100):
-        last = await store.commit((), [Put("beat/n1", bytes([number]))])
+        last = await store.commit((), [Put("c/beat/n1", bytes([number]))])
     crash(path, copy)
     await store.close()
     after = SqliteStore(str(copy))
     snapshot = await after.read("")
     assert snapshot.revision >= last.revision
     entries = {e.key: e for e in snapshot.entries}
-    assert entries["admin/n1"].value == b"disabled"
-    assert entries["claim/a"].revision == claim.revision
+    assert entries["c/admin/n1"].value == b"disabled"
+    assert entries["c/claim/a"].revision == claim.revision
     # A beat's existence is kept, its value may be an older one.
-    assert entries["beat/n1"].value == b"first"
-    assert "beat/n2" not in entries
+    assert entries["c/beat/n1"].value == b"first"
+    assert "c/beat/n2" not in entries
     # No revision from before the crash fits anything.
-    assert not (await after.commit([Condition("beat/n1", last.revision)], [Delete("beat/n1")])).accepted
+    assert not (await after.commit([Condition("c/beat/n1", last.revision)], [Delete("c/beat/n1")])).accepted
     with pytest.raises(WatchLost):
         await anext(after.watch("", last.revision))
     new = await after.commit((), [Put("k", b"")])
@@ -86,7 +86,7 @@ async def test_revisions_never_repeat_over_many_crashes(tmp_path: Path) -> None:
     for number in range(1, 6):
         store = SqliteStore(str(path))
         for _ in range(3):
-            revision = (await store.commit((), [Put("beat/n1", b"")])).revision
+            revision = (await store.commit((), [Put("c/beat/n1", b"")])).revision
             assert revision > highest
             highest = revision
         path = tmp_path / str(number)
@@ -105,12 +105,23 @@ async def test_beats_do_not_touch_the_file(tmp_path: Path, monkeypatch: pytest.M
         append(changes, revision)
 
     monkeypatch.setattr(store._log, "append", counted)
-    first = await store.commit((), [Put("beat/n1", b"")])
+    first = await store.commit((), [Put("c/beat/n1", b"")])
     for _ in range(50):
-        await store.commit((), [Put("beat/n1", b"")])
-    claim = await store.commit((), [Put("claim/a", b""), Put("beat/n1", b"")])
+        await store.commit((), [Put("c/beat/n1", b"")])
+    claim = await store.commit((), [Put("c/claim/a", b""), Put("c/beat/n1", b"")])
     assert written == [first.revision, claim.revision]
     await store.close()
+
+
+def test_kinds() -> None:
+    assert [kind_of(key) for key in ("c/beat/n1", "beat/admin/n1", "c/plan", "beat", "", "/beat")] == [
+        "beat",
+        "admin",
+        "plan",
+        "",
+        "",
+        "beat",
+    ]
 
 
 @asynchronous
@@ -126,12 +137,12 @@ async def test_confirmation_of_durable_keys_waits_for_the_disk(tmp_path: Path, m
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
 
     monkeypatch.setattr(store._log, "sync", slow_sync)
-    first = asyncio.create_task(store.commit((), [Put("admin/n1", b"")]))
+    first = asyncio.create_task(store.commit((), [Put("c/admin/n1", b"")]))
     await asyncio.sleep(0.05)
-    others = [asyncio.create_task(store.commit((), [Put(f"admin/{n}", b"")])) for n in range(20)]
+    others = [asyncio.create_task(store.commit((), [Put(f"c/admin/{n}", b"")])) for n in range(20)]
     # A slow disk holds up nobody else.
     for _ in range(10):
-        assert (await store.commit((), [Put("beat/n1", b""), Put("claim/a", b"")])).accepted
+        assert (await store.commit((), [Put("c/beat/n1", b""), Put("c/claim/a", b"")])).accepted
     assert not first.done()
     assert not any(task.done() for task in others)
     release.set()
@@ -145,41 +156,41 @@ async def test_confirmation_of_durable_keys_waits_for_the_disk(tmp_path: Path, m
 async def test_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     path = tmp_path / "s"
     store = SqliteStore(str(path))
-    await store.commit((), [Put("admin/n1", b"kept"), Put("beat/n1", b"")])
+    await store.commit((), [Put("c/admin/n1", b"kept"), Put("c/beat/n1", b"")])
     pages = store._log._writer.execute("PRAGMA page_count").fetchone()[0]
     store._log._writer.execute(f"PRAGMA max_page_count={pages}")
     start = (await store.read("")).revision
     with pytest.raises(StoreUnavailable, match=r"store file .*full.*free some space"):
-        await store.commit((), [Put("admin/n2", bytes(100_000))])
+        await store.commit((), [Put("c/admin/n2", bytes(100_000))])
     assert (await store.read("")).revision == start
     # Beats go on, and so does the rest once there is room.
-    assert (await store.commit((), [Put("beat/n1", b"1")])).accepted
+    assert (await store.commit((), [Put("c/beat/n1", b"1")])).accepted
     store._log._writer.execute("PRAGMA max_page_count=1000000")
-    assert (await store.commit((), [Put("admin/n2", bytes(100_000))])).accepted
+    assert (await store.commit((), [Put("c/admin/n2", bytes(100_000))])).accepted
     await store.close()
     again = SqliteStore(str(path))
-    assert {e.key for e in (await again.read("")).entries} == {"admin/n1", "admin/n2", "beat/n1"}
+    assert {e.key for e in (await again.read("")).entries} == {"c/admin/n1", "c/admin/n2", "c/beat/n1"}
     await again.close()
 
 
 @asynchronous
 async def test_failed_sync_is_never_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(str(tmp_path / "s"))
-    await store.commit((), [Put("beat/n1", b"")])
+    await store.commit((), [Put("c/beat/n1", b"")])
 
     def broken() -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr(store._log, "sync", broken)
     with pytest.raises(StoreUnavailable, match="disk I/O error"):
-        await store.commit((), [Put("admin/n1", b"")])
+        await store.commit((), [Put("c/admin/n1", b"")])
     monkeypatch.undo()
     # After a failed fsync nobody knows what is on the disk: nothing is confirmed any more.
     with pytest.raises(StoreUnavailable, match="restart the store"):
-        await store.commit((), [Put("admin/n1", b"")])
+        await store.commit((), [Put("c/admin/n1", b"")])
     with pytest.raises(StoreUnavailable, match="restart the store"):
-        await store.commit((), [Put("claim/a", b"")])
-    assert (await store.commit((), [Put("beat/n1", b"")])).accepted
+        await store.commit((), [Put("c/claim/a", b"")])
+    assert (await store.commit((), [Put("c/beat/n1", b"")])).accepted
     await store.close()
 
 
@@ -228,7 +239,7 @@ async def test_damaged_file_is_noticed_at_the_start(tmp_path: Path, place: float
     path = tmp_path / "s"
     store = SqliteStore(str(path))
     for number in range(50):
-        await store.commit((), [Put(f"admin/{number}", bytes(500))])
+        await store.commit((), [Put(f"c/admin/{number}", bytes(500))])
     await store.close()
     with open(path, "r+b") as file:  # noqa: ASYNC230
         file.seek(int(place * file.seek(0, os.SEEK_END)))
@@ -251,7 +262,7 @@ async def main():
     store = SqliteStore({str(path)!r})
     start = len((await store.read("")).entries)
     for number in range(start // 3, 100000):
-        await store.commit((), [Put(f"{{kind}}/{{number:06}}", b"x" * 300) for kind in ("admin", "claim", "phase")])
+        await store.commit((), [Put(f"c/{{kind}}/{{number:06}}", b"x" * 300) for kind in ("admin", "claim", "phase")])
         print(number, flush=True)
 asyncio.run(main())
 """
@@ -267,5 +278,5 @@ asyncio.run(main())
         log = SqliteLog(str(path))
         keys = {entry.key for entry in log.entries}
         log.close((), log.revision)
-        assert {f"{kind}/{n:06}" for n in range(confirmed + 1) for kind in ("admin", "claim", "phase")} <= keys
+        assert {f"c/{kind}/{n:06}" for n in range(confirmed + 1) for kind in ("admin", "claim", "phase")} <= keys
         assert len(keys) % 3 == 0
