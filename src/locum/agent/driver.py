@@ -207,7 +207,8 @@ class Driver:
         keys = self.node.view.apply(batch)
         if keys:
             self.feed(self.node.view_changed, keys)
-            self._changed()
+            if not all(key.startswith("beat/") for key in keys):
+                self._changed()
 
     def _changed(self) -> None:
         moved, self._view_moved = self._view_moved, asyncio.Event()

@@ -34,11 +34,11 @@ class AdminOperations:
         view, local = self._driver.node.view, self._driver.node.desk.name
         for _ in range(TRIES):
             change = plan_command(view, request, local=local, wall=time.time())
-            if not change.operations:
-                return AdminResult(change.message, change.warnings, changed=False)
-            if await self._commit(change):
+            changed = bool(change.operations)
+            if not changed or await self._commit(change):
+                # What was so already may still be on its way.
                 pending = await self._wait(change.wait) if change.wait is not None else ""
-                return AdminResult(change.message, change.warnings, complete=not pending, pending=pending)
+                return AdminResult(change.message, change.warnings, changed, complete=not pending, pending=pending)
         raise UsageError("the cluster kept changing while the command was tried: try again")
 
     async def tunable_defaults(self, message: Mapping[str, object]) -> AdminResult:

@@ -181,7 +181,8 @@ def _cause(
         if health is not None and health.leaving:
             reasons.append(f"{node} is stopping")
         elif state != NodeState.OK:
-            why = f" ({health.reason})" if health is not None and health.reason else ""
+            ill = state == NodeState.UNHEALTHY and health is not None and health.reason
+            why = f" ({health.reason})" if ill and health is not None else ""
             reasons.append(f"{node} is {state}{why}")
         elif health is not None and health.refused:
             reasons.append(f"{node} could not take {', '.join(sorted(health.refused))}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from locum.addresses.clean import remove_public
 from locum.agent.held import HeldNotes
 from locum.agent.log import Log
-from locum.config.environment import check_environment
+from locum.config.environment import check_environment, environment_warnings
 from locum.config.load import load
 from locum.config.model import Settings
 from locum.errors import ConfigError, LocumError, UsageError
@@ -76,6 +76,8 @@ def run(config_path: str, agent: Callable[[Settings], int]) -> int:
     lock(paths.runtime)
     name_process("locum-guard")
     log = Log(settings.node.name, settings.log.level, settings.log.format)
+    for warning in environment_warnings(settings):
+        log(warning, "warning")
     page = Page(os.path.join(paths.runtime, "hold"))
     page.clear()
     HeldNotes(os.path.join(paths.runtime, "held")).clear()
