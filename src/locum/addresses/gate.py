@@ -12,8 +12,8 @@ How it is used, for every beat::
 
 and for every address: configure it, :meth:`Gate.allow` it, ... :meth:`Gate.deny` it, remove it.
 
-A slot that is armed loses its confirmation, so the slot that carries the present hold is not the one to arm next:
-:class:`locum.addresses.slots.Slots` chooses.
+A slot that is armed loses its confirmation, so the one that carries the present hold is not the one to arm next; the
+caller chooses (:mod:`locum.cluster.hold`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pure parts of what is built on netlink: slots, lifetimes, rules, announcements."""
+"""The pure parts of what is built on netlink: lifetimes, rules, announcements."""
 
 from __future__ import annotations
 
@@ -11,49 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locum.addresses import announce, gate_rules, kernel, lifetimes
-from locum.addresses.slots import Slots
-
-
-def test_slots_are_taken_in_turn_and_never_the_one_that_carries_the_hold() -> None:
-    slots = Slots()
-    assert slots.open_until == float("-inf")
-    first = slots.take(10.0)
-    slots.confirmed(first)
-    taken = [slots.take(10.0 + n) for n in range(1, 20)]
-    assert first not in taken
-    assert set(taken) == set(range(gate_rules.SLOTS)) - {first}
-    assert slots.open_until == 10.0
-
-
-@given(st.lists(st.tuples(st.floats(0.01, 1), st.integers(0, 8), st.booleans()), max_size=60))
-def test_the_present_hold_is_never_wiped(beats: list[tuple[float, int, bool]]) -> None:
-    """Beats at any distance, answered in any order, late or never: what is open stays open until its deadline."""
-    slots = Slots()
-    now = 0.0
-    pending: list[tuple[int, float]] = []  # what a caller knows: slot and deadline of unanswered beats
-    latest: dict[int, float] = {}
-    for pause, which, answered in beats:
-        now += pause
-        before = slots.open_until
-        slot = slots.take(now + 2)
-        assert slots.open_until == before, "taking a slot does not close what is open"
-        pending = [(s, d) for s, d in pending if s != slot]  # that beat's ticket is void
-        latest[slot] = now + 2
-        pending.append((slot, now + 2))
-        if answered and pending:
-            slot, deadline = pending.pop(which % len(pending))
-            slots.confirmed(slot)
-            assert latest[slot] == deadline
-            assert slots.open_until == max(before, deadline)
-
-
-def test_shutting_forgets() -> None:
-    slots = Slots()
-    slots.confirmed(slots.take(5.0))
-    slots.clear()
-    assert slots.open_until == float("-inf")
-    with pytest.raises(ValueError, match="two slots"):
-        Slots(1)
 
 
 @given(st.floats(0.05, 3600))
