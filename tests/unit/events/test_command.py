@@ -274,9 +274,9 @@ def test_status(locum: Locum, bench: Bench) -> None:
     lines = re.sub(r"\d+\.\d{3}  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "T", locum.here("status")).splitlines()
     assert lines == [
         "EVENT      SCRIPT  RESULT      SECONDS  STARTED              OUTPUT",
-        "monitor    10.a    okT  hello",
+        "monitor    10.a    ok            T  hello",
         "monitor    20.b    failed (4)    T  bad",
-        "recovered  10.a    okT  hello",
+        "recovered  10.a    ok            T  hello",
         "recovered  20.b    failed (4)    T  bad",
         "",
         "monitor 20.b:",
