@@ -116,9 +116,12 @@ class Node:
 
     def view_changed(self, keys: set[str], now: float, wall: float) -> None:
         """The driver has fed the view from the watch; ``keys`` is what the view said had changed."""
+        held = self.hold.valid(self.desk.now)
         self._enter(now, wall)
         self._keys_changed(keys)
-        self._step()
+        # Most changes are beats, which only move the time at which somebody would be expired: next_wakeup has it.
+        if held != self.hold.valid(now) or not all(key.startswith("beat/") for key in keys):
+            self._step()
 
     def beat_done(self, ticket: int, accepted: bool | None, sent_at: float, now: float, wall: float) -> None:
         """A beat was answered; see :class:`locum.cluster.effects.SendBeat`."""
