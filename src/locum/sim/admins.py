@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from locum.cluster.admin import TRIES, AdminRequest, plan_command
+from locum.cluster.admin import TRIES, AdminRequest, Command, plan_command
 from locum.cluster.view import View
 from locum.errors import UsageError
 from locum.sim.checks import ADMIN
@@ -13,7 +13,7 @@ from locum.sim.checks import ADMIN
 if TYPE_CHECKING:
     from locum.sim.world import World
 
-NODE_COMMANDS = ("enable", "disable", "stop", "continue", "ban", "unban")
+NODE_COMMANDS: tuple[Command, ...] = ("enable", "disable", "continue", "stop", "unban", "ban")
 
 
 class Admins:
@@ -33,7 +33,7 @@ class Admins:
         if chance < 0.55 or not addresses:
             command = random.choice(NODE_COMMANDS)
             seconds = random.uniform(0.5, 6.0) if command == "ban" else None
-            self.command(AdminRequest(command, node=name, seconds=seconds))  # type: ignore[arg-type]
+            self.command(AdminRequest(command, node=name, seconds=seconds))
             return f"admin {command}"
         if chance < 0.8:
             self.command(AdminRequest("move", node=name, address=random.choice(addresses)))
@@ -50,8 +50,8 @@ class Admins:
         """After the trouble: addresses may be taken again; when ``clean``, nobody is disabled, stopped or banned."""
         self.command(AdminRequest("tunable-set", name="NoIPTakeover", value=0))
         for name in self._world.machines if clean else ():
-            for command in ("enable", "continue", "unban"):
-                self.command(AdminRequest(command, node=name))  # type: ignore[arg-type]
+            for command in NODE_COMMANDS[::2]:
+                self.command(AdminRequest(command, node=name))
 
     def command(self, request: AdminRequest, tries: int = TRIES) -> None:
         """Plan it in a fresh view and commit a little later; again when something changed in between."""

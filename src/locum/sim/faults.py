@@ -95,6 +95,8 @@ class Faults:
         """From now on things happen."""
         self._on = True
         self._round += 1
+        for machine in self._world.machines.values():
+            machine.comes_back = False
         self._soon(self._round)
 
     def _soon(self, number: int) -> None:
@@ -127,8 +129,11 @@ class Faults:
             if machine.agent is not None and machine.agent.store.watch is not None:
                 machine.agent.store.watch.lag = 0.0
             if machine.name in world.retired:
+                if not machine.guard:
+                    machine.remove_leftovers()
                 continue
             machine.power_on()
+            machine.comes_back = True
             if not machine.guard:
                 machine.start_daemon()
         if not world.store.up:
@@ -486,6 +491,7 @@ class Faults:
         if key is not None and self._world.store.up:
             value = self._random.choice((b"", b"garbage", b"[]", b"{}", b"\xff\xfe"))
             self._say(f"a stranger spoils {key}")
+            self._touched(key)
             self._world.store.commit(STRANGER, (), (Put(key, value),))
 
     def delete_key(self) -> None:
@@ -493,9 +499,13 @@ class Faults:
         key = self._some_key(DELETABLE)
         if key is not None and self._world.store.up:
             self._say(f"a stranger deletes {key}")
-            if key.startswith("member/"):
-                self._disturb(self._world.machines[key[7:]], 5.0)
+            self._touched(key)
             self._world.store.commit(STRANGER, (), (Delete(key),))
+
+    def _touched(self, key: str) -> None:
+        """A node whose membership was touched gives it up, releases everything and joins anew: that takes a while."""
+        if key.startswith("member/"):
+            self._disturb(self._world.machines[key[7:]], 60.0)
 
     def admin(self) -> str:
         """An admin gives a command."""
@@ -518,7 +528,7 @@ class Faults:
         world.engine.after(seconds, self._come_back, machine)
 
     def _come_back(self, machine: Machine) -> None:
-        if not machine.guard:
+        if not machine.guard and machine.name not in self._world.retired:
             machine.start_daemon()
 
     def reload(self) -> None:

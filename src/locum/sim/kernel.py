@@ -12,7 +12,7 @@ the one who relies on an opening, and as late as it may be for the one who relie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from random import Random
 from typing import Protocol
 

@@ -88,6 +88,8 @@ class Machine:
         self.left = False
         #: The guard was told to end in order.
         self.terminating = False
+        #: It is started again once it has left.
+        self.comes_back = False
         self.agent_frozen = self.guard_frozen = self.children_frozen = False
         self.agent_stopped = self.guard_stopped = self.children_stopped = False
         #: Micro-steps of the agent until :attr:`_snare` goes off; 0: never.
@@ -255,12 +257,12 @@ class Machine:
         self.guard = 0
         self.left = problem is None
         self.world.agent_ended(self, problem)
-        if problem is not None:
+        if problem is not None or self.comes_back:
             # systemd: Restart=on-failure
             self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
 
     def _restart(self) -> None:
-        if not self.left and not self.terminating:
+        if self.comes_back or not (self.left or self.terminating):
             self.start_daemon()
 
     def terminate(self) -> None:
@@ -414,6 +416,11 @@ class Machine:
         self.powered = False
         self.guard = 0
         self.trap = 0
+        for address in list(self.kernel.addresses):
+            self.kernel.remove(address)
+
+    def remove_leftovers(self) -> None:
+        """An admin takes away what somebody configured by hand where no daemon runs any more."""
         for address in list(self.kernel.addresses):
             self.kernel.remove(address)
 

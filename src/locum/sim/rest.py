@@ -64,8 +64,10 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
     node = agent.node
     if node.stage is not Stage.MEMBER:
         return f"is {node.stage.value}"
-    if not node.hold.valid(machine.clock.boot()) or not machine.kernel.open():
+    if not machine.kernel.open():
         return "has no hold"
+    if node.hold.deadline - machine.clock.boot() < node.hold.hold - 2 * node.hold.interval:
+        return "has not beaten lately"
     entry = world.store.core.get(f"member/{machine.name}")
     try:
         record = schema.decode(entry.key, entry.value) if entry is not None else None
@@ -138,7 +140,7 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
         # I7: kernel, gate and the rules' own account agree.
         kernel, agent = machine.kernel, machine.agent
         held = {a for a, local in agent.node.serving.local.items() if local.held} if agent is not None else set()
-        if set(kernel.addresses) != held or set(kernel.held) != held:
+        if set(kernel.addresses) != held or (agent is not None and set(kernel.held) != held):
             yield (
                 f"{machine.name}: held {sorted(held)}, configured {sorted(kernel.addresses)}, "
                 f"let through the gate {sorted(kernel.held)}"

@@ -146,7 +146,7 @@ class StoreClient:
         self._patience = patience
         self._post = post
         self._serial = 0
-        self._pending: dict[int, Callable[..., None]] = {}
+        self._pending: dict[int, Callable[..., Iterator[None]]] = {}
         self._timeouts: deque[tuple[float, int]] = deque()
         self._timing = False
         self._closed = False
@@ -189,7 +189,7 @@ class StoreClient:
         serial = self._expect(answered)
         self._link.send(UP, self._service.receive, self._watching, serial, after, deliver, lost)
 
-    def _expect(self, done: Callable[..., None]) -> int:
+    def _expect(self, done: Callable[..., Iterator[None]]) -> int:
         self._serial += 1
         self._pending[self._serial] = done
         engine = self._service.engine

@@ -44,8 +44,9 @@ class World:
             machine = self._machine(number)
             self.machines[machine.name] = machine
         #: Called when a node's membership was ended by another; the faults know whether that was fair.
-        self.on_expiry: Callable[[str], None] = lambda name: None
-        self.on_end: Callable[[Machine], None] = lambda machine: None
+        self.on_expiry: Callable[[str], None] | None = None
+        #: Called when a daemon has ended by itself.
+        self.on_end: Callable[[Machine], None] | None = None
 
     def _machine(self, number: int) -> Machine:
         shape, name = self.shape, f"n{number + 1}"
@@ -91,11 +92,13 @@ class World:
 
     def expired(self, name: str) -> None:
         """A node's membership was ended by another."""
-        self.on_expiry(name)
+        if self.on_expiry is not None:
+            self.on_expiry(name)
 
     def agent_ended(self, machine: Machine, problem: str | None) -> None:
         """An agent has left, in order or with a problem."""
-        self.on_end(machine)
+        if self.on_end is not None:
+            self.on_end(machine)
         if problem is not None:
             self.noted(f"exit: {problem}")
 
@@ -117,7 +120,7 @@ class World:
         self.engine.run(self.engine.now + seconds)
 
     def run_until(self, done: Callable[[], bool], limit: float, pause: float = 0.1) -> bool:
-        """Let time pass until ``done()``, looking every ``pause`` seconds; False when ``limit`` seconds were not enough."""
+        """Let time pass until ``done()``, looking now and then; False when ``limit`` seconds were too few."""
         end = self.engine.now + limit
         while not done():
             if self.engine.now >= end:
