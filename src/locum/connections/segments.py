@@ -18,6 +18,10 @@ from locum.errors import NetlinkError, PermissionRequired
 
 ACK, RST = 0x10, 0x04
 
+#: Numbers for a segment that must be out of the receiver's window, one for each try. The first is what CTDB uses; one
+#: connection in some thousand has it within its window, where it calls for no answer, so the others are far apart.
+SEQUENCES = (0, 0x55555555, 0xAAAAAAAA)
+
 #: The window of every segment from here, so that it can be told from others in a packet dump (CTDB uses the same).
 WINDOW = 1234
 
@@ -33,14 +37,26 @@ _BURST = 256
 _FULL = (errno.ENOBUFS, errno.EAGAIN)
 
 
+class Segment(NamedTuple):
+    """A segment to send: addresses and ports (source and destination) are packed."""
+
+    source: bytes
+    destination: bytes
+    ports: bytes
+    sequence: int = 0
+    acknowledged: int = 0
+    flags: int = ACK
+
+
 def checksum(data: bytes) -> int:
     """The Internet checksum of an even number of bytes."""
     # The sum of 16-bit words with end-around carry is the whole number modulo 65535.
     return 0xFFFF - int.from_bytes(data, "big") % 0xFFFF
 
 
-def segment(source: bytes, destination: bytes, ports: bytes, sequence: int, acknowledged: int, flags: int) -> bytes:
-    """An IP packet with a TCP segment without data. Addresses are packed; ``ports``: source and destination, packed."""
+def build(wanted: Segment) -> bytes:
+    """The IP packet with a TCP segment without data."""
+    source, destination, ports, sequence, acknowledged, flags = wanted
     head = ports + struct.pack("!IIBBHHH", sequence, acknowledged, _TCP.size // 4 << 4, flags, WINDOW, 0, 0)
     total = checksum(source + destination + struct.pack("!HH", socket.IPPROTO_TCP, _TCP.size) + head)
     tcp = head[:16] + total.to_bytes(2, "big") + head[18:]
@@ -51,18 +67,7 @@ def segment(source: bytes, destination: bytes, ports: bytes, sequence: int, ackn
     return ip[:10] + checksum(ip).to_bytes(2, "big") + ip[12:] + tcp
 
 
-class Seen(NamedTuple):
-    """A segment on the wire; addresses and ports (source and destination) are packed."""
-
-    source: bytes
-    destination: bytes
-    ports: bytes
-    sequence: int
-    acknowledged: int
-    flags: int
-
-
-def parse(packet: bytes) -> Seen | None:
+def parse(packet: bytes) -> Segment | None:
     """The TCP segment in an IP packet; None when there is none, or not its beginning."""
     if not packet:
         return None
@@ -83,38 +88,40 @@ def parse(packet: bytes) -> Seen | None:
     if len(packet) < start + _TCP.size:
         return None
     sequence, acknowledged = struct.unpack_from("!II", packet, start + 4)
-    return Seen(source, destination, packet[start : start + 4], sequence, acknowledged, packet[start + 13])
+    return Segment(source, destination, packet[start : start + 4], sequence, acknowledged, packet[start + 13])
 
 
 class RawSender:
-    """Sends segments from one source address (packed), in the network namespace in which it was created.
+    """Sends segments of one version of IP, in the network namespace in which it was created.
 
-    The socket is bound to the source, so that routing rules for it ("ip rule from ...") apply as they do to the
-    service's own packets. The source need not be an address of this host when ``bound`` is False.
+    With ``source`` (packed) the socket is bound to it, so that routing rules for that address ("ip rule from ...")
+    apply as they do to the packets of the service.
     """
 
-    def __init__(self, source: bytes, *, bound: bool = True) -> None:
-        family = socket.AF_INET if len(source) == 4 else socket.AF_INET6
+    def __init__(self, family: int, source: bytes | None = None) -> None:
+        self._family = family
         try:
             self._socket = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
         except PermissionError as problem:
             raise PermissionRequired(
                 "cannot open a raw socket to tell clients of a move; this needs root, or CAP_NET_RAW"
             ) from problem
-        self._source = source
-        try:
-            if bound:
-                if family == socket.AF_INET:
-                    self._socket.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-                else:
-                    self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-                self._socket.bind((socket.inet_ntop(family, source), 0))
-        except OSError as problem:
-            self._socket.close()
-            raise NetlinkError(f"cannot send from the address: {problem}", problem.errno or errno.EIO) from problem
-        self._family = family
         # It receives nothing: nobody sends packets of protocol 255.
         self._socket.setblocking(False)
+        if source is not None:
+            self._bind(socket.inet_ntop(family, source))
+
+    def _bind(self, source: str) -> None:
+        try:
+            # Also while the address is not there: then there is no route from it, and nothing is sent.
+            if self._family == socket.AF_INET:
+                self._socket.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+            else:
+                self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+            self._socket.bind((source, 0))
+        except OSError as problem:
+            self._socket.close()
+            raise NetlinkError(f"cannot send from {source}: {problem.strerror}", problem.errno or errno.EIO) from None
 
     def __enter__(self) -> RawSender:
         return self
@@ -124,15 +131,11 @@ class RawSender:
     ) -> None:
         self._socket.close()
 
-    def send(self, segments: Iterable[tuple[bytes, bytes, int, int, int]]) -> int:
-        """Send (destination, ports, sequence, acknowledged, flags) each; returns how many the kernel took.
-
-        One that has no route, or that a rule drops, is left out.
-        """
+    def send(self, segments: Iterable[Segment]) -> int:
+        """Send ``segments``; returns how many the kernel took: not those without a route, or that a rule drops."""
         sent = 0
-        for number, (destination, ports, sequence, acknowledged, flags) in enumerate(segments, 1):
-            packet = segment(self._source, destination, ports, sequence, acknowledged, flags)
-            sent += self._one(packet, destination)
+        for number, wanted in enumerate(segments, 1):
+            sent += self._one(build(wanted), wanted.destination)
             if number % _BURST == 0:
                 time.sleep(0.001)
         return sent
@@ -140,12 +143,12 @@ class RawSender:
     def _one(self, packet: bytes, destination: bytes) -> bool:
         # An IPv6 raw socket wants the port to be 0 here.
         where = (socket.inet_ntop(self._family, destination), 0)
-        for attempt in range(3):
+        for _ in range(3):
             try:
                 self._socket.sendto(packet, where)
                 return True
             except OSError as problem:
-                if problem.errno not in _FULL or attempt == 2:
+                if problem.errno not in _FULL:
                     return False
                 time.sleep(0.002)
         return False

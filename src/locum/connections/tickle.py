@@ -17,13 +17,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
-from locum.connections.segments import ACK, RawSender
+from locum.connections.segments import SEQUENCES, RawSender, Segment
 from locum.connections.sockets import Connection
 from locum.netlink import route
-
-#: The sequence number of each round of tickles. The first is 0, as CTDB's; one client in some thousand has that number
-#: within its window and does not answer, so the others are far apart.
-_SEQUENCES = (0, 0x55555555, 0xAAAAAAAA)
 
 Run = Callable[..., Awaitable[int]]
 
@@ -34,14 +30,14 @@ def tickle_once(address: str, entries: Iterable[bytes], number: int = 0) -> int:
     ``number`` counts the rounds. Blocks, about 10 µs for each. Raises PermissionRequired, NetlinkError, ValueError.
     """
     source = route.packed(address)
-    sequence = _SEQUENCES[number % len(_SEQUENCES)]
+    sequence = SEQUENCES[number % len(SEQUENCES)]
 
-    def segments() -> Iterator[tuple[bytes, bytes, int, int, int]]:
+    def segments() -> Iterator[Segment]:
         for entry in entries:
             if len(entry) == len(source) + 4:
-                yield entry[4:], entry[:4], sequence, 0, ACK
+                yield Segment(source, entry[4:], entry[:4], sequence)
 
-    with RawSender(source) as sender:
+    with RawSender(route.family_of(address), source) as sender:
         return sender.send(segments())
 
 

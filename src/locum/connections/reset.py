@@ -1,0 +1,162 @@
+"""Ending connections on a kernel that cannot destroy them: by resets that look like the client's.
+
+A reset must carry the very number that the server's kernel expects next. So the server is first sent, in the client's
+name, an ACK that cannot be right; it answers, to the client, with one that says what it expects; that answer is caught
+on its way out and the reset follows. It is what CTDB does ("killtcp").
+
+Rules of this file: the address must still be configured here and let through the gate, since the server's kernel has
+to hear and to answer. What the real clients send is kept out meanwhile (:class:`Blockade`), so that no connection is
+added. Everything blocks; a second passes when somebody does not answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from locum.connections.segments import ACK, RST, SEQUENCES, RawSender, Segment, parse
+from locum.errors import NetlinkError, PermissionRequired
+from locum.netlink import filters, route
+from locum.netlink.inet_diag import Found
+
+_ETH_P_ALL = 3
+_BUFFER = 4 << 20
+_SO_RCVBUFFORCE = 33
+_SNAP = 128  # headers are all that is wanted
+
+#: Tries for those that have not answered, and seconds between two. The server's kernel may limit its answers to one in
+#: half a second for each connection.
+ATTEMPTS, PAUSE = 3, 0.35
+
+# Classic BPF, beside what locum.netlink.filters has.
+_LOAD_WORD, _LOAD_BYTE = 0x20, 0x30
+_JUMP_EQUAL = 0x15
+_RETURN = 0x06
+
+_NFT_PLACES = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft")
+
+
+def reset(address: str, connections: Sequence[Found], *, clients: bool = False) -> list[Found]:
+    """Reset ``connections`` to ``address`` here, and at the ``clients`` as well if wanted.
+
+    Returns those that did not answer. In the present network namespace. Raises PermissionRequired, NetlinkError,
+    ValueError (not an address).
+    """
+    local = route.packed(address)
+    waiting = {found.peer + found.identity[:4]: found for found in connections if found.address == local}
+    others = [found for found in connections if found.address != local]
+    with _capture(local) as captured, RawSender(route.family_of(address)) as sender:
+        for number in range(ATTEMPTS):
+            sender.send(
+                Segment(found.peer, local, _turned(found.identity[:4]), SEQUENCES[number % len(SEQUENCES)])
+                for found in list(waiting.values())
+            )
+            limit = time.monotonic() + PAUSE
+            while waiting and (left := limit - time.monotonic()) > 0:
+                if not select.select([captured], [], [], left)[0]:
+                    break
+                for answer in _answers(captured, local):
+                    found = waiting.pop(answer.destination + answer.ports, None)
+                    if found is not None:
+                        sender.send(_resets(answer, clients))
+            if not waiting:
+                break
+    return [*waiting.values(), *others]
+
+
+def _turned(ports: bytes) -> bytes:
+    return ports[2:] + ports[:2]
+
+
+def _resets(answer: Segment, clients: bool) -> Iterator[Segment]:
+    """The reset for the server that sent ``answer``, and that for its client."""
+    yield Segment(
+        answer.destination, answer.source, _turned(answer.ports), answer.acknowledged, answer.sequence, RST | ACK
+    )
+    if clients:
+        yield Segment(answer.source, answer.destination, answer.ports, answer.sequence, answer.acknowledged, RST | ACK)
+
+
+def _answers(captured: socket.socket, source: bytes) -> Iterator[Segment]:
+    while True:
+        try:
+            packet = captured.recv(_SNAP)
+        except BlockingIOError:
+            return
+        found = parse(packet)
+        if found is not None and found.source == source and found.flags & ACK and not found.flags & RST:
+            yield found
+
+
+def _capture(source: bytes) -> socket.socket:
+    """A socket that sees TCP segments from ``source`` as they leave, from the IP header on."""
+    try:
+        # A moment passes before the filter is there, so what is read is looked at again.
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        made = socket.socket(socket.AF_PACKET, kind, socket.htons(_ETH_P_ALL))
+    except PermissionError as problem:
+        raise PermissionRequired("cannot open a packet socket; this needs root, or CAP_NET_RAW") from problem
+    try:
+        with contextlib.suppress(OSError):
+            made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        filters.attach(made, _only_from(source))
+    except OSError as problem:
+        made.close()
+        raise NetlinkError(f"cannot watch for answers: {problem.strerror}", problem.errno or 0) from problem
+    return made
+
+
+def _only_from(source: bytes) -> list[filters.Instruction]:
+    """Keep IP packets with TCP from that address. Version, protocol and source are at fixed places."""
+    four = len(source) == 4
+    start, place = (12, 9) if four else (8, 6)
+    checks = [(_LOAD_BYTE, place, socket.IPPROTO_TCP)]
+    checks += [(_LOAD_WORD, start + at, int.from_bytes(source[at : at + 4], "big")) for at in range(0, len(source), 4)]
+    program: list[filters.Instruction] = []
+    for number, (load, at, value) in enumerate(checks):
+        program.append((load, 0, 0, at))
+        # When it differs, go to the last instruction.
+        program.append((_JUMP_EQUAL, 0, 2 * (len(checks) - number - 1) + 1, value))
+    return [*program, (_RETURN, 0, 0, _SNAP), (_RETURN, 0, 0, 0)]
+
+
+class Blockade:
+    """While this is entered, TCP from other hosts to an address is dropped, as CTDB's ``ip_block`` does.
+
+    Uses a table of nftables of its own. ``active`` tells whether it could be had.
+    """
+
+    def __init__(self, addresses: Iterable[str]) -> None:
+        self._addresses = list(addresses)
+        self._table = f"locum_release_{zlib.crc32(' '.join(self._addresses).encode()):08x}"
+        self.active = False
+
+    def __enter__(self) -> Blockade:
+        rules = "".join(
+            f'iifname != "lo" {"ip6" if ":" in address else "ip"} daddr {address} meta l4proto tcp drop\n'
+            for address in self._addresses
+        )
+        chain = f"chain arrive {{ type filter hook prerouting priority -310; policy accept;\n{rules}}}"
+        self.active = _nft(f"add table inet {self._table}\ndelete table inet {self._table}\n"
+                           f"table inet {self._table} {{\n{chain}\n}}\n")  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.active:
+            _nft(f"delete table inet {self._table}\n")
+            self.active = False
+
+
+def _nft(text: str) -> bool:
+    program = next((place for place in _NFT_PLACES if os.access(place, os.X_OK)), "nft")
+    try:
+        done = subprocess.run([program, "-f", "-"], input=text.encode(), capture_output=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
