@@ -214,6 +214,8 @@ def test_errors_name_the_thing(node: Namespace, table: AddressTable) -> None:
     with pytest.raises(NetlinkError, match="no-such-if") as caught:
         table.add("10.77.0.10", 24, "no-such-if")
     assert caught.value.errno == errno.ENODEV
+    with pytest.raises(NetlinkError, match="aaaa"):
+        table.add("10.77.0.10", 24, "a" * 40)
     with pytest.raises(ValueError, match=r"10\.77\.0\.300"):
         table.add("10.77.0.300", 24, "eth0")
     with pytest.raises(NetlinkError, match=r"10\.77\.0\.10/33"):

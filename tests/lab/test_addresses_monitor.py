@@ -149,6 +149,18 @@ def test_links(node: Namespace) -> None:
     asyncio.run(scenario())
 
 
+def test_what_goes_with_an_interface_is_news(node: Namespace) -> None:
+    async def scenario() -> None:
+        async with listening(node) as heard:
+            node.run("ip", "link", "set", "eth0", "down")  # the kernel drops the interface's IPv6 addresses
+            await heard.until(lambda events: AddressRemoved("fd77::1", 64, "eth0") in events)
+            assert LinkChanged("eth0", False) in heard
+            node.run("ip", "link", "del", "eth0")
+            await heard.until(lambda events: AddressRemoved("10.77.0.1", 24, "eth0") in events)
+
+    asyncio.run(scenario())
+
+
 def test_what_is_lost_is_made_up_for(node: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel drops news when the buffer is full and says so: everything is looked at anew."""
 

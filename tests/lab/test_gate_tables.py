@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -176,3 +177,46 @@ print('fine')
         capture_output=True, text=True, check=False, cwd=tmp_path_factory.mktemp("userns"),
     )  # fmt: skip
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_without_the_egress_hook_the_rest_stands(scene: Scene, gate: Gate, tmp_path: Path) -> None:
+    """As on kernels before 5.16; played by an nft that refuses the hook."""
+    refuses = tmp_path / "nft"
+    refuses.write_text(
+        "#!/bin/sh\nrules=$(cat)\n"
+        "case $rules in *egress*) echo 'Error: Could not process rule: Operation not supported' >&2; exit 1;; esac\n"
+        "printf '%s\\n' \"$rules\" | exec nft -f -\n"
+    )
+    refuses.chmod(0o755)
+    scene.configure(A4, A6)
+    scene.install(gate)
+    with scene.node.entered():
+        older = Gate(nft=str(refuses))
+        older.install(PUBLIC, ["eth0"])
+        assert older.state().egress_missing == ("eth0",)
+        older.ensure_interfaces()
+        assert older.verify() == ()
+        older.allow([A4, A6])
+        scene.assert_mute(A4, A6)
+        opened(older)
+        scene.assert_speaks(A4, A6)
+        adopter = Gate()
+        assert adopter.adopt(PUBLIC, ["eth0"])
+        assert adopter.confirm(adopter.arm(1, 30))
+        older.shut()
+        scene.assert_mute(A4, A6)
+    assert "netdev" not in scene.node.run("nft", "list", "tables")
+    older.close()
+    adopter.close()
+
+
+@pytest.mark.parametrize("family", ["inet", "arp", "netdev"])
+def test_tables_of_another_version_are_not_adopted(scene: Scene, gate: Gate, family: str) -> None:
+    scene.install(gate)
+    other = scene.gate()
+    with scene.node.entered():
+        assert other.adopt(PUBLIC, ["eth0"])
+        scene.node.run("nft", f"delete table {family} locum")
+        scene.node.run("nft", f'add table {family} locum {{ comment "Locum: of old"; }}')
+        assert not other.adopt(PUBLIC, ["eth0"])
+    other.close()

@@ -164,8 +164,11 @@ class Gate:
         open until its own deadline, whatever is held stays held. False, and nothing is done, if they are not there
         or of another version. Tickets of the earlier process are void. Raises NetlinkError, PermissionRequired.
         """
-        present = [f for f in _FAMILY_NAMES if self._netfilter.table_comment(f, TABLE) == gate_rules.identity()]
+        comments = {family: self._netfilter.table_comment(family, TABLE) for family in _FAMILY_NAMES}
+        present = [family for family, comment in comments.items() if comment is not None]
         if NFPROTO_INET not in present or NFPROTO_ARP not in present:
+            return False
+        if any(comments[family] != gate_rules.identity() for family in present):
             return False
         self._families = tuple(present)
         self._interfaces = tuple(dict.fromkeys(interfaces))

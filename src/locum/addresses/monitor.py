@@ -2,6 +2,10 @@
 
 Rules of this file: it tells what happened, once; it does not know which addresses are ours.
 
+The kernel tells of a lost carrier at once, unless another link changed within the last second: then up to a second
+later (``net/core/link_watch.c``; virtual and bonded interfaces are exempt). :class:`locum.addresses.links.Links` knows
+without delay.
+
 Renewing an address's lifetime makes the kernel send the same message as adding it, several hundred times a second on
 a busy node. So what is known is kept by the part of the message that stays the same, and a renewal costs one
 dictionary lookup and no event.
