@@ -184,7 +184,7 @@ class EtcdHarness(Harness):
         await self.cluster.start()
 
     async def _open(self, proxied: bool, timeout: float) -> Store:
-        attempt = min(timeout, 5.0) if timeout == PATIENCE else timeout
+        attempt = min(timeout, 5.0)
         options = EtcdOptions(timeout=timeout, attempt_timeout=attempt, watch_idle=0.5, probe_interval=0.2)
         if not proxied:
             return EtcdStore(self.cluster.endpoints, options)

@@ -53,10 +53,10 @@ class EtcdOptions(msgspec.Struct, frozen=True):
     ``cert`` and ``key`` are PEM files; any of them turns TLS on. ``user`` goes with ``password_file`` (its first
     line).
 
-    Times in seconds. ``timeout`` bounds a call. ``attempt_timeout`` bounds one request to one endpoint: a commit
-    that gets no answer within it fails, and the next goes elsewhere, so several must fit into a hold (a quarter of
-    it is right); it must be longer than what etcd's disk takes at its worst. ``watch_idle``: a watch without news
-    for so long is tried elsewhere, too. ``probe_interval``: between two looks at an endpoint that is not in use.
+    Times in seconds. ``timeout`` bounds a call, ``attempt_timeout`` one request to one endpoint. An endpoint that
+    has not answered for ``suspect_after`` is passed over by what comes next, while its answer is still waited for.
+    ``watch_idle``: a watch without news for so long is tried elsewhere, too. ``probe_interval``: between two looks at
+    an endpoint that is not in use.
     """
 
     prefix: str = "/locum/"
@@ -66,9 +66,25 @@ class EtcdOptions(msgspec.Struct, frozen=True):
     user: str | None = None
     password_file: str | None = None
     timeout: float = 5.0
-    attempt_timeout: float = 0.5
-    watch_idle: float = 1.0
+    attempt_timeout: float = 2.0
+    suspect_after: float = 0.2
+    watch_idle: float = 0.8
     probe_interval: float = 1.0
+
+    def paced(self, hold: float) -> EtcdOptions:
+        """These options with times that suit a ``hold`` in seconds.
+
+        A node beats five times per hold, at least every half second (:mod:`locum.cluster.hold`); an endpoint that
+        hangs is to cost it one beat, and its watch is to be trusted again before observers give up on it.
+        """
+        interval = min(hold / 5, 0.5)
+        return msgspec.structs.replace(
+            self,
+            attempt_timeout=max(hold, 1.0),
+            suspect_after=interval / 2,
+            watch_idle=max(2 * interval, 0.1),
+            probe_interval=max(interval, 0.2),
+        )
 
     @property
     def tls(self) -> bool:

@@ -22,7 +22,8 @@ fsync. One thread with its own connection runs checkpoints, which put the WAL on
 for the end of a checkpoint that began after its commit, so that many share one.
 
 Revisions: the file holds a limit that no revision given out exceeds; a store that was not closed properly starts
-again there, so old revisions fit nothing and old watches are told WatchLost.
+again above it, so old watches are told WatchLost. Volatile keys then get that new revision: as if their older value
+had been written anew, because to a reader who saw the newer one a key must never seem to go back.
 
 An error of the disk is never silent: a commit that cannot be written raises and changes nothing. After an fsync
 failed nothing can be believed about the file any more (the kernel drops what it could not write), so from then
@@ -135,19 +136,23 @@ class SqliteLog:
                 " revision INTEGER NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
             )
             writer.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID")
-            writer.execute("INSERT INTO meta VALUES ('limit', 0)")
+            writer.execute("INSERT INTO meta VALUES ('limit', 0), ('open', 0)")
             writer.execute("COMMIT")
         problems = [row[0] for row in writer.execute("PRAGMA quick_check(1)")]
         if problems != ["ok"]:
             raise StoreCorrupt(self._damaged(problems[0]))
-        rows = writer.execute("SELECT value FROM meta WHERE name = 'limit'").fetchall()
+        meta: dict[str, int] = dict(writer.execute("SELECT name, value FROM meta").fetchall())
         self.entries = tuple(
             self._checked(*row) for row in writer.execute("SELECT key, value, revision, crc FROM entries")
         )
-        if len(rows) != 1 or any(entry.revision > rows[0][0] for entry in self.entries):
+        self.limit = meta.get("limit", -1)
+        if self.limit < 0 or any(entry.revision > self.limit for entry in self.entries):
             raise StoreCorrupt(self._damaged("its revisions contradict each other"))
-        self.revision = self.limit = rows[0][0]
-        self.append((), self.limit)
+        #: Whether the last one who had the file closed it properly.
+        self.clean = not meta.get("open", 1)
+        self.revision = self.limit if self.clean else self.limit + 1
+        writer.execute("UPDATE meta SET value = 1 WHERE name = 'open'")
+        self.append((), self.revision)
         self.sync()
 
     def _checked(self, key: str, value: bytes, revision: int, crc: int) -> Entry:
@@ -222,6 +227,7 @@ class SqliteLog:
                 [(e.key, e.value, e.revision, _crc(e.key, e.value, e.revision)) for e in entries],
             )
             self._writer.execute("UPDATE meta SET value = ? WHERE name = 'limit'", (revision,))
+            self._writer.execute("UPDATE meta SET value = 0 WHERE name = 'open'")
             self._writer.execute("COMMIT")
         except sqlite3.Error:
             # As after a crash: the limit stands, older values of volatile keys stand.
@@ -257,23 +263,32 @@ class SqliteStore(MemoryStore):
         history_commits: int = HISTORY_COMMITS,
         history_bytes: int = HISTORY_BYTES,
     ) -> None:
+        self._machine_bound = frozenset(machine_bound)
+        self._volatile = frozenset(volatile)
         self._log = SqliteLog(path)
         super().__init__(
             KeyValue(
                 revision=self._log.revision,
-                entries=self._log.entries,
+                entries=self._found(),
                 history_commits=history_commits,
                 history_bytes=history_bytes,
             )
         )
-        self._log.entries = ()
-        self._machine_bound = frozenset(machine_bound)
-        self._volatile = frozenset(volatile)
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
         self._unsynced = 0
         self._broken = ""
+
+    def _found(self) -> list[Entry]:
+        """What was in the file, with new revisions for values that may not be the last."""
+        found, self._log.entries = self._log.entries, ()
+        return [
+            Entry(entry.key, entry.value, self._log.revision)
+            if not self._log.clean and kind_of(entry.key) in self._volatile
+            else entry
+            for entry in found
+        ]
 
     def submit(
         self, conditions: Sequence[Condition], operations: Sequence[Operation]

@@ -71,6 +71,8 @@ async def test_crash_keeps_what_was_seen(tmp_path: Path) -> None:
     # A beat's existence is kept, its value may be an older one.
     assert entries["c/beat/n1"].value == b"first"
     assert "c/beat/n2" not in entries
+    # For those who saw the newer one, it was written anew.
+    assert entries["c/beat/n1"].revision == snapshot.revision > last.revision
     # No revision from before the crash fits anything.
     assert not (await after.commit([Condition("c/beat/n1", last.revision)], [Delete("c/beat/n1")])).accepted
     with pytest.raises(WatchLost):

@@ -2,14 +2,15 @@
 
 Rules of this file: it knows endpoints' health and their order, and sends nothing but probes.
 
-An endpoint is *up* after a probe: the cheapest linearizable read, so a member that is cut off from the majority is
-not up. It is down from the moment when a request to it fails or takes too long, until a probe succeeds. Endpoints
-that are up are used in the order of the configuration, so that an admin can put the nearest first; one that was
-down is preferred again only after several probes, so that a wavering one is left alone.
+An endpoint is *up* when it answers: a request, or a probe, which is the cheapest linearizable read, so that a member
+that is cut off from the majority is not up. It is no longer up from the moment when a request to it fails, or takes
+so long that it is suspected to hang. Endpoints that are up are used in the order of the configuration, so that an
+admin can put the nearest first; one that was not up is preferred again only after several answers, so that a
+wavering one is left alone. When none is up, the one that failed longest ago is the best.
 
 The endpoints must be members of one etcd cluster: two that are not would let two leaders of ours be elected. The
 identity of the cluster comes with every answer; the first that differs ends all use of the store. Commits are sent
-only to endpoints whose identity was seen before.
+only to endpoints that are *known*: whose identity was seen since they last failed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Endpoint:
         self.name = name
         self.rank = rank
         self.up = False
+        self.known = False
         #: The last failure; it stands as long as the endpoint is not up.
         self.failure = Failure("not tried")
         #: When it was last heard of, in the loop's time; and good answers since the last failure.
@@ -74,13 +76,13 @@ class Endpoints:
         if self._prober is None or self._prober.done():
             self._prober = asyncio.create_task(self._keep_probing())
 
-    async def some_up(self) -> None:
-        """Wait until an endpoint is up or all have failed a probe."""
+    async def some_known(self) -> None:
+        """Wait until an endpoint is known or all have failed a probe."""
         self.start()
-        if any(endpoint.up for endpoint in self.all):
+        if any(endpoint.known for endpoint in self.all):
             return
         waiting = {self.probe(endpoint) for endpoint in self.all}
-        while waiting and not any(endpoint.up for endpoint in self.all):
+        while waiting and not any(endpoint.known for endpoint in self.all):
             _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     def probe(self, endpoint: Endpoint) -> asyncio.Task[None]:
@@ -117,15 +119,21 @@ class Endpoints:
                 f"etcd: {self._identity[1]} and {endpoint.name} belong to different etcd clusters "
                 f"({self._identity[0]:x} and {header.cluster_id:x}); correct the endpoints and restart"
             )
-        if not endpoint.up:
-            endpoint.good = min(endpoint.good, _TRUSTED_AFTER)
-        endpoint.up = not self.fatal
+        endpoint.up = endpoint.known = not self.fatal
         endpoint.good += 1
         endpoint.heard = asyncio.get_running_loop().time()
 
+    def suspect(self, endpoint: Endpoint, seconds: float) -> None:
+        """``endpoint`` has not answered a request for so many ``seconds``: pass it over until it does."""
+        self._down(endpoint, Failure(f"no answer for {seconds:g} s"))
+
     def failed(self, endpoint: Endpoint, error: Failure) -> None:
         """A request to ``endpoint`` failed, for a reason that may concern others, too."""
-        endpoint.failure = error
+        endpoint.known = False
+        self._down(endpoint, error)
+
+    def _down(self, endpoint: Endpoint, why: Failure) -> None:
+        endpoint.failure = why
         endpoint.failed = asyncio.get_running_loop().time()
         endpoint.good = 0
         was_up, endpoint.up = endpoint.up, False

@@ -7,9 +7,9 @@ What fails over how:
 
 * A read is repeated elsewhere when an endpoint fails, and *also* sent to the next one when the first takes long.
 * A commit goes to another endpoint only while it is certain that it had no effect: no connection, no leader, no
-  valid token. When an answer is missing, nobody knows: StoreUnavailable, and the endpoint is passed over until it
-  answers a probe. Such a commit may even take effect later, when a stopped member runs on; so what a commit would
-  overwrite belongs into its conditions.
+  valid token. When an answer is missing, nobody knows: StoreUnavailable. Long before, the endpoint is suspected and
+  later commits go elsewhere, so that one that hangs costs a node one beat. A commit without an answer may even take
+  effect later, when a stopped member runs on; so what a commit would overwrite belongs into its conditions.
 * While no endpoint sees a leader, reads and commits wait and try again, up to ``timeout``.
 
 etcd restored from a backup, or begun anew, has revisions that go back. The first answer that shows it ends all
@@ -149,11 +149,11 @@ class EtcdStore:
 
     async def _commit(self, body: bytes) -> CommitResult:
         async def attempt(endpoint: Endpoint) -> CommitResult:
-            if not endpoint.up:
+            if not endpoint.known:
                 # Also learns whether the endpoint belongs to our etcd cluster.
                 await self._endpoints.probe(endpoint)
                 self._endpoints.check()
-                if not endpoint.up:
+                if not endpoint.known:
                     # Whatever the probe failed of: the commit was not sent.
                     if isinstance(endpoint.failure, Refused | NotCarriedOut):
                         raise endpoint.failure
@@ -162,7 +162,7 @@ class EtcdStore:
             return CommitResult(answer.succeeded, answer.header.revision)
 
         while True:
-            await self._some_up()
+            await self._some_known()
             wait = False
             for endpoint in self._endpoints.ordered():
                 try:
@@ -181,7 +181,7 @@ class EtcdStore:
 
     async def _range(self, body: bytes) -> RangeResponse:
         while True:
-            await self._some_up()
+            await self._some_known()
             answer, wait = await self._hedged(body)
             if answer is not None:
                 return answer
@@ -204,7 +204,7 @@ class EtcdStore:
                     running.add(
                         asyncio.create_task(self._ask(endpoint, "/v3/kv/range", body, messages.range_responses))
                     )
-                patience = self._options.attempt_timeout / 4 if waiting else None
+                patience = self._options.suspect_after if waiting else None
                 done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     error = task.exception()
@@ -222,8 +222,8 @@ class EtcdStore:
 
     async def _ask(self, endpoint: Endpoint, path: str, body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:
         """One request to one endpoint; what is learned about the endpoint is kept."""
-        loop = asyncio.get_running_loop()
-        known, start = self._revision, loop.time()
+        known, patience = self._revision, self._options.suspect_after
+        suspicion = asyncio.get_running_loop().call_later(patience, self._endpoints.suspect, endpoint, patience)
         try:
             answer = await self._gateway.ask(endpoint.name, path, body, decoder)
         except (Refused, Compacted):
@@ -231,11 +231,8 @@ class EtcdStore:
         except Failure as error:
             self._endpoints.failed(endpoint, error)
             raise
-        except asyncio.CancelledError:
-            # The caller's patience ended, or another endpoint was quicker by far.
-            if (waited := loop.time() - start) >= self._options.attempt_timeout / 4:
-                self._endpoints.failed(endpoint, Unknown(f"no answer within {waited:.3f} s"))
-            raise
+        finally:
+            suspicion.cancel()
         self._endpoints.heard(endpoint, answer.header)
         if not self._check_revision(answer.header, known):
             raise Unknown(f"its revision went back from {known} to {answer.header.revision}")
@@ -252,9 +249,9 @@ class EtcdStore:
             watch.end(lost)
         return False
 
-    async def _some_up(self) -> None:
+    async def _some_known(self) -> None:
         self._check_open()
-        await self._endpoints.some_up()
+        await self._endpoints.some_known()
         self._endpoints.check()
 
     def _went_down(self, endpoint: Endpoint) -> None:

@@ -159,6 +159,7 @@ class Watch:
     async def _until_suspicious(self, stream: asyncio.Task[None]) -> bool:
         """Wait until ``stream`` has ended (True) or should be overlapped. Raises WatchLost."""
         loop = asyncio.get_running_loop()
+        started = loop.time()
         suspicion = asyncio.create_task(self._suspicion.wait())
         try:
             while True:
@@ -176,6 +177,8 @@ class Watch:
                         raise error
                     return True
                 if self._suspicion.is_set():
+                    # An etcd that is slow everywhere must not be burdened with ever new streams.
+                    await asyncio.sleep(max(0.0, started + self._idle - loop.time()))
                     return False
         finally:
             suspicion.cancel()
@@ -186,7 +189,7 @@ class Watch:
 
         Raises a Failure, or WatchLost.
         """
-        await self._endpoints.some_up()
+        await self._endpoints.some_known()
         self._endpoints.check()
         candidates = self._endpoints.ordered()
         if overlapping and len(candidates) > 1 and candidates[0] is self._serving:
