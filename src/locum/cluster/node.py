@@ -120,7 +120,8 @@ class Node:
         self._enter(now, wall)
         self._keys_changed(keys)
         # Most changes are beats, which only move the time at which somebody would be expired: next_wakeup has it.
-        if held != self.hold.valid(now) or not all(key.startswith("beat/") for key in keys):
+        only_beats = bool(keys) and all(key.startswith("beat/") for key in keys)
+        if not only_beats or held != self.hold.valid(now):
             self._step()
 
     def beat_done(self, ticket: int, accepted: bool | None, sent_at: float, now: float, wall: float) -> None:
@@ -385,9 +386,12 @@ class Node:
         return inactive(self.view, self.desk.name, self.desk.wall)
 
     def _watch_inactivity(self) -> None:
-        """A node that was stopped or banned proves its services again before it serves (I6)."""
+        """A node that is stopped or banned must prove its services again before it serves (I6).
+
+        It says so at once, not when it is free again: others would plan with what it said before.
+        """
         present = self._inactive()
-        if self._was_inactive and not present:
+        if present and not self._was_inactive:
             self.checking.unearn()
         self._was_inactive = present
 
