@@ -505,7 +505,8 @@ def test_updateip_moves_an_address_to_the_other_interface_of_its_node(cluster: C
 def test_node_states_by_command(cluster: Cluster) -> None:
     lab = cluster()
     with watched(lab):
-        for command, undo, state in (
+        # Twice, because what was cancelled the first time must run the second time.
+        for command, undo, state in 2 * (
             ("disable", "enable", "DISABLED"),
             ("stop", "continue", "STOPPED"),
             ("ban", "unban", "BANNED"),
