@@ -1,0 +1,163 @@
+"""The lists of connections in the store: reading them, and writing only what this node may write.
+
+Rules of this file: keys and conditions; which connections there are is the keeper's business.
+
+A bucket is written on condition that this node's claim on the address stands at the revision at which the node knows it
+to be its own. So a node that has lost the address, and has not noticed yet, overwrites nothing of the new holder's: its
+claim is gone, or another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+
+import msgspec
+
+from locum.connections import registry
+from locum.errors import StoreCorrupt, StoreUnavailable
+from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put, Store
+
+#: Seconds after which a call counts as unanswered.
+PATIENCE = 5.0
+#: Bytes of values in one commit: quick to carry out, so that beats in the same store do not wait.
+COMMIT_BYTES = 128 * 1024
+#: Commits of one pass; what is left waits for the next.
+COMMITS_PER_PASS = 16
+
+#: Bucket number → value, None to delete it.
+Change = tuple[int, bytes | None]
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What the store says of one address.
+
+    ``added`` are the connections that somebody added by command, at ``revision`` (0: none).
+    """
+
+    buckets: Mapping[int, frozenset[bytes]]
+    added: frozenset[bytes] = frozenset()
+    revision: int = 0
+    problems: tuple[str, ...] = ()
+
+    def entries(self) -> set[bytes]:
+        """All connections."""
+        return set(self.added).union(*self.buckets.values())
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Buckets of ``address`` to be written while the claim on it stands at revision ``claim``."""
+
+    address: str
+    claim: int
+    changes: tuple[Change, ...]
+
+
+class Lists:
+    """The lists of one cluster. ``store`` is the store itself, without the cluster's prefix."""
+
+    def __init__(self, store: Store, cluster: str) -> None:
+        self._store = store
+        self._cluster = cluster
+
+    async def read(self, address: str) -> Listed:
+        """The list of ``address``. Raises StoreError. What cannot be read is left out, and told in ``problems``."""
+        prefix = registry.bucket_prefix(self._cluster, address)
+        size = registry.entry_size(address)
+        buckets: dict[int, frozenset[bytes]] = {}
+        problems = []
+        async with _patience():
+            snapshot = await self._store.read(prefix)
+        for entry in snapshot.entries:
+            number = registry.bucket_number(entry.key)
+            if number is None:
+                continue
+            try:
+                buckets[number] = frozenset(registry.unpack(entry.key, entry.value, size))
+            except StoreCorrupt as error:
+                # As an empty bucket, so that it is written anew or deleted.
+                buckets[number] = frozenset()
+                problems.append(str(error))
+        added, revision = await self.read_added(address)
+        return Listed(buckets, added, revision, tuple(problems))
+
+    async def read_added(self, address: str) -> tuple[frozenset[bytes], int]:
+        """What was added by command for ``address``, and its revision. Raises StoreError, StoreCorrupt."""
+        key = registry.added_key(self._cluster, address)
+        async with _patience():
+            snapshot = await self._store.read(key)
+        for entry in snapshot.entries:
+            # The key of another address may begin with this one's.
+            if entry.key == key:
+                return frozenset(registry.unpack(key, entry.value, registry.entry_size(address))), entry.revision
+        return frozenset(), 0
+
+    async def change_added(self, address: str, add: Collection[bytes], remove: Collection[bytes]) -> int:
+        """Add to and remove from what was added by command; returns how many of them this changed.
+
+        From any node: whoever was quicker is read again. Raises StoreError.
+        """
+        key = registry.added_key(self._cluster, address)
+        while True:
+            present, revision = await self.read_added(address)
+            wanted = (present | set(add)) - set(remove)
+            if wanted == present:
+                return 0
+            operation: Operation = Put(key, registry.pack(wanted)) if wanted else Delete(key)
+            async with _patience():
+                result = await self._store.commit([Condition(key, revision)], [operation])
+            if result.accepted:
+                return len(wanted ^ present)
+
+    async def write(
+        self, writes: Iterable[Write], written: Callable[[str, list[int]], None], *, apart: bool = False
+    ) -> bool:
+        """Write buckets of some addresses; calls ``written(address, numbers)`` for what the store has taken.
+
+        Several addresses share a commit unless ``apart``. False when a commit was refused: a claim is not what this
+        node thinks it is. Raises StoreError. Ends early after a refusal, an error, or COMMITS_PER_PASS commits: the
+        caller tries the rest again.
+        """
+        for batch in _batches(writes, apart=apart)[:COMMITS_PER_PASS]:
+            claims = {write.address: write.claim for write, _ in batch}
+            conditions = [Condition(f"{self._cluster}/claim/{address}", claim) for address, claim in claims.items()]
+            operations = [self._operation(write.address, change) for write, change in batch]
+            async with _patience():
+                result = await self._store.commit(conditions, operations)
+            if not result.accepted:
+                return False
+            for address in claims:
+                written(address, [number for write, (number, _) in batch if write.address == address])
+        return True
+
+    def _operation(self, address: str, change: Change) -> Operation:
+        number, value = change
+        key = f"{registry.bucket_prefix(self._cluster, address)}{number}"
+        return Delete(key) if value is None else Put(key, value)
+
+
+def _batches(writes: Iterable[Write], *, apart: bool) -> list[list[tuple[Write, Change]]]:
+    """The changes in commits of bearable size, in their order."""
+    batches: list[list[tuple[Write, Change]]] = []
+    size = 0
+    for write in writes:
+        for place, change in enumerate(write.changes):
+            length = len(change[1] or b"") + 100
+            full = not batches or len(batches[-1]) == MAX_OPERATIONS or size + length > COMMIT_BYTES
+            if full or (apart and place == 0):
+                batches.append([])
+                size = 0
+            batches[-1].append((write, change))
+            size += length
+    return batches
+
+
+@contextlib.asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    """A limit on a call to the store; being late is StoreUnavailable."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield
+    except TimeoutError:
+        raise StoreUnavailable(f"the store has not answered within {PATIENCE:g} s") from None
