@@ -30,6 +30,7 @@ class Checking:
         self._due = 0.0
         self._pause = FIRST_PAUSE
         self._triggered = False
+        self._proofs = 0
 
     def adopt(self, started: bool, earned: bool, healthy: bool, reason: str) -> None:
         """After a restart of the agent: go on with what the node said before."""
@@ -38,7 +39,8 @@ class Checking:
         self.trigger()
 
     def unearn(self) -> None:
-        """A new membership, or the end of being stopped or banned: prove the services again (I6)."""
+        """A new membership, or being stopped or banned: the services must be proven again (I6), by a new monitor."""
+        self._proofs += 1
         self.earned = False
         self.healthy = False
         self.judged = False
@@ -77,8 +79,10 @@ class Checking:
         self._desk.emit(RunEvent(self._desk.begin("startup", done), "startup"))
 
     def _monitor(self) -> None:
+        proof = self._proofs
+
         def done(ok: bool, reason: str) -> None:
-            if self._desk.cancelling and not ok:
+            if proof != self._proofs or (self._desk.cancelling and not ok):
                 self.trigger()
                 return
             self.judged = True

@@ -97,6 +97,8 @@ class Node:
         self._shut_down = False
         self._farewell_until = math.inf
         self._was_inactive = False
+        # When the whole situation was looked at last.
+        self._looked = -math.inf
         self.desk = Desk(identity.name, view)
         self.hold = OwnHold(identity.hold)
         self.observers = Observers(self.hold.interval)
@@ -210,6 +212,8 @@ class Node:
         """The CLOCK_BOOTTIME second at which :meth:`tick` must be called at the latest (inf: never)."""
         desk = self.desk
         due = [desk.next_pause_end(), self._farewell_until]
+        if self.stage is Stage.LOST and desk.idle and not self.serving.local:
+            due.append(desk.now)
         if self.stage is Stage.JOINING:
             due.append(self.joining.next_due())
         if self.stage is Stage.MEMBER:
@@ -220,8 +224,8 @@ class Node:
             if desk.idle and not self._inactive():
                 due.append(self.checking.next_due())
         soonest = min(due)
-        # What is due already and was not done waits for something else; look again soon, but never spin.
-        return soonest if soonest > desk.now else desk.now + LOOK_AGAIN
+        # What was due at the last look and was not done waits for something else; look again soon, but never spin.
+        return soonest if soonest > self._looked else self._looked + LOOK_AGAIN
 
     # -- the step --------------------------------------------------------------------------------------------
 
@@ -252,6 +256,7 @@ class Node:
         self.leading.keys_changed(keys)
 
     def _step(self) -> None:
+        self._looked = self.desk.now
         if self.stage is Stage.LEFT or not self.view.loaded:
             if not self.view.loaded and self.leaving:
                 self._left(None)
