@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from tests.lab.certificates import Authority
 from tests.lab.etcd import Cluster, Member
 from tests.unit.store.contract import put
 from tests.unit.store.harness import PATIENCE, Watched, asynchronous, commit_when_possible, until
+from tests.unit.store.proxy import Proxy
 
 pytestmark = pytest.mark.lab
 
@@ -190,6 +192,33 @@ async def test_hung_endpoint_holds_up_nobody_else(tmp_path: Path) -> None:
             # Its answer was waited for.
             assert await hung > last
             await until(lambda: store._endpoints.all[0].up)
+
+
+@pytest.mark.parametrize("direction", ["both ways", "answers only"])
+@asynchronous
+async def test_watch_leaves_a_path_that_went_silent(tmp_path: Path, direction: str) -> None:
+    """Nothing breaks and nothing is refused: bytes just do not arrive any more, and never will."""
+    async with running(tmp_path, 3) as cluster:
+        proxies = [Proxy(functools.partial(asyncio.open_connection, *e.split(":"))) for e in cluster.endpoints]
+        endpoints = [f"127.0.0.1:{await proxy.serve_tcp()}" for proxy in proxies]
+        async with opened(endpoints) as store, opened(cluster.endpoints) as direct:
+            watch = Watched(store, "", (await store.read("")).revision)
+            last = await put(direct, "k")
+            await watch.reaches(last)
+            (serving,) = (watch._serving for watch in store._watches)
+            assert serving is not None
+            silent = proxies[endpoints.index(serving.name)]
+            if direction == "both ways":
+                silent.stall()
+            else:
+                silent.to_client.clear()
+            revisions = [await put(direct, "k") for _ in range(5)]
+            await watch.reaches(revisions[-1])
+            assert watch.revisions == [last, *revisions]
+            # Calls find their way, too.
+            await commit_when_possible(store, "k")
+        for proxy in proxies:
+            await proxy.close()
 
 
 @asynchronous
