@@ -109,15 +109,14 @@ def test_i1_a_fault_moves_the_addresses_to_one_holder_each(
         served = lab.served()
         assert {address: served[address] for address in others} == others, "an address moved without need"
         lab.wait_for("the client to be answered by the others", lambda: answered_elsewhere(watching, mine, victim))
+        healed = boottime()
         lab.heal()
         if fault == "service":
             locum(lab, victim, "event", "run", "monitor")
         lab.wait_served()
         wait_even(lab)
-    found = gaps.longest(watching.attempts, start, max(attempt.t for attempt in watching.attempts if attempt.ok))
-    for address in others:
-        # Balancing after the heal may move them, as a planned move.
-        assert found[address].seconds < 1.0, found[address]
+    found = gaps.longest(watching.attempts, start, healed)
+    assert [found[address] for address in others if found[address].failed] == [], "others were interrupted"
     lab.wait_for("the kernels to follow", lambda: kernels_are_right(lab))
 
 
@@ -260,7 +259,7 @@ def answered_since(lab: Lab, watching: Watching, start: float) -> bool:
 
 
 def test_clean_stop_fails_over_first(cluster: Cluster) -> None:
-    lab = cluster()
+    lab = cluster(hold=5.0)
     mine = addresses_of(lab, "n2")
     forget_events(lab)
     with watched(lab) as watching:
@@ -276,7 +275,8 @@ def test_clean_stop_fails_over_first(cluster: Cluster) -> None:
     taken = [one for node in ("n1", "n3") for one in seen(lab, node, "takeip") if one.arguments[1] in mine]
     assert {one.arguments[1] for one in taken} == set(mine)
     assert max(one.ended for one in taken) <= shutdown.began, "shutdown ran before the addresses were served elsewhere"
-    assert max(gap.seconds for gap in gaps.longest(watching.attempts, start, end).values()) < 1.0
+    # Nobody waits for the end of a hold, which is 5 s here.
+    assert max(gap.seconds for gap in gaps.longest(watching.attempts, start, end).values()) < 3.0
     assert wait_state(lab, "n2", "DISCONNECTED")
     lab.start_daemon("n2")
     lab.wait_served()
@@ -380,6 +380,21 @@ def test_i6_no_address_before_startup_has_succeeded(cluster: Cluster) -> None:
     first_take = seen(lab, "n1", "takeip")[0]
     assert seen(lab, "n1", "startup")[-1].ended <= first_take.began
     assert seen(lab, "n1", "monitor")[0].ended <= first_take.began
+
+
+@pytest.mark.parametrize(("command", "undo"), [("stop", "continue"), ("ban", "unban")])
+def test_i6_a_node_that_was_stopped_proves_its_services_again(cluster: Cluster, command: str, undo: str) -> None:
+    lab = cluster()
+    locum(lab, "n2", "node", command, "n1")
+    wait_state(lab, "n1", "STOPPED", "BANNED")
+    tell(lab, "n1", "fail-monitor")
+    forget_events(lab)
+    locum(lab, "n2", "node", undo, "n1")
+    lab.wait_for("two failed monitors", lambda: len(seen(lab, "n1", "monitor")) >= 2)
+    assert wait_state(lab, "n1", "UNHEALTHY")
+    assert seen(lab, "n1", "takeip") == []
+    tell(lab, "n1", "fail-monitor", None)
+    lab.wait_served()
 
 
 @pytest.mark.parametrize("way", ["fail", "hang"])

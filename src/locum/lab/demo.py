@@ -61,7 +61,7 @@ class Demo:
     def run(self) -> Outcome:
         """Go through everything and print the table."""
         began = time.monotonic()
-        with Watching(self._lab, probe_interval=0.005) as watching:
+        with Watching(self._lab, probe_interval=0.005, probe_timeout=0.25) as watching:
             shown = Display(self._lab.layout, watching.files, self._console)
             with shown.running():
                 started = self._start(shown)

@@ -19,20 +19,27 @@ from locum.lab.tail import Tail
 class Watching:
     """Runs ``locum lab probe`` and ``locum lab observe`` from the start to :meth:`end`.
 
-    ``attempts`` and ``records`` hold what was read by the last :meth:`read`.
+    ``probe_interval``, ``probe_timeout``, ``ask_interval``: seconds. A time-out below a second tells a lost request
+    (sent again after a second) from one that a busy machine answered late. ``attempts`` and ``records`` hold what was
+    read by the last :meth:`read`.
     """
 
-    def __init__(self, lab: Lab, probe_interval: float = 0.01, ask_interval: float = 0.01) -> None:
+    def __init__(
+        self, lab: Lab, *, probe_interval: float = 0.01, probe_timeout: float = 0.9, ask_interval: float = 0.01
+    ) -> None:
         self.attempts: list[Attempt] = []
         self.records: list[Record] = []
         self._files = {kind: lab.directory / f"{kind}.jsonl" for kind in ("probe", "observe")}
         self._tails = {kind: Tail(path) for kind, path in self._files.items()}
-        intervals = {"probe": probe_interval, "observe": ask_interval}
+        options = {
+            "probe": ["--interval", f"{probe_interval * 1000:g}", "--timeout", f"{probe_timeout * 1000:g}"],
+            "observe": ["--interval", f"{ask_interval * 1000:g}"],
+        }
         self._processes = {
             kind: subprocess.Popen(
                 [
                     *(sys.executable, "-m", "locum.cli.lab", kind, "--name", lab.layout.name),
-                    *("--interval", f"{intervals[kind] * 1000:g}", "--output", str(path)),
+                    *(*options[kind], "--output", str(path)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
