@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from locum.events.toolbox.answers import check_ftp, check_smb
 from locum.events.toolbox.commands import Completed, run
 from locum.events.toolbox.context import (
     PublicAddress,
@@ -39,6 +40,7 @@ from locum.events.toolbox.context import (
 from locum.events.toolbox.daemon import apply_tunables
 from locum.events.toolbox.failure import Fail
 from locum.events.toolbox.interfaces import add_address, announce_address, link_is_up, remove_address
+from locum.events.toolbox.managed import ManagedService, reset_connections
 from locum.events.toolbox.ports import (
     can_connect,
     check_http,
@@ -51,6 +53,7 @@ from locum.events.toolbox.ports import (
 )
 from locum.events.toolbox.services import (
     kill_service,
+    reload_service,
     service_is_running,
     service_log,
     start_service,
@@ -61,15 +64,18 @@ from locum.events.toolbox.waiting import check_directories, wait_for, wait_for_c
 __all__ = [
     "Completed",
     "Fail",
+    "ManagedService",
     "PublicAddress",
     "add_address",
     "announce_address",
     "apply_tunables",
     "can_connect",
     "check_directories",
+    "check_ftp",
     "check_http",
     "check_port",
     "check_rpc",
+    "check_smb",
     "check_unix_socket",
     "expect_listen",
     "expect_no_listen",
@@ -80,7 +86,9 @@ __all__ = [
     "log",
     "node_name",
     "public_addresses",
+    "reload_service",
     "remove_address",
+    "reset_connections",
     "run",
     "script_name",
     "service_is_running",

@@ -3,6 +3,9 @@
 Three ways, chosen by the script's settings: ``start`` and ``stop`` are commands that do it; ``command`` is the
 service itself, kept in the foreground, and is started detached from the script; otherwise ``service`` is a unit
 of systemd. A detached service has a session of its own, so that it outlives the script, the runner and the daemon.
+
+A script that looks after two services reads the settings of the second with a ``prefix``: ``winbind_`` makes them
+``winbind_command``, ``winbind_start`` and so on.
 """
 
 from __future__ import annotations
@@ -22,71 +25,92 @@ from locum.events.toolbox.waiting import wait_for
 _LOG_LIMIT = 1 << 20
 
 
-def start_service(name: str | None = None, *, command: object = None) -> None:
+def start_service(name: str | None = None, *, command: object = None, prefix: str = "") -> None:
     """Start the service unless it runs already. Raises Fail when it cannot be started.
 
     ``command`` replaces the settings: the service itself, in the foreground. ``name`` is the setting ``service`` or
     the script's own (``web`` of ``50.web``). Whether the service is ready is another question: wait for its port.
     """
-    start = settings().get("start")
-    direct = command or settings().get("command")
+    start = _setting("start", prefix)
+    direct = command or _setting("command", prefix)
     if direct:
-        _start_detached(_name(name), _command(direct))
+        _start_detached(_name(name, prefix), _command(direct))
     elif start:
         run(_command(start))
     else:
-        run(["systemctl", "start", _unit(name)])
+        run(["systemctl", "start", _name(name, prefix)])
 
 
-def stop_service(name: str | None = None, *, timeout: float = 10.0) -> None:
+def stop_service(name: str | None = None, *, timeout: float = 10.0, prefix: str = "") -> None:
     """Stop the service; nothing happens when it does not run. One that was started detached gets SIGTERM and after
     ``timeout`` seconds SIGKILL, with everything in its session."""
-    stop = settings().get("stop")
+    stop = _setting("stop", prefix)
+    own = _name(name, prefix)
     if stop:
         run(_command(stop))
-    elif _recorded(_name(name)) is not None:
-        _stop_detached(_name(name), timeout)
-    elif not _is_direct():
-        run(["systemctl", "stop", _unit(name)])
+    elif _was_detached(own):
+        _stop_detached(own, timeout)
+    elif not _is_direct(prefix):
+        run(["systemctl", "stop", own])
 
 
-def kill_service(name: str | None = None) -> None:
+def reload_service(name: str | None = None, *, prefix: str = "") -> None:
+    """Make the service read its configuration again: by the command in the setting ``reload``, else by SIGHUP to one
+    that was started detached, else by systemd. Raises Fail when that fails or there is no such way."""
+    reload = _setting("reload", prefix)
+    own = _name(name, prefix)
+    recorded = _recorded(own)
+    if reload:
+        run(_command(reload))
+    elif recorded is not None:
+        if not is_alive(*recorded):
+            raise Fail(f"{own} does not run")
+        kill(*recorded, signal.SIGHUP)
+    elif not _is_direct(prefix):
+        run(["systemctl", "reload", own])
+    else:
+        raise Fail("how to reload the service is not known: set 'reload' to a command")
+
+
+def kill_service(name: str | None = None, *, prefix: str = "") -> None:
     """Kill the service and everything that belongs to it at once."""
-    if _recorded(_name(name)) is not None:
-        _stop_detached(_name(name), 0)
-    elif not _is_direct():
-        run(["systemctl", "kill", "--signal=SIGKILL", _unit(name)])
+    own = _name(name, prefix)
+    if _was_detached(own):
+        _stop_detached(own, 0)
+    elif not _is_direct(prefix):
+        run(["systemctl", "kill", "--signal=SIGKILL", own])
 
 
-def service_is_running(name: str | None = None) -> bool:
+def service_is_running(name: str | None = None, *, prefix: str = "") -> bool:
     """Whether the service runs, as far as the way it was started can tell. With ``start`` and ``stop`` commands the
     setting ``status`` is asked: a command that succeeds while it runs."""
-    recorded = _recorded(_name(name))
-    if recorded is not None:
-        return is_alive(*recorded)
-    status = settings().get("status")
+    own = _name(name, prefix)
+    if _was_detached(own):
+        recorded = _recorded(own)
+        return recorded is not None and is_alive(*recorded)
+    status = _setting("status", prefix)
     if status:
         return run(_command(status), check=False).status == 0
-    if _is_direct():
+    if _is_direct(prefix):
         return False
-    return run(["systemctl", "is-active", "--quiet", _unit(name)], check=False).status == 0
+    return run(["systemctl", "is-active", "--quiet", own], check=False).status == 0
 
 
-def service_log(name: str | None = None) -> str:
+def service_log(name: str | None = None, *, prefix: str = "") -> str:
     """The file that a detached service's output goes to."""
-    return _file("LOCUM_STATE", name, "log")
+    return _file("LOCUM_STATE", _name(name, prefix), "log")
 
 
-def _is_direct() -> bool:
-    return any(settings().get(key) for key in ("command", "start"))
+def _setting(key: str, prefix: str) -> object:
+    return settings().get(prefix + key)
 
 
-def _name(name: str | None) -> str:
-    return str(name or settings().get("service") or script_name().split(".", 1)[-1])
+def _is_direct(prefix: str) -> bool:
+    return any(_setting(key, prefix) for key in ("command", "start"))
 
 
-def _unit(name: str | None) -> str:
-    return _name(name)
+def _name(name: str | None, prefix: str = "") -> str:
+    return str(name or _setting("service", prefix) or script_name().split(".", 1)[-1])
 
 
 def _command(value: object) -> list[str]:
@@ -97,13 +121,12 @@ def _command(value: object) -> list[str]:
     raise Fail(f"a command is text or a list of words, not {value!r}")
 
 
-def _file(variable: str, name: str | None, suffix: str) -> str:
+def _file(variable: str, wanted: str, suffix: str) -> str:
     """A file about a detached service. Not in the script's state directory: that is emptied when the daemon starts,
     which a service may outlive."""
     directory = os.path.join(required(variable), "services")
     os.makedirs(directory, exist_ok=True)
     own = script_name()
-    wanted = _name(name)
     return os.path.join(directory, f"{own}.{suffix}" if own.endswith(f".{wanted}") else f"{own}-{wanted}.{suffix}")
 
 
@@ -119,6 +142,12 @@ def _recorded(name: str) -> tuple[int, int] | None:
         return (int(pid), int(start)) if boot == boot_id() else None
     except (OSError, ValueError):
         return None
+
+
+def _was_detached(name: str) -> bool:
+    """Whether the service was started detached since the last boot. Its record is emptied at its end, not removed:
+    otherwise a second stop would ask systemd for a unit that does not exist."""
+    return os.path.exists(_record_path(name))
 
 
 def _start_detached(name: str, words: list[str]) -> None:
@@ -176,4 +205,5 @@ def _stop_detached(name: str, timeout: float) -> None:
         left = kill_session(pid)
         if left:
             raise Fail(f"process {left[0].pid} of {name} cannot be killed")
-    os.unlink(_record_path(name))
+    with open(_record_path(name), "w", encoding="ascii"):
+        pass

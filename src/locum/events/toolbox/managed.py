@@ -1,0 +1,291 @@
+"""A service as the shipped scripts look after it, by settings that all of them share (``docs/services.md``).
+
+Rules of this file: what is special about a service stays in its script; here is what every service needs: start and
+wait, check and start again, stop, remember that addresses moved and act on it once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+
+from locum.events.toolbox.commands import as_words, run
+from locum.events.toolbox.context import log, public_addresses, settings, state_dir
+from locum.events.toolbox.failure import Fail
+from locum.events.toolbox.ports import check_port, expect_listen, expect_no_listen, wait_for_port
+from locum.events.toolbox.services import (
+    kill_service,
+    reload_service,
+    service_is_running,
+    start_service,
+    stop_service,
+)
+from locum.events.toolbox.waiting import check_directories, wait_for, wait_for_directory
+
+#: What the setting ``move`` can say besides a command.
+MOVES = ("nothing", "reset", "reload", "restart")
+
+
+class ManagedService:
+    """The service that a script looks after.
+
+    ``unit``: its unit of systemd unless the setting ``service`` names another. ``ports``: TCP ports unless the setting
+    says; ``answers``: called with a number of seconds, raises Fail when the service does not answer within them.
+    ``move``: what to do when addresses have moved, unless the setting says. ``prefix``: see ``toolbox/services.py``.
+    """
+
+    def __init__(
+        self,
+        unit: str | None = None,
+        *,
+        ports: Sequence[int] = (),
+        answers: Callable[[float], None] | None = None,
+        move: str = "nothing",
+        prefix: str = "",
+    ) -> None:
+        self._prefix = prefix
+        name = self._setting("service", unit)
+        self.name = None if name is None else str(name)
+        self.ports = self._numbers("ports", ports)
+        self.managed = self._flag("manage", True)
+        self.patience = self._seconds("timeout", 20.0)
+        self._answers = answers
+        self._move = self._setting("move", move)
+
+    # -- events ----------------------------------------------------------------------------------------------------
+
+    def startup(self) -> None:
+        """Wait for its directories, start it, wait until it is ready, have its ports watched. Raises Fail."""
+        if self.managed and self._prefix + "start" not in settings() and not self.name and not self._command():
+            raise Fail("what to start is not known: set 'service', 'command', or 'start' and 'stop'")
+        for directory in self.directories():
+            wait_for_directory(directory, self.patience)
+        self.start()
+        self._forget("failures")
+        self._forget("moves")
+
+    def monitor(self) -> None:
+        """Raises Fail when it is not well; one that has ended is started again, for the next time."""
+        try:
+            self.check()
+        except Fail as problem:
+            self._failed(problem)
+            return
+        self._forget("failures")
+        expect_listen(*self.ports)
+
+    def shutdown(self) -> None:
+        """Stop it."""
+        expect_no_listen(*self.ports)
+        if self.managed:
+            stop_service(self.name, timeout=self._seconds("stop-timeout", 10.0), prefix=self._prefix)
+
+    def took(self, address: str) -> None:
+        """Note that this node serves the address now; what is to be done is done by :meth:`recovered`."""
+        self._note("took", address)
+
+    def released(self, address: str) -> None:
+        """Note that this node no longer serves the address."""
+        self._note("released", address)
+
+    def recovered(self) -> None:
+        """Act on moves, once for any number of them. A failure leaves the note: it is tried again next time."""
+        moves = self._moves()
+        if not moves:
+            return
+        self.act_on(moves)
+        self._forget("moves")
+
+    # -- its parts, for scripts that do something else ---------------------------------------------------------------
+
+    def directories(self) -> list[str]:
+        """The directories that must be there, by the setting."""
+        return self._words("directories")
+
+    def start(self) -> None:
+        """Start it, and wait until its ports are open and it answers. Raises Fail."""
+        if self.managed:
+            start_service(self.name, prefix=self._prefix)
+        for port in self.ports:
+            wait_for_port(port, timeout=self.patience)
+        self._wait_for_answer()
+        expect_listen(*self.ports)
+
+    def restart(self) -> None:
+        """Stop it and start it. Raises Fail."""
+        expect_no_listen(*self.ports)  # a port that closes on purpose is no news
+        stop_service(self.name, timeout=self._seconds("stop-timeout", 10.0), prefix=self._prefix)
+        self.start()
+
+    def check(self) -> None:
+        """Raises Fail that says what is wrong; what costs least is looked at first."""
+        for port in self.ports:
+            check_port(port)
+        # With its main process gone, workers may still have the port; and a service without ports has nothing else.
+        if self.managed and self._state_is_known() and (self._command() or not self.ports) and not self._is_running():
+            raise Fail(f"{self.name or 'the service'} does not run")
+        self._check_answer(self._seconds("check-timeout", 5.0))
+        check_directories(*self.directories())
+
+    def act_on(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Do what ``move`` says; ``moves`` are pairs of "took" or "released", and an address."""
+        if self._move not in MOVES:
+            run(as_words(self._move) if isinstance(self._move, str) else [str(w) for w in _items(self._move)])
+        elif self._move == "reset":
+            reset_connections(address for what, address in moves if what == "released")
+        elif self._move == "reload":
+            reload_service(self.name, prefix=self._prefix)
+        elif self._move == "restart":
+            log("restarting it: addresses have moved")
+            self.restart()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _failed(self, problem: Fail) -> None:
+        """One more failure: start again what has ended, and raise ``problem`` unless a few failures are allowed."""
+        failures = self._count_failure()
+        hung_for_too_long = 0 < self._number("restart-after", 0) <= failures
+        if self.managed and self._flag("restart", True) and (self._has_ended() or hung_for_too_long):
+            log("starting it again")
+            with contextlib.suppress(Fail):  # why monitor failed is what matters
+                expect_no_listen(*self.ports)
+                if hung_for_too_long:
+                    kill_service(self.name, prefix=self._prefix)
+                start_service(self.name, prefix=self._prefix)
+        allowed = self._number("failures", 1) - 1
+        if failures > allowed:
+            raise problem
+        log(f"{problem} ({failures} of {allowed} failures in a row that are tolerated)")
+
+    def _has_ended(self) -> bool:
+        if self._state_is_known():
+            return not self._is_running()
+        try:
+            for port in self.ports:
+                check_port(port)
+        except Fail:
+            return True
+        return False
+
+    def _is_running(self) -> bool:
+        return service_is_running(self.name, prefix=self._prefix)
+
+    def _state_is_known(self) -> bool:
+        """Whether the way it was started says if it runs: commands ``start`` and ``stop`` alone do not."""
+        return bool(self._command() or self._setting("status") or not self._setting("start"))
+
+    def _command(self) -> object:
+        return self._setting("command")
+
+    def _wait_for_answer(self) -> None:
+        problem = Fail()
+
+        def answered() -> bool:
+            nonlocal problem
+            try:
+                self._check_answer(min(self.patience, self._seconds("check-timeout", 5.0)))
+            except Fail as said:
+                problem = said
+                return False
+            return True
+
+        try:
+            wait_for("its answer", answered, self.patience)
+        except Fail:
+            raise problem from None
+
+    def _check_answer(self, timeout: float) -> None:
+        if self._answers is not None:
+            self._answers(timeout)
+        check = self._setting("check")
+        if check:
+            run(as_words(check) if isinstance(check, str) else [str(w) for w in _items(check)], timeout=timeout)
+
+    def _note(self, what: str, address: str) -> None:
+        with open(self._path("moves"), "a", encoding="ascii") as file:
+            file.write(f"{what} {address}\n")
+
+    def _moves(self) -> list[tuple[str, str]]:
+        try:
+            with open(self._path("moves"), encoding="ascii") as file:
+                return [(what, address.strip()) for what, _, address in (line.partition(" ") for line in file)]
+        except FileNotFoundError:
+            return []
+
+    def _count_failure(self) -> int:
+        path = self._path("failures")
+        try:
+            with open(path, encoding="ascii") as file:
+                count = int(file.read() or 0) + 1
+        except (FileNotFoundError, ValueError):
+            count = 1
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(count))
+        return count
+
+    def _forget(self, what: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(what))
+
+    def _path(self, what: str) -> str:
+        return os.path.join(state_dir(), self._prefix + what)
+
+    def _setting(self, key: str, default: object = None) -> object:
+        return settings().get(self._prefix + key, default)
+
+    def _flag(self, key: str, default: bool) -> bool:
+        value = self._setting(key, default)
+        return value.lower() in ("true", "yes", "on", "1") if isinstance(value, str) else bool(value)
+
+    def _seconds(self, key: str, default: float) -> float:
+        value = self._setting(key, default)
+        try:
+            return float(str(value))
+        except ValueError:
+            raise Fail(f"setting {self._prefix}{key}: {value!r} is not a number of seconds") from None
+
+    def _number(self, key: str, default: int) -> int:
+        return int(self._seconds(key, default))
+
+    def _words(self, key: str) -> list[str]:
+        value = self._setting(key)
+        return value.replace(",", " ").split() if isinstance(value, str) else [str(word) for word in _items(value)]
+
+    def _numbers(self, key: str, default: Sequence[int]) -> tuple[int, ...]:
+        if self._setting(key) is None:
+            return tuple(default)
+        try:
+            return tuple(int(word) for word in self._words(key))
+        except ValueError:
+            raise Fail(f"setting {self._prefix}{key}: {self._setting(key)!r} are not port numbers") from None
+
+
+def reset_connections(addresses: object) -> int:
+    """End every TCP connection to those of ``addresses`` that this node does not serve any more; how many there were.
+
+    The daemon does so when it releases an address; this finds what was left. Raises Fail when the kernel refuses.
+    """
+    from locum.connections.destroy import destroy  # noqa: PLC0415
+    from locum.errors import LocumError  # noqa: PLC0415
+
+    here = {public.address for public in public_addresses()}
+    gone = sorted({str(address) for address in _items(addresses)} - here)
+    if not gone:
+        return 0
+    try:
+        progress = destroy(gone)
+    except LocumError as error:
+        raise Fail(str(error)) from None
+    if progress.destroyed:
+        log(f"{progress.destroyed} connections to {', '.join(gone)} ended")
+    return progress.destroyed
+
+
+def _items(value: object) -> list[object]:
+    """A setting that is one number or a list, or any iterable, as a list."""
+    if value is None:
+        return []
+    if isinstance(value, int | float | str):
+        return [value]
+    return list(value)  # type: ignore[call-overload, no-any-return]
