@@ -1,0 +1,332 @@
+"""Telling NFS clients that a server's lock manager has lost their locks: SM_NOTIFY of the status monitor protocol.
+
+Rules of this file: it sends and receives; who is to be told is the business of others. Protocol: X/Open XNFS,
+chapter 11: program 100024, version 1, procedure 6 with the name of the monitored host and its state number. A client
+compares the name with that under which it registered the server: an address, or a host name.
+
+A notification comes *from* the public address: clients also compare the sender. Every client is looked up with its
+own port mapper first, UDP or TCP, whatever its status monitor is registered for. Datagrams are repeated, at growing
+intervals, until they are acknowledged or the time is over.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from locum.nfs import rpc
+from locum.nfs.xdr import Malformed, Packer, Unpacker
+
+PROGRAM, VERSION, SM_NOTIFY = 100024, 1, 6
+
+#: Seconds until an unanswered datagram is sent again: first, and at most.
+FIRST_REPEAT, LONGEST_REPEAT = 0.5, 4.0
+#: Conversations over TCP at the same time.
+_TCP_LIMIT = 16
+
+
+class Notification(msgspec.Struct, frozen=True):
+    """One message: from our address ``source`` to ``client`` (an address): the host ``name`` has state ``state``."""
+
+    source: str
+    client: str
+    name: str
+    state: int
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """``problem`` is empty when the client acknowledged."""
+
+    notification: Notification
+    problem: str = ""
+    seconds: float = 0.0
+
+
+def encode_notify(name: str, state: int) -> bytes:
+    """The arguments of SM_NOTIFY."""
+    return Packer().string(name).sint(_signed(state)).data
+
+
+def decode_notify(arguments: bytes) -> tuple[str, int]:
+    """Name and state in the arguments of SM_NOTIFY. Raises Malformed."""
+    values = Unpacker(arguments)
+    return values.string(), values.sint()
+
+
+def notify(
+    notifications: Iterable[Notification], timeout: float = 30.0, *, mapper_port: int = rpc.PORTMAPPER_PORT
+) -> list[Outcome]:
+    """Send every notification, all clients at once, and wait for the acknowledgements, ``timeout`` seconds at most.
+
+    Nothing is raised for a client that does not answer; its outcome says so.
+    """
+    return _Round(timeout, mapper_port).run(list(notifications))
+
+
+class _Talk:
+    """One notification on its way. ``ask`` is the port mapper's question that is open, or None: then SM_NOTIFY is."""
+
+    def __init__(self, notification: Notification, begun: float) -> None:
+        self.notification = notification
+        self.begun = begun
+        self.transaction = rpc.new_transaction()
+        self.message = b""
+        self.target: tuple[str, int] = (notification.client, 0)
+        self.asking = True
+        self.due = begun
+        self.repeat = FIRST_REPEAT
+        self.problem = "its port mapper does not answer"
+
+
+class _Round:
+    """Conversations over UDP, through one socket for each of our addresses; those over TCP are made in threads."""
+
+    def __init__(self, timeout: float, mapper_port: int) -> None:
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout
+        self._mapper_port = mapper_port
+        self._sockets: dict[str, socket.socket] = {}
+        self._open: dict[int, _Talk] = {}
+        self._tcp: list[_Talk] = []
+        self._outcomes: list[Outcome] = []
+
+    def run(self, notifications: Sequence[Notification]) -> list[Outcome]:
+        """All of them."""
+        with selectors.DefaultSelector() as selector:
+            try:
+                for notification in notifications:
+                    self._begin(notification, selector)
+                while self._open and time.monotonic() < self._end:
+                    self._send_due()
+                    soonest = min([talk.due for talk in self._open.values()] + [self._end])
+                    for key, _ in selector.select(max(soonest - time.monotonic(), 0.0)):
+                        self._receive(key.fileobj)  # type: ignore[arg-type]
+            finally:
+                for opened in self._sockets.values():
+                    opened.close()
+        for talk in self._open.values():
+            self._done(talk, talk.problem)
+        self._run_tcp()
+        return self._outcomes
+
+    def _begin(self, notification: Notification, selector: selectors.BaseSelector) -> None:
+        talk = _Talk(notification, time.monotonic())
+        try:
+            if notification.source not in self._sockets:
+                self._sockets[notification.source] = opened = bound_socket(notification.source)
+                selector.register(opened, selectors.EVENT_READ)
+        except OSError as error:
+            self._done(talk, f"cannot send from {notification.source}: {error.strerror or error}")
+            return
+        v6 = ":" in notification.client
+        version, arguments = rpc.encode_getport(PROGRAM, VERSION, tcp=False, v6=v6)
+        talk.message = rpc.encode_call(talk.transaction, rpc.PORTMAPPER, version, 3, arguments)
+        talk.target = (notification.client, self._mapper_port)
+        self._open[talk.transaction] = talk
+
+    def _send_due(self) -> None:
+        now = time.monotonic()
+        for talk in list(self._open.values()):
+            if talk.due > now:
+                continue
+            talk.due = now + talk.repeat
+            talk.repeat = min(talk.repeat * 2, LONGEST_REPEAT)
+            try:
+                self._sockets[talk.notification.source].sendto(talk.message, talk.target)
+            except BlockingIOError:
+                talk.due = now + 0.01
+            except OSError as error:  # no route at the moment, or an answer of ICMP to the one before
+                talk.problem = error.strerror or str(error)
+
+    def _receive(self, opened: socket.socket) -> None:
+        while True:
+            try:
+                data, sender = opened.recvfrom(65536)
+            except BlockingIOError:
+                return
+            except OSError:  # what ICMP said of one of the clients: it is asked again all the same
+                continue
+            talk = self._open.get(int.from_bytes(data[:4], "big"))
+            # From somebody else than who was asked: not an answer.
+            if talk is not None and sender[0].partition("%")[0] == talk.target[0]:
+                self._answered(talk, data)
+
+    def _answered(self, talk: _Talk, data: bytes) -> None:
+        try:
+            results = rpc.decode_reply(data, talk.transaction)
+            if not talk.asking:
+                self._done(talk, "")
+                return
+            port = rpc.decode_getport(results, v6=":" in talk.notification.client)
+        except (rpc.RpcError, Malformed, ValueError, struct.error) as error:
+            self._done(talk, str(error))
+            return
+        if port == 0:
+            del self._open[talk.transaction]
+            self._tcp.append(talk)
+            return
+        del self._open[talk.transaction]
+        talk.asking = False
+        talk.transaction = rpc.new_transaction()
+        talk.message = rpc.encode_call(
+            talk.transaction, PROGRAM, VERSION, SM_NOTIFY, encode_notify(talk.notification.name, talk.notification.state)
+        )
+        talk.target = (talk.notification.client, port)
+        talk.due, talk.repeat = time.monotonic(), FIRST_REPEAT
+        talk.problem = "its status monitor does not acknowledge"
+        self._open[talk.transaction] = talk
+
+    def _done(self, talk: _Talk, problem: str) -> None:
+        self._open.pop(talk.transaction, None)
+        self._outcomes.append(Outcome(talk.notification, problem, time.monotonic() - talk.begun))
+
+    def _run_tcp(self) -> None:
+        """Clients whose status monitor has no UDP."""
+        if not self._tcp:
+            return
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+        with ThreadPoolExecutor(_TCP_LIMIT) as pool:
+            for talk, problem in zip(self._tcp, pool.map(self._by_tcp, self._tcp), strict=True):
+                self._done(talk, problem)
+
+    def _by_tcp(self, talk: _Talk) -> str:
+        one = talk.notification
+        # These begin when those over UDP have ended, so a fair part of the time is theirs.
+        limit = max(self._end - time.monotonic(), min(self._timeout, 5.0))
+        try:
+            port = rpc.port_of(one.client, PROGRAM, VERSION, tcp=True, timeout=limit, source=one.source)
+            arguments = encode_notify(one.name, one.state)
+            rpc.call(one.client, port, PROGRAM, VERSION, SM_NOTIFY, arguments, timeout=limit, source=one.source)
+        except rpc.RpcError as error:
+            return str(error)
+        return ""
+
+
+def bound_socket(address: str) -> socket.socket:
+    """A socket for datagrams from ``address``, from a reserved port where this process may have one: some clients
+    believe nothing else. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    start = int.from_bytes(os.urandom(2), "big")
+    for step in range(400):
+        opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            opened.bind((address, 600 + (start + step) % 400))
+        except PermissionError:
+            opened.close()
+            break
+        except OSError as error:
+            opened.close()
+            if error.errno == 98:  # EADDRINUSE
+                continue
+            raise
+        return opened
+    opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        opened.bind((address, 0))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A notification that came in, ``at`` seconds of the monotonic clock."""
+
+    sender: str
+    name: str
+    state: int
+    at: float
+
+
+class Receiver:
+    """A client's side: answers the port mapper's questions about the status monitor, and takes SM_NOTIFY.
+
+    For tests, where nothing else listens on these ports. ``acknowledge`` says whether the n-th notification (from 0)
+    is answered; ``mapper`` False leaves the port mapper to a real one.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        mapper_port: int = rpc.PORTMAPPER_PORT,
+        mapper: bool = True,
+        port: int = 0,
+        acknowledge: Callable[[int], bool] = lambda count: True,
+    ) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.received: list[Received] = []
+        self._acknowledge = acknowledge
+        self._monitor = socket.socket(family, socket.SOCK_DGRAM)
+        self._monitor.bind((address, port))
+        self.port: int = self._monitor.getsockname()[1]
+        self._sockets = [self._monitor]
+        if mapper:
+            self._mapper = socket.socket(family, socket.SOCK_DGRAM)
+            self._mapper.bind((address, mapper_port))
+            self._sockets.append(self._mapper)
+        #: Where the port mapper is, when it was given port 0.
+        self.mapper_port: int = self._sockets[-1].getsockname()[1]
+
+    def serve(self, until: Callable[[], bool], limit: float = 30.0) -> bool:
+        """Answer until ``until`` holds (asked after every message and twenty times a second); False after ``limit``."""
+        end = time.monotonic() + limit
+        with selectors.DefaultSelector() as selector:
+            for opened in self._sockets:
+                selector.register(opened, selectors.EVENT_READ)
+            while not until():
+                if time.monotonic() > end:
+                    return False
+                for key, _ in selector.select(0.05):
+                    self._answer(key.fileobj)  # type: ignore[arg-type]
+        return True
+
+    def close(self) -> None:
+        """Release the ports."""
+        for opened in self._sockets:
+            opened.close()
+
+    def _answer(self, opened: socket.socket) -> None:
+        data, sender = opened.recvfrom(65536)
+        call = Unpacker(data)
+        try:
+            transaction, _, _, program, version, procedure = (call.uint() for _ in range(6))
+            for _ in range(2):
+                call.uint()
+                call.opaque(400)
+        except Malformed:
+            return
+        if program == rpc.PORTMAPPER:
+            result = self._port(version, call)
+        elif program == PROGRAM and procedure == SM_NOTIFY:
+            name, state = decode_notify(call.rest)
+            count = len(self.received)
+            self.received.append(Received(sender[0], name, state, time.monotonic()))
+            if not self._acknowledge(count):
+                return
+            result = b""
+        else:
+            result = b""
+        opened.sendto(rpc.encode_reply(transaction, result), sender)
+
+    def _port(self, version: int, call: Unpacker) -> bytes:
+        asked = call.uint()
+        port = self.port if asked == PROGRAM else 0
+        if version == 2:
+            call.uint()
+            return Packer().uint(port if call.uint() == socket.IPPROTO_UDP else 0).data
+        call.uint()
+        known = port and call.string() == "udp6"
+        return Packer().string(f"::.{port >> 8}.{port & 255}" if known else "").data
+
+
+def _signed(state: int) -> int:
+    """The state as the protocol has it: 32 bits with a sign, which only grow within the positive ones."""
+    return state & 0x7FFFFFFF
