@@ -465,6 +465,9 @@ class Agent:
         if now >= self.machine.page.deadline:
             yield from self._done(ticket, False, "the hold has ended")
             return
+        self.machine.notes.pop(address, None)
+        self._renewable.pop(address, None)
+        yield
         self.configured[address] = interface
         self.kernel.allow(address)
         yield

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 ADMIN, STRANGER = Author("admin"), Author("stranger")
 MOVES = ("takeip", "releaseip", "updateip")
-#: Seconds of undisturbed service after which nobody may expire a node, in holds: an own hold and the margin.
+#: How long after being stopped a process may still carry out what it had decided on before, in seconds.
+JUST_NOW = 0.002
 DURABLE = ("admin", "prefer", "tunable")
 
 
@@ -246,6 +247,13 @@ class Checks:
             self._may_take(machine, address)
 
     def _may_take(self, machine: Machine, address: str) -> None:
+        late = machine.clock.boot() - machine.page.deadline
+        if late > 0:
+            # A process that was stopped between its last look at the clock and starting the scripts cannot know;
+            # the address is mute. Anybody else can.
+            if self._world.engine.now - machine.went_on > JUST_NOW:
+                self.fail("I2", f"{machine.name} takes {address} {late:.3f} s after its hold has ended")
+            return
         for other in self._world.machines.values():
             if other is machine or not other.kernel.open():
                 continue

@@ -103,6 +103,8 @@ class Machine:
         self._guard_waits = False
         self._guard_due = False
         self._freezes = 0
+        #: When the agent's process went on after having been stopped, true time.
+        self.went_on = -1.0
 
     @property
     def hosted(self) -> set[str]:
@@ -404,6 +406,7 @@ class Machine:
 
     def _agent_goes_on(self) -> None:
         if self.agent is not None and not self.agent_stopped:
+            self.went_on = self.world.engine.now
             self.agent.thawed()
 
     def _guard_goes_on(self) -> None:

@@ -42,6 +42,8 @@ def _complaints(world: World) -> Iterator[str]:
         if problem is not None:
             yield f"{machine.name} {problem}"
             return
+        if _banned(world, machine.name):
+            yield f"{machine.name} is banned"
         if not _inactive(world, machine):
             active[machine.name] = machine
             yield from _health(world, machine.name)
@@ -100,9 +102,12 @@ def admin_of(world: World, name: str) -> AdminRecord:
     return record
 
 
+def _banned(world: World, name: str) -> bool:
+    return admin_of(world, name).banned_until > 0
+
+
 def _inactive(world: World, machine: Machine) -> bool:
-    admin = admin_of(world, machine.name)
-    return admin.stopped or admin.banned_until > 0
+    return admin_of(world, machine.name).stopped
 
 
 def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
