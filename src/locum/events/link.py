@@ -116,7 +116,7 @@ class RunnerLink(asyncio.Protocol):
         assert self._run is None
         assert self._transport is not None
         self._counter += 1
-        self._run = run = Run(self._counter, self._loop.create_future(), timeout)
+        run = Run(self._counter, self._loop.create_future(), timeout)
         request = {
             "run": run.number,
             "event": event,
@@ -129,6 +129,7 @@ class RunnerLink(asyncio.Protocol):
             ],
         }
         self._transport.write(msgspec.json.encode(request) + b"\n")
+        self._run = run
         self._watch(timeout + GRACE)
         return run
 

@@ -172,7 +172,8 @@ def test_a_detached_service(bench: Bench, shebang: str) -> None:
         until(lambda: log.read_text() == "out\n")
         assert run(bench, shebang, "locum_stop_service web").status == 0
         assert not alive(pid)
-        assert run(bench, shebang, "locum_service_running web").status != 0
+        again = "locum_stop_service web && locum_kill_service web; locum_service_running web"
+        assert run(bench, shebang, again).output == "", "a second stop asks nobody"
     finally:
         kill_service(pid)
 

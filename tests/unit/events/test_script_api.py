@@ -437,6 +437,17 @@ def test_starting_again_ends_workers_that_outlived_the_main_process(
         script.kill_service()
 
 
+def test_stopping_twice_asks_nobody(environment: Path) -> None:
+    script.start_service("x", command=["sleep", "1000"])
+    for _ in range(2):
+        script.stop_service("x")
+        script.kill_service("x")
+        assert not script.service_is_running("x")
+    script.start_service("x", command=["sleep", "1000"])
+    assert alive(pid_of(environment, "50.web-x"))
+    script.kill_service("x")
+
+
 def test_a_service_that_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, command="sh -c 'echo no such option; exit 2'")
     with pytest.raises(Fail, match="ended at once with status 2\nno such option"):
