@@ -89,16 +89,19 @@ class Destroyer:
         """The connections to any of ``addresses`` (None: any port). Raises NetlinkError, ValueError."""
         return scan(self._netlink, [route.packed(a) for a in addresses], ports)
 
-    def sweep(self, addresses: Iterable[str], ports: Collection[int] | None = None) -> Iterator[Progress]:
+    def sweep(
+        self, addresses: Iterable[str], ports: Collection[int] | None = None, found: list[Found] | None = None
+    ) -> Iterator[Progress]:
         """Destroy the connections to any of ``addresses``, in steps of some milliseconds; the last result is final.
 
-        Always yields at least once. Raises NetlinkError, PermissionRequired, ValueError (not an address).
+        ``found``: what :meth:`find` has just found. Always yields at least once. Raises NetlinkError,
+        PermissionRequired, ValueError (not an address).
         """
         wanted = list(addresses)
         destroyed = 0
         spared: set[bytes] = set()
         for _ in range(_ROUNDS):
-            found = self.find(wanted, ports)
+            found = self.find(wanted, ports) if found is None else found
             spared.update(f.identity for f in found if self._must_be_spared(f))
             targets = [f for f in found if f.identity not in spared]
             left = tuple(f for f in found if f.identity in spared)
@@ -117,6 +120,7 @@ class Destroyer:
                     elif number == errno.EPERM:
                         raise core.error(number, "cannot destroy TCP connections")
                 yield Progress(destroyed)
+            found = None
         else:
             left = tuple(self.find(wanted, ports))
         yield Progress(destroyed, left)

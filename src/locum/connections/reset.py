@@ -18,11 +18,12 @@ import socket
 import subprocess
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from locum.connections.segments import ACK, RST, SEQUENCES, RawSender, Segment, parse
+from locum.connections.sockets import scan
 from locum.errors import NetlinkError, PermissionRequired
-from locum.netlink import filters, route
+from locum.netlink import filters, inet_diag, route
 from locum.netlink.inet_diag import Found
 
 _ETH_P_ALL = 3
@@ -124,6 +125,20 @@ def _only_from(source: bytes) -> list[filters.Instruction]:
         # When it differs, go to the last instruction.
         program.append((_JUMP_EQUAL, 0, 2 * (len(checks) - number - 1) + 1, value))
     return [*program, (_RETURN, 0, 0, _SNAP), (_RETURN, 0, 0, 0)]
+
+
+def end_all(address: str, reset_ports: Collection[int] = ()) -> tuple[list[Found], list[Found]]:
+    """Keep other hosts out, and reset all connections to ``address``; the clients of ``reset_ports`` as well.
+
+    Returns (what was found, what did not answer). Raises as :func:`reset` does.
+    """
+    with Blockade([address]), inet_diag.open_socket() as netlink:
+        found = scan(netlink, [route.packed(address)])
+        told = [f for f in found if f.port in reset_ports]
+        left = reset(address, told, clients=True) if told else []
+        others = [f for f in found if f.port not in reset_ports]
+        left += reset(address, others) if others else []
+        return found, left
 
 
 class Blockade:

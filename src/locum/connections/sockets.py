@@ -136,6 +136,10 @@ class Census:
         # First 36 bytes of each socket's identity: its ports and addresses.
         self._seen: dict[int, set[bytes]] = {socket.AF_INET: set(), socket.AF_INET6: set()}
 
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self._netlink.close()
+
     def take(self, ports: Collection[int], states: int = WORTH_TELLING) -> tuple[Changes, Changes]:
         """Look; returns (what has come, what has gone) since the last time, by local address.
 

@@ -1,0 +1,379 @@
+"""What a node does about TCP connections to the public addresses that it takes, holds and releases.
+
+While it holds an address it registers the connections to it in the store. When it takes one, it tells every client that
+is registered for it. When it releases one, no connection to it survives here.
+
+Rules of this file: it never raises into its caller and never waits for long: addresses move whether or not their
+clients can be told. What takes time is done by a thread of its own, a piece of some milliseconds at a time, so that
+beats need not wait; the store is asked from the event loop.
+
+The order of calls for one address: ``taking`` (before it is let through the gate), ``taken`` (it is configured and
+announced); ``releasing`` (it still speaks), ``released`` (it is mute, configured or not). ``adopted`` instead of the
+first two after a restart of the agent, ``dropped`` instead of the last two when the hold is lost or a take has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+
+from locum.connections.destroy import UNSUPPORTED, Destroyer, Progress
+from locum.connections.lists import Listed, Lists
+from locum.connections.registrar import Registrar
+from locum.connections.reset import end_all, reset
+from locum.connections.sockets import WORTH_TELLING, entry_of
+from locum.connections.tickle import tickle_once
+from locum.errors import LocumError, StoreError
+from locum.netlink.inet_diag import Found
+
+T = TypeVar("T")
+
+#: How long a release waits for its connections to end, and for its list to be written; what is left goes on. Seconds.
+RELEASE_PATIENCE = 2.0
+FLUSH_PATIENCE = 0.3
+#: Pause before a list that could not be read is tried again, in seconds.
+READ_PAUSE = 0.5
+#: A pass may take one part in so many of the time, and comes at least this often (in seconds).
+SHARE = 25
+LONGEST_PAUSE = 10.0
+
+
+class KeeperSettings(msgspec.Struct, frozen=True):
+    """What may change at any time. Times in seconds.
+
+    ``ports``: connections to these are registered. ``reset_ports``: clients of these are reset when the address leaves,
+    and not told by the next holder. ``interval``: between two looks at the kernel. Tickles are sent ``tickle_count``
+    times, every ``tickle_interval``.
+    """
+
+    ports: frozenset[int] = frozenset()
+    reset_ports: frozenset[int] = frozenset()
+    interval: float = 1.0
+    tickle_count: int = 4
+    tickle_interval: float = 0.4
+
+
+class _Visit:
+    """An address that is here, or about to be. ``leftover``: connections of an earlier holding that could not be ended
+    before it speaks again."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.reading: asyncio.Task[Listed] | None = None
+        self.welcome: asyncio.Task[None] | None = None
+        self.leftover: tuple[Found, ...] = ()
+
+    def cancel(self) -> None:
+        for task in (self.reading, self.welcome):
+            if task is not None:
+                task.cancel()
+
+
+class ConnectionKeeper:
+    """The connections of one node, in the network namespace in which the object was created and started.
+
+    ``claim`` gives the revision of this node's own claim on an address, 0 when it has none. ``settings`` is asked
+    again and again. ``destroyer`` is for tests.
+    """
+
+    def __init__(
+        self,
+        lists: Lists,
+        *,
+        claim: Callable[[str], int],
+        settings: Callable[[], KeeperSettings],
+        log: Callable[[str, str], None],
+        destroyer: Destroyer | None = None,
+    ) -> None:
+        self.lists = lists
+        self.registrar = Registrar(lists, claim, self._run, self._say)
+        self._settings = settings
+        self._log = log
+        self._destroyer = destroyer or Destroyer()
+        self._visits: dict[str, _Visit] = {}
+        #: Addresses of which no connection is left here, because they were released with everything that belongs to it.
+        self._clean: set[str] = set()
+        self._sweeps: dict[str, asyncio.Task[Progress]] = {}
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="connections")
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._said: dict[str, str] = {}
+        #: Whether the kernel can destroy connections.
+        self.supported = True
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to register, in the running event loop."""
+        # The thread belongs to the network namespace of the thread that starts it.
+        self._worker.submit(int).result()
+        try:
+            self.supported = self._destroyer.supported()
+            if not self.supported:
+                self._log(UNSUPPORTED, "warning")
+        except LocumError as error:
+            self._log(f"connections: {error}", "error")
+        self._spawn(self._register())
+
+    async def close(self) -> None:
+        """Stop; what is registered stays registered."""
+        for visit in self._visits.values():
+            visit.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._destroyer.close()
+        self.registrar.close()
+
+    async def _register(self) -> None:
+        while True:
+            interval = self._settings().interval
+            await asyncio.sleep(max(interval, min(SHARE * self.registrar.costs.last, LONGEST_PAUSE)))
+            if len(self.registrar):
+                await self.registrar.look(self._settings().ports)
+
+    # -- taking ----------------------------------------------------------------------------------------------------
+
+    async def taking(self, address: str) -> None:
+        """``address`` is about to be let through the gate: begin to read its list, and end what is left of an earlier
+        holding before it comes back to life."""
+        self._leave(address)
+        visit = self._visits[address] = _Visit(address)
+        visit.reading = self._spawn(self.lists.read(address))
+        sweep = self._sweeps.get(address)
+        if sweep is not None:
+            await asyncio.wait([sweep])
+        if address not in self._clean:
+            progress = await self._sweep([address])
+            if progress.destroyed:
+                self._log(f"{address}: {progress.destroyed} connections were left from an earlier holding", "warning")
+            if progress.unsupported:
+                visit.leftover = progress.left
+        self._clean.discard(address)
+
+    def taken(self, address: str, interface: str) -> None:
+        """``address`` is configured and announced: tell its clients, several times, and register its connections."""
+        visit = self._visits.setdefault(address, _Visit(address))
+        self._clean.discard(address)
+        visit.welcome = self._spawn(self._welcome(visit, tell=True))
+
+    def adopted(self, address: str, interface: str) -> None:
+        """``address`` is here since an earlier life of the agent: go on with its list."""
+        visit = self._visits[address] = _Visit(address)
+        visit.welcome = self._spawn(self._welcome(visit, tell=False))
+
+    def updated(self, address: str, interface: str) -> None:
+        """``address`` has changed its interface. Its connections live on; clients that wait are made to send again."""
+        if address in self.registrar:
+            self._spawn(self._tell_again(address))
+
+    async def _welcome(self, visit: _Visit, *, tell: bool) -> None:
+        address = visit.address
+        listed = await self._listed(visit)
+        for problem in listed.problems:
+            self._log(f"connections: {problem}", "warning")
+        if tell and visit.leftover:
+            await asyncio.to_thread(reset, address, visit.leftover)
+        await self.registrar.open(address, listed.buckets)
+        clients = listed.entries() if tell else set()
+        if clients:
+            self._log(f"{address}: telling {len(clients)} clients that it has moved", "info")
+            await self._tell(address, clients)
+        self.registrar.settle(address)
+        if tell and listed.added:
+            # They have been told. Those who go on here are found, or added again.
+            try:
+                await self.lists.change_added(address, (), listed.added)
+            except StoreError as error:
+                self._say("store", f"connections cannot be registered: {error}")
+
+    async def _listed(self, visit: _Visit) -> Listed:
+        while True:
+            reading, visit.reading = visit.reading, None
+            try:
+                listed = await (reading if reading is not None else self.lists.read(visit.address))
+            except StoreError as error:
+                self._say("list", f"the connections of {visit.address} cannot be read: {error}")
+                await asyncio.sleep(READ_PAUSE)
+            else:
+                self._say("list", "")
+                return listed
+
+    async def _tell(self, address: str, entries: Collection[bytes]) -> int:
+        """Returns how many the kernel took, in the best round."""
+        sent = 0
+        for number in range(self._settings().tickle_count if entries else 0):
+            if number:
+                await asyncio.sleep(self._settings().tickle_interval)
+            try:
+                sent = max(sent, await self._run(tickle_once, address, entries, number))
+            except LocumError as error:
+                self._log(f"{address}: clients cannot be told: {error}", "error")
+                break
+        return sent
+
+    async def _tell_again(self, address: str) -> None:
+        await self._tell(address, await self.registrar.live(address) or set())
+
+    # -- releasing -------------------------------------------------------------------------------------------------
+
+    async def releasing(self, address: str) -> None:
+        """``address`` is about to be muted. Done now is what needs it to speak: resets to those clients that want them,
+        and all of the work where the kernel cannot destroy connections."""
+        visit = self._visits.get(address)
+        if visit is not None:
+            visit.cancel()
+        ports = self._settings().reset_ports
+        if not self.supported:
+            await self._reset_all(address, ports)
+        elif ports:
+            await self._sweep([address], ports)
+
+    async def released(self, address: str) -> int:
+        """``address`` is mute: end every connection to it, and register those for the next holder.
+
+        Returns how many have ended. Waits for RELEASE_PATIENCE at most; the rest goes on by itself.
+        """
+        page = self.registrar.shut(address)
+        self._leave(address)
+        if not self.supported:
+            return 0
+        try:
+            found: list[Found] = await self._run(self._destroyer.find, [address])
+        except LocumError as error:
+            self._log(f"{address}: connections cannot be listed: {error}", "error")
+            return 0
+        if not found:
+            self._clean.add(address)
+            return 0
+        clients = {entry_of(f) for f in found if 1 << f.state & WORTH_TELLING}
+        work: list[asyncio.Task[Any]] = [sweep := self._sweep_later([address], found)]
+        if page is not None:
+            work.append(self._spawn(self.registrar.finish(page, clients)))
+        await asyncio.wait(work, timeout=FLUSH_PATIENCE)
+        await asyncio.wait([sweep], timeout=RELEASE_PATIENCE)
+        if not sweep.done():
+            self._log(f"{address}: still ending {len(found)} connections", "warning")
+            return 0
+        progress = sweep.result()
+        if progress.left:
+            self._log(f"{address}: {len(progress.left)} connections are closing, and end by themselves", "info")
+        return progress.destroyed
+
+    def dropped(self, addresses: Iterable[str]) -> None:
+        """``addresses`` are here no more, without a release: the hold is lost, or a take has failed, or an earlier life
+        of the daemon left them. Ends their connections in the background; the next holder tells their clients."""
+        gone = list(addresses)
+        for address in gone:
+            self.registrar.shut(address)
+            self._leave(address)
+            self._clean.discard(address)
+        if gone and self.supported:
+            self._sweep_later(gone)
+        elif gone:
+            self._log(f"connections to {', '.join(gone)} may live on: {UNSUPPORTED}", "warning")
+
+    def _leave(self, address: str) -> None:
+        visit = self._visits.pop(address, None)
+        if visit is not None:
+            visit.cancel()
+
+    async def _reset_all(self, address: str, ports: Collection[int]) -> None:
+        page = self.registrar.shut(address)
+        try:
+            found, left = await asyncio.to_thread(end_all, address, ports)
+        except LocumError as error:
+            self._log(f"{address}: connections cannot be reset: {error}", "error")
+            return
+        if left:
+            self._log(f"{address}: {len(left)} connections did not answer and may live on: {UNSUPPORTED}", "warning")
+        if page is not None and found:
+            clients = {entry_of(f) for f in found if 1 << f.state & WORTH_TELLING and f.port not in ports}
+            await asyncio.wait([self._spawn(self.registrar.finish(page, clients))], timeout=FLUSH_PATIENCE)
+
+    def _sweep_later(self, addresses: Collection[str], found: list[Found] | None = None) -> asyncio.Task[Progress]:
+        sweep = self._spawn(self._sweep(addresses, None, found))
+        for address in addresses:
+            self._sweeps[address] = sweep
+
+        def done(task: asyncio.Task[Progress]) -> None:
+            ended = not task.cancelled() and task.exception() is None and not task.result().left
+            for address in addresses:
+                if self._sweeps.get(address) is task:
+                    del self._sweeps[address]
+                    if ended and address not in self._visits:
+                        self._clean.add(address)
+
+        sweep.add_done_callback(done)
+        return sweep
+
+    async def _sweep(
+        self, addresses: Collection[str], ports: Collection[int] | None = None, found: list[Found] | None = None
+    ) -> Progress:
+        """Destroy, a chunk at a time, so that other work gets its turn."""
+        steps = self._destroyer.sweep(addresses, ports, found)
+        progress = Progress()
+        try:
+            while (step := await self._run(next, steps, None)) is not None:
+                progress = step
+        except LocumError as error:
+            self._log(f"connections to {', '.join(addresses)} cannot be ended: {error}", "error")
+        return progress
+
+    # -- by command ------------------------------------------------------------------------------------------------
+
+    def holds(self, address: str) -> bool:
+        """Whether ``address`` is here."""
+        return address in self._visits
+
+    async def registered(self, address: str) -> tuple[set[bytes], set[bytes]]:
+        """(found, added): the connections of ``address``, wherever it is. Raises StoreError."""
+        live = await self.registrar.live(address)
+        if live is not None:
+            return live, set((await self.lists.read_added(address))[0])
+        listed = await self.lists.read(address)
+        return set().union(*listed.buckets.values()), set(listed.added)
+
+    async def tickle(self, address: str) -> int:
+        """Tell all clients that are registered for ``address``, which is here; returns how many. Raises StoreError."""
+        found, added = await self.registered(address)
+        return await self._tell(address, found | added)
+
+    async def kill(self, address: str, ports: Collection[int] | None) -> Progress:
+        """End the connections to ``address`` (to ``ports`` of it) at both ends. Raises NetlinkError."""
+        if self.supported:
+            return await self._sweep([address], ports)
+        found: list[Found] = await self._run(self._destroyer.find, [address], ports)
+        left = await asyncio.to_thread(reset, address, found, clients=True) if found else []
+        return Progress(len(found) - len(left), tuple(left))
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function on the thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # A store that does not answer is told of by whoever waits for the task.
+        if error is not None and not isinstance(error, StoreError):
+            self._log(f"connections: unexpected {type(error).__name__}: {error}", "error")
+
+    def _say(self, about: str, problem: str) -> None:
+        """Log a problem once and not every second; "" when it is over."""
+        if problem != self._said.get(about, ""):
+            self._said[about] = problem
+            if problem:
+                self._log(problem, "error")

@@ -1,0 +1,165 @@
+"""Registering: once a second, what has changed among the connections to the addresses that are here goes to the store.
+
+Rules of this file: addresses, their ledgers, and passes over them. What is told to clients, and what happens when an
+address comes or leaves, is the keeper's business (:mod:`locum.connections.keeper`).
+
+Everything that walks over connections runs on one thread beside the event loop (``run``), under one lock: a ledger is
+never looked at while a pass changes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from locum.clock import boottime
+from locum.connections.lists import Change, Lists, Write
+from locum.connections.registry import Ledger
+from locum.connections.sockets import Census
+from locum.errors import LocumError, StoreError
+from locum.netlink import inet_diag, route
+
+
+class Run(Protocol):
+    """Calls a function on the thread."""
+
+    async def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's result."""
+        ...
+
+
+class Costs(msgspec.Struct):
+    """What passes have cost so far: their number, and CPU seconds; ``last``: those of the last one."""
+
+    passes: int = 0
+    cpu: float = 0.0
+    last: float = 0.0
+
+
+class Page:
+    """An address. ``fresh``: its ledger has not been compared with all of its connections yet. ``settled``: its clients
+    have been told, so what is dead may leave the list."""
+
+    def __init__(self, address: str, ledger: Ledger) -> None:
+        self.address = address
+        self.packed = route.packed(address)
+        self.ledger = ledger
+        self.fresh = True
+        self.settled = False
+
+
+class Registrar:
+    """The lists of the addresses that are here, in the network namespace in which the object was created.
+
+    ``claim`` gives the revision of this node's own claim on an address, 0 when it has none; ``say(subject, problem)``
+    tells of a problem, or with "" of its end.
+    """
+
+    def __init__(self, lists: Lists, claim: Callable[[str], int], run: Run, say: Callable[[str, str], None]) -> None:
+        self.costs = Costs()
+        self._lists = lists
+        self._claim = claim
+        self._run = run
+        self._say = say
+        self._census = Census(inet_diag.open_socket())
+        self._pages: dict[str, Page] = {}
+        self._lock = asyncio.Lock()
+        self._apart = False
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self._census.close()
+
+    def __contains__(self, address: str) -> bool:
+        return address in self._pages
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    async def open(self, address: str, buckets: Mapping[int, Iterable[bytes]]) -> None:
+        """``address`` is here, and the store says ``buckets`` of it."""
+        self._pages[address] = Page(address, await self._run(Ledger, buckets))
+
+    def settle(self, address: str) -> None:
+        """The clients on the list of ``address`` have been told: what is dead may go from now on."""
+        if address in self._pages:
+            self._pages[address].settled = True
+
+    def shut(self, address: str) -> Page | None:
+        """``address`` is not here any more; its list stays in the store. Returns its page, for :meth:`finish`."""
+        return self._pages.pop(address, None)
+
+    async def live(self, address: str) -> set[bytes] | None:
+        """The connections of ``address`` as of the last pass; None when it is not here, or its clients are being told."""
+        page = self._pages.get(address)
+        if page is None or not page.settled:
+            return None
+        async with self._lock:
+            live: set[bytes] = await self._run(page.ledger.live)
+            return live
+
+    async def look(self, ports: Collection[int]) -> None:
+        """One pass: look at the kernel, write what has changed."""
+        async with self._lock:
+            pages = list(self._pages.values())
+            # Taken now: what is found belongs to this holding of the address, and must not be written in a later one.
+            claims = {page.address: self._claim(page.address) for page in pages}
+            try:
+                changed: list[tuple[Page, tuple[Change, ...]]] = await self._run(self._survey, pages, ports)
+            except LocumError as error:
+                self._say("kernel", f"connections cannot be listed: {error}")
+                return
+            self._say("kernel", "")
+            await self._write([(page, claims[page.address], changes) for page, changes in changed])
+
+    async def finish(self, page: Page, entries: Collection[bytes]) -> None:
+        """The last list of an address that leaves: ``entries`` are cut now, and the next holder is to tell them."""
+        claim = self._claim(page.address)
+        async with self._lock:
+            await self._run(page.ledger.update, entries, (), boottime())
+            await self._write([(page, claim, tuple(page.ledger.writes()))])
+
+    def _survey(self, pages: Collection[Page], ports: Collection[int]) -> list[tuple[Page, tuple[Change, ...]]]:
+        """On the thread: what is to be written for each address."""
+        started = time.thread_time()
+        now = boottime()
+        come, gone = self._census.take(ports)
+        everything = self._census.all() if any(page.fresh for page in pages) else None
+        changed = []
+        for page in pages:
+            if page.fresh and everything is not None:
+                page.ledger.replace(everything.of(page.packed), now)
+                page.fresh = False
+            else:
+                page.ledger.update(come.of(page.packed), gone.of(page.packed), now)
+            if page.settled:
+                page.ledger.tidy(now)
+            if page.ledger.pending:
+                changed.append((page, tuple(page.ledger.writes())))
+        self.costs.last = time.thread_time() - started
+        self.costs.cpu += self.costs.last
+        self.costs.passes += 1
+        return changed
+
+    async def _write(self, changed: Iterable[tuple[Page, int, tuple[Change, ...]]]) -> None:
+        """Write; with the lock. What is not written stays pending."""
+        due = [(page, Write(page.address, claim, changes)) for page, claim, changes in changed if claim and changes]
+        if not due:
+            return
+        ledgers = {page.address: page.ledger for page, _ in due}
+        try:
+            accepted = await self._lists.write(
+                [write for _, write in due],
+                lambda address, numbers: ledgers[address].written(numbers),
+                apart=self._apart,
+            )
+        except StoreError as error:
+            self._say("store", f"connections cannot be registered: {error}")
+            return
+        # One claim that has changed must not keep the others back.
+        self._apart = not accepted
+        self._say("store", "")
