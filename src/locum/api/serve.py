@@ -36,7 +36,7 @@ from locum.guard.children import EXIT_HOPELESS
 from locum.guard.gatekeeper import enforcement_of
 from locum.guard.page import Page
 from locum.store.base import Store
-from locum.store.factory import open_store
+from locum.store.factory import EtcdOptions, open_store
 
 #: How often the agent tells the guard that it runs, in seconds.
 PULSE = 1.0
@@ -83,7 +83,17 @@ def store_of(settings: Settings) -> Store:
     location = settings.cluster.store
     if location.kind in ("memory", "sqlite"):
         return open_store(f"unix:{settings.paths.runtime}/store.sock")
-    return open_store(str(location))
+    given = settings.cluster.etcd
+    etcd = EtcdOptions(
+        ca=given.ca, cert=given.cert, key=given.key, user=given.user, password_file=given.password_file
+    ).paced(settings.cluster.hold)
+    return open_store(str(location), etcd=etcd)
+
+
+def preload(settings: Settings) -> None:
+    """Import what the agent will need for ``settings``, so that every fork of the guard has it."""
+    if settings.cluster.store.kind == "etcd":
+        import locum.store.etcd  # noqa: F401, PLC0415  (aiohttp: slow to import, not needed for other stores)
 
 
 def adoption_of(page: Page, notes: HeldNotes) -> Adoption | None:

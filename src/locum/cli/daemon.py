@@ -27,10 +27,10 @@ def daemon(ctx: click.Context, config_path: str) -> None:
 
     Stopped in one of these ways, its addresses are served elsewhere before it ends.
     """
-    from locum.api.serve import run_agent  # noqa: PLC0415
+    from locum.api.serve import preload, run_agent  # noqa: PLC0415
     from locum.guard.main import run  # noqa: PLC0415
 
-    ctx.exit(run(config_path, run_agent))
+    ctx.exit(run(config_path, run_agent, preload))
 
 
 @click.command("shutdown")

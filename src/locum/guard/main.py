@@ -63,10 +63,10 @@ def clear_addresses(addresses: Iterable[str], log: Log) -> None:
             log(f"removed {where}", "warning")
 
 
-def run(config_path: str, agent: Callable[[Settings], int]) -> int:
+def run(config_path: str, agent: Callable[[Settings], int], preload: Callable[[Settings], None]) -> int:
     """Run until the node has left; returns the exit status. Raises LocumError when it cannot start.
 
-    ``agent`` is what the agent process runs; it dies with this process.
+    ``agent`` is what the agent process runs; it dies with this process. ``preload`` imports what it will need.
     """
     settings = load(config_path)
     check(settings)
@@ -82,6 +82,7 @@ def run(config_path: str, agent: Callable[[Settings], int]) -> int:
     page.clear()
     HeldNotes(os.path.join(paths.runtime, "held")).clear()
     clear_addresses([a.address for a in settings.addresses], log)
+    preload(settings)
     return _watch(settings, agent, page, log)
 
 
