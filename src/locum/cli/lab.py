@@ -62,7 +62,7 @@ def lab(ctx: click.Context) -> None:
 @click.option("--addresses", default=6, show_default=True, help="How many public addresses, IPv4 and IPv6 in turn.")
 @click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
 @click.option("--interfaces", default=1, show_default=True, help="Public interfaces per node, 1 or 2.")
-@click.option("--services", default="web", show_default=True, help="Services on every node, of: web,echo.")
+@click.option("--services", default="web", show_default=True, help="Services on every node, of: web,echo,vsftpd,samba,nginx,generic.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every address is served.")
 @name_option
 def up(*, nodes: int, addresses: int, hold: float, interfaces: int, services: str, wait: bool, name: str) -> None:
@@ -136,7 +136,7 @@ def execute(name: str, node: str, command: tuple[str, ...]) -> None:
 @click.argument("node")
 @click.argument("kind")
 def fault(name: str, node: str, kind: str, interface: str | None) -> None:
-    """Do KIND to NODE: cut, cut-private, link, kill-agent, kill-all, freeze, service."""
+    """Do KIND to NODE: cut, cut-private, link, kill-agent, kill-all, freeze, service, hang."""
     meaning = faults.kind(kind).meaning
     Lab.load(name).fault(node, kind, interface)
     click.echo(f"{node}: {meaning}")

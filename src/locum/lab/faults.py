@@ -78,6 +78,22 @@ def _service(lab: Lab, node: str, _interface: str) -> None:
     processes.kill_all(lambda: lab.service_processes(node))
 
 
+def _service_again(lab: Lab, node: str, _interface: str) -> None:
+    lab.start_services(node)
+    # Those of event scripts are started by monitor, which found them dead or finds them so now.
+    lab.check_services(node)
+
+
+def _hang(lab: Lab, node: str, _interface: str) -> None:
+    processes.stop_all(lambda: lab.service_processes(node))
+
+
+def _unhang(lab: Lab, node: str, _interface: str) -> None:
+    for process in reversed(lab.service_processes(node)):
+        processes.send(process, SIGCONT)
+    lab.check_services(node)
+
+
 FAULTS: dict[str, Fault] = {
     "cut": Fault("all traffic of the node is dropped in silence", _cut, _uncut),
     "cut-private": Fault("its traffic on the private network, and to the store, is dropped", _cut_private, _uncut),
@@ -87,9 +103,8 @@ FAULTS: dict[str, Fault] = {
         "kill -9 of every process of ours at one instant", _kill_all, lambda lab, node, _: lab.start_daemon(node)
     ),
     "freeze": Fault("SIGSTOP of every process of ours", _freeze, _thaw),
-    "service": Fault(
-        "kill -9 of every process of the node's services", _service, lambda lab, node, _: lab.start_services(node)
-    ),
+    "service": Fault("kill -9 of every process of the node's services", _service, _service_again),
+    "hang": Fault("SIGSTOP of every process of the node's services", _hang, _unhang),
 }
 
 

@@ -9,6 +9,7 @@ those that a crashed lab did not live to write down.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -121,6 +122,7 @@ class Lab:
 
     def _build(self, settings: str) -> None:
         network.build(self.layout)
+        self.shared.mkdir(exist_ok=True)
         self._record(store_processes=self.store.start())
         for node in self.layout.node_names:
             node_files.write(
@@ -129,8 +131,7 @@ class Lab:
                 node,
                 store_url=self.store.url(node),
                 settings=settings,
-                services=self.state.services,
-                scripts=not self.state.command,
+                scripts=None if self.state.command else self._service_scripts(node),
             )
             self.start_services(node)
             self._record_node(node, path=self.store.open_path(node))
@@ -141,6 +142,11 @@ class Lab:
         """The node's configuration, state, runtime files and logs."""
         self.layout.number(node)
         return self.directory / "nodes" / node
+
+    @property
+    def shared(self) -> Path:
+        """The directory that stands for a cluster's file system: every node's services serve the same files."""
+        return self.directory / "shared"
 
     def control_socket(self, node: str) -> Path:
         """The control socket of the node's daemon."""
@@ -197,22 +203,52 @@ class Lab:
     def start_services(self, node: str) -> None:
         """Start the node's services; those that run are left alone."""
         for name in self.state.services:
+            command = service_table.named(name).command
+            if command is None:
+                continue  # its event script starts it
             running = self.state.nodes.get(node, NodeState()).services
             if processes.alive(running.get(name)):
                 continue
-            directory = self.node_directory(node) / name
+            site = self._site(node, name)
             process = self._children.spawn(
-                service_table.named(name).command(directory, node),
+                command(site),
                 namespace=self.layout.namespace(node),
-                log=directory / "output.log",
+                log=site.directory / "output.log",
                 environment={PART: "service"},
             )
             self._record_node(node, services={**running, name: process})
 
-    def service_processes(self, node: str) -> tuple[Process, ...]:
-        """All living processes of the node's services."""
-        roots = [process.pid for process in self.state.nodes[node].services.values() if processes.alive(process)]
-        return processes.family(roots)
+    def _site(self, node: str, service: str) -> service_table.Site:
+        return service_table.Site(self.node_directory(node) / service, node, self.shared)
+
+    def _service_scripts(self, node: str) -> dict[Path, service_table.Settings]:
+        """The event scripts of the node's services, with their settings; prepares the services that they start."""
+        found: dict[Path, service_table.Settings] = {}
+        for name in self.state.services:
+            service = service_table.named(name)
+            if service.script is not None:
+                found[service.script] = service.settings(self._site(node, name)) if service.settings else {}
+        return found
+
+    def service_processes(self, node: str, service: str | None = None) -> tuple[Process, ...]:
+        """All living processes of the node's services, or of one, whoever started it."""
+        wanted = self.state.services if service is None else (service,)
+        recorded = self.state.nodes[node].services
+        roots = [recorded[name].pid for name in wanted if name in recorded and processes.alive(recorded[name])]
+        # What an event script started is recorded by its toolbox, and is a session of its own.
+        sessions = set()
+        for name in wanted:
+            script = service_table.named(name).script
+            for path in (self.node_directory(node) / "runtime" / "services").glob(
+                f"{script.name}*.pid" if script else ""
+            ):
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    sessions.add(int(path.read_text().split()[0]))
+        return processes.family([*roots, *processes.sessions(sessions)])
+
+    def check_services(self, node: str) -> None:
+        """Have the node's daemon run monitor now, as an admin would after a repair; what it finds is its business."""
+        self.run(node, [sys.executable, "-m", "locum.cli.main", "event", "run", "monitor"])
 
     def ours(self, node: str) -> tuple[Process, ...]:
         """Every living process of Locum on that node: the guard, its descendants, and orphans of either."""

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
 
 from locum.errors import LocumError
-from locum.lab import web
+from locum.lab import services
 from locum.lab.layout import Layout
 
 #: Shipped scripts that every node runs.
 SHIPPED = ("00.locum", "10.interface")
-#: The example script of the demo's web server.
-WEB_SCRIPT = "50.web"
 
 
 def write(
@@ -28,13 +25,12 @@ def write(
     *,
     store_url: str,
     settings: str,
-    services: Sequence[str],
-    scripts: bool,
+    scripts: Mapping[Path, services.Settings] | None,
 ) -> None:
     """Write everything below ``directory`` that the node's daemon reads.
 
-    ``settings`` is TOML that is added at the end of the configuration; each of ``services`` that has an
-    event script gets it; ``scripts`` False leaves the script directory empty.
+    ``settings`` is TOML that is added at the end of the configuration; ``scripts``: event scripts of services and
+    their settings, None leaves the script directory empty.
     """
     for name in ("runtime", "state", "events"):
         (directory / name).mkdir(parents=True, exist_ok=True)
@@ -56,12 +52,12 @@ def write(
         "[paths]",
         *(f"{key} = {json.dumps(str(directory / key))}" for key in ("runtime", "state", "events", "public_addresses")),
         "",
-        *([f'[scripts."{WEB_SCRIPT}"]', f"port = {web.PORT}", ""] if "web" in services else []),
+        *(line for script, values in (scripts or {}).items() for line in _table(script.name, values)),
         settings,
     ]
     (directory / "config.toml").write_text("\n".join(lines) + "\n")
-    if scripts:
-        for source in (*map(_shipped, SHIPPED), *([_example(WEB_SCRIPT)] if "web" in services else ())):
+    if scripts is not None:
+        for source in (*map(services.shipped, SHIPPED), *scripts):
             install(source, directory / "events")
 
 
@@ -74,9 +70,7 @@ def install(source: Path, events: Path) -> None:
     target.chmod(0o755)
 
 
-def _shipped(name: str) -> Path:
-    return Path(str(resources.files("locum.events"))) / "scripts" / name
-
-
-def _example(name: str) -> Path:
-    return Path(__file__).parents[3] / "examples" / "events" / name
+def _table(script: str, settings: services.Settings) -> list[str]:
+    """The lines of a script's settings. Text, numbers, truth values and lists are the same in JSON and in TOML."""
+    values = (f"{key} = {json.dumps(value)}" for key, value in settings.items())
+    return [f'[scripts."{script}"]', *values, ""]

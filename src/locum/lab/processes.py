@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -116,6 +116,19 @@ def family(roots: Iterable[int]) -> tuple[Process, ...]:
             result[pid] = Process(pid, found[pid].started)
         waiting += children.get(pid, ())
     return tuple(result.values())
+
+
+def sessions(numbers: Collection[int]) -> tuple[int, ...]:
+    """The living processes of these sessions (setsid(2)); a session's number is that of its first process."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if os.getsid(int(entry)) in numbers:
+                    found.append(int(entry))
+            except ProcessLookupError:
+                continue
+    return tuple(found)
 
 
 def environment_of(pid: int) -> dict[str, str]:

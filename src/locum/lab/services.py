@@ -1,42 +1,84 @@
 """The services that a lab runs on its nodes. They are no part of Locum; it moves the addresses in front of them.
 
 ``web``: nginx, which answers with the node's name. ``echo``: answers datagrams with the node's name, for measurements
-that are finer than a TCP connection.
+that are finer than a TCP connection. The lab itself starts these two. The others are started by their event scripts:
+``vsftpd``, ``samba`` and ``nginx`` serve the files of the lab's shared directory, which stands for a cluster's file
+system; ``generic`` is a service that has no script of its own.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 
 import msgspec
 
 from locum.errors import UsageError
-from locum.lab import echo, web
+from locum.lab import echo, file_web, generic, vsftpd, web
+
+Settings = Mapping[str, object]
+
+
+class Site(msgspec.Struct, frozen=True):
+    """Where a service of a node lives: its own ``directory``, the ``node``'s name, and the lab's ``shared`` files."""
+
+    directory: Path
+    node: str
+    shared: Path
 
 
 class Service(msgspec.Struct, frozen=True):
-    """``check`` raises LocumError when the service cannot run on this machine; ``command`` gets the service's directory
-    and the node's name, prepares the directory and returns the command that runs it in the foreground.
+    """``check`` raises LocumError when the service cannot run on this machine.
+
+    ``command``, for a service that the lab starts: prepares the directory and returns the command that runs it in the
+    foreground. ``script``: the event script that every node gets, and ``settings`` prepares the directory and returns
+    the script settings; without ``command`` it is the script that starts the service.
     """
 
     check: Callable[[], object]
-    command: Callable[[Path, str], list[str]]
+    command: Callable[[Site], list[str]] | None = None
+    script: Path | None = None
+    settings: Callable[[Site], Settings] | None = None
 
 
-def _web(directory: Path, node: str) -> list[str]:
-    web.configure(directory, node)
-    return web.command(directory)
+def shipped(name: str) -> Path:
+    """The event script of that name that comes with Locum."""
+    return Path(str(resources.files("locum.events"))) / "scripts" / name
 
 
-def _echo(_directory: Path, node: str) -> list[str]:
-    return [sys.executable, "-S", "-E", echo.__file__, node]
+def _example(name: str) -> Path:
+    return Path(__file__).parents[3] / "examples" / "events" / name
+
+
+def _web(site: Site) -> list[str]:
+    web.configure(site.directory, site.node)
+    return web.command(site.directory)
+
+
+def _echo(site: Site) -> list[str]:
+    return [sys.executable, "-S", "-E", echo.__file__, site.node]
 
 
 SERVICES: dict[str, Service] = {
-    "web": Service(web.program, _web),
+    "web": Service(web.program, _web, script=_example("50.web"), settings=lambda _: {"port": web.PORT}),
     "echo": Service(lambda: None, _echo),
+    "vsftpd": Service(
+        vsftpd.program,
+        script=shipped("40.vsftpd"),
+        settings=lambda site: vsftpd.settings(site.directory, site.shared),
+    ),
+    "nginx": Service(
+        web.program,
+        script=shipped("41.nginx"),
+        settings=lambda site: file_web.settings(site.directory, site.shared),
+    ),
+    "generic": Service(
+        lambda: None,
+        script=shipped("70.service"),
+        settings=lambda site: generic.settings(site.directory, site.node),
+    ),
 }
 
 
