@@ -179,6 +179,36 @@ print('fine')
     assert done.stdout == "fine\n", done.stderr
 
 
+def test_lacking_privilege_is_said_as_such() -> None:
+    """Root of a user namespace has no say in the network namespace outside it."""
+    code = """
+from locum.addresses.gate import Gate
+from locum.addresses.kernel import AddressTable
+from locum.addresses.announce import Announcer
+from locum.errors import PermissionRequired
+for action in (
+    lambda: Gate().install(['10.0.0.1'], ['lo']),
+    lambda: Gate().arm(0, 1),
+    lambda: AddressTable().add('10.255.255.1', 32, 'lo', 1),
+    Announcer,
+):
+    try:
+        action()
+    except PermissionRequired as problem:
+        assert 'CAP_NET' in str(problem), problem
+    else:
+        raise SystemExit('not refused')
+print('refused')
+"""
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "refused\n", done.stderr
+
+
 def test_without_the_egress_hook_the_rest_stands(scene: Scene, gate: Gate, tmp_path: Path) -> None:
     """As on kernels before 5.16; played by an nft that refuses the hook."""
     refuses = tmp_path / "nft"

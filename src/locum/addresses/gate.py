@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from locum.addresses import gate_rules
 from locum.addresses.gate_rules import SLOTS, TABLE
-from locum.errors import LocumError, NetlinkError
+from locum.errors import LocumError, NetlinkError, PermissionRequired
 from locum.netlink import route
 from locum.netlink.nftables import (
     NFPROTO_ARP,
@@ -138,8 +138,8 @@ class Gate:
 
         ``public`` are all public addresses of the cluster that this node could ever host, ``interfaces`` the names
         of the interfaces they live on; an interface need not exist (see :meth:`ensure_interfaces`). In one
-        transaction: there is no moment without rules. Raises GateUnavailable, PermissionRequired, ValueError (not an
-        address).
+        transaction: there is no moment without rules. Raises GateUnavailable, PermissionRequired, NetlinkError,
+        ValueError (not an address).
         """
         addresses = frozenset(route.canonical(address) for address in public)
         names = tuple(dict.fromkeys(interfaces))
@@ -153,7 +153,7 @@ class Gate:
             # Either the kernel has no egress hook, or an interface went just now: the core has to stand anyway.
             self._load(base)
             families = (NFPROTO_INET, NFPROTO_ARP)
-            self._netfilter.commit(Batch().delete_table(NFPROTO_NETDEV, TABLE), "cannot remove table netdev locum")
+            self._delete_table(NFPROTO_NETDEV)
         self._public, self._interfaces, self._families = addresses, names, families
         self._held.clear()
         self._forget_tickets()
@@ -241,12 +241,8 @@ class Gate:
 
     def remove(self) -> None:
         """Delete the tables: nothing is judged any more. Remove the public addresses first."""
-        for family, name in _FAMILY_NAMES.items():
-            try:
-                self._netfilter.commit(Batch().delete_table(family, TABLE), f"cannot remove table {name} {TABLE}")
-            except NetlinkError as problem:
-                if problem.errno not in (errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
-                    raise
+        for family in _FAMILY_NAMES:
+            self._delete_table(family)
         self._held.clear()
         self._fingerprint = None
 
@@ -343,6 +339,15 @@ class Gate:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    def _delete_table(self, family: int) -> None:
+        try:
+            what = f"cannot remove nftables table {_FAMILY_NAMES[family]} {TABLE}"
+            self._netfilter.commit(Batch().delete_table(family, TABLE), what)
+        except NetlinkError as problem:
+            # A kernel without this family has no such table.
+            if problem.errno not in (errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+                raise
+
     def _forget_tickets(self) -> None:
         self._pending = [False] * SLOTS
 
@@ -408,12 +413,22 @@ class Gate:
         program = self._nft or next((place for place in _NFT_PLACES if os.access(place, os.X_OK)), "nft")
         try:
             done = subprocess.run(
-                [program, "-f", "-"], input=text, capture_output=True, text=True, check=False, timeout=30
+                [program, "-f", "-"],
+                input=text,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+                env={**os.environ, "LC_ALL": "C"},
             )
         except (OSError, subprocess.TimeoutExpired) as problem:
             raise GateUnavailable(f"cannot run {program}: {problem}; install the package nftables") from problem
         if done.returncode:
             said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()
+            if os.strerror(errno.EPERM) in done.stderr:
+                raise PermissionRequired(
+                    f"nft may not load Locum's rules: {said[0]}; this needs root, or CAP_NET_ADMIN"
+                )
             raise GateUnavailable(f"nft refused Locum's rules: {said[0]}")
 
 
