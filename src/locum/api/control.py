@@ -61,6 +61,10 @@ class ControlServer:
             "event-run": self._event_run,
         }
 
+    def add(self, operations: Mapping[str, Callable[[Message], Awaitable[object]]]) -> None:
+        """Operations that belong to a part of their own; before :meth:`start`."""
+        self._operations.update(operations)
+
     async def start(self, paths: PathSettings) -> None:
         """Listen. Raises UsageError or PermissionRequired when the socket cannot be had."""
         group = group_id(paths.control_group)

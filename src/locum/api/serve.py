@@ -24,6 +24,7 @@ from locum.agent.log import Log
 from locum.agent.prefixed import PrefixedStore
 from locum.api.control import ControlServer
 from locum.api.reload import Reloader
+from locum.api.statd_ops import StatdOperations
 from locum.clock import boottime
 from locum.cluster.node import Adoption, Identity, Node
 from locum.cluster.schema import HostedAddress
@@ -133,11 +134,21 @@ async def serve(settings: Settings) -> int:
         tunables=lambda: node.desk.tunables,
         log=log,
     )
-    store = PrefixedStore(store_of(settings), settings.cluster.name + "/")
+    whole = store_of(settings)
+    store = PrefixedStore(whole, settings.cluster.name + "/")
+    # What may be much and is nobody's news has a root of its own, which no node watches.
+    bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     driver = Driver(node, store, acts, log)
     kernel = KernelWatch(driver, acts, enforcement.gate, runtime, log)
     reloader = Reloader(settings, driver, engine, enforcement.gate, log)
     control = ControlServer(driver, engine, reloader)
+    statd = StatdOperations(
+        bulk,
+        settings.node.name,
+        served=lambda: list(acts.configured),
+        known=lambda: {a.address for n in node.view.nodes.values() for a in n.record.addresses},
+    )
+    control.add(statd.operations())
     background: list[asyncio.Task[None]] = []
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -28,6 +28,7 @@ COMMANDS = {
     "shutdown": ("locum.cli.daemon:shutdown", "Stop this node's daemon, after its addresses were served elsewhere."),
     "check-config": ("locum.cli.daemon:check_config", "Check a configuration file; starts nothing."),
     "store": ("locum.cli.store:store", "Serve the embedded store to several nodes of this machine."),
+    "statd-callout": ("locum.cli.statd:statd_callout", "Record a holder of NFS locks; rpc.statd runs it."),
     "lab": ("locum.cli.lab:lab", "A cluster of network namespaces on this machine, to try out and to break."),
 }
 

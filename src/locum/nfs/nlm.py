@@ -1,7 +1,7 @@
 """The network lock manager's protocol, version 4, as a client that can lock, test and unlock a file of an NFSv3 server.
 
 Rules of this file: blocking calls with a limit, over TCP; no state of locks, no waiting for granted ones. It is what
-tests and ``docs/nfs.md`` measure lock recovery with. Protocol: X/Open XNFS, chapter 10 (NLM4); RFC 1813 (MOUNT, LOOKUP).
+tests and ``docs/nfs.md`` see lock recovery with. Protocol: X/Open XNFS, chapter 10 (NLM4); RFC 1813 (MOUNT).
 """
 
 from __future__ import annotations

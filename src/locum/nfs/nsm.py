@@ -175,7 +175,11 @@ class _Round:
         talk.asking = False
         talk.transaction = rpc.new_transaction()
         talk.message = rpc.encode_call(
-            talk.transaction, PROGRAM, VERSION, SM_NOTIFY, encode_notify(talk.notification.name, talk.notification.state)
+            talk.transaction,
+            PROGRAM,
+            VERSION,
+            SM_NOTIFY,
+            encode_notify(talk.notification.name, talk.notification.state),
         )
         talk.target = (talk.notification.client, port)
         talk.due, talk.repeat = time.monotonic(), FIRST_REPEAT
@@ -259,7 +263,7 @@ class Receiver:
         mapper_port: int = rpc.PORTMAPPER_PORT,
         mapper: bool = True,
         port: int = 0,
-        acknowledge: Callable[[int], bool] = lambda count: True,
+        acknowledge: Callable[[int], bool] = lambda _: True,
     ) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.received: list[Received] = []

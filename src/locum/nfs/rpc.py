@@ -20,7 +20,12 @@ NFS, MOUNTD, NLM, STATD = 100003, 100005, 100021, 100024
 
 CALL, REPLY, RPC_VERSION = 0, 1, 2
 AUTH_NONE, AUTH_SYS = 0, 1
-_ACCEPT = {1: "program unavailable", 2: "version not supported", 3: "procedure unavailable", 4: "arguments not understood"}
+_ACCEPT = {
+    1: "program unavailable",
+    2: "version not supported",
+    3: "procedure unavailable",
+    4: "arguments not understood",
+}
 LAST_FRAGMENT = 0x80000000
 _LONGEST_ANSWER = 1 << 22
 
@@ -146,7 +151,9 @@ def port_of(
         raise RpcError(f"port mapper on {host}: {error}") from None
     if port == 0:
         kind = "tcp" if tcp else "udp"
-        raise NotRegistered(f"program {program} version {version}/{kind} is not registered with the port mapper of {host}")
+        raise NotRegistered(
+            f"program {program} version {version}/{kind} is not registered with the port mapper of {host}"
+        )
     return port
 
 
@@ -162,7 +169,9 @@ def null_call(
     call(host, found, program, version, 0, tcp=tcp, timeout=max(end - time.monotonic(), 0.001))
 
 
-def is_registered(program: int, version: int, host: str = "127.0.0.1", *, tcp: bool = True, timeout: float = 2.0) -> bool:
+def is_registered(
+    program: int, version: int, host: str = "127.0.0.1", *, tcp: bool = True, timeout: float = 2.0
+) -> bool:
     """Whether the port mapper knows the program; False as well when there is no port mapper."""
     try:
         return port_of(host, program, version, tcp=tcp, timeout=timeout) != 0
@@ -178,7 +187,7 @@ def _over_tcp(host: str, port: int, message: bytes, source: str | None, deadline
 
 
 def read_record(connection: socket.socket, deadline: float) -> bytes:
-    """One message from a TCP connection, its fragments put together. Raises TimeoutError, ConnectionError, Malformed."""
+    """One message from a TCP connection, its fragments put together. Raises OSError and Malformed."""
     record = b""
     while True:
         header = struct.unpack(">I", _exactly(connection, 4, deadline))[0]

@@ -1,0 +1,195 @@
+"""Clients that hold NFS locks, per public address, in the cluster's store: the operations of scripts and call-out.
+
+Rules of this file: it reads and writes the store when it is asked, and keeps nothing. The keys have a root of their
+own, ``<cluster>.bulk/statd/``, that no node watches: thousands of clients that reclaim their locks at once must not
+be everybody's news.
+
+======================================  ================================================================
+``statd/client/<address>/<client>``     who recorded it, when, under which server name (JSON)
+``statd/state``                         the cluster's state number (decimal): it only grows, and is odd
+======================================  ================================================================
+
+An address and a client's name are in keys with everything but letters, digits, ``.``, ``:``, ``-`` and ``_`` written
+as ``%XX``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import TypeVar
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from locum.errors import StoreUnavailable, UsageError
+from locum.store.base import MAX_OPERATIONS, Condition, Delete, Entry, Operation, Put, Store
+
+_CLIENTS = "statd/client/"
+_STATE = "statd/state"
+_TRIES = 20
+#: State numbers have 31 bits (XNFS: an int).
+_STATE_LIMIT = 0x7FFFFFFF
+
+#: Longest time that the store may take, seconds; rpc.statd waits.
+LIMIT = 3.0
+
+Message = Mapping[str, object]
+T = TypeVar("T")
+
+
+class StatdChange(msgspec.Struct, frozen=True):
+    """One change: ``do`` is ``add`` or ``del``; ``server`` an address or any name; ``at`` unix time in seconds."""
+
+    do: str
+    client: str
+    server: str = ""
+    at: float = 0.0
+
+
+class _Request(msgspec.Struct, frozen=True):
+    changes: tuple[StatdChange, ...] = ()
+    addresses: tuple[str, ...] = ()
+    advance: bool = False
+    forget: tuple[tuple[str, str, int], ...] = ()
+
+
+class _Value(msgspec.Struct, frozen=True):
+    at: float
+    node: str
+    server: str = ""
+
+
+class StatdClient(msgspec.Struct, frozen=True):
+    """A client to be notified when ``address`` moves; ``revision`` tells this record from a later one."""
+
+    address: str
+    client: str
+    revision: int
+    at: float
+    node: str
+    server: str = ""
+
+
+class StatdOperations:
+    """``bulk`` is the store below ``<cluster>.bulk/``; ``served`` returns the public addresses that this node holds,
+    ``known`` all public addresses of the cluster."""
+
+    def __init__(
+        self,
+        bulk: Store,
+        node: str,
+        served: Callable[[], Collection[str]],
+        known: Callable[[], Collection[str]],
+    ) -> None:
+        self._bulk = bulk
+        self._node = node
+        self._served = served
+        self._known = known
+
+    def operations(self) -> dict[str, Callable[[Message], Awaitable[object]]]:
+        """The operations by their names on the control socket."""
+        return {
+            "statd-record": self.record,
+            "statd-clients": self.clients,
+            "statd-forget": self.forget,
+            "statd-state": self.state,
+        }
+
+    async def record(self, message: Message) -> object:
+        """``changes``: clients that began or ceased to be monitored. Those of a server name that is no public address
+        count for every address that this node serves."""
+        request = _parse(message)
+        final: dict[str, tuple[StatdChange, bool]] = {}
+        known = set(self._known())
+        for change in request.changes:
+            if change.do not in ("add", "del") or not change.client or len(change.client) > 255:
+                raise UsageError(f"no change of a statd client: {change.do!r} {change.client!r}")
+            addresses = [change.server] if change.server in known else self._served()
+            for address in addresses:
+                final[_key(address, change.client)] = (change, change.do == "add")
+        if final:
+            # A journal may be late: what somebody recorded meanwhile is newer.
+            newer = await self._newer(final)
+            operations: list[Operation] = []
+            for key, (change, add) in final.items():
+                if key in newer:
+                    continue
+                value = _Value(change.at or time.time(), self._node, change.server)
+                operations.append(Put(key, msgspec.json.encode(value)) if add else Delete(key))
+            for begin in range(0, len(operations), MAX_OPERATIONS):
+                await _limited(self._bulk.commit((), operations[begin : begin + MAX_OPERATIONS]))
+        return {"recorded": len(final)}
+
+    async def _newer(self, final: Mapping[str, tuple[StatdChange, bool]]) -> set[str]:
+        late = [key for key, (change, _) in final.items() if change.at and time.time() - change.at > 2.0]
+        found = set()
+        if late:
+            for entry in (await _limited(self._bulk.read(_CLIENTS))).entries:
+                if entry.key in final and _decode(entry).at > final[entry.key][0].at:
+                    found.add(entry.key)
+        return found
+
+    async def clients(self, message: Message) -> object:
+        """Who is recorded for ``addresses``; for all of the cluster's when none is given."""
+        request = _parse(message)
+        prefixes = [_key(address, "") for address in request.addresses] or [_CLIENTS]
+        found: list[StatdClient] = []
+        for prefix in prefixes:
+            found += [_decode(entry) for entry in (await _limited(self._bulk.read(prefix))).entries]
+        return found
+
+    async def forget(self, message: Message) -> object:
+        """``forget``: (address, client, revision) that are to go unless they were recorded again since."""
+        gone = 0
+        for address, client, revision in _parse(message).forget:
+            key = _key(address, client)
+            result = await _limited(self._bulk.commit([Condition(key, revision)], [Delete(key)]))
+            gone += result.accepted
+        return {"forgotten": gone}
+
+    async def state(self, message: Message) -> object:
+        """The state number; with ``advance`` a new, larger one. The first is made of the time, so that a cluster whose
+        store was lost does not begin anew with small ones."""
+        advance = _parse(message).advance
+        for _ in range(_TRIES):
+            entries = [e for e in (await _limited(self._bulk.read(_STATE))).entries if e.key == _STATE]
+            present = int(entries[0].value) if entries and entries[0].value.isdigit() else 0
+            if present and not advance:
+                return {"state": present}
+            new = present + 2 if present else int(time.time()) | 1
+            new = (new | 1) & _STATE_LIMIT
+            revision = entries[0].revision if entries else 0
+            put = Put(_STATE, str(new).encode())
+            if (await _limited(self._bulk.commit([Condition(_STATE, revision)], [put]))).accepted:
+                return {"state": new}
+        raise StoreUnavailable("the state number kept changing: try again")
+
+
+async def _limited(work: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(LIMIT):
+            return await work
+    except TimeoutError:
+        raise StoreUnavailable(f"the store has not answered within {LIMIT:g} s") from None
+
+
+def _parse(message: Message) -> _Request:
+    try:
+        return msgspec.convert({k: v for k, v in message.items() if k != "op"}, _Request)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"statd: {error}") from None
+
+
+def _key(address: str, client: str) -> str:
+    return f"{_CLIENTS}{quote(address, safe=':')}/{quote(client, safe=':')}"
+
+
+def _decode(entry: Entry) -> StatdClient:
+    address, _, client = entry.key[len(_CLIENTS) :].partition("/")
+    try:
+        value = msgspec.json.decode(entry.value, type=_Value)
+    except msgspec.MsgspecError:
+        value = _Value(0.0, "")  # somebody else wrote it; the client is to be told all the same
+    return StatdClient(unquote(address), unquote(client), entry.revision, value.at, value.node, value.server)
