@@ -116,20 +116,24 @@ class Lists:
         """Write buckets of some addresses; calls ``written(address, numbers)`` for what the store has taken.
 
         Several addresses share a commit unless ``apart``. False when a commit was refused: a claim is not what this
-        node thinks it is. Raises StoreError. Ends early after a refusal, an error, or COMMITS_PER_PASS commits: the
-        caller tries the rest again.
+        node thinks it is. Then nothing more is written of the addresses in it. Raises StoreError. Ends early after an
+        error or COMMITS_PER_PASS commits: the caller tries the rest again.
         """
+        refused: set[str] = set()
         for batch in _batches(writes, apart=apart)[:COMMITS_PER_PASS]:
             claims = {write.address: write.claim for write, _ in batch}
+            if not refused.isdisjoint(claims):
+                continue
             conditions = [Condition(f"{self._cluster}/claim/{address}", claim) for address, claim in claims.items()]
             operations = [self._operation(write.address, change) for write, change in batch]
             async with _patience():
                 result = await self._store.commit(conditions, operations)
             if not result.accepted:
-                return False
+                refused.update(claims)
+                continue
             for address in claims:
                 written(address, [number for write, (number, _) in batch if write.address == address])
-        return True
+        return not refused
 
     def _operation(self, address: str, change: Change) -> Operation:
         number, value = change

@@ -94,7 +94,7 @@ class Registrar:
         return self._pages.pop(address, None)
 
     async def live(self, address: str) -> set[bytes] | None:
-        """The connections of ``address`` as of the last pass; None when it is not here, or its clients are being told."""
+        """The connections of ``address`` as of the last pass; None when it is not here or its clients are just told."""
         page = self._pages.get(address)
         if page is None or not page.settled:
             return None
