@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("events", "script", "addresses", "connections", "nfs"),
     ("agent", "guard"),
     ("api",),
-    ("lab", "sim"),
+    ("lab", "sim", "doctor"),
     ("cli",),
 )
 LEVEL = {part: level for level, row in enumerate(ROWS) for part in row}

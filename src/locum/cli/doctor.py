@@ -1,0 +1,67 @@
+"""``locum doctor``: examine this node and its store."""
+
+from __future__ import annotations
+
+import click
+
+from locum.cli import output
+from locum.cli.daemon import DEFAULT_CONFIG
+from locum.doctor import Finding
+
+
+@click.command("doctor")
+@click.option(
+    "--config",
+    "config_path",
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    envvar="LOCUM_CONFIG",
+    metavar="FILE",
+    help="The configuration of this node.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_context
+def doctor(ctx: click.Context, config_path: str, as_json: bool) -> None:
+    """Examine this node and its store: what is good, what is not, and what to change.
+
+    Can be run beside a running daemon, and before there is one. Exit status 1 when there is a problem.
+    """
+    import asyncio  # noqa: PLC0415
+
+    import msgspec  # noqa: PLC0415
+
+    from locum.agent.prefixed import PrefixedStore  # noqa: PLC0415
+    from locum.api.serve import store_of  # noqa: PLC0415
+    from locum.config.load import load  # noqa: PLC0415
+    from locum.doctor import machine, store  # noqa: PLC0415
+
+    settings = load(config_path)
+    findings = list(machine.examine(settings))
+
+    async def measure() -> list[Finding]:
+        connection = PrefixedStore(store_of(settings), settings.cluster.name + "/")
+        try:
+            return await store.examine(connection, settings)
+        finally:
+            await connection.close()
+
+    if settings.cluster.store.kind in ("memory", "sqlite"):
+        findings.append(
+            Finding("store", "good", f"{settings.cluster.store}: served by the daemon itself, not measured")
+        )
+    else:
+        findings += asyncio.run(measure())
+    if as_json:
+        output.emit([msgspec.json.encode(findings).decode()])
+    else:
+        output.emit(_lines(findings))
+    ctx.exit(1 if any(finding.level == "problem" for finding in findings) else 0)
+
+
+def _lines(findings: list[Finding]) -> list[str]:
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.level:<8} {finding.check:<14} {finding.text}")
+        if finding.advice:
+            lines.append(f"{'':<23} → {finding.advice}")
+    return lines
