@@ -10,6 +10,8 @@ clocks' rates can differ by over a hold, and how coarsely the kernel counts.
 
 from __future__ import annotations
 
+import math
+
 from locum.cluster.view import View
 
 #: Beats per hold. Five tries fit into a hold, so that losing some is survived.
@@ -143,9 +145,12 @@ class Observers:
         """``node`` is a member no more."""
         self._seen.pop(node, None)
 
-    def trusted(self, now: float) -> bool:
-        """Whether this node's sight of the store is fresh enough to judge others."""
-        return now - self._echo_sent <= 2 * self._interval
+    def trusted(self, now: float, hold: float = math.inf) -> bool:
+        """Whether this node's sight of the store is fresh enough to judge others, whose hold is ``hold`` seconds.
+
+        Within the time that goes unseen they must not have had to miss more than two beats.
+        """
+        return now - self._echo_sent <= 2 * min(self._interval, interval_for(hold))
 
     def expires_at(self, view: View, node: str) -> float:
         """When ``node`` will have been silent for its hold and the margin, on this node's clock."""
@@ -156,7 +161,9 @@ class Observers:
 
     def expired(self, view: View, node: str, now: float) -> bool:
         """Whether ``node``'s hold is certainly over: the expiry must still be conditional on :meth:`seen_revision`."""
-        return node in self._seen and self.trusted(now) and now >= self.expires_at(view, node)
+        if node not in self._seen or now < self.expires_at(view, node):
+            return False
+        return self.trusted(now, view.members[node].record.hold)
 
     def seen_revision(self, node: str) -> int:
         """The beat revision that the judgement rests on; 0 when none was seen."""

@@ -81,11 +81,13 @@ class Leading:
         return min(due, default=math.inf)
 
     def _may_lead(self) -> bool:
-        """A stopped or banned node leads only when there is no other."""
+        """A stopped or banned node leads only when there is no other that lives."""
         view, desk = self._desk.view, self._desk
         if not inactive(view, desk.name, desk.wall):
             return True
-        return all(inactive(view, node, desk.wall) for node in view.members)
+        return all(
+            inactive(view, node, desk.wall) or self._observers.expired(view, node, desk.now) for node in view.members
+        )
 
     def _expire(self, node: str, standing: list[Condition], first: list[Operation]) -> None:
         """Delete a silent node's membership and its claims, provided that the beat seen is still its last."""
