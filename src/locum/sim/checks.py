@@ -64,6 +64,7 @@ class Checks:
         self.confirmed: dict[str, bytes | None] = {}
         #: Keys whose value a stranger spoiled, until somebody mends them.
         self.spoiled: set[str] = set()
+        self._spoiled_claims: dict[str, ClaimRecord] = {}
         self.looks = 0
         #: How often a plan gave an address to another node.
         self.moves = 0
@@ -87,14 +88,14 @@ class Checks:
                 if other is not machine and other.kernel.speaks(address):
                     self.fail("I1", f"{machine.name} and {other.name} both speak for {address}")
             owner = self._claimant(address)
-            if owner is not None and owner != machine.name:
+            if owner != machine.name:
                 self.fail("I1", f"{machine.name} speaks for {address}, which {owner or 'nobody'} has claimed")
 
-    def _claimant(self, address: str) -> str | None:
-        """The node that has the claim in the store, "" for nobody, None when a stranger spoiled it."""
+    def _claimant(self, address: str) -> str:
+        """The node that has the claim in the store (or had it before a stranger spoiled it), "" for nobody."""
         key = f"claim/{address}"
         if key in self.spoiled:
-            return None
+            return self._spoiled_claims[key].node
         entry = self._world.store.core.get(key)
         if entry is None:
             return ""
@@ -114,7 +115,7 @@ class Checks:
             if kind == "beat" and value is not None:
                 continue
             if author is STRANGER:
-                self._spoiled(key, value)
+                self._spoiled(key, before)
                 continue
             spoiled = key in self.spoiled
             self.spoiled.discard(key)
@@ -130,7 +131,13 @@ class Checks:
             elif kind in DURABLE:
                 self._durable_changes(author, kind, name, before, value, changes)
 
-    def _spoiled(self, key: str, value: bytes | None) -> None:
+    def _spoiled(self, key: str, before: KeyValue) -> None:
+        entry = before.get(key)
+        if key.startswith("claim/") and key not in self.spoiled and entry is not None:
+            # Whose it was remains the truth: nobody else may speak.
+            record = schema.decode(key, entry.value)
+            assert isinstance(record, ClaimRecord)
+            self._spoiled_claims[key] = record
         self.spoiled.add(key)
         if key in self.confirmed:
             del self.confirmed[key]
@@ -156,8 +163,9 @@ class Checks:
                 what = f"is claimed by {owner}" if owner else "is free"
                 self.fail("I1", f"{address} {what} while {machine.name} still speaks for it")
         old = before.get(f"claim/{address}")
-        if old is not None and not (spoiled and owner == author.name):
-            known = None if spoiled else schema.decode(f"claim/{address}", old.value)
+        if old is not None:
+            key = f"claim/{address}"
+            known = self._spoiled_claims.pop(key) if spoiled else schema.decode(key, old.value)
             if isinstance(known, ClaimRecord) and known.node == author.name:
                 if f"member/{author.name}" not in changes and not self._is_member(author, before):
                     self.fail("I8", f"{author.name} changes its claim on {address} without being a member any more")
