@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from locum.errors import UsageError
-from locum.lab import echo, file_web, generic, vsftpd, web
+from locum.lab import echo, file_web, generic, samba, vsftpd, web
 
 Settings = Mapping[str, object]
 
@@ -68,6 +68,11 @@ SERVICES: dict[str, Service] = {
         vsftpd.program,
         script=shipped("40.vsftpd"),
         settings=lambda site: vsftpd.settings(site.directory, site.shared),
+    ),
+    "samba": Service(
+        samba.program,
+        script=shipped("50.samba"),
+        settings=lambda site: samba.settings(site.directory, site.node, site.shared),
     ),
     "nginx": Service(
         web.program,

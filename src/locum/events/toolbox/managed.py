@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
 
 from locum.events.toolbox.commands import as_words, run
@@ -30,16 +31,18 @@ MOVES = ("nothing", "reset", "reload", "restart")
 class ManagedService:
     """The service that a script looks after.
 
-    ``unit``: its unit of systemd unless the setting ``service`` names another. ``ports``: TCP ports unless the setting
-    says; ``answers``: called with a number of seconds, raises Fail when the service does not answer within them.
-    ``move``: what to do when addresses have moved, unless the setting says. ``prefix``: see ``toolbox/services.py``.
+    ``unit``: its unit of systemd unless the setting ``service`` names another. ``ports``: TCP ports, or a function that
+    finds them, unless the setting says. ``needs``: finds directories beside those of the setting. ``answers``: called
+    with a number of seconds, raises Fail when the service does not answer within them. ``move``: what to do when
+    addresses have moved, unless the setting says. ``prefix``: see ``toolbox/services.py``.
     """
 
     def __init__(
         self,
         unit: str | None = None,
         *,
-        ports: Sequence[int] = (),
+        ports: Sequence[int] | Callable[[], Sequence[int]] = (),
+        needs: Callable[[], Sequence[str]] | None = None,
         answers: Callable[[float], None] | None = None,
         move: str = "nothing",
         prefix: str = "",
@@ -47,7 +50,8 @@ class ManagedService:
         self._prefix = prefix
         name = self._setting("service", unit)
         self.name = None if name is None else str(name)
-        self.ports = self._numbers("ports", ports)
+        self._ports = ports
+        self._needs = needs
         self.managed = self._flag("manage", True)
         self.patience = self._seconds("timeout", 20.0)
         self._answers = answers
@@ -59,8 +63,10 @@ class ManagedService:
         """Wait for its directories, start it, wait until it is ready, have its ports watched. Raises Fail."""
         if self.managed and self._prefix + "start" not in settings() and not self.name and not self._command():
             raise Fail("what to start is not known: set 'service', 'command', or 'start' and 'stop'")
+        deadline = time.monotonic() + self.patience
         for directory in self.directories():
-            wait_for_directory(directory, self.patience)
+            if "%" not in directory:  # a template, as in smb.conf(5)
+                wait_for_directory(directory, max(deadline - time.monotonic(), 0.0))
         self.start()
         self._forget("failures")
         self._forget("moves")
@@ -99,9 +105,19 @@ class ManagedService:
 
     # -- its parts, for scripts that do something else ---------------------------------------------------------------
 
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports that it must listen on."""
+        if self._setting("ports") is None:
+            return tuple(self._ports() if callable(self._ports) else self._ports)
+        try:
+            return tuple(int(word) for word in self._words("ports"))
+        except ValueError:
+            raise Fail(f"setting {self._prefix}ports: {self._setting('ports')!r} are not port numbers") from None
+
     def directories(self) -> list[str]:
-        """The directories that must be there, by the setting."""
-        return self._words("directories")
+        """The directories that must be there."""
+        return [*self._words("directories"), *(self._needs() if self._needs else ())]
 
     def start(self) -> None:
         """Start it, and wait until its ports are open and it answers. Raises Fail."""
@@ -251,14 +267,6 @@ class ManagedService:
     def _words(self, key: str) -> list[str]:
         value = self._setting(key)
         return value.replace(",", " ").split() if isinstance(value, str) else [str(word) for word in _items(value)]
-
-    def _numbers(self, key: str, default: Sequence[int]) -> tuple[int, ...]:
-        if self._setting(key) is None:
-            return tuple(default)
-        try:
-            return tuple(int(word) for word in self._words(key))
-        except ValueError:
-            raise Fail(f"setting {self._prefix}{key}: {self._setting(key)!r} are not port numbers") from None
 
 
 def reset_connections(addresses: object) -> int:

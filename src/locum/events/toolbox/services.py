@@ -4,8 +4,8 @@ Three ways, chosen by the script's settings: ``start`` and ``stop`` are commands
 service itself, kept in the foreground, and is started detached from the script; otherwise ``service`` is a unit
 of systemd. A detached service has a session of its own, so that it outlives the script, the runner and the daemon.
 
-A script that looks after two services reads the settings of the second with a ``prefix``: ``winbind_`` makes them
-``winbind_command``, ``winbind_start`` and so on.
+A script that looks after two services reads the settings of the second with a ``prefix``: ``winbind-`` makes them
+``winbind-command``, ``winbind-start`` and so on.
 """
 
 from __future__ import annotations

@@ -1,0 +1,95 @@
+"""What Samba's configuration says, as Samba itself reads it: by testparm(1), which knows defaults, includes and the
+registry.
+
+Rules of this file: nothing is interpreted that testparm has not printed. testparm may be slow or hang (the registry
+can be in a clustered database), so it has a time limit, and its last good answer is kept.
+"""
+
+from __future__ import annotations
+
+import os
+
+from locum.events.toolbox.commands import TIMED_OUT, as_words, run
+from locum.events.toolbox.context import log, settings, state_dir
+from locum.events.toolbox.failure import Fail
+
+Sections = dict[str, dict[str, str]]
+
+
+class SambaConfiguration:
+    """The effective configuration: parameters of each section, their names as testparm prints them."""
+
+    def __init__(self, sections: Sections) -> None:
+        self.sections = sections
+
+    def ports(self) -> tuple[int, ...]:
+        """``smb ports``. Raises Fail when there are none."""
+        words = self.sections.get("global", {}).get("smb ports", "").replace(",", " ").split()
+        found = tuple(int(word) for word in words if word.isdigit())
+        if not found:
+            raise Fail("testparm says nothing of 'smb ports': set 'ports'")
+        return found
+
+    def share_directories(self) -> tuple[str, ...]:
+        """The directories of all shares, each once. Those with ``%`` are templates (smb.conf(5))."""
+        paths = [values["path"].strip('"') for name, values in self.sections.items() if values.get("path")]
+        return tuple(dict.fromkeys(path for path in paths if path))
+
+
+def parse(text: str) -> SambaConfiguration:
+    """testparm's output. Lines that are neither a section nor a parameter are passed over."""
+    sections: Sections = {}
+    current = sections.setdefault("global", {})
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("[") and stripped.endswith("]"):
+            current = sections.setdefault(stripped[1:-1].lower(), {})
+        elif "=" in stripped and not stripped.startswith(("#", ";")):
+            key, _, value = stripped.partition("=")
+            current[" ".join(key.lower().split())] = value.strip()
+    return SambaConfiguration(sections)
+
+
+def cached_configuration() -> SambaConfiguration:
+    """The configuration as it was known last; testparm is asked only when it was never asked. Raises Fail."""
+    try:
+        with open(_cache(), encoding="utf-8", errors="replace") as file:
+            return parse(file.read())
+    except FileNotFoundError:
+        return read_configuration()
+
+
+def read_configuration() -> SambaConfiguration:
+    """Ask testparm, for at most the setting ``testparm-timeout`` seconds (10), and keep the answer.
+
+    When it fails the last good answer is used and the reason is logged: a server that runs goes on with what it has
+    read. Raises Fail when there is none.
+    """
+    limit = float(str(settings().get("testparm-timeout", 10)))
+    command = [*as_words(str(settings().get("testparm", "testparm"))), "--suppress-prompt", "--verbose"]
+    if settings().get("config"):
+        command.append(str(settings()["config"]))
+    cache = _cache()
+    # What it says of the configuration's flaws comes on standard error, and must not be taken for a part of it.
+    errors = f"{cache}.err"
+    done = run(
+        ["sh", "-c", 'errors=$1; shift; exec "$@" 2>"$errors"', "sh", errors, *command], check=False, timeout=limit
+    )
+    if done.status == 0:
+        with open(f"{cache}.new", "w", encoding="utf-8", errors="replace") as file:
+            file.write(done.output)
+        os.replace(f"{cache}.new", cache)
+        return parse(done.output)
+    if done.status == TIMED_OUT:
+        problem = f"testparm did not end within {limit:g} s"
+    else:
+        with open(errors, encoding="utf-8", errors="replace") as file:
+            problem = f"testparm refuses the configuration:\n{file.read().strip()}"
+    if not os.path.exists(cache):
+        raise Fail(problem)
+    log(f"{problem}\nThe configuration as it was before is used.")
+    return cached_configuration()
+
+
+def _cache() -> str:
+    return os.path.join(state_dir(), "smb.conf.cache")
