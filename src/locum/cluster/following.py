@@ -46,8 +46,11 @@ class Following:
             self._prepared = phase.record.epoch
 
     def join(self) -> None:
-        """A new incarnation starts from nothing."""
+        """A new incarnation starts from nothing: it is told what to do by plans that name it."""
         self._phase = None
+        self._prepared = self._recovered = 0
+        self._preparing = (0, [])
+        self._settled_changes = -1
 
     def plan(self, incarnation: str) -> PlanRecord | None:
         """The present plan, when this incarnation takes part in it."""

@@ -286,11 +286,11 @@ class Node:
             return
         adoption, self._adoption = self._adoption, None
         if adoption is not None:
-            if self.view.alive(self.desk.name, adoption.incarnation):
+            if self._may_adopt(adoption):
                 self._adopt(adoption)
             else:
                 self.serving.inherit(adoption.held)
-                self._lose("the membership of the agent before this one is gone")
+                self._lose("the membership of the agent before this one is gone, or was on other terms")
             return
         if self.incarnation and self.view.alive(self.desk.name, self.incarnation):
             self.stage = Stage.MEMBER
@@ -306,6 +306,13 @@ class Node:
             self.incarnation = candidate
         if problem is not None:
             self._left(problem)
+
+    def _may_adopt(self, adoption: Adoption) -> bool:
+        """Whether the membership stands, and on the terms that this agent keeps: others wait as long as its key says."""
+        if not self.view.alive(self.desk.name, adoption.incarnation):
+            return False
+        terms = self.view.members[self.desk.name].record
+        return terms.hold == self.identity.hold and terms.margin >= self.identity.margin
 
     def _adopt(self, adoption: Adoption) -> None:
         self.stage = Stage.MEMBER
