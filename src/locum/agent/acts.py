@@ -255,14 +255,14 @@ class Acts:
         return True, ""
 
     def _forget(self, address: str) -> None:
-        """Whatever is configured of ``address`` goes, then it is muted."""
+        """``address`` is muted, then whatever is configured of it goes."""
         bits, interface = self.configured[address]
-        self._remove(address, bits, interface)
         if self._gate is not None:
             try:
                 self._gate.deny([address])
             except LocumError as error:
                 self._log(f"the kernel's gate cannot be changed: {error}", "error")
+        self._remove(address, bits, interface)
 
     def _allow(self, address: str) -> bool:
         if self._gate is None:

@@ -41,6 +41,7 @@ class KernelWatch:
         self._links = Links()
         self._monitor = KernelMonitor(self._event)
         self._listeners = ListenerWatch(self._port_closed)
+        self._gate = gate
         self._gate_watch = GateWatch(gate, self._gate_damaged) if gate is not None else None
         self._listen = os.path.join(runtime, "listen")
         self._listen_stamp: object = None
@@ -72,6 +73,7 @@ class KernelWatch:
         match event:
             case LinkChanged():
                 self._read_links()
+                self._cover_interfaces()
             case AddressRemoved(address=address, interface=interface):
                 self._driver.feed(self._driver.node.address_removed, address, interface)
             case AddressAdded(address=address, bits=bits, interface=interface):
@@ -79,6 +81,14 @@ class KernelWatch:
             case _:
                 self._read_links()
                 self._audit()
+
+    def _cover_interfaces(self) -> None:
+        """An interface that came back has no egress chain yet: before Linux 6.16 the chain goes with the interface."""
+        if self._gate is not None:
+            try:
+                self._gate.ensure_interfaces()
+            except LocumError as error:
+                self._log(f"the gate cannot cover an interface: {error}", "error")
 
     def _read_links(self) -> None:
         links = {name: state.up for name, state in self._links.list().items()}

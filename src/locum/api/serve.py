@@ -110,7 +110,7 @@ async def serve(settings: Settings) -> int:
     runtime = settings.paths.runtime
     page = Page(os.path.join(runtime, "hold"))
     notes = HeldNotes(os.path.join(runtime, "held"))
-    enforcement = enforcement_of(settings)
+    enforcement = enforcement_of(settings, log)
     engine = EventEngine(
         Path(settings.paths.events),
         runtime=Path(runtime),

@@ -308,7 +308,7 @@ class Node:
             self._left(problem)
 
     def _may_adopt(self, adoption: Adoption) -> bool:
-        """Whether the membership stands, and on the terms that this agent keeps: others wait as long as its key says."""
+        """Whether the membership stands, and on terms that this agent keeps: others wait as long as its key says."""
         if not self.view.alive(self.desk.name, adoption.incarnation):
             return False
         terms = self.view.members[self.desk.name].record

@@ -52,6 +52,14 @@ class GuardGate:
             except NetlinkError as error:
                 self._log(f"cannot shut the gate: {error}", "error")
 
+    def remove(self) -> None:
+        """Take the rules away, after an orderly end: no public address is here any more."""
+        if self._gate is not None:
+            try:
+                self._gate.remove()
+            except NetlinkError as error:
+                self._log(f"cannot remove the gate: {error}", "error")
+
 
 class Enforcement(msgspec.Struct, frozen=True):
     """How this node's hold is enforced when no process of ours runs.
@@ -66,12 +74,24 @@ class Enforcement(msgspec.Struct, frozen=True):
     warning: str
 
 
-def enforcement_of(settings: Settings) -> Enforcement:
-    """The gate that the guard installed, taken over as it is, or what there is without it."""
+def enforcement_of(settings: Settings, log: Callable[[str, str], None]) -> Enforcement:
+    """The gate that the guard installed, taken over as it is; put there anew (shut) when somebody removed it; or what
+    there is without it. Raises PermissionRequired, NetlinkError.
+    """
     hold = settings.cluster.hold
+    public = [a.address for a in settings.addresses]
     gate = Gate()
-    if gate.adopt([a.address for a in settings.addresses], public_interfaces(settings)):
-        return Enforcement(gate, margin_for(hold), lifetime_for(hold), "")
-    gate.close()
-    margin = margin_for(hold) + margin_without_gate(hold) + RENEWAL_LIMIT
-    return Enforcement(None, margin, lifetime_without_gate(hold), WITHOUT_GATE)
+    try:
+        if not gate.adopt(public, public_interfaces(settings)):
+            gate.install(public, public_interfaces(settings))
+    except GateUnavailable as error:
+        log(f"{WITHOUT_GATE}: {error}", "warning")
+        gate.close()
+        margin = margin_for(hold) + margin_without_gate(hold) + RENEWAL_LIMIT
+        return Enforcement(None, margin, lifetime_without_gate(hold), WITHOUT_GATE)
+    missing = gate.state().egress_missing
+    warning = ""
+    if missing:
+        warning = f"packet sockets on {', '.join(missing)} go past the kernel's gate (no egress hook there)"
+        log(warning, "warning")
+    return Enforcement(gate, margin_for(hold), lifetime_for(hold), warning)

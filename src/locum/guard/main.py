@@ -122,4 +122,5 @@ def _watch(settings: Settings, agent: Callable[[Settings], int], page: Page, log
         watch.close()
         page.clear()
         silence()
+        gate.remove()
         sys.stderr.flush()
