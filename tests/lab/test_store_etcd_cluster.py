@@ -237,16 +237,22 @@ async def test_unreachable_endpoints_are_named_with_their_causes() -> None:
 
 @asynchronous
 async def test_something_else_than_etcd() -> None:
+    status = b""
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nNot here\n")
+        writer.write(b"HTTP/1.1 %b\r\nContent-Length: 9\r\n\r\nNot here\n" % status)
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with opened([f"127.0.0.1:{port}"], EtcdOptions(attempt_timeout=5)) as store:
-        with pytest.raises(StoreUnavailable, match=r"HTTP status 404, not an answer of etcd's gateway.*Not here"):
+        status = b"502 Bad Gateway"
+        with pytest.raises(StoreUnavailable, match=r"HTTP status 502, not an answer of etcd's gateway.*Not here"):
+            await store.read("")
+        status = b"404 Not Found"
+        with pytest.raises(StoreUnavailable, match=r"no JSON gateway: .* lacks enable-grpc-gateway: true"):
             await store.read("")
     server.close()
 

@@ -220,12 +220,16 @@ def failure(body: bytes, status: int) -> Failure:
 
     Only texts that etcd writes before it proposes a request count as "not carried out".
     """
+    if status == 404:
+        return NotCarriedOut(
+            "it has no JSON gateway: not etcd 3.4 or later, or its configuration file lacks enable-grpc-gateway: true"
+        )
     try:
         answer = error_responses.decode(body)
     except msgspec.DecodeError:
         text = body[:200].decode(errors="replace").strip()
         hint = "; it speaks TLS: configure ca" if "HTTP request to an HTTPS server" in text else ""
-        return Unknown(f"HTTP status {status}, not an answer of etcd's gateway (3.4 or later): {text!r}{hint}")
+        return Unknown(f"HTTP status {status}, not an answer of etcd's gateway: {text!r}{hint}")
     return classify(answer.message or answer.error)
 
 
