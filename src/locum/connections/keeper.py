@@ -240,6 +240,7 @@ class ConnectionKeeper:
         Returns how many have ended. Waits for RELEASE_PATIENCE at most; the rest goes on by itself.
         """
         page = self.registrar.shut(address)
+        known = page is not None or address in self._visits
         self._leave(address)
         if not self.supported:
             return 0
@@ -253,8 +254,8 @@ class ConnectionKeeper:
             return 0
         clients = {entry_of(f) for f in found if 1 << f.state & WORTH_TELLING}
         work: list[asyncio.Task[Any]] = [sweep := self._sweep_later([address], found)]
-        if page is not None:
-            work.append(self._spawn(self.registrar.finish(page, clients)))
+        if known:
+            work.append(self._spawn(self.registrar.finish(address, page, clients)))
         await asyncio.wait(work, timeout=FLUSH_PATIENCE)
         await asyncio.wait([sweep], timeout=RELEASE_PATIENCE)
         if not sweep.done():
@@ -292,9 +293,9 @@ class ConnectionKeeper:
             return
         if left:
             self._log(f"{address}: {len(left)} connections did not answer and may live on: {UNSUPPORTED}", "warning")
-        if page is not None and found:
+        if found:
             clients = {entry_of(f) for f in found if 1 << f.state & WORTH_TELLING and f.port not in ports}
-            await asyncio.wait([self._spawn(self.registrar.finish(page, clients))], timeout=FLUSH_PATIENCE)
+            await asyncio.wait([self._spawn(self.registrar.finish(address, page, clients))], timeout=FLUSH_PATIENCE)
 
     def _sweep_later(self, addresses: Collection[str], found: list[Found] | None = None) -> asyncio.Task[Progress]:
         sweep = self._spawn(self._sweep(addresses, None, found))

@@ -114,14 +114,24 @@ class Registrar:
                 self._say("kernel", f"connections cannot be listed: {error}")
                 return
             self._say("kernel", "")
-            await self._write([(page, claims[page.address], changes) for page, changes in changed])
+            await self._write(
+                [(page.ledger, Write(page.address, claims[page.address], changes)) for page, changes in changed]
+            )
 
-    async def finish(self, page: Page, entries: Collection[bytes]) -> None:
-        """The last list of an address that leaves: ``entries`` are cut now, and the next holder is to tell them."""
-        claim = self._claim(page.address)
+    async def finish(self, address: str, page: Page | None, entries: Collection[bytes]) -> None:
+        """The last list of an address that leaves: ``entries`` are cut now, and the next holder is to tell them.
+
+        ``page`` as :meth:`shut` gave it; without one, because the list was not read yet, it is read now.
+        """
+        claim = self._claim(address)
+        try:
+            ledger = page.ledger if page is not None else Ledger((await self._lists.read(address)).buckets)
+        except StoreError as error:
+            self._say("store", f"connections cannot be registered: {error}")
+            return
         async with self._lock:
-            await self._run(page.ledger.update, entries, (), boottime())
-            await self._write([(page, claim, tuple(page.ledger.writes()))])
+            await self._run(ledger.update, entries, (), boottime())
+            await self._write([(ledger, Write(address, claim, tuple(ledger.writes())))])
 
     def _survey(self, pages: Collection[Page], ports: Collection[int]) -> list[tuple[Page, tuple[Change, ...]]]:
         """On the thread: what is to be written for each address."""
@@ -145,12 +155,12 @@ class Registrar:
         self.costs.passes += 1
         return changed
 
-    async def _write(self, changed: Iterable[tuple[Page, int, tuple[Change, ...]]]) -> None:
+    async def _write(self, changed: Iterable[tuple[Ledger, Write]]) -> None:
         """Write; with the lock. What is not written stays pending."""
-        due = [(page, Write(page.address, claim, changes)) for page, claim, changes in changed if claim and changes]
+        due = [(ledger, write) for ledger, write in changed if write.claim and write.changes]
         if not due:
             return
-        ledgers = {page.address: page.ledger for page, _ in due}
+        ledgers = {write.address: ledger for ledger, write in due}
         try:
             accepted = await self._lists.write(
                 [write for _, write in due],
