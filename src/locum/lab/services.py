@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from locum.errors import UsageError
-from locum.lab import echo, file_web, generic, samba, vsftpd, web
+from locum.lab import echo, file_web, generic, nfs_service, samba, vsftpd, web
 
 Settings = Mapping[str, object]
 
@@ -78,6 +78,11 @@ SERVICES: dict[str, Service] = {
         web.program,
         script=shipped("41.nginx"),
         settings=lambda site: file_web.settings(site.directory, site.shared),
+    ),
+    "nfs": Service(
+        nfs_service.programs,
+        script=shipped("60.nfs"),
+        settings=lambda site: nfs_service.settings(site.directory, site.node, site.shared),
     ),
     "generic": Service(
         lambda: None,

@@ -1,0 +1,108 @@
+"""What 60.nfs asks of an NFS server.
+
+Rules of this file: the interface, and what all servers have in common: statd and the port mapper.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+
+from locum.nfs import rpc
+from locum.nfs.services import Daemon
+from locum.script import Fail, setting_list, settings, wait_for
+
+#: Seconds between stopping and starting a lock manager. Back to back it may answer a reclaim twice, granted and denied,
+#: and the client and the server then disagree about the lock (seen by CTDB's authors on Linux).
+RESTART_PAUSE = 2.0
+
+
+class Backend(ABC):
+    """An NFS server. Every method raises :class:`locum.script.Fail` when it cannot do what it is for."""
+
+    def __init__(self) -> None:
+        self.portmapper = Daemon("rpcbind")
+        self.statd = Daemon("statd", "rpc-statd")
+
+    # -- to be said of each server -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start NFS and its lock manager."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop them."""
+
+    @abstractmethod
+    def running(self) -> bool:
+        """Whether they run, as far as can be told without asking them."""
+
+    @abstractmethod
+    def begin_grace(self) -> bool:
+        """Let no client have a lock that it did not have before, from now on for the grace period. True when locks that
+        clients of this node have were dropped by it, so that they must all be notified."""
+
+    @abstractmethod
+    def release(self, address: str) -> None:
+        """Give up the locks of clients that used ``address``, which has left this node."""
+
+    def take(self, address: str) -> None:  # noqa: B027  (most servers have nothing to do)
+        """``address`` has come: be ready for the clients of its former holder."""
+
+    @abstractmethod
+    def export_directories(self) -> list[str]:
+        """The directories that are exported."""
+
+    # -- the same for all --------------------------------------------------------------------------------------
+
+    def directories(self) -> list[str]:
+        """The directories that must be there: the setting ``exports``, else those that are exported."""
+        return setting_list("exports") or self.export_directories()
+
+    def start_all(self, timeout: float) -> None:
+        """Start everything in order and wait until it answers."""
+        deadline = time.monotonic() + timeout
+        self.portmapper.start()
+        self.wait_for_rpc(rpc.PORTMAPPER, 2, "the port mapper", deadline)
+        self.statd.start()
+        # The server asks statd as soon as it starts.
+        self.wait_for_rpc(rpc.STATD, 1, "statd", deadline)
+        self.start()
+        self.wait_until_up(deadline)
+
+    def wait_until_up(self, deadline: float) -> None:
+        """Wait until NFS, mount and lock manager are registered and answer."""
+        for program, version, name in ((rpc.NFS, 3, "NFS"), (rpc.MOUNTD, 3, "mount"), (rpc.NLM, 4, "the lock manager")):
+            self.wait_for_rpc(program, version, name, deadline)
+
+    def wait_for_rpc(self, program: int, version: int, name: str, deadline: float) -> None:
+        """Wait until a program answers, until ``deadline`` (monotonic)."""
+
+        def answers() -> bool:
+            try:
+                port = rpc.PORTMAPPER_PORT if program == rpc.PORTMAPPER else 0
+                rpc.null_call(program, version, timeout=1.0, port=port)
+            except rpc.RpcError:
+                return False
+            return True
+
+        wait_for(f"an answer of {name}", answers, max(deadline - time.monotonic(), 0.5))
+
+    def stop_all(self) -> None:
+        """Stop everything that is ours, in the opposite order."""
+        problems = []
+        for stop in (self.stop, self.statd.stop, self.portmapper.stop):
+            try:
+                stop()
+            except Fail as failure:
+                problems.append(str(failure))
+        if problems:
+            raise Fail("; ".join(problems))
+
+    def restart(self, timeout: float) -> None:
+        """Stop, pause, start, wait until it is registered again."""
+        self.stop()
+        time.sleep(float(str(settings().get("restart_pause", RESTART_PAUSE))))
+        self.start()
+        self.wait_until_up(time.monotonic() + timeout)

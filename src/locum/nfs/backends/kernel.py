@@ -1,0 +1,114 @@
+"""The kernel's NFS server: nfsd and lockd, with rpc.mountd.
+
+Rules of this file: the kernel's ways alone, through services and files of /proc (``proc`` in the settings replaces /proc,
+for tests). Sources: ``Documentation/filesystems/nfs`` and ``fs/nfsd/nfsctl.c`` of Linux, nfsd(7), CTDB's
+``nfs-linux-kernel-callout``.
+
+The kernel cannot be asked to begin a grace period: it begins one when its lock manager starts, and drops all locks then. So
+every client of the node must be notified, and between the moment at which the first node drops its locks and that at which
+the last one is in its grace period a lock can be stolen; ``docs/nfs.md`` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from locum.nfs.backends.base import Backend
+from locum.nfs.services import Daemon
+from locum.script import Fail, log, run, settings, wait_for
+
+#: Seconds that nfsd's threads may take to end.
+_STOP_LIMIT = 10.0
+
+
+class Kernel(Backend):
+    """Settings: ``nfs_…`` (unit ``nfs-server``, which starts nfsd and, as it needs them, mountd and lockd), ``lock_…``
+    (a unit of its own for the lock manager, on systems that have one), ``proc``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._server = Daemon("nfs", "nfs-server")
+        self._locks = Daemon("lock")
+        self._proc = str(settings().get("proc", "/proc"))
+
+    def start(self) -> None:
+        """See :class:`Backend`."""
+        if self._locks.managed:
+            self._locks.start()
+        self._server.start()
+        # Locks of NFSv3 need the grace period to run its course: sm-notify must not end it (sm-notify(8), lift-grace).
+        if os.path.exists(self._path("fs/lockd/nlm_end_grace")) and self._lifts_grace():
+            log("sm-notify may end the grace period early: set lift-grace=n in the section sm-notify of nfs.conf")
+
+    def stop(self) -> None:
+        """The threads are told to end first: a server that hangs on its disks is not stopped by its unit."""
+        try:
+            self._write("fs/nfsd/threads", "0")
+        except Fail as failure:
+            log(failure)
+        self._server.stop()
+        if self._locks.managed:
+            self._locks.stop()
+        wait_for("the end of nfsd", lambda: self._threads() == 0, _STOP_LIMIT)
+
+    def running(self) -> bool:
+        """Whether nfsd has threads."""
+        return self._threads() > 0
+
+    def begin_grace(self) -> bool:
+        """Restart the lock manager; see the module."""
+        self.restart(float(str(settings().get("timeout", 30))))
+        return True
+
+    def restart(self, timeout: float) -> None:
+        """Only the lock manager where it has a unit of its own, else the whole server."""
+        if not self._locks.managed:
+            super().restart(timeout)
+            return
+        self._locks.stop()
+        time.sleep(float(str(settings().get("restart_pause", 2.0))))
+        self._locks.start()
+        self.wait_until_up(time.monotonic() + timeout)
+
+    def release(self, address: str) -> None:
+        """Locks of NFSv3 clients that used the address (nfsd(7), ``unlock_ip``); those of NFSv4 end with their lease."""
+        if self._threads() > 0:
+            self._write("fs/nfsd/unlock_ip", address)
+
+    def export_directories(self) -> list[str]:
+        """As exportfs(8) knows them."""
+        found = set()
+        for line in run(["exportfs", "-s"], timeout=10).output.splitlines():
+            if line.startswith("/"):
+                found.add(_unescape(line.rsplit(None, 1)[0].rstrip()))
+        return sorted(found)
+
+    def _threads(self) -> int:
+        try:
+            with open(self._path("fs/nfsd/threads"), encoding="ascii") as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            return 0
+
+    def _lifts_grace(self) -> bool:
+        done = run(["nfsconf", "--get", "sm-notify", "lift-grace"], check=False, timeout=5)
+        return done.output.strip().lower() not in ("n", "no", "0", "false", "off")
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._path(name)
+        try:
+            with open(path, "w", encoding="ascii") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            raise Fail(f"{path}: {error.strerror}") from None
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._proc, name)
+
+
+def _unescape(path: str) -> str:
+    """exportfs writes blanks and the like as ``\\040``."""
+    import re  # noqa: PLC0415
+
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found.group(1), 8)), path)

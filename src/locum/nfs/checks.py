@@ -1,0 +1,124 @@
+"""Are the parts of an NFS server well: asked by RPC, with patience where admins want it.
+
+Rules of this file: it asks and counts; what a failure leads to is returned, not done. The thresholds are those that
+admins know from CTDB's ``nfs-checks.d``: so many failures in a row until the node is unhealthy, and a restart every so
+many.
+
+A part that is *gone* (not registered, connection refused) is told from one that is slow: it will not come back by
+itself, so it is restarted at once, and NFS itself that is gone makes the node unhealthy at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import msgspec
+
+from locum.nfs import rpc
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One part: RPC ``program`` in ``versions``. ``unhealthy_after`` and ``restart_every``: failures in a row, 0 is
+    never. ``essential``: without it the node is of no use."""
+
+    name: str
+    program: int
+    versions: tuple[int, ...]
+    unhealthy_after: int
+    restart_every: int
+    essential: bool = False
+    tcp: bool = True
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a check found. ``problem`` is empty when all is well."""
+
+    check: Check
+    problem: str = ""
+    unhealthy: bool = False
+    restart: bool = False
+    failures: int = 0
+
+
+#: As CTDB's shipped checks have them; the port mapper is nobody's to restart.
+DEFAULTS = (
+    Check("portmapper", rpc.PORTMAPPER, (2,), unhealthy_after=1, restart_every=0),
+    Check("nfs", rpc.NFS, (3,), unhealthy_after=2, restart_every=10, essential=True),
+    Check("mountd", rpc.MOUNTD, (3,), unhealthy_after=6, restart_every=2),
+    Check("nlockmgr", rpc.NLM, (4,), unhealthy_after=6, restart_every=2),
+    Check("status", rpc.STATD, (1,), unhealthy_after=6, restart_every=2),
+)
+
+
+def configured(settings: Mapping[str, object], checks: tuple[Check, ...] = DEFAULTS) -> list[Check]:
+    """The checks with what the settings change: ``nfs_unhealthy_after``, ``nfs_restart_every``, ``versions`` (of NFS),
+    and without those that ``skip`` names."""
+    skipped = settings.get("skip") or ()
+    found = []
+    for check in checks:
+        if isinstance(skipped, list | tuple) and check.name in skipped:
+            continue
+        changes: dict[str, object] = {}
+        for key in ("unhealthy_after", "restart_every"):
+            value = settings.get(f"{check.name}_{key}")
+            if value is not None:
+                changes[key] = int(str(value))
+        versions = settings.get("versions")
+        if check.name == "nfs" and isinstance(versions, list | tuple):
+            changes["versions"] = tuple(int(str(version)) for version in versions)
+        found.append(msgspec.structs.replace(check, **changes))
+    return found
+
+
+def ask(check: Check, timeout: float) -> None:
+    """Call procedure 0 of every version. Raises :class:`locum.nfs.rpc.RpcError`."""
+    for version in check.versions:
+        port = rpc.PORTMAPPER_PORT if check.program == rpc.PORTMAPPER else 0
+        rpc.null_call(check.program, version, tcp=check.tcp, timeout=timeout, port=port)
+
+
+def look(check: Check, counters: Counters, timeout: float) -> Verdict:
+    """Ask, count, judge."""
+    try:
+        ask(check, timeout)
+    except rpc.RpcError as error:
+        failures = counters.failed(check.name)
+        gone = not isinstance(error, rpc.RpcTimeout)
+        limit = 1 if gone and check.essential and check.unhealthy_after else check.unhealthy_after
+        return Verdict(
+            check,
+            f"{check.name}: {error}",
+            unhealthy=0 < limit <= failures,
+            restart=check.restart_every > 0 and (gone or failures % check.restart_every == 0),
+            failures=failures,
+        )
+    counters.succeeded(check.name)
+    return Verdict(check)
+
+
+class Counters:
+    """Failures in a row, as files in a directory."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def failed(self, name: str) -> int:
+        """One more; returns how many there are."""
+        os.makedirs(self._directory, exist_ok=True)
+        path = os.path.join(self._directory, name)
+        try:
+            with open(path, encoding="ascii") as file:
+                count = int(file.read())
+        except (OSError, ValueError):
+            count = 0
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(count + 1))
+        return count + 1
+
+    def succeeded(self, name: str) -> None:
+        """None any more."""
+        try:
+            os.unlink(os.path.join(self._directory, name))
+        except FileNotFoundError:
+            pass

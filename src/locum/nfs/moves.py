@@ -1,0 +1,121 @@
+"""Have addresses moved? What a node compares to know it, also one that took and released nothing itself.
+
+Rules of this file: it reads what the daemon says of the cluster (``status`` of the control socket) and compares; it
+changes nothing but notes of its own.
+
+A lock lives in the server that granted it. It is lost when its address gets another holder, or the same one in another
+*incarnation*: a node that was away and is back has the same name and knows nothing of its locks. So a holder is a node
+and its incarnation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+#: Address → "node incarnation" that holds it.
+Holders = dict[str, str]
+
+
+def holders(status: Mapping[str, Any]) -> Holders:
+    """Who holds what, in the daemon's status report."""
+    incarnations = {node["name"]: node.get("incarnation") or "" for node in status.get("nodes", ())}
+    return {
+        item["address"]: f"{item['node']} {incarnations.get(item['node'], '')}"
+        for item in status.get("addresses", ())
+        if item.get("node")
+    }
+
+
+def will_move(status: Mapping[str, Any], noted: Holders | None) -> list[str]:
+    """The addresses whose locks the present plan makes void: those that are to get another holder or none, and those
+    that have lost the one that was ``noted`` when all was settled last."""
+    now = holders(status)
+    found = []
+    for item in status.get("addresses", ()):
+        address, holder, assigned = item["address"], item.get("node"), item.get("assigned")
+        lost = noted is not None and noted.get(address) != now.get(address)
+        if holder != assigned or lost:
+            found.append(address)
+    return found
+
+
+class Notes:
+    """What a script remembers between events, as files below its state directory ``path``."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def took(self, address: str) -> None:
+        """``address`` came to this node."""
+        self._write("taken", address)
+
+    def released(self, address: str) -> None:
+        """``address`` left this node."""
+        self._write("released", address)
+        self._remove("taken", address)
+
+    def taken(self) -> list[str]:
+        """Addresses that came since :meth:`settle` and are still here."""
+        return self._names("taken")
+
+    def changed(self) -> bool:
+        """Whether any came or left since."""
+        return bool(self._names("taken") or self._names("released"))
+
+    def begun(self) -> None:
+        """Grace has begun for a change that is on its way."""
+        self._write("", "grace")
+
+    def has_begun(self) -> bool:
+        """Whether it has, since :meth:`settle`."""
+        return os.path.exists(os.path.join(self._path, "grace"))
+
+    def dropped(self) -> None:
+        """The lock manager of this node has been restarted: locks of addresses that stayed here are lost as well."""
+        self._write("", "dropped")
+
+    def has_dropped(self) -> bool:
+        """Whether it has, since :meth:`settle`."""
+        return os.path.exists(os.path.join(self._path, "dropped"))
+
+    def settled(self) -> Holders | None:
+        """Who held what when all was settled last; None before the first time."""
+        try:
+            with open(os.path.join(self._path, "holders.json"), encoding="utf-8") as file:
+                value = json.load(file)
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def settle(self, now: Holders) -> None:
+        """All is settled: ``now`` is the state that the next change is compared with."""
+        temporary = os.path.join(self._path, "holders.json.new")
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(now, file)
+        os.replace(temporary, os.path.join(self._path, "holders.json"))
+        for kind in ("taken", "released"):
+            for name in self._names(kind):
+                self._remove(kind, name)
+        self._remove("", "grace")
+        self._remove("", "dropped")
+
+    def _names(self, kind: str) -> list[str]:
+        try:
+            return sorted(os.listdir(os.path.join(self._path, kind)))
+        except FileNotFoundError:
+            return []
+
+    def _write(self, kind: str, name: str) -> None:
+        directory = os.path.join(self._path, kind)
+        os.makedirs(directory, exist_ok=True)
+        with open(os.path.join(directory, name), "w", encoding="ascii"):
+            pass
+
+    def _remove(self, kind: str, name: str) -> None:
+        try:
+            os.unlink(os.path.join(self._path, kind, name))
+        except FileNotFoundError:
+            pass

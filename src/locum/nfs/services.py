@@ -1,0 +1,40 @@
+"""The daemons that an NFS server is made of, each started and stopped as its settings say.
+
+Rules of this file: how, not when. A daemon ``statd`` has the settings ``statd_service`` (a unit of systemd), or
+``statd_command`` (itself, in the foreground), or ``statd_start`` and ``statd_stop`` (commands).
+"""
+
+from __future__ import annotations
+
+from locum.script import kill_service, service_is_running, settings, start_service, stop_service
+
+
+class Daemon:
+    """One daemon; ``kind`` is the beginning of its settings' names, ``unit`` its unit of systemd unless they say.
+
+    Without a unit, and without settings, it is none of our business.
+    """
+
+    def __init__(self, kind: str, unit: str = "") -> None:
+        self._prefix = f"{kind}_"
+        self.name = str(settings().get(f"{self._prefix}service") or unit or kind)
+        self.managed = bool(unit) or any(settings().get(self._prefix + key) for key in ("service", "command", "start"))
+
+    def start(self) -> None:
+        """Start it unless it runs. Raises Fail."""
+        if self.managed:
+            start_service(self.name, prefix=self._prefix)
+
+    def stop(self) -> None:
+        """Stop it if it runs. Raises Fail."""
+        if self.managed:
+            stop_service(self.name, prefix=self._prefix)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.managed:
+            kill_service(self.name, prefix=self._prefix)
+
+    def running(self) -> bool:
+        """Whether it runs, as far as its manager knows."""
+        return not self.managed or service_is_running(self.name, prefix=self._prefix)
