@@ -187,7 +187,9 @@ class Serving:
         self._desk.emit(UpdateAddress(ticket, address, local.bits, local.interface, new))
 
     def settled(self, mine: frozenset[str]) -> bool:
-        """Whether everything that the plan gives this node is held (or refused), and nothing else is here."""
+        """Whether what the plan gives this node is held where it belongs (or refused), and nothing else is here."""
+        if self._moving is not None or self.update_due(mine) is not None:
+            return False
         if any(address not in mine for address in self.local):
             return False
         for address, claim in self._desk.view.claims.items():
