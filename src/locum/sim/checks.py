@@ -249,8 +249,7 @@ class Checks:
         self.running[name] = (event, address)
         self._began[name] = self._world.engine.now
         self._world.count_event(event)
-        if event in MOVES:
-            self.last_change = (self._world.engine.now, name, f"{event} {address}")
+        self._changed(machine, event, address)
         if event == "takeip":
             self._may_take(machine, address)
 
@@ -279,8 +278,7 @@ class Checks:
             machine.say(f"{event} {address} {'ends' if ok else 'fails'}")
         name = machine.name
         self.running.pop(name, None)
-        if event in MOVES:
-            self.last_change = (self._world.engine.now, name, f"{event} {address}")
+        self._changed(machine, event, address)
         if ok and event in ("startup", "monitor"):
             self._earned.setdefault(name, set()).add(event)
         if ok and event == "recovered":
@@ -291,7 +289,15 @@ class Checks:
         event, address = self.running.pop(machine.name, ("", ""))
         if self._world.trace.on:
             machine.say(f"{event} {address} killed")
-        if event in MOVES:
+        self._changed(machine, event, address)
+
+    def _changed(self, machine: Machine, event: str, address: str) -> None:
+        """I3 is about members. What one that was expired cleans up was lost, and closed, with its membership."""
+        if event not in MOVES:
+            return
+        member = self._world.store.core.get(f"member/{machine.name}")
+        agent = machine.agent
+        if member is not None and agent is not None and agent.node.incarnation.encode() in member.value:
             self.last_change = (self._world.engine.now, machine.name, f"{event} {address}")
 
     def daemon_started(self, machine: Machine) -> None:
