@@ -82,6 +82,28 @@ class Lists:
         added, revision = await self.read_added(address)
         return Listed(buckets, added, revision, tuple(problems))
 
+    async def read_all(self) -> dict[str, Listed]:
+        """The lists of all addresses that have one. Raises StoreError. What cannot be read is left out."""
+        buckets: dict[str, dict[int, frozenset[bytes]]] = {}
+        added: dict[str, frozenset[bytes]] = {}
+        found_prefix, added_prefix = registry.bucket_prefix(self._cluster, ""), registry.added_key(self._cluster, "")
+        async with _patience():
+            entries = [*(await self._store.read(found_prefix)).entries, *(await self._store.read(added_prefix)).entries]
+        for entry in entries:
+            with contextlib.suppress(StoreCorrupt):
+                if entry.key.startswith(added_prefix):
+                    address = entry.key.removeprefix(added_prefix)
+                    added[address] = frozenset(registry.unpack(entry.key, entry.value, registry.entry_size(address)))
+                    continue
+                address = entry.key.removeprefix(found_prefix).rpartition("/")[0]
+                number = registry.bucket_number(entry.key)
+                if number is not None:
+                    found = frozenset(registry.unpack(entry.key, entry.value, registry.entry_size(address)))
+                    buckets.setdefault(address, {})[number] = found
+        return {
+            address: Listed(buckets.get(address, {}), added.get(address, frozenset())) for address in {*buckets, *added}
+        }
+
     async def read_added(self, address: str) -> tuple[frozenset[bytes], int]:
         """What was added by command for ``address``, and its revision. Raises StoreError, StoreCorrupt."""
         key = registry.added_key(self._cluster, address)

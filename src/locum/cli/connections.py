@@ -1,0 +1,141 @@
+"""``locum connections``: TCP connections to the public addresses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+import msgspec
+
+from locum.api.client import call, call_raw
+from locum.cli import output
+from locum.cli.groups import DefaultGroup
+from locum.cli.options import json_option, socket_option
+from locum.cli.output import Content, Screen
+from locum.connections.report import AddressConnections, ConnectionsResult
+from locum.errors import UsageError
+
+_reports = msgspec.json.Decoder(list[AddressConnections])
+
+
+@click.group("connections", cls=DefaultGroup)
+def connections() -> None:
+    """TCP connections to public addresses: who is told when an address moves. Without a command: how many."""
+
+
+@connections.command("list")
+@click.argument("address", required=False)
+@json_option
+@socket_option
+def list_connections(address: str | None, as_json: bool, socket_path: str) -> None:
+    """How many connections are registered for each public address, or every one of ADDRESS."""
+    result = call_raw(socket_path, {"op": "connections-list", "address": address})
+    if as_json:
+        output.emit_json(result)
+        return
+    reports = _reports.decode(result)
+    output.emit(render_one(reports[0], output.screen()) if address else render(reports, output.screen()))
+
+
+def render(reports: Sequence[AddressConnections], on: Screen) -> list[str]:
+    """The addresses for people."""
+    if not reports:
+        return ["No node is configured for any public address."]
+    rows: list[list[Content]] = [
+        [
+            report.address,
+            report.node or "-",
+            str(report.count),
+            ", ".join(f"{port}: {count}" for port, count in report.ports.items()),
+        ]
+        for report in reports
+    ]
+    return output.table(["ADDRESS", "NODE", "CONNECTIONS", "BY PORT"], rows, on, right=["CONNECTIONS"])
+
+
+def render_one(report: AddressConnections, on: Screen) -> list[str]:
+    """The connections of one address for people."""
+    where = f"{report.address} is served by {report.node}" if report.node else f"{report.address} is not served"
+    head = f"{where}; {output.count(report.count, 'connection')} registered."
+    if not report.connections:
+        return [head]
+    rows: list[list[Content]] = [[c.client, str(c.port), "added" if c.added else ""] for c in report.connections]
+    return [head, *output.table(["CLIENT", "PORT", "NOTE"], rows, on)]
+
+
+@connections.command("tickle")
+@click.argument("address")
+@json_option
+@socket_option
+def tickle(address: str, as_json: bool, socket_path: str) -> None:
+    """Have every client that is registered for ADDRESS find out whether its connection lives.
+
+    To be run on the node that serves ADDRESS. Connections that live are not harmed.
+    """
+    _do(socket_path, as_json, {"op": "connections-tickle", "address": address})
+
+
+@connections.command("kill")
+@click.argument("address")
+@click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, help="Only this port; can be repeated.")
+@json_option
+@socket_option
+def kill(address: str, ports: tuple[int, ...], as_json: bool, socket_path: str) -> None:
+    """End every connection to ADDRESS at both ends.
+
+    To be run on the node that serves ADDRESS. Services go on listening, and clients may connect again.
+    """
+    _do(socket_path, as_json, {"op": "connections-kill", "address": address, "ports": list(ports) or None})
+
+
+PAIRS_HELP = """CLIENT and PUBLIC are ADDRESS:PORT, with brackets for IPv6 ([2001:db8::1]:2049). Without arguments,
+    pairs are read from standard input, one on each line."""
+
+
+@connections.command(
+    "add", help=f"Register a connection, so that its client is told when the address moves.\n\n{PAIRS_HELP}"
+)
+@click.argument("client", required=False)
+@click.argument("public", required=False)
+@json_option
+@socket_option
+def add(client: str | None, public: str | None, as_json: bool, socket_path: str) -> None:
+    """Register connections."""
+    _do(socket_path, as_json, {"op": "connections-add", "pairs": _pairs(client, public)})
+
+
+@connections.command("delete", help=f"Forget a connection that was added.\n\n{PAIRS_HELP}")
+@click.argument("client", required=False)
+@click.argument("public", required=False)
+@json_option
+@socket_option
+def delete(client: str | None, public: str | None, as_json: bool, socket_path: str) -> None:
+    """Forget connections."""
+    _do(socket_path, as_json, {"op": "connections-delete", "pairs": _pairs(client, public)})
+
+
+def _pairs(client: str | None, public: str | None) -> list[list[str]]:
+    if client is not None:
+        if public is None:
+            raise UsageError("a connection needs both endpoints: CLIENT PUBLIC")
+        return [[client, public]]
+    pairs = []
+    for number, line in enumerate(sys.stdin, 1):
+        words = line.split()
+        if words and len(words) != 2:
+            raise UsageError(f"line {number} of standard input: found {line.strip()!r}; expected CLIENT PUBLIC")
+        if words:
+            pairs.append(words)
+    return pairs
+
+
+def _do(socket_path: str, as_json: bool, request: Mapping[str, object]) -> None:
+    if request.get("pairs") == []:
+        result: object = msgspec.to_builtins(ConnectionsResult("nothing was given on standard input", 0))
+    else:
+        result = call(socket_path, request)
+    if as_json:
+        output.emit_json(result)
+    else:
+        output.emit([msgspec.convert(result, ConnectionsResult).message])

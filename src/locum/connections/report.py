@@ -1,0 +1,57 @@
+"""What commands about connections answer with, and how endpoints are written.
+
+Rules of this file: values only, and light to import: the command line decodes into them. ``docs/connections.md``
+documents the JSON. Fields are only ever added.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from locum.errors import UsageError
+
+
+class ConnectionReport(msgspec.Struct, frozen=True, order=True):
+    """A connection: the client's endpoint, the port of the public address, whether somebody added it by command."""
+
+    client: str
+    port: int
+    added: bool = False
+
+
+class AddressConnections(msgspec.Struct, frozen=True):
+    """The connections of a public address. ``node`` serves it, if anybody does; ``ports``: port → connections.
+
+    ``connections`` are listed when the address was asked for by name.
+    """
+
+    address: str
+    node: str | None
+    count: int
+    ports: dict[str, int] = {}
+    connections: tuple[ConnectionReport, ...] = ()
+
+
+class ConnectionsResult(msgspec.Struct, frozen=True):
+    """What a command about connections did: how many it concerned, and a sentence for people."""
+
+    message: str
+    count: int
+    left: int = 0
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """``192.0.2.1:445``, ``[2001:db8::1]:445`` → (address in its canonical form, port). Raises UsageError."""
+    import ipaddress  # noqa: PLC0415  (only the daemon needs it)
+
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        address = None
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
+    if address is None or not colon or not 0 < number < 65536 or (address.version == 6) != bracketed:
+        raise UsageError(f"{text!r} is not ADDRESS:PORT ([ADDRESS]:PORT for IPv6)")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address), number
