@@ -209,6 +209,7 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_complain)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     store = open_data(data)
@@ -223,6 +224,11 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
         await stop.wait()
     finally:
         await server.close()
+
+
+def _complain(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """One line for what asyncio would print a traceback of, such as a connection for which no descriptor is free."""
+    print(f"store: {context.get('message')}: {context.get('exception')}", file=sys.stderr, flush=True)
 
 
 def group_id(name: str | None) -> int | None:

@@ -33,6 +33,7 @@ on only volatile keys are accepted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -106,8 +107,10 @@ class SqliteLog:
             holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
             os.close(lock)
             raise UsageError(f"store file {self.path} is in use by pid {holder}") from None
-        os.ftruncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
+        # The pid is a courtesy to the next who tries; a full disk will be reported by what matters.
+        with contextlib.suppress(OSError):
+            os.ftruncate(lock, 0)
+            os.write(lock, f"{os.getpid()}\n".encode())
         return lock
 
     def _open(self) -> None:

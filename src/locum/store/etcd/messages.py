@@ -260,4 +260,9 @@ def classify(message: str) -> Failure:
         return NotCarriedOut("it sees no leader (has the etcd cluster a majority?)", waiting=True)
     if any(part in text for part in _NOT_CARRIED_OUT):
         return NotCarriedOut(text)
+    if "connection closed" in text or "transport" in text:
+        # gRPC's words for what is between the gateway and the member that it belongs to.
+        return Unknown(
+            f"its gateway does not reach the member itself ({text}); is its certificate good for clientAuth?"
+        )
     return Unknown(text)
