@@ -62,7 +62,12 @@ def lab(ctx: click.Context) -> None:
 @click.option("--addresses", default=6, show_default=True, help="How many public addresses, IPv4 and IPv6 in turn.")
 @click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
 @click.option("--interfaces", default=1, show_default=True, help="Public interfaces per node, 1 or 2.")
-@click.option("--services", default="web", show_default=True, help="Services on every node, of: web,echo,vsftpd,samba,nginx,generic.")
+@click.option(
+    "--services",
+    default="web",
+    show_default=True,
+    help="Services on every node, of: web,echo,vsftpd,samba,nginx,generic.",
+)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every address is served.")
 @name_option
 def up(*, nodes: int, addresses: int, hold: float, interfaces: int, services: str, wait: bool, name: str) -> None:
@@ -228,6 +233,27 @@ def demo(
         made.down()
     if outcome.problems:
         sys.exit(1)
+
+
+@lab.command("services-table")
+@click.option(
+    "--client", "clients", multiple=True, help="Only this client: FTP, SMB, HTTP; may be given several times."
+)
+@click.option("--fault", "wanted", multiple=True, help="Only this fault, as the table calls it; several times as well.")
+@click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+def services_table(*, clients: tuple[str, ...], wanted: tuple[str, ...], hold: float, json_file: Path | None) -> None:
+    """Measure what the client of each service sees of each fault.
+
+    Exit status 1 when a client did not end with the right file.
+    """
+    from locum.lab import service_table  # noqa: PLC0415  (only this command needs it)
+
+    for given, known in ((clients, service_table.CLIENTS), (wanted, service_table.FAULTS)):
+        if strangers := set(given) - set(known):
+            raise UsageError(f"{min(strangers)!r}: there are {', '.join(known)}")
+    _end_on_sigterm()
+    sys.exit(service_table.main(clients, wanted, json_file, hold))
 
 
 def _end_on_sigterm() -> None:

@@ -1,0 +1,196 @@
+"""An ordinary client that fetches a file through a public address, and what it goes through meanwhile.
+
+One row per protocol. The clients are the usual programs with their own retries; nothing here helps them. What is
+measured is what their user has: how long nothing came, what the program complained of, whether the file is right.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from locum.errors import LocumError, UsageError
+from locum.lab import file_web, processes, samba, vsftpd
+from locum.lab.lab import Lab
+
+#: Bytes. At the servers' rate this lasts four seconds.
+SIZE = 16_000_000
+#: What the client's cable carries, for servers that have no limit of their own.
+_RATE = "32mbit"
+#: The clients' own limit, seconds. Their defaults are minutes, which nobody wants to measure.
+TIMEOUT = 5
+
+_COMPLAINTS = re.compile(
+    r"(Connection timed out|Connection reset[a-z ]*|Connection refused|No route to host|"
+    r"Network is unreachable|timed out|NT_STATUS_[A-Z_]+|Connection closed|Control connection closed)"
+)
+
+
+class Client(msgspec.Struct, frozen=True):
+    """``service``: the lab's service that it talks to. ``program``: what must be installed, from Debian's ``package``.
+
+    ``command`` gets an address, the name of the file and where to put it; it resumes by itself.
+    """
+
+    service: str
+    program: str
+    package: str
+    command: Callable[[str, str, Path], list[str]]
+    port: int
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _wget(url: str, target: Path) -> list[str]:
+    return [
+        "wget",
+        "-nv",
+        "--tries=100",
+        "--waitretry=1",
+        "--retry-connrefused",
+        f"--timeout={TIMEOUT}",
+        "-O",
+        str(target),
+        url,
+    ]
+
+
+def _ftp(address: str, name: str, target: Path) -> list[str]:
+    return _wget(f"ftp://{_host(address)}/{name}", target)
+
+
+def _http(address: str, name: str, target: Path) -> list[str]:
+    return _wget(f"http://{_host(address)}:{file_web.PORT}/{name}", target)
+
+
+def _smb(address: str, name: str, target: Path) -> list[str]:
+    # smbclient resumes (reget), its user repeats the command.
+    get = f"smbclient --no-pass --timeout={TIMEOUT} //{address}/{samba.SHARE} --command='reget {name} {target}'"
+    return ["sh", "-c", f"until {get}; do sleep 0.2; done"]
+
+
+CLIENTS: dict[str, Client] = {
+    "FTP": Client("vsftpd", "wget", "wget", _ftp, vsftpd.PORT),
+    "SMB": Client("samba", "smbclient", "smbclient", _smb, samba.PORT),
+    "HTTP": Client("nginx", "wget", "wget", _http, file_web.PORT),
+}
+
+
+def named(name: str) -> Client:
+    """The client of that protocol. Raises UsageError, and LocumError when its program is not installed."""
+    if name not in CLIENTS:
+        raise UsageError(f"no client {name!r}; there are {', '.join(CLIENTS)}")
+    client = CLIENTS[name]
+    if shutil.which(client.program) is None:
+        raise LocumError(f"{client.program} is not installed (Debian package: {client.package})")
+    return client
+
+
+def slow_down(lab: Lab) -> None:
+    """Give the client's cable a rate, so that a transfer lasts long enough to be interrupted."""
+    done = lab.run("hub", ["tc", "qdisc", "replace", "dev", "client", "root", "tbf", "rate", _RATE, *_BUCKET])
+    if done.returncode != 0:
+        raise LocumError(f"tc: {done.stderr.strip()}")
+
+
+_BUCKET = ("burst", "64kb", "latency", "100ms")
+
+
+class Transfer:
+    """A transfer under way; a context manager that ends it. Times are of time.monotonic, seconds."""
+
+    def __init__(self, lab: Lab, protocol: str, address: str, name: str = "file") -> None:
+        client = named(protocol)
+        self.source = lab.shared / name
+        if not self.source.exists():
+            temporary = lab.directory / f"{name}.new"
+            temporary.write_bytes(os.urandom(SIZE))
+            temporary.replace(self.source)
+        place = lab.directory / "client"
+        place.mkdir(exist_ok=True)
+        self.target = place / f"{protocol}-{name}"
+        self.target.unlink(missing_ok=True)
+        self._log = place / f"{protocol}-{name}.log"
+        self._size = 0
+        self._grew: list[float] = []
+        with self._log.open("wb") as output:
+            self._child = subprocess.Popen(
+                lab.command("client", client.command(address, name, self.target)),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pid in processes.sessions({self._child.pid}):
+            process = processes.find(pid)
+            if process is not None:
+                processes.send(process, signal.SIGKILL)
+        self._child.wait()
+
+    def look(self) -> bool:
+        """Note whether the file grew; False when the client has ended."""
+        ended = self._child.poll() is not None
+        try:
+            size = self.target.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size > self._size:
+            self._grew.append(time.monotonic())
+            self._size = size
+        return not ended
+
+    def wait_under_way(self, limit: float = 60.0) -> None:
+        """Wait until a good part has arrived. Raises LocumError when none does."""
+        self._watch(lambda: self._size >= SIZE // 8, limit, "begin")
+        if self._child.poll() is not None:
+            raise LocumError(f"the client ended too early: {self.output()}")
+
+    def wait_end(self, limit: float = 120.0) -> None:
+        """Wait until the client has ended by itself. Raises LocumError after ``limit`` seconds."""
+        self._watch(lambda: False, limit, "end")
+
+    def _watch(self, enough: Callable[[], bool], limit: float, what: str) -> None:
+        deadline = time.monotonic() + limit
+        while self.look() and not enough():
+            if time.monotonic() > deadline:
+                raise LocumError(f"the transfer did not {what} within {limit:g} s: {self.output()}")
+            time.sleep(0.005)
+
+    def intact(self) -> bool:
+        """Whether the client ended well and has the very file."""
+        return self._child.poll() == 0 and filecmp.cmp(self.source, self.target, shallow=False)
+
+    def output(self) -> str:
+        """What the client said."""
+        return self._log.read_text(errors="replace").strip()
+
+    def complaints(self) -> tuple[str, ...]:
+        """The errors that the client spoke of, each once."""
+        return tuple(dict.fromkeys(match.group(1) for match in _COMPLAINTS.finditer(self.output())))
+
+    def stall(self, since: float) -> float:
+        """The longest time after ``since`` in which nothing arrived, in seconds."""
+        times = [since, *(t for t in self._grew if t >= since)]
+        return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
