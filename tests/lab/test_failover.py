@@ -424,7 +424,6 @@ def test_i7_a_take_that_fails_says_why_and_the_address_is_served_elsewhere(clust
     assert "90.recorder" in lab.daemon_log("n2").read_text()
 
 
-@pytest.mark.xfail(strict=True, reason="the even share of a node that cannot take addresses is tried one by one")
 def test_a_node_that_can_take_nothing_costs_the_others_no_service(cluster: Cluster) -> None:
     lab = cluster()
     theirs = addresses_of(lab, "n3")

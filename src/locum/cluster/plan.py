@@ -90,6 +90,9 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
     A node must be a participant that has earned it (I6), is healthy and not disabled, and has link. When no
     node at all is healthy, those that were healthy before keep serving, unless NoIPHostOnAllDisabled says not
     to: a doubtful service beats none (CTDB does the same by default). An admin's ``disable`` is always obeyed.
+
+    A node that could not take an address gets no others either, for as long as it refuses that one: whatever
+    keeps it from taking, trying its even share one by one would interrupt every one of them.
     """
     willing: dict[str, HealthRecord] = {}
     for node in participants(view, wall):
@@ -111,9 +114,17 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
         result[node] = frozenset(
             hosted.address
             for hosted in record.record.addresses
-            if hosted.address not in health.refused and not down.issuperset(hosted.interfaces)
+            if hosted.address not in health.refused
+            and not down.issuperset(hosted.interfaces)
+            and (not health.refused or _serves(view, node, hosted.address))
         )
     return result
+
+
+def _serves(view: View, node: str, address: str) -> bool:
+    """Whether ``node`` has taken ``address`` completely, as far as its claim says."""
+    claim = view.claims.get(address)
+    return claim is not None and claim.record.serving and view.claim_holder(address) == node
 
 
 def configured(view: View) -> dict[str, int]:

@@ -7,6 +7,7 @@ from locum.cluster.plan import NodeState, hostable, next_plan, node_state
 from locum.cluster.schema import (
     DIRTY,
     AdminRecord,
+    ClaimRecord,
     HealthRecord,
     HostedAddress,
     MemberRecord,
@@ -132,6 +133,18 @@ def test_what_a_node_refused_goes_to_another_and_the_plan_says_why() -> None:
     assert plan is not None
     assert plan.assignment[address] == "n2"
     assert address in plan.cause
+
+
+def test_a_node_that_could_not_take_an_address_keeps_what_it_serves_and_gets_no_others() -> None:
+    cluster = Cluster("n1", "n2", "n3")
+    first = cluster.assignment()
+    for address, node in first.items():
+        cluster.put(f"claim/{address}", ClaimRecord(node, f"inc-{node}", "eth0", serving=True))
+    served = {a for a, n in first.items() if n == "n2"}
+    refused = next(a for a, n in first.items() if n == "n1")
+    cluster.health("n2", refused={refused: "takeip: 60.nfs failed"})
+    cluster.put("admin/n1", AdminRecord(disabled=True))
+    assert {a for a, n in cluster.assignment().items() if n == "n2"} == served
 
 
 def test_i3_addresses_that_changed_after_the_plan_had_settled_make_a_new_one() -> None:
