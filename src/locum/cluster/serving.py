@@ -22,7 +22,7 @@ from locum.store.base import Condition, Delete, Put
 #: Claims made by one commit. Small enough for any store's limits on a transaction.
 CLAIMS_PER_COMMIT = 32
 #: An address that could not be taken is tried again after this many seconds, doubling up to the longest.
-REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE = 5.0, 60.0
+REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE = 5.0, 300.0
 
 
 class Local(msgspec.Struct):
