@@ -96,4 +96,6 @@ def _changes(old: Settings, new: Settings) -> list[str]:
     changes += [f"address {a} changed" for a in after if a in before and before[a] != after[a]]
     names = sorted({*old.scripts, *new.scripts})
     changes += [f"settings of {n} changed" for n in names if old.scripts.get(n) != new.scripts.get(n)]
+    if old.connections != new.connections:
+        changes.append("settings of connections changed")
     return changes

@@ -23,6 +23,10 @@ COMMANDS = {
     "node": ("locum.cli.node:node", "The nodes: list, enable, disable, stop, continue, ban, unban, remove."),
     "event": ("locum.cli.event:event", "Event scripts: list, run, status, enable, disable, check."),
     "tunable": ("locum.cli.tunable:tunable", "The cluster's tunables: list, get, set, reset."),
+    "connections": (
+        "locum.cli.connections:connections",
+        "TCP connections to public addresses: list, tickle, kill, add, delete.",
+    ),
     "reload": ("locum.cli.reload:reload", "Have this node's daemon read its configuration again."),
     "daemon": ("locum.cli.daemon:daemon", "Run this node."),
     "shutdown": ("locum.cli.daemon:shutdown", "Stop this node's daemon, after its addresses were served elsewhere."),

@@ -21,6 +21,7 @@ from locum.config.model import (
     PROFILE_HOLDS,
     PROFILES,
     ClusterSettings,
+    ConnectionSettings,
     EtcdSettings,
     LogSettings,
     NodeSettings,
@@ -75,6 +76,7 @@ def parse(text: str, source: str) -> Settings:
         addresses=addresses,
         tunables=_tunables(root.table("tunables")),
         scripts=_scripts(root.table("scripts")),
+        connections=_connections(root.table("connections")),
         log=_log(root.table("log")),
     )
     root.finish()
@@ -292,6 +294,12 @@ def _script_value(value: object) -> ScriptValue | None:
     if isinstance(value, list) and all(isinstance(element, str | int | float) for element in value):
         return tuple(value)
     return None
+
+
+def _connections(table: Reader) -> ConnectionSettings:
+    ports, reset_ports = (table.integers(key, 1, 65535) for key in ("ports", "reset_ports"))
+    table.finish()
+    return ConnectionSettings(ports=ports or (), reset_ports=reset_ports or ())
 
 
 def _log(table: Reader) -> LogSettings:

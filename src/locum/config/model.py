@@ -114,6 +114,17 @@ class PathSettings(msgspec.Struct, frozen=True):
     control_group: str | None = None
 
 
+class ConnectionSettings(msgspec.Struct, frozen=True):
+    """``[connections]``: TCP ports, sorted.
+
+    ``ports``: connections to these are registered, so that their clients are told when an address moves, beside those
+    that event scripts declare. ``reset_ports``: clients of these are reset by the node that gives the address up.
+    """
+
+    ports: tuple[int, ...] = ()
+    reset_ports: tuple[int, ...] = ()
+
+
 class LogSettings(msgspec.Struct, frozen=True):
     """``[log]``."""
 
@@ -137,6 +148,7 @@ class Settings(msgspec.Struct, frozen=True):
     addresses: tuple[PublicAddress, ...] = ()
     tunables: Mapping[str, int | float] = msgspec.field(default_factory=dict)
     scripts: Mapping[str, Mapping[str, ScriptValue]] = msgspec.field(default_factory=dict)
+    connections: ConnectionSettings = ConnectionSettings()
     log: LogSettings = LogSettings()
 
 

@@ -169,6 +169,20 @@ class Reader:
             self.wrong(key, str(error))
             return None
 
+    def integers(self, key: str, minimum: int, maximum: int) -> tuple[int, ...] | None:
+        """A list of whole numbers between two bounds that are both included; sorted, each once."""
+        self._known.append(key)
+        if key not in self._data:
+            return None
+        value = self._data[key]
+        if isinstance(value, list) and all(
+            isinstance(element, int) and not isinstance(element, bool) and minimum <= element <= maximum
+            for element in value
+        ):
+            return tuple(sorted(set(value)))
+        self.wrong(key, f"a list of whole numbers from {minimum} to {maximum}")
+        return None
+
     def finish(self) -> None:
         """Note every key that nothing asked for, with the nearest one that exists."""
         for key in self._data:

@@ -27,6 +27,9 @@ class Tunables(msgspec.Struct, frozen=True):
     no_ip_takeover: int = 0
     announce_count: int = 5
     announce_interval: float = 1.0
+    tickle_update_interval: float = 1.0
+    tickle_count: int = 4
+    tickle_interval: float = 0.4
 
     @classmethod
     def from_values(cls, values: Mapping[str, int | float]) -> Tunables:
@@ -112,6 +115,16 @@ TUNABLES: Mapping[str, Tunable] = {
             "AnnounceCount", "announce_count", 1, 100, "", "announcements (ARP, ND) of an address after its taking"
         ),
         Tunable("AnnounceInterval", "announce_interval", 0.01, 60, "seconds", "time between two announcements"),
+        Tunable(
+            "TickleUpdateInterval",
+            "tickle_update_interval",
+            0.1,
+            3600,
+            "seconds",
+            "time between two looks at which connections there are to public addresses",
+        ),
+        Tunable("TickleCount", "tickle_count", 0, 100, "", "tickles to each client of an address after its taking"),
+        Tunable("TickleInterval", "tickle_interval", 0.01, 60, "seconds", "time between two tickles to a client"),
     )
 }
 

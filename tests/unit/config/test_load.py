@@ -12,6 +12,7 @@ from locum.config import load as load_module
 from locum.config.load import load, parse
 from locum.config.model import (
     ClusterSettings,
+    ConnectionSettings,
     EtcdSettings,
     LogSettings,
     NodeSettings,
@@ -309,3 +310,17 @@ def test_the_documentation_has_every_key() -> None:
     for part in (NodeSettings, ClusterSettings, EtcdSettings, PathSettings, LogSettings):
         for field in part.__struct_fields__:
             assert f"`{field}`" in text or f"[cluster.{field}]" in text, field
+
+
+def test_ports_of_connections() -> None:
+    settings = parse('[cluster]\nstore = "memory:"\n[connections]\nports = [2049, 445, 445]\nreset_ports = [21]\n', "x")
+    assert settings.connections == ConnectionSettings(ports=(445, 2049), reset_ports=(21,))
+
+
+@pytest.mark.parametrize("value", ["445", '["445"]', "[0]", "[65536]", "[true]", "[1.5]"])
+def test_ports_of_connections_are_numbers(value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f'[cluster]\nstore = "memory:"\n[connections]\nports = {value}\n', "x")
+    (problem,) = caught.value.problems
+    assert problem.startswith("x:4: connections.ports: found ")
+    assert problem.endswith("expected a list of whole numbers from 1 to 65535")
