@@ -36,6 +36,11 @@ def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return option(function)
 
 
+_store_option = click.option(
+    "--store", default="embedded", show_default=True, help="embedded, embedded-file or etcd (a member on each node)."
+)
+
+
 class _LabGroup(click.Group):
     """Keeps the arguments as they were given, to start the same command anew with more privileges."""
 
@@ -68,12 +73,23 @@ def lab(ctx: click.Context) -> None:
     show_default=True,
     help="Services on every node, of: web,echo,vsftpd,samba,nginx,generic.",
 )
+@_store_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every address is served.")
 @name_option
-def up(*, nodes: int, addresses: int, hold: float, interfaces: int, services: str, wait: bool, name: str) -> None:
+def up(
+    *,
+    nodes: int,
+    addresses: int,
+    hold: float,
+    interfaces: int,
+    services: str,
+    store: str,
+    wait: bool,
+    name: str,
+) -> None:
     """Build a lab and start everything in it."""
     layout = Layout(name=name, nodes=nodes, addresses=addresses, interfaces=interfaces, hold=hold)
-    made = Lab.up(layout, services=[service for service in services.split(",") if service])
+    made = Lab.up(layout, services=[service for service in services.split(",") if service], store=store)
     if wait:
         try:
             made.wait_served()
@@ -141,7 +157,9 @@ def execute(name: str, node: str, command: tuple[str, ...]) -> None:
 @click.argument("node")
 @click.argument("kind")
 def fault(name: str, node: str, kind: str, interface: str | None) -> None:
-    """Do KIND to NODE: cut, cut-private, link, kill-agent, kill-all, freeze, service, hang."""
+    """Do KIND to NODE: cut, cut-private, link, kill-agent, kill-all, freeze, freeze-agent, service, hang; to its store
+    kill-etcd, freeze-etcd, or kill-store, freeze-store.
+    """
     meaning = faults.kind(kind).meaning
     Lab.load(name).fault(node, kind, interface)
     click.echo(f"{node}: {meaning}")
@@ -211,9 +229,18 @@ def observe(*, name: str, interval: float, window: float | None, seconds: float 
 @click.option("--rounds", default=4, show_default=True, help="How often each fault is done.")
 @click.option("--budget", default=45.0, show_default=True, help="Begin no second round after so many seconds.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@_store_option
 @click.option("--name", default="demo", show_default=True, metavar="LAB", help="The name of its lab.")
 def demo(
-    *, nodes: int, addresses: int, hold: float, rounds: int, budget: float, json_file: Path | None, name: str
+    *,
+    nodes: int,
+    addresses: int,
+    hold: float,
+    rounds: int,
+    budget: float,
+    json_file: Path | None,
+    store: str,
+    name: str,
 ) -> None:
     """Watch a cluster serve clients while its nodes fail, and measure it.
 
@@ -226,7 +253,7 @@ def demo(
 
     layout = Layout(name=name, nodes=nodes, addresses=addresses, hold=hold)
     _end_on_sigterm()
-    made = Lab.up(layout, daemons=False, owner=processes.find(os.getpid()))
+    made = Lab.up(layout, store=store, daemons=False, owner=processes.find(os.getpid()))
     try:
         outcome = demonstration.run(made, rounds=rounds, budget=budget, console=Console(), json_file=json_file)
     finally:
@@ -247,9 +274,9 @@ def services_table(*, clients: tuple[str, ...], wanted: tuple[str, ...], hold: f
 
     Exit status 1 when a client did not end with the right file.
     """
-    from locum.lab import service_table  # noqa: PLC0415  (only this command needs it)
+    from locum.lab import service_table, transfers  # noqa: PLC0415  (only this command needs them)
 
-    for given, known in ((clients, service_table.CLIENTS), (wanted, service_table.FAULTS)):
+    for given, known in ((clients, transfers.CLIENTS), (wanted, service_table.FAULTS)):
         if strangers := set(given) - set(known):
             raise UsageError(f"{min(strangers)!r}: there are {', '.join(known)}")
     _end_on_sigterm()

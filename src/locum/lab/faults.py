@@ -7,7 +7,7 @@ told, nothing is cleaned up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from signal import SIGCONT, SIGKILL
+from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -94,6 +94,36 @@ def _unhang(lab: Lab, node: str, _interface: str) -> None:
     lab.check_services(node)
 
 
+def _freeze_agent(lab: Lab, node: str, _interface: str) -> None:
+    agent = lab.agent(node)
+    if agent is None:
+        raise LocumError(f"{node}: no agent runs there")
+    processes.send(agent, SIGSTOP)
+
+
+def _thaw_agent(lab: Lab, node: str, _interface: str) -> None:
+    agent = lab.agent(node)
+    if agent is not None:
+        processes.send(agent, SIGCONT)
+
+
+def _signal(number: Signals, store: str) -> Callable[[Lab, str, str], None]:
+    """Sends it to the node's store process, in a lab on such a store."""
+
+    def apply(lab: Lab, node: str, _interface: str) -> None:
+        if not lab.state.store.startswith(store):
+            kinds = "kill-etcd, freeze-etcd" if lab.state.store == "etcd" else "kill-store, freeze-store"
+            raise UsageError(f"this lab's store is {lab.state.store}, for which there are {kinds}")
+        processes.send(lab.store_process(node), number)
+
+    return apply
+
+
+def _store_again(lab: Lab, node: str, _interface: str) -> None:
+    processes.send(lab.store_process(node), SIGCONT)
+    lab.start_store(node)
+
+
 FAULTS: dict[str, Fault] = {
     "cut": Fault("all traffic of the node is dropped in silence", _cut, _uncut),
     "cut-private": Fault("its traffic on the private network, and to the store, is dropped", _cut_private, _uncut),
@@ -103,6 +133,11 @@ FAULTS: dict[str, Fault] = {
         "kill -9 of every process of ours at one instant", _kill_all, lambda lab, node, _: lab.start_daemon(node)
     ),
     "freeze": Fault("SIGSTOP of every process of ours", _freeze, _thaw),
+    "freeze-agent": Fault("SIGSTOP of the agent alone", _freeze_agent, _thaw_agent),
+    "kill-etcd": Fault("kill -9 of its etcd member", _signal(SIGKILL, "etcd"), _store_again),
+    "freeze-etcd": Fault("SIGSTOP of its etcd member", _signal(SIGSTOP, "etcd"), _store_again),
+    "kill-store": Fault("kill -9 of the store of all nodes", _signal(SIGKILL, "embedded"), _store_again),
+    "freeze-store": Fault("SIGSTOP of the store of all nodes", _signal(SIGSTOP, "embedded"), _store_again),
     "service": Fault("kill -9 of every process of the node's services", _service, _service_again),
     "hang": Fault("SIGSTOP of every process of the node's services", _hang, _unhang),
 }

@@ -135,6 +135,7 @@ class Lab:
             )
             self.start_services(node)
             self._record_node(node, path=self.store.open_path(node))
+        self.store.wait_ready()
 
     # -- places ----------------------------------------------------------------------------------------------------
 
@@ -199,6 +200,14 @@ class Lab:
     def daemon_log(self, node: str) -> Path:
         """What the node's daemon wrote."""
         return self.node_directory(node) / "daemon.log"
+
+    def store_process(self, node: str) -> Process:
+        """The store's process on that node, or the one that all nodes share."""
+        return self.store.process(node, self.state.store_processes)
+
+    def start_store(self, node: str) -> None:
+        """Start the store's process of that node again; one that runs is left alone."""
+        self._record(store_processes=self.store.restart(node, self.state.store_processes))
 
     def start_services(self, node: str) -> None:
         """Start the node's services; those that run are left alone."""
@@ -320,6 +329,17 @@ class Lab:
         self._children.reap()
         return done
 
+    def undo(self, node: str, kind: str) -> float:
+        """Undo one kind of fault, if it was done to the node and stands. Returns the boot time of it."""
+        self.layout.number(node)
+        for applied in self.state.nodes[node].faults:
+            undo = faults.kind(applied.kind).heal
+            if applied.kind == kind and undo is not None:
+                undo(self, node, applied.interface)
+                left = tuple(other for other in self.state.nodes[node].faults if other != applied)
+                self._record_node(node, faults=left)
+        return boottime()
+
     def heal(self, node: str | None = None) -> float:
         """Undo every fault of the node, or of all nodes, and start what was killed. Returns the boot time of it."""
         for name in self.layout.node_names if node is None else (node,):
@@ -413,7 +433,8 @@ class Lab:
     def logs(self, lines: int = 40) -> str:
         """The last lines of every daemon's log, and of the store's."""
         parts = []
-        for name, path in [("store", self.directory / "store.log")] + [
+        stores = [self.directory / "store.log", *sorted(self.directory.glob("nodes/*/etcd.log"))]
+        for name, path in [("store", path) for path in stores] + [
             (node, self.daemon_log(node)) for node in self.layout.node_names
         ]:
             try:
@@ -467,6 +488,8 @@ def clean(name: str, keep_directory: bool = False) -> bool:
     existed = directory.is_dir()
     if existed:
         for entry in directory.iterdir():
+            if entry.is_mount():
+                namespaces.run(["umount", "--lazy", str(entry)])
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:

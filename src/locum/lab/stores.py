@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from locum.errors import LocumError
+from locum.errors import UsageError
 from locum.lab import processes, relay
+from locum.lab.etcd_store import EtcdLabStore
 from locum.lab.layout import Layout
 from locum.lab.processes import Children, Process
 
@@ -23,6 +24,18 @@ class LabStore(Protocol):
 
     def start(self) -> tuple[Process, ...]:
         """Start the store; return its processes. It need not be ready yet."""
+        ...
+
+    def wait_ready(self) -> None:
+        """Wait until it serves, when its users should not meet it before. Raises LocumError."""
+        ...
+
+    def process(self, node: str, running: tuple[Process, ...]) -> Process:
+        """That one of the processes ``running`` that is the node's, or that all nodes share."""
+        ...
+
+    def restart(self, node: str, running: tuple[Process, ...]) -> tuple[Process, ...]:
+        """Start that process again, if it does not run; returns ``running`` with the new one."""
         ...
 
     def url(self, node: str) -> str:
@@ -43,24 +56,38 @@ class LabStore(Protocol):
 
 
 class EmbeddedLabStore:
-    """One store server for all nodes (``locum.store.server``), with a relay per node for its path."""
+    """One store server for all nodes (``locum.store.server``), with a relay per node for its path.
 
-    def __init__(self, layout: Layout, directory: Path, children: Children) -> None:
+    ``keeps``: it has a file, so that it can be killed and forgets nothing.
+    """
+
+    def __init__(self, layout: Layout, directory: Path, children: Children, *, keeps: bool = False) -> None:
         self._layout = layout
         self._directory = directory
         self._children = children
+        self._keeps = keeps
 
     @property
     def _socket(self) -> Path:
         return self._directory / "store.sock"
 
     def start(self) -> tuple[Process, ...]:
+        data = ["--data", str(self._directory / "store.db")] if self._keeps else []
         return (
             self._spawn(
-                [sys.executable, "-m", "locum.store.server", "--socket", str(self._socket)],
+                [sys.executable, "-m", "locum.store.server", "--socket", str(self._socket), *data],
                 self._directory / "store.log",
             ),
         )
+
+    def wait_ready(self) -> None:
+        pass  # it serves within a fraction of what a daemon takes to start
+
+    def process(self, node: str, running: tuple[Process, ...]) -> Process:
+        return running[0]
+
+    def restart(self, node: str, running: tuple[Process, ...]) -> tuple[Process, ...]:
+        return running if processes.alive(running[0]) else self.start()
 
     def url(self, node: str) -> str:
         return f"unix:{self._relay_socket(node)}"
@@ -86,8 +113,18 @@ class EmbeddedLabStore:
         return self._children.spawn(argv, namespace=self._layout.hub, log=log)
 
 
+#: Kind → what it is. The second is for faults that the first does not survive by design.
+KINDS = {
+    "embedded": "one store in memory for all nodes",
+    "embedded-file": "the same, kept in a file",
+    "etcd": "an etcd member on each of the first nodes",
+}
+
+
 def make(kind: str, layout: Layout, directory: Path, children: Children) -> LabStore:
-    """The store of that kind; raises LocumError when there is none."""
-    if kind == "embedded":
-        return EmbeddedLabStore(layout, directory, children)
-    raise LocumError(f"--store {kind}: a lab runs on: embedded")
+    """The store of that kind; raises UsageError when there is none."""
+    if kind == "etcd":
+        return EtcdLabStore(layout, directory, children)
+    if kind in KINDS:
+        return EmbeddedLabStore(layout, directory, children, keeps=kind == "embedded-file")
+    raise UsageError(f"--store {kind}: a lab runs on {', '.join(KINDS)}")
