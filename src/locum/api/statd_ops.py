@@ -108,6 +108,8 @@ class StatdOperations:
                 raise UsageError(f"no change of a statd client: {change.do!r} {change.client!r}")
             addresses = [change.server] if change.server in known else self._served()
             for address in addresses:
+                if not _same_family(address, change.client):
+                    continue
                 final[_key(address, change.client)] = (change, change.do == "add")
         if final:
             # A journal may be late: what somebody recorded meanwhile is newer.
@@ -173,6 +175,12 @@ async def _limited(work: Awaitable[T]) -> T:
             return await work
     except TimeoutError:
         raise StoreUnavailable(f"the store has not answered within {LIMIT:g} s") from None
+
+
+def _same_family(address: str, client: str) -> bool:
+    """False when the client is an address of the other family: it cannot have come by this one."""
+    numeric = ":" in client or client.replace(".", "").isdigit()
+    return not numeric or (":" in address) == (":" in client)
 
 
 def _parse(message: Message) -> _Request:

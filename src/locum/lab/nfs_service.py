@@ -1,8 +1,8 @@
 """NFS on the nodes of a lab: NFS-Ganesha with its own port mapper, rpc.statd and message bus, managed by 60.nfs.
 
-These programs have fixed names below /run and /var/lib/nfs, of which a machine has one each. So every node has a *room*: a
-mount namespace in which these two are directories of the node. The room's directories are ordinary ones outside, and
-each program enters a room of its own that shows the same ones.
+These programs have fixed names below /run and /var/lib/nfs, of which a machine has one each. So every node has a
+*room*: a mount namespace in which these two are directories of the node. The room's directories are ordinary ones
+outside, and each program enters a room of its own that shows the same ones.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def settings(directory: Path, node: str, shared: Path) -> Mapping[str, object]:
             *["-p", "/run/ganesha/ganesha.pid"],
         ],
         "grace_command": [
-            *[*room, "dbus-send", "--print-reply", "--system", "--reply-timeout=5000", "--dest=org.ganesha.nfsd"],
+            *[*room, "dbus-send", "--print-reply", "--system", "--reply-timeout=3000", "--dest=org.ganesha.nfsd"],
             *["/org/ganesha/nfsd/admin", "org.ganesha.nfsd.admin.grace"],
         ],
     }

@@ -84,6 +84,7 @@ SERVICES: dict[str, Service] = {
         script=shipped("60.nfs"),
         settings=lambda site: nfs_service.settings(site.directory, site.node, site.shared),
     ),
+    "nfstickle": Service(lambda: None, script=shipped("61.nfstickle"), settings=lambda _: {}),
     "generic": Service(
         lambda: None,
         script=shipped("70.service"),

@@ -32,12 +32,13 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a check found. ``problem`` is empty when all is well."""
+    """What a check found. ``problem`` is empty when all is well; ``hung``: it is there and does not answer."""
 
     check: Check
     problem: str = ""
     unhealthy: bool = False
     restart: bool = False
+    hung: bool = False
     failures: int = 0
 
 
@@ -91,6 +92,7 @@ def look(check: Check, counters: Counters, timeout: float) -> Verdict:
             f"{check.name}: {error}",
             unhealthy=0 < limit <= failures,
             restart=check.restart_every > 0 and (gone or failures % check.restart_every == 0),
+            hung=not gone,
             failures=failures,
         )
     counters.succeeded(check.name)

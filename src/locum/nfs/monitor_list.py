@@ -1,10 +1,10 @@
 """The files in which rpc.statd keeps whom it monitors (the ``sm`` directory), brought in line with the cluster's list.
 
-Rules of this file: the directory's contents alone. rpc.statd and sm-notify read it when they start; so after a restart of
-the machine they notify those clients that hold locks through the addresses of this node, and no others. The format is
-that of nfs-utils (``support/nsm/file.c``): one file for each monitored host, named after it, with one line
-``ADDRESS PROGRAM VERSION PROCEDURE COOKIE MON_NAME MY_NAME``, the first four in hexadecimal, the address in the byte order
-of the network.
+Rules of this file: the directory's contents alone. rpc.statd and sm-notify read it when they start; so after a restart
+of the machine they notify those clients that hold locks through the addresses of this node, and no others. The format
+is that of nfs-utils (``support/nsm/file.c``): one file for each monitored host, named after it, with one line
+``ADDRESS PROGRAM VERSION PROCEDURE COOKIE MON_NAME MY_NAME``, the first four in hexadecimal, the address in the byte
+order of the network.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def find(configured: object = None) -> str | None:
 
 
 def rebuild(directory: str, clients: Mapping[str, str]) -> tuple[int, int]:
-    """Make it agree with ``clients`` (client → the address of ours under which it knows us). A file of a client that is
-    listed is left as it is: rpc.statd wrote it and knows more. Returns how many were added and removed. Raises OSError."""
+    """Make it agree with ``clients`` (client → the address of ours under which it knows us). Returns how many were
+    added and removed. A file of a client that is listed is left as it is: rpc.statd wrote it and knows more. Raises OSError.
+    """
     owner = os.stat(directory)
     wanted = {client: server for client, server in clients.items() if _is_name(client)}
     present = {entry.name for entry in os.scandir(directory) if entry.is_file(follow_symlinks=False)}

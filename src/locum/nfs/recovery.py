@@ -1,8 +1,8 @@
 """Telling the clients of addresses that came here to reclaim their locks.
 
-Rules of this file: it asks the daemon whom to tell, tells them (:mod:`locum.nfs.nsm`), and has those forgotten that gave
-no answer. When it is time to do so is the script's decision: not before the lock manager is in its grace period and
-registered with the port mapper.
+Rules of this file: it asks the daemon whom to tell, tells them (:mod:`locum.nfs.nsm`), and has those forgotten that
+gave no answer. When it is time to do so is the script's decision: not before the lock manager is in its grace period
+and registered with the port mapper.
 
 A client that acknowledged stays on the list although it may hold no lock any more: if it had others through this node
 already, the lock manager monitors it already, and will not say so again. The price is one needless message at the next

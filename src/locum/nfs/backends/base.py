@@ -34,6 +34,10 @@ class Backend(ABC):
     def stop(self) -> None:
         """Stop them."""
 
+    def kill(self) -> None:
+        """End a server that hangs, at once, where that can be done."""
+        self.stop()
+
     @abstractmethod
     def running(self) -> bool:
         """Whether they run, as far as can be told without asking them."""

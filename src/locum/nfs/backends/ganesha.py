@@ -21,7 +21,7 @@ DEFAULT_CONFIG = "/etc/ganesha/ganesha.conf"
 _JUST_GRACE, _RELEASE_IP, _TAKE_IP = 0, 2, 5
 
 _SEND = (
-    "dbus-send --print-reply --system --reply-timeout=5000 --dest=org.ganesha.nfsd"
+    "dbus-send --print-reply --system --reply-timeout=3000 --dest=org.ganesha.nfsd"
     " /org/ganesha/nfsd/admin org.ganesha.nfsd.admin.grace"
 )
 
@@ -48,16 +48,21 @@ class Ganesha(Backend):
         self._server.stop()
         self._bus.stop()
 
+    def kill(self) -> None:
+        """See :class:`Backend`."""
+        self._server.kill()
+
     def running(self) -> bool:
         """See :class:`Backend`."""
         return self._server.running()
 
     def begin_grace(self) -> bool:
-        """Over the bus; when that is not possible by a restart, after which Ganesha is in its grace period by itself."""
+        """Over the bus; when that is not possible, by a restart, after which Ganesha is in its grace period anyway."""
         try:
             self._send(_JUST_GRACE, "")
         except Fail as failure:
             log(f"{failure}\nthe grace period cannot be begun over the message bus: restarting NFS-Ganesha")
+            self._server.kill()  # it may hang
             self.restart(float(str(settings().get("timeout", 30))))
             return True
         return False

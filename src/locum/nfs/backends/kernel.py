@@ -1,12 +1,12 @@
 """The kernel's NFS server: nfsd and lockd, with rpc.mountd.
 
-Rules of this file: the kernel's ways alone, through services and files of /proc (``proc`` in the settings replaces /proc,
-for tests). Sources: ``Documentation/filesystems/nfs`` and ``fs/nfsd/nfsctl.c`` of Linux, nfsd(7), CTDB's
+Rules of this file: the kernel's ways alone, through services and files of /proc (``proc`` in the settings replaces
+/proc, for tests). Sources: ``Documentation/filesystems/nfs`` and ``fs/nfsd/nfsctl.c`` of Linux, nfsd(7), CTDB's
 ``nfs-linux-kernel-callout``.
 
-The kernel cannot be asked to begin a grace period: it begins one when its lock manager starts, and drops all locks then. So
-every client of the node must be notified, and between the moment at which the first node drops its locks and that at which
-the last one is in its grace period a lock can be stolen; ``docs/nfs.md`` says so.
+The kernel cannot be asked to begin a grace period: it begins one when its lock manager starts, and drops all locks
+then. So every client of the node must be notified, and between the moment at which the first node drops its locks and
+that at which the last one is in its grace period a lock can be stolen; ``docs/nfs.md`` says so.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Kernel(Backend):
         self.wait_until_up(time.monotonic() + timeout)
 
     def release(self, address: str) -> None:
-        """Locks of NFSv3 clients that used the address (nfsd(7), ``unlock_ip``); those of NFSv4 end with their lease."""
+        """Locks of NFSv3 clients that used the address (nfsd(7), ``unlock_ip``); NFSv4 has leases."""
         if self._threads() > 0:
             self._write("fs/nfsd/unlock_ip", address)
 
