@@ -18,6 +18,7 @@ from locum.agent.held import HeldNotes
 from locum.clock import boottime
 from locum.cluster import effects as fx
 from locum.config.tunables import Tunables
+from locum.connections.keeper import ConnectionKeeper
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
@@ -49,6 +50,7 @@ class Acts:
         engine: EventEngine,
         page: Page,
         notes: HeldNotes,
+        connections: ConnectionKeeper,
         tunables: Callable[[], Tunables],
         log: Callable[[str, str], None],
     ) -> None:
@@ -58,6 +60,7 @@ class Acts:
         self._engine = engine
         self._page = page
         self._notes = notes
+        self._connections = connections
         self._lifetime = enforcement.lifetime
         self._tickets: dict[int, Ticket] = {}
         self._tunables = tunables
@@ -134,8 +137,10 @@ class Acts:
                 self._gate.deny(list(self.configured))
             except LocumError as error:
                 self._log(f"the kernel's gate cannot be shut: {error}", "error")
-        for address, (bits, interface) in list(self.configured.items()):
+        gone = list(self.configured.items())
+        for address, (bits, interface) in gone:
             self._remove(address, bits, interface)
+        self._connections.dropped(address for address, _ in gone)
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -173,35 +178,43 @@ class Acts:
     # -- addresses -------------------------------------------------------------------------------------------
 
     async def take(self, effect: fx.TakeAddress) -> Outcome:
-        """``takeip``: let it speak, run the scripts, see that it is configured, announce it."""
+        """``takeip``: let it speak, run the scripts, see that it is configured, announce it, tell its clients."""
         address, bits, interface = effect.address, effect.bits, effect.interface
+        await self._connections.taking(address)
         if boottime() >= self._page.deadline:
             return False, "the hold has ended"
         self.configured[address] = (bits, interface)
         if not self._allow(address):
-            self._forget(address)
+            self._abandon(address)
             return False, "the kernel's gate cannot be changed"
         arguments = (interface, address, str(bits))
         ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses())
         if ok:
             ok, reason = self._ensure(address, bits, interface)
         if not ok:
-            self._forget(address)
+            self._abandon(address)
             return False, reason
         self._completed(address, bits, interface)
         self._announce(interface, address)
+        self._connections.taken(address, interface)
         return True, ""
 
     async def release(self, effect: fx.ReleaseAddress) -> Outcome:
-        """``releaseip``: run the scripts, see that it is gone, mute it."""
+        """``releaseip``: mute it, end its connections, run the scripts, see that it is gone."""
         address, bits, interface = effect.address, effect.bits, effect.interface
         self._begin(address)
         self.configured.setdefault(address, (bits, interface))
+        await self._connections.releasing(address)
+        self._deny(address)
+        await self._connections.released(address)
         arguments = (interface, address, str(bits))
         try:
             return await self._run(Event.RELEASEIP, arguments, self._tunables().event_timeout)
         finally:
             self._forget(address)
+            if self._gate is None:
+                # Nothing was muted: connections could be made until just now.
+                self._connections.dropped([address])
 
     async def update(self, effect: fx.UpdateAddress) -> Outcome:
         """``updateip``: the address changes its interface."""
@@ -215,10 +228,11 @@ class Acts:
         if ok:
             ok, reason = self._ensure(address, bits, new)
         if not ok:
-            self._forget(address)
+            self._abandon(address)
             return False, reason
         self._completed(address, bits, new)
         self._announce(new, address)
+        self._connections.updated(address, new)
         return True, ""
 
     def restore(self, effect: fx.Restore) -> None:
@@ -235,6 +249,7 @@ class Acts:
             self.configured[address] = self._renewable[address] = (bits, interface)
             self._allow(address)
             self._ensure(address, bits, interface)
+            self._connections.adopted(address, interface)
 
     def _begin(self, address: str) -> None:
         """``address`` is about to be changed: a crash in between must lead to doing it again."""
@@ -257,12 +272,20 @@ class Acts:
     def _forget(self, address: str) -> None:
         """``address`` is muted, then whatever is configured of it goes."""
         bits, interface = self.configured[address]
+        self._deny(address)
+        self._remove(address, bits, interface)
+
+    def _abandon(self, address: str) -> None:
+        """:meth:`_forget`, for an address that was not released."""
+        self._forget(address)
+        self._connections.dropped([address])
+
+    def _deny(self, address: str) -> None:
         if self._gate is not None:
             try:
                 self._gate.deny([address])
             except LocumError as error:
                 self._log(f"the kernel's gate cannot be changed: {error}", "error")
-        self._remove(address, bits, interface)
 
     def _allow(self, address: str) -> bool:
         if self._gate is None:

@@ -30,6 +30,10 @@ from locum.cluster.node import Adoption, Identity, Node
 from locum.cluster.schema import HostedAddress
 from locum.cluster.view import View
 from locum.config.model import Settings
+from locum.connections.keeper import ConnectionKeeper, KeeperSettings
+from locum.connections.lists import Lists
+from locum.connections.operations import ConnectionOperations
+from locum.connections.ports import DeclaredPorts
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
 from locum.events.model import Event
@@ -91,6 +95,18 @@ def store_of(settings: Settings) -> Store:
     return open_store(str(location), etcd=etcd)
 
 
+def public_addresses(node: Node) -> set[str]:
+    """Every public address that some node of the cluster is configured for."""
+    return {a.address for n in node.view.nodes.values() for a in n.record.addresses}
+
+
+def own_claim(node: Node, address: str) -> int:
+    """The revision of this node's own claim on ``address``, 0 when it has none."""
+    if not node.serving.claimed(address, node.incarnation):
+        return 0
+    return node.view.revision_of(f"claim/{address}")
+
+
 def preload(settings: Settings) -> None:
     """Import what the agent will need for ``settings``, so that every fork of the guard has it."""
     if settings.cluster.store.kind == "etcd":
@@ -124,6 +140,25 @@ async def serve(settings: Settings) -> int:
         lambda: secrets.token_hex(8),
         adoption := adoption_of(page, notes),
     )
+    whole = store_of(settings)
+    declared = DeclaredPorts(os.path.join(runtime, "listen"))
+
+    def connection_settings() -> KeeperSettings:
+        tunables, given = node.desk.tunables, reloader.settings.connections
+        return KeeperSettings(
+            ports=declared.read().union(given.ports),
+            reset_ports=frozenset(given.reset_ports),
+            interval=tunables.tickle_update_interval,
+            tickle_count=tunables.tickle_count,
+            tickle_interval=tunables.tickle_interval,
+        )
+
+    connections = ConnectionKeeper(
+        Lists(whole, settings.cluster.name),
+        claim=lambda address: own_claim(node, address),
+        settings=connection_settings,
+        log=log,
+    )
     acts = Acts(
         table=AddressTable(),
         enforcement=enforcement,
@@ -131,10 +166,10 @@ async def serve(settings: Settings) -> int:
         engine=engine,
         page=page,
         notes=notes,
+        connections=connections,
         tunables=lambda: node.desk.tunables,
         log=log,
     )
-    whole = store_of(settings)
     store = PrefixedStore(whole, settings.cluster.name + "/")
     # What may be much and is nobody's news has a root of its own, which no node watches.
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
@@ -146,9 +181,15 @@ async def serve(settings: Settings) -> int:
         bulk,
         settings.node.name,
         served=lambda: list(acts.configured),
-        known=lambda: {a.address for n in node.view.nodes.values() for a in n.record.addresses},
+        known=lambda: public_addresses(node),
     )
     control.add(statd.operations())
+    on_connections = ConnectionOperations(
+        connections,
+        public=lambda: public_addresses(node),
+        holder=node.view.claim_holder,
+    )
+    control.add(on_connections.table())
     background: list[asyncio.Task[None]] = []
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -156,6 +197,7 @@ async def serve(settings: Settings) -> int:
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     try:
         page.beat(boottime())
+        connections.start()
         if adoption is not None:
             # Before anything that takes time: the hold runs out, and the next beat must not wait for scripts.
             bits = {a.address: a.bits for a in settings.addresses}
@@ -185,6 +227,7 @@ async def serve(settings: Settings) -> int:
         kernel.close()
         acts.close()
         await control.close()
+        await connections.close()
         await engine.stop()
         await store.close()
 

@@ -47,12 +47,13 @@ UNSUPPORTED = (
 class Progress(NamedTuple):
     """``destroyed`` so far; ``left``: those that are still there and that the kernel does not destroy.
 
-    ``unsupported``: the kernel lacks SOCK_DESTROY, nothing was destroyed.
+    ``unsupported``: the kernel lacks SOCK_DESTROY, nothing was destroyed. ``failed``: it could not be asked.
     """
 
     destroyed: int = 0
     left: tuple[Found, ...] = ()
     unsupported: bool = False
+    failed: bool = False
 
 
 def kernel_version() -> tuple[int, int]:

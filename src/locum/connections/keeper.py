@@ -28,6 +28,7 @@ from locum.connections.reset import end_all, reset
 from locum.connections.sockets import WORTH_TELLING, entry_of
 from locum.connections.tickle import tickle_once
 from locum.errors import LocumError, StoreError
+from locum.netlink import route
 from locum.netlink.inet_diag import Found
 
 T = TypeVar("T")
@@ -135,26 +136,31 @@ class ConnectionKeeper:
             interval = self._settings().interval
             await asyncio.sleep(max(interval, min(SHARE * self.registrar.costs.last, LONGEST_PAUSE)))
             if len(self.registrar):
-                await self.registrar.look(self._settings().ports)
+                await self._safely(self.registrar.look(self._settings().ports))
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
     async def taking(self, address: str) -> None:
         """``address`` is about to be let through the gate: begin to read its list, and end what is left of an earlier
         holding before it comes back to life."""
+        await self._safely(self._taking(address))
+
+    async def _taking(self, address: str) -> None:
         self._leave(address)
         visit = self._visits[address] = _Visit(address)
         visit.reading = self._spawn(self.lists.read(address))
         sweep = self._sweeps.get(address)
-        if sweep is not None:
-            await asyncio.wait([sweep])
-        if address not in self._clean:
-            progress = await self._sweep([address])
-            if progress.destroyed:
-                self._log(f"{address}: {progress.destroyed} connections were left from an earlier holding", "warning")
-            if progress.unsupported:
-                visit.leftover = progress.left
+        if sweep is None and address not in self._clean:
+            sweep = self._sweep_later([address])
         self._clean.discard(address)
+        if sweep is None:
+            return
+        done, _ = await asyncio.wait([sweep], timeout=RELEASE_PATIENCE)
+        progress = sweep.result() if done else Progress()
+        if progress.destroyed:
+            self._log(f"{address}: {progress.destroyed} connections were left from an earlier holding", "info")
+        if progress.unsupported:
+            visit.leftover = tuple(found for found in progress.left if found.address == route.packed(address))
 
     def taken(self, address: str, interface: str) -> None:
         """``address`` is configured and announced: tell its clients, several times, and register its connections."""
@@ -225,6 +231,9 @@ class ConnectionKeeper:
     async def releasing(self, address: str) -> None:
         """``address`` is about to be muted. Done now is what needs it to speak: resets to those clients that want them,
         and all of the work where the kernel cannot destroy connections."""
+        await self._safely(self._releasing(address))
+
+    async def _releasing(self, address: str) -> None:
         visit = self._visits.get(address)
         if visit is not None:
             visit.cancel()
@@ -239,6 +248,9 @@ class ConnectionKeeper:
 
         Returns how many have ended. Waits for RELEASE_PATIENCE at most; the rest goes on by itself.
         """
+        return await self._safely(self._released(address)) or 0
+
+    async def _released(self, address: str) -> int:
         page = self.registrar.shut(address)
         known = page is not None or address in self._visits
         self._leave(address)
@@ -303,7 +315,8 @@ class ConnectionKeeper:
             self._sweeps[address] = sweep
 
         def done(task: asyncio.Task[Progress]) -> None:
-            ended = not task.cancelled() and task.exception() is None and not task.result().left
+            progress = Progress(failed=True) if task.cancelled() or task.exception() else task.result()
+            ended = not (progress.left or progress.unsupported or progress.failed)
             for address in addresses:
                 if self._sweeps.get(address) is task:
                     del self._sweeps[address]
@@ -324,6 +337,7 @@ class ConnectionKeeper:
                 progress = step
         except LocumError as error:
             self._log(f"connections to {', '.join(addresses)} cannot be ended: {error}", "error")
+            progress = progress._replace(failed=True)
         return progress
 
     # -- by command ------------------------------------------------------------------------------------------------
@@ -364,6 +378,14 @@ class ConnectionKeeper:
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
+
+    async def _safely(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """A defect of ours must neither stop an address from moving nor end the registering."""
+        try:
+            return await work
+        except Exception as error:
+            self._log(f"connections: unexpected {type(error).__name__}: {error}", "error")
+            return None
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
