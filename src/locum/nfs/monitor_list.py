@@ -28,7 +28,7 @@ def find(configured: object = None) -> str | None:
 
 def rebuild(directory: str, clients: Mapping[str, str]) -> tuple[int, int]:
     """Make it agree with ``clients`` (client → the address of ours under which it knows us). Returns how many were
-    added and removed. A file of a client that is listed is left as it is: rpc.statd wrote it and knows more. Raises OSError.
+    added and removed. A file of a client that is listed is left as it is, rpc.statd knows more. Raises OSError.
     """
     owner = os.stat(directory)
     wanted = {client: server for client, server in clients.items() if _is_name(client)}

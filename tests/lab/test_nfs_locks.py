@@ -1,0 +1,209 @@
+"""Locks survive moves: grace everywhere first, notification from the address, reclaim, and no thief in between."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+
+from locum.lab import nfs_service
+from locum.nfs.nlm import Status
+from tests.lab.conftest import MakeLab
+from tests.lab.nfs_scene import CLIENT, LOCUM, OTHER, Rival, Scene, receiving
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def scene(make_lab: MakeLab) -> Scene:
+    """Three nodes in which nothing has moved for a grace period."""
+    lab = make_lab(nodes=3, addresses=4, hold=1.0, services=["nfs", "nfstickle"])
+    lab.wait_served()
+    scene = Scene(lab)
+    for address in scene.apart():
+        scene.wait_grace_over(address)
+    return scene
+
+
+def reclaim_when_told(scene: Scene, address: str, change: object) -> Rival:
+    """A client has a lock through ``address``; ``change`` is called; the client reclaims the lock when it is notified,
+    and not earlier. Returns the rival that tried for the lock through another node all the time."""
+    _, elsewhere = scene.apart()
+    owner = scene.lock_client(address, "owner")
+    assert owner.lock() is Status.GRANTED
+    scene.lab.wait_for("the client to be recorded", lambda: CLIENT in scene.registered().get(address, ()))
+    rival = Rival(scene.lock_client(elsewhere, "rival", OTHER))
+    assert rival._locks.lock() is Status.DENIED
+    with receiving(scene) as received:
+        rival.start()
+        try:
+            change()  # type: ignore[operator]
+            scene.lab.wait_for("a notification", lambda: any(one.name == address for one in received), 60)
+            assert not rival.said(Status.GRANTED)
+            # In its grace period the new holder grants what is reclaimed.
+            scene.lab.wait_for("the lock back", lambda: owner.lock(reclaim=True) is Status.GRANTED, 10)
+            scene.lab.wait_for("both names", lambda: len({one.name for one in received}) > 1, 10)
+            # The grace period passes; the rival is refused during it, and after it because the lock is held.
+            scene.lab.wait_for(
+                "the rival's refusal after grace",
+                lambda: rival.said(Status.DENIED_GRACE_PERIOD) and rival.answers[-1][1] is Status.DENIED,
+                60,
+            )
+        finally:
+            rival.end()
+        assert {one.sender for one in received} == {address}
+        assert {one.name for one in received} == {address, nfs_service.HOST_NAME}
+        assert {one.state % 2 for one in received} == {1}
+    assert not rival.said(Status.GRANTED), rival.answers
+    # The rightful owner ends it, then the rival has its turn.
+    assert owner.unlock() is Status.GRANTED
+    assert rival._locks.lock() is Status.GRANTED
+    return rival
+
+
+def test_lock_is_reclaimed_after_a_planned_move(scene: Scene) -> None:
+    address, elsewhere = scene.apart()
+    target = scene.elsewhere(address, elsewhere)
+    reclaim_when_told(scene, address, lambda: scene.move(address, target))
+    assert scene.holder(address) == target
+
+
+def test_lock_is_reclaimed_after_the_death_of_the_holder(scene: Scene) -> None:
+    address, _ = scene.apart()
+    dead = scene.holder(address)
+    # The file system takes the dead host's locks away when the host is known to be dead, which is when others take its
+    # addresses; here that is as soon as its server is killed, so the rival is asked to begin only then.
+    owner = scene.lock_client(address, "owner")
+    assert owner.lock() is Status.GRANTED
+    scene.lab.wait_for("the client to be recorded", lambda: CLIENT in scene.registered().get(address, ()))
+    _, elsewhere = scene.apart()
+    with receiving(scene) as received:
+        scene.lab.fault(dead, "cut")
+        other = next(node for node in scene.lab.layout.node_names if node != dead)
+        scene.lab.wait_for(
+            "the plan without it",
+            lambda: any(a.assigned and a.assigned != dead for a in scene.lab.status(other).addresses),
+        )
+        scene.lab.wait_for("the address elsewhere", lambda: scene.lab.served().get(address, dead) != dead, 60)
+        rival = Rival(scene.lock_client(elsewhere, "rival", OTHER))
+        scene.lab.fault(dead, "service")
+        rival.start()
+        try:
+            scene.lab.wait_for("a notification", lambda: any(one.name == address for one in received), 60)
+            scene.lab.wait_for("the lock back", lambda: owner.lock(reclaim=True) is Status.GRANTED, 10)
+            scene.lab.wait_for(
+                "refusal after grace", lambda: rival.answers and rival.answers[-1][1] is Status.DENIED, 60
+            )
+        finally:
+            rival.end()
+        assert {one.sender for one in received} == {address}
+    assert rival.said(Status.DENIED_GRACE_PERIOD)
+    assert not rival.said(Status.GRANTED), rival.answers
+
+
+def test_lock_is_reclaimed_after_a_clean_stop_of_the_holder(scene: Scene) -> None:
+    """Samba bug 15858: locks must not be free between the stop of a node and the grace period of the others."""
+    address, _ = scene.apart()
+    node = scene.holder(address)
+    reclaim_when_told(scene, address, lambda: scene.lab.stop_daemon(node))
+
+
+def test_notification_is_repeated_until_acknowledged(scene: Scene) -> None:
+    address, elsewhere = scene.apart()
+    assert scene.lock_client(address, "owner").lock() is Status.GRANTED
+    scene.lab.wait_for("the client to be recorded", lambda: CLIENT in scene.registered().get(address, ()))
+    with receiving(scene, acknowledge=lambda count: count >= 3) as received:
+        scene.move(address, scene.elsewhere(address, elsewhere))
+        scene.lab.wait_for("repetitions of both", lambda: len(received) >= 5, 60)
+        assert len({one.state for one in received}) == 1
+    assert CLIENT in scene.registered()[address]
+
+
+def test_state_number_grows_with_every_move(scene: Scene) -> None:
+    address, elsewhere = scene.apart()
+    assert scene.lock_client(address, "owner").lock() is Status.GRANTED
+    scene.lab.wait_for("the client to be recorded", lambda: CLIENT in scene.registered().get(address, ()))
+    first, second = scene.elsewhere(address, elsewhere), scene.holder(address)
+    with receiving(scene) as received:
+        scene.move(address, first)
+        scene.lab.wait_for("two notifications", lambda: len(received) >= 2, 60)
+        before = received[-1].state
+        scene.move(address, second)
+        scene.lab.wait_for("two more", lambda: len(received) >= 4, 60)
+        assert received[-1].state > before
+        assert received[-1].state % 2 == 1
+
+
+def test_nothing_moved_no_grace(scene: Scene) -> None:
+    lab = scene.lab
+    # Free n3 of its addresses; then its leaving and coming moves nothing, but makes plans.
+    others = [node for node in lab.layout.node_names if node != "n3"]
+    for address, node in sorted(lab.served().items()):
+        if node == "n3":
+            scene.move(address, others[0])
+    for address in lab.served():
+        if ":" not in address:
+            scene.wait_grace_over(address)
+    before = {node: scene.graces(node) for node in others}
+    epoch = lab.status("n1").epoch
+    done = lab.run("n1", [*LOCUM, "node", "disable", "n3"])
+    assert done.returncode == 0, done.stderr
+    lab.wait_for("a new plan, settled", lambda: (s := lab.status("n1")).epoch > epoch and s.progress == "settled")
+    assert {node: scene.graces(node) for node in others} == before
+
+
+def test_unlocked_clients_are_not_on_the_list(scene: Scene) -> None:
+    address, _ = scene.apart()
+    owner = scene.lock_client(address, "owner")
+    assert owner.lock() is Status.GRANTED
+    scene.lab.wait_for("the client to be recorded", lambda: CLIENT in scene.registered().get(address, ()))
+    assert owner.unlock() is Status.GRANTED
+    scene.lab.wait_for("the client to be forgotten", lambda: CLIENT not in scene.registered().get(address, ()), 60)
+
+
+def test_lock_taken_while_the_store_is_away_is_recorded_later(scene: Scene) -> None:
+    address, _ = scene.apart()
+    node = scene.holder(address)
+    lab = scene.lab
+    owner = scene.lock_client(address, "owner")
+    owner._file()
+    journal = lab.node_directory(node) / "state" / "statd" / "journal"
+    lab.store.cut(lab.state.nodes[node].path)
+    try:
+        assert owner.lock() in (Status.GRANTED, None)
+        lab.wait_for("the journal", lambda: journal.exists() and journal.stat().st_size > 0, 20)
+    finally:
+        lab.store.heal(lab.state.nodes[node].path)
+    lab.wait_served()
+    lab.run(node, [*LOCUM, "event", "run", "monitor"])
+    lab.wait_for("the journal's delivery", lambda: journal.stat().st_size == 0, 30)
+
+
+def test_a_real_statd_is_notified(scene: Scene) -> None:
+    """rpc.statd and rpcbind of a client, which have their own say in what they accept."""
+    lab = scene.lab
+    address, elsewhere = scene.apart()
+    room = lab.directory / "client-nfs"
+    for name in ("run", "var/sm", "var/sm.bak"):
+        (room / name).mkdir(parents=True)
+    enter = f"mount --make-rprivate / && mount --bind {room}/run /run && mount --bind {room}/var /var/lib/nfs && exec "
+    started = []
+    output = room / "statd.log"
+    try:
+        with output.open("wb") as file:
+            for command in ("rpcbind -f -w", "rpc.statd -F -d -L -p 32765 -P /var/lib/nfs"):
+                argv = lab.command("client", ["unshare", "--mount", "sh", "-c", enter + command])
+                started.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file))
+                time.sleep(0.5)  # rpc.statd gives up when there is no port mapper yet
+        lab.wait_for("rpc.statd of the client", lambda: b"Waiting for client connections" in output.read_bytes(), 20)
+        assert scene.lock_client(address, "owner").lock() is Status.GRANTED
+        lab.wait_for("the client to be recorded", lambda: CLIENT in scene.registered().get(address, ()))
+        scene.move(address, scene.elsewhere(address, elsewhere))
+        lab.wait_for("SM_NOTIFY", lambda: b"SM_NOTIFY" in output.read_bytes(), 30)
+        log = lab.node_directory(scene.holder(address)) / "state" / "scripts" / "60.nfs" / "notify.log"
+        lab.wait_for("the acknowledgement", lambda: log.exists() and "1 clients notified" in log.read_text(), 30)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
