@@ -47,14 +47,24 @@ def test_it_measures_every_fault_and_leaves_nothing(tmp_path: Path) -> None:
     assert namespaces_of(name) == ()
 
 
+def wait_line(demo: subprocess.Popen[str], words: str) -> None:
+    """Read what the demo prints until a line has these words."""
+    assert demo.stdout is not None
+    lines: list[str] = []
+    for line in demo.stdout:
+        lines.append(line)
+        if words in line:
+            return
+    pytest.fail("the demo ended early:\n" + "".join(lines))
+
+
 def test_it_fails_when_two_answer_for_one_address() -> None:
     """A stranger with one of the addresses joins the public network in the middle of it."""
     name = f"demo{os.getpid()}"
     hub, stranger = f"locum-{name}-hub", f"locum-{name}-n9"
     with subprocess.Popen([*COMMAND, "--name", name], stdout=subprocess.PIPE, text=True) as demo:
+        wait_line(demo, "planned move")
         assert demo.stdout is not None
-        while "planned move" not in demo.stdout.readline():
-            pass
         namespaces.create([stranger])
         namespaces.run_ip([f"link add stranger master public type veth peer name eth1 netns {stranger}"], hub)
         namespaces.run_ip(["link set stranger up"], hub)
@@ -73,9 +83,8 @@ def test_it_fails_when_an_address_stays_unserved() -> None:
     name = f"demo{os.getpid()}"
     hub = f"locum-{name}-hub"
     with subprocess.Popen([*COMMAND, "--name", name], stdout=subprocess.PIPE, text=True) as demo:
+        wait_line(demo, "killed agent")
         assert demo.stdout is not None
-        while "killed agent" not in demo.stdout.readline():
-            pass
         time.sleep(0.2)
         namespaces.run_ip(["link set client down"], hub)
         text = demo.stdout.read()
@@ -89,9 +98,8 @@ def test_it_fails_when_an_address_stays_unserved() -> None:
 def test_ctrl_c_leaves_nothing() -> None:
     name = f"demo{os.getpid()}"
     with subprocess.Popen([*COMMAND, "--name", name], stdout=subprocess.PIPE, text=True) as demo:
+        wait_line(demo, "planned move")
         assert demo.stdout is not None
-        while "planned move" not in demo.stdout.readline():
-            pass
         demo.terminate()
         demo.stdout.read()
     assert demo.returncode != 0
