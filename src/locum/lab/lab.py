@@ -125,6 +125,8 @@ class Lab:
         self.shared.mkdir(exist_ok=True)
         self._record(store_processes=self.store.start())
         for node in self.layout.node_names:
+            self.node_directory(node).mkdir(parents=True, exist_ok=True)
+            self.shared_on(node).symlink_to(self.shared)
             node_files.write(
                 self.layout,
                 self.node_directory(node),
@@ -148,6 +150,10 @@ class Lab:
     def shared(self) -> Path:
         """The directory that stands for a cluster's file system: every node's services serve the same files."""
         return self.directory / "shared"
+
+    def shared_on(self, node: str) -> Path:
+        """Where the node has the shared directory: a link, so that it can be lost on one node as a mount can."""
+        return self.node_directory(node) / "shared"
 
     def control_socket(self, node: str) -> Path:
         """The control socket of the node's daemon."""
@@ -228,7 +234,7 @@ class Lab:
             self._record_node(node, services={**running, name: process})
 
     def _site(self, node: str, service: str) -> service_table.Site:
-        return service_table.Site(self.node_directory(node) / service, node, self.shared)
+        return service_table.Site(self.node_directory(node) / service, node, self.shared_on(node))
 
     def _service_scripts(self, node: str) -> dict[Path, service_table.Settings]:
         """The event scripts of the node's services, with their settings; prepares the services that they start."""
