@@ -271,9 +271,11 @@ class Acts:
 
     def _forget(self, address: str) -> None:
         """``address`` is muted, then whatever is configured of it goes."""
-        bits, interface = self.configured[address]
         self._deny(address)
-        self._remove(address, bits, interface)
+        # A hold that was lost meanwhile has removed it already.
+        present = self.configured.get(address)
+        if present is not None:
+            self._remove(address, *present)
 
     def _abandon(self, address: str) -> None:
         """:meth:`_forget`, for an address that was not released."""
