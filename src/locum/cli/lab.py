@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from locum.errors import LocumError, UsageError
 from locum.lab import faults, namespaces, processes, rootless
@@ -281,6 +282,60 @@ def services_table(*, clients: tuple[str, ...], wanted: tuple[str, ...], hold: f
             raise UsageError(f"{min(strangers)!r}: there are {', '.join(known)}")
     _end_on_sigterm()
     sys.exit(service_table.main(clients, wanted, json_file, hold))
+
+
+@lab.command()
+@click.option("--minutes", default=1.0, show_default=True, help="Begin no new round after so long.")
+@click.option("--seed", type=int, default=None, help="Draws the same faults again; a random one when not given.")
+@click.option("--first-round", default=0, show_default=True, help="Begin with this round of the seed.")
+@click.option("--store", type=click.Choice(["embedded", "etcd"]), default="embedded", show_default=True)
+@click.option("--nodes", default=3, show_default=True, help="How many nodes.")
+@click.option("--addresses", default=6, show_default=True, help="How many public addresses, IPv4 and IPv6 in turn.")
+@click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
+@click.option("--slack", default=5.0, show_default=True, help="Seconds that the machine may lag behind the bounds.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the outcome to this file.")
+@click.option("--name", default="torture", show_default=True, metavar="LAB", help="The name of its lab.")
+def torture(
+    *,
+    minutes: float,
+    seed: int | None,
+    first_round: int,
+    store: str,
+    nodes: int,
+    addresses: int,
+    hold: float,
+    slack: float,
+    json_file: Path | None,
+    name: str,
+) -> None:
+    """Break a cluster at random, without pause, and watch it.
+
+    Exit status 1 when two nodes ever answered for one address, or one stayed unserved longer than it may. The same
+    seed gives the same faults; what processes make of them differs from run to run.
+    """
+    import random  # noqa: PLC0415
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from locum.lab.torture import run as torturing  # noqa: PLC0415
+
+    seed = random.randrange(10**6) if seed is None else seed
+    click.echo(f"seed {seed}: locum lab torture --seed {seed} --store {store} --nodes {nodes} --addresses {addresses}")
+    layout = Layout(name=name, nodes=nodes, addresses=addresses, hold=hold)
+    _end_on_sigterm()
+    # A store that is killed must have a file, or it forgets who holds what (docs/stores.md).
+    kind = "embedded-file" if store == "embedded" else store
+    made = Lab.up(layout, store=kind, owner=processes.find(os.getpid()))
+    try:
+        outcome = torturing.run(
+            made, seed=seed, seconds=60 * minutes, slack=slack, console=Console(), first_round=first_round
+        )
+    finally:
+        made.down()
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(outcome), indent=1) + b"\n")
+    if outcome.problems:
+        sys.exit(1)
 
 
 def _end_on_sigterm() -> None:

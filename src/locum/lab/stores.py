@@ -22,6 +22,11 @@ from locum.lab.processes import Children, Process
 class LabStore(Protocol):
     """What the lab asks of a store."""
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The nodes that have a process of it; none when one process serves all of them."""
+        ...
+
     def start(self) -> tuple[Process, ...]:
         """Start the store; return its processes. It need not be ready yet."""
         ...
@@ -66,6 +71,10 @@ class EmbeddedLabStore:
         self._directory = directory
         self._children = children
         self._keeps = keeps
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def _socket(self) -> Path:

@@ -1,0 +1,288 @@
+"""The loop: a storm, a look at what must still be served, healing, a look at everything; again, until time is over.
+
+Two things are judged. The observer on the public network must never hear two nodes for one address (I1). And whenever
+the faults have stopped coming, every address must be served within a bound: by a node that was spared while the others
+stay broken, and by the whole cluster once all is healed.
+
+The bounds. A node that fell silent is given up after ``hold + margin``; the margin is below 0.1 s for any hold of use.
+Where the store was disturbed everybody gets another hold when it is back, and etcd takes up to two election time-outs
+to come back (docs/stores.md). Healed nodes start daemons, run ``startup`` and pass a monitor. To all of them ``slack``
+is added, for a machine that does everything at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+from rich.console import Console
+
+from locum.clock import boottime
+from locum.errors import LocumError
+from locum.lab import etcd_store
+from locum.lab.lab import Lab
+from locum.lab.observer import Record
+from locum.lab.torture import report, schedule, verdict
+from locum.lab.torture.acts import Hand
+from locum.lab.torture.report import Line
+from locum.lab.torture.schedule import Act, Round, Shape
+from locum.lab.torture.verdict import Phase, Stretch
+from locum.lab.watching import Watching
+
+_MARGIN = 0.1
+#: What daemons that start again may take, monitor included, in seconds.
+_START = 10.0
+#: Within so many seconds after healing every node must be OK and every address where it belongs.
+_SETTLED_WITHIN = 90.0
+#: Between two orders to a node that is not OK after healing, as an admin would give them (seconds).
+_NUDGE = 2.0
+#: Attempts are undecided for so long (seconds); a phase is judged so much later.
+_PROBE_TIMEOUT = 0.5
+_PROBE_INTERVAL = 0.02
+_ASK_INTERVAL = 0.005
+#: What was heard and asked is forgotten after so many seconds, so that a run may last for hours.
+_REMEMBERED = 120.0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a run found; ``problems`` is empty when all was well.
+
+    ``faults``: how often each kind was done. ``longest``: the longest stretches without service in phases, by what the
+    phase was, in seconds. The observer asked ``questions``, heard ``packets``, missed ``lost`` frames and found
+    ``violations`` of I1; ``attempts`` of the clients were made.
+    """
+
+    rounds: int
+    seconds: float
+    faults: dict[str, int]
+    longest: dict[str, float]
+    attempts: int
+    questions: int
+    packets: int
+    lost: int
+    violations: int
+    problems: tuple[str, ...]
+
+
+class Torture:
+    """A run on a lab that is up. ``slack`` in seconds, see above."""
+
+    def __init__(self, lab: Lab, seed: int, slack: float, console: Console) -> None:
+        self._lab = lab
+        self._seed = seed
+        self._slack = slack
+        self._console = console
+        self._began = boottime()
+        self._log: list[Line] = []
+        self._hand = Hand(lab, self._say)
+        layout = lab.layout
+        self._addresses = tuple(public.address for public in layout.public_addresses)
+        self._shape = Shape(layout.node_names, self._addresses, lab.state.store, lab.store.hosts)
+        self._faults: Counter[str] = Counter()
+        self._longest: dict[str, float] = {}
+        self._problems: list[str] = []
+        self._attempts = 0
+
+    def run(self, seconds: float, first_round: int) -> Outcome:
+        """Begin rounds for so many seconds, or until one fails."""
+        end = time.monotonic() + seconds
+        number = first_round
+        watching = Watching(
+            self._lab, probe_interval=_PROBE_INTERVAL, probe_timeout=_PROBE_TIMEOUT, ask_interval=_ASK_INTERVAL
+        )
+        with watching:
+            self._lab.wait_served()
+            while time.monotonic() < end and not self._problems:
+                self._round(schedule.draw(self._seed, number, self._shape), watching)
+                number += 1
+            last = self._end(watching)
+        return Outcome(
+            rounds=number - first_round,
+            seconds=boottime() - self._began,
+            faults=dict(sorted(self._faults.items())),
+            longest=self._longest,
+            attempts=self._attempts + len(watching.attempts),
+            questions=last.asked,
+            packets=last.packets,
+            lost=last.lost,
+            violations=last.violations,
+            problems=tuple(self._problems),
+        )
+
+    # -- one round -------------------------------------------------------------------------------------------------
+
+    def _round(self, storm: Round, watching: Watching) -> None:
+        self._say(f"round {storm.number}: {len(storm.acts)} acts, fit afterwards: {', '.join(storm.fit) or 'nobody'}")
+        standing = self._storm(storm)
+        phases = []
+        if storm.fit and standing:
+            phases.append(self._stand(storm, watching))
+        start = boottime()
+        for problem in self._hand.undo_all(standing):
+            self._say(f"while healing: {problem}")
+        self._lab.heal()
+        self._say("all healed")
+        bound = self._bound(storm) + _START
+        settled = self._settle(bound, watching)
+        phases.append(Phase("healed", start, boottime(), bound, self._slack))
+        time.sleep(_PROBE_TIMEOUT + 0.2)  # what is undecided belongs to the phases, too
+        watching.read()
+        self._judge(phases, watching)
+        if not settled:
+            self._fail(f"round {storm.number}: not settled {_SETTLED_WITHIN:g} s after healing", start, "", watching)
+
+    def _storm(self, storm: Round) -> list[Act]:
+        """Do and undo what the storm has; returns what stands at its end."""
+        began = time.monotonic()
+        agenda = sorted(
+            [(act.at, False, act) for act in storm.acts] + [(act.until, True, act) for act in storm.acts if act.lasts],
+            key=lambda item: item[:2],
+        )
+        for at, undo, act in agenda:
+            time.sleep(max(0.0, began + at - time.monotonic()))
+            problem = self._hand.undo(act) if undo else self._hand.do(act)
+            words = f"{act.node}: {act.kind} undone" if undo else act.words()
+            self._say(f"{words} ({problem})" if problem else words)
+            if not undo:
+                self._faults[act.kind] += 1
+        return [act for act in storm.acts if act.lasts is None]
+
+    def _stand(self, storm: Round, watching: Watching) -> Phase:
+        """Wait until the nodes that are fit serve everything, or the bound is over."""
+        start, bound = boottime(), self._bound(storm)
+        words = f"faults stand, {', '.join(storm.fit)} fit"
+        self._say(words)
+        least = start + self._lab.layout.hold + _MARGIN + 1.0
+        self._watch_until(least, start + bound, watching)
+        return Phase("standing", start, boottime(), bound, self._slack)
+
+    def _watch_until(self, least: float, most: float, watching: Watching) -> bool:
+        """Wait until ``least`` (boot time), and then until every address is answered, until ``most`` at the latest."""
+        while True:
+            now = boottime()
+            if now >= most:
+                return False
+            watching.read()
+            if now >= least and not verdict.silent(self._addresses, watching.attempts[-4000:], now - 0.4):
+                return True
+            time.sleep(0.1)
+
+    def _settle(self, bound: float, watching: Watching) -> bool:
+        """Wait until every address is answered, and every node OK; order what an admin would."""
+        start = boottime()
+        self._watch_until(start, start + bound, watching)
+        while boottime() < start + _SETTLED_WITHIN:
+            try:
+                self._lab.wait_served(_NUDGE)
+            except LocumError:
+                self._nudge()
+            else:
+                self._hand.collect(all_of_them=True)
+                return True
+        return False
+
+    def _nudge(self) -> None:
+        try:
+            nodes = self._lab.status().nodes
+        except LocumError:
+            return
+        orders = {"DISABLED": ("node", "enable"), "STOPPED": ("node", "continue"), "BANNED": ("node", "unban")}
+        for node in nodes:
+            if node.state in orders:
+                self._say(f"{node.name} is {node.state}")
+                self._hand.ask(node.name, *orders[node.state], node.name)
+            elif node.state == "UNHEALTHY":
+                # A service that was repaired: the periodic monitor finds that out, later.
+                self._hand.ask(node.name, "event", "run", "monitor")
+
+    def _bound(self, storm: Round) -> float:
+        hold = self._lab.layout.hold
+        bound = hold + _MARGIN + self._slack
+        if storm.store_disturbed:
+            bound += hold + _MARGIN
+            if self._shape.store == "etcd":
+                bound += 2 * etcd_store.pace(hold)[1] / 1000
+        return bound
+
+    # -- verdicts --------------------------------------------------------------------------------------------------
+
+    def _judge(self, phases: Sequence[Phase], watching: Watching) -> None:
+        for phase in phases:
+            for stretch in verdict.stretches(phase, self._addresses, watching.attempts):
+                first = "until served" if stretch.start == phase.start else "pause afterwards"
+                words = f"{phase.what}, {first}"
+                self._longest[words] = max(self._longest.get(words, 0.0), stretch.seconds)
+                if stretch.too_long:
+                    self._fail(_unserved(stretch), stretch.start, stretch.address, watching, stretch.end)
+        for record in watching.records:
+            if record.event == "violation":
+                words = f"I1: {record.address} was answered by {record.node} and {record.other}"
+                self._fail(words, record.t, record.address, watching)
+        self._forget(watching)
+
+    def _end(self, watching: Watching) -> Record:
+        before = len(self._problems)
+        last = watching.end()
+        if not before:
+            self._judge((), watching)
+        if last.violations and not self._problems:
+            self._problems.append(f"I1: two nodes for one address, {last.violations} times")
+        if last.lost:
+            self._problems.append(f"the observer missed {last.lost} frames: the machine is too slow for the verdict")
+        return last
+
+    def _forget(self, watching: Watching) -> None:
+        oldest = boottime() - _REMEMBERED
+        kept = [attempt for attempt in watching.attempts if attempt.t >= oldest]
+        self._attempts += len(watching.attempts) - len(kept)
+        watching.attempts[:] = kept
+        watching.records[:] = [record for record in watching.records if record.t >= oldest]
+        self._log = [line for line in self._log if line.t >= oldest]
+
+    def _fail(self, words: str, at: float, address: str, watching: Watching, until: float | None = None) -> None:
+        self._problems.append(words)
+        if len(self._problems) > 1:
+            return  # the first one's story is enough
+        start, end = at - report.BEFORE, (at if until is None else until) + report.AFTER
+        self._print(f"VIOLATION: {words}")
+        self._print(report.timeline(self._lab, self._log, watching.records, start, end, address))
+
+    def _say(self, text: str) -> None:
+        t = boottime()
+        self._log.append(Line(t, f"== {text}"))
+        self._print(f"{t - self._began:8.2f}  {text}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _unserved(stretch: Stretch) -> str:
+    return (
+        f"{stretch.address} was not served for {stretch.seconds:.2f} s ({stretch.phase}); "
+        f"{stretch.allowed:.2f} s are allowed"
+    )
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """The last lines of a run."""
+    faults = ", ".join(f"{kind} {count}" for kind, count in outcome.faults.items()) or "none"
+    stretches = "; ".join(f"{what} {seconds:.2f} s" for what, seconds in sorted(outcome.longest.items()))
+    return [
+        f"{outcome.rounds} rounds in {outcome.seconds:.0f} s; faults: {faults} ({sum(outcome.faults.values())} in all)",
+        f"{outcome.questions} questions by ARP and neighbour discovery, {outcome.packets} packets heard, "
+        f"{outcome.lost} missed; {outcome.attempts} requests",
+        f"longest without service: {stretches or 'nothing measured'}",
+        f"violations of I1: {outcome.violations}; problems: {len(outcome.problems)}",
+        *(f"PROBLEM: {problem}" for problem in outcome.problems),
+    ]
+
+
+def run(lab: Lab, *, seed: int, seconds: float, slack: float, console: Console, first_round: int = 0) -> Outcome:
+    """Torture a lab that is up, and print what is done and what came of it."""
+    torture = Torture(lab, seed, slack, console)
+    outcome = torture.run(seconds, first_round)
+    for line in summary(outcome):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return outcome
