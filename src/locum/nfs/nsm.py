@@ -110,7 +110,7 @@ class _Round:
             finally:
                 for opened in self._sockets.values():
                     opened.close()
-        for talk in self._open.values():
+        for talk in list(self._open.values()):
             self._done(talk, talk.problem)
         self._run_tcp()
         return self._outcomes

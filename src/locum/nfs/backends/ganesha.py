@@ -25,7 +25,7 @@ _SEND = (
     " /org/ganesha/nfsd/admin org.ganesha.nfsd.admin.grace"
 )
 
-_PATH = re.compile(r"^\s*Path\s*=\s*\"?([^\";]+)\"?\s*;", re.MULTILINE | re.IGNORECASE)
+_PATH = re.compile(r"(?:^|[\s;{])Path\s*=\s*\"?([^\";]+)\"?\s*;", re.IGNORECASE)
 
 
 class Ganesha(Backend):

@@ -1,0 +1,68 @@
+"""Whether addresses have moved, as every node finds out for itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from locum.nfs.moves import Notes, holders, will_move
+
+
+def status(*addresses: tuple[str, str | None, str | None], **incarnations: str) -> dict[str, Any]:
+    """A report: address, who has it, who is to have it."""
+    return {
+        "nodes": [{"name": name, "incarnation": number} for name, number in incarnations.items()],
+        "addresses": [{"address": a, "node": node, "assigned": to} for a, node, to in addresses],
+    }
+
+
+def test_holders_are_incarnations() -> None:
+    report = status(("A", "n1", "n1"), ("B", "n2", "n2"), ("C", None, None), n1="x", n2="y")
+    assert holders(report) == {"A": "n1 x", "B": "n2 y"}
+
+
+def test_nothing_moves() -> None:
+    report = status(("A", "n1", "n1"), ("B", None, None), n1="x")
+    assert will_move(report, {"A": "n1 x"}) == []
+    assert will_move(report, None) == []
+
+
+def test_what_the_plan_moves() -> None:
+    report = status(("A", "n1", "n2"), ("B", "n1", "n1"), ("C", "n1", None), n1="x", n2="y")
+    assert will_move(report, None) == ["A", "C"]
+
+
+def test_dead_holder() -> None:
+    """Its claim is gone already when the plan comes."""
+    report = status(("A", None, "n2"), n2="y")
+    assert will_move(report, {"A": "n1 x"}) == ["A"]
+
+
+def test_holder_that_was_away_and_is_back() -> None:
+    report = status(("A", "n1", "n1"), n1="later")
+    assert will_move(report, {"A": "n1 x"}) == ["A"]
+
+
+def test_notes_between_events(tmp_path: Path) -> None:
+    notes = Notes(str(tmp_path))
+    assert notes.settled() is None
+    assert not notes.changed()
+    notes.took("10.0.0.1")
+    notes.took("fd77::2")
+    notes.released("10.0.0.1")
+    notes.begun()
+    again = Notes(str(tmp_path))
+    assert again.taken() == ["fd77::2"]
+    assert again.changed()
+    assert again.has_begun()
+    assert not again.has_dropped()
+    again.dropped()
+    assert again.has_dropped()
+    again.settle({"fd77::2": "n1 x"})
+    assert notes.settled() == {"fd77::2": "n1 x"}
+    assert not (notes.changed() or notes.has_begun() or notes.has_dropped())
+
+
+def test_damaged_note_is_no_note(tmp_path: Path) -> None:
+    (tmp_path / "holders.json").write_text("{")
+    assert Notes(str(tmp_path)).settled() is None

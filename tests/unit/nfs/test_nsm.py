@@ -1,0 +1,104 @@
+"""Notifications of the status monitor, on loopback, against the receiver and against silence."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from locum.nfs import nsm
+
+
+@contextmanager
+def client(address: str = "127.0.0.1", acknowledge: Callable[[int], bool] = lambda _: True) -> Iterator[nsm.Receiver]:
+    receiver = nsm.Receiver(address, mapper_port=0, acknowledge=acknowledge)
+    ended = threading.Event()
+    thread = threading.Thread(target=lambda: receiver.serve(ended.is_set, 60))
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        ended.set()
+        thread.join()
+        receiver.close()
+
+
+def to(address: str, *names: str, state: int = 5, source: str = "127.0.0.1") -> list[nsm.Notification]:
+    return [nsm.Notification(source, address, name, state) for name in names]
+
+
+def test_notification_arrives_with_name_and_state_from_its_address() -> None:
+    with client() as receiver:
+        outcomes = nsm.notify(
+            to("127.0.0.1", "10.0.0.7", "nfs.example", source="127.0.0.9"), 10, mapper_port=receiver.mapper_port
+        )
+    assert [one.problem for one in outcomes] == ["", ""]
+    assert {(one.sender, one.name, one.state) for one in receiver.received} == {
+        ("127.0.0.9", "10.0.0.7", 5),
+        ("127.0.0.9", "nfs.example", 5),
+    }
+
+
+def test_ipv6() -> None:
+    with client("::1") as receiver:
+        outcomes = nsm.notify(to("::1", "fd77::2", source="::1"), 10, mapper_port=receiver.mapper_port)
+    assert [one.problem for one in outcomes] == [""]
+    assert receiver.received[0].name == "fd77::2"
+
+
+def test_unacknowledged_one_is_repeated() -> None:
+    with client(acknowledge=lambda count: count >= 2) as receiver:
+        outcomes = nsm.notify(to("127.0.0.1", "a"), 30, mapper_port=receiver.mapper_port)
+    assert outcomes[0].problem == ""
+    assert len(receiver.received) == 3
+
+
+def test_one_that_never_acknowledges_is_given_up_and_holds_up_nobody() -> None:
+    with client(acknowledge=lambda _: False) as deaf:
+        outcomes = nsm.notify(to("127.0.0.1", "a"), 0.5, mapper_port=deaf.mapper_port)
+    assert "does not acknowledge" in outcomes[0].problem
+
+
+def test_client_that_is_gone() -> None:
+    receiver = nsm.Receiver("127.0.0.1", mapper_port=0)
+    receiver.close()
+    outcomes = nsm.notify(to("127.0.0.1", "a"), 0.5, mapper_port=receiver.mapper_port)
+    assert outcomes[0].problem
+
+
+def test_address_that_is_not_here() -> None:
+    outcomes = nsm.notify(to("127.0.0.1", "a", source="192.0.2.1"), 5)
+    assert "cannot send from 192.0.2.1" in outcomes[0].problem
+
+
+def test_many_clients_at_once() -> None:
+    addresses = [f"127.0.1.{number}" for number in range(1, 101)]
+    receivers = [nsm.Receiver(address, mapper_port=20111) for address in addresses]
+    ended = threading.Event()
+
+    def serve() -> None:
+        while not ended.is_set():
+            for receiver in receivers:
+                for opened in receiver._sockets:
+                    opened.setblocking(False)
+                    try:
+                        receiver._answer(opened)
+                    except BlockingIOError:
+                        continue
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        wanted = [one for address in addresses for one in to(address, "a", "b")]
+        outcomes = nsm.notify(wanted, 60, mapper_port=20111)
+    finally:
+        ended.set()
+        thread.join()
+        for receiver in receivers:
+            receiver.close()
+    assert [one.problem for one in outcomes] == [""] * 200
+
+
+def test_state_number_has_31_bits() -> None:
+    assert nsm.decode_notify(nsm.encode_notify("a", 0x7FFFFFFF)) == ("a", 0x7FFFFFFF)
+    assert nsm.decode_notify(nsm.encode_notify("a", 0x80000001)) == ("a", 1)

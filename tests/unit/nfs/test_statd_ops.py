@@ -1,0 +1,141 @@
+"""Clients and state number in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from locum.api.statd_ops import StatdOperations
+from locum.errors import StoreUnavailable, UsageError
+from locum.store.memory import MemoryStore
+
+
+class Cluster:
+    """Nodes on one store; each serves what ``served`` says."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.served: dict[str, list[str]] = {"n1": ["10.0.0.1", "fd77::1"], "n2": ["10.0.0.2"]}
+
+    def ask(self, node: str, operation: str, **message: object) -> Any:
+        operations = StatdOperations(
+            self.store,
+            node,
+            served=lambda: self.served[node],
+            known=lambda: {address for all_ in self.served.values() for address in all_},
+        ).operations()
+
+        result = asyncio.run(_await(operations[operation]({"op": operation, **message})))
+        return msgspec.to_builtins(result)
+
+    def record(self, node: str, do: str, client: str, server: str = "host", at: float = 0.0) -> None:
+        self.ask(node, "statd-record", changes=[{"do": do, "client": client, "server": server, "at": at}])
+
+    def clients(self, *addresses: str) -> list[tuple[str, str]]:
+        return [(one["address"], one["client"]) for one in self.ask("n1", "statd-clients", addresses=addresses)]
+
+
+async def _await(work: Any) -> Any:
+    return await work
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+def test_client_counts_for_every_address_of_its_family_here(cluster: Cluster) -> None:
+    cluster.served["n1"].append("10.0.0.3")
+    cluster.record("n1", "add", "10.9.9.9")
+    assert cluster.clients() == [("10.0.0.1", "10.9.9.9"), ("10.0.0.3", "10.9.9.9")]
+    cluster.record("n1", "add", "by.name")
+    assert {address for address, client in cluster.clients() if client == "by.name"} == set(cluster.served["n1"])
+
+
+def test_server_address_that_is_known_is_believed(cluster: Cluster) -> None:
+    cluster.record("n1", "add", "10.9.9.9", "10.0.0.2")
+    assert cluster.clients() == [("10.0.0.2", "10.9.9.9")]
+
+
+def test_deleted_where_it_was_recorded_not_elsewhere(cluster: Cluster) -> None:
+    cluster.record("n1", "add", "10.9.9.9")
+    cluster.record("n2", "del", "10.9.9.9")
+    assert cluster.clients() == [("10.0.0.1", "10.9.9.9")]
+    cluster.record("n1", "del", "10.9.9.9")
+    assert cluster.clients() == []
+
+
+def test_late_journal_does_not_undo_what_is_newer(cluster: Cluster) -> None:
+    now = time.time()
+    cluster.record("n1", "add", "10.9.9.9", at=now)
+    cluster.record("n1", "del", "10.9.9.9", at=now - 60)
+    assert cluster.clients() == [("10.0.0.1", "10.9.9.9")]
+
+
+def test_many_changes_at_once(cluster: Cluster) -> None:
+    changes = [{"do": "add", "client": f"10.9.{n // 250}.{n % 250}", "server": "x", "at": 0.0} for n in range(450)]
+    cluster.ask("n2", "statd-record", changes=changes)
+    assert len(cluster.clients("10.0.0.2")) == 450
+
+
+def test_addresses_do_not_share_beginnings(cluster: Cluster) -> None:
+    cluster.served["n2"] = ["10.0.0.2", "10.0.0.21"]
+    cluster.record("n2", "add", "10.9.9.9", "10.0.0.21")
+    assert cluster.clients("10.0.0.2") == []
+
+
+def test_names_with_odd_characters(cluster: Cluster) -> None:
+    for client in ("a/b", "ü", "with blank", "%41", "fd77::9"):
+        cluster.record("n1", "add", client)
+    assert {client for _, client in cluster.clients("fd77::1")} == {"a/b", "ü", "with blank", "%41", "fd77::9"}
+
+
+def test_forgotten_only_when_not_recorded_again(cluster: Cluster) -> None:
+    cluster.record("n1", "add", "10.9.9.9")
+    [one] = cluster.ask("n1", "statd-clients", addresses=["10.0.0.1"])
+    cluster.record("n1", "add", "10.9.9.9")
+    forget = [(one["address"], one["client"], one["revision"])]
+    assert cluster.ask("n1", "statd-forget", forget=forget) == {"forgotten": 0}
+    [one] = cluster.ask("n1", "statd-clients", addresses=["10.0.0.1"])
+    forget = [(one["address"], one["client"], one["revision"])]
+    assert cluster.ask("n1", "statd-forget", forget=forget) == {"forgotten": 1}
+
+
+def test_state_only_grows_and_is_odd(cluster: Cluster) -> None:
+    first = cluster.ask("n1", "statd-state")["state"]
+    assert first % 2 == 1
+    assert cluster.ask("n2", "statd-state")["state"] == first
+    numbers = [cluster.ask(node, "statd-state", advance=True)["state"] for node in ("n1", "n2", "n1")]
+    assert numbers == [first + 2, first + 4, first + 6]
+
+
+def test_state_when_two_ask_at_once(cluster: Cluster) -> None:
+    operations = StatdOperations(cluster.store, "n1", served=list, known=list).operations()["statd-state"]
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(*(_await(operations({"advance": True})) for _ in range(5)))
+
+    numbers = [one["state"] for one in asyncio.run(both())]
+    assert len(set(numbers)) == 5
+
+
+@pytest.mark.parametrize("change", [{"do": "mod", "client": "a"}, {"do": "add", "client": ""}, {"client": "a"}])
+def test_nonsense_is_refused(cluster: Cluster, change: Mapping[str, object]) -> None:
+    with pytest.raises(UsageError):
+        cluster.ask("n1", "statd-record", changes=[change])
+    assert cluster.clients() == []
+
+
+def test_store_that_hangs_is_not_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*_: object) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr("locum.api.statd_ops.LIMIT", 0.05)
+    monkeypatch.setattr(cluster.store, "commit", hang)
+    with pytest.raises(StoreUnavailable):
+        cluster.record("n1", "add", "10.9.9.9")
