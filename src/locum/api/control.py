@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
@@ -75,13 +76,14 @@ class ControlServer:
         if self._server is not None:
             await self._server.close()
 
-    async def answer(self, frame: bytes, send: Callable[[object], None]) -> None:
-        """Carry out one request."""
+    async def answer(self, frame: bytes, connection: _Connection) -> None:
+        """Carry out one request of ``connection``."""
+        send = connection.send
         try:
             message = wire.decode(frame, _decoder)
             name = message.get("op")
             if name == "watch":
-                await self._watch(send)
+                await self._watch(connection)
                 return
             operation = self._operations.get(name) if isinstance(name, str) else None
             if operation is None:
@@ -90,13 +92,19 @@ class ControlServer:
             send(answers.success(await operation(message)))
         except LocumError as error:
             send(answers.failure(error))
+        except Exception as error:
+            # A defect of ours in one operation: the log says where, and whoever asked must not wait for ever.
+            traceback.print_exc()
+            send(answers.failure(LocumError(f"unexpected {type(error).__name__}: {error}; the daemon's log says more")))
 
-    async def _watch(self, send: Callable[[object], None]) -> None:
+    async def _watch(self, connection: _Connection) -> None:
         last: StatusReport | None = None
         while True:
+            # Who does not read is told the present when it reads again, not everything that happened meanwhile.
+            await connection.writable.wait()
             present = self._report()
             if last is None or report.differs(last, present):
-                send(answers.success(present))
+                connection.send(answers.success(present))
                 last = present
             await asyncio.sleep(WATCH_PAUSE)
             # What only time changes (a hold that ends, a ban that is over) is looked at now and then.
@@ -160,6 +168,17 @@ class _Connection(FrameConnection):
         self._control = server
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(maxsize=64)
         self._task: asyncio.Task[None] | None = None
+        #: Set while the peer reads what it is sent.
+        self.writable = asyncio.Event()
+        self.writable.set()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.writable.set()
 
     def on_open(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._work())
@@ -179,4 +198,4 @@ class _Connection(FrameConnection):
 
     async def _work(self) -> None:
         while True:
-            await self._control.answer(await self._queue.get(), self.send)
+            await self._control.answer(await self._queue.get(), self)

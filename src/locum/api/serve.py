@@ -11,6 +11,8 @@ import secrets
 import signal
 import socket
 import sys
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 from locum import __version__
@@ -193,6 +195,7 @@ async def serve(settings: Settings) -> int:
     background: list[asyncio.Task[None]] = []
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: _complain(log, context))
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     try:
@@ -249,6 +252,16 @@ async def _pulse(page: Page, node: Node, engine: EventEngine) -> None:
         page.beat(boottime())
         await asyncio.sleep(PULSE)
         node.handles = tuple(event for event in Event if engine.handles(event))
+
+
+def _complain(log: Log, context: Mapping[str, object]) -> None:
+    """What the event loop could not give to anybody: one line for what the machine lacks, such as descriptors for a
+    new connection, and the place in the code for a defect.
+    """
+    error = context.get("exception")
+    log(f"{context.get('message')}: {error}", "error")
+    if isinstance(error, Exception) and not isinstance(error, OSError | LocumError):
+        traceback.print_exception(error)
 
 
 async def _leave(stopping: asyncio.Event, driver: Driver) -> None:
