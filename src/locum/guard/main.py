@@ -18,6 +18,7 @@ from locum.agent.log import Log
 from locum.config.environment import check_environment, environment_warnings
 from locum.config.load import load
 from locum.config.model import Settings
+from locum.connections.destroy import destroy
 from locum.errors import ConfigError, LocumError, UsageError
 from locum.events.directory import ScriptDirectory
 from locum.guard.children import AGENT_NAME, Child, forked, program
@@ -54,13 +55,22 @@ def lock(runtime: str) -> int:
 
 
 def clear_addresses(addresses: Iterable[str], log: Log) -> None:
-    """Remove ``addresses`` from every interface, and say so."""
-    for removed in remove_public(addresses):
+    """Remove ``addresses`` from every interface, end the connections to them, and say so."""
+    wanted = list(addresses)
+    for removed in remove_public(wanted):
         where = f"{removed.address}/{removed.bits} from {removed.interface}"
         if removed.problem:
             log(f"cannot remove {where}: {removed.problem}", "error")
         else:
             log(f"removed {where}", "warning")
+    try:
+        # Or they would come back to life with the address. What this kernel cannot do, the agent does at the next take.
+        ended = destroy(wanted).destroyed if wanted else 0
+    except LocumError as error:
+        log(f"cannot end the connections to public addresses: {error}", "error")
+    else:
+        if ended:
+            log(f"ended {ended} connections to public addresses", "warning")
 
 
 def run(config_path: str, agent: Callable[[Settings], int], preload: Callable[[Settings], None]) -> int:
