@@ -330,7 +330,11 @@ class Lab:
         present = self.state.nodes[node].faults
         if fault.heal is not None and applied not in present:
             self._record_node(node, faults=(*present, applied))  # before it is done: what is half done can be healed
-        fault.apply(self, node, applied.interface)
+        try:
+            fault.apply(self, node, applied.interface)
+        except UsageError:  # refused, and nothing was done
+            self._record_node(node, faults=present)
+            raise
         done = boottime()
         self._children.reap()
         return done
