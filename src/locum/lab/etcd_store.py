@@ -182,6 +182,7 @@ class EtcdLabStore:
             *("--auto-compaction-mode", "revision"),
             *("--auto-compaction-retention", "10000"),
             *("--logger", "zap"),
+            *("--log-level", "warn"),
         )
 
     def _address(self, node: str, port: int) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from locum.clock import boottime
+from locum.errors import LocumError
 from locum.lab.lab import Lab
 from locum.lab.observer import Record
 
@@ -67,3 +68,18 @@ def daemon_lines(lab: Lab, node: str) -> Sequence[Line]:
         else:
             found.append(Line(last, f"   {node} | {line[24:]}"))
     return found
+
+
+def views(lab: Lab) -> list[str]:
+    """What each node says of the cluster, a line for each."""
+    lines = []
+    for node in lab.layout.node_names:
+        try:
+            seen = lab.status(node)
+        except LocumError as error:
+            lines.append(f"{node} gives no answer: {error}")
+            continue
+        nodes = ", ".join(f"{each.name} {each.state}" for each in seen.nodes)
+        addresses = ", ".join(f"{each.address} {each.state} {each.node or '-'}" for each in seen.addresses)
+        lines.append(f"{node} says: leader {seen.leader}, epoch {seen.epoch} {seen.progress}; {nodes}; {addresses}")
+    return lines

@@ -131,6 +131,8 @@ class Torture:
         watching.read()
         self._judge(phases, watching)
         if not settled:
+            for line in report.views(self._lab):
+                self._say(line)
             self._fail(f"round {storm.number}: not settled {_SETTLED_WITHIN:g} s after healing", start, "", watching)
 
     def _storm(self, storm: Round) -> list[Act]:
