@@ -96,7 +96,9 @@ def export_directory(shared: Path) -> Path:
 
 def settings(directory: Path, node: str, shared: Path) -> Mapping[str, object]:
     """Prepare ``directory`` for a node and return the settings of its 60.nfs."""
-    run, var, export = directory / "run", directory / "var", export_directory(shared)
+    run, var = directory / "run", directory / "var"
+    # NFS-Ganesha follows no symbolic links to what it exports, and clients want one path on all nodes.
+    export = export_directory(shared.resolve())
     for path in (run / "dbus", run / "ganesha", var / "sm", var / "sm.bak", var / "ganesha", export):
         path.mkdir(parents=True, exist_ok=True)
     export.chmod(0o777)
@@ -118,6 +120,7 @@ def settings(directory: Path, node: str, shared: Path) -> Mapping[str, object]:
     room = ["unshare", "--mount", str(directory / "room")]
     return {
         "backend": "ganesha",
+        "exports": [str(export_directory(shared))],
         "config": str(config),
         "host_name": HOST_NAME,
         "port": PORT,

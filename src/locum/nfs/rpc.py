@@ -29,6 +29,8 @@ _ACCEPT = {
 LAST_FRAGMENT = 0x80000000
 _LONGEST_ANSWER = 1 << 22
 
+_IP_BIND_ADDRESS_NO_PORT = 24  # <linux/in.h>
+
 #: An unanswered datagram is sent again after so many seconds, then after twice as many.
 _FIRST_REPEAT = 0.5
 
@@ -180,8 +182,14 @@ def is_registered(
 
 
 def _over_tcp(host: str, port: int, message: bytes, source: str | None, deadline: float) -> bytes:
-    bound = (source, 0) if source else None
-    with socket.create_connection((host, port), _left(deadline), source_address=bound) as connection:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as connection:
+        if source:
+            # The kernel chooses the port when it knows the other end: else one that a recent connection to the same
+            # place has used may be met, and refused.
+            connection.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            connection.bind((source, 0))
+        connection.settimeout(_left(deadline))
+        connection.connect((host, port))
         connection.sendall(struct.pack(">I", LAST_FRAGMENT | len(message)) + message)
         return read_record(connection, deadline)
 

@@ -137,7 +137,7 @@ def test_ganesha_is_told_by_the_bus(script: MakeScript, tmp_path: Path) -> None:
 def test_ganesha_that_refuses(script: MakeScript) -> None:
     directory = script()
     command(directory, "dbus-send", "printf 'boolean false\\nstring \"no\"\\n'")
-    with pytest.raises(Fail, match="grace 2:10.0.0.1 failed"):
+    with pytest.raises(Fail, match=r"grace 2:10\.0\.0\.1 failed"):
         backend("ganesha").release("10.0.0.1")
 
 

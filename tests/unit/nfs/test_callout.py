@@ -17,7 +17,7 @@ import pytest
 
 import locum
 from locum.nfs import callout
-from locum.nfs.daemon import NoDaemon, Refused
+from locum.nfs.daemon import NoDaemon, Refused, ask
 
 
 class Daemon:
@@ -117,7 +117,7 @@ def test_a_store_that_is_away_is_waited_for(place: tuple[str, str]) -> None:
 def test_what_arrives_during_a_delivery_stays(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     state, path = place
     callout.record(["add-client", "a"], state=state, path=path)
-    real = callout.ask
+    real = ask
     asked: list[object] = []
 
     def slow(request: Any, **options: Any) -> Any:

@@ -60,7 +60,7 @@ def test_notes_between_events(tmp_path: Path) -> None:
     assert again.has_dropped()
     again.settle({"fd77::2": "n1 x"})
     assert notes.settled() == {"fd77::2": "n1 x"}
-    assert not (notes.changed() or notes.has_begun() or notes.has_dropped())
+    assert [notes.changed(), notes.has_begun(), notes.has_dropped()] == [False] * 3
 
 
 def test_damaged_note_is_no_note(tmp_path: Path) -> None:
