@@ -41,6 +41,7 @@ class Service(msgspec.Struct, frozen=True):
     command: Callable[[Site], list[str]] | None = None
     script: Path | None = None
     settings: Callable[[Site], Settings] | None = None
+    ports: tuple[int, ...] = ()
 
 
 def shipped(name: str) -> Path:
@@ -68,6 +69,7 @@ SERVICES: dict[str, Service] = {
         vsftpd.program,
         script=shipped("40.vsftpd"),
         settings=lambda site: vsftpd.settings(site.directory, site.shared),
+        ports=vsftpd.DATA_PORTS,
     ),
     "samba": Service(
         samba.program,

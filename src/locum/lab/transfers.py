@@ -25,8 +25,12 @@ from locum.errors import LocumError, UsageError
 from locum.lab import file_web, processes, samba, vsftpd
 from locum.lab.lab import Lab
 
-#: Bytes. At the servers' rate this lasts four seconds.
-SIZE = 16_000_000
+#: Bytes. At the servers' rate this lasts seven seconds.
+SIZE = 28_000_000
+#: So much has arrived before the fault is done: the transfer is neither new to the cluster nor nearly over.
+UNDER_WAY = 10_000_000
+#: So many bytes are more than what else the network carries to the client.
+_STEP = 16_384
 #: What the client's cable carries, for servers that have no limit of their own.
 _RATE = "32mbit"
 #: The clients' own limit, seconds. Their defaults are minutes, which nobody wants to measure.
@@ -110,6 +114,24 @@ def slow_down(lab: Lab) -> None:
 _BUCKET = ("burst", "64kb", "latency", "100ms")
 
 
+def _received(pid: int) -> int:
+    """Bytes that the network of a process on the lab's client has received; 0 when it is not (yet) there.
+
+    A file would not do: programs write in steps of megabytes.
+    """
+    try:
+        if os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino:
+            return 0
+        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
+            for line in file:
+                name, _, numbers = line.partition(":")
+                if name.strip() == "eth0":
+                    return int(numbers.split()[0])
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
 class Transfer:
     """A transfer under way; a context manager that ends it. Times are of time.monotonic, seconds."""
 
@@ -125,7 +147,8 @@ class Transfer:
         self.target = place / f"{protocol}-{name}"
         self.target.unlink(missing_ok=True)
         self._log = place / f"{protocol}-{name}.log"
-        self._size = 0
+        self._arrived = 0
+        self._first: int | None = None
         self._grew: list[float] = []
         with self._log.open("wb") as output:
             self._child = subprocess.Popen(
@@ -150,20 +173,19 @@ class Transfer:
         self._child.wait()
 
     def look(self) -> bool:
-        """Note whether the file grew; False when the client has ended."""
+        """Note whether something arrived; False when the client has ended."""
         ended = self._child.poll() is not None
-        try:
-            size = self.target.stat().st_size
-        except FileNotFoundError:
-            size = 0
-        if size > self._size:
+        arrived = 0 if ended else _received(self._child.pid)
+        if self._first is None and arrived:
+            self._first = arrived
+        if arrived >= self._arrived + _STEP:
             self._grew.append(time.monotonic())
-            self._size = size
+            self._arrived = arrived
         return not ended
 
     def wait_under_way(self, limit: float = 60.0) -> None:
         """Wait until a good part has arrived. Raises LocumError when none does."""
-        self._watch(lambda: self._size >= SIZE // 8, limit, "begin")
+        self._watch(lambda: self._arrived - (self._first or 0) >= UNDER_WAY, limit, "begin")
         if self._child.poll() is not None:
             raise LocumError(f"the client ended too early: {self.output()}")
 

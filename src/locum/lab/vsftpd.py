@@ -8,12 +8,16 @@ from pathlib import Path
 from locum.errors import LocumError
 
 PORT = 21
+#: Where data connections go. They must be told of a move like any other: a client that reads says nothing by itself.
+DATA_PORTS = tuple(range(50021, 50041))
 
 #: The rate keeps a transfer of some megabytes going for long enough to be interrupted. Without the two "isolate"s the
 #: server moves its sessions into network namespaces, where the lab does not find them.
 _CONFIGURATION = """\
 listen_ipv6=YES
 listen_port={port}
+pasv_min_port={first}
+pasv_max_port={last}
 background=NO
 anonymous_enable=YES
 no_anon_password=YES
@@ -44,5 +48,9 @@ def settings(directory: Path, shared: Path) -> dict[str, object]:
     """Write the server's configuration into ``directory``; the settings of 40.vsftpd."""
     (directory / "empty").mkdir(parents=True, exist_ok=True)
     configuration = directory / "vsftpd.conf"
-    configuration.write_text(_CONFIGURATION.format(directory=directory, shared=shared, port=PORT, rate=RATE))
+    configuration.write_text(
+        _CONFIGURATION.format(
+            directory=directory, shared=shared, port=PORT, rate=RATE, first=DATA_PORTS[0], last=DATA_PORTS[-1]
+        )
+    )
     return {"command": [program(), str(configuration)], "directories": [str(shared)]}
