@@ -98,6 +98,21 @@ class Joining:
         truth = self._node_record(number, self.identity if member is None else member.record)
         if known is None or known.record != truth or key in view.corrupt:
             self._desk.commit("node", [view.condition(key)], [Put(key, schema.encode(truth))])
+        else:
+            self._keep_number(number)
+
+    def _keep_number(self, number: int) -> None:
+        """Write the number's key anew when somebody deleted it, or gave it to a node that has another."""
+        view, key = self._desk.view, f"number/{number}"
+        owner = view.numbers.get(str(number))
+        if owner is not None:
+            other = view.nodes.get(owner.record.node)
+            if owner.record.node == self._desk.name or (other is not None and other.record.number == number):
+                return
+        elif view.revision_of(key):
+            # It cannot be read and never could: a number is not worth a quarrel.
+            return
+        self._desk.commit("number", [view.condition(key)], [Put(key, schema.encode(NumberRecord(self._desk.name)))])
 
     def _node_record(self, number: int, promise: Identity | MemberRecord) -> NodeRecord:
         wait = promise.hold + promise.margin

@@ -13,11 +13,14 @@ from locum.cluster import schema
 from locum.cluster.desk import Desk
 from locum.cluster.hold import Observers
 from locum.cluster.plan import inactive, next_plan
-from locum.cluster.schema import AdminRecord, LeaderRecord
+from locum.cluster.schema import AdminRecord, LeaderRecord, Record
+from locum.cluster.view import UNREADABLE
 from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put
 
 #: Kinds of keys that can make another plan necessary.
 PLANNING_KEYS = frozenset({"node", "member", "admin", "health", "phase", "prefer", "tunable", "plan", "leader"})
+#: Kinds of keys that the leader writes anew when somebody made them unreadable.
+MENDED = ("leader", "admin", "prefer", "tunable", "number")
 
 
 class Leading:
@@ -113,7 +116,7 @@ class Leading:
             if node != desk.name and self._observers.expired(view, node, desk.now):
                 self._expire(node, standing, [])
                 return
-        if self._free_orphans(standing) or self._lift_bans(standing):
+        if self._free_orphans(standing) or self._mend(standing) or self._lift_bans(standing):
             return
         if self._replan:
             plan = next_plan(view, desk.tunables, desk.wall, self._epoch_floor)
@@ -159,10 +162,34 @@ class Leading:
                 since = observers.orphan_since(key, view.revision_of(key), desk.now)
                 if since + wait <= desk.now and observers.trusted(desk.now):
                     due.append(key)
+            elif kind in ("beat", "health", "phase") and name and name not in view.members:
+                # Says nothing without a membership; the node itself writes it again when it has one.
+                due.append(key)
         due = sorted(due)[: MAX_OPERATIONS - len(standing)]
         return bool(due) and desk.commit(
             "lead", [*standing, *(view.condition(key) for key in due)], [Delete(key) for key in due]
         )
+
+    def _mend(self, standing: list[Condition]) -> bool:
+        """Write anew what somebody made unreadable and what this node still knows (I9).
+
+        Only keys that nobody else writes anew: the leader's own, and the durable ones. An admin's record that was
+        never known is left alone, and an admin must decide (:data:`locum.cluster.view.UNREADABLE`).
+        """
+        desk, view = self._desk, self._desk.view
+        known: dict[str, Record] = {}
+        for key in sorted(view.corrupt):
+            kind, name = schema.split_key(key)
+            record = view.known(key)
+            lonely_node = kind == "node" and name not in view.members
+            if record is not None and record is not UNREADABLE and (kind in MENDED or lonely_node):
+                known[key] = record
+        chosen = list(known)[: MAX_OPERATIONS - len(standing)]
+        conditions = [*standing, *(view.condition(key) for key in chosen if key != "leader")]
+        if not chosen or not desk.commit("lead", conditions, [Put(key, schema.encode(known[key])) for key in chosen]):
+            return False
+        desk.note(f"written anew as it was known: {', '.join(chosen)}", "warning")
+        return True
 
     def _lift_bans(self, standing: list[Condition]) -> bool:
         desk, view = self._desk, self._desk.view

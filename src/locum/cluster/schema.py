@@ -27,18 +27,32 @@ commit, so that a ``member`` key which a stranger deleted does not free what its
 
 from __future__ import annotations
 
-from typing import TypeVar
+import ipaddress
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
+from locum.config.tunables import TUNABLES
 from locum.errors import StoreCorrupt
+
+# What is far outside of anything that Locum writes is not taken from a stranger either: an endless hold would keep the
+# dead alive, an endless epoch would leave no room for the next one.
+_Seconds = Annotated[float, Meta(ge=0, le=600)]
+_Hold = Annotated[float, Meta(gt=0, le=600)]
+_Number = Annotated[int, Meta(ge=0, le=999)]
+_Count = Annotated[int, Meta(ge=0, le=2**62)]
+_UnixTime = Annotated[float, Meta(ge=0, le=1e11)]
+_Bits = Annotated[int, Meta(ge=0, le=128)]
+# The guard's page has room for 40 bytes.
+_Incarnation = Annotated[str, Meta(min_length=1, max_length=40)]
 
 
 class HostedAddress(msgspec.Struct, frozen=True, order=True):
     """A public address that a node is configured to host, on the first of ``interfaces`` that has link."""
 
     address: str
-    bits: int
+    bits: _Bits
     interfaces: tuple[str, ...]
 
 
@@ -48,10 +62,10 @@ class NodeRecord(msgspec.Struct, frozen=True):
     ``wait``: seconds after the last sign of the node's last membership until its hold was certainly over.
     """
 
-    number: int
+    number: _Number
     private_address: str = ""
     addresses: tuple[HostedAddress, ...] = ()
-    wait: float = 0.0
+    wait: _Seconds = 0.0
 
 
 class NumberRecord(msgspec.Struct, frozen=True):
@@ -65,7 +79,7 @@ class AdminRecord(msgspec.Struct, frozen=True):
 
     disabled: bool = False
     stopped: bool = False
-    banned_until: float = 0.0
+    banned_until: _UnixTime = 0.0
     ban_reason: str = ""
 
 
@@ -88,9 +102,9 @@ class MemberRecord(msgspec.Struct, frozen=True):
     daemon that has the lock of the same place knows that the old one is gone.
     """
 
-    incarnation: str
-    hold: float
-    margin: float
+    incarnation: _Incarnation
+    hold: _Hold
+    margin: _Seconds
     machine: str = ""
     version: str = ""
 
@@ -99,7 +113,7 @@ class BeatRecord(msgspec.Struct, frozen=True):
     """A sign of life. ``sequence`` tells the beats of an incarnation apart."""
 
     incarnation: str
-    sequence: int
+    sequence: _Count
 
 
 class HealthRecord(msgspec.Struct, frozen=True):
@@ -137,7 +151,7 @@ class PlanRecord(msgspec.Struct, frozen=True):
     all have run it.
     """
 
-    epoch: int
+    epoch: _Count
     assignment: dict[str, str]
     participants: dict[str, str]
     cause: str
@@ -153,7 +167,7 @@ class PhaseRecord(msgspec.Struct, frozen=True):
     """How far a node is with the plan of ``epoch``; ``why`` explains DIRTY."""
 
     incarnation: str
-    epoch: int
+    epoch: _Count
     phase: str
     why: str = ""
 
@@ -236,6 +250,28 @@ def decode(key: str, value: bytes) -> Record | None:
         record = decoder.decode(value)
     except (msgspec.DecodeError, ValueError) as error:
         raise StoreCorrupt(f"store key {key!r}: {error}; delete or correct it") from error
-    if isinstance(record, PhaseRecord) and record.phase not in PHASES:
-        raise StoreCorrupt(f"store key {key!r}: phase {record.phase!r} is none of {', '.join(PHASES)}")
+    if (problem := _problem(record, name)) is not None:
+        raise StoreCorrupt(f"store key {key!r}: {problem}; delete or correct it")
     return record
+
+
+def _problem(record: Record, name: str) -> str | None:
+    """What is wrong with a record of the right shape, whose key says ``name`` after its kind."""
+    if isinstance(record, PhaseRecord) and record.phase not in PHASES:
+        return f"phase {record.phase!r} is none of {', '.join(PHASES)}"
+    if isinstance(record, TunableRecord) and name in TUNABLES:
+        expected = TUNABLES[name].problem(record.value)
+        return f"found {record.value:g}; expected {expected}" if expected is not None else None
+    if isinstance(record, NodeRecord):
+        return next(
+            (f"{h.address!r} is not an IP address" for h in record.addresses if not _is_address(h.address)), None
+        )
+    return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -34,6 +34,9 @@ from locum.store.base import Batch, Change, Condition, Delete, Operation, Put, S
 
 T = TypeVar("T", bound=Record)
 
+#: What stands for an admin record that cannot be read when nothing is known from before.
+UNREADABLE = AdminRecord(disabled=True)
+
 
 class Versioned(msgspec.Struct, Generic[T], frozen=True):
     """A record and the revision that wrote it."""
@@ -94,6 +97,12 @@ class View:
     def plan(self) -> Versioned[PlanRecord] | None:
         """The present plan."""
         return cast("Versioned[PlanRecord] | None", self._singles["plan"].get(""))
+
+    def known(self, key: str) -> Record | None:
+        """The record behind ``key`` that was read last, of whatever kind it is."""
+        kind, name = schema.split_key(key)
+        found = self._tables.get(kind, {}).get(name)
+        return found.record if found is not None else None
 
     def revision_of(self, key: str) -> int:
         """The revision of ``key`` as seen, 0 when absent: what a condition on it must say."""
@@ -159,12 +168,25 @@ class View:
         self._revisions[key] = revision
         try:
             record = schema.decode(key, value)
+            self._check_promise(key, record)
         except StoreCorrupt as error:
             # What was known stays known (I9): one bad value must not enable a disabled node or void a member.
             self.corrupt[key] = str(error)
             if table is not None and name in table:
                 table[name] = Versioned(table[name].record, revision)
+            elif kind == "admin":
+                # Nobody knows what an admin decided about this node: it serves nothing until one decides anew.
+                self.admin[name] = Versioned(UNREADABLE, revision)
             return True
         if record is not None and table is not None:
             table[name] = Versioned(record, revision)
         return True
+
+    def _check_promise(self, key: str, record: Record | None) -> None:
+        """Raise StoreCorrupt when ``record`` changes the terms of a membership: others rely on those it joined with."""
+        if isinstance(record, MemberRecord):
+            known = self.members.get(schema.split_key(key)[1])
+            if known is None or known.record.incarnation != record.incarnation:
+                return
+            if (known.record.hold, known.record.margin) != (record.hold, record.margin):
+                raise StoreCorrupt(f"store key {key!r}: somebody changed a membership, which nobody may; delete it")
