@@ -1,11 +1,10 @@
-"""The forked child: waits for its job, then becomes a script.
+"""The forked child: waits for its job, then becomes a Python script.
 
 Rules of this file: it runs between fork and the script's first instruction. Nothing here may return to the runner's
 code, hold on to the runner's descriptors, or start a script without having been told to.
 
-The runner forks a child before there is a job for it: forking costs more than everything else together, and so it
-is done while nobody waits. The job comes as one JSON line over a pipe. If the runner dies first, the pipe ends, and
-the child with it.
+The job comes as one JSON line over a pipe, so that a child can be forked before there is a job for it: while nobody
+waits. If the runner dies first, the pipe ends, and the child with it.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ import select
 import signal
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from locum.events.descriptors import Descriptors
+from locum.events.job import CANNOT_EXECUTE, IGNORED_BY_RUNNER, Job
 from locum.events.python_script import call_event, finish
 
 #: On this signal a Python script writes the stack of each of its threads to the descriptor STACKS.
@@ -27,42 +28,10 @@ STACK_SIGNAL = signal.SIGUSR2
 #: The descriptor that stacks are written to, in the child.
 STACKS = 3
 
-#: Exit statuses of a script that could not be started, as in the shell.
-CANNOT_EXECUTE = 126
-NOT_FOUND = 127
-
-_IGNORED_BY_RUNNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 _READ = 1 << 16
 
 #: Returns the compiled script; raises OSError, SyntaxError, ValueError.
 Compiler = Callable[[str], types.CodeType]
-
-
-class Job:
-    """One script to run for one event: everything that the child needs to know."""
-
-    __slots__ = ("arguments", "environment", "event", "name", "path", "python")
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        path: str,
-        python: bool,
-        event: str,
-        arguments: Sequence[str],
-        environment: dict[str, str],
-    ) -> None:
-        self.name = name
-        self.path = path
-        self.python = python
-        self.event = event
-        self.arguments = list(arguments)
-        self.environment = environment
-
-    def encode(self) -> bytes:
-        """As one line."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode() + b"\n"
 
 
 class Child:
@@ -74,23 +43,22 @@ class Child:
 
     def __init__(self, compiler: Compiler, stacks: int) -> None:
         """Fork. Raises OSError when that cannot be done; then nothing is left over."""
-        self._open: list[int] = []
+        self._descriptors = Descriptors()
         try:
-            self.output, output = self._pipe()
-            jobs, self._jobs = self._pipe()
+            self.output, output = self._descriptors.pipe()
+            jobs, self._jobs = self._descriptors.pipe()
             os.set_blocking(self.output, False)
             self.pid = os.fork()
             if self.pid == 0:
                 _live(compiler, jobs, output, stacks)
-            self._shut(output)
-            self._shut(jobs)
+            self._descriptors.shut(output)
+            self._descriptors.shut(jobs)
             try:
-                self.handle = os.pidfd_open(self.pid)
+                self.handle = self._descriptors.keep(os.pidfd_open(self.pid))
             except OSError:
-                self._shut(self._jobs)
+                self._descriptors.shut(self._jobs)
                 os.waitpid(self.pid, 0)
                 raise
-            self._open.append(self.handle)
         except OSError:
             self.close()
             raise
@@ -102,27 +70,19 @@ class Child:
         return not poll.poll(0)
 
     def start(self, job: Job) -> None:
-        """Give it its job. Raises BrokenPipeError when it is gone."""
+        """Give it its job. Nothing happens when it is gone: its end tells."""
         data = memoryview(job.encode())
         try:
             while data:
                 data = data[os.write(self._jobs, data) :]
+        except BrokenPipeError:
+            pass
         finally:
-            self._shut(self._jobs)
+            self._descriptors.shut(self._jobs)
 
     def close(self) -> None:
         """Close every descriptor; one that still waits for a job ends at that."""
-        for descriptor in list(self._open):
-            self._shut(descriptor)
-
-    def _pipe(self) -> tuple[int, int]:
-        pair = os.pipe()
-        self._open.extend(pair)
-        return pair
-
-    def _shut(self, descriptor: int) -> None:
-        self._open.remove(descriptor)
-        os.close(descriptor)
+        self._descriptors.close()
 
 
 def _live(compiler: Compiler, jobs: int, output: int, stacks: int) -> None:
@@ -139,7 +99,7 @@ def _live(compiler: Compiler, jobs: int, output: int, stacks: int) -> None:
             line += data
         os.close(jobs)
         job = Job(**json.loads(line))
-        status = _run_python(job, compiler) if job.python else _execute(job)
+        status = _run_python(job, compiler)
     except BaseException as error:
         _say(f"cannot start the script: {error!r}")
     finally:
@@ -147,7 +107,7 @@ def _live(compiler: Compiler, jobs: int, output: int, stacks: int) -> None:
 
 
 def _prepare(jobs: int, output: int, stacks: int) -> int:
-    """Standard descriptors, nothing else open, default signals, / as working directory, ordinary umask.
+    """Standard descriptors, nothing else open, default signals.
 
     Returns the descriptor from which the job is read.
     """
@@ -160,10 +120,8 @@ def _prepare(jobs: int, output: int, stacks: int) -> int:
     os.dup2(stacks, STACKS, inheritable=False)
     os.dup2(jobs, STACKS + 1, inheritable=False)
     os.closerange(STACKS + 2, os.sysconf("SC_OPEN_MAX"))
-    for number in _IGNORED_BY_RUNNER:
+    for number in IGNORED_BY_RUNNER:
         signal.signal(number, signal.SIG_DFL)
-    os.chdir("/")
-    os.umask(0o022)
     # Streams of its own: what the parent's hold must not come out here, and every line shows at once.
     sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = os.fdopen(1, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
@@ -188,18 +146,6 @@ def _run_python(job: Job, compiler: Compiler) -> int:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)  # as Python has it: these are exceptions
     return finish(call_event(code, job.path, job.event, job.arguments))
-
-
-def _execute(job: Job) -> int:
-    try:
-        os.execve(job.path, [job.path, job.event, *job.arguments], job.environment)
-    except FileNotFoundError:
-        reason = "its interpreter does not exist" if os.path.exists(job.path) else "it does not exist any more"
-        status = NOT_FOUND
-    except OSError as error:
-        reason, status = error.strerror or str(error), CANNOT_EXECUTE
-    _say(f"cannot start {job.path}: {reason}")
-    return status
 
 
 def _say(text: str) -> None:

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 
 from locum.errors import LocumError, PermissionRequired, UsageError
 from locum.events.analysis import Kind
-from locum.events.child import Job
 from locum.events.directory import ScriptDirectory
 from locum.events.environment import common_environment, script_environment
+from locum.events.job import Job
 from locum.events.model import Event, EventResult, Outcome, ScriptResult
 from locum.events.plan import passed_over
 from locum.events.record import RunRecord

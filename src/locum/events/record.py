@@ -64,6 +64,10 @@ class RunRecord:
         if not isinstance(running, dict):
             return None
         name, session, start = str(running.get("script")), _number(running, "pid"), _number(running, "start")
+        if session == 0:
+            self._end_unnumbered(name, running)
+            self.ended()
+            return name
         leader = process(session)
         if leader is None:
             self._kill_orphans(session)
@@ -71,6 +75,11 @@ class RunRecord:
             self.stuck(name, [(left.pid, left.start) for left in kill_session(session)])
         self.ended()
         return name
+
+    def starting(self, script: str, event: str, token: str, command: list[str]) -> None:
+        """Put on file that ``script`` is about to run as a process that has ``token`` (LOCUM_RUN) in its environment
+        and whose command line ends with ``command``."""
+        self._write({"script": script, "event": event, "pid": 0, "token": token, "command": command})
 
     def begun(self, script: str, event: str, pid: int) -> None:
         """Put on file that ``script`` runs as process ``pid``, which leads its session."""
@@ -148,6 +157,22 @@ class RunRecord:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, json.dumps(mark).encode() + b"\n", 0)
 
+    def _end_unnumbered(self, name: str, running: dict[str, object]) -> None:
+        """End a script that was started, perhaps, while its number did not come to be written down.
+
+        Everything that it started has its token, services too; those lead sessions of their own, and with another
+        command line. What has no leader any more may be either, and goes.
+        """
+        token, command = running.get("token"), running.get("command")
+        if not isinstance(token, str) or not isinstance(command, list):
+            return
+        mark = os.fsencode(f"LOCUM_RUN={token}")
+        ending = b"\0".join(os.fsencode(str(word)) for word in command) + b"\0"
+        for session in {one.session for one in processes() if not one.dead and _holds(one.pid, "environ", mark)}:
+            leader = process(session)
+            if leader is None or leader.dead or _read(session, "cmdline").endswith(ending):
+                self.stuck(name, [(left.pid, left.start) for left in kill_session(session)])
+
     def _kill_orphans(self, session: int) -> None:
         """End what is left of a script whose main process is gone.
 
@@ -157,7 +182,11 @@ class RunRecord:
         mark = b"LOCUM_RUNTIME=" + os.fsencode(self._runtime)
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
-            left = [one for one in processes() if one.session == session and not one.dead and _carries(one.pid, mark)]
+            left = [
+                one
+                for one in processes()
+                if one.session == session and not one.dead and _holds(one.pid, "environ", mark)
+            ]
             if not left:
                 return
             for one in left:
@@ -165,12 +194,16 @@ class RunRecord:
             time.sleep(0.005)
 
 
-def _carries(pid: int, mark: bytes) -> bool:
+def _holds(pid: int, name: str, item: bytes) -> bool:
+    return item in _read(pid, name).split(b"\0")
+
+
+def _read(pid: int, name: str) -> bytes:
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return mark in file.read().split(b"\0")
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read()
     except OSError:
-        return False
+        return b""
 
 
 def _number(record: dict[str, object], key: str) -> int:

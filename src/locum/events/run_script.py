@@ -20,11 +20,13 @@ import types
 from collections.abc import Callable
 
 from locum.events.capture import Capture
-from locum.events.child import STACK_SIGNAL, Child, Job
+from locum.events.child import STACK_SIGNAL, Child
 from locum.events.dump import clip, dump_session
+from locum.events.job import CANNOT_EXECUTE, TIMED_OUT, Job
 from locum.events.processes import kill_session, process
 from locum.events.python_script import compile_script
 from locum.events.record import RunRecord
+from locum.events.spawn import CannotStart, Spawned
 
 _CHUNK = 65536
 #: What is read after a script's end, at most: more than a pipe holds, so that an idle writer cannot keep us.
@@ -34,8 +36,6 @@ _REST = 1 << 20
 _LET_GO = 50
 #: How long a Python script may take to write its stack, seconds.
 _STACK_LIMIT = 0.5
-
-TIMEOUT_STATUS = 124
 
 
 class Ended:
@@ -65,18 +65,25 @@ class Interruption:
 
 
 class ScriptRunner:
-    """Runs scripts, one at a time, under a :class:`RunRecord`."""
+    """Runs scripts, one at a time, under a :class:`RunRecord`.
+
+    The process that has one gives up its working directory and its umask: scripts inherit both.
+    """
 
     def __init__(self, record: RunRecord) -> None:
         self._record = record
         self._stacks = os.memfd_create("stacks")
         self._compiled: dict[str, tuple[tuple[int, ...], types.CodeType]] = {}
         self._spare: Child | None = None
+        self._spare_wanted = False
         self._unreaped: list[int] = []
+        self._runs = 0
+        os.chdir("/")
+        os.umask(0o022)
 
     def prepare(self) -> None:
-        """Fork the child for the next script, so that it need not be waited for then."""
-        if self._spare is None:
+        """Fork a child for the next Python script, if there seem to be any: when nobody waits for us."""
+        if self._spare is None and self._spare_wanted:
             try:
                 self._spare = Child(self._code, self._stacks)
             except OSError:
@@ -87,30 +94,21 @@ class ScriptRunner:
         self._reap()
         started, begin = time.time(), time.monotonic()
 
-        def failed(reason: str) -> Ended:
+        def ended(outcome: str, status: int, output: str) -> Ended:
             seconds = time.monotonic() - begin
-            return Ended(job.name, "failed", 1, started=started, seconds=seconds, output=reason)
+            return Ended(job.name, outcome, status, started=started, seconds=seconds, output=output)
 
         left = self._record.still_running(job.name)
         if left:
             names = ", ".join(str(pid) for pid in left)
-            return failed(f"not started: process {names} of an earlier run cannot be killed (uninterruptible sleep)")
+            return ended("failed", 1, f"not started: process {names} of an earlier run cannot be killed")
+        child: Child | Spawned | None = None
         try:
             state = job.environment["LOCUM_SCRIPT_STATE"]
             if not os.path.isdir(state):
                 os.makedirs(state)
-            child = self._child()
-        except OSError as error:
-            return failed(f"cannot start {job.path}: {error}")
-        try:
+            child = self._start(job)
             run = _Run(child, job.python, self._stacks)
-            try:
-                self._record.begun(job.name, job.event, child.pid)
-                child.start(job)
-            except BrokenPipeError:
-                pass  # killed before it began: its end tells
-            self._remember(job)
-            self.prepare()
             outcome, status = run.watch(begin + timeout, interruption)
             if outcome == "timeout":
                 run.note(f"did not end within {timeout:g} s; killed while it was doing this:")
@@ -119,18 +117,21 @@ class ScriptRunner:
                 self._end_session(job, run)
             run.drain()
             drain = run.hand_over()
+            self._unreaped += [pid for pid in (drain, child.pid if run.running else None) if pid is not None]
+            self._record.ended()
+            return ended(outcome, status, run.text())
+        except CannotStart as error:
+            return ended("failed", error.status, str(error))
         except BaseException as error:
-            kill_session(child.pid)
-            self._unreaped.append(child.pid)
+            if child is not None:
+                kill_session(child.pid)
+                self._unreaped.append(child.pid)
             if not isinstance(error, OSError):
                 raise
-            return failed(f"cannot run {job.path}: {error}")
+            return ended("failed", CANNOT_EXECUTE, f"cannot run {job.path}: {error}")
         finally:
-            child.close()
-        self._unreaped += [pid for pid in (drain, child.pid if run.running else None) if pid is not None]
-        self._record.ended()
-        seconds = time.monotonic() - begin
-        return Ended(job.name, outcome, status, started=started, seconds=seconds, output=run.text())
+            if child is not None:
+                child.close()
 
     def close(self) -> None:
         """End the spare child."""
@@ -140,7 +141,27 @@ class ScriptRunner:
             self._spare = None
         os.close(self._stacks)
 
-    def _child(self) -> Child:
+    def _start(self, job: Job) -> Child | Spawned:
+        """Start ``job``. It is on file before its first instruction: a Python script under its process number, an
+        executable, which runs when we learn that number, under a token in its environment until then."""
+        if not job.python:
+            self._runs += 1
+            token = f"{os.getpid()}.{self._runs}"
+            self._record.starting(job.name, job.event, token, job.command)
+            spawned = Spawned(job, token)
+            self._record.begun(job.name, job.event, spawned.pid)
+            return spawned
+        self._spare_wanted = True
+        child = self._python_child()
+        self._record.begun(job.name, job.event, child.pid)
+        child.start(job)
+        try:
+            self._code(job.path)  # for the children to come; this one may have been forked before
+        except (OSError, SyntaxError, ValueError):
+            pass  # the child says so
+        return child
+
+    def _python_child(self) -> Child:
         """The child that waits, or a new one when there is none or somebody killed it."""
         spare, self._spare = self._spare, None
         if spare is not None:
@@ -158,14 +179,6 @@ class ScriptRunner:
             run.note(f"these processes cannot be killed: {names}")
         run.reap()
 
-    def _remember(self, job: Job) -> None:
-        """Compile for the children to come; this one, forked before, does it itself if it is new."""
-        if job.python:
-            try:
-                self._code(job.path)
-            except (OSError, SyntaxError, ValueError):
-                pass  # the child says so
-
     def _code(self, path: str) -> types.CodeType:
         status = os.stat(path)
         signature = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
@@ -176,13 +189,13 @@ class ScriptRunner:
 
     def _reap(self) -> None:
         """Collect what ended since: drains, and processes that could not be killed then."""
-        self._unreaped = [pid for pid in self._unreaped if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        self._unreaped = [pid for pid in self._unreaped if _still_runs(pid)]
 
 
 class _Run:
     """A child from when it has its job to its end."""
 
-    def __init__(self, child: Child, python: bool, stacks: int) -> None:
+    def __init__(self, child: Child | Spawned, python: bool, stacks: int) -> None:
         self.pid = child.pid
         self.running = True
         self.ended_by_itself = False
@@ -203,7 +216,7 @@ class _Run:
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
-                return "timeout", TIMEOUT_STATUS
+                return "timeout", TIMED_OUT
             ready = {descriptor for descriptor, _ in poll.poll(math.ceil(left * 1000))}
             if interruption is not None and interruption.descriptor in ready and interruption.stop():
                 return "cancelled", 128 + signal.SIGKILL
@@ -301,6 +314,13 @@ class _Run:
                 break
             size = now
         return os.pread(self._stacks, 1 << 16, 0).decode("utf-8", "replace").rstrip("\n")
+
+
+def _still_runs(child: int) -> bool:
+    try:
+        return os.waitpid(child, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False
 
 
 def _become_drain(descriptor: int) -> None:

@@ -26,7 +26,7 @@ import sys
 from collections import deque
 
 from locum.errors import LocumError
-from locum.events.child import Job
+from locum.events.job import Job
 from locum.events.record import RunRecord
 from locum.events.run_script import Interruption, ScriptRunner
 
@@ -45,6 +45,7 @@ class Control:
     """The runner's end of the socket to the agent."""
 
     def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)  # it was, to get to us; a script that had it would hide our death
         self.descriptor = descriptor
         #: The agent has closed its end, or is dead.
         self.closed = False
@@ -102,10 +103,10 @@ def serve(descriptor: int, runtime: str, agent: int) -> int:
     _preload()
     gc.collect()
     gc.freeze()
-    runner.prepare()
     while (request := control.receive()) is not None:
         if "run" in request:  # a cancel that comes after the end of its run is void
             _run_event(request, runner, control)
+            runner.prepare()
     runner.close()
     record.close()
     return 0

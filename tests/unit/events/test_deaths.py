@@ -13,7 +13,7 @@ import pytest
 
 from locum.events import link, record
 from locum.events.model import Event, Outcome
-from locum.events.processes import boot_id, process
+from locum.events.processes import boot_id, process, session_members
 from locum.events.record import RunnerBusy, RunRecord
 from tests.unit.events.bench import Bench, alive, eventually, kill_service, run_async, until
 
@@ -222,7 +222,7 @@ def test_a_stopped_runner_is_replaced_and_its_run_fails(bench: Bench, monkeypatc
 
 
 def test_a_killed_spare_child_is_replaced(bench: Bench) -> None:
-    bench.shell("10.a", "exit 0\n")
+    bench.python("10.a", "def monitor(): pass\n")
 
     async def go() -> None:
         async with bench.running() as engine:
@@ -296,6 +296,64 @@ def test_the_record_tells_the_next_runner(tmp_path: Path) -> None:
     assert second.end_earlier() == "50.web"
     assert script.wait() == -signal.SIGKILL
     assert second.end_earlier() is None
+    second.close()
+
+
+def started_but_not_numbered(place: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A script that leaves a service, as it is when the runner died right after it had started it."""
+    path = place / "script"
+    path.write_text(
+        f"#!/bin/sh\nsetsid sleep 1000 &\necho $! >{place}/service.new; mv {place}/service.new {place}/service\n"
+    )
+    with path.open("a") as file:
+        file.write("while :; do sleep 0.05; done\n")
+    path.chmod(0o755)
+    first = RunRecord(str(place), os.getpid())
+    first.starting("50.web", "takeip", "token.7", [str(path), "takeip", "eth0"])
+    script = subprocess.Popen(
+        [path, "takeip", "eth0"], start_new_session=True, env={**os.environ, "LOCUM_RUN": "token.7"}
+    )
+    service = int(until(lambda: (place / "service").exists() and (place / "service").read_text()))
+    first.close()
+    return script, service
+
+
+def test_i5_a_script_whose_number_was_not_written_down_is_found(tmp_path: Path) -> None:
+    script, service = started_but_not_numbered(tmp_path)
+    try:
+        second = RunRecord(str(tmp_path), os.getpid())
+        assert second.end_earlier() == "50.web"
+        assert script.wait() == -signal.SIGKILL
+        assert alive(service)
+        second.close()
+    finally:
+        kill_service(service)
+
+
+def test_i5_a_child_of_such_a_script_that_outlived_it_is_found(tmp_path: Path) -> None:
+    script, service = started_but_not_numbered(tmp_path)
+    child = until(lambda: [one for one in session_members(script.pid) if one.pid != script.pid])[0]
+    os.kill(child.pid, signal.SIGSTOP)
+    script.kill()
+    script.wait()
+    try:
+        assert alive(child.pid)
+        second = RunRecord(str(tmp_path), os.getpid())
+        second.end_earlier()
+        assert not alive(child.pid)
+        assert alive(service)
+        second.close()
+    finally:
+        kill_service(service)
+
+
+def test_one_that_did_not_come_to_be_started_is_no_obstacle(tmp_path: Path) -> None:
+    first = RunRecord(str(tmp_path), os.getpid())
+    first.starting("50.web", "monitor", "token.8", ["/no/such", "monitor"])
+    first.close()
+    second = RunRecord(str(tmp_path), os.getpid())
+    second.end_earlier()
+    assert second.still_running("50.web") == []
     second.close()
 
 
