@@ -100,6 +100,28 @@ def test_a_census_tells_what_came_and_went(stage: Stage) -> None:
     assert gone.of(key) == {Connection(P4, PORT, "10.78.0.9", first.client_port).entry}
 
 
+def test_a_quiet_census_misses_nothing(stage: Stage) -> None:
+    """Looks are left out while the kernel's counters stand still; one that goes and one that comes do not cancel out."""
+    listener = stage.listen(stage.old, P4)
+    talks = [stage.connect(listener, P4) for _ in range(3)]
+    with stage.old.entered():
+        census = Census(inet_diag.open_socket())
+    key = route.packed(P4)
+    census.take([PORT])
+    for _ in range(30):
+        for _ in range(3):
+            come, gone = census.take([PORT])
+            assert not come.by_address
+            assert not gone.by_address
+        old, new = talks.pop(0), stage.connect(listener, P4)
+        old.server.close()
+        old.client.close()
+        talks.append(new)
+        come, gone = census.take([PORT])
+        assert come.of(key) == {Connection(P4, PORT, "10.78.0.9", new.client_port).entry}
+        assert gone.of(key) == {Connection(P4, PORT, "10.78.0.9", old.client_port).entry}
+
+
 # -- destroying --------------------------------------------------------------------------------------------------------
 
 
