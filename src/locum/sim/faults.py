@@ -117,6 +117,7 @@ class Faults:
         """Everything is repaired at once; what admins decided stays, mostly."""
         world, random = self._world, self._random
         self._on = False
+        world.healed_at = world.engine.now
         if world.trace.on:
             world.trace.say("faults", "everything is healed")
         for machine in world.machines.values():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from locum.cluster import schema
 from locum.cluster.node import Stage
+from locum.cluster.plan import next_plan
 from locum.cluster.schema import (
     RECOVERED,
     AdminRecord,
@@ -19,6 +20,8 @@ from locum.cluster.schema import (
     PhaseRecord,
     PlanRecord,
 )
+from locum.cluster.view import View
+from locum.config.tunables import Tunables
 from locum.errors import StoreCorrupt
 
 if TYPE_CHECKING:
@@ -63,6 +66,10 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
     agent = machine.agent
     if agent is None or machine.agent_stopped or not machine.guard:
         return "has no running agent"
+    if machine.terminating:
+        return "is leaving, to come back"
+    if machine.child is not None and machine.child.since < world.healed_at:
+        return "runs scripts that began in the trouble"
     node = agent.node
     if node.stage is not Stage.MEMBER:
         return f"is {node.stage.value}"
@@ -185,3 +192,9 @@ def _plan(world: World, active: dict[str, Machine]) -> Iterator[str]:
     unclosed = world.checks.unclosed(sorted(active))
     if unclosed is not None:
         yield f"I3: {unclosed}"
+    view = View()
+    view.reset(world.store.core.snapshot())
+    tunables = Tunables.from_values({name: found.record.value for name, found in view.tunables.items()})
+    better = next_plan(view, tunables, world.wall())
+    if better is not None:
+        yield f"another plan is due: {better.cause}"

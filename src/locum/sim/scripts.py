@@ -65,6 +65,8 @@ class Child:
         self._steps.append((seconds, ended))
         self._serial = 0
         self._began = 0.0
+        #: When it was started, true time.
+        self.since = engine.now
         self._frozen = False
         self.alive = True
         self._next()

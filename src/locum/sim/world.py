@@ -33,6 +33,8 @@ class World:
         self.faults: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
+        #: When everything was healed last, true time.
+        self.healed_at = 0.0
         #: (machine, address) that somebody configured by hand.
         self.by_hand: set[tuple[str, str]] = set()
         #: Machines whose daemon was stopped for good.
