@@ -101,7 +101,7 @@ def test_a_census_tells_what_came_and_went(stage: Stage) -> None:
 
 
 def test_a_quiet_census_misses_nothing(stage: Stage) -> None:
-    """Looks are left out while the kernel's counters stand still; one that goes and one that comes do not cancel out."""
+    """Looks are left out while the kernel's counters stand still; one that goes and one that comes change them."""
     listener = stage.listen(stage.old, P4)
     talks = [stage.connect(listener, P4) for _ in range(3)]
     with stage.old.entered():

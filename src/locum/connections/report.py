@@ -51,7 +51,8 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     except ValueError:
         address = None
     number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-    if address is None or not colon or not 0 < number < 65536 or (address.version == 6) != bracketed:
+    # A zone ("%eth0") means something on one host only.
+    if address is None or "%" in host or not colon or not 0 < number < 65536 or (address.version == 6) != bracketed:
         raise UsageError(f"{text!r} is not ADDRESS:PORT ([ADDRESS]:PORT for IPv6)")
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address), number
