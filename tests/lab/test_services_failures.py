@@ -9,8 +9,9 @@ import urllib.request
 
 import pytest
 
-from locum.lab import file_web, namespaces, processes
+from locum.lab import file_web, namespaces, processes, transfers
 from locum.lab.lab import Lab
+from locum.lab.transfers import CLIENTS
 
 from .clusters import address_report, addresses_of, install_recorder, locum, node_report, tell, wait_moved, wait_state
 from .conftest import MakeLab
@@ -93,6 +94,29 @@ def test_workers_that_outlive_their_master_go_on_serving_until_it_is_replaced(ma
     now = running(lab, "n1", "nginx")
     assert now, "nginx was started again"
     assert not now & (workers | {master}), "nothing of the old one is left"
+
+
+@pytest.mark.parametrize("protocol", ["FTP", "SMB"])
+def test_the_end_of_the_main_process_is_noticed_though_its_sessions_live_on(make_lab: MakeLab, protocol: str) -> None:
+    service = CLIENTS[protocol].service
+    lab = make_lab(services=[service], settings=NO_POLL)
+    lab.wait_served()
+    transfers.slow_down(lab)
+    address, node = next(iter(lab.served().items()))
+    with transfers.Transfer(lab, protocol, address) as transfer:
+        transfer.wait_under_way()
+        record = lab.node_directory(node) / "runtime" / "services" / f"{SCRIPTS[service]}*.pid"
+        main = int(next(record.parent.glob(record.name)).read_text().split()[0])
+        sessions = running(lab, node, service) - {main}
+        assert sessions
+        os.kill(main, signal.SIGKILL)
+        killed = time.monotonic()
+        wait_state(lab, node, "UNHEALTHY", limit=LIMIT)
+        print(f"{service}: unhealthy {time.monotonic() - killed:.3f} s after its main process died")
+        transfer.wait_end()
+        assert transfer.intact(), transfer.output()
+    lab.wait_for("nothing of the old one to be left", lambda: not running(lab, node, service) & (sessions | {main}))
+    lab.wait_for(f"{node} to be well", lambda: well(lab, node))
 
 
 def test_a_share_directory_that_disappears(make_lab: MakeLab) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -483,3 +484,15 @@ def test_winbind_is_started_first_and_checked(smb: SambaScene, bench: Bench) -> 
     smb.ok(Event.SHUTDOWN)
     assert bench.lines("calls")[0] == "start"
     assert bench.lines("calls")[-1] == "stop"
+
+
+# -- documentation ---------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "services.md").read_text()
+    toolbox = Path(locum.events.__file__).parent / "toolbox"
+    used = re.compile(r'(?:_setting|_flag|_seconds|_number|_words|settings\(\)\.get)\(\s*"([a-z-]+)"')
+    for source in (toolbox / "managed.py", toolbox / "samba.py", *SHIPPED.glob("[457]*")):
+        for setting in used.findall(source.read_text()):
+            assert f"`{setting}`" in page, f"{setting} of {source.name}"
