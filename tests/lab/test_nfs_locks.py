@@ -145,8 +145,7 @@ def test_nothing_moved_no_grace(make_lab: MakeLab) -> None:
     others = [node for node in lab.layout.node_names if node != idle]
     before = {node: scene.graces(node) for node in others}
     epoch = lab.status(others[0]).epoch
-    done = lab.run(others[0], [*LOCUM, "node", "disable", idle])
-    assert done.returncode == 0, done.stderr
+    lab.stop_daemon(idle)
     lab.wait_for("a new plan", lambda: (s := lab.status(others[0])).epoch > epoch and s.progress == "settled")
     assert {node: scene.graces(node) for node in others} == before
 
@@ -165,7 +164,7 @@ def test_lock_taken_while_the_store_is_away_is_recorded_later(scene: Scene) -> N
     node = scene.holder(address)
     lab = scene.lab
     owner = scene.lock_client(address, "owner")
-    owner._file()
+    scene.inside(owner._file)
     journal = lab.node_directory(node) / "state" / "statd" / "journal"
     lab.store.cut(lab.state.nodes[node].path)
     try:
