@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import io
 import json
 import os
 import select
@@ -20,18 +21,21 @@ import types
 from collections.abc import Callable
 
 from locum.events.descriptors import Descriptors
-from locum.events.job import CANNOT_EXECUTE, IGNORED_BY_RUNNER, Job
+from locum.events.job import CANNOT_EXECUTE, Job
 from locum.events.python_script import call_event, finish
 
 #: On this signal a Python script writes the stack of each of its threads to the descriptor STACKS.
 STACK_SIGNAL = signal.SIGUSR2
-#: The descriptor that stacks are written to, in the child.
-STACKS = 3
-
+#: Ignored by a runner, at their default in a Python script, which ignores the others of IGNORED_BY_RUNNER as well.
+_RUNNER_ALONE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READ = 1 << 16
 
 #: Returns the compiled script; raises OSError, SyntaxError, ValueError.
 Compiler = Callable[[str], types.CodeType]
+
+
+_EMPTY = compile("def monitor(): print(end='')", "", "exec")
+_REHEARSAL = Job(name="", path="", python=True, event="monitor", arguments=(), environment={}).encode()
 
 
 class Child:
@@ -85,12 +89,23 @@ class Child:
         self._descriptors.close()
 
 
+def become_parent(stacks: int) -> None:
+    """Set up, once, what every child inherits: output line by line, in UTF-8, and stacks written to ``stacks`` (on
+    STACK_SIGNAL) and to standard error (in a crash)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    faulthandler.enable(2)
+    faulthandler.register(STACK_SIGNAL, stacks)
+
+
 def _live(compiler: Compiler, jobs: int, output: int, stacks: int) -> None:
     """The whole life of the child. Never returns."""
     status = CANNOT_EXECUTE
     try:
         os.setsid()
-        jobs = _prepare(jobs, output, stacks)
+        _prepare(jobs, output, stacks)
+        _rehearse()
         line = b""
         while not line.endswith(b"\n"):
             data = os.read(jobs, _READ)
@@ -106,29 +121,31 @@ def _live(compiler: Compiler, jobs: int, output: int, stacks: int) -> None:
         os._exit(status)
 
 
-def _prepare(jobs: int, output: int, stacks: int) -> int:
-    """Standard descriptors, nothing else open, default signals.
+def _prepare(jobs: int, output: int, stacks: int) -> None:
+    """Standard descriptors, nothing else open but ``jobs`` and ``stacks``, default signals.
 
-    Returns the descriptor from which the job is read.
+    What can be set up before the fork has been (:func:`become_parent`): every page that is written to here is copied.
     """
     null = os.open("/dev/null", os.O_RDONLY)
-    above = max(null, jobs, output, stacks) + 1  # out of the way of what is replaced
-    jobs, output, stacks = os.dup2(jobs, above), os.dup2(output, above + 1), os.dup2(stacks, above + 2)
     os.dup2(null, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.dup2(stacks, STACKS, inheritable=False)
-    os.dup2(jobs, STACKS + 1, inheritable=False)
-    os.closerange(STACKS + 2, os.sysconf("SC_OPEN_MAX"))
-    for number in IGNORED_BY_RUNNER:
+    first = 3
+    for keep in sorted((jobs, stacks)):
+        os.closerange(first, keep)
+        first = keep + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+    for number in _RUNNER_ALONE:
         signal.signal(number, signal.SIG_DFL)
-    # Streams of its own: what the parent's hold must not come out here, and every line shows at once.
-    sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = os.fdopen(1, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    faulthandler.enable(2)
-    faulthandler.register(STACK_SIGNAL, STACKS)
-    return STACKS + 1
+
+
+def _rehearse() -> None:
+    """Run an empty script. The memory that this touches is copied from the runner's now and not when it counts."""
+    job = Job(**json.loads(_REHEARSAL))
+    environment = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    finish(call_event(_EMPTY, job.path, job.event, job.arguments))
 
 
 def _run_python(job: Job, compiler: Compiler) -> int:
@@ -143,8 +160,6 @@ def _run_python(job: Job, compiler: Compiler) -> int:
     gc.enable()
     os.environ.clear()
     os.environ.update(job.environment)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_IGN)  # as Python has it: these are exceptions
     return finish(call_event(code, job.path, job.event, job.arguments))
 
 

@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable
 
 from locum.events.capture import Capture
-from locum.events.child import STACK_SIGNAL, Child
+from locum.events.child import STACK_SIGNAL, Child, become_parent
 from locum.events.dump import clip, dump_session
 from locum.events.job import CANNOT_EXECUTE, TIMED_OUT, Job
 from locum.events.processes import kill_session, process
@@ -34,6 +34,8 @@ _REST = 1 << 20
 #: How long what a script leaves behind may take to let go of its output ("service >/dev/null &" has just forked),
 #: milliseconds.
 _LET_GO = 50
+#: At most so many children are forked ahead; each has 2 MB of its own.
+_SPARES = 3
 #: How long a Python script may take to write its stack, seconds.
 _STACK_LIMIT = 0.5
 
@@ -67,27 +69,33 @@ class Interruption:
 class ScriptRunner:
     """Runs scripts, one at a time, under a :class:`RunRecord`.
 
-    The process that has one gives up its working directory and its umask: scripts inherit both.
+    The process that has one gives up its working directory, its umask and the buffering of its output: scripts
+    inherit them.
     """
 
     def __init__(self, record: RunRecord) -> None:
         self._record = record
         self._stacks = os.memfd_create("stacks")
         self._compiled: dict[str, tuple[tuple[int, ...], types.CodeType]] = {}
-        self._spare: Child | None = None
-        self._spare_wanted = False
+        self._spares: list[Child] = []
+        self._spares_wanted = 0
+        self._python_runs = 0
         self._unreaped: list[int] = []
         self._runs = 0
         os.chdir("/")
         os.umask(0o022)
+        become_parent(self._stacks)
 
-    def prepare(self) -> None:
-        """Fork a child for the next Python script, if there seem to be any: when nobody waits for us."""
-        if self._spare is None and self._spare_wanted:
+    def prepare(self, idle: Callable[[], bool]) -> None:
+        """Fork children for the next event, as many as Python scripts ran since the last call: while ``idle`` says
+        that nobody waits for us. Forking, and what a process first does, is most of what a Python script costs."""
+        self._spares_wanted = max(self._spares_wanted, min(self._python_runs, _SPARES))
+        self._python_runs = 0
+        while len(self._spares) < self._spares_wanted and idle():
             try:
-                self._spare = Child(self._code, self._stacks)
+                self._spares.append(Child(self._code, self._stacks))
             except OSError:
-                pass  # tried again when there is a script to run, and reported then
+                return  # tried again when there is a script to run, and reported then
 
     def run(self, job: Job, timeout: float, interruption: Interruption | None = None) -> Ended:
         """Run ``job``, at most ``timeout`` seconds. Returns when its process has ended, however it did."""
@@ -134,11 +142,11 @@ class ScriptRunner:
                 child.close()
 
     def close(self) -> None:
-        """End the spare child."""
-        if self._spare is not None:
-            self._spare.close()
-            self._unreaped.append(self._spare.pid)
-            self._spare = None
+        """End the spare children."""
+        for spare in self._spares:
+            spare.close()
+            self._unreaped.append(spare.pid)
+        self._spares.clear()
         os.close(self._stacks)
 
     def _start(self, job: Job) -> Child | Spawned:
@@ -151,7 +159,7 @@ class ScriptRunner:
             spawned = Spawned(job, token)
             self._record.begun(job.name, job.event, spawned.pid)
             return spawned
-        self._spare_wanted = True
+        self._python_runs += 1
         child = self._python_child()
         self._record.begun(job.name, job.event, child.pid)
         child.start(job)
@@ -162,9 +170,9 @@ class ScriptRunner:
         return child
 
     def _python_child(self) -> Child:
-        """The child that waits, or a new one when there is none or somebody killed it."""
-        spare, self._spare = self._spare, None
-        if spare is not None:
+        """A child that waits, or a new one when there is none that nobody killed."""
+        while self._spares:
+            spare = self._spares.pop(0)
             if spare.is_waiting():
                 return spare
             spare.close()

@@ -21,6 +21,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import sys
 from collections import deque
@@ -67,6 +68,12 @@ class Control:
             self.fill()
         return self._messages.popleft() if self._messages and not self.closed else None
 
+    def is_quiet(self) -> bool:
+        """Whether nothing has come that is not yet taken."""
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLIN)
+        return not self._messages and not poll.poll(0)
+
     def fill(self) -> None:
         """Read what there is, at least something."""
         try:
@@ -106,7 +113,7 @@ def serve(descriptor: int, runtime: str, agent: int) -> int:
     while (request := control.receive()) is not None:
         if "run" in request:  # a cancel that comes after the end of its run is void
             _run_event(request, runner, control)
-            runner.prepare()
+            runner.prepare(control.is_quiet)
     runner.close()
     record.close()
     return 0
