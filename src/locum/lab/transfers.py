@@ -62,7 +62,7 @@ def _host(address: str) -> str:
 def _wget(url: str, target: Path) -> list[str]:
     return [
         "wget",
-        "-nv",
+        "--progress=dot:giga",
         "--tries=100",
         "--waitretry=1",
         "--retry-connrefused",
