@@ -71,9 +71,7 @@ def interrupted(scene: Scene, version: int, fault: object, tmp_path: Path) -> in
             copy.kill()
             copy.wait()
         if copy.returncode == 0 and same(scene.export / "big", target):
-            print(
-                f"NFSv{version}: copied by attempt {begun}, {time.monotonic() - since:.1f} s after the fault; {said!r}"
-            )
+            print(f"NFSv{version}: attempt {begun}, {time.monotonic() - since:.1f} s after the fault; {said!r}")
             return begun
         said = copy.stdout.read() if copy.stdout is not None else b""
         time.sleep(0.5)

@@ -63,7 +63,7 @@ class Ganesha(Backend):
         except Fail as failure:
             log(f"{failure}\nthe grace period cannot be begun over the message bus: restarting NFS-Ganesha")
             self._server.kill()  # it may hang
-            self.restart(float(str(settings().get("timeout", 30))))
+            self.restart(float(str(settings().get("timeout", 20))))
             return True
         return False
 

@@ -58,7 +58,7 @@ class Kernel(Backend):
 
     def begin_grace(self) -> bool:
         """Restart the lock manager; see the module."""
-        self.restart(float(str(settings().get("timeout", 30))))
+        self.restart(float(str(settings().get("timeout", 20))))
         return True
 
     def restart(self, timeout: float) -> None:
