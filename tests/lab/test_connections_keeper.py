@@ -290,6 +290,49 @@ def test_a_kernel_without_socket_destruction(stage: Stage, address: str) -> None
         run(story)
 
 
+def test_without_socket_destruction_leftovers_are_reset_when_the_address_is_back(stage: Stage) -> None:
+    async def story() -> None:
+        async with nodes(stage, cannot_destroy=True) as (old, _, _store):
+            talk = stage.connect(stage.listen(stage.old, P4), P4)
+            old.keeper.dropped([P4])
+            assert any("may live on" in line for line in old.said)
+            await old.take(P4, configure=False)
+
+            async def gone() -> bool:
+                return sockets(stage.old, P4) == []
+
+            await until(gone, "the leftover to be reset")
+            with pytest.raises(ConnectionResetError):
+                talk.server.recv(1)
+
+    with stage.old.entered():
+        run(story)
+
+
+def test_an_address_that_changes_its_interface_keeps_its_connections(stage: Stage) -> None:
+    async def story() -> None:
+        async with nodes(stage) as (old, _, _store):
+            await old.take(P4, configure=False)
+            talk = stage.connect(stage.listen(stage.old, P4), P4)
+
+            async def there() -> bool:
+                return await old.keeper.registrar.live(P4) == entries(talk)
+
+            await until(there, "the connection to be registered")
+            rules = f"table ip watch {{ chain i {{ type filter hook prerouting priority 0; tcp sport {PORT} \
+                tcp flags == ack @th,32,32 0 counter; }}; }}"
+            stage.client.run("nft", "-f", "-", stdin=rules)
+            old.keeper.updated(P4, "eth0")
+
+            async def tickled() -> bool:
+                return "packets 0 " not in stage.client.run("nft", "list", "table", "ip", "watch")
+
+            await until(tickled, "a tickle to arrive")
+            assert talk.works()
+
+    run(story)
+
+
 def test_a_restarted_agent_goes_on_with_the_list_and_tells_nobody(stage: Stage) -> None:
     async def story() -> None:
         async with nodes(stage) as (old, _, store):

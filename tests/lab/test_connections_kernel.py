@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from locum.addresses.gate import Gate
 from locum.connections.destroy import Destroyer, destroy
 from locum.connections.reset import Blockade, reset
 from locum.connections.sockets import Census, Connection, connections
@@ -279,6 +280,33 @@ def test_who_does_not_answer_is_told(stage: Stage) -> None:
     stage.old.run("nft", "-f", "-", stdin=rules)
     (left,) = killed_by_reset(stage, P4, clients=False)
     assert left.peer_port == talk.client_port
+
+
+# -- with the gate -----------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_what_is_sent_from_here_passes_the_gate_while_it_is_open_and_only_then(stage: Stage, address: str) -> None:
+    with stage.old.entered():
+        gate = Gate()
+        gate.install([P4, P6, Q4], ["eth0"])
+        gate.allow([address])
+        gate.confirm(gate.arm(0, 60.0))
+    listener = stage.listen(stage.old, address)
+    talks = [stage.connect(listener, address) for _ in range(2)]
+    entries = [Connection(address, PORT, *talk.client.getsockname()[:2]).entry for talk in talks]
+    with stage.old.entered():
+        assert tickle_once(address, entries) == 2
+    assert all(talk.works() for talk in talks)
+    assert killed_by_reset(stage, address, clients=False) == []
+    for talk in talks:
+        with pytest.raises(ConnectionResetError):
+            talk.server.recv(1)
+    gate.deny([address])
+    with stage.old.entered():
+        assert tickle_once(address, entries) == 0
+    gate.remove()
+    gate.close()
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------
