@@ -150,8 +150,9 @@ class EtcdStore:
     async def _commit(self, body: bytes) -> CommitResult:
         async def attempt(endpoint: Endpoint) -> CommitResult:
             if not endpoint.known:
-                # Also learns whether the endpoint belongs to our etcd cluster.
-                await self._endpoints.probe(endpoint)
+                # Also learns whether the endpoint belongs to our etcd cluster. Others wait for the same probe: a
+                # caller that gives up must not end it, or it ends them, as if they had been cancelled themselves.
+                await asyncio.shield(self._endpoints.probe(endpoint))
                 self._endpoints.check()
                 if not endpoint.known:
                     # Whatever the probe failed of: the commit was not sent.

@@ -1,0 +1,55 @@
+"""A call that is given up ends nobody else's: what calls share outlives each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from locum.store.base import Put
+from locum.store.etcd import EtcdStore, messages
+from locum.store.etcd.endpoints import Endpoints
+from locum.store.etcd.messages import Header
+from tests.unit.store.harness import asynchronous
+
+
+class StubGateway:
+    """Answers transactions at once, and reads (probes are reads) when told to."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+
+    async def ask(self, endpoint: str, path: str, body: bytes, decoder: Any) -> Any:
+        if path == "/v3/kv/range":
+            await self.reads.wait()
+            return messages.RangeResponse(header=Header(1, 1, 5))
+        return messages.TxnResponse(header=Header(1, 1, 6), succeeded=True)
+
+    async def close(self) -> None:
+        pass
+
+
+@asynchronous
+async def test_a_commit_that_is_given_up_does_not_end_another_that_waits_for_the_same_probe() -> None:
+    gateway = StubGateway()
+    store = EtcdStore(["a:1", "b:1"])
+    store._gateway = gateway  # type: ignore[assignment]
+    store._endpoints = Endpoints(["a:1", "b:1"], gateway, b"k", 1000.0)  # type: ignore[arg-type]
+    _, b = store._endpoints.all
+    # One is known, so that calls go on to the endpoints; the other, which is asked first, needs a probe.
+    store._endpoints.heard(b, Header(1, 1, 1))
+    store._endpoints.suspect(b, 0.2)
+    impatient = asyncio.create_task(store.commit((), (Put("one", b""),)))
+    patient = asyncio.create_task(store.commit((), (Put("two", b""),)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not patient.done(), "ended together with the other"
+    gateway.reads.set()
+    assert (await asyncio.wait_for(patient, 10)).accepted
+    await store.close()
