@@ -90,7 +90,7 @@ class Joining:
         """Write the node record anew when it is not what the configuration says."""
         view, key = self._desk.view, f"node/{self._desk.name}"
         known = view.nodes.get(self._desk.name)
-        number = known.record.number if known is not None else self._number()
+        number = self._present_number(known.record.number if known is not None else None)
         if number is None:
             return
         # The hold of a membership does not change with the configuration.
@@ -100,6 +100,14 @@ class Joining:
             self._desk.commit("node", [view.condition(key)], [Put(key, schema.encode(truth))])
         else:
             self._keep_number(number)
+
+    def _present_number(self, recorded: int | None) -> int | None:
+        """The number of a member, whatever somebody wrote into its record (``recorded``) or took from it."""
+        if self.identity.number is not None or recorded is None:
+            number = self._number()
+            return recorded if number is None else number
+        mine = [int(n) for n, v in self._desk.view.numbers.items() if v.record.node == self._desk.name and n.isdigit()]
+        return recorded if recorded in mine or not mine else min(mine)
 
     def _keep_number(self, number: int) -> None:
         """Write the number's key anew when somebody deleted it, or gave it to a node that has another."""

@@ -428,7 +428,9 @@ class Node:
         plan = self.following.plan(self.incarnation) if member else None
         mine = assigned(plan, self.desk.name, self.incarnation)
         may_move = plan is None or self.following.may_move(plan)
-        address = self.serving.release_due(mine, hold_valid, may_move, self.incarnation)
+        # Where there is no plan at all, somebody deleted it: that is no reason to stop serving before there is another.
+        may_release = may_move and (self.view.plan is not None or not member or self._inactive())
+        address = self.serving.release_due(mine, hold_valid, may_release, self.incarnation)
         if address is not None:
             return lambda: self.serving.release(address), True
         if hold_valid and plan is not None:

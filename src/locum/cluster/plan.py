@@ -144,7 +144,11 @@ def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0)
     old = view.plan.record if view.plan is not None else PlanRecord(0, {}, {}, "none")
     who = participants(view, wall)
     able = hostable(view, tunables, wall)
-    current = {a: n for a, n in old.assignment.items() if a in able.get(n, ())}
+    present = old.assignment
+    if view.plan is None:
+        # Somebody deleted it, or it cannot be read: who serves what is in the claims.
+        present = {a: holder for a in view.claims if (holder := view.claim_holder(a)) is not None}
+    current = {a: n for a, n in present.items() if a in able.get(n, ())}
     if tunables.no_ip_takeover:
         # Nobody takes what it does not serve; what a node cannot serve any more is released all the same.
         assignment = current

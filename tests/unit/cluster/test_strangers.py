@@ -302,3 +302,36 @@ def test_a_banned_node_with_a_wrong_clock_stays_out_all_the_same(offset: float) 
     cluster.run(25.0 + max(-offset, 0.0))
     cluster.settled()
     assert cluster.state(others[0], victim) is NodeState.OK
+
+
+def test_a_plan_that_somebody_deleted_moves_nothing() -> None:
+    cluster = started("n1", "n2")
+    server = cluster.server()
+    claim = cluster.core.get("claim/10.0.0.1")
+    cluster.core.commit((), [Delete("plan")])
+    cluster.run(3.0)
+    cluster.settled()
+    assert cluster.server() == server
+    assert cluster.core.get("claim/10.0.0.1") == claim
+    assert cluster.get("plan") is not None
+
+
+def test_a_stopped_node_serves_nothing_even_when_somebody_deleted_the_plan() -> None:
+    cluster = started("n1")
+    cluster.core.commit((), [Delete("plan"), Put("admin/n1", schema.encode(AdminRecord(stopped=True)))])
+    cluster.run(3.0)
+    assert not cluster.nodes["n1"].serving.local
+    assert cluster.core.get("claim/10.0.0.1") is None
+    cluster.put("admin/n1", AdminRecord())
+    cluster.run(5.0)
+    cluster.settled()
+
+
+def test_a_foreign_record_of_a_node_does_not_change_its_number() -> None:
+    cluster = started("n1", "n2")
+    before = {key: cluster.get(key) for key in ("node/n1", "node/n2", "number/0", "number/1")}
+    cluster.put("node/n1", schema.NodeRecord(77))
+    cluster.put("node/n2", schema.NodeRecord(0))
+    cluster.run(2.0)
+    assert {key: cluster.get(key) for key in before} == before
+    assert cluster.get("number/77") is None
