@@ -160,8 +160,10 @@ class Acts:
         self, event: Event, arguments: tuple[str, ...], timeout: float, environment: Mapping[str, str] | None = None
     ) -> Outcome:
         await self.engine_ready.wait()
+        present = ",".join(f"{address}/{bits}@{name}" for address, (bits, name) in self._renewable.items())
+        extra = {"LOCUM_ADDRESSES": present, **(environment or {})}
         try:
-            result = await self._engine.run(event, arguments, timeout=timeout, environment=environment)
+            result = await self._engine.run(event, arguments, timeout=timeout, environment=extra)
         except LocumError as error:
             return False, str(error)
         self.on_event(result)

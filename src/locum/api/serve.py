@@ -242,7 +242,7 @@ async def _start_engine(engine: EventEngine, node: Node, acts: Acts, driver: Dri
     except LocumError as error:
         driver.end(str(error))
         return
-    node.handles = tuple(event for event in Event if engine.handles(event))
+    node.handles = engine.handled()
     acts.engine_ready.set()
 
 
@@ -251,7 +251,7 @@ async def _pulse(page: Page, node: Node, engine: EventEngine) -> None:
     while True:
         page.beat(boottime())
         await asyncio.sleep(PULSE)
-        node.handles = tuple(event for event in Event if engine.handles(event))
+        node.handles = engine.handled()
 
 
 def _complain(log: Log, context: Mapping[str, object]) -> None:
