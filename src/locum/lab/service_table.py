@@ -51,12 +51,15 @@ class Seen(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
-def measure(lab: Lab, protocol: str, fault: str, limit: float = 90.0) -> Seen:
-    """Fetch a file, do the fault to the node that serves it, wait for the end. Heals, and waits for rest."""
+def measure(lab: Lab, protocol: str, fault: str, limit: float = 90.0, client_timeout: int = transfers.TIMEOUT) -> Seen:
+    """Fetch a file, do the fault to the node that serves it, wait for the end. Heals, and waits for rest.
+
+    ``limit`` is for the whole, ``client_timeout`` the client's own for what it waits for, both in seconds.
+    """
     lab.wait_served()
     address = lab.layout.public_addresses[0].address
     holder = lab.served()[address]
-    with Transfer(lab, protocol, address) as transfer:
+    with Transfer(lab, protocol, address, timeout=client_timeout) as transfer:
         transfer.wait_under_way()
         kind = FAULTS[fault]
         since = time.monotonic()

@@ -45,13 +45,14 @@ _COMPLAINTS = re.compile(
 class Client(msgspec.Struct, frozen=True):
     """``service``: the lab's service that it talks to. ``program``: what must be installed, from Debian's ``package``.
 
-    ``command`` gets an address, the name of the file and where to put it; it resumes by itself.
+    ``command`` gets an address, the name of the file, where to put it, and the client's own time limit in seconds; it
+    resumes by itself.
     """
 
     service: str
     program: str
     package: str
-    command: Callable[[str, str, Path], list[str]]
+    command: Callable[[str, str, Path, int], list[str]]
     port: int
 
 
@@ -59,31 +60,31 @@ def _host(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _wget(url: str, target: Path) -> list[str]:
+def _wget(url: str, target: Path, timeout: int) -> list[str]:
     return [
         "wget",
         "--progress=dot:giga",
         "--tries=100",
         "--waitretry=1",
         "--retry-connrefused",
-        f"--timeout={TIMEOUT}",
+        f"--timeout={timeout}",
         "-O",
         str(target),
         url,
     ]
 
 
-def _ftp(address: str, name: str, target: Path) -> list[str]:
-    return _wget(f"ftp://{_host(address)}/{name}", target)
+def _ftp(address: str, name: str, target: Path, timeout: int) -> list[str]:
+    return _wget(f"ftp://{_host(address)}/{name}", target, timeout)
 
 
-def _http(address: str, name: str, target: Path) -> list[str]:
-    return _wget(f"http://{_host(address)}:{file_web.PORT}/{name}", target)
+def _http(address: str, name: str, target: Path, timeout: int) -> list[str]:
+    return _wget(f"http://{_host(address)}:{file_web.PORT}/{name}", target, timeout)
 
 
-def _smb(address: str, name: str, target: Path) -> list[str]:
+def _smb(address: str, name: str, target: Path, timeout: int) -> list[str]:
     # smbclient resumes (reget), its user repeats the command.
-    get = f"smbclient --no-pass --timeout={TIMEOUT} //{address}/{samba.SHARE} --command='reget {name} {target}'"
+    get = f"smbclient --no-pass --timeout={timeout} //{address}/{samba.SHARE} --command='reget {name} {target}'"
     return ["sh", "-c", f"until {get}; do sleep 0.2; done"]
 
 
@@ -135,7 +136,7 @@ def _received(pid: int) -> int:
 class Transfer:
     """A transfer under way; a context manager that ends it. Times are of time.monotonic, seconds."""
 
-    def __init__(self, lab: Lab, protocol: str, address: str, name: str = "file") -> None:
+    def __init__(self, lab: Lab, protocol: str, address: str, name: str = "file", timeout: int = TIMEOUT) -> None:
         client = named(protocol)
         self.source = lab.shared / name
         if not self.source.exists():
@@ -152,7 +153,7 @@ class Transfer:
         self._grew: list[float] = []
         with self._log.open("wb") as output:
             self._child = subprocess.Popen(
-                lab.command("client", client.command(address, name, self.target)),
+                lab.command("client", client.command(address, name, self.target, timeout)),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -19,7 +19,7 @@ import pytest
 import locum.events
 from locum.events.model import Event, EventResult
 from locum.events.toolbox import samba
-from locum.script import Fail, check_ftp, check_smb
+from locum.script import Fail, ManagedService, check_ftp, check_smb
 from tests.unit.events.bench import Bench, alive, kill_service, until
 
 SHIPPED = Path(locum.events.__file__).parent / "scripts"
@@ -224,6 +224,44 @@ def test_copies_have_settings_of_their_own(bench: Bench, port: int) -> None:
     finally:
         first.end()
         second.end()
+
+
+def test_systemd_is_asked_by_the_name_of_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = tmp_path / "calls"
+    program = tmp_path / "systemctl"
+    program.write_text(f'#!/bin/sh\necho "$*" >>{calls}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for variable, value in {
+        "LOCUM_SCRIPT": "40.vsftpd",
+        "LOCUM_SCRIPT_STATE": str(tmp_path / "own"),
+        "LOCUM_STATE": str(tmp_path),
+        "LOCUM_RUNTIME": str(tmp_path),
+        "LOCUM_SETTINGS": "{}",
+        "LOCUM_ADDRESSES": "",
+    }.items():
+        monkeypatch.setenv(variable, value)
+
+    def said() -> list[str]:
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return lines
+
+    service = ManagedService("vsftpd", move="restart")
+    service.startup()
+    assert said() == ["start vsftpd"]
+    service.monitor()
+    assert said() == ["is-active --quiet vsftpd"]
+    service.took("10.0.0.1")
+    service.recovered()
+    assert said() == ["stop vsftpd", "start vsftpd"]
+    monkeypatch.setenv("LOCUM_SETTINGS", '{"service": "vsftpd@public", "move": "reload"}')
+    service = ManagedService("vsftpd")
+    service.released("10.0.0.1")
+    service.recovered()
+    assert said() == ["reload vsftpd@public"]
+    service.shutdown()
+    assert said() == ["stop vsftpd@public"]
 
 
 # -- moves -----------------------------------------------------------------------------------------------------

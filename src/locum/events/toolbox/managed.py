@@ -129,7 +129,9 @@ class ManagedService:
         expect_listen(*self.ports)
 
     def restart(self) -> None:
-        """Stop it and start it. Raises Fail."""
+        """Stop it and start it. Raises Fail, also when that is somebody else's business."""
+        if not self.managed:
+            raise Fail("it cannot be restarted: 'manage' says that somebody else starts and stops it")
         expect_no_listen(*self.ports)  # a port that closes on purpose is no news
         stop_service(self.name, timeout=self._seconds("stop-timeout", 10.0), prefix=self._prefix)
         self.start()
