@@ -1,0 +1,112 @@
+"""The guard's parts: the shared page, timers that count suspended time, children that come back."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from locum.clock import boottime
+from locum.errors import UsageError
+from locum.guard.children import FREE_STARTS, LONGEST_PAUSE, Child, forked
+from locum.guard.kernel import BootTimer
+from locum.guard.main import lock
+from locum.guard.page import Page
+
+
+def wait_for_end(child: Child, now: float) -> int:
+    """The status with which ``child`` ends."""
+    end = time.monotonic() + 30
+    while (status := child.ended(now)) is None:
+        assert time.monotonic() < end, "the child does not end"
+        time.sleep(0.005)
+    return status
+
+
+class TestPage:
+    def test_what_the_agent_writes_the_guard_and_the_next_agent_read(self, tmp_path: Path) -> None:
+        agent, guard = Page(str(tmp_path / "hold")), Page(str(tmp_path / "hold"))
+        agent.confirm("0123456789abcdef", slot=3, deadline=1234.5)
+        assert (guard.incarnation, guard.slot, guard.deadline) == ("0123456789abcdef", 3, 1234.5)
+
+    def test_i1_a_new_incarnation_does_not_inherit_the_deadline_of_the_old(self, tmp_path: Path) -> None:
+        page = Page(str(tmp_path / "hold"))
+        page.confirm("old", slot=1, deadline=1000.0)
+        page.clear()
+        assert page.deadline == 0.0
+        assert page.incarnation == ""
+
+    def test_a_page_of_an_earlier_life_is_read_as_it_is(self, tmp_path: Path) -> None:
+        page = Page(str(tmp_path / "hold"))
+        page.beat(77.0)
+        page.close()
+        assert Page(str(tmp_path / "hold")).pulse == 77.0
+
+
+class TestBootTimer:
+    def test_a_time_that_has_passed_fires_at_once(self) -> None:
+        timer = BootTimer()
+        timer.set(boottime() - 5)
+        assert select.select([timer.fd], [], [], 30)[0]
+        timer.clear()
+        assert not select.select([timer.fd], [], [], 0)[0]
+
+    def test_it_does_not_fire_early(self) -> None:
+        timer = BootTimer()
+        when = boottime() + 0.05
+        timer.set(when)
+        assert select.select([timer.fd], [], [], 30)[0]
+        assert boottime() >= when
+
+
+class TestChild:
+    def test_its_work_runs_in_a_process_of_its_own_and_gives_the_status(self) -> None:
+        child = Child("agent", forked("test-agent", lambda: 7))
+        child.start(100.0)
+        assert child.pid is not None
+        assert child.pid != os.getpid()
+        assert wait_for_end(child, 200.0) == 7
+
+    def test_an_exception_in_it_is_status_1_and_does_not_return_here(self) -> None:
+        def fail() -> int:
+            raise RuntimeError("a defect")
+
+        child = Child("agent", forked("test-agent", fail))
+        child.start(100.0)
+        assert wait_for_end(child, 200.0) == 1
+
+    def test_a_signal_shows_in_the_status(self) -> None:
+        def sleep() -> int:
+            time.sleep(60)
+            return 0
+
+        child = Child("agent", forked("test-agent", sleep))
+        child.start(100.0)
+        child.signal(signal.SIGKILL)
+        assert wait_for_end(child, 200.0) == -signal.SIGKILL
+
+    def test_one_that_lived_is_started_again_at_once_and_one_that_keeps_dying_waits(self) -> None:
+        child = Child("agent", forked("test-agent", lambda: 1))
+        child.start(100.0)
+        wait_for_end(child, 200.0)
+        assert child.start_at == 200.0
+        pauses = []
+        for _ in range(FREE_STARTS + 20):
+            child.start(300.0)
+            wait_for_end(child, 300.1)
+            pauses.append(child.start_at - 300.1)
+        assert pauses[:FREE_STARTS] == [0.0] * FREE_STARTS
+        assert pauses[FREE_STARTS] > 0
+        assert max(pauses) == pytest.approx(LONGEST_PAUSE)
+
+
+def test_a_second_daemon_in_the_same_place_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
+    first = lock(str(tmp_path))
+    with pytest.raises(UsageError, match=rf"pid {os.getpid()}"):
+        lock(str(tmp_path))
+    os.close(first)
+    os.close(lock(str(tmp_path)))
