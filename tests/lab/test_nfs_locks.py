@@ -8,6 +8,7 @@ import time
 import pytest
 
 from locum.lab import nfs_service
+from locum.lab.layout import CLIENT_V6
 from locum.nfs.nlm import Status
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs_scene import CLIENT, LOCUM, OTHER, Rival, Scene, receiving
@@ -204,3 +205,16 @@ def test_a_real_statd_is_notified(scene: Scene) -> None:
         for process in started:
             process.kill()
             process.wait()
+
+
+def test_client_over_ipv6_is_notified(scene: Scene) -> None:
+    lab = scene.lab
+    address, node = next((a, n) for a, n in sorted(lab.served().items()) if ":" in a)
+    owner = scene.lock_client(address, "owner", CLIENT_V6)
+    lab.wait_for("the lock", lambda: owner.lock() is Status.GRANTED)
+    lab.wait_for("the client to be recorded", lambda: CLIENT_V6 in scene.registered().get(address, ()))
+    with receiving(scene, CLIENT_V6) as received:
+        scene.move(address, next(name for name in lab.layout.node_names if name != node))
+        lab.wait_for("both names", lambda: len({one.name for one in received}) > 1, 60)
+        assert {one.sender for one in received} == {address}
+        lab.wait_for("the lock back", lambda: owner.lock(reclaim=True) is Status.GRANTED, 10)
