@@ -32,9 +32,9 @@ BUSY = 1.5
 
 
 @contextlib.contextmanager
-def lab_for_module(name: str, **options: object) -> Iterator[Lab]:
+def lab_for_module(name: str, *, hold: float = 2.0, **options: object) -> Iterator[Lab]:
     """A lab of three nodes that the tests of a module share."""
-    layout = Layout(name=f"{name}{os.getpid()}", nodes=3, addresses=6, hold=2.0)
+    layout = Layout(name=f"{name}{os.getpid()}", nodes=3, addresses=6, hold=hold)
     try:
         lab = Lab.up(layout, owner=processes.find(os.getpid()), **options)  # type: ignore[arg-type]
         lab.wait_served()
