@@ -218,3 +218,19 @@ def test_client_over_ipv6_is_notified(scene: Scene) -> None:
         lab.wait_for("both names", lambda: len({one.name for one in received}) > 1, 60)
         assert {one.sender for one in received} == {address}
         lab.wait_for("the lock back", lambda: owner.lock(reclaim=True) is Status.GRANTED, 10)
+
+
+def test_node_that_was_isolated_gives_up_its_locks(scene: Scene) -> None:
+    """Its server lived on with them while its addresses were taken elsewhere."""
+    lab = scene.lab
+    address, elsewhere = scene.apart()
+    node = scene.holder(address)
+    owner = scene.lock_client(address, "owner")
+    assert owner.lock() is Status.GRANTED
+    lab.fault(node, "cut")
+    lab.wait_for("the address elsewhere", lambda: lab.served().get(address, node) != node, 60)
+    lab.heal(node)
+    lab.wait_served()
+    # Nobody reclaims it. Were the lock still there, it would be refused for ever.
+    rival = scene.lock_client(elsewhere, "rival", OTHER)
+    lab.wait_for("the lock for another", lambda: rival.lock() is Status.GRANTED, 60)

@@ -42,6 +42,15 @@ def will_move(status: Mapping[str, Any], noted: Holders | None) -> list[str]:
     return found
 
 
+def lost(status: Mapping[str, Any], noted: Holders | None, node: str) -> list[str]:
+    """The addresses that ``node`` held when all was settled last, in an incarnation that is over. Its hold ended: the
+    addresses were taken from it without ``releaseip``, and its server may still have their locks."""
+    present = {item["name"]: item.get("incarnation") or "" for item in status.get("nodes", ())}.get(node, "")
+    return [
+        a for a, holder in (noted or {}).items() if holder.split(" ", 1)[0] == node and holder != f"{node} {present}"
+    ]
+
+
 class Notes:
     """What a script remembers between events, as files below its state directory ``path``."""
 

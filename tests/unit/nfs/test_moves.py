@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from locum.nfs.moves import Notes, holders, will_move
+from locum.nfs.moves import Notes, holders, lost, will_move
 
 
 def status(*addresses: tuple[str, str | None, str | None], **incarnations: str) -> dict[str, Any]:
@@ -41,6 +41,14 @@ def test_dead_holder() -> None:
 def test_holder_that_was_away_and_is_back() -> None:
     report = status(("A", "n1", "n1"), n1="later")
     assert will_move(report, {"A": "n1 x"}) == ["A"]
+
+
+def test_lost_without_a_release() -> None:
+    noted = {"A": "n1 x", "B": "n2 y", "C": "n1 x"}
+    assert lost(status(n1="x", n2="y"), noted, "n1") == []
+    assert lost(status(n1="later", n2="y"), noted, "n1") == ["A", "C"]
+    assert lost(status(n2="y"), noted, "n1") == ["A", "C"]
+    assert lost(status(n1="later"), None, "n1") == []
 
 
 def test_notes_between_events(tmp_path: Path) -> None:
