@@ -141,9 +141,14 @@ class Driver:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and not self.ended.done():
-            # A defect of ours: the guard starts a new agent, which adopts; that beats going on half alive.
-            self.ended.set_exception(task.exception() or RuntimeError("unreachable"))
+        if self.ended.done():
+            return
+        # A defect of ours: the guard starts a new agent, which adopts; that beats going on half alive.
+        if task.cancelled():
+            # Only the end of everything cancels tasks. What this one was to report would be waited for, for ever.
+            self.ended.set_exception(RuntimeError(f"{task.get_coro()} was cancelled by nobody"))
+        elif (defect := task.exception()) is not None:
+            self.ended.set_exception(defect)
 
     def _act(self, ticket: int, work: Coroutine[Any, Any, tuple[bool, str]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
