@@ -19,7 +19,7 @@ from locum.config.environment import check_environment, environment_warnings
 from locum.config.load import load
 from locum.config.model import Settings
 from locum.connections.destroy import destroy
-from locum.errors import ConfigError, LocumError, UsageError
+from locum.errors import ConfigError, LocumError, ScriptDirectoryError, UsageError
 from locum.events.directory import ScriptDirectory
 from locum.guard.children import AGENT_NAME, Child, forked, program
 from locum.guard.gatekeeper import GuardGate
@@ -31,8 +31,11 @@ from locum.guard.watch import Watch
 def check(settings: Settings) -> None:
     """Raise what is wrong with this machine or the scripts for ``settings``: everything at once."""
     problems = list(check_environment(settings))
-    listing = ScriptDirectory(settings.paths.events).check()
-    problems += [str(fault) for fault in listing.faults]
+    try:
+        listing = ScriptDirectory(settings.paths.events).check()
+        problems += [str(fault) for fault in listing.faults]
+    except ScriptDirectoryError as error:
+        problems += error.problems
     if problems:
         raise ConfigError(settings.source, problems)
 
