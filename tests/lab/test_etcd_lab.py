@@ -10,8 +10,8 @@ from locum.clock import boottime
 from locum.errors import LocumError, UsageError
 from locum.lab import faults, processes
 from locum.lab.etcd_store import EtcdLabStore
-from locum.lab.gaps import longest
 from locum.lab.lab import Lab
+from locum.lab.torture.verdict import silent
 from locum.lab.watching import Watching
 from tests.lab.conftest import MakeLab
 
@@ -136,13 +136,12 @@ def test_without_a_quorum_nodes_serve_until_their_holds_end_and_come_back_by_the
         assert max(answered) <= gone + hold
         assert min(per_address.values()) >= began + hold - 2 * beat - 0.3, per_address
         lab.heal()
-        healed = boottime()
         lab.wait_served()
+        served = boottime()
         watch_for(lab, 1.0)
         last = watching.end()
     assert last.violations == 0
-    again = longest(watching.attempts, healed, boottime())
-    assert not any(gap.open for gap in again.values())
+    assert silent([address.address for address in lab.layout.public_addresses], watching.attempts, served) == ()
 
 
 def test_the_death_of_the_host_of_etcds_leader(make_lab: MakeLab) -> None:
