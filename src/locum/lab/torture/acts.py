@@ -105,7 +105,7 @@ class Hand:
                 process.kill()
             output, _ = process.communicate()
             if process.returncode:
-                last = output.strip().splitlines()[-1:] or ["no answer" if process.returncode < 0 else ""]
+                last = output.strip().splitlines()[-1:] or ["given up" if process.returncode < 0 else ""]
                 self._say(f"{words}: {last[0]}")
         self._commands = waiting
 
