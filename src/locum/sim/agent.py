@@ -67,8 +67,7 @@ class Agent:
         page = machine.page
         self.adoption: Adoption | None = None
         if page.incarnation:
-            held = {a: name for a, (incarnation, name) in machine.notes.items() if incarnation == page.incarnation}
-            self.adoption = Adoption(page.incarnation, page.deadline, page.slot, held)
+            self.adoption = Adoption(page.incarnation, page.deadline, page.slot, self._noted(page.incarnation))
         self.node = self.node_class(machine.identity, View(), machine.new_incarnation, self.adoption)
         self.node.handles = machine.handles
         patience = max(1.0, machine.identity.hold)
@@ -139,12 +138,7 @@ class Agent:
     def _start(self) -> Work:
         machine = self.machine
         if self.adoption is None:
-            # Nothing here is ours, whatever a predecessor that died while it dropped its hold left.
-            yield
-            machine.notes.clear()
-            self.kernel.shut()
-            yield
-            self.kernel.deny(self.kernel.held)
+            yield from self._clear_leftovers()
         else:
             for address, interface in self.adoption.held.items():
                 if address in machine.hosted:
@@ -165,6 +159,18 @@ class Agent:
         else:
             yield from self._run()
         self.world.engine.after(machine.random.uniform(0.02, 0.2), self.post, "engine", self._engine_started)
+
+    def _noted(self, incarnation: str) -> dict[str, str]:
+        """Address → interface of what the predecessor had taken completely in this very membership."""
+        return {a: name for a, (whose, name) in self.machine.notes.items() if whose == incarnation}
+
+    def _clear_leftovers(self) -> Work:
+        """Nothing here is ours, whatever a predecessor left that died while it dropped its hold."""
+        yield
+        self.machine.notes.clear()
+        self.kernel.shut()
+        yield
+        self.kernel.deny(self.kernel.held)
 
     def _engine_started(self) -> Work:
         """The runner starts nothing before the script that an earlier runner left has ended."""
@@ -205,6 +211,10 @@ class Agent:
     def address_added(self, address: str, interface: str) -> None:
         """Netlink: an address is there."""
         self.post("netlink", self._check, address, interface)
+
+    def gate_damaged(self) -> None:
+        """Netlink: somebody changed our rules."""
+        self.post("netlink", self._gate_damaged)
 
     def trigger_monitor(self) -> None:
         """A listening socket has gone."""
@@ -365,12 +375,24 @@ class Agent:
         yield
         kernel.shut()
         yield
-        kernel.deny(kernel.held)
+        kernel.deny(self._all_held())
         for address, interface in list(self.configured.items()):
             yield
             kernel.remove(address, interface)
             self.configured.pop(address, None)
             self._renewable.pop(address, None)
+
+    def _all_held(self) -> list[str]:
+        """What the gate lets through, also what only a predecessor knew of."""
+        return list(self.kernel.held)
+
+    def _gate_damaged(self) -> Work:
+        """Somebody removed our rules: put them back, shut until the next beat is confirmed."""
+        yield
+        self._tickets.clear()
+        self.kernel.restore_rules()
+        yield
+        yield from self._feed(self.node.beat_now)
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -442,12 +464,24 @@ class Agent:
         if self._ensured:
             self.kernel.add(address, interface, self._lifetime)
 
-    def _forget(self, address: str, interface: str) -> Work:
-        yield
+    def _begin(self, address: str) -> None:
+        """``address`` is about to be changed: a crash in between must lead to doing it again."""
+        self.machine.notes.pop(address, None)
         self._renewable.pop(address, None)
-        self.kernel.remove(address, self.configured.pop(address, interface))
+
+    def _completed(self, address: str, interface: str) -> None:
+        self._renewable[address] = interface
+        self.machine.notes[address] = (self.node.incarnation, interface)
+
+    def _forget(self, address: str) -> Work:
         yield
         self.kernel.deny((address,))
+        yield
+        # A hold that was lost meanwhile has removed it already.
+        interface = self.configured.pop(address, None)
+        if interface is not None:
+            self.kernel.remove(address, interface)
+            self._renewable.pop(address, None)
 
     def _script_adds(self, address: str, interface: str) -> Callable[[], None]:
         deadline, lifetime, machine = self.machine.page.deadline, self._lifetime, self.machine
@@ -465,8 +499,7 @@ class Agent:
         if now >= self.machine.page.deadline:
             yield from self._done(ticket, False, "the hold has ended")
             return
-        self.machine.notes.pop(address, None)
-        self._renewable.pop(address, None)
+        self._begin(address)
         yield
         self.configured[address] = interface
         self.kernel.allow(address)
@@ -478,11 +511,10 @@ class Agent:
                 yield from self._ensure(address, interface)
                 ok, reason = self._ensured, "" if self._ensured else "the hold has ended"
             if not ok:
-                yield from self._forget(address, interface)
+                yield from self._forget(address)
             else:
                 yield
-                self._renewable[address] = interface
-                self.machine.notes[address] = (self.node.incarnation, interface)
+                self._completed(address, interface)
             yield from self._done(ticket, ok, reason)
 
         self._launch(ticket, "takeip", end, address, self._script_adds(address, interface))
@@ -490,13 +522,14 @@ class Agent:
     def _release(self, effect: fx.ReleaseAddress) -> Work:
         address, interface, ticket = effect.address, effect.interface, effect.ticket
         yield
-        self.machine.notes.pop(address, None)
-        self._renewable.pop(address, None)
+        self._begin(address)
         self.configured.setdefault(address, interface)
+        yield
+        self.kernel.deny((address,))
         yield
 
         def end(ok: bool, reason: str) -> Work:
-            yield from self._forget(address, interface)
+            yield from self._forget(address)
             yield from self._done(ticket, ok, reason)
 
         def act() -> None:
@@ -507,8 +540,7 @@ class Agent:
     def _update(self, effect: fx.UpdateAddress) -> Work:
         address, old, new, ticket = effect.address, effect.old_interface, effect.new_interface, effect.ticket
         yield
-        self.machine.notes.pop(address, None)
-        self._renewable.pop(address, None)
+        self._begin(address)
         yield
 
         def end(ok: bool, reason: str) -> Work:
@@ -519,11 +551,10 @@ class Agent:
                 yield from self._ensure(address, new)
                 ok, reason = self._ensured, "" if self._ensured else "the hold has ended"
             if not ok:
-                yield from self._forget(address, new)
+                yield from self._forget(address)
             else:
                 yield
-                self._renewable[address] = new
-                self.machine.notes[address] = (self.node.incarnation, new)
+                self._completed(address, new)
             yield from self._done(ticket, ok, reason)
 
         self._launch(ticket, "updateip", end, address, self._script_adds(address, new))

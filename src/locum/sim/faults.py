@@ -51,6 +51,7 @@ WEIGHTS = {
     "scripts_slow": 2.0,
     "scripts_hang": 1.0,
     "monitor_fails": 2.0,
+    "flush_rules": 1.0,
     "remove_by_hand": 1.5,
     "add_by_hand": 1.5,
     "clock_rate": 1.0,
@@ -399,6 +400,16 @@ class Faults:
         machine.kernel.links[name] = up
         if machine.agent is not None:
             machine.agent.links_changed()
+
+    def flush_rules(self) -> None:
+        """Somebody reloads a firewall and takes the gate's rules along; the agent is there and notices."""
+        machine = self._someone()
+        agent = machine.agent
+        if agent is None or machine.agent_stopped or machine.guard_stopped or not machine.kernel.open():
+            return
+        self._say(f"the rules of {machine.name} are flushed")
+        machine.kernel.lose_rules()
+        self._world.engine.after(self._random.uniform(0.0002, 0.005), agent.gate_damaged)
 
     def remove_by_hand(self) -> None:
         """Somebody removes a public address from a machine."""

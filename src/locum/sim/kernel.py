@@ -65,6 +65,8 @@ class Kernel:
         self.slots = [Slot() for _ in range(SLOTS)]
         self.links = dict.fromkeys(links, True)
         self.suspended = False
+        #: Somebody has removed the gate's rules: every configured address speaks.
+        self.lawless = False
         self._generation: dict[str, int] = {}
 
     # -- the gate ----------------------------------------------------------------------------------------------
@@ -73,6 +75,8 @@ class Kernel:
         """Whether some slot lets speak now."""
         if self.suspended:
             return False
+        if self.lawless:
+            return True
         jiffies, wall = -1.0, 0.0
         for slot in self.slots:
             if slot.confirmed:
@@ -84,7 +88,7 @@ class Kernel:
 
     def speaks(self, address: str) -> bool:
         """Whether this machine may answer for ``address`` now. A link that is down is not relied on."""
-        return address in self.addresses and address in self.held and self.open()
+        return address in self.addresses and (address in self.held or self.lawless) and self.open()
 
     def arm(self, slot: int, timeout: float, until: float) -> None:
         """Give ``slot`` a timer of ``timeout`` seconds, and the wall-clock end ``until``; it is not confirmed."""
@@ -121,6 +125,16 @@ class Kernel:
         """Remove from the held set."""
         for address in list(addresses):
             self.held.pop(address, None)
+
+    def lose_rules(self) -> None:
+        """Somebody reloads a firewall and our rules are gone."""
+        self.lawless = True
+        self._listener.may_speak(self.addresses)
+
+    def restore_rules(self) -> None:
+        """The rules are back: shut, and with the addresses held that were."""
+        self.lawless = False
+        self.shut()
 
     def look_again(self) -> None:
         """Something that keeps the gate shut may have gone (the machine resumed, the wall clock was set back)."""

@@ -175,7 +175,7 @@ class Machine:
             return
         for address in list(self.kernel.addresses):
             self.kernel.remove(address)
-        self.kernel.shut()
+        self.kernel.restore_rules()
         self.kernel.held.clear()
         if self.world.trace.on:
             self.say("guard: clean slate")
@@ -391,6 +391,7 @@ class Machine:
         self.children_stopped = self.children_frozen or asleep
         go_on: list[Callable[[], None]] = []
         if was[0] and not self.agent_stopped:
+            self.went_on = self.world.engine.now
             go_on.append(self._agent_goes_on)
         if was[1] and not self.guard_stopped:
             go_on.append(self._guard_goes_on)
@@ -406,7 +407,6 @@ class Machine:
 
     def _agent_goes_on(self) -> None:
         if self.agent is not None and not self.agent_stopped:
-            self.went_on = self.world.engine.now
             self.agent.thawed()
 
     def _guard_goes_on(self) -> None:
