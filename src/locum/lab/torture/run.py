@@ -212,7 +212,11 @@ class Torture:
 
     def _judge(self, phases: Sequence[Phase], watching: Watching) -> None:
         for phase in phases:
-            for stretch in verdict.stretches(phase, self._addresses, watching.attempts):
+            found = verdict.stretches(phase, self._addresses, watching.attempts)
+            worst = max(found, key=lambda stretch: stretch.seconds, default=None)
+            if worst is not None:
+                self._say(f"{phase.what}: longest without service {worst.seconds:.2f} s ({worst.address})")
+            for stretch in found:
                 first = "until served" if stretch.start == phase.start else "pause afterwards"
                 words = f"{phase.what}, {first}"
                 self._longest[words] = max(self._longest.get(words, 0.0), stretch.seconds)
