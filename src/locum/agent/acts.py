@@ -255,12 +255,19 @@ class Acts:
 
     def _begin(self, address: str) -> None:
         """``address`` is about to be changed: a crash in between must lead to doing it again."""
-        self._notes.remove(address)
+        try:
+            self._notes.remove(address)
+        except OSError as error:
+            self._log(f"cannot note that {address} is about to change: {error}", "warning")
         self._renewable.pop(address, None)
 
     def _completed(self, address: str, bits: int, interface: str) -> None:
         self._renewable[address] = (bits, interface)
-        self._notes.add(address, interface)
+        try:
+            self._notes.add(address, interface)
+        except OSError as error:
+            # The note only spares the scripts a second takeip if the agent crashes: no reason not to serve.
+            self._log(f"cannot note that {address} is held: {error}", "warning")
 
     def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
         if boottime() >= self._page.deadline:

@@ -47,6 +47,8 @@ from locum.store.factory import EtcdOptions, open_store
 
 #: How often the agent tells the guard that it runs, in seconds.
 PULSE = 1.0
+#: A complaint of the event loop is not repeated sooner, in seconds.
+COMPLAINT_PAUSE = 10.0
 
 
 def machine_identity(settings: Settings) -> str:
@@ -195,7 +197,7 @@ async def serve(settings: Settings) -> int:
     background: list[asyncio.Task[None]] = []
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: _complain(log, context))
+    loop.set_exception_handler(_Complaints(log))
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     try:
@@ -254,14 +256,25 @@ async def _pulse(page: Page, node: Node, engine: EventEngine) -> None:
         node.handles = engine.handled()
 
 
-def _complain(log: Log, context: Mapping[str, object]) -> None:
+class _Complaints:
     """What the event loop could not give to anybody: one line for what the machine lacks, such as descriptors for a
-    new connection, and the place in the code for a defect.
+    new connection, and the place in the code for a defect. The same again within some seconds is not said again.
     """
-    error = context.get("exception")
-    log(f"{context.get('message')}: {error}", "error")
-    if isinstance(error, Exception) and not isinstance(error, OSError | LocumError):
-        traceback.print_exception(error)
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._said: dict[str, float] = {}
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
+        error, now = context.get("exception"), boottime()
+        text = f"{context.get('message')}: {error}"
+        if now < self._said.get(text, 0.0):
+            return
+        self._said = {old: until for old, until in self._said.items() if until > now}
+        self._said[text] = now + COMPLAINT_PAUSE
+        self._log(text, "error")
+        if isinstance(error, Exception) and not isinstance(error, OSError | LocumError):
+            traceback.print_exception(error)
 
 
 async def _leave(stopping: asyncio.Event, driver: Driver) -> None:

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from locum.guard.kernel import name_process
+from locum.guard.kernel import die_with_parent, name_process
 
 #: Exit status of an agent that can never do its work; it is not started again. (sysexits.h: EX_CONFIG)
 EXIT_HOPELESS = 78
@@ -78,8 +78,18 @@ def forked(name: str, work: Callable[[], int]) -> Callable[[], Process]:
 
 
 def program(module: str, arguments: Sequence[str]) -> Callable[[], Process]:
-    """A starter of children that run ``python -m MODULE ARGUMENTS``."""
-    return lambda: subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL)
+    """A starter of children that run ``python -m MODULE ARGUMENTS``, and are asked to end when this process dies."""
+    guard = os.getpid()
+
+    def start() -> Process:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            # One that is left over would keep its socket, and its file, from the next guard's. (No threads here.)
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM, guard),  # noqa: PLW1509
+        )
+
+    return start
 
 
 class Child:
