@@ -111,6 +111,8 @@ def why_not(now: Situation, node: str, address: str) -> str | None:
         return f"has no link on {names(hosted.interfaces)}"
     if not health.healthy:
         return f"is UNHEALTHY ({health.reason})" if health.reason else "is UNHEALTHY"
+    if health.refused:
+        return f"could not take {names(sorted(health.refused), 3)} and gets no others meanwhile"
     return "cannot serve it now"
 
 
