@@ -1,10 +1,12 @@
 # 'make demo' and 'make test' do all of their own set-up. See README.md.
 
-.PHONY: help demo test lint format venv packages clean
+.PHONY: help demo test test-all sim lint format venv packages clean
 
 help:
 	@echo 'make demo    a cluster on this machine: real clients, real failures, a table of the gaps'
 	@echo 'make test    style, types and all tests, those in network namespaces included'
+	@echo 'make test-all  the same with the long ones: NFS, FTP, SMB, etcd clusters, torture, abuse'
+	@echo 'make sim     the cluster under a seeded simulator: SEEDS=10000, or MINUTES=10; FIRST=0 JOBS=2'
 	@echo 'make lint    style and types only'
 	@echo 'make format  put the code into the one style'
 	@echo 'make venv    the virtual environment .venv'
@@ -15,6 +17,16 @@ demo: packages venv
 
 test: packages venv
 	@tools/test.sh
+
+# CI runs this fixed set of seeds; more: make sim SEEDS=10000, or make sim MINUTES=30.
+SEEDS = 40
+FIRST = 0
+JOBS = 2
+sim: venv
+	@.venv/bin/python -m locum.sim --first $(FIRST) --jobs $(JOBS) $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
+
+test-all: packages venv
+	@ALL=1 tools/test.sh
 
 lint: venv
 	.venv/bin/ruff check .
