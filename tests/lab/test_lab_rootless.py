@@ -104,3 +104,12 @@ def test_where_the_kernel_forbids_it_one_line_says_so(base: Path) -> None:
     assert "user namespace" in done.stderr
     assert not os.path.exists("/tmp/locum-forbidden") or os.listdir("/tmp/locum-forbidden") == []
     assert os.listdir(base) == []
+
+
+def test_a_lab_on_etcd_and_nothing_left(base: Path) -> None:
+    lab(base, "up", "--store", "etcd", "--addresses", "4")
+    assert lab(base, "status").count("OK") == 3
+    lab(base, "fault", "n1", "kill-etcd")
+    lab(base, "heal")
+    lab(base, "down")
+    assert list(base.iterdir()) == []
