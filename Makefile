@@ -19,7 +19,7 @@ test: packages venv
 	@tools/test.sh
 
 # CI runs this fixed set of seeds; more: make sim SEEDS=10000, or make sim MINUTES=30.
-SEEDS = 40
+SEEDS = 200
 FIRST = 0
 JOBS = 2
 sim: venv

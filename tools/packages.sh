@@ -11,6 +11,7 @@ export PATH
 
 present() { # PACKAGE CHECK
     case $2 in
+    /*) [ -e "$2" ] ;;
     import:*) python3 -c "import ${2#import:}" 2>/dev/null ;;
     *) command -v "$2" >/dev/null ;;
     esac
