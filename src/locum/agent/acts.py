@@ -322,6 +322,13 @@ class Acts:
         except LocumError as error:
             self._log(f"cannot remove {address} from {interface}: {error}", "error")
 
+    def appeared(self, address: str, interface: str) -> None:
+        """The kernel says that ``address`` is configured on ``interface``. If it is being taken there, announce it now:
+        clients need not wait for the scripts that come after the one that configured it."""
+        present = self.configured.get(address)
+        if present is not None and present[1] == interface and address not in self._renewable:
+            self._announce_once(interface, address)
+
     # -- announcements ---------------------------------------------------------------------------------------
 
     def _announce(self, interface: str, address: str) -> None:

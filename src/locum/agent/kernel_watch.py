@@ -77,6 +77,7 @@ class KernelWatch:
             case AddressRemoved(address=address, interface=interface):
                 self._driver.feed(self._driver.node.address_removed, address, interface)
             case AddressAdded(address=address, bits=bits, interface=interface):
+                self._acts.appeared(address, interface)
                 self._check(address, bits, interface)
             case _:
                 self._read_links()
