@@ -77,6 +77,10 @@ class OwnHold:
         self._under_way[ticket] = free[0]
         return free[0]
 
+    def under_way(self, ticket: int) -> bool:
+        """Whether the beat of ``ticket`` is waited for: sent in this membership, and its slot not given away."""
+        return ticket in self._under_way
+
     def finished(self, ticket: int, accepted: bool | None, sent_at: float) -> int | None:
         """A beat was answered. Returns its slot when it prolongs the hold (which is then confirmed), else None."""
         slot = self._under_way.pop(ticket, None)

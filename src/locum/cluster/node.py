@@ -130,11 +130,13 @@ class Node:
         """A beat was answered; see :class:`locum.cluster.effects.SendBeat`."""
         # The hold is prolonged before it is looked at: an answer that arrives late but still counts must not
         # be preceded by the end of the hold.
+        current = self.hold.under_way(ticket)
         slot = self.hold.finished(ticket, accepted, sent_at) if self.stage is Stage.MEMBER else None
         if slot is not None and now < self.hold.deadline:
             self.desk.emit(ConfirmHold(slot, self.hold.deadline))
         self._enter(now, wall)
-        if accepted is False and self.stage is Stage.MEMBER:
+        # A refusal of a beat of an earlier membership says nothing about this one.
+        if accepted is False and current and self.stage is Stage.MEMBER:
             self.desk.free("beat")
             self._lose("the store refused a beat: another node expired this membership")
         self._step()

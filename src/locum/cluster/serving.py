@@ -79,6 +79,10 @@ class Serving:
             self.local[address] = Local(interface, self._bits(address), held=address in held)
             if address not in held:
                 self._given_up[address] = self._desk.view.revision_of(f"claim/{address}")
+        for address, interface in held.items():
+            if address not in claims:
+                # Somebody deleted the claim or made it unreadable: whoever knows less than we did may free it.
+                self.local[address] = Local(interface, self._bits(address), held=False)
 
     def inherit(self, held: Mapping[str, str]) -> None:
         """After a restart of the agent that lost its membership: what it had must be released."""
@@ -135,7 +139,9 @@ class Serving:
         for address in self.local:
             if not hold_valid or address not in self.hosted:
                 return address
-            if not self.claimed(address, incarnation) and self._desk.view.claim_holder(address) is not None:
+            if not self.claimed(address, incarnation) and (
+                not self.local[address].held or self._desk.view.claim_holder(address) is not None
+            ):
                 return address
             if may_release and address not in mine:
                 return address
