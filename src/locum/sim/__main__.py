@@ -31,6 +31,7 @@ def main() -> int:
         hold=options.hold,
         rounds=options.rounds,
         trouble=options.trouble,
+        calm=options.calm,
     )
     if options.shrink and options.seed is not None:
         return _shrink(options.seed, knobs)
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hold", type=float, help="hold in seconds, instead of the seed's")
     parser.add_argument("--rounds", type=int, help="rounds of trouble and healing, instead of the seed's")
     parser.add_argument("--trouble", type=float, help="seconds of trouble in each round, instead of the seed's")
+    parser.add_argument("--calm", type=float, help="mean seconds between two faults, instead of the seed's")
     return parser
 
 

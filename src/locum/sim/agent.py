@@ -64,6 +64,8 @@ class Agent:
         self._timer = 0
         self._tick_queued = False
         self._ensured = False
+        #: When it had read the store for the first time, true time.
+        self.read_at = math.inf
         page = machine.page
         self.adoption: Adoption | None = None
         if page.incarnation:
@@ -574,6 +576,7 @@ class Agent:
             self.world.engine.after(READ_PAUSE, self._read)
             return
         yield
+        self.read_at = min(self.read_at, self.world.engine.now)
         keys = self.node.view.reset(snapshot)
         yield from self._feed(self.node.view_changed, keys)
         self.store.follow(snapshot.revision, self._batch, self._watch_lost)

@@ -44,6 +44,7 @@ class Knobs(NamedTuple):
     hold: float | None = None
     rounds: int | None = None
     trouble: float | None = None
+    calm: float | None = None
 
 
 def run_seed(seed: int, knobs: Knobs = Knobs(), *, traced: bool = False) -> Outcome:  # noqa: B008 - immutable
@@ -51,6 +52,8 @@ def run_seed(seed: int, knobs: Knobs = Knobs(), *, traced: bool = False) -> Outc
     shape = shape_of(seed, knobs.nodes, knobs.addresses, knobs.hold)
     if knobs.rounds is not None:
         shape = shape._replace(rounds=knobs.rounds)
+    if knobs.calm is not None:
+        shape = shape._replace(calm=knobs.calm)
     if knobs.trouble is not None:
         shape = shape._replace(trouble=knobs.trouble)
     world = World(shape, traced=traced)

@@ -107,7 +107,7 @@ def shape_of(seed: int, nodes: int | None = None, addresses: int | None = None, 
         numbered=random.random() < 0.3,
         history=history,
         tunables=tunables,
-        calm=random.choice((0.3, 1.0, 2.0, 4.0)),
+        calm=random.choice((0.15, 0.3, 0.6, 1.0, 2.0, 4.0)),
         rounds=random.choice((1, 2, 3)),
         trouble=random.uniform(8.0, 25.0),
     )

@@ -56,7 +56,7 @@ def _options(knobs: Knobs) -> str:
     # An empty list of kinds would mean all of them.
     words = [f"--without {kind}" for kind in knobs.without] if len(left) in (0, len(WEIGHTS)) else []
     words = words or [f"--only {kind}" for kind in left if len(left) < len(WEIGHTS)]
-    for name in ("nodes", "addresses", "hold", "rounds", "trouble"):
+    for name in ("nodes", "addresses", "hold", "rounds", "trouble", "calm"):
         value = getattr(knobs, name)
         if value is not None:
             words.append(f"--{name} {value}")
