@@ -128,7 +128,7 @@ class Checks:
             elif kind == "member" and author.name != name:
                 self._leaders_alone(author, before, changes, f"the expiry of {name}")
                 self._hold_is_over(name, before.get(key))
-                self._world.expired(name)
+                self._world.expired(name, _incarnation(before.get(key)))
                 self.expired += 1
             elif kind in DURABLE:
                 self._durable_changes(author, kind, name, before, value, changes)
@@ -321,6 +321,15 @@ class Checks:
             if self.recovered.get(name, -1.0) < when:
                 return f"{name} has not run recovered since {what} on {who} at {when:.3f}"
         return None
+
+
+def _incarnation(member: Entry | None) -> str:
+    """Whose membership this was, "" when that cannot be read."""
+    try:
+        record = schema.decode(member.key, member.value) if member is not None else None
+    except StoreCorrupt:
+        return ""
+    return record.incarnation if isinstance(record, MemberRecord) else ""
 
 
 def _excused(machine: Machine) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locum.cluster.hold import CLOCK_RATE_BOUND
+from locum.cluster.node import Stage
 from locum.sim.admins import Admins
 from locum.sim.checks import STRANGER
 from locum.sim.network import DOWN, UP
@@ -123,6 +124,7 @@ class Faults:
         world, random = self._world, self._random
         self._on = False
         world.healed_at = world.engine.now
+        world.healed_revision = world.store.core.revision
         if world.trace.on:
             world.trace.say("faults", "everything is healed")
         for machine in world.machines.values():
@@ -133,7 +135,7 @@ class Faults:
             machine.thaw()
             self._links_up(machine)
             if machine.agent is not None and machine.agent.store.watch is not None:
-                machine.agent.store.watch.lag = 0.0
+                machine.agent.store.watch.catch_up()
             if machine.name in world.retired:
                 if not machine.guard:
                     machine.remove_leftovers()
@@ -188,10 +190,17 @@ class Faults:
     def _agent_ended(self, machine: Machine) -> None:
         self._disturb(machine, 3.0)
 
-    def _check_expiry(self, name: str) -> None:
-        """Nobody may expire a node that has lived and reached the store all the time while the store was there."""
+    def _check_expiry(self, name: str, incarnation: str) -> None:
+        """Nobody may expire a node that has lived and reached the store all the time while the store was there.
+
+        A membership of which its own node does not know (a join that was given up and took effect much later, the
+        answer lost, the watch behind) is nobody's life.
+        """
         machine = self._world.machines[name]
         if self._busy.get(name, 0) or machine.agent is None or not machine.running:
+            return
+        node = machine.agent.node
+        if node.stage is not Stage.MEMBER or node.incarnation != incarnation:
             return
         quiet = self._world.engine.now - max(self._quiet_since[name], machine.agent.read_at)
         if quiet > 3 * machine.identity.hold + 1.0 and self._world.engine.now > 10.0:
@@ -346,10 +355,7 @@ class Faults:
         watch.lag = self._world.shape.hold * self._random.uniform(0.05, 3.0)
         self._say(f"the watch of {machine.name} lags {watch.lag:.3f} s for {seconds:.3f} s")
 
-        def over() -> None:
-            watch.lag = 0.0
-
-        self._world.engine.after(seconds, over)
+        self._world.engine.after(seconds, watch.catch_up)
 
     def lose_messages(self) -> None:
         """Some messages between a node and the store are lost."""

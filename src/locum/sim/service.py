@@ -88,6 +88,9 @@ class Watch:
         self._deliver = deliver
         self._lost = lost
         self._last = 0.0
+        #: What is under way, in order, each with the number by which its arrival is known.
+        self._under_way: deque[tuple[int, Batch]] = deque()
+        self._serial = 0
         self._kept: deque[Batch] = deque()
         #: Seconds by which the stream lags behind at present.
         self.lag = 0.0
@@ -99,11 +102,22 @@ class Watch:
         engine = self._service.engine
         when = engine.now + self._link.some_delay() + self.lag
         self._last = when = max(when, self._last)
-        engine.at(when, self._arrive, batch)
+        self._serial += 1
+        self._under_way.append((self._serial, batch))
+        engine.at(when, self._arrive, self._serial)
 
-    def _arrive(self, batch: Batch) -> None:
-        if not self._open:
-            return
+    def catch_up(self) -> None:
+        """The stream does not lag any more: what is under way arrives now, as what comes after it does."""
+        self.lag = 0.0
+        engine = self._service.engine
+        self._last = engine.now + self._link.some_delay()
+        engine.at(self._last, self._arrive, self._serial)
+
+    def _arrive(self, serial: int) -> None:
+        while self._open and self._under_way and self._under_way[0][0] <= serial:
+            self._pass_on(self._under_way.popleft()[1])
+
+    def _pass_on(self, batch: Batch) -> None:
         if self._kept or self._link.cut[DOWN] or not self._service.up:
             if not self._kept:
                 self._service.engine.after(0.02, self._flush)

@@ -35,6 +35,8 @@ class World:
         self.events: Counter[str] = Counter()
         #: When everything was healed last, true time.
         self.healed_at = 0.0
+        #: The store's revision then.
+        self.healed_revision = 0
         #: (machine, address) that somebody configured by hand.
         self.by_hand: set[tuple[str, str]] = set()
         #: Machines whose daemon was stopped for good.
@@ -46,7 +48,7 @@ class World:
             machine = self._machine(number)
             self.machines[machine.name] = machine
         #: Called when a node's membership was ended by another; the faults know whether that was fair.
-        self.on_expiry: Callable[[str], None] | None = None
+        self.on_expiry: Callable[[str, str], None] | None = None
         #: Called when a daemon has ended by itself.
         self.on_end: Callable[[Machine], None] | None = None
 
@@ -92,10 +94,10 @@ class World:
         """Scripts of ``event`` have started somewhere."""
         self.events[event] += 1
 
-    def expired(self, name: str) -> None:
+    def expired(self, name: str, incarnation: str) -> None:
         """A node's membership was ended by another."""
         if self.on_expiry is not None:
-            self.on_expiry(name)
+            self.on_expiry(name, incarnation)
 
     def agent_ended(self, machine: Machine, problem: str | None) -> None:
         """An agent has left, in order or with a problem."""
