@@ -183,6 +183,7 @@ def test_a_node_whose_processes_are_gone_or_frozen_keeps_no_connection_afterward
     fresh = scene.connect(address)
     scene.lab.heal(victim)
     wait_state(scene.lab, victim, "OK")
+    scene.lab.wait_served()  # the address may be on its way home
     assert scene.survivors(victim, address) == [] or scene.holder(address) == victim
     if scene.holder(address) == victim:
         # It came home with the node: no connection of before is there.

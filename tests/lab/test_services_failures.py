@@ -99,7 +99,7 @@ def test_workers_that_outlive_their_master_go_on_serving_until_it_is_replaced(ma
 @pytest.mark.parametrize("protocol", ["FTP", "SMB"])
 def test_the_end_of_the_main_process_is_noticed_though_its_sessions_live_on(make_lab: MakeLab, protocol: str) -> None:
     service = CLIENTS[protocol].service
-    lab = make_lab(services=[service], settings=NO_POLL)
+    lab = make_lab(services=CLIENTS[protocol].services, settings=NO_POLL)
     lab.wait_served()
     transfers.slow_down(lab)
     address, node = next(iter(lab.served().items()))

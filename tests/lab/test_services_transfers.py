@@ -26,7 +26,7 @@ SLOW_POLL = "[tunables]\nMonitorInterval = 15\nNoIPFailback = 1"
 def cluster(make_lab: MakeLab, request: pytest.FixtureRequest) -> Lab:
     """A cluster with the services that the test's ``protocol`` needs."""
     protocol = getattr(request, "param", None) or request.node.callspec.params["protocol"]
-    lab = make_lab(services=[CLIENTS[protocol].service], settings=SLOW_POLL, hold=1.0)
+    lab = make_lab(services=CLIENTS[protocol].services, settings=SLOW_POLL, hold=1.0)
     lab.wait_served()
     transfers.slow_down(lab)
     return lab

@@ -18,12 +18,13 @@ import click
 import msgspec
 
 from locum.errors import LocumError, UsageError
-from locum.lab import faults, namespaces, processes, rootless
+from locum.lab import faults, namespaces, processes, rootless, service_table, transfers
 from locum.lab import observer as observing
 from locum.lab import probe as probing
 from locum.lab.lab import Lab
 from locum.lab.lab import down as take_down
 from locum.lab.layout import Layout
+from locum.lab.services import SERVICES
 from locum.lab.state import NodeState
 
 DEFAULT_NAME = "lab"
@@ -72,7 +73,7 @@ def lab(ctx: click.Context) -> None:
     "--services",
     default="web",
     show_default=True,
-    help="Services on every node, of: web,echo,vsftpd,samba,nginx,generic.",
+    help=f"Services on every node, separated by commas, of: {', '.join(SERVICES)}.",
 )
 @_store_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every address is served.")
@@ -265,9 +266,12 @@ def demo(
 
 @lab.command("services-table")
 @click.option(
-    "--client", "clients", multiple=True, help="Only this client: FTP, SMB, HTTP; may be given several times."
+    "--client",
+    "clients",
+    multiple=True,
+    help=f"Only this client, of: {', '.join(transfers.CLIENTS)}. May be given several times.",
 )
-@click.option("--fault", "wanted", multiple=True, help="Only this fault, as the table calls it; several times as well.")
+@click.option("--fault", "wanted", multiple=True, help=f"Only this fault, of: {', '.join(service_table.FAULTS)}.")
 @click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def services_table(*, clients: tuple[str, ...], wanted: tuple[str, ...], hold: float, json_file: Path | None) -> None:
@@ -275,8 +279,6 @@ def services_table(*, clients: tuple[str, ...], wanted: tuple[str, ...], hold: f
 
     Exit status 1 when a client did not end with the right file.
     """
-    from locum.lab import service_table, transfers  # noqa: PLC0415  (only this command needs them)
-
     for given, known in ((clients, transfers.CLIENTS), (wanted, service_table.FAULTS)):
         if strangers := set(given) - set(known):
             raise UsageError(f"{min(strangers)!r}: there are {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""A service without a script of its own, for 70.service: Python's web server on the node's own files."""
+"""A service without a script of its own, for 70.service: Python's web server with the lab's shared files."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from pathlib import Path
 PORT = 8081
 
 
-def settings(directory: Path, node: str) -> dict[str, object]:
-    """Write what it serves into ``directory``; the settings of 70.service."""
-    files = directory / "files"
-    files.mkdir(parents=True, exist_ok=True)
-    (files / "index.html").write_text(f"{node}\n")
-    command = [sys.executable, "-m", "http.server", "--bind", "::", "--directory", str(files), str(PORT)]
+def settings(directory: Path, shared: Path) -> dict[str, object]:
+    """The settings of 70.service; ``directory`` gets a line in ``moves`` for each ``recovered`` after a move."""
+    directory.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "http.server", "--bind", "::", "--directory", str(shared), str(PORT)]
     return {
         "command": command,
         "ports": [PORT],
-        "directories": [str(files)],
+        "directories": [str(shared)],
         "check": ["curl", "--silent", "--fail", "--max-time", "3", f"http://127.0.0.1:{PORT}/"],
         "move": ["sh", "-c", f"echo moved >>{directory}/moves"],
     }

@@ -2,8 +2,8 @@
 
 ``web``: nginx, which answers with the node's name. ``echo``: answers datagrams with the node's name, for measurements
 that are finer than a TCP connection. The lab itself starts these two. The others are started by their event scripts:
-``vsftpd``, ``samba`` and ``nginx`` serve the files of the lab's shared directory, which stands for a cluster's file
-system; ``generic`` is a service that has no script of its own.
+``vsftpd``, ``samba``, ``nginx``, ``nfs`` and ``generic`` (a service that has no script of its own) serve the files of
+the lab's shared directory, which stands for a cluster's file system. ``nfstickle`` is a script beside ``nfs``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ SERVICES: dict[str, Service] = {
     "generic": Service(
         lambda: None,
         script=shipped("70.service"),
-        settings=lambda site: generic.settings(site.directory, site.node),
+        settings=lambda site: generic.settings(site.directory, site.shared),
     ),
 }
 

@@ -22,7 +22,7 @@ from typing import Self
 import msgspec
 
 from locum.errors import LocumError, UsageError
-from locum.lab import file_web, processes, samba, vsftpd
+from locum.lab import file_web, generic, nfs_service, processes, samba
 from locum.lab.lab import Lab
 
 #: Bytes. At the servers' rate this lasts seven seconds.
@@ -38,22 +38,29 @@ TIMEOUT = 5
 
 _COMPLAINTS = re.compile(
     r"(Connection timed out|Connection reset[a-z ]*|Connection refused|No route to host|"
-    r"Network is unreachable|timed out|NT_STATUS_[A-Z_]+|Connection closed|Control connection closed)"
+    r"Network is unreachable|timed out|NT_STATUS_[A-Z_]+|Connection closed|Control connection closed|"
+    r"NFS[34]?ERR_[A-Z_]+)"
 )
 
 
 class Client(msgspec.Struct, frozen=True):
-    """``service``: the lab's service that it talks to. ``program``: what must be installed, from Debian's ``package``.
+    """``services``: those of the lab that it needs, the one that it talks to first. ``program``: what must be
+    installed, from Debian's ``package``.
 
-    ``command`` gets an address, the name of the file, where to put it, and the client's own time limit in seconds; it
-    resumes by itself.
+    ``command`` gets an address, the file on the servers, where to put it, and the client's own time limit in seconds;
+    it goes on by itself until it has the file. ``folder``: where in the lab's shared directory the server finds files.
     """
 
-    service: str
+    services: tuple[str, ...]
     program: str
     package: str
-    command: Callable[[str, str, Path, int], list[str]]
-    port: int
+    command: Callable[[str, Path, Path, int], list[str]]
+    folder: str = "."
+
+    @property
+    def service(self) -> str:
+        """The service that it talks to."""
+        return self.services[0]
 
 
 def _host(address: str) -> str:
@@ -74,24 +81,44 @@ def _wget(url: str, target: Path, timeout: int) -> list[str]:
     ]
 
 
-def _ftp(address: str, name: str, target: Path, timeout: int) -> list[str]:
-    return _wget(f"ftp://{_host(address)}/{name}", target, timeout)
+def _ftp(address: str, source: Path, target: Path, timeout: int) -> list[str]:
+    return _wget(f"ftp://{_host(address)}/{source.name}", target, timeout)
 
 
-def _http(address: str, name: str, target: Path, timeout: int) -> list[str]:
-    return _wget(f"http://{_host(address)}:{file_web.PORT}/{name}", target, timeout)
+def _http(address: str, source: Path, target: Path, timeout: int) -> list[str]:
+    return _wget(f"http://{_host(address)}:{file_web.PORT}/{source.name}", target, timeout)
 
 
-def _smb(address: str, name: str, target: Path, timeout: int) -> list[str]:
+def _generic(address: str, source: Path, target: Path, timeout: int) -> list[str]:
+    return _wget(f"http://{_host(address)}:{generic.PORT}/{source.name}", target, timeout)
+
+
+def _smb(address: str, source: Path, target: Path, timeout: int) -> list[str]:
     # smbclient resumes (reget), its user repeats the command.
-    get = f"smbclient --no-pass --timeout={timeout} //{address}/{samba.SHARE} --command='reget {name} {target}'"
+    get = f"smbclient --no-pass --timeout={timeout} //{address}/{samba.SHARE} --command='reget {source.name} {target}'"
     return ["sh", "-c", f"until {get}; do sleep 0.2; done"]
 
 
+def _nfs(version: int) -> Callable[[str, Path, Path, int], list[str]]:
+    def command(address: str, source: Path, target: Path, _timeout: int) -> list[str]:
+        # NFSv3 names a directory as the server does, NFSv4 as the export is called. The client connects again by
+        # itself; what it reports as an error its user repeats, from the beginning, for nfs-cp overwrites nothing.
+        folder = source.resolve().parent if version == 3 else Path(nfs_service.PSEUDO)
+        url = f"nfs://{_host(address)}{folder}/{source.name}?version={version}"
+        return ["sh", "-c", f"until nfs-cp '{url}' {target}; do rm -f {target}; sleep 0.2; done"]
+
+    return command
+
+
+_NFS = ("nfs", "nfstickle")
+
 CLIENTS: dict[str, Client] = {
-    "FTP": Client("vsftpd", "wget", "wget", _ftp, vsftpd.PORT),
-    "SMB": Client("samba", "smbclient", "smbclient", _smb, samba.PORT),
-    "HTTP": Client("nginx", "wget", "wget", _http, file_web.PORT),
+    "FTP": Client(("vsftpd",), "wget", "wget", _ftp),
+    "SMB": Client(("samba",), "smbclient", "smbclient", _smb),
+    "NFSv3": Client(_NFS, "nfs-cp", "libnfs-utils", _nfs(3), "nfs"),
+    "NFSv4": Client(_NFS, "nfs-cp", "libnfs-utils", _nfs(4), "nfs"),
+    "HTTP": Client(("nginx",), "wget", "wget", _http),
+    "generic": Client(("generic",), "wget", "wget", _generic),
 }
 
 
@@ -138,7 +165,7 @@ class Transfer:
 
     def __init__(self, lab: Lab, protocol: str, address: str, name: str = "file", timeout: int = TIMEOUT) -> None:
         client = named(protocol)
-        self.source = lab.shared / name
+        self.source = lab.shared / client.folder / name
         if not self.source.exists():
             temporary = lab.directory / f"{name}.new"
             temporary.write_bytes(os.urandom(SIZE))
@@ -153,7 +180,7 @@ class Transfer:
         self._grew: list[float] = []
         with self._log.open("wb") as output:
             self._child = subprocess.Popen(
-                lab.command("client", client.command(address, name, self.target, timeout)),
+                lab.command("client", client.command(address, self.source, self.target, timeout)),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -209,9 +236,9 @@ class Transfer:
         """What the client said."""
         return self._log.read_text(errors="replace").strip()
 
-    def complaints(self) -> tuple[str, ...]:
-        """The errors that the client spoke of, each once."""
-        return tuple(dict.fromkeys(match.group(1) for match in _COMPLAINTS.finditer(self.output())))
+    def complaints(self, since: int = 0) -> tuple[str, ...]:
+        """The errors that the client spoke of, each once; ``since`` leaves out so many characters of its output."""
+        return tuple(dict.fromkeys(match.group(1) for match in _COMPLAINTS.finditer(self.output()[since:])))
 
     def stall(self, since: float) -> float:
         """The longest time after ``since`` in which nothing arrived, in seconds."""
