@@ -22,6 +22,10 @@ LONGEST_INTERVAL = 0.5
 SLOTS = 4
 #: Bound on the difference of two clocks' rates that the margin covers: 1000 ppm, twice what NTP may slew.
 CLOCK_RATE_BOUND = 0.001
+#: After an outage of the store everybody gets so many beats, and at least so many seconds, to be heard of again;
+#: never more than a hold and its margin.
+GRACE_BEATS = 3
+SHORTEST_GRACE = 0.5
 #: Kernel timers and queues: some jiffies of 10 ms (HZ=100), and packets already handed to a network card.
 KERNEL_SLACK = 0.03
 
@@ -34,6 +38,11 @@ def margin_for(hold: float) -> float:
 def interval_for(hold: float) -> float:
     """Seconds between two beats."""
     return min(hold / BEATS_PER_HOLD, LONGEST_INTERVAL)
+
+
+def grace_for(hold: float, margin: float) -> float:
+    """Seconds that a node of that ``hold`` and ``margin`` gets to beat again once the store is back."""
+    return min(max(GRACE_BEATS * interval_for(hold), SHORTEST_GRACE), hold + margin)
 
 
 class OwnHold:
@@ -112,7 +121,9 @@ class Observers:
     """What this node saw of the others' beats, and whether its own sight can be trusted.
 
     Sight is trusted while the node's own beats come back through the watch: a watch that lags, or a store that
-    does not answer, shows in them. After a gap everybody gets a full hold again, so that an outage of the
+    does not answer, shows in them. That a beat came back also proves that all which was committed before it has been
+    seen; so a gap makes no sight of others' beats less true, and their holds are counted from it as ever. But in a
+    gap they may have lost beats as well: after it everybody gets some (:func:`grace_for`), so that an outage of the
     store is not mistaken for the death of the nodes.
     """
 
@@ -135,7 +146,9 @@ class Observers:
         sent = self._sent.pop(sequence, None)
         if sent is None:
             return
-        if sent - self._echo_sent > 3 * self._interval:
+        # Beats that waited in a store's queue come back in a row when it does: what counts is for how long nothing
+        # had come, not how much time lies between the sending of one and the next.
+        if now - self._echo_sent > 3 * self._interval:
             self._trusted_since = now
         self._echo_sent = max(self._echo_sent, sent)
 
@@ -157,11 +170,14 @@ class Observers:
         return now - self._echo_sent <= 2 * min(self._interval, interval_for(hold))
 
     def expires_at(self, view: View, node: str) -> float:
-        """When ``node`` will have been silent for its hold and the margin, on this node's clock."""
+        """When ``node`` will have been silent for its hold and the margin, on this node's clock.
+
+        Not before it has had its chance to be heard of since the last gap in this node's sight.
+        """
         member = view.members[node].record
         seen = self._seen.get(node)
-        since = max(seen[1] if seen is not None else 0.0, self._trusted_since)
-        return since + member.hold + member.margin
+        silent = (seen[1] if seen is not None else 0.0) + member.hold + member.margin
+        return max(silent, self._trusted_since + grace_for(member.hold, member.margin))
 
     def expired(self, view: View, node: str, now: float) -> bool:
         """Whether ``node``'s hold is certainly over: the expiry must still be conditional on :meth:`seen_revision`."""

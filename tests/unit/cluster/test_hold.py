@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from locum.cluster import schema
-from locum.cluster.hold import SLOTS, Observers, OwnHold, interval_for, margin_for
+from locum.cluster.hold import SLOTS, Observers, OwnHold, grace_for, interval_for, margin_for
 from locum.cluster.schema import MemberRecord
 from locum.cluster.view import View
 from locum.store.base import Batch, Change
@@ -104,14 +104,49 @@ class TestObservers:
         observers.beat_seen("n2", 7, 100.0)
         assert not observers.expired(view, "n2", 104.0)
 
-    def test_after_an_outage_of_the_store_everybody_gets_a_full_hold_again(self) -> None:
+    def test_after_an_outage_of_the_store_everybody_gets_some_beats_to_be_heard_of_again(self) -> None:
         view, observers = view_with_member("n2"), Observers(0.4)
         see_own_beats(observers, 90.0, 100.0)
         observers.beat_seen("n2", 7, 100.0)
-        see_own_beats(observers, 110.0, 110.4)
-        assert not observers.expired(view, "n2", 110.5)
-        see_own_beats(observers, 110.8, 112.4)
-        assert observers.expired(view, "n2", 112.5)
+        see_own_beats(observers, 110.0, 111.2)
+        assert not observers.expired(view, "n2", 110.01)
+        assert not observers.expired(view, "n2", 111.2)
+        assert observers.expired(view, "n2", 111.21)
+
+    def test_who_is_heard_of_after_an_outage_has_a_full_hold_again(self) -> None:
+        view, observers = view_with_member("n2"), Observers(0.4)
+        see_own_beats(observers, 90.0, 100.0)
+        observers.beat_seen("n2", 7, 100.0)
+        see_own_beats(observers, 110.0, 113.0)
+        observers.beat_seen("n2", 8, 110.3)
+        assert not observers.expired(view, "n2", 112.39)
+        assert observers.expired(view, "n2", 112.41)
+
+    def test_i1_an_outage_does_not_shorten_the_wait_for_a_hold(self) -> None:
+        view, observers = view_with_member("n2"), Observers(0.4)
+        see_own_beats(observers, 90.0, 100.0)
+        see_own_beats(observers, 101.3, 104.0)
+        # Seen just before the gap, or just after it: the hold counts from there.
+        observers.beat_seen("n2", 7, 101.3)
+        assert not observers.expired(view, "n2", 103.39)
+        assert observers.expired(view, "n2", 103.41)
+
+    def test_a_store_that_goes_away_again_gives_everybody_the_same_chance_again(self) -> None:
+        view, observers = view_with_member("n2"), Observers(0.4)
+        see_own_beats(observers, 90.0, 100.0)
+        observers.beat_seen("n2", 7, 100.0)
+        see_own_beats(observers, 110.0, 110.0)
+        see_own_beats(observers, 115.0, 116.2)
+        assert not observers.expired(view, "n2", 115.01)
+        assert not observers.expired(view, "n2", 116.2)
+        assert observers.expired(view, "n2", 116.21)
+
+    def test_several_beats_fit_into_the_time_that_is_given_after_an_outage(self) -> None:
+        for hold in (1.0, 2.0, 3.0, 60.0):
+            assert grace_for(hold, margin_for(hold)) >= 2.5 * interval_for(hold)
+        for hold in (0.1, 0.25):
+            # Processes may be late by more than such beats: as long as for a silent node.
+            assert grace_for(hold, margin_for(hold)) == hold + margin_for(hold)
 
     def test_i1_the_others_word_on_hold_and_margin_counts(self) -> None:
         view, observers = view_with_member("n2", hold=5.0, margin=3.0), Observers(0.4)
