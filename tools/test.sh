@@ -1,13 +1,13 @@
 #!/bin/sh
-# All checks, in order: style, types, the simulation if there is one, then the tests (those of units first, then those
-# of the lab) in one run of pytest, whose closing line ends the output. Goes on after a failure; fails if anything did.
+# All checks, in order: style, types, the simulation, the tests of units (several at once), those of the lab (one after the
+# other: they are about time). Goes on after a failure; fails if anything did. The last line counts all tests.
 set -u
 
 cd "$(dirname "$0")/.."
 summary=
 failed=0
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
 check() { # NAME COMMAND...
@@ -19,41 +19,48 @@ check() { # NAME COMMAND...
 "
 }
 
+# Run pytest with its output also in a log. The status goes through a file: a pipeline has that of tee.
+tests() { # LOG ARGUMENT...
+    log=$work/$1
+    shift
+    { tools/inside.sh .venv/bin/python -m pytest "$@" 2>&1; echo $? >"$log.status"; } | tee "$log"
+    return "$(cat "$log.status")"
+}
+
 # Tests of real services, of etcd clusters and of long abuse: make test-all runs them, too.
 later="nfs services torture hostile bad_input etcd store_etcd"
 
-tests() {
+lab() {
     ignored=
     if [ "${ALL:-}" = "" ]; then
         for subject in $later; do ignored="$ignored --ignore-glob=tests/lab/test_$subject*"; done
     fi
-    # The status goes through a file: a pipeline has that of tee.
-    # shellcheck disable=SC2086
-    { tools/inside.sh .venv/bin/python -m pytest $ignored tests/unit tests/lab 2>&1; echo $? >"$log.status"; } | tee "$log"
-    status=$(cat "$log.status")
-    rm -f "$log.status"
-    if [ "$status" != 1 ] || grep '^FAILED\|^ERROR' "$log" | grep -qv '^FAILED tests/lab/' ||
-        grep -q '^FAILED tests/lab/.*::test_i[0-9]' "$log"; then
-        return "$status"
-    fi
-    # Tests of the lab are about time, and machines are shared. What fails there is repeated once, alone and for all to
-    # see, unless it is about an invariant: that must never fail.
+    # shellcheck disable=SC2086  # a list of words
+    tests lab $ignored tests/lab && return
+    status=$?
+    if [ "$status" != 1 ] || grep -q '^ERROR\|^FAILED tests/lab/.*::test_i[0-9]' "$work/lab"; then return "$status"; fi
+    # Machines are shared. What fails in the lab is repeated once, alone and for all to see, unless it is about an
+    # invariant: that must never fail.
     printf '\n== repeating what failed in the lab\n'
-    grep '^FAILED' "$log"
-    { tools/inside.sh .venv/bin/python -m pytest --last-failed --last-failed-no-failures none tests/lab 2>&1
-      echo $? >"$log.status"; } | tee "$log"
-    status=$(cat "$log.status")
-    rm -f "$log.status"
-    return "$status"
+    grep '^FAILED' "$work/lab"
+    tests repeated --last-failed --last-failed-no-failures none tests/lab
+}
+
+# The sum of what the closing lines of the runs of pytest say.
+count() {
+    tail -q -n 1 "$work/units" "$work/lab" | tr -d '=,' | awk '
+        { for (i = 2; i <= NF; i++) if ($i ~ /^(passed|failed|errors?|skipped|xfailed|xpassed)$/) n[$i] += $(i - 1)
+          for (i = 2; i <= NF; i++) if ($(i - 1) == "in") seconds += $i }
+        END { for (what in n) printf "%d %s, ", n[what], what; printf "in %d s\n", seconds }'
 }
 
 check 'ruff check' .venv/bin/ruff check --quiet .
 check 'ruff format' .venv/bin/ruff format --check --quiet .
 check 'mypy' .venv/bin/mypy
-# Only a checkout that has a simulation has this target.
-if grep -q '^sim:' Makefile; then check 'simulation' make --no-print-directory sim; fi
-check 'tests' tests
+check 'simulation' make --no-print-directory sim
+check 'tests of units' tests units -n 4 --dist worksteal tests/unit
+check 'tests in the lab' lab
 
 printf '\n%s' "$summary"
-tail -n 1 "$log"
+count
 exit $failed

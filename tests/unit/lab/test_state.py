@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,11 @@ from locum.lab.state import AppliedFault, LabState, NodeState
 
 
 @pytest.fixture(autouse=True)
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of labs of this test's own."""
-    monkeypatch.setenv("LOCUM_LAB_DIR", str(tmp_path))
-    return tmp_path
+def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory of labs of this test's own, with a name short enough for sockets below it."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="lab") as directory:
+        monkeypatch.setenv("LOCUM_LAB_DIR", directory)
+        yield Path(directory)
 
 
 def test_what_is_written_is_read() -> None:
