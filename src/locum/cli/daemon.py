@@ -5,22 +5,11 @@ from __future__ import annotations
 import click
 
 from locum.cli import output
-from locum.cli.options import socket_option
-
-#: Where the configuration is unless a command says otherwise (:data:`locum.config.load.DEFAULT_PATH`).
-DEFAULT_CONFIG = "/etc/locum/locum.toml"
+from locum.cli.options import DEFAULT_CONFIG, config_option, socket_option
 
 
 @click.command("daemon")
-@click.option(
-    "--config",
-    "config_path",
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    envvar="LOCUM_CONFIG",
-    metavar="FILE",
-    help="The configuration of this node.",
-)
+@config_option
 @click.pass_context
 def daemon(ctx: click.Context, config_path: str) -> None:
     """Run this node in the foreground, until SIGTERM, Ctrl-C or 'locum shutdown'.

@@ -5,20 +5,12 @@ from __future__ import annotations
 import click
 
 from locum.cli import output
-from locum.cli.daemon import DEFAULT_CONFIG
+from locum.cli.options import config_option
 from locum.doctor import Finding
 
 
 @click.command("doctor")
-@click.option(
-    "--config",
-    "config_path",
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    envvar="LOCUM_CONFIG",
-    metavar="FILE",
-    help="The configuration of this node.",
-)
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def doctor(ctx: click.Context, config_path: str, as_json: bool) -> None:

@@ -143,7 +143,7 @@ def _node_words(found: Lab, node: str) -> list[str]:
 @click.argument("node")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(name: str, node: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND on NODE (n1, n2, …, client or hub); LOCUM_SOCKET is set."""
+    """Run COMMAND on NODE (n1, n2, …, client or hub); its LOCUM_SOCKET and LOCUM_CONFIG are set."""
     found = Lab.load(name)
     if command[0] == "--":
         command = command[1:]

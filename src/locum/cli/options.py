@@ -11,6 +11,9 @@ from locum.api.client import DEFAULT_SOCKET
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Where the configuration is unless a command says otherwise (:data:`locum.config.load.DEFAULT_PATH`).
+DEFAULT_CONFIG = "/etc/locum/locum.toml"
+
 
 def socket_option(function: F) -> F:
     """``--socket``: where the daemon listens."""
@@ -23,6 +26,20 @@ def socket_option(function: F) -> F:
         show_envvar=True,
         metavar="PATH",
         help="The daemon's control socket.",
+    )(function)
+
+
+def config_option(function: F) -> F:
+    """``--config``: this node's configuration."""
+    return click.option(
+        "--config",
+        "config_path",
+        default=DEFAULT_CONFIG,
+        envvar="LOCUM_CONFIG",
+        show_default=True,
+        show_envvar=True,
+        metavar="FILE",
+        help="The configuration of this node.",
     )(function)
 
 

@@ -172,7 +172,11 @@ class Lab:
 
     def environment(self, node: str) -> dict[str, str]:
         """What a command on that node gets in its environment."""
-        return {"LOCUM_SOCKET": str(self.control_socket(node)), "LOCUM_LAB_NODE": node}
+        return {
+            "LOCUM_SOCKET": str(self.control_socket(node)),
+            "LOCUM_CONFIG": str(self.node_directory(node) / "config.toml"),
+            "LOCUM_LAB_NODE": node,
+        }
 
     # -- processes -------------------------------------------------------------------------------------------------
 
