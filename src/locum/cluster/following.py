@@ -133,7 +133,15 @@ class Following:
             return False
         if self._phase is None or self._phase.epoch != plan.epoch or self._phase.phase != SETTLED:
             return False
-        return self.all_reached(plan, SETTLED)
+        return self.all_reached(plan, SETTLED) and self._all_released(plan)
+
+    def _all_released(self, plan: PlanRecord) -> bool:
+        """Whether every living node has given up what is not its own in ``plan``, also one that takes no part (I3).
+
+        A node that was stopped or banned releases as well, and says so by deleting its claims.
+        """
+        holder = self._desk.view.claim_holder
+        return all(holder(address) in (None, plan.assignment.get(address)) for address in self._desk.view.claims)
 
     def close(self, plan: PlanRecord) -> None:
         """Run the closing events, one after the other, each as an activity of its own."""

@@ -162,8 +162,9 @@ def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0)
     if not who and not old.participants and readable:
         return None
     if view.plan is None:
-        # The plan was deleted, or cannot be read: what its participants wrote tells how far they were.
-        epoch_floor = max([epoch_floor, *(phase.record.epoch for phase in view.phases.values())])
+        # The plan was deleted, or cannot be read. No plan has an epoch beyond the revision that wrote it (unless a
+        # stranger wrote it; then what its participants wrote tells), so counting goes on from the store's own count.
+        epoch_floor = max([epoch_floor, view.revision, *(phase.record.epoch for phase in view.phases.values())])
     prepare = any(set(PREPARE_EVENTS) & set(h.handles) for n in who if (h := current_health(view, n)) is not None)
     return PlanRecord(
         epoch=max(old.epoch, epoch_floor) + 1,

@@ -34,6 +34,8 @@ from locum.store.base import Batch, Change, Condition, Delete, Operation, Put, S
 
 T = TypeVar("T", bound=Record)
 
+#: Kinds of keys that give a right to somebody, who may change unseen.
+RIGHTS = ("claim", "member")
 #: What stands for an admin record that cannot be read when nothing is known from before.
 UNREADABLE = AdminRecord(disabled=True)
 
@@ -130,7 +132,7 @@ class View:
         gone = [Change(key, None, snapshot.revision) for key in self._revisions if key not in present]
         changes = [*gone, *(Change(e.key, e.value, e.revision) for e in snapshot.entries)]
         self.loaded = True
-        return self._take(changes, snapshot.revision)
+        return self._take(changes, snapshot.revision, gap=True)
 
     def apply(self, batch: Batch) -> set[str]:
         """Take one commit from the watch; returns the keys that changed by it."""
@@ -147,15 +149,16 @@ class View:
                 self._tombstones[operation.key] = revision
         return changed
 
-    def _take(self, changes: Iterable[Change], revision: int) -> set[str]:
-        changed = {change.key for change in changes if self._one(change.key, change.value, change.revision)}
+    def _take(self, changes: Iterable[Change], revision: int, *, gap: bool = False) -> set[str]:
+        changed = {c.key for c in changes if self._one(c.key, c.value, c.revision, gap=gap)}
         if revision > self.revision:
             self.revision = revision
             if self._tombstones:
                 self._tombstones = {k: r for k, r in self._tombstones.items() if r > revision}
         return changed
 
-    def _one(self, key: str, value: bytes | None, revision: int) -> bool:
+    def _one(self, key: str, value: bytes | None, revision: int, *, gap: bool = False) -> bool:
+        """``gap``: the key may have had other values since the one that was seen last."""
         if revision <= max(self._revisions.get(key, 0), self._tombstones.get(key, 0)):
             return False
         kind, name = schema.split_key(key)
@@ -172,7 +175,10 @@ class View:
         except StoreCorrupt as error:
             # What was known stays known (I9): one bad value must not enable a disabled node or void a member.
             self.corrupt[key] = str(error)
-            if table is not None and name in table:
+            if gap and kind in RIGHTS and table is not None:
+                # What was known may long have been another's.
+                table.pop(name, None)
+            elif table is not None and name in table:
                 table[name] = Versioned(table[name].record, revision)
             elif kind == "admin":
                 # Nobody knows what an admin decided about this node: it serves nothing until one decides anew.

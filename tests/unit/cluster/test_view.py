@@ -63,3 +63,14 @@ def test_keys_of_strangers_are_left_alone() -> None:
     view = View()
     view.apply(put("somebody/else", b"\x00", 5))
     assert not view.corrupt
+
+
+def test_i1_a_claim_that_cannot_be_read_after_a_gap_is_not_taken_for_whose_it_was_before() -> None:
+    view = View()
+    view.apply(put("claim/10.0.0.1", CLAIM, 5))
+    view.apply(put("member/n1", schema.encode(MemberRecord("abc", 2.0, 0.1)), 6))
+    view.reset(Snapshot(9, (Entry("claim/10.0.0.1", b"garbage", 8), Entry("member/n1", b"garbage", 9))))
+    assert not view.claims
+    assert not view.members
+    assert set(view.corrupt) == {"claim/10.0.0.1", "member/n1"}
+    assert view.revision_of("claim/10.0.0.1") == 8
