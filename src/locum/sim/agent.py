@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from locum.addresses.lifetimes import lifetime_for
 from locum.cluster import effects as fx
 from locum.cluster.node import Adoption, Node
 from locum.cluster.view import View
@@ -28,11 +29,6 @@ READ_PAUSE = 0.1
 RENEW_INTERVAL = 0.5
 
 Work = Iterator[None]
-
-
-def lifetime_for(hold: float) -> int:
-    """``valid_lft`` in whole seconds: long enough to be renewed in time; the gate is what keeps the hold."""
-    return math.ceil(hold) + 2
 
 
 class Agent:

@@ -314,6 +314,12 @@ class Checks:
         """A new life: everything must be earned again."""
         self._earned.pop(machine.name, None)
 
+    def nobody_lives(self, machine: Machine) -> None:
+        """Every process of ours died so long ago that every lifetime is over: the kernel has removed the addresses."""
+        left = [a for a in machine.kernel.addresses if (machine.name, a) not in self._world.by_hand]
+        if left:
+            self.fail("lifetime", f"{machine.name} has {', '.join(left)} although nobody lives there to renew them")
+
     def unclosed(self, participants: Iterable[str]) -> str | None:
         """I3 at rest: which participant has not run ``recovered`` since addresses changed last."""
         when, who, what = self.last_change

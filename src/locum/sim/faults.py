@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from locum.cluster.hold import CLOCK_RATE_BOUND
+from locum.cluster.hold import CLOCK_RATE_BOUND, margin_for
 from locum.cluster.node import Stage
 from locum.sim.admins import Admins
 from locum.sim.checks import STRANGER
 from locum.sim.network import DOWN, UP
 from locum.sim.scripts import Trouble
+from locum.sim.shape import HOLDS
 from locum.store.base import Delete, Put
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ WEIGHTS = {
     "kill_agent": 3.0,
     "kill_agent_midway": 3.0,
     "kill_all": 2.0,
+    "abandon": 0.7,
     "kill_guard": 1.0,
     "power_off": 1.5,
     "freeze_agent": 2.0,
@@ -62,6 +64,7 @@ WEIGHTS = {
     "admin": 4.0,
     "leave": 1.5,
     "reload": 1.0,
+    "change_hold": 0.7,
 }
 
 #: What a stranger may spoil or delete and the cluster must survive (``docs/simulation.md``).
@@ -141,6 +144,7 @@ class Faults:
                     machine.remove_leftovers()
                 continue
             machine.power_on()
+            machine.abandoned_until = 0.0
             machine.comes_back = True
             if not machine.guard:
                 machine.start_daemon()
@@ -233,6 +237,13 @@ class Faults:
         self._say(f"kill -9 of everything on {machine.name}")
         self._disturb(machine, 6.0)
         machine.kill_all()
+
+    def abandon(self) -> None:
+        """Every process of ours dies, and the init system does not start anything for a while."""
+        machine, seconds = self._someone(), self._random.uniform(3.0, 15.0)
+        self._say(f"kill -9 of everything on {machine.name}; nothing is started for {seconds:.3f} s")
+        self._disturb(machine, seconds + 6.0)
+        machine.abandon(seconds)
 
     def kill_guard(self) -> None:
         """The guard dies, and the agent with it; scripts under way live on for a moment."""
@@ -570,3 +581,11 @@ class Faults:
         machine.identity = msgspec.structs.replace(machine.identity, addresses=chosen)
         if machine.agent is not None:
             machine.agent.configure()
+
+    def change_hold(self) -> None:
+        """An admin writes another hold into a node's configuration: the next agent has it."""
+        machine = self._someone()
+        hold = self._random.choice(HOLDS)
+        self._say(f"{machine.name} is configured for a hold of {hold} s from its agent's next start")
+        machine.next_hold = (hold, margin_for(hold))
+        self._disturb(machine, 0.0)

@@ -16,11 +16,10 @@ from collections.abc import Iterable
 from random import Random
 from typing import Protocol
 
+from locum.addresses.lifetimes import LATENESS
 from locum.sim.clocks import MachineClock
 from locum.sim.engine import Engine
 
-#: How late the kernel removes an address whose lifetime is over, at most, in seconds (measured).
-LIFETIME_LATE = 1.25
 SLOTS = 4
 
 
@@ -173,7 +172,7 @@ class Kernel:
             self._listener.address_gone(address, old[0])
 
     def _expire_later(self, address: str, generation: int, lifetime: float) -> None:
-        late = self._random.random() * LIFETIME_LATE
+        late = self._random.random() * LATENESS
         self._engine.after(lifetime / self._clock.rate + late, self._expire, address, generation)
 
     def _expire(self, address: str, generation: int) -> None:
@@ -182,6 +181,6 @@ class Kernel:
             return
         left = found[1] - self._clock.jiffies()
         if left > 0 or self.suspended:
-            self._expire_later(address, generation, max(left, 1.0))
+            self._expire_later(address, generation, max(left, 1.0 if self.suspended else 0.0))
             return
         self.remove(address)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from locum.addresses.lifetimes import LATENESS, lifetime_for
 from locum.cluster.node import Identity
 from locum.sim.agent import Agent
 from locum.sim.clocks import MachineClock
@@ -24,12 +25,20 @@ if TYPE_CHECKING:
 
 #: How late the guard acts on a deadline at most, and how late it notices a dead agent, in seconds.
 GUARD_LATE, CHILD_LATE = 0.004, 0.01
+#: How long scripts may outlive a killed agent, and add an address, in seconds (with some room).
+LAST_WORDS = 0.2
 #: How long the guard may sleep although the page has changed.
 LONGEST_SLEEP = 0.5
 #: A guard that runs replaces an agent that has not run for this long.
 HUNG_AFTER = 8.0
-#: How long a Python process takes to start, in seconds.
+#: How long the guard takes to start, a Python program of its own, in seconds.
 START = (0.12, 0.6)
+#: How long an agent takes until it is at work, in seconds: it is forked from the guard. Mostly, and at worst.
+FORK, SLOW_FORK = (0.003, 0.03), (0.03, 0.6)
+#: An agent that dies this soon after its start has failed to start; after some of those in a row the guard pauses,
+#: one second more each time up to the longest (``locum/guard/children.py``).
+QUICK_DEATH = 5.0
+FREE_STARTS, LONGEST_PAUSE = 3, 10.0
 
 
 class Page:
@@ -103,6 +112,12 @@ class Machine:
         self._guard_waits = False
         self._guard_due = False
         self._freezes = 0
+        self._quick_deaths = 0
+        self._agent_since = 0.0
+        #: No daemon is started before this, true time: the init system has given up for a while.
+        self.abandoned_until = 0.0
+        #: The hold and margin of the configuration, in force from the agent's next start.
+        self.next_hold: tuple[float, float] | None = None
         #: When the agent's process went on after having been stopped, true time.
         self.went_on = -1.0
 
@@ -154,6 +169,9 @@ class Machine:
         """The init system starts the guard: a clean slate, then an agent."""
         if self.guard or not self.powered:
             return
+        if self.world.engine.now < self.abandoned_until:
+            self.world.engine.at(self.abandoned_until, self.start_daemon)
+            return
         self.left = self.terminating = False
         self._agents += 1
         self.guard = life = self._agents
@@ -162,6 +180,7 @@ class Machine:
         self.page.clear()
         self.notes.clear()
         self._enforced = 0.0
+        self._quick_deaths = 0
         self._guard_due = self._guard_waits = False
         self.guard_frozen = self.agent_frozen = self.children_frozen = False
         self._stops_changed()
@@ -182,7 +201,8 @@ class Machine:
         self._start_agent(life)
 
     def _start_agent(self, life: int) -> None:
-        self.world.engine.after(self.random.uniform(*START), self._agent_started, life)
+        takes = self.random.uniform(*(FORK if self.random.random() < 0.8 else SLOW_FORK))
+        self.world.engine.after(takes, self._agent_started, life)
 
     def _agent_started(self, life: int) -> None:
         if life != self.guard or self.agent is not None:
@@ -191,8 +211,13 @@ class Machine:
             self.world.engine.after(0.05, self._agent_started, life)
             return
         self._agents += 1
+        self._agent_since = self.world.engine.now
         self.agent_frozen = False
         self._stops_changed()
+        if self.next_hold is not None:
+            hold, margin = self.next_hold
+            self.identity = msgspec.structs.replace(self.identity, hold=hold, margin=margin)
+            self.next_hold = None
         if self.world.trace.on:
             self.say(f"agent starts{', adopting ' + self.page.incarnation if self.page.incarnation else ''}")
         self.agent = agent = self.agent_class(self, self._agents)
@@ -214,7 +239,9 @@ class Machine:
             self.world.engine.after(self.random.random() * LONGEST_SLEEP, self._guard_sees_clear, self.guard)
 
     def _guard_sees_clear(self, life: int) -> None:
-        if life == self.guard and not self.guard_stopped and self.page.deadline == 0.0:
+        if life == self.guard and not self.guard_stopped and self.page.deadline == 0.0 != self._enforced:
+            # As the guard has it: the first time that a page is cleared looks to it like no news.
+            self._enforced = 0.0
             self._silence()
 
     def _guard_looks(self, life: int) -> None:
@@ -299,7 +326,12 @@ class Machine:
         self.trap = 0
         self._orphan_child()
         if self.guard:
+            quick = self.world.engine.now - self._agent_since < QUICK_DEATH
+            self._quick_deaths = self._quick_deaths + 1 if quick else 0
             late = self.random.random() * CHILD_LATE
+            pause = min(max(self._quick_deaths - FREE_STARTS, 0), LONGEST_PAUSE)
+            if pause:
+                late += pause + self.random.random() * LONGEST_SLEEP
             self.world.engine.after(late, self._agent_died, self.guard)
 
     def _agent_died(self, life: int) -> None:
@@ -342,6 +374,21 @@ class Machine:
         """SIGKILL to every process of ours at once."""
         self.kill_guard()
         self.kill_children()
+
+    def abandon(self, seconds: float) -> None:
+        """:meth:`kill_all`, and nothing is started for ``seconds``: what is left to the kernel alone must end."""
+        self.kill_all()
+        self.abandoned_until = self.world.engine.now + seconds
+        if self.powered:
+            self._look_for_leftovers(self.kernel, self.clock.jiffies())
+
+    def _look_for_leftovers(self, kernel: Kernel, since: float) -> None:
+        if self.guard or kernel is not self.kernel or not self.powered:
+            return
+        if self.clock.jiffies() - since > lifetime_for(self.identity.hold) + LATENESS + LAST_WORDS:
+            self.world.checks.nobody_lives(self)
+        else:
+            self.world.engine.after(0.5, self._look_for_leftovers, kernel, since)
 
     def freeze(self, agent: bool, guard: bool, children: bool) -> None:
         """SIGSTOP."""

@@ -125,8 +125,10 @@ def rest_bound(world: World) -> float:
     """How long coming to rest may take from now, in seconds; ``docs/simulation.md`` derives it."""
     shape = world.shape
     tunables = shape.tunables
-    hold = max(shape.holds)
-    wait = max(m.identity.hold + m.identity.margin for m in world.machines.values())
+    holds = [(m.identity.hold, m.identity.margin) for m in world.machines.values()]
+    holds += [m.next_hold for m in world.machines.values() if m.next_hold is not None]
+    hold = max(h for h, _ in holds)
+    wait = max(h + margin for h, margin in holds)
     patience = max(1.0, hold)
     timeout = tunables["EventTimeout"]
     bound = 5.0  # daemons start

@@ -88,7 +88,7 @@ def shape_of(seed: int, nodes: int | None = None, addresses: int | None = None, 
         "MonitorTimeout": timeout,
         "MonitorInterval": random.choice((1.0, 3.0, 10.0)),
         "RecoveryBanPeriod": random.choice((1.0, 5.0)),
-        "BanAfterFailures": random.choice((0, 2, 3)),
+        "BanAfterFailures": random.choice((1, 2, 3)),
         "NoIPFailback": random.choice((0, 0, 0, 1)),
         "NoIPHostOnAllDisabled": random.choice((0, 0, 1)),
     }
