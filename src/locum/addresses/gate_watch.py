@@ -9,19 +9,16 @@ own transactions, several a second, make most of them. After every transaction t
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from locum.addresses.gate import Gate
 from locum.errors import LocumError
-from locum.netlink import core, filters, nftables
+from locum.netlink import filters, nftables
+from locum.netlink.subscription import Subscription
 
 if TYPE_CHECKING:
     import asyncio
-
-_BUFFER = 1 << 20
 
 #: Seconds between two looks at the tables when others change nftables all the time.
 _INTERVAL = 0.05
@@ -37,49 +34,33 @@ class GateWatch:
         self._gate = gate
         self._on_damage = on_damage
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._socket: socket.socket | None = None
+        self._news: Subscription | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._dirty = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the present network namespace, which is to be the gate's. Raises NetlinkError."""
-        sock = None
-        try:
-            sock = socket.socket(
-                socket.AF_NETLINK,
-                socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-                nftables.NETLINK_NETFILTER,
-            )
-            core.widen(sock, _BUFFER)
-            filters.attach(sock, filters.type_from_others(nftables.NEWGEN_TYPE, self._gate.port))
-            sock.bind((0, 0))
-            core.join(sock, (nftables.NFNLGRP_NFTABLES,))
-        except OSError as problem:
-            if sock is not None:
-                sock.close()
-            raise core.error(problem.errno or errno.EIO, "cannot watch nftables") from problem
-        self._socket, self._loop = sock, loop
-        loop.add_reader(sock.fileno(), self._readable)
+        self._news = Subscription(
+            loop,
+            nftables.NETLINK_NETFILTER,
+            (nftables.NFNLGRP_NFTABLES,),
+            self._readable,
+            "cannot watch nftables",
+            filters.type_from_others(nftables.NEWGEN_TYPE, self._gate.port),
+        )
+        self._loop = loop
 
     def close(self) -> None:
         """Stop. Idempotent."""
-        if self._socket is not None and self._loop is not None:
-            self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
+        if self._news is not None:
+            self._news.close()
         if self._next_look is not None:
             self._next_look.cancel()
-        self._socket = self._loop = self._next_look = None
+        self._news = self._loop = self._next_look = None
 
     def _readable(self) -> None:
-        assert self._socket is not None
-        while True:
-            try:
-                self._socket.recv(65536)
-            except BlockingIOError:
-                break
-            except OSError as problem:
-                if problem.errno != errno.ENOBUFS:
-                    raise
+        assert self._news is not None
+        for _ in self._news.news():
             self._dirty = True
         if self._dirty and self._next_look is None:
             self._look()

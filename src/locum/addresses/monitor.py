@@ -13,7 +13,6 @@ dictionary lookup and no event.
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ import msgspec
 from locum.addresses.links import usable
 from locum.netlink import core, route
 from locum.netlink.core import NetlinkSocket
+from locum.netlink.subscription import Subscription
 
 if TYPE_CHECKING:
     import asyncio
@@ -57,9 +57,6 @@ class Resync(msgspec.Struct, frozen=True):
 
 KernelEvent = LinkChanged | AddressAdded | AddressRemoved | Resync
 
-_BUFFER = 4 << 20
-_PER_WAKE_UP = 512
-
 #: (interface index, address, bits)
 _Key = tuple[int, str, int]
 
@@ -69,8 +66,7 @@ class KernelMonitor:
 
     def __init__(self, callback: Callable[[KernelEvent], None]) -> None:
         self._callback = callback
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._socket: socket.socket | None = None
+        self._news: Subscription | None = None
         self._requests: NetlinkSocket | None = None
         self._links: dict[int, tuple[str, bool]] = {}
         self._addresses: dict[_Key, bytes] = {}
@@ -78,33 +74,24 @@ class KernelMonitor:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin; what is there now is known and makes no events. Raises NetlinkError."""
+        groups = (route.RTNLGRP_LINK, route.RTNLGRP_IPV4_IFADDR, route.RTNLGRP_IPV6_IFADDR)
         self._requests = route.open_socket()
-        sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, route.NETLINK_ROUTE
-        )
         try:
-            core.widen(sock, _BUFFER)
-            sock.bind((0, 0))
-            core.join(sock, (route.RTNLGRP_LINK, route.RTNLGRP_IPV4_IFADDR, route.RTNLGRP_IPV6_IFADDR))
+            self._news = Subscription(
+                loop, route.NETLINK_ROUTE, groups, self._readable, "cannot watch links and addresses"
+            )
             # After joining: a change in between is in both, and the second time it is nothing new.
             self._learn()
-        except OSError as problem:
-            sock.close()
-            raise core.error(problem.errno or errno.EIO, "cannot watch links and addresses") from problem
         except BaseException:
-            sock.close()
+            self.close()
             raise
-        self._socket, self._loop = sock, loop
-        loop.add_reader(sock.fileno(), self._readable)
 
     def close(self) -> None:
         """Stop. Idempotent."""
-        if self._socket is not None and self._loop is not None:
-            self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-        if self._requests is not None:
-            self._requests.close()
-        self._socket = self._loop = self._requests = None
+        for opened in (self._news, self._requests):
+            if opened is not None:
+                opened.close()
+        self._news = self._requests = None
 
     def _learn(self) -> None:
         assert self._requests is not None
@@ -115,20 +102,12 @@ class KernelMonitor:
         self._seen = set()
 
     def _readable(self) -> None:
-        for _ in range(_PER_WAKE_UP):
-            if self._socket is None:  # the callback closed the monitor
-                return
-            try:
-                data, sender = self._socket.recvfrom(65536)
-            except BlockingIOError:
-                return
-            except OSError as problem:
-                if problem.errno != errno.ENOBUFS:
-                    raise
+        assert self._news is not None
+        for data in self._news.news():
+            if data is None:
                 self._learn()
                 self._callback(Resync())
-                continue
-            if sender[0] == 0:
+            else:
                 for message in core.messages(data):
                     self._handle(message.type, message.payload)
 

@@ -5,20 +5,18 @@ Rules of this file: ports only; which service a port belongs to, and what its en
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from locum.netlink import core, filters, sock_diag
 from locum.netlink.core import NetlinkSocket
+from locum.netlink.subscription import Subscription
 
 if TYPE_CHECKING:
     import asyncio
 
 _WILDCARD6 = "::"
-_BUFFER = 1 << 20
-_PER_WAKE_UP = 256
 
 
 def listening_ports() -> set[tuple[int, int]]:
@@ -54,8 +52,7 @@ class ListenerWatch:
     def __init__(self, on_closed: Callable[[int], None]) -> None:
         self._on_closed = on_closed
         self._ports: frozenset[int] = frozenset()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._socket: socket.socket | None = None
+        self._news: Subscription | None = None
         self._requests: NetlinkSocket | None = None
 
     def watch(self, ports: Iterable[int]) -> None:
@@ -64,46 +61,30 @@ class ListenerWatch:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the present network namespace. Raises NetlinkError, PermissionRequired."""
-        sock = None
+        groups = (sock_diag.SKNLGRP_INET_TCP_DESTROY, sock_diag.SKNLGRP_INET6_TCP_DESTROY)
+        # Ordinary connections that close must not wake us: a busy server closes thousands a second.
+        program = filters.listening_inet_sockets()
+        what = "cannot watch for closing sockets"
+        self._news = Subscription(loop, sock_diag.NETLINK_SOCK_DIAG, groups, self._readable, what, program)
         try:
-            sock = socket.socket(
-                socket.AF_NETLINK,
-                socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-                sock_diag.NETLINK_SOCK_DIAG,
-            )
-            core.widen(sock, _BUFFER)
-            # Ordinary connections that close must not wake us: a busy server closes thousands a second.
-            filters.attach(sock, filters.listening_inet_sockets())
-            sock.bind((0, 0))  # before joining: bind leaves all groups
-            core.join(sock, (sock_diag.SKNLGRP_INET_TCP_DESTROY, sock_diag.SKNLGRP_INET6_TCP_DESTROY))
-        except OSError as problem:
-            if sock is not None:
-                sock.close()
-            raise core.error(problem.errno or errno.EIO, "cannot watch for closing sockets") from problem
-        self._socket, self._loop, self._requests = sock, loop, sock_diag.open_socket()
-        loop.add_reader(sock.fileno(), self._readable)
+            self._requests = sock_diag.open_socket()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Stop. Idempotent."""
-        if self._socket is not None and self._loop is not None:
-            self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-        if self._requests is not None:
-            self._requests.close()
-        self._socket = self._loop = self._requests = None
+        for opened in (self._news, self._requests):
+            if opened is not None:
+                opened.close()
+        self._news = self._requests = None
 
     def _readable(self) -> None:
-        assert self._socket is not None
+        assert self._news is not None
         assert self._requests is not None
         suspects: set[int] = set()
-        for _ in range(_PER_WAKE_UP):
-            try:
-                data = self._socket.recv(65536)
-            except BlockingIOError:
-                break
-            except OSError as problem:
-                if problem.errno != errno.ENOBUFS:
-                    raise
+        for data in self._news.news():
+            if data is None:
                 suspects |= self._ports  # news was lost: it may have been about any of them
                 continue
             for message in core.messages(data):
