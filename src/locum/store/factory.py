@@ -53,7 +53,9 @@ class EtcdOptions(msgspec.Struct, frozen=True):
     ``cert`` and ``key`` are PEM files; any of them turns TLS on. ``user`` goes with ``password_file`` (its first
     line).
 
-    Times in seconds. ``timeout`` bounds a call, ``attempt_timeout`` one request to one endpoint. An endpoint that
+    Times in seconds. ``timeout`` bounds a call, ``attempt_timeout`` one request to one endpoint, ``connect_timeout``
+    the making of a connection for it (with TLS): a first packet that is lost is only repeated after a second, so a new
+    connection is worth more than patience once the network is back. An endpoint that
     has not answered for ``suspect_after`` is passed over by what comes next, while its answer is still waited for.
     ``watch_idle``: a watch without news for so long is tried elsewhere, too. ``probe_interval``: between two looks at
     an endpoint that is not in use.
@@ -67,6 +69,7 @@ class EtcdOptions(msgspec.Struct, frozen=True):
     password_file: str | None = None
     timeout: float = 5.0
     attempt_timeout: float = 2.0
+    connect_timeout: float = 2.0
     suspect_after: float = 0.2
     watch_idle: float = 0.8
     probe_interval: float = 1.0
@@ -81,6 +84,7 @@ class EtcdOptions(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             self,
             attempt_timeout=max(hold, 1.0),
+            connect_timeout=max(interval, 0.25),
             suspect_after=interval / 2,
             watch_idle=max(2 * interval, 0.1),
             probe_interval=max(interval, 0.2),

@@ -35,7 +35,7 @@ async def test_a_commit_that_is_given_up_does_not_end_another_that_waits_for_the
     gateway = StubGateway()
     store = EtcdStore(["a:1", "b:1"])
     store._gateway = gateway  # type: ignore[assignment]
-    store._endpoints = Endpoints(["a:1", "b:1"], gateway, b"k", 1000.0)  # type: ignore[arg-type]
+    store._endpoints = Endpoints(["a:1", "b:1"], gateway, b"k", 1000.0, 1000.0)  # type: ignore[arg-type]
     _, b = store._endpoints.all
     # One is known, so that calls go on to the endpoints; the other, which is asked first, needs a probe.
     store._endpoints.heard(b, Header(1, 1, 1))

@@ -98,7 +98,8 @@ def test_answers_of_the_gateway_are_understood() -> None:
         ("etcdserver: mvcc: required revision has been compacted", Compacted),
         ("etcdserver: request timed out", Unknown),
         ("etcdserver: request timed out, possibly due to previous leader failure", Unknown),
-        ("etcdserver: leader changed", Unknown),
+        # A read that waited for the old leader; no commit is ever answered so.
+        ("etcdserver: leader changed", NotCarriedOut),
         ("etcdserver: server stopped", Unknown),
         ("context deadline exceeded", Unknown),
         ("something new", Unknown),
@@ -109,7 +110,7 @@ def test_only_what_is_certain_counts_as_not_carried_out(text: str, kind: type[me
     body = json.dumps({"error": text, "message": text, "code": 14}).encode()
     assert type(messages.failure(body, 503)) is kind
     waiting = isinstance(error := messages.classify(text), NotCarriedOut) and error.waiting
-    assert waiting == ("no leader" in text)
+    assert waiting == (text in ("etcdserver: no leader", "etcdserver: leader changed"))
 
 
 @given(st.binary(max_size=50), st.integers(201, 599))
@@ -129,7 +130,7 @@ def test_times_that_suit_a_hold() -> None:
 
 @asynchronous
 async def test_order_of_endpoints() -> None:
-    endpoints = Endpoints(["a", "b", "c"], Gateway(EtcdOptions()), b"k", 1.0)
+    endpoints = Endpoints(["a", "b", "c"], Gateway(EtcdOptions()), b"k", 1.0, 1.0)
     a, b, c = endpoints.all
     down: list[str] = []
     endpoints.on_down = lambda endpoint: down.append(endpoint.name)
@@ -155,6 +156,10 @@ async def test_order_of_endpoints() -> None:
     endpoints.heard(a, Header(1, 1, 1))
     endpoints.heard(a, Header(1, 1, 1))
     assert order() == "acb"
+    # None is up: whoever says that it lives and lacks a leader goes before those that say nothing.
+    endpoints.suspect(a, 0.2)
+    endpoints.failed(c, messages.classify("etcdserver: no leader"))
+    assert order() == "cba"
     endpoints.check()
     endpoints.heard(c, Header(2, 1, 1))
     assert "a and c belong to different etcd clusters (1 and 2)" in endpoints.fatal

@@ -3,10 +3,11 @@
 Rules of this file: it knows endpoints' health and their order, and sends nothing but probes.
 
 An endpoint is *up* when it answers: a request, or a probe, which is the cheapest linearizable read, so that a member
-that is cut off from the majority is not up. It is no longer up from the moment when a request to it fails, or takes
-so long that it is suspected to hang. Endpoints that are up are used in the order of the configuration, so that an
-admin can put the nearest first; one that was not up is preferred again only after several answers, so that a
-wavering one is left alone. When none is up, the one that failed longest ago is the best.
+that is cut off from the majority is not up. It is no longer up from the moment when a request or a probe fails, or
+takes so long that it is suspected to hang. Endpoints that are up are used in the order of the configuration, so that
+an admin can put the nearest first; one that was not up is preferred again only after several answers, so that a
+wavering one is left alone. When none is up, those that say that they see no leader come first: they live, and will
+know the next one before a request to a dead one is given up. Of equals the one that failed longest ago is the best.
 
 The endpoints must be members of one etcd cluster: two that are not would let two leaders of ours be elected. The
 identity of the cluster comes with every answer; the first that differs ends all use of the store. Commits are sent
@@ -16,13 +17,14 @@ only to endpoints that are *known*: whose identity was seen since they last fail
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from locum.errors import StoreUnavailable
 from locum.store.etcd import messages
 from locum.store.etcd.gateway import Gateway
-from locum.store.etcd.messages import Failure, Header
+from locum.store.etcd.messages import Failure, Header, NotCarriedOut
 
 #: Good probes in a row after which an endpoint that failed is preferred again.
 _TRUSTED_AFTER: Final = 3
@@ -48,15 +50,33 @@ class Endpoint:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def leaderless(self) -> bool:
+        """Whether it answers, but sees no leader."""
+        return not self.up and isinstance(self.failure, NotCarriedOut) and self.failure.waiting
+
+    @property
+    def standing(self) -> tuple[int, float]:
+        """The smaller, the better."""
+        if self.up:
+            return (0 if self.good >= _TRUSTED_AFTER else 1), self.rank
+        return (2 if self.leaderless else 3), self.failed
+
 
 class Endpoints:
-    """All endpoints. ``probe_key`` is read by probes; ``interval`` seconds lie between those of one endpoint."""
+    """All endpoints. ``probe_key`` is read by probes; ``interval`` seconds lie between those of one endpoint.
 
-    def __init__(self, names: Sequence[str], gateway: Gateway, probe_key: bytes, interval: float) -> None:
+    A probe that is not answered within ``patience`` seconds makes its endpoint suspected, like any request.
+    """
+
+    def __init__(
+        self, names: Sequence[str], gateway: Gateway, probe_key: bytes, interval: float, patience: float
+    ) -> None:
         self.all = tuple(Endpoint(name, rank) for rank, name in enumerate(names))
         self._gateway = gateway
         self._probe_body = messages.probe_request(probe_key)
         self._interval = interval
+        self._patience = patience
         self._prober: asyncio.Task[None] | None = None
         self._identity: tuple[int, str] | None = None
         #: Why the store cannot be used any more.
@@ -69,7 +89,7 @@ class Endpoints:
 
     def ordered(self) -> list[Endpoint]:
         """All, the best first."""
-        return sorted(self.all, key=lambda e: (not e.up, e.good < _TRUSTED_AFTER, e.rank if e.up else e.failed))
+        return sorted(self.all, key=lambda endpoint: endpoint.standing)
 
     def start(self) -> None:
         """Begin to probe, if that has not begun."""
@@ -91,10 +111,23 @@ class Endpoints:
             endpoint.probe = asyncio.create_task(self._probe(endpoint))
         return endpoint.probe
 
+    @contextmanager
+    def watched(self, endpoint: Endpoint) -> Iterator[None]:
+        """Around a request to ``endpoint``: when it takes long, the endpoint is suspected."""
+        patience = self._patience
+        suspicion = asyncio.get_running_loop().call_later(patience, self.suspect, endpoint, patience)
+        try:
+            yield
+        finally:
+            suspicion.cancel()
+
     async def _probe(self, endpoint: Endpoint) -> None:
         known = self.known()
         try:
-            answer = await self._gateway.ask(endpoint.name, "/v3/kv/range", self._probe_body, messages.range_responses)
+            with self.watched(endpoint):
+                answer = await self._gateway.ask(
+                    endpoint.name, "/v3/kv/range", self._probe_body, messages.range_responses
+                )
         except Failure as error:
             self.failed(endpoint, error)
         else:

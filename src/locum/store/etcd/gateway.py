@@ -84,6 +84,7 @@ class Gateway:
         self._user = options.user
         self._password = read_password(options)
         self._attempt = options.attempt_timeout
+        self._connect = options.connect_timeout
         self._token: str | None = None
         self._authenticating: asyncio.Lock | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -180,7 +181,7 @@ class Gateway:
                 connector=aiohttp.TCPConnector(
                     limit=0, keepalive_timeout=60, ssl=self._tls if self._tls is not None else True
                 ),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._attempt),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect),
                 headers=_REQUIRE_LEADER,
                 skip_auto_headers=("User-Agent",),
                 auto_decompress=False,

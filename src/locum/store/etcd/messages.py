@@ -258,6 +258,9 @@ def classify(message: str) -> Failure:
             return Refused(text + hint)
     if text == "no leader":
         return NotCarriedOut("it sees no leader (has the etcd cluster a majority?)", waiting=True)
+    if text == "leader changed":
+        # Only a read that waited for the old leader's word is answered so (etcdserver/v3_server.go, ErrLeaderChanged).
+        return NotCarriedOut("its leader changed just now", waiting=True)
     if any(part in text for part in _NOT_CARRIED_OUT):
         return NotCarriedOut(text)
     if "connection closed" in text or "transport" in text:

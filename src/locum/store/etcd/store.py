@@ -67,7 +67,9 @@ class EtcdStore:
         self._options = options
         self._prefix = options.prefix.encode()
         self._gateway = Gateway(options)
-        self._endpoints = Endpoints(endpoints, self._gateway, self._prefix, options.probe_interval)
+        self._endpoints = Endpoints(
+            endpoints, self._gateway, self._prefix, options.probe_interval, options.suspect_after
+        )
         self._endpoints.on_down = self._went_down
         self._endpoints.on_header = self._check_revision
         self._endpoints.known = lambda: self._revision
@@ -166,6 +168,9 @@ class EtcdStore:
             await self._some_known()
             wait = False
             for endpoint in self._endpoints.ordered():
+                if wait and not (endpoint.up or endpoint.leaderless):
+                    # Somebody lives and only lacks a leader: it will know the next one before this one answers.
+                    continue
                 try:
                     return await attempt(endpoint)
                 except NotCarriedOut as error:
@@ -223,17 +228,15 @@ class EtcdStore:
 
     async def _ask(self, endpoint: Endpoint, path: str, body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:
         """One request to one endpoint; what is learned about the endpoint is kept."""
-        known, patience = self._revision, self._options.suspect_after
-        suspicion = asyncio.get_running_loop().call_later(patience, self._endpoints.suspect, endpoint, patience)
+        known = self._revision
         try:
-            answer = await self._gateway.ask(endpoint.name, path, body, decoder)
+            with self._endpoints.watched(endpoint):
+                answer = await self._gateway.ask(endpoint.name, path, body, decoder)
         except (Refused, Compacted):
             raise
         except Failure as error:
             self._endpoints.failed(endpoint, error)
             raise
-        finally:
-            suspicion.cancel()
         self._endpoints.heard(endpoint, answer.header)
         if not self._check_revision(answer.header, known):
             raise Unknown(f"its revision went back from {known} to {answer.header.revision}")

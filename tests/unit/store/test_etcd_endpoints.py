@@ -1,0 +1,120 @@
+"""Endpoints that hang, or lack a leader, while others serve: what a commit does about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from locum.errors import StoreUnavailable
+from locum.store.base import Put
+from locum.store.etcd import EtcdStore, messages
+from locum.store.etcd.endpoints import Endpoints
+from locum.store.etcd.messages import Header
+from locum.store.factory import EtcdOptions
+from tests.unit.store.harness import asynchronous, until
+
+HANGS, LEADERLESS, SERVES = "hangs", "leaderless", "serves"
+
+
+class Members:
+    """A stand-in for the gateway: each endpoint serves, hangs, or says that it sees no leader."""
+
+    def __init__(self, **behaviour: str) -> None:
+        self.behaviour = behaviour
+        #: Commits that each endpoint was sent.
+        self.commits: Counter[str] = Counter()
+        #: Requests of any kind.
+        self.asked: Counter[str] = Counter()
+
+    async def ask(self, endpoint: str, path: str, body: bytes, decoder: Any) -> Any:
+        self.asked[endpoint] += 1
+        if path == "/v3/kv/txn":
+            self.commits[endpoint] += 1
+        behaviour = self.behaviour[endpoint]
+        if behaviour == HANGS:
+            await asyncio.Event().wait()
+        if behaviour == LEADERLESS:
+            raise messages.classify("etcdserver: no leader")
+        if path == "/v3/kv/range":
+            return messages.RangeResponse(header=Header(1, 1, 5))
+        return messages.TxnResponse(header=Header(1, 1, 6), succeeded=True)
+
+    async def close(self) -> None:
+        pass
+
+
+def opened(members: Members, options: EtcdOptions) -> EtcdStore:
+    store = EtcdStore(list(members.behaviour), options)
+    store._gateway = members  # type: ignore[assignment]
+    store._endpoints = Endpoints(
+        list(members.behaviour),
+        members,  # type: ignore[arg-type]
+        b"k",
+        options.probe_interval,
+        options.suspect_after,
+    )
+    return store
+
+
+@asynchronous
+async def test_an_endpoint_that_only_hangs_in_probes_is_passed_over() -> None:
+    """The first commit after a while must not be the one that finds out."""
+    members = Members(a=SERVES, b=SERVES, c=SERVES)
+    store = opened(members, EtcdOptions(suspect_after=0.02, probe_interval=0.05))
+    await store.commit((), (Put("k", b""),))
+    a, b, c = store._endpoints.all
+    await until(lambda: a.up and b.up and c.up)
+    members.behaviour["b"] = HANGS
+    await until(lambda: not b.up)
+    members.behaviour["a"] = HANGS
+    await until(lambda: not a.up)
+    await store.commit((), (Put("k", b""),))
+    assert members.commits == {"a": 1, "c": 1}
+    await store.close()
+
+
+@asynchronous
+async def test_a_commit_waits_where_a_leader_will_be_known_and_not_at_an_endpoint_that_hangs() -> None:
+    members = Members(a=SERVES, b=SERVES, c=SERVES)
+    store = opened(members, EtcdOptions(suspect_after=0.02, probe_interval=0.05, attempt_timeout=1000.0, timeout=60.0))
+    await store.commit((), (Put("k", b""),))
+    a, b, c = store._endpoints.all
+    await until(lambda: a.up and b.up and c.up)
+    # Etcd's leader was c, and its host is gone.
+    members.behaviour.update(a=LEADERLESS, b=LEADERLESS, c=HANGS)
+    await until(lambda: not (a.up or b.up or c.up))
+    commit = asyncio.create_task(store.commit((), (Put("k", b""),)))
+    asked = members.asked["a"]
+    await until(lambda: members.asked["a"] > asked + 3)
+    assert not commit.done()
+    assert members.commits["c"] == 0
+    members.behaviour.update(b=SERVES)
+    assert (await commit).accepted
+    assert members.commits["c"] == 0
+    await store.close()
+
+
+@asynchronous
+async def test_a_minority_that_sees_no_leader_does_not_keep_a_commit_from_those_that_do() -> None:
+    members = Members(a=LEADERLESS, b=SERVES)
+    store = opened(members, EtcdOptions(suspect_after=0.02, probe_interval=0.05, timeout=60.0))
+    assert (await store.commit((), (Put("k", b""),))).accepted
+    a, b = store._endpoints.all
+    # Slow once: not up, though it serves. Its next probe tells.
+    store._endpoints.suspect(b, 0.02)
+    assert (await store.commit((), (Put("k", b""),))).accepted
+    assert a.leaderless
+    assert b.up
+    await store.close()
+
+
+@asynchronous
+async def test_without_a_leader_anywhere_a_commit_fails_in_time_and_says_so() -> None:
+    members = Members(a=LEADERLESS, b=HANGS)
+    store = opened(members, EtcdOptions(suspect_after=0.02, probe_interval=0.05, timeout=0.3))
+    with pytest.raises(StoreUnavailable, match="a: it sees no leader"):
+        await store.commit((), (Put("k", b""),))
+    await store.close()
