@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locum.errors import LocumError, UsageError
-from locum.lab import network, processes
+from locum.lab import network, one_way, processes
 
 if TYPE_CHECKING:
     from locum.lab.lab import Lab
@@ -43,6 +43,18 @@ def _cut_private(lab: Lab, node: str, _interface: str) -> None:
 def _uncut(lab: Lab, node: str, _interface: str) -> None:
     network.uncut(lab.layout, lab.layout.ports(node))
     lab.store.heal(lab.state.nodes[node].path)
+
+
+def _one_way(way: one_way.Way, public: bool, undo: bool) -> Callable[[Lab, str, str], None]:
+    """Cuts, or mends, one direction of one of the node's networks."""
+
+    def apply(lab: Lab, node: str, _interface: str) -> None:
+        if not public and lab.state.store != "etcd":
+            raise UsageError(f"this lab's store is {lab.state.store}: a Unix socket is cut both ways, with cut-private")
+        ports = lab.layout.ports(node)
+        (one_way.mend if undo else one_way.cut)(lab.layout, way, ports[1:] if public else ports[:1])
+
+    return apply
 
 
 def _link(lab: Lab, node: str, interface: str) -> None:
@@ -127,6 +139,26 @@ def _store_again(lab: Lab, node: str, _interface: str) -> None:
 FAULTS: dict[str, Fault] = {
     "cut": Fault("all traffic of the node is dropped in silence", _cut, _uncut),
     "cut-private": Fault("its traffic on the private network, and to the store, is dropped", _cut_private, _uncut),
+    "mute-private": Fault(
+        "nothing that it sends on the private network arrives; it hears the others (etcd)",
+        _one_way("mute", public=False, undo=False),
+        _one_way("mute", public=False, undo=True),
+    ),
+    "deaf-private": Fault(
+        "nothing arrives at it on the private network; the others hear it (etcd)",
+        _one_way("deaf", public=False, undo=False),
+        _one_way("deaf", public=False, undo=True),
+    ),
+    "mute-public": Fault(
+        "nothing that it sends on its public networks arrives",
+        _one_way("mute", public=True, undo=False),
+        _one_way("mute", public=True, undo=True),
+    ),
+    "deaf-public": Fault(
+        "nothing arrives at it on its public networks",
+        _one_way("deaf", public=True, undo=False),
+        _one_way("deaf", public=True, undo=True),
+    ),
     "link": Fault("carrier lost on its public interface", _link, _link_back),
     "kill-agent": Fault("kill -9 of the agent alone", _kill_agent),
     "kill-all": Fault(

@@ -15,21 +15,33 @@ interval. Therefore the criterion misses nothing that lasts:
 - A was silent for long (frozen, thawed), B took the address, and A speaks once more: then B, A, B are heard within an
   interval, and that is the same pattern with the names exchanged.
 
-With a window of three asking intervals, every overlap of two intervals or more is found, and most shorter ones: within
-the first, both have been asked, and within the second the old holder speaks after the new one. That an address moves
-there and back within the window is possible in theory; give ``window`` less than the fastest round trip that the
-cluster can do.
+With a window of three asking intervals, every overlap of two intervals or more is found so. A shorter one has only one
+question in it, which both answer: A, B and nothing to tell it from a move, when A happens to answer first. Hence
+
+    A, B with less than ``echo`` seconds between the two packets is a violation as well.
+
+Both answer one question within the time that a kernel takes to do so, well below a millisecond. Whoever hands an
+address over honestly falls silent, runs its scripts, and deletes its claim in the store before the other may make its
+own: two commits and a script lie between the last packet of one and the first of the other. So every overlap of *one*
+interval or more is found, and a shorter one when a question falls into it. The shortest time between two speakers that
+was no violation is kept (``closest``), to show that honest moves stay away from ``echo``.
+
+That an address moves there and back within the window is possible in theory; give ``window`` less than the fastest
+round trip that the cluster can do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import msgspec
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """``speaker`` was heard for ``address`` at ``before`` and at ``t`` (seconds, boot time), and ``other`` between."""
+    """``speaker`` was heard for ``address`` at ``before`` and at ``t`` (seconds, boot time), and ``other`` between; or,
+    when ``before`` is ``t``, ``other`` was heard less than an echo before.
+    """
 
     address: str
     speaker: str
@@ -48,11 +60,20 @@ class Tenure(msgspec.Struct):
     packets: int = 1
 
 
-class Judge:
-    """Keeps what was heard last for each address; ``window`` in seconds."""
+#: Two answers to one question are not further apart, in seconds.
+ECHO = 0.001
 
-    def __init__(self, window: float) -> None:
+
+class Judge:
+    """Keeps what was heard last for each address; ``window`` and ``echo`` in seconds.
+
+    ``closest``: the shortest time between two speakers for one address, in seconds; infinite before there were two.
+    """
+
+    def __init__(self, window: float, echo: float = ECHO) -> None:
         self.window = window
+        self.echo = echo
+        self.closest = math.inf
         self._current: dict[str, Tenure] = {}
         self._heard: dict[tuple[str, str], float] = {}
 
@@ -72,6 +93,10 @@ class Judge:
             before = self._heard.get((address, speaker))
             if before is not None and t - before < self.window:
                 violation = Violation(address, speaker, current.speaker, before, t)
+            elif t - current.last < self.echo:
+                violation = Violation(address, speaker, current.speaker, t, t)
+            else:
+                self.closest = min(self.closest, t - current.last)
         begun = Tenure(address, speaker, t, t)
         self._current[address] = begun
         return begun, violation

@@ -48,8 +48,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``event``: ``begin`` (asking has begun), ``speaks`` (``node`` is heard for ``address``, another one or nobody was
     before), ``silent`` (``node`` has not been heard since ``t``), ``violation`` (``node`` was heard at ``before`` and
-    at ``t`` with ``other`` between), ``end`` (``packets`` heard, ``asked`` questions sent, ``lost`` frames that the
-    kernel could not deliver, number of ``violations``).
+    at ``t`` with ``other`` between; or, where they are one, ``other`` just before), ``end`` (``packets`` heard,
+    ``asked`` questions sent, ``lost`` frames that the kernel could not deliver, number of ``violations``, ``closest``:
+    seconds between two nodes that were heard for one address and broke nothing, 0 when there were none).
     """
 
     t: float
@@ -62,6 +63,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     asked: int = 0
     lost: int = 0
     violations: int = 0
+    closest: float = 0.0
 
 
 class Observer:
@@ -117,6 +119,7 @@ class Observer:
                 asked=self._asked,
                 lost=self._lost,
                 violations=self.violations,
+                closest=self._judge.closest if self._judge.closest < float("inf") else 0.0,
             )
         )
 

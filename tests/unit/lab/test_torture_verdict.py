@@ -53,6 +53,15 @@ def test_what_lies_outside_of_the_phase_does_not_count() -> None:
     assert too_long(answered(A, 99.0, 111.0)) == [(A, 10.0)]
 
 
+def test_what_the_machine_was_late_is_allowed() -> None:
+    def late(start: float, end: float) -> float:
+        assert (start, end) in ((100.0, 104.5), (104.5, 105.0), (105.0, 105.5))
+        return 0.6
+
+    found = verdict.stretches(PHASE, (A,), answered(A, *every(104.5, 110.0)), late)
+    assert next((stretch.allowed, stretch.late, stretch.too_long) for stretch in found) == (4.6, 0.6, False)
+
+
 def test_silent() -> None:
     attempts = [*answered(A, 1.0, 2.0), *answered(B, 1.0), Attempt(2.5, B, False, error="timeout")]
     assert verdict.silent((A, B), attempts, 1.5) == (B,)

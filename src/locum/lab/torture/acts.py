@@ -1,43 +1,91 @@
 """Does what the schedule says to a real lab, and undoes it.
 
 An act that cannot be done (the process is dead already, the address is there already) is no error: the schedule knows
-nothing of such things. Admin commands run beside: a daemon that is frozen answers none.
+nothing of such things.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
-import time
+import resource
+import shutil
 from collections.abc import Callable
-from signal import SIGTERM
+from pathlib import Path
+from signal import SIGCONT, SIGTERM
 
 from locum.errors import LocumError
-from locum.lab import processes
+from locum.lab import namespaces, processes
 from locum.lab.lab import Lab
+from locum.lab.processes import Process
+from locum.lab.torture.commands import Commands
 from locum.lab.torture.schedule import Act
 
 #: What undoing a daemon's orderly end waits for, in seconds, before it kills what is left.
 _END_WITHIN = 10.0
-#: An admin command that has no answer after so many seconds is given up.
-_COMMAND_WITHIN = 20.0
 #: The order of undoing what stands; daemons come last, and find the rest as it should be.
-_ORDER = ("kill-store", "freeze-store", "kill-etcd", "freeze-etcd", "cut", "cut-private", "link", "service")
+_ORDER = (
+    *("kill-store", "freeze-store", "kill-etcd", "freeze-etcd"),
+    *("cut", "cut-private", "mute-private", "deaf-private", "mute-public", "deaf-public", "link"),
+    *("full-disk", "no-descriptors", "hang-script", "fail-script", "service", "hang"),
+)
 
-#: Takes a line of the log.
-Say = Callable[[str], None]
+#: The torture's event script: does what the files of its node say, and is last in the order.
+_SCRIPT_NAME = "95.torture"
+_SCRIPT = """\
+#!/bin/sh
+if [ -e "{orders}/hang-script-$1" ]; then
+    exec sleep 1000
+fi
+if [ -e "{orders}/fail-script-$1" ]; then
+    echo "told to fail"
+    exit 1
+fi
+exit 0
+"""
+#: Room in the state directory of a node, in bytes.
+_DISK = 1 << 20
 
 
 class Hand:
-    """Acts on one lab. ``say`` gets a line about each command that was answered."""
+    """Acts on one lab. ``commands`` are an admin's."""
 
-    def __init__(self, lab: Lab, say: Say) -> None:
+    def __init__(self, lab: Lab, commands: Commands) -> None:
         self._lab = lab
-        self._say = say
-        self._commands: list[tuple[str, float, subprocess.Popen[str]]] = []
+        self._ask = commands.ask
         self._bits = {public.address: public.bits for public in lab.layout.public_addresses}
+        self._limits: dict[str, tuple[Process, tuple[int, int]]] = {}
+
+    # -- what acts need --------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Give each node a script that takes orders, and a state directory on a small disk of its own.
+
+        Daemons are stopped and started again for it. Raises LocumError.
+        """
+        for node in self._lab.layout.node_names:
+            self._lab.stop_daemon(node)
+            self._orders(node).mkdir()
+            self._lab.write_script(node, _SCRIPT_NAME, _SCRIPT.format(orders=self._orders(node)))
+            self._move_state(node)
+        self._lab.start_daemons()
+
+    def _orders(self, node: str) -> Path:
+        return self._lab.node_directory(node) / "orders"
+
+    def _disk(self, node: str) -> Path:
+        # Directly in the lab's directory, where taking the lab down expects mounts.
+        return self._lab.directory / f"disk-{node}"
+
+    def _move_state(self, node: str) -> None:
+        state, disk = self._lab.node_directory(node) / "state", self._disk(node)
+        disk.mkdir()
+        namespaces.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK},mode=755", "locum-lab", str(disk)])
+        shutil.copytree(state, disk, dirs_exist_ok=True)
+        shutil.rmtree(state)
+        state.symlink_to(disk)
+
+    # -- doing and undoing -----------------------------------------------------------------------------------------
 
     def do(self, act: Act) -> str:
         """Carry out an act; returns what was in the way, empty when nothing was."""
@@ -56,14 +104,27 @@ class Hand:
         try:
             match act.kind:
                 case "disable":
-                    self.ask(act.asked, "node", "enable", node)
+                    self._ask(act.asked, "node", "enable", node)
                 case "stop":
-                    self.ask(act.asked, "node", "continue", node)
+                    self._ask(act.asked, "node", "continue", node)
+                case "ban":
+                    self._ask(act.asked, "node", "unban", node)
                 case "terminate":
                     self._start_daemon(node)
                 case "service":
                     self._lab.start_services(node)
-                    self.ask(node, "event", "run", "monitor")
+                    self._ask(node, "event", "run", "monitor")
+                case "hang":
+                    for process in reversed(self._lab.service_processes(node)):
+                        processes.send(process, SIGCONT)
+                    self._ask(node, "event", "run", "monitor")
+                case "hang-script" | "fail-script":
+                    self._order(act).unlink(missing_ok=True)
+                    self._ask(node, "event", "run", "monitor")
+                case "full-disk":
+                    (self._disk(node) / ".filler").unlink(missing_ok=True)
+                case "no-descriptors":
+                    self._give_descriptors(node)
                 case _:
                     self._lab.undo(node, act.kind)
         except LocumError as error:
@@ -75,55 +136,30 @@ class Hand:
         acts = sorted(acts, key=lambda act: _ORDER.index(act.kind) if act.kind in _ORDER else len(_ORDER))
         return [f"{act.words()}: {problem}" for act in acts if (problem := self.undo(act))]
 
-    def ask(self, node: str, *arguments: str) -> None:
-        """Begin a ``locum`` command on a node."""
-        self.collect()
-        command = self._lab.command(node, [sys.executable, "-m", "locum.cli.main", *arguments])
-        self._commands.append(
-            (
-                f"{node}: locum {' '.join(arguments)}",
-                time.monotonic(),
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    env={**os.environ, **self._lab.command_environment(node)},
-                ),
-            )
-        )
-
-    def collect(self, *, all_of_them: bool = False) -> None:
-        """Take in what commands said; with ``all_of_them`` give up those that have no answer yet."""
-        waiting = []
-        for words, begun, process in self._commands:
-            if process.poll() is None:
-                if not all_of_them and time.monotonic() - begun < _COMMAND_WITHIN:
-                    waiting.append((words, begun, process))
-                    continue
-                process.kill()
-            output, _ = process.communicate()
-            if process.returncode:
-                last = output.strip().splitlines()[-1:] or ["given up" if process.returncode < 0 else ""]
-                self._say(f"{words}: {last[0]}")
-        self._commands = waiting
-
     def _special(self) -> dict[str, Callable[[Act], str | None]]:
         return {
-            "service": self._kill_service,
+            "service": lambda act: _none(processes.kill_all(lambda: self._lab.service_processes(act.node))),
+            "hang": lambda act: _none(processes.stop_all(lambda: self._lab.service_processes(act.node))),
+            "hang-script": lambda act: self._order(act).touch(),
+            "fail-script": lambda act: self._order(act).touch(),
+            "full-disk": self._fill_disk,
+            "no-descriptors": self._take_descriptors,
             "terminate": self._terminate,
             "remove-address": self._remove_address,
             "foreign-address": self._foreign_address,
             "flush": self._flush,
-            "disable": lambda act: self.ask(act.asked, "node", "disable", act.node),
-            "stop": lambda act: self.ask(act.asked, "node", "stop", act.node),
-            "move": lambda act: self.ask(act.asked, "ip", "move", act.address, act.node),
-            "reload": lambda act: self.ask(act.asked, "reload"),
+            "disable": lambda act: self._ask(act.asked, "node", "disable", act.node),
+            "stop": lambda act: self._ask(act.asked, "node", "stop", act.node),
+            "ban": lambda act: self._ask(act.asked, "node", "ban", act.node, "--seconds", act.detail),
+            "move": lambda act: self._ask(act.asked, "ip", "move", act.address, act.node),
+            "auto": lambda act: self._ask(act.asked, "ip", "auto", act.address),
+            "tunable": lambda act: self._ask(act.asked, "tunable", "set", *act.detail.split("=")),
+            "event": lambda act: self._ask(act.asked, "event", "run", act.detail),
+            "reload": lambda act: self._ask(act.asked, "reload"),
         }
 
-    def _kill_service(self, act: Act) -> None:
-        processes.kill_all(lambda: self._lab.service_processes(act.node))
+    def _order(self, act: Act) -> Path:
+        return self._orders(act.node) / f"{act.kind}-{act.detail}"
 
     def _terminate(self, act: Act) -> str:
         daemon = self._lab.state.nodes[act.node].daemon
@@ -134,6 +170,30 @@ class Hand:
             self._lab.stop_daemon(node, _END_WITHIN)
         processes.kill_all(lambda: self._lab.ours(node))
         self._lab.start_daemon(node)
+
+    def _fill_disk(self, act: Act) -> None:
+        with (self._disk(act.node) / ".filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+
+    def _take_descriptors(self, act: Act) -> str:
+        agent = self._lab.agent(act.node)
+        if agent is None:
+            return "no agent runs there"
+        try:
+            count = len(os.listdir(f"/proc/{agent.pid}/fd"))
+            old = resource.prlimit(agent.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (count, old[1]))
+        except (FileNotFoundError, ProcessLookupError):
+            return "the agent has just ended"
+        self._limits[act.node] = (agent, old)
+        return ""
+
+    def _give_descriptors(self, node: str) -> None:
+        agent, old = self._limits.pop(node, (None, (0, 0)))
+        if agent is not None and processes.alive(agent):
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, old)
 
     def _remove_address(self, act: Act) -> str:
         for node in self._lab.layout.node_names:
@@ -155,3 +215,7 @@ class Hand:
 
     def _flush(self, act: Act) -> str:
         return self._lab.run(act.node, ["nft", "flush", "ruleset"]).stderr.strip()
+
+
+def _none(_: object) -> None:
+    return None

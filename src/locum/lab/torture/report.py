@@ -43,6 +43,8 @@ def timeline(lab: Lab, log: Iterable[Line], records: Iterable[Record], start: fl
 
 
 def _words(record: Record) -> str:
+    if record.event == "violation" and record.before == record.t:
+        return f"** {record.address}: heard from {record.other}, and from {record.node} less than an echo later"
     if record.event == "violation":
         return (
             f"** {record.address}: heard from {record.node}, {record.other}, and {record.node} again "

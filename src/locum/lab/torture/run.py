@@ -1,17 +1,14 @@
 """The loop: a storm, a look at what must still be served, healing, a look at everything; again, until time is over.
 
-Two things are judged. The observer on the public network must never hear two nodes for one address (I1). And whenever
-the faults have stopped coming, every address must be served within a bound: by a node that was spared while the others
-stay broken, and by the whole cluster once all is healed.
-
-The bounds. A node that fell silent is given up after ``hold + margin``; the margin is below 0.1 s for any hold of use.
-Where the store was disturbed everybody gets another hold when it is back, and etcd takes up to two election time-outs
-to come back (docs/stores.md). Healed nodes start daemons, run ``startup`` and pass a monitor. To all of them ``slack``
-is added, for a machine that does everything at once.
+Three things are judged. The observer on the public network must never hear two nodes for one address (I1). Whenever
+the faults have stopped coming, every address must be served within a bound (:mod:`.bounds`): by a node that was spared
+while the others stay broken, and by the whole cluster once all is healed. And what admin commands confirmed must be
+there, before healing and after it, on every node (I9).
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,18 +21,21 @@ from locum.errors import LocumError
 from locum.lab import etcd_store
 from locum.lab.lab import Lab
 from locum.lab.observer import Record
-from locum.lab.torture import report, schedule, verdict
+from locum.lab.torture import bounds, report, schedule, verdict
 from locum.lab.torture.acts import Hand
+from locum.lab.torture.bounds import Bound
+from locum.lab.torture.commands import Commands
+from locum.lab.torture.kinds import TUNABLES
+from locum.lab.torture.machine import Lateness
 from locum.lab.torture.report import Line
 from locum.lab.torture.schedule import Act, Round, Shape
 from locum.lab.torture.verdict import Phase, Stretch
 from locum.lab.watching import Watching
 
-_MARGIN = 0.1
-#: What daemons that start again may take, monitor included, in seconds.
-_START = 10.0
 #: Within so many seconds after healing every node must be OK and every address where it belongs.
 _SETTLED_WITHIN = 90.0
+#: Within so many seconds every node must show what admin commands confirmed, once it is OK.
+_KNOWN_WITHIN = 10.0
 #: Between two orders to a node that is not OK after healing, as an admin would give them (seconds).
 _NUDGE = 2.0
 #: Attempts are undecided for so long (seconds); a phase is judged so much later.
@@ -44,6 +44,8 @@ _PROBE_INTERVAL = 0.02
 _ASK_INTERVAL = 0.005
 #: What was heard and asked is forgotten after so many seconds, so that a run may last for hours.
 _REMEMBERED = 120.0
+#: No look at the cluster lasts longer, in seconds, however late the machine is.
+_PATIENCE = 180.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -51,7 +53,9 @@ class Outcome(msgspec.Struct, frozen=True):
 
     ``faults``: how often each kind was done. ``longest``: the longest stretches without service in phases, by what the
     phase was, in seconds. The observer asked ``questions``, heard ``packets``, missed ``lost`` frames and found
-    ``violations`` of I1; ``attempts`` of the clients were made.
+    ``violations`` of I1; ``closest``: the shortest time between two nodes that were heard for one address, in seconds.
+    ``attempts`` of the clients were made. ``confirmed`` values of admin commands were looked for. ``waited``: seconds
+    in which some task waited for the machine, None when the kernel does not count that.
     """
 
     rounds: int
@@ -63,11 +67,14 @@ class Outcome(msgspec.Struct, frozen=True):
     packets: int
     lost: int
     violations: int
+    closest: float
+    confirmed: int
+    waited: float | None
     problems: tuple[str, ...]
 
 
 class Torture:
-    """A run on a lab that is up. ``slack`` in seconds, see above."""
+    """A run on a lab that is up. ``slack`` in seconds, see :mod:`.bounds`."""
 
     def __init__(self, lab: Lab, seed: int, slack: float, console: Console) -> None:
         self._lab = lab
@@ -76,23 +83,28 @@ class Torture:
         self._console = console
         self._began = boottime()
         self._log: list[Line] = []
-        self._hand = Hand(lab, self._say)
+        self._commands = Commands(lab, self._say)
+        self._hand = Hand(lab, self._commands)
+        self._late = Lateness()
         layout = lab.layout
         self._addresses = tuple(public.address for public in layout.public_addresses)
-        self._shape = Shape(layout.node_names, self._addresses, lab.state.store, lab.store.hosts)
+        self._shape = Shape(layout.node_names, self._addresses, lab.state.store, lab.store.hosts, layout.hold)
+        self._election = etcd_store.pace(layout.hold)[1] / 1000 if lab.state.store == "etcd" else 0.0
         self._faults: Counter[str] = Counter()
         self._longest: dict[str, float] = {}
         self._problems: list[str] = []
         self._attempts = 0
+        self._confirmed = 0
 
     def run(self, seconds: float, first_round: int) -> Outcome:
         """Begin rounds for so many seconds, or until one fails."""
+        self._prepare()
         end = time.monotonic() + seconds
         number = first_round
         watching = Watching(
             self._lab, probe_interval=_PROBE_INTERVAL, probe_timeout=_PROBE_TIMEOUT, ask_interval=_ASK_INTERVAL
         )
-        with watching:
+        with self._late, watching, contextlib.closing(self._commands):
             self._lab.wait_served()
             while time.monotonic() < end and not self._problems:
                 self._round(schedule.draw(self._seed, number, self._shape), watching)
@@ -108,8 +120,22 @@ class Torture:
             packets=last.packets,
             lost=last.lost,
             violations=last.violations,
+            closest=last.closest,
+            confirmed=self._confirmed,
+            waited=self._late.between(self._began, boottime()) if self._late.known else None,
             problems=tuple(self._problems),
         )
+
+    def _prepare(self) -> None:
+        """What acts need, and tunables that keep rounds short: the first things that were confirmed (I9)."""
+        self._hand.prepare()
+        self._lab.wait_served()
+        now = time.time()
+        first = self._lab.layout.node_names[0]
+        self._commands.ledger.take(self._commands.seen_by(first), now)
+        for name, values in TUNABLES.items():
+            self._commands.ask(first, "tunable", "set", name, f"{values[0]:g}")
+        self._commands.collect(wait=20.0)
 
     # -- one round -------------------------------------------------------------------------------------------------
 
@@ -117,16 +143,20 @@ class Torture:
         self._say(f"round {storm.number}: {len(storm.acts)} acts, fit afterwards: {', '.join(storm.fit) or 'nobody'}")
         standing = self._storm(storm)
         phases = []
+        pause = bounds.pause(storm, self._shape, slack=self._slack)
         if storm.fit and standing:
-            phases.append(self._stand(storm, watching))
+            phases.append(self._stand(storm, pause, watching))
+            self._check_confirmed(storm.fit, watching)
         start = boottime()
         for problem in self._hand.undo_all(standing):
             self._say(f"while healing: {problem}")
         self._lab.heal()
-        self._say("all healed")
-        bound = self._bound(storm) + _START
-        settled = self._settle(bound, watching)
-        phases.append(Phase("healed", start, boottime(), bound, self._slack))
+        bound = bounds.healed(storm, self._shape, slack=self._slack, election=self._election)
+        self._say(f"all healed; every address within {bound.words()}")
+        settled = self._settle(start, bound, watching)
+        phases.append(Phase("healed", start, boottime(), bound.seconds, pause.seconds))
+        if settled:
+            self._check_confirmed(self._lab.layout.node_names, watching)
         time.sleep(_PROBE_TIMEOUT + 0.2)  # what is undecided belongs to the phases, too
         watching.read()
         self._judge(phases, watching)
@@ -151,37 +181,39 @@ class Torture:
                 self._faults[act.kind] += 1
         return [act for act in storm.acts if act.lasts is None]
 
-    def _stand(self, storm: Round, watching: Watching) -> Phase:
+    def _stand(self, storm: Round, pause: Bound, watching: Watching) -> Phase:
         """Wait until the nodes that are fit serve everything, or the bound is over."""
-        start, bound = boottime(), self._bound(storm)
-        words = f"faults stand, {', '.join(storm.fit)} fit"
-        self._say(words)
-        least = start + self._lab.layout.hold + _MARGIN + 1.0
-        self._watch_until(least, start + bound, watching)
-        return Phase("standing", start, boottime(), bound, self._slack)
+        start = boottime()
+        bound = bounds.standing(storm, self._shape, slack=self._slack, election=self._election)
+        self._say(f"faults stand, {', '.join(storm.fit)} fit; every address within {bound.words()}")
+        least = start + self._lab.layout.hold + bounds.MARGIN + 1.0
+        self._watch_until(start, least, bound.seconds, watching)
+        return Phase("standing", start, boottime(), bound.seconds, pause.seconds)
 
-    def _watch_until(self, least: float, most: float, watching: Watching) -> bool:
-        """Wait until ``least`` (boot time), and then until every address is answered, until ``most`` at the latest."""
+    def _watch_until(self, start: float, least: float, bound: float, watching: Watching) -> bool:
+        """Wait until ``least`` (boot time), and then until every address is answered; at most ``bound`` seconds, and
+        what the machine was late, after ``start``."""
         while True:
             now = boottime()
-            if now >= most:
+            if now - start >= min(bound + self._late.between(start, now), _PATIENCE):
                 return False
+            self._commands.collect()
             watching.read()
             if now >= least and not verdict.silent(self._addresses, watching.attempts[-4000:], now - 0.4):
                 return True
             time.sleep(0.1)
 
-    def _settle(self, bound: float, watching: Watching) -> bool:
+    def _settle(self, start: float, bound: Bound, watching: Watching) -> bool:
         """Wait until every address is answered, and every node OK; order what an admin would."""
-        start = boottime()
-        self._watch_until(start, start + bound, watching)
-        while boottime() < start + _SETTLED_WITHIN:
+        self._watch_until(start, start, bound.seconds, watching)
+        while boottime() - start < min(_SETTLED_WITHIN + self._late.between(start, boottime()), 2 * _PATIENCE):
             try:
                 self._lab.wait_served(_NUDGE)
             except LocumError:
+                self._commands.collect()
                 self._nudge()
             else:
-                self._hand.collect(all_of_them=True)
+                self._commands.collect(wait=20.0)
                 return True
         return False
 
@@ -194,25 +226,39 @@ class Torture:
         for node in nodes:
             if node.state in orders:
                 self._say(f"{node.name} is {node.state}")
-                self._hand.ask(node.name, *orders[node.state], node.name)
+                self._commands.ask(node.name, *orders[node.state], node.name)
             elif node.state == "UNHEALTHY":
                 # A service that was repaired: the periodic monitor finds that out, later.
-                self._hand.ask(node.name, "event", "run", "monitor")
-
-    def _bound(self, storm: Round) -> float:
-        hold = self._lab.layout.hold
-        bound = hold + _MARGIN + self._slack
-        if storm.store_disturbed:
-            bound += hold + _MARGIN
-            if self._shape.store == "etcd":
-                bound += 2 * etcd_store.pace(hold)[1] / 1000
-        return bound
+                self._commands.ask(node.name, "event", "run", "monitor")
 
     # -- verdicts --------------------------------------------------------------------------------------------------
 
+    def _check_confirmed(self, nodes: Sequence[str], watching: Watching) -> None:
+        """I9: whoever is well knows what was confirmed, within a moment, for it hears of it by its watch."""
+        start = boottime()
+        missing: dict[str, Sequence[str]] = dict.fromkeys(nodes, ("no answer",))
+        while missing:
+            for node in tuple(missing):
+                try:
+                    seen = self._commands.seen_by(node)
+                except LocumError as error:
+                    missing[node] = (f"no answer: {error}",)
+                    continue
+                missing[node] = self._commands.ledger.lost(seen, time.time())
+                if not missing[node]:
+                    del missing[node]
+                    self._confirmed += len(seen)
+                    self._commands.ledger.take(seen, time.time())
+            if missing and boottime() - start > _KNOWN_WITHIN + self._late.between(start, boottime()):
+                for node, words in missing.items():
+                    self._fail(f"I9: as {node} sees it, {'; '.join(words)}", start, "", watching)
+                return
+            if missing:
+                time.sleep(0.1)
+
     def _judge(self, phases: Sequence[Phase], watching: Watching) -> None:
         for phase in phases:
-            found = verdict.stretches(phase, self._addresses, watching.attempts)
+            found = verdict.stretches(phase, self._addresses, watching.attempts, self._late.between)
             worst = max(found, key=lambda stretch: stretch.seconds, default=None)
             if worst is not None:
                 self._say(f"{phase.what}: longest without service {worst.seconds:.2f} s ({worst.address})")
@@ -267,7 +313,7 @@ class Torture:
 def _unserved(stretch: Stretch) -> str:
     return (
         f"{stretch.address} was not served for {stretch.seconds:.2f} s ({stretch.phase}); "
-        f"{stretch.allowed:.2f} s are allowed"
+        f"{stretch.allowed:.2f} s are allowed, {stretch.late:.2f} of them because the machine was late"
     )
 
 
@@ -275,12 +321,15 @@ def summary(outcome: Outcome) -> list[str]:
     """The last lines of a run."""
     faults = ", ".join(f"{kind} {count}" for kind, count in outcome.faults.items()) or "none"
     stretches = "; ".join(f"{what} {seconds:.2f} s" for what, seconds in sorted(outcome.longest.items()))
+    waited = "not known" if outcome.waited is None else f"{outcome.waited:.0f} s"
     return [
         f"{outcome.rounds} rounds in {outcome.seconds:.0f} s; faults: {faults} ({sum(outcome.faults.values())} in all)",
         f"{outcome.questions} questions by ARP and neighbour discovery, {outcome.packets} packets heard, "
-        f"{outcome.lost} missed; {outcome.attempts} requests",
+        f"{outcome.lost} missed; {outcome.attempts} requests; some task waited for the machine: {waited}",
         f"longest without service: {stretches or 'nothing measured'}",
-        f"violations of I1: {outcome.violations}; problems: {len(outcome.problems)}",
+        f"violations of I1: {outcome.violations}, two nodes were never heard closer than "
+        f"{outcome.closest * 1000:.1f} ms; {outcome.confirmed} values looked for (I9); "
+        f"problems: {len(outcome.problems)}",
         *(f"PROBLEM: {problem}" for problem in outcome.problems),
     ]
 

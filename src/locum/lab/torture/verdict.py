@@ -8,7 +8,7 @@ then on it may be without an answer for moments only (an address that moves to a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -28,9 +28,8 @@ class Phase(msgspec.Struct, frozen=True):
 
 
 class Stretch(msgspec.Struct, frozen=True):
-    """No attempt that was sent between ``start`` and ``end`` was answered; ``allowed`` seconds would have been right.
-
-    ``phase``: what the phase was.
+    """No attempt that was sent between ``start`` and ``end`` was answered; ``allowed`` seconds would have been right,
+    ``late`` of them because the machine was late. ``phase``: what the phase was.
     """
 
     address: str
@@ -38,6 +37,7 @@ class Stretch(msgspec.Struct, frozen=True):
     end: float
     allowed: float
     phase: str
+    late: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -50,8 +50,25 @@ class Stretch(msgspec.Struct, frozen=True):
         return self.seconds > self.allowed
 
 
-def stretches(phase: Phase, addresses: Iterable[str], attempts: Iterable[Attempt]) -> list[Stretch]:
-    """For each address the first stretch of the phase without an answer, and the longest later one."""
+def _punctual(_start: float, _end: float) -> float:
+    return 0.0
+
+
+def stretches(
+    phase: Phase,
+    addresses: Iterable[str],
+    attempts: Iterable[Attempt],
+    late: Callable[[float, float], float] = _punctual,
+) -> list[Stretch]:
+    """For each address the first stretch of the phase without an answer, and the longest later one.
+
+    ``late`` gives the seconds by which the machine was late between two boot times; bounds grow by them.
+    """
+
+    def stretch(address: str, start: float, end: float, allowed: float) -> Stretch:
+        more = late(start, end)
+        return Stretch(address, start, end, allowed + more, phase.what, more)
+
     answered: dict[str, list[float]] = {address: [] for address in addresses}
     for attempt in attempts:
         if attempt.ok and phase.start <= attempt.t <= phase.end:
@@ -59,10 +76,10 @@ def stretches(phase: Phase, addresses: Iterable[str], attempts: Iterable[Attempt
     found = []
     for address, moments in answered.items():
         times = [*sorted(moments), phase.end]
-        found.append(Stretch(address, phase.start, times[0], phase.bound, phase.what))
+        found.append(stretch(address, phase.start, times[0], phase.bound))
         later = max(itertools.pairwise(times), key=lambda pair: pair[1] - pair[0], default=None)
         if later is not None:
-            found.append(Stretch(address, *later, phase.pause, phase.what))
+            found.append(stretch(address, *later, phase.pause))
     return found
 
 
