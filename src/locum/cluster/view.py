@@ -140,12 +140,15 @@ class View:
 
     def applied(self, operations: Sequence[Operation], revision: int) -> set[str]:
         """Take an own accepted commit ahead of its echo; returns the keys that changed by it."""
-        changed = set()
+        changed: set[str] = set()
+        if revision <= self.revision:
+            # The watch has shown it already, and perhaps what others made of it since.
+            return changed
         for operation in operations:
             value = operation.value if isinstance(operation, Put) else None
             if self._one(operation.key, value, revision):
                 changed.add(operation.key)
-            if isinstance(operation, Delete) and revision > self.revision:
+            if isinstance(operation, Delete):
                 self._tombstones[operation.key] = revision
         return changed
 

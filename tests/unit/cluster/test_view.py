@@ -74,3 +74,12 @@ def test_i1_a_claim_that_cannot_be_read_after_a_gap_is_not_taken_for_whose_it_wa
     assert not view.members
     assert set(view.corrupt) == {"claim/10.0.0.1", "member/n1"}
     assert view.revision_of("claim/10.0.0.1") == 8
+
+
+def test_i1_an_answer_that_comes_late_does_not_bring_back_what_was_deleted_since() -> None:
+    view = View()
+    view.apply(put("claim/10.0.0.1", CLAIM, 5))
+    view.apply(Batch(6, (Change("claim/10.0.0.1", None, 6),)))
+    assert view.applied([Put("claim/10.0.0.1", CLAIM)], 5) == set()
+    assert not view.claims
+    assert view.revision_of("claim/10.0.0.1") == 0
