@@ -237,9 +237,11 @@ class Agent:
         self.kernel.remove(address, interface)
 
     def _set_timer(self) -> None:
+        """The loop's one timer is set anew after every input; one that has become too early only looks again."""
         wakeup = self.node.next_wakeup()
-        if wakeup < self._scheduled:
-            self._scheduled = wakeup
+        sooner = wakeup < self._scheduled
+        self._scheduled = wakeup
+        if sooner:
             self._timer += 1
             self._start_timer()
 
@@ -252,13 +254,12 @@ class Agent:
             return
         now = self.clock.boot()
         if now < self._scheduled - 1e-9:
-            # The crystal's rate has changed since.
-            self._start_timer()
+            # It was put off, or the crystal's rate has changed since.
+            if self._scheduled < math.inf:
+                self._start_timer()
             return
         self._scheduled = math.inf
-        if self.node.next_wakeup() > now:
-            self._set_timer()
-        elif not self._tick_queued:
+        if not self._tick_queued:
             self._tick_queued = True
             self.post("timer", self._tick)
 

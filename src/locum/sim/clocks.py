@@ -6,6 +6,8 @@ jiffies (kernel timers, packet filter timeouts, address lifetimes) do not; the w
 
 from __future__ import annotations
 
+import math
+
 from locum.sim.engine import Engine
 
 #: Unix time at the begin of every run.
@@ -23,6 +25,8 @@ class MachineClock:
         self._rate = rate
         self._wall = EPOCH + engine.now + wall_error - offset
         self._slept = 0.0
+        #: When somebody set the wall clock back last, and when the machine woke up last, true time.
+        self.set_back_at = self.woke_at = -math.inf
         self._asleep_since: float | None = None
 
     @property
@@ -55,6 +59,8 @@ class MachineClock:
 
     def step_wall(self, seconds: float) -> None:
         """Somebody sets the wall clock forward by ``seconds``."""
+        if seconds < 0:
+            self.set_back_at = self._engine.now
         self._wall += seconds
 
     def suspend(self) -> None:
@@ -65,4 +71,5 @@ class MachineClock:
         """Jiffies go on."""
         if self._asleep_since is not None:
             self._slept += self.boot() - self._asleep_since
+            self.woke_at = self._engine.now
             self._asleep_since = None

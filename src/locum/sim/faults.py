@@ -39,6 +39,7 @@ WEIGHTS = {
     "freeze_all": 3.0,
     "freeze_midway": 5.0,
     "hiccup": 4.0,
+    "stutter": 3.0,
     "suspend": 1.5,
     "cut": 4.0,
     "cut_up": 1.5,
@@ -67,6 +68,9 @@ WEIGHTS = {
     "change_hold": 0.7,
 }
 
+#: A suspended machine is kept silent by its wall clock alone. That it is suspended and its wall clock is set back
+#: within so many seconds (more than the longest hold) is one fault too many.
+DOUBLE = 4.0
 #: What a stranger may spoil or delete and the cluster must survive (``docs/simulation.md``).
 SPOILABLE = ("beat", "health", "phase", "plan", "leader", "member", "claim", "node")
 DELETABLE = ("beat", "health", "phase", "plan", "leader", "member")
@@ -300,10 +304,31 @@ class Faults:
         machine, seconds = self._someone(), self._random.uniform(0.0005, 0.08)
         machine.set_trap(self._random.randint(1, 60), lambda: self._freeze(machine, "agent", seconds))
 
+    def stutter(self) -> None:
+        """Every process of ours is stopped in the midst of some act, goes on for a few steps, and is stopped again."""
+        machine, hold = self._someone(), self._world.shape.hold
+        random = self._random
+        pauses = [hold * random.uniform(0.02, 0.95) for _ in range(random.randint(1, 3))]
+        pauses.append(hold * random.uniform(0.8, 2.0))
+        self._disturb(machine, sum(pauses))
+        self._stutter(machine, pauses, random.randint(1, 60), self._round)
+
+    def _stutter(self, machine: Machine, pauses: list[float], steps: int, number: int) -> None:
+        if not self._on or number != self._round:
+            return
+
+        def snare() -> None:
+            self._freeze(machine, "all", pauses[0])
+            if len(pauses) > 1:
+                steps = self._random.randint(1, 12)
+                self._world.engine.after(pauses[0], self._stutter, machine, pauses[1:], steps, number)
+
+        machine.set_trap(steps, snare)
+
     def suspend(self) -> None:
         """The machine is suspended and resumed."""
         machine, seconds = self._someone(), self._while()
-        if not machine.powered:
+        if not machine.powered or self._world.engine.now - machine.clock.set_back_at < DOUBLE:
             return
         self._say(f"{machine.name} is suspended for {seconds:.3f} s")
         self._disturb(machine, seconds)
@@ -504,13 +529,17 @@ class Faults:
         """Somebody sets the wall clock."""
         machine = self._someone()
         seconds = self._random.choice((-1.0, 1.0)) * self._random.choice((0.05, 0.5, 3.0))
+        if machine.suspended or self._world.engine.now - machine.clock.woke_at < DOUBLE:
+            return
         self._say(f"the wall clock of {machine.name} is set by {seconds} s")
         machine.clock.step_wall(seconds)
         machine.kernel.look_again()
         self._world.engine.after(self._while(), self._step_back, machine, machine.clock, -seconds)
 
     def _step_back(self, machine: Machine, clock: object, seconds: float) -> None:
-        if machine.clock is clock:
+        if machine.suspended or self._world.engine.now - machine.clock.woke_at < DOUBLE:
+            self._world.engine.after(DOUBLE, self._step_back, machine, clock, seconds)
+        elif machine.clock is clock:
             machine.clock.step_wall(seconds)
             machine.kernel.look_again()
 

@@ -170,7 +170,7 @@ class Machine:
         if self.guard or not self.powered:
             return
         if self.world.engine.now < self.abandoned_until:
-            self.world.engine.at(self.abandoned_until, self.start_daemon)
+            self.world.engine.at(self.abandoned_until, self._remembered, self.abandoned_until)
             return
         self.left = self.terminating = False
         self._agents += 1
@@ -289,6 +289,10 @@ class Machine:
         if problem is not None or self.comes_back:
             # systemd: Restart=on-failure
             self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
+
+    def _remembered(self, until: float) -> None:
+        if until == self.abandoned_until:
+            self._restart()
 
     def _restart(self) -> None:
         if self.comes_back or not (self.left or self.terminating):
