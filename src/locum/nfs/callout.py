@@ -30,6 +30,8 @@ DEFAULT_STATE = "/var/lib/locum"
 
 #: Seconds that rpc.statd may have to wait for the daemon.
 PATIENCE = 1.0
+#: Seconds for which a server that was stopped, or gave up an address, may go on to end the monitoring of its clients.
+KEEP = 10.0
 #: Lines handed over at once.
 _BATCH = 500
 

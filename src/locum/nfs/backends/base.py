@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
-from locum.nfs import rpc
+from locum.nfs import callout, rpc
 from locum.nfs.services import Daemon
 from locum.script import Fail, setting_list, settings, wait_for
 
@@ -106,7 +107,13 @@ class Backend(ABC):
 
     def restart(self, timeout: float) -> None:
         """Stop, pause, start, wait until it is registered again."""
-        self.stop()
+        self.stop_and_start(self.stop, self.start, timeout)
+
+    def stop_and_start(self, stop: Callable[[], None], start: Callable[[], None], timeout: float) -> None:
+        """:meth:`restart` with these two. The clients that the server ceases to monitor meanwhile stay recorded."""
+        callout.keep(timeout + callout.KEEP)
+        stop()
         time.sleep(float(str(settings().get("restart_pause", RESTART_PAUSE))))
-        self.start()
+        start()
         self.wait_until_up(time.monotonic() + timeout)
+        callout.keep(callout.KEEP)

@@ -12,7 +12,6 @@ that at which the last one is in its grace period a lock can be stolen; ``docs/n
 from __future__ import annotations
 
 import os
-import time
 
 from locum.nfs.backends.base import Backend
 from locum.nfs.services import Daemon
@@ -63,13 +62,10 @@ class Kernel(Backend):
 
     def restart(self, timeout: float) -> None:
         """Only the lock manager where it has a unit of its own, else the whole server."""
-        if not self._locks.managed:
+        if self._locks.managed:
+            self.stop_and_start(self._locks.stop, self._locks.start, timeout)
+        else:
             super().restart(timeout)
-            return
-        self._locks.stop()
-        time.sleep(float(str(settings().get("restart_pause", 2.0))))
-        self._locks.start()
-        self.wait_until_up(time.monotonic() + timeout)
 
     def release(self, address: str) -> None:
         """Locks of NFSv3 clients that used the address (nfsd(7), ``unlock_ip``); NFSv4 has leases."""
