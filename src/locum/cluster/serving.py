@@ -143,9 +143,14 @@ class Serving:
                 not self.local[address].held or self._desk.view.claim_holder(address) is not None
             ):
                 return address
-            if may_release and address not in mine:
+            if may_release and (address not in mine or self._left_elsewhere(address)):
                 return address
         return None
+
+    def _left_elsewhere(self, address: str) -> bool:
+        """Whether what may be left of ``address`` is on another interface than the one on which it would be taken."""
+        local = self.local[address]
+        return not local.held and self.interface_for(address) not in (None, local.interface)
 
     def release(self, address: str) -> None:
         """Begin to release ``address``."""
