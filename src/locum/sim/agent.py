@@ -493,6 +493,10 @@ class Agent:
 
     def _take(self, effect: fx.TakeAddress) -> Work:
         address, interface, ticket = effect.address, effect.interface, effect.ticket
+        if not self.ready:
+            # The hold may end until the engine runs: it is looked at after that.
+            self._waiting = lambda: self.post("task", self._take, effect)
+            return
         now = self.clock.boot()
         yield
         if now >= self.machine.page.deadline:
