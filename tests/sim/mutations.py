@@ -1,0 +1,440 @@
+"""Deliberate defects, each switched on by a test, that the simulation must find.
+
+A mutation is a function that changes the rules, the agent or the kernel through a monkeypatch; production code
+knows nothing of them. ``MUTATIONS`` says for each what it must violate and with which knobs it is found soon.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+
+from locum.cluster import plan as planning
+from locum.cluster.desk import Desk
+from locum.cluster.effects import SendBeat
+from locum.cluster.following import Following
+from locum.cluster.hold import Observers, OwnHold
+from locum.cluster.leading import Leading
+from locum.cluster.node import LOOK_AGAIN, Node
+from locum.cluster.schema import HealthRecord
+from locum.cluster.serving import Serving
+from locum.cluster.view import View
+from locum.sim import world
+from locum.sim.agent import Agent, Work
+from locum.sim.kernel import Kernel
+from locum.sim.run import Knobs
+from locum.store.base import Condition, Operation
+
+Patch = pytest.MonkeyPatch
+
+
+class Mutation(NamedTuple):
+    """``invariants``: those of which one must be seen violated. ``seeds``: within how many seeds it must be found."""
+
+    apply: Callable[[Patch], None]
+    invariants: tuple[str, ...]
+    knobs: Knobs = Knobs()
+    seeds: int = 60
+
+
+def _without_conditions(patch: Patch, kind: str, unwanted: Callable[[Condition], bool]) -> None:
+    """Commits of ``kind`` lose the conditions that are ``unwanted``."""
+    original = Desk.commit
+
+    def commit(
+        self: Desk, sort: str, conditions: Sequence[Condition], operations: Sequence[Operation], *rest: Any
+    ) -> bool:
+        if sort == kind:
+            conditions = [c for c in conditions if not unwanted(c)]
+        return original(self, sort, conditions, operations, *rest)
+
+    patch.setattr(Desk, "commit", commit)
+
+
+# -- the hold -------------------------------------------------------------------------------------------------
+
+
+def no_margin(patch: Patch) -> None:
+    """Observers wait for the hold and not a moment longer."""
+    patch.setattr(world, "margin_for", lambda _hold: 0.0)
+
+
+def deadline_from_answer(patch: Patch) -> None:
+    """The hold is counted from the store's answer, not from the sending of the beat."""
+    original = Node.beat_done
+
+    def beat_done(self: Node, ticket: int, accepted: bool | None, _sent_at: float, now: float, wall: float) -> None:
+        original(self, ticket, accepted, now, now, wall)
+
+    patch.setattr(Node, "beat_done", beat_done)
+
+
+def beat_unconditional(patch: Patch) -> None:
+    """A beat is accepted although the membership is gone."""
+
+    def send(ticket: int, slot: int, _conditions: object, operations: Any) -> Any:
+        return SendBeat(ticket, slot, (), operations)
+
+    patch.setattr("locum.cluster.node.SendBeat", send)
+
+
+def armed_after_sending(patch: Patch) -> None:
+    """The gate's timer starts after the beat was sent."""
+    original = Agent._send_beat
+
+    def send_beat(self: Agent, effect: Any) -> Work:
+        arm, armed = self.kernel.arm, []
+        self.kernel.arm = lambda *arguments: armed.append(arguments)  # type: ignore[method-assign]
+        try:
+            yield from original(self, effect)
+        finally:
+            self.kernel.arm = arm  # type: ignore[method-assign]
+
+        def later() -> Work:
+            yield
+            for slot, timeout, _ in armed:
+                arm(slot, timeout, self.clock.wall() + timeout)
+
+        self.post("task", later)
+
+    patch.setattr(Agent, "_send_beat", send_beat)
+
+
+def timeout_rounded_up(patch: Patch) -> None:
+    """The gate counts in whole seconds and rounds up."""
+    original = Kernel.timer_end
+    patch.setattr(Kernel, "timer_end", lambda self, timeout: original(self, float(math.ceil(timeout + 0.001))))
+    _no_wall_clock_end(patch)
+
+
+def timeout_a_little_long(patch: Patch) -> None:
+    """The gate closes 50 ms late."""
+    original = Kernel.timer_end
+    patch.setattr(Kernel, "timer_end", lambda self, timeout: original(self, timeout + 0.05))
+    _no_wall_clock_end(patch)
+
+
+def _no_wall_clock_end(patch: Patch) -> None:
+    original = Kernel.arm
+    patch.setattr(Kernel, "arm", lambda self, slot, timeout, _until: original(self, slot, timeout, math.inf))
+
+
+def confirm_with_fresh_time(patch: Patch) -> None:
+    """Confirming a slot starts its timer anew."""
+    original = Kernel.confirm
+
+    def confirm(self: Kernel, slot: int) -> None:
+        self.slots[slot].expires = self.timer_end(2.0)
+        self.slots[slot].until = math.inf
+        original(self, slot)
+
+    patch.setattr(Kernel, "confirm", confirm)
+
+
+def no_wall_clock_end(patch: Patch) -> None:
+    """The gate knows jiffies only, which do not count the time that a machine is suspended."""
+    _no_wall_clock_end(patch)
+
+
+def hold_never_ends(patch: Patch) -> None:
+    """Neither the rules nor the agent look whether the hold has ended."""
+    patch.setattr(OwnHold, "valid", lambda self, _now: self.deadline > 0)
+    original = Agent._take
+
+    def take(self: Agent, effect: Any) -> Work:
+        page, work = self.machine.page, original(self, effect)
+        next(work)
+        yield
+        deadline, page.deadline = page.deadline, math.inf
+        next(work)
+        page.deadline = deadline
+        yield
+        yield from work
+
+    patch.setattr(Agent, "_take", take)
+
+
+# -- judging others -------------------------------------------------------------------------------------------
+
+
+def expiry_after_own_outage(patch: Patch) -> None:
+    """An observer trusts its sight however long it has seen nothing."""
+    patch.setattr(Observers, "trusted", lambda *_: True)
+    original = Observers.expires_at
+
+    def expires_at(self: Observers, view: View, node: str) -> float:
+        self._trusted_since = 0.0
+        return original(self, view, node)
+
+    patch.setattr(Observers, "expires_at", expires_at)
+
+
+def expiry_without_beat_revision(patch: Patch) -> None:
+    """An expiry takes effect although the node has beaten since."""
+    _without_conditions(patch, "lead", lambda condition: condition.key.startswith("beat/"))
+
+
+def orphans_freed_at_once(patch: Patch) -> None:
+    """A member key that vanishes frees the claims of its node at once."""
+    patch.setattr(Observers, "orphan_since", lambda *_: -math.inf)
+
+
+def leader_unconditional(patch: Patch) -> None:
+    """What a leader writes takes effect although it leads no more."""
+    _without_conditions(patch, "lead", lambda _condition: True)
+
+
+# -- claims ---------------------------------------------------------------------------------------------------
+
+
+def claim_unconditional(patch: Patch) -> None:
+    """A claim is made although another node has one."""
+    _without_conditions(patch, "claim", lambda condition: condition.key.startswith("claim/"))
+    original = Serving._claim
+
+    def claim(self: Serving, mine: frozenset[str], plan_revision: int, incarnation: str) -> None:
+        view = self._desk.view
+        revisions = {key: view._revisions.pop(key) for key in list(view._revisions) if key.startswith("claim/")}
+        for address in mine:
+            if self.claimed(address, incarnation):
+                view._revisions[f"claim/{address}"] = revisions[f"claim/{address}"]
+        original(self, mine, plan_revision, incarnation)
+        view._revisions.update(revisions)
+
+    patch.setattr(Serving, "_claim", claim)
+
+
+def claim_of_a_dead_member(patch: Patch) -> None:
+    """A claim is made although the membership is gone or the plan has changed."""
+    _without_conditions(patch, "claim", lambda condition: not condition.key.startswith("claim/"))
+
+
+def unclaim_before_release(patch: Patch) -> None:
+    """A claim is given up while the address is still here."""
+    original = Serving._unclaim
+
+    def unclaim(self: Serving, mine: frozenset[str], incarnation: str) -> None:
+        local, self.local = self.local, {}
+        original(self, mine, incarnation)
+        self.local = local
+
+    patch.setattr(Serving, "_unclaim", unclaim)
+
+
+def take_before_claim(patch: Patch) -> None:
+    """What the plan gives is taken without a claim."""
+    patch.setattr(Serving, "_firmly_claimed", lambda *_: True)
+
+
+def late_unclaim_forgotten(patch: Patch) -> None:
+    """A claim whose deletion may still be under way is relied on."""
+    patch.setattr(Serving, "_firmly_claimed", Serving.claimed)
+
+
+# -- the agent ------------------------------------------------------------------------------------------------
+
+
+def notes_of_any_life(patch: Patch) -> None:
+    """A restarted agent takes over what an earlier membership had taken."""
+    patch.setattr(Agent, "_noted", lambda self, _: {a: name for a, (_, name) in self.machine.notes.items()})
+    patch.setattr(Agent, "_clear_leftovers", _nothing)
+
+
+def notes_outlive_a_retake(patch: Patch) -> None:
+    """The note of an earlier take stays while the address is taken again, and when that fails."""
+    original = Agent._take
+
+    def take(self: Agent, effect: Any) -> Work:
+        notes, begin = self.machine.notes, self._begin
+        note = notes.get(effect.address)
+
+        def begin_with_note(address: str) -> None:
+            begin(address)
+            if note is not None:
+                notes[address] = note
+
+        self._begin = begin_with_note  # type: ignore[method-assign]
+        yield from original(self, effect)
+        self._begin = begin  # type: ignore[method-assign]
+
+    patch.setattr(Agent, "_take", take)
+
+
+def drop_forgets_what_others_allowed(patch: Patch) -> None:
+    """Dropping the hold shuts out only what this very process has taken."""
+    patch.setattr(Agent, "_all_held", lambda self: list(self.configured))
+    patch.setattr(Agent, "_clear_leftovers", _nothing)
+
+
+def _nothing(_self: Agent) -> Work:
+    yield
+
+
+def adoption_of_the_dead(patch: Patch) -> None:
+    """An agent whose predecessor's membership is over joins anew without silencing what it left."""
+    original = Node._lose
+
+    def lose(self: Node, why: str) -> None:
+        original(self, why)
+        if "agent before this one" in why:
+            self.serving.local.clear()
+            self.desk.effects.clear()
+
+    patch.setattr(Node, "_lose", lose)
+
+
+def drop_leaves_held(patch: Patch) -> None:
+    """Dropping the hold does nothing at the gate."""
+
+    def drop(self: Agent) -> Work:
+        yield
+        self.machine.page.clear()
+
+    patch.setattr(Agent, "_drop", drop)
+
+
+# -- order and closing ----------------------------------------------------------------------------------------
+
+
+def closing_does_not_wait(patch: Patch) -> None:
+    """A node runs ``recovered`` as soon as it is settled itself."""
+    original = Following.all_reached
+
+    def all_reached(self: Following, plan: Any, phase: str) -> bool:
+        return phase == "settled" or original(self, plan, phase)
+
+    patch.setattr(Following, "all_reached", all_reached)
+
+
+def _nothing_due(mine: frozenset[str]) -> str | None:
+    return None
+
+
+def settled_while_moving(patch: Patch) -> None:
+    """A node says that it is settled while an address changes its interface."""
+    original = Serving.settled
+
+    def settled(self: Serving, mine: frozenset[str]) -> bool:
+        moving, self._moving = self._moving, None
+        self.update_due, due = _nothing_due, self.update_due  # type: ignore[method-assign]
+        try:
+            return original(self, mine)
+        finally:
+            self._moving, self.update_due = moving, due  # type: ignore[method-assign]
+
+    patch.setattr(Serving, "settled", settled)
+
+
+def changes_after_settling_forgotten(patch: Patch) -> None:
+    """What changes after a node has settled is never closed."""
+    original = Following._target
+
+    def target(self: Following, plan: Any, incarnation: str, settled: bool, _changes: int) -> Any:
+        return original(self, plan, incarnation, settled, 0)
+
+    patch.setattr(Following, "_target", target)
+
+
+def overlapping_scripts(patch: Patch) -> None:
+    """The runner does not wait for what an earlier one left."""
+    patch.setattr("locum.sim.machine.Machine._kill_orphan", lambda *_: None)
+    patch.setattr("locum.sim.machine.Machine.kill_children", lambda self: setattr(self, "child", None))
+
+
+def unearned(patch: Patch) -> None:
+    """A node serves as soon as it is a member."""
+    original = planning.current_health
+
+    def health(view: View, node: str) -> HealthRecord | None:
+        found = original(view, node)
+        if found is None:
+            return None
+        return HealthRecord(found.incarnation, True, True, True, "", found.down, found.refused, found.leaving)
+
+    patch.setattr(planning, "current_health", health)
+
+
+def ban_forgets(patch: Patch) -> None:
+    """A node that bans itself overwrites what admins decided."""
+    original = Following.ban
+
+    def ban(self: Following, reason: str) -> None:
+        original(self, reason)
+        assert self._ban is not None
+        self._ban = type(self._ban)(banned_until=self._ban.banned_until, ban_reason=reason)
+
+    patch.setattr(Following, "ban", ban)
+
+
+def beats_starve(patch: Patch) -> None:
+    """The beats of others put off what is due."""
+
+    def next_wakeup(self: Node, original: Callable[[Node], float] = Node.next_wakeup) -> float:
+        looked, self._looked = self._looked, -math.inf
+        soonest = original(self)
+        self._looked = looked
+        return soonest if soonest > self.desk.now else self.desk.now + LOOK_AGAIN
+
+    patch.setattr(Node, "next_wakeup", next_wakeup)
+
+
+def orphan_of_a_lost_plan(patch: Patch) -> None:
+    """A plan that cannot be read is left as it is."""
+    original = Leading._lead
+
+    def lead(self: Leading, standing: list[Condition]) -> None:
+        if "plan" not in self._desk.view.corrupt:
+            original(self, standing)
+
+    patch.setattr(Leading, "_lead", lead)
+
+
+MUTATIONS: dict[str, Mutation] = {
+    mutation.apply.__name__: mutation
+    for mutation in (
+        Mutation(no_margin, ("I1",)),
+        Mutation(
+            deadline_from_answer, ("I1",), Knobs(only=("delay_messages", "freeze_all", "cut_up"), nodes=3, calm=0.2)
+        ),
+        Mutation(beat_unconditional, ("I1",)),
+        Mutation(armed_after_sending, ("I1",), Knobs(only=("freeze_midway", "hiccup"), nodes=3, calm=0.2)),
+        Mutation(timeout_rounded_up, ("I1",)),
+        Mutation(timeout_a_little_long, ("I1",)),
+        Mutation(confirm_with_fresh_time, ("I1",)),
+        Mutation(no_wall_clock_end, ("I1",)),
+        Mutation(hold_never_ends, ("I2", "I1"), Knobs(calm=0.2)),
+        Mutation(expiry_after_own_outage, ("expiry",)),
+        Mutation(expiry_without_beat_revision, ("I1", "expiry")),
+        Mutation(orphans_freed_at_once, ("I1",)),
+        Mutation(leader_unconditional, ("I8", "I1")),
+        Mutation(claim_unconditional, ("I1", "I8")),
+        Mutation(
+            claim_of_a_dead_member,
+            ("I8", "I1"),
+            Knobs(only=("delay_messages", "freeze_agent", "freeze_midway", "kill_all"), calm=0.2),
+        ),
+        Mutation(unclaim_before_release, ("I1", "I2")),
+        Mutation(take_before_claim, ("I1", "I2")),
+        Mutation(
+            late_unclaim_forgotten,
+            ("I1",),
+            Knobs(only=("delay_messages", "cut_up", "link_down", "kill_agent"), calm=0.2),
+        ),
+        Mutation(notes_of_any_life, ("I1",)),
+        Mutation(notes_outlive_a_retake, ("I1",)),
+        Mutation(drop_forgets_what_others_allowed, ("I1", "liveness")),
+        Mutation(adoption_of_the_dead, ("I1", "I2", "liveness")),
+        Mutation(drop_leaves_held, ("I1", "I2", "liveness")),
+        Mutation(closing_does_not_wait, ("liveness",)),
+        Mutation(settled_while_moving, ("liveness",), Knobs(only=("link_down", "scripts_slow", "kill_all"), calm=0.3)),
+        Mutation(changes_after_settling_forgotten, ("liveness",)),
+        Mutation(overlapping_scripts, ("I5",)),
+        Mutation(unearned, ("I6",)),
+        Mutation(ban_forgets, ("I9",), Knobs(only=("scripts_fail", "admin", "link_down"), calm=0.2)),
+        Mutation(beats_starve, ("liveness", "expiry")),
+        Mutation(orphan_of_a_lost_plan, ("liveness",)),
+    )
+}
