@@ -101,10 +101,12 @@ def _smb(address: str, source: Path, target: Path, timeout: int) -> list[str]:
 
 def _nfs(version: int) -> Callable[[str, Path, Path, int], list[str]]:
     def command(address: str, source: Path, target: Path, _timeout: int) -> list[str]:
-        # NFSv3 names a directory as the server does, NFSv4 as the export is called. The client connects again by
-        # itself; what it reports as an error its user repeats, from the beginning, for nfs-cp overwrites nothing.
+        # NFSv3 names a directory as the server does, NFSv4 as the export is called. What nfs-cp reports as an error its
+        # user repeats, from the beginning, for it overwrites nothing. It must not connect again by itself: libnfs
+        # before 6.0 then keeps half an answer of the old connection and may never understand the new one (its
+        # issue 497, and pull request 424).
         folder = source.resolve().parent if version == 3 else Path(nfs_service.PSEUDO)
-        url = f"nfs://{_host(address)}{folder}/{source.name}?version={version}"
+        url = f"nfs://{_host(address)}{folder}/{source.name}?version={version}&autoreconnect=0"
         return ["sh", "-c", f"until nfs-cp '{url}' {target}; do rm -f {target}; sleep 0.2; done"]
 
     return command
