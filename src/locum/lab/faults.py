@@ -6,7 +6,7 @@ told, nothing is cleaned up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,14 @@ import msgspec
 
 from locum.errors import LocumError, UsageError
 from locum.lab import network, one_way, processes
+from locum.lab.processes import Process
 
 if TYPE_CHECKING:
     from locum.lab.lab import Lab
+
+
+#: How long the kernel may take to end what was killed, in seconds.
+_KILLED_WITHIN = 10.0
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -73,7 +78,13 @@ def _kill_agent(lab: Lab, node: str, _interface: str) -> None:
 
 
 def _kill_all(lab: Lab, node: str, _interface: str) -> None:
-    processes.kill_all(lambda: lab.ours(node))
+    _wait_gone(processes.kill_all(lambda: lab.ours(node)))
+
+
+def _wait_gone(killed: Sequence[Process]) -> None:
+    """A process that was killed is there for a moment longer; undoing the fault must not take it for one that runs."""
+    if processes.wait_gone(killed, _KILLED_WITHIN):
+        raise LocumError(f"processes do not end within {_KILLED_WITHIN:g} s of SIGKILL")
 
 
 def _freeze(lab: Lab, node: str, _interface: str) -> None:
@@ -87,7 +98,7 @@ def _thaw(lab: Lab, node: str, _interface: str) -> None:
 
 
 def _service(lab: Lab, node: str, _interface: str) -> None:
-    processes.kill_all(lambda: lab.service_processes(node))
+    _wait_gone(processes.kill_all(lambda: lab.service_processes(node)))
 
 
 def _service_again(lab: Lab, node: str, _interface: str) -> None:
@@ -126,7 +137,10 @@ def _signal(number: Signals, store: str) -> Callable[[Lab, str, str], None]:
         if not lab.state.store.startswith(store):
             kinds = "kill-etcd, freeze-etcd" if lab.state.store == "etcd" else "kill-store, freeze-store"
             raise UsageError(f"this lab's store is {lab.state.store}, for which there are {kinds}")
-        processes.send(lab.store_process(node), number)
+        process = lab.store_process(node)
+        processes.send(process, number)
+        if number == SIGKILL:
+            _wait_gone([process])
 
     return apply
 

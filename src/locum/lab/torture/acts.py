@@ -138,8 +138,8 @@ class Hand:
 
     def _special(self) -> dict[str, Callable[[Act], str | None]]:
         return {
-            "service": lambda act: _none(processes.kill_all(lambda: self._lab.service_processes(act.node))),
-            "hang": lambda act: _none(processes.stop_all(lambda: self._lab.service_processes(act.node))),
+            "service": self._kill_service,
+            "hang": self._hang_service,
             "hang-script": lambda act: self._order(act).touch(),
             "fail-script": lambda act: self._order(act).touch(),
             "full-disk": self._fill_disk,
@@ -161,6 +161,12 @@ class Hand:
     def _order(self, act: Act) -> Path:
         return self._orders(act.node) / f"{act.kind}-{act.detail}"
 
+    def _kill_service(self, act: Act) -> None:
+        processes.wait_gone(processes.kill_all(lambda: self._lab.service_processes(act.node)), _END_WITHIN)
+
+    def _hang_service(self, act: Act) -> None:
+        processes.stop_all(lambda: self._lab.service_processes(act.node))
+
     def _terminate(self, act: Act) -> str:
         daemon = self._lab.state.nodes[act.node].daemon
         return "" if daemon is not None and processes.send(daemon, SIGTERM) else "no daemon runs there"
@@ -168,7 +174,7 @@ class Hand:
     def _start_daemon(self, node: str) -> None:
         with contextlib.suppress(LocumError):
             self._lab.stop_daemon(node, _END_WITHIN)
-        processes.kill_all(lambda: self._lab.ours(node))
+        processes.wait_gone(processes.kill_all(lambda: self._lab.ours(node)), _END_WITHIN)
         self._lab.start_daemon(node)
 
     def _fill_disk(self, act: Act) -> None:
@@ -215,7 +221,3 @@ class Hand:
 
     def _flush(self, act: Act) -> str:
         return self._lab.run(act.node, ["nft", "flush", "ruleset"]).stderr.strip()
-
-
-def _none(_: object) -> None:
-    return None
