@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from locum.store.etcd import EtcdStore, messages
 from locum.store.etcd.endpoints import Endpoints
 from locum.store.etcd.messages import Header
 from locum.store.factory import EtcdOptions
-from tests.unit.store.harness import asynchronous, until
+from tests.unit.store.harness import Watched, asynchronous, until
 
 HANGS, LEADERLESS, SERVES = "hangs", "leaderless", "serves"
 
@@ -26,7 +28,8 @@ class Members:
         self.behaviour = behaviour
         #: Commits that each endpoint was sent.
         self.commits: Counter[str] = Counter()
-        #: Requests of any kind.
+        #: Watches that each endpoint was asked for, and requests of other kinds.
+        self.streams: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
 
     async def ask(self, endpoint: str, path: str, body: bytes, decoder: Any) -> Any:
@@ -42,8 +45,36 @@ class Members:
             return messages.RangeResponse(header=Header(1, 1, 5))
         return messages.TxnResponse(header=Header(1, 1, 6), succeeded=True)
 
+    @asynccontextmanager
+    async def stream(self, endpoint: str, body: bytes) -> AsyncIterator[Lines]:
+        self.streams[endpoint] += 1
+        behaviour = self.behaviour[endpoint]
+        if behaviour == HANGS:
+            await asyncio.Event().wait()
+        if behaviour == LEADERLESS:
+            raise messages.classify("etcdserver: no leader")
+        header = b'{"header":{"cluster_id":"1","revision":"5"},'
+        yield Lines(
+            [
+                b'{"result":' + header + b'"created":true}}\n',
+                b'{"result":' + header + b'"events":[{"kv":{"key":"L2xvY3VtL2E=","mod_revision":"6"}}]}}\n',
+            ]
+        )
+
     async def close(self) -> None:
         pass
+
+
+class Lines:
+    """What a stream delivers; then it stays silent."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self._lines = lines
+
+    async def readany(self) -> bytes:
+        if not self._lines:
+            await asyncio.Event().wait()
+        return self._lines.pop(0)
 
 
 def opened(members: Members, options: EtcdOptions) -> EtcdStore:
@@ -117,4 +148,37 @@ async def test_without_a_leader_anywhere_a_commit_fails_in_time_and_says_so() ->
     store = opened(members, EtcdOptions(suspect_after=0.02, probe_interval=0.05, timeout=0.3))
     with pytest.raises(StoreUnavailable, match="a: it sees no leader"):
         await store.commit((), (Put("k", b""),))
+    await store.close()
+
+
+@pytest.mark.parametrize("first", [HANGS, LEADERLESS])
+@asynchronous
+async def test_a_watch_does_not_wait_for_an_endpoint_that_hangs(first: str) -> None:
+    members = Members(a=SERVES, b=SERVES)
+    options = EtcdOptions(suspect_after=0.02, probe_interval=1000.0, attempt_timeout=1000.0, watch_idle=1000.0)
+    store = opened(members, options)
+    await store.commit((), (Put("k", b""),))
+    a, b = store._endpoints.all
+    await until(lambda: a.up and b.up)
+    members.behaviour["a"] = first
+    watch = Watched(store, "", 5)
+    await watch.reaches(6)
+    assert watch.error is None
+    await watch.stop()
+    await store.close()
+
+
+@asynchronous
+async def test_a_watch_that_cannot_begin_anywhere_tries_on() -> None:
+    members = Members(a=SERVES, b=SERVES)
+    options = EtcdOptions(suspect_after=0.02, probe_interval=0.05, attempt_timeout=0.1, watch_idle=1000.0)
+    store = opened(members, options)
+    await store.commit((), (Put("k", b""),))
+    members.behaviour.update(a=HANGS, b=LEADERLESS)
+    watch = Watched(store, "", 5)
+    await until(lambda: members.streams["b"] > 3)
+    assert watch.error is None
+    members.behaviour["a"] = SERVES
+    await watch.reaches(6)
+    await watch.stop()
     await store.close()

@@ -142,6 +142,8 @@ class Gateway:
         try:
             async with asyncio.timeout(seconds), self._request(endpoint, path, body, token, sent) as response:
                 data = await response.read()
+        except aiohttp.ConnectionTimeoutError:
+            raise self._failed(sent, f"no connection within {self._connect:g} s") from None
         except TimeoutError:
             raise self._failed(sent, f"no answer within {seconds:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:

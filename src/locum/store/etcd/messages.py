@@ -73,10 +73,9 @@ class WatchResponse(msgspec.Struct, frozen=True):
 
 
 class StreamError(msgspec.Struct, frozen=True):
-    """The end of a stream by an error, as grpc-gateway 1.x writes it."""
+    """The end of a stream by an error. grpc-gateway 1.x (etcd 3.4, 3.5) has ``grpc_code`` beside it, 2.x ``code``."""
 
     message: str = ""
-    grpc_code: int = 0
 
 
 class StreamMessage(msgspec.Struct, frozen=True):
@@ -87,11 +86,19 @@ class StreamMessage(msgspec.Struct, frozen=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True):
-    """Body of an answer that is not a success. ``code`` is gRPC's."""
+    """Body of an answer that is not a success.
+
+    ``error`` has the same text as ``message`` (grpc-gateway 1.x; 2.x leaves it out), or is all there is where a
+    stream was refused before its first message.
+    """
 
     message: str = ""
-    error: str = ""
-    code: int = 0
+    error: str | StreamError = ""
+
+    @property
+    def text(self) -> str:
+        """What etcd says."""
+        return self.message or (self.error if isinstance(self.error, str) else self.error.message)
 
 
 # Not strict: the gateway writes 64-bit integers as strings.
@@ -228,9 +235,15 @@ def failure(body: bytes, status: int) -> Failure:
         answer = error_responses.decode(body)
     except msgspec.DecodeError:
         text = body[:200].decode(errors="replace").strip()
+        if "CommonName of client" in text:
+            # embed/serve.go: with users enabled, etcd would take the name in the certificate for a user.
+            return Refused(
+                "with users and passwords enabled, its gateway refuses client certificates that have a common name"
+                " (CN); use one without"
+            )
         hint = "; it speaks TLS: configure ca" if "HTTP request to an HTTPS server" in text else ""
         return Unknown(f"HTTP status {status}, not an answer of etcd's gateway: {text!r}{hint}")
-    return classify(answer.message or answer.error)
+    return classify(answer.text)
 
 
 _TOKEN: Final = ("invalid auth token", "user name is empty", "revision of auth store is old")

@@ -115,6 +115,7 @@ class EtcdStore:
             self._prefix + prefix.encode(),
             after,
             self._options.watch_idle,
+            self._options.suspect_after,
             self._options.attempt_timeout,
             self._current_revision,
         )

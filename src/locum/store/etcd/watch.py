@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from locum import wire
 from locum.errors import ProtocolError, StoreUnavailable
@@ -50,10 +50,19 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
+class _Start(NamedTuple):
+    """A stream that begins: ``confirmed`` is set when etcd has confirmed it."""
+
+    endpoint: Endpoint
+    task: asyncio.Task[None]
+    confirmed: asyncio.Future[None]
+
+
 class Watch:
     """A watch of ``prefix`` after revision ``after``; ``namespace``, a part of it, is cut off the keys.
 
-    ``idle`` seconds without a sign of life are suspicious; a new stream must be confirmed within ``attempt`` seconds.
+    ``idle`` seconds without a sign of life are suspicious. A new stream is tried at the next endpoint as well when it
+    is not confirmed within ``patience`` seconds, and given up after ``attempt`` seconds.
     """
 
     def __init__(
@@ -64,6 +73,7 @@ class Watch:
         prefix: bytes,
         after: int,
         idle: float,
+        patience: float,
         attempt: float,
         current_revision: Callable[[], Awaitable[int]],
     ) -> None:
@@ -73,6 +83,7 @@ class Watch:
         self._prefix = prefix
         self._after = after
         self._idle = idle
+        self._patience = patience
         self._attempt = attempt
         self._current_revision = current_revision
         self._queue: deque[tuple[Batch, int]] = deque()
@@ -195,22 +206,35 @@ class Watch:
         if overlapping and len(candidates) > 1 and candidates[0] is self._serving:
             candidates.append(candidates.pop(0))
         last: Failure = Unknown("no endpoint")
-        for endpoint in candidates:
-            confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            task = asyncio.create_task(self._stream(endpoint, confirmed))
-            try:
-                await asyncio.wait({task, confirmed}, timeout=self._attempt, return_when=asyncio.FIRST_COMPLETED)
-                if confirmed.done() and not task.done():
-                    self._serving = endpoint
-                    self._denied = 0
-                    self._heard = asyncio.get_running_loop().time()
-                    return task
-            except BaseException:
-                await _end(task)
-                raise
-            last = await self._why_not(task)
-            if not isinstance(last, Refused):
-                self._endpoints.failed(endpoint, last)
+        starts: list[_Start] = []
+        try:
+            while candidates or starts:
+                if candidates:
+                    confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    endpoint = candidates.pop(0)
+                    starts.append(_Start(endpoint, asyncio.create_task(self._stream(endpoint, confirmed)), confirmed))
+                await asyncio.wait(
+                    {future for start in starts for future in (start.task, start.confirmed)},
+                    # The next endpoint is tried as well when those before take long.
+                    timeout=self._patience if candidates else self._attempt,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                ended = [start for start in starts if start.task.done() or start.confirmed.done()]
+                if not ended and not candidates:
+                    ended = list(starts)
+                for start in ended:
+                    starts.remove(start)
+                    if start.confirmed.done() and not start.task.done():
+                        self._serving = start.endpoint
+                        self._denied = 0
+                        self._heard = asyncio.get_running_loop().time()
+                        return start.task
+                    last = await self._why_not(start.task)
+                    if not isinstance(last, Refused):
+                        self._endpoints.failed(start.endpoint, last)
+        finally:
+            for start in starts:
+                await _end(start.task)
         raise last
 
     async def _why_not(self, task: asyncio.Task[None]) -> Failure:
