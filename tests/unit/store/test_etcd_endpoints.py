@@ -26,6 +26,8 @@ class Members:
 
     def __init__(self, **behaviour: str) -> None:
         self.behaviour = behaviour
+        #: How long a request to one that hangs is waited for, in seconds.
+        self.patience = 1000.0
         #: Commits that each endpoint was sent.
         self.commits: Counter[str] = Counter()
         #: Watches that each endpoint was asked for, and requests of other kinds.
@@ -38,7 +40,8 @@ class Members:
             self.commits[endpoint] += 1
         behaviour = self.behaviour[endpoint]
         if behaviour == HANGS:
-            await asyncio.Event().wait()
+            await asyncio.sleep(self.patience)
+            raise messages.Unknown("no answer")
         if behaviour == LEADERLESS:
             raise messages.classify("etcdserver: no leader")
         if path == "/v3/kv/range":
@@ -174,6 +177,7 @@ async def test_a_watch_that_cannot_begin_anywhere_tries_on() -> None:
     options = EtcdOptions(suspect_after=0.02, probe_interval=0.05, attempt_timeout=0.1, watch_idle=1000.0)
     store = opened(members, options)
     await store.commit((), (Put("k", b""),))
+    members.patience = 0.1
     members.behaviour.update(a=HANGS, b=LEADERLESS)
     watch = Watched(store, "", 5)
     await until(lambda: members.streams["b"] > 3)
