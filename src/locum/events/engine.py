@@ -24,6 +24,7 @@ from locum.events.environment import common_environment, script_environment
 from locum.events.link import Run, RunnerLink
 from locum.events.model import Event, EventResult, EventStatus, Outcome, ScriptResult
 from locum.events.plan import NOT_RUN_STATUS, combine, not_run, parse_event, to_start
+from locum.events.reserve import Reserve
 from locum.events.status import StatusBook
 
 Settings = Mapping[str, Mapping[str, object]]
@@ -58,6 +59,7 @@ class EventEngine:
         self._environment = dict(environment)
         self._turn = asyncio.Lock()
         self._status = StatusBook(self._runtime)
+        self._reserve = Reserve()
         self._link: RunnerLink | None = None
         self._restart: asyncio.Task[None] | None = None
         self._link_changed = asyncio.Event()
@@ -99,6 +101,7 @@ class EventEngine:
                 await asyncio.wait([run.finished])
             await link.end()
         self._set_link(None)
+        self._reserve.close()
 
     def configure(self, settings: Settings, environment: Mapping[str, str]) -> None:
         """Use these settings and this environment from the next event on."""
@@ -123,7 +126,8 @@ class EventEngine:
         async with self._turn:
             started, begin = time.time(), time.monotonic()
             try:
-                scripts = self._directory.load()
+                with self._reserve.spent():
+                    scripts = self._directory.load()
             except ScriptDirectoryError as error:
                 return self._keep(not_run(error.subject, event, arguments, started, str(error)))
             chosen = to_start(scripts, event)
@@ -164,13 +168,15 @@ class EventEngine:
 
     def handled(self) -> tuple[Event, ...]:
         """Every event for which :meth:`handles` is true, at the price of one look at the directory."""
-        listing = self._directory.scan()
+        with self._reserve.spent():
+            listing = self._directory.scan()
         enabled = [script for script in listing.scripts if script.enabled]
         return tuple(event for event in Event if listing.faults or any(script.handles(event) for script in enabled))
 
     def listing(self) -> Listing:
         """The directory as it is now."""
-        return self._directory.scan()
+        with self._reserve.spent():
+            return self._directory.scan()
 
     def status(self) -> dict[Event, EventStatus]:
         """The last run of each event and the last result of each of its scripts, of earlier daemons too."""
@@ -187,7 +193,8 @@ class EventEngine:
         return script_environment(name, self._state, self._settings.get(name, {}))
 
     def _keep(self, result: EventResult) -> EventResult:
-        self._status.add(result)
+        with self._reserve.spent():
+            self._status.add(result)
         return result
 
     async def _await(self, link: RunnerLink, run: Run) -> bool:
