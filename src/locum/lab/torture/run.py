@@ -160,7 +160,7 @@ class Torture:
         time.sleep(_PROBE_TIMEOUT + 0.2)  # what is undecided belongs to the phases, too
         watching.read()
         self._judge(phases, watching)
-        if not settled:
+        if not settled and not self._problems:
             for line in report.views(self._lab):
                 self._say(line)
             self._fail(f"round {storm.number}: not settled {_SETTLED_WITHIN:g} s after healing", start, "", watching)
@@ -199,6 +199,8 @@ class Torture:
                 return False
             self._commands.collect()
             watching.read()
+            if _broken(watching):
+                return False
             if now >= least and not verdict.silent(self._addresses, watching.attempts[-4000:], now - 0.4):
                 return True
             time.sleep(0.1)
@@ -207,6 +209,9 @@ class Torture:
         """Wait until every address is answered, and every node OK; order what an admin would."""
         self._watch_until(start, start, bound.seconds, watching)
         while boottime() - start < min(_SETTLED_WITHIN + self._late.between(start, boottime()), 2 * _PATIENCE):
+            watching.read()
+            if _broken(watching):
+                return False
             try:
                 self._lab.wait_served(_NUDGE)
             except LocumError:
@@ -308,6 +313,11 @@ class Torture:
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _broken(watching: Watching) -> bool:
+    """Whether I1 was broken: then there is nothing to wait for."""
+    return any(record.event == "violation" for record in watching.records)
 
 
 def _unserved(stretch: Stretch) -> str:
