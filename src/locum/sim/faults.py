@@ -23,6 +23,7 @@ from locum.sim.shape import HOLDS
 from locum.store.base import Delete, Put
 
 if TYPE_CHECKING:
+    from locum.sim.clocks import MachineClock
     from locum.sim.machine import Machine
     from locum.sim.world import World
 
@@ -91,6 +92,8 @@ class Faults:
         #: In some runs most of the harm is done to one machine, so that one thing comes on top of another.
         self._focus = random.choice((0.0, 0.0, 0.5, 0.8))
         self._victim = random.randrange(60)
+        #: Wall clocks that were set, and by how much they are to be set back.
+        self._stepped: list[tuple[Machine, MachineClock, float]] = []
         self._busy: dict[str, int] = {}
         self._quiet_since = dict.fromkeys(world.machines, -1.0)
         world.on_expiry = self._check_expiry
@@ -152,6 +155,8 @@ class Faults:
             machine.comes_back = True
             if not machine.guard:
                 machine.start_daemon()
+        for step in list(self._stepped):
+            self._step_back(step)
         if not world.store.up:
             world.store.start_again()
         clean = random.random() < 0.6
@@ -534,13 +539,19 @@ class Faults:
         self._say(f"the wall clock of {machine.name} is set by {seconds} s")
         machine.clock.step_wall(seconds)
         machine.kernel.look_again()
-        self._world.engine.after(self._while(), self._step_back, machine, machine.clock, -seconds)
+        step = (machine, machine.clock, -seconds)
+        self._stepped.append(step)
+        self._world.engine.after(self._while(), self._step_back, step)
 
-    def _step_back(self, machine: Machine, clock: object, seconds: float) -> None:
-        if machine.suspended or self._world.engine.now - machine.clock.woke_at < DOUBLE:
-            self._world.engine.after(DOUBLE, self._step_back, machine, clock, seconds)
-        elif machine.clock is clock:
-            machine.clock.step_wall(seconds)
+    def _step_back(self, step: tuple[Machine, MachineClock, float]) -> None:
+        """Somebody notices and sets the clock right, unless that would be one fault too many: then it stays wrong."""
+        if step not in self._stepped:
+            return
+        self._stepped.remove(step)
+        machine, clock, seconds = step
+        asleep = machine.suspended or self._world.engine.now - clock.woke_at < DOUBLE
+        if machine.clock is clock and not (asleep and seconds < 0):
+            clock.step_wall(seconds)
             machine.kernel.look_again()
 
     # -- strangers and admins --------------------------------------------------------------------------------
