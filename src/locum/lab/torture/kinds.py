@@ -77,8 +77,8 @@ TUNABLES: dict[str, tuple[float, ...]] = {
 
 #: With these on a node nobody there puts the rules back, while its hold lasts or the kernel still has its addresses: a
 #: flush then is a double fault that docs/safety.md says is not covered.
-NO_AGENT = frozenset({"freeze", "kill-all"})
-NOT_WITH_FLUSH = NO_AGENT | {"freeze-agent", "kill-agent", "foreign-address", "terminate", "no-descriptors"}
+NO_AGENT = frozenset({"freeze", "freeze-agent", "kill-all"})
+NOT_WITH_FLUSH = NO_AGENT | {"kill-agent", "foreign-address", "terminate", "no-descriptors"}
 #: A daemon that ends in order takes its rules away: an address that is added by hand then is nobody's business.
 NOT_TOGETHER = frozenset({"terminate", "foreign-address"})
 
