@@ -29,12 +29,12 @@ from locum.config.model import (
     PublicAddress,
     ScriptValue,
     Settings,
-    StoreLocation,
     default_node_name,
 )
 from locum.config.reader import Problems, Reader, is_number, shown, suggestion
 from locum.config.tunables import TUNABLES
 from locum.errors import ConfigError
+from locum.store.location import MAX_SOCKET_PATH, StoreUrl
 
 #: Where the configuration is unless a command says otherwise.
 DEFAULT_PATH = "/etc/locum/locum.toml"
@@ -144,7 +144,7 @@ def _cluster(table: Reader) -> ClusterSettings:
         table.problems.add((*table.path, "etcd"), f"found beside store = {shown(str(store))}; expected with etcd only")
     table.finish()
     return ClusterSettings(
-        store=store or StoreLocation(kind="memory"),
+        store=store or StoreUrl(kind="memory"),
         name=name or "locum",
         hold=PROFILE_HOLDS[profile] if hold is None else hold,
         profile=profile,
@@ -180,7 +180,7 @@ def _paths(table: Reader, *, inline: bool) -> PathSettings:
             try:
                 values.socket_path(control)
             except values.BadValue:
-                longest = values.MAX_SOCKET_PATH - len("/control.sock")
+                longest = MAX_SOCKET_PATH - len("/control.sock")
                 table.wrong("runtime", f"at most {longest} bytes, to leave room for the control socket's name")
     addresses = table.text("public_addresses", values.absolute_path)
     if not table.has("public_addresses") and not inline and os.path.exists(DEFAULT_PUBLIC_ADDRESSES):

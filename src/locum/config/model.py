@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from locum.store.location import StoreUrl
+
 #: What a setting of an event script can be.
 ScriptValue = str | int | float | bool | tuple[str | int | float | bool, ...]
 
@@ -74,25 +76,10 @@ class EtcdSettings(msgspec.Struct, frozen=True):
         return self.ca is not None or self.cert is not None
 
 
-class StoreLocation(msgspec.Struct, frozen=True):
-    """``cluster.store``, taken apart.
-
-    ``path`` is the file of ``sqlite`` and the socket of ``unix``; ``endpoints`` are the ``host:port`` of ``etcd``
-    in the order given (an IPv6 host is in brackets).
-    """
-
-    kind: Literal["memory", "sqlite", "unix", "etcd"]
-    path: str = ""
-    endpoints: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"etcd://{','.join(self.endpoints)}" if self.kind == "etcd" else f"{self.kind}:{self.path}"
-
-
 class ClusterSettings(msgspec.Struct, frozen=True):
     """``[cluster]``. ``name`` prefixes every key in the store. ``hold`` is in seconds, the profile's unless given."""
 
-    store: StoreLocation
+    store: StoreUrl
     name: str = "locum"
     hold: float = PROFILE_HOLDS["default"]
     profile: Profile = "default"

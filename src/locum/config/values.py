@@ -8,19 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 
-from locum.config.model import StoreLocation
-
-#: sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)).
-MAX_SOCKET_PATH = 107
+from locum.store.location import FORMS, MAX_SOCKET_PATH, NotAStore, StoreUrl, parse_store_url
 
 #: IFNAMSIZ is 16 with the final NUL (netdevice(7)).
 MAX_INTERFACE_NAME = 15
 
-#: The port of etcd's client API.
-ETCD_PORT = 2379
-
 ADDRESS_FORM = "ADDRESS/BITS"
-STORE_FORMS = "memory: | sqlite:PATH | unix:PATH | etcd://HOST:PORT,HOST:PORT"
+STORE_FORMS = FORMS
 
 _NAME_EXTRA = frozenset("-_.")
 
@@ -107,46 +101,12 @@ def public_address(text: str) -> tuple[str, int]:
     return str(address), bits
 
 
-def store_location(text: str) -> StoreLocation:
+def store_location(text: str) -> StoreUrl:
     """``cluster.store``."""
-    kind, colon, rest = text.partition(":")
-    if kind in ("sqlite", "unix") and rest.startswith("///"):
-        rest = rest[2:]  # written as a URL
-    if kind == "memory" and colon and not rest:
-        return StoreLocation(kind="memory")
-    if kind == "sqlite" and rest:
-        return StoreLocation(kind="sqlite", path=absolute_path(rest))
-    if kind == "unix" and rest:
-        return StoreLocation(kind="unix", path=socket_path(rest))
-    if kind == "etcd" and rest.startswith("//"):
-        endpoints = tuple(endpoint(part) for part in rest[2:].split(","))
-        if len(set(endpoints)) != len(endpoints):
-            raise BadValue("each etcd endpoint once")
-        return StoreLocation(kind="etcd", endpoints=endpoints)
-    raise BadValue(STORE_FORMS)
-
-
-def endpoint(text: str) -> str:
-    """``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT`` as ``host:port``; the port is etcd's unless given."""
-    form = "etcd://HOST:PORT,HOST:PORT (an IPv6 host in brackets)"
-    host, port = text.strip(), ""
-    if host.startswith("["):
-        inner, bracket, port = host[1:].partition("]")
-        if not bracket or (port and not port.startswith(":")):
-            raise BadValue(form)
-        address = _address(inner)
-        if address.version != 6:
-            raise BadValue(form)
-        host = f"[{address}]"
-        port = port[1:] if port else str(ETCD_PORT)
-    else:
-        host, colon, port = host.partition(":")
-        port = port if colon else str(ETCD_PORT)
-        if not _is_name(host, 253):
-            raise BadValue(form)
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise BadValue(f"{form}, the port from 1 to 65535")
-    return f"{host}:{int(port)}"
+    try:
+        return parse_store_url(text)
+    except NotAStore as error:
+        raise BadValue(f"{STORE_FORMS} ({error})") from None
 
 
 def _is_name(text: str, longest: int) -> bool:

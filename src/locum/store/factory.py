@@ -1,49 +1,16 @@
-"""From a store's URL to a store.
+"""From a store's location to a store.
 
-Rules of this file: :func:`parse_store_url` is pure, so that checking a configuration touches nothing; each
-engine is imported only when it is opened.
-
-=======================================  =================================================================
-URL                                      store
-=======================================  =================================================================
-``memory:``                              in this process; gone with it
-``sqlite:PATH``                          in this process, kept in the file PATH
-``unix:PATH``                            served at the socket PATH by ``locum store``
-``etcd://HOST:PORT[,HOST:PORT...]``      etcd v3; the port may be left out (2379)
-=======================================  =================================================================
+Rules of this file: each engine is imported only when it is opened. What a location looks like is
+:mod:`locum.store.location`'s.
 """
 
 from __future__ import annotations
-
-import re
-from typing import Final, Literal
 
 import msgspec
 
 from locum.errors import UsageError
 from locum.store.base import Store
-from locum.wire import PATH_LIMIT
-
-#: etcd's port for clients.
-ETCD_PORT: Final = 2379
-
-_KINDS: Final = "memory:, sqlite:PATH, unix:PATH or etcd://HOST:PORT,HOST:PORT,..."
-_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$")
-
-
-class StoreUrl(msgspec.Struct, frozen=True):
-    """A store's URL, taken apart.
-
-    ``path`` belongs to ``sqlite`` and ``unix``; ``endpoints`` (``host:port``, an IPv6 host in brackets, in the
-    order given) to ``etcd``.
-    """
-
-    kind: Literal["memory", "sqlite", "unix", "etcd"]
-    path: str = ""
-    endpoints: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"etcd://{','.join(self.endpoints)}" if self.kind == "etcd" else f"{self.kind}:{self.path}"
+from locum.store.location import FORMS, NotAStore, StoreUrl, parse_store_url
 
 
 class EtcdOptions(msgspec.Struct, frozen=True):
@@ -96,74 +63,16 @@ class EtcdOptions(msgspec.Struct, frozen=True):
         return bool(self.ca or self.cert or self.key)
 
 
-def parse_store_url(url: str) -> StoreUrl:
-    """``url`` taken apart. Raises UsageError, saying what is wrong and what is possible. Pure: looks at no file."""
-    kind, colon, rest = url.partition(":")
-    if not colon or kind not in ("memory", "sqlite", "unix", "etcd"):
-        raise UsageError(f"store {url!r}: not a store; possible are {_KINDS}")
-    if kind == "etcd":
-        return StoreUrl("etcd", endpoints=_endpoints(url, rest))
-    if kind == "memory":
-        if rest:
-            raise UsageError(f"store {url!r}: nothing may follow 'memory:'")
-        return StoreUrl("memory")
-    # unix:///run/x and unix:/run/x mean the same.
-    path = rest[2:] if rest.startswith("///") else rest
-    if not path.startswith("/") or path.startswith("//"):
-        raise UsageError(f"store {url!r}: {kind}: needs an absolute path, such as {kind}:/var/lib/locum/store")
-    if path.endswith("/") or "\0" in path:
-        raise UsageError(f"store {url!r}: {path!r} is not the path of a file")
-    if kind == "unix":
-        length = len(path.encode(errors="surrogateescape"))
-        if length > PATH_LIMIT:
-            raise UsageError(
-                f"store {url!r}: the socket's path is too long: {length} bytes, at most {PATH_LIMIT} are possible"
-            )
-        return StoreUrl("unix", path)
-    return StoreUrl("sqlite", path)
-
-
-def _endpoints(url: str, rest: str) -> tuple[str, ...]:
-    if not rest.startswith("//"):
-        raise UsageError(f"store {url!r}: etcd is written etcd://HOST:PORT,HOST:PORT,...")
-    listed = rest[2:].removesuffix("/")
-    if "@" in listed:
-        raise UsageError(f"store {url!r}: user and password do not belong into the URL; use user and password_file")
-    if any(character in listed for character in "/?#"):
-        raise UsageError(f"store {url!r}: nothing may follow the endpoints")
-    endpoints = tuple(_endpoint(url, part) for part in listed.split(","))
-    for endpoint in endpoints:
-        if endpoints.count(endpoint) > 1:
-            raise UsageError(f"store {url!r}: endpoint {endpoint} is there twice")
-    return endpoints
-
-
-def _endpoint(url: str, text: str) -> str:
-    host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if not colon:
-        host, port = text, str(ETCD_PORT)
-    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UsageError(f"store {url!r}: {port!r} is not a port (endpoint {text!r}; expected HOST:PORT)")
-    if host.startswith("["):
-        # Needed only here; its import costs more than the rest of this file.
-        import ipaddress  # noqa: PLC0415
-
-        try:
-            host = f"[{ipaddress.IPv6Address(host[1:-1] if host.endswith(']') else '')}]"
-        except ValueError:
-            raise UsageError(f"store {url!r}: {host} is not an IPv6 address in brackets") from None
-    elif not _NAME.match(host):
-        raise UsageError(f"store {url!r}: {host!r} is not a host (endpoint {text!r}; IPv6 addresses go in brackets)")
-    return f"{host}:{int(port)}"
-
-
 def open_store(location: str | StoreUrl, *, timeout: float = 5.0, etcd: EtcdOptions | None = None) -> Store:
     """The store at ``location``. ``timeout`` in seconds bounds calls to a ``unix:`` store; etcd has its options.
 
     Connections are made when first needed; a file is opened at once. Raises UsageError, PermissionRequired,
     StoreCorrupt or StoreError.
     """
-    where = parse_store_url(location) if isinstance(location, str) else location
+    try:
+        where = parse_store_url(location) if isinstance(location, str) else location
+    except NotAStore as error:
+        raise UsageError(f"store {location!r}: {error}; possible are {FORMS}") from None
     match where.kind:
         case "memory":
             from locum.store.memory import MemoryStore  # noqa: PLC0415

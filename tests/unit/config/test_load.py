@@ -18,9 +18,9 @@ from locum.config.model import (
     NodeSettings,
     PathSettings,
     PublicAddress,
-    StoreLocation,
 )
 from locum.errors import ConfigError
+from locum.store.location import StoreUrl
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -86,7 +86,7 @@ def test_everything_that_is_said_is_read() -> None:
     assert settings.source == "c.toml"
     assert (settings.node.name, settings.node.number, settings.node.private_address) == ("n1", 0, "192.168.1.1")
     assert settings.cluster.name == "files"
-    assert settings.cluster.store == StoreLocation(kind="unix", path="/run/store.sock")
+    assert settings.cluster.store == StoreUrl(kind="unix", path="/run/store.sock")
     assert settings.cluster.hold == 1.5
     assert settings.paths.state == "/var/lib/n1"
     assert settings.paths.control == "/run/n1/control.sock"

@@ -6,8 +6,9 @@ import pytest
 
 from locum.config import values
 from locum.config.address_file import parse_lines
-from locum.config.model import PublicAddress, StoreLocation
+from locum.config.model import PublicAddress
 from locum.config.values import BadValue
+from locum.store.location import StoreUrl
 
 
 @pytest.mark.parametrize(
@@ -110,22 +111,22 @@ def test_what_is_no_script_name(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("memory:", StoreLocation(kind="memory")),
-        ("sqlite:/var/lib/x.db", StoreLocation(kind="sqlite", path="/var/lib/x.db")),
-        ("unix:/run/s.sock", StoreLocation(kind="unix", path="/run/s.sock")),
-        ("etcd://h1", StoreLocation(kind="etcd", endpoints=("h1:2379",))),
-        ("etcd://h1:1,h2.example:65535", StoreLocation(kind="etcd", endpoints=("h1:1", "h2.example:65535"))),
-        ("etcd://h1, 10.0.0.1:80", StoreLocation(kind="etcd", endpoints=("h1:2379", "10.0.0.1:80"))),
-        ("etcd://[FD00::1],[fd00::2]:99", StoreLocation(kind="etcd", endpoints=("[fd00::1]:2379", "[fd00::2]:99"))),
+        ("memory:", StoreUrl(kind="memory")),
+        ("sqlite:/var/lib/x.db", StoreUrl(kind="sqlite", path="/var/lib/x.db")),
+        ("unix:/run/s.sock", StoreUrl(kind="unix", path="/run/s.sock")),
+        ("etcd://h1", StoreUrl(kind="etcd", endpoints=("h1:2379",))),
+        ("etcd://h1:1,h2.example:65535", StoreUrl(kind="etcd", endpoints=("h1:1", "h2.example:65535"))),
+        ("etcd://h1, 10.0.0.1:80", StoreUrl(kind="etcd", endpoints=("h1:2379", "10.0.0.1:80"))),
+        ("etcd://[FD00::1],[fd00::2]:99", StoreUrl(kind="etcd", endpoints=("[fd00::1]:2379", "[fd00::2]:99"))),
     ],
 )
-def test_stores(text: str, expected: StoreLocation) -> None:
+def test_stores(text: str, expected: StoreUrl) -> None:
     assert values.store_location(text) == expected
     assert values.store_location(str(expected)) == expected
 
 
 def test_a_path_may_be_written_as_a_url() -> None:
-    assert values.store_location("unix:///run/s.sock") == StoreLocation(kind="unix", path="/run/s.sock")
+    assert values.store_location("unix:///run/s.sock") == StoreUrl(kind="unix", path="/run/s.sock")
 
 
 @pytest.mark.parametrize(
