@@ -135,6 +135,11 @@ class Agent:
 
     def _start(self) -> Work:
         machine = self.machine
+        yield
+        if self.kernel.lawless:
+            # The gate cannot be taken over as it is: it is installed anew, shut and with nothing held.
+            self.kernel.held.clear()
+            self.kernel.restore_rules()
         if self.adoption is None:
             yield from self._clear_leftovers()
         else:
