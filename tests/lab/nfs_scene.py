@@ -157,14 +157,14 @@ class Rival(threading.Thread):
 
     def __init__(self, locks: Locks) -> None:
         super().__init__()
-        self._locks = locks
+        self.locks = locks
         self._ended = threading.Event()
         self.answers: list[tuple[float, Status | None]] = []
 
     def run(self) -> None:
         """Until the lock is granted or :meth:`end`."""
         while not self._ended.is_set():
-            status = self._locks.lock()
+            status = self.locks.lock()
             if not self.answers or self.answers[-1][1] is not status:
                 self.answers.append((time.monotonic(), status))
             if status is Status.GRANTED:

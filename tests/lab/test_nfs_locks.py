@@ -36,7 +36,7 @@ def reclaim_when_told(scene: Scene, address: str, change: object) -> Rival:
     assert owner.lock() is Status.GRANTED
     scene.lab.wait_for("the client to be recorded", lambda: CLIENT in scene.registered().get(address, ()))
     rival = Rival(scene.lock_client(elsewhere, "rival", OTHER))
-    assert rival._locks.lock() is Status.DENIED
+    assert rival.locks.lock() is Status.DENIED
     with receiving(scene) as received:
         rival.start()
         try:
@@ -60,7 +60,7 @@ def reclaim_when_told(scene: Scene, address: str, change: object) -> Rival:
     assert not rival.said(Status.GRANTED), rival.answers
     # The rightful owner ends it, then the rival has its turn.
     assert owner.unlock() is Status.GRANTED
-    assert rival._locks.lock() is Status.GRANTED
+    assert rival.locks.lock() is Status.GRANTED
     return rival
 
 

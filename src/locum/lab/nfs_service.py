@@ -51,9 +51,13 @@ _GANESHA = """\
 # NFS-Ganesha of lab node {node}.
 NFS_CORE_PARAM {{
     NFS_Protocols = 3, 4; NFS_Port = {port}; MNT_Port = 20048; NLM_Port = 32803;
-    Enable_RQUOTA = false;
+    Enable_RQUOTA = false; Clustered = false;
 }}
-NFSv4 {{ Grace_Period = {grace}; Lease_Lifetime = {lease}; RecoveryBackend = fs; }}
+NFSv4 {{
+    Grace_Period = {grace}; Lease_Lifetime = {lease};
+    RecoveryBackend = fs; RecoveryRoot = "{recovery}/{node}";
+    Server_Scope = "{scope}"; Server_Owner = "{node}";
+}}
 EXPORT {{
     Export_Id = 1; Path = "{export}"; Pseudo = "{pseudo}";
     Access_Type = RW; Squash = None; SecType = sys; Protocols = 3, 4; Transports = TCP, UDP;
@@ -72,6 +76,12 @@ mount --rbind {base} {run}/{labs}
 mount --rbind {run} /run
 mount --bind {var} /var/lib/nfs
 exec "$@"
+"""
+
+# Every number that a client of NFSv4 is given begins with the epoch: no two servers may have the same.
+_SERVER = """\
+#!/bin/sh
+exec ganesha.nfsd -E $(( ($(date +%s) * 256 + {number}) & 0xffffffff )) "$@"
 """
 
 _CALLOUT = """\
@@ -99,7 +109,8 @@ def settings(directory: Path, node: str, shared: Path) -> Mapping[str, object]:
     run, var = directory / "run", directory / "var"
     # NFS-Ganesha follows no symbolic links to what it exports, and clients want one path on all nodes.
     export = export_directory(shared.resolve())
-    for path in (run / "dbus", run / "ganesha", var / "sm", var / "sm.bak", var / "ganesha", export):
+    recovery = shared.resolve() / "nfs-recovery"
+    for path in (run / "dbus", run / "ganesha", var / "sm", var / "sm.bak", var / "ganesha", export, recovery):
         path.mkdir(parents=True, exist_ok=True)
     export.chmod(0o777)
     base = state.base()
@@ -116,11 +127,15 @@ def settings(directory: Path, node: str, shared: Path) -> Mapping[str, object]:
     )
     (directory / "bus.conf").write_text(_BUS)
     config = directory / "ganesha.conf"
-    config.write_text(_GANESHA.format(node=node, port=PORT, grace=GRACE, lease=LEASE, export=export, pseudo=PSEUDO))
+    names = {"export": export, "pseudo": PSEUDO, "recovery": recovery, "scope": HOST_NAME}
+    config.write_text(_GANESHA.format(node=node, port=PORT, grace=GRACE, lease=LEASE, **names))
+    number = int("".join(filter(str.isdigit, node)) or 0) % 256
+    _script(directory / "server", _SERVER.format(number=number))
     room = ["unshare", "--mount", str(directory / "room")]
     return {
         "backend": "ganesha",
         "exports": [str(export_directory(shared))],
+        "recovery": str(recovery),
         "config": str(config),
         "host_name": HOST_NAME,
         "port": PORT,
@@ -137,7 +152,7 @@ def settings(directory: Path, node: str, shared: Path) -> Mapping[str, object]:
             *["-p", "32765", "-H", str(directory / "callout")],
         ],
         "nfs_command": [
-            *[*room, "ganesha.nfsd", "-F", "-L", str(directory / "ganesha.log"), "-f", str(config)],
+            *[*room, str(directory / "server"), "-F", "-L", str(directory / "ganesha.log"), "-f", str(config)],
             *["-p", "/run/ganesha/ganesha.pid"],
         ],
         "grace_command": [

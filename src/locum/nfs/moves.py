@@ -10,9 +10,10 @@ and its incarnation.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: Address → "node incarnation" that holds it.
@@ -51,6 +52,21 @@ def lost(status: Mapping[str, Any], noted: Holders | None, node: str) -> list[st
     ]
 
 
+def former_holders(status: Mapping[str, Any], noted: Holders | None, node: str) -> list[str]:
+    """The nodes whose clients come to ``node`` with the present plan: those that hold the addresses it is to get, and
+    those that did when all was settled last. All others, where neither is known."""
+    now = holders(status)
+    found: set[str] = set()
+    for item in status.get("addresses", ()):
+        if item.get("assigned") != node or item.get("node") == node:
+            continue
+        known = {
+            held.split(" ", 1)[0] for held in (now.get(item["address"]), (noted or {}).get(item["address"])) if held
+        }
+        found |= known or {other["name"] for other in status.get("nodes", ())} - {node}
+    return sorted(found)
+
+
 class Notes:
     """What a script remembers between events, as files below its state directory ``path``."""
 
@@ -73,6 +89,18 @@ class Notes:
     def changed(self) -> bool:
         """Whether any came or left since."""
         return bool(self._names("taken") or self._names("released"))
+
+    def expect(self, nodes: Iterable[str]) -> None:
+        """Clients of ``nodes`` are about to come."""
+        for node in nodes:
+            self._write("expected", node)
+
+    def expected(self) -> list[str]:
+        """Those nodes, the first time that it is asked."""
+        found = self._names("expected")
+        for node in found:
+            self._remove("expected", node)
+        return found
 
     def begun(self) -> None:
         """Grace has begun for a change that is on its way."""
@@ -105,7 +133,16 @@ class Notes:
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(now, file)
         os.replace(temporary, os.path.join(self._path, "holders.json"))
-        for kind in ("taken", "released"):
+        self._clear()
+
+    def forget(self) -> None:
+        """Nothing of an earlier life counts any more."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._path, "holders.json"))
+        self._clear()
+
+    def _clear(self) -> None:
+        for kind in ("taken", "released", "expected"):
             for name in self._names(kind):
                 self._remove(kind, name)
         self._remove("", "grace")

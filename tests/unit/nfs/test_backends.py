@@ -123,15 +123,64 @@ def test_ganesha_on_one_line_with_other_parameters(script: MakeScript, tmp_path:
     assert backend("ganesha").directories() == ["/srv/a"]
 
 
-def test_ganesha_is_told_by_the_bus(script: MakeScript, tmp_path: Path) -> None:
-    directory = script(recovery=True)
-    command(directory, "dbus-send", f"echo \"$@\" >>{tmp_path}/log; printf 'boolean true\\n'")
-    server = backend("ganesha")
+@pytest.fixture
+def bus(script: MakeScript, tmp_path: Path) -> Callable[..., Backend]:
+    """NFS-Ganesha on a message bus that writes what it is sent into ``log``."""
+
+    def make(**settings: object) -> Backend:
+        directory = script(**settings)
+        command(directory, "dbus-send", f"echo \"$@\" >>{tmp_path}/log; printf 'boolean true\\n'")
+        return backend("ganesha")
+
+    return make
+
+
+def sent(directory: Path) -> list[str]:
+    return [line.split("string:")[1] for line in said(directory)]
+
+
+def test_ganesha_is_told_by_the_bus(bus: Callable[..., Backend], tmp_path: Path) -> None:
+    server = bus()
     assert not server.begin_grace()
-    server.release("10.0.0.1")
-    server.take("fd77::2")
-    sent = [line.split()[-1] for line in said(tmp_path)]
-    assert sent == ["string:0:", "string:2:10.0.0.1", "string:5:fd77::2"]
+    server.release("10.0.0.1", ["10.0.0.9"])
+    server.welcome(["n2"])
+    server.lose(["fd77::2", "10.0.0.1"])
+    assert sent(tmp_path) == ["0:", "2:10.0.0.1", "2:fd77::2", "2:10.0.0.1"]
+
+
+def records(directory: Path, node: str, *clients: str) -> None:
+    for client in clients:
+        (directory / "recovery" / node / "v4recov" / client).mkdir(parents=True)
+
+
+def test_ganesha_with_records_releases_those_that_were_connected(bus: Callable[..., Backend], tmp_path: Path) -> None:
+    records(tmp_path, "n1", "::ffff:10.0.0.8-(1:a)", "::ffff:10.0.0.9-(11:Linux one:1)", "fd77::9-(1:c)")
+    bus(recovery=str(tmp_path / "recovery")).release("10.0.0.1", {"10.0.0.9"})
+    assert sent(tmp_path) == ["2:10.0.0.1", "2:Linux one:1", "3:"]
+
+
+@pytest.mark.parametrize("names", [["0x0102"], [f"name {number:02}" for number in range(21)]])
+def test_ganesha_releases_all_when_one_by_one_is_not_to_be_had(
+    bus: Callable[..., Backend], tmp_path: Path, names: list[str]
+) -> None:
+    records(tmp_path, "n1", *(f"::ffff:10.0.0.9-({len(name)}:{name})" for name in names))
+    bus(recovery=str(tmp_path / "recovery")).release("10.0.0.1", {"10.0.0.9"})
+    assert sent(tmp_path) == ["2:10.0.0.1", "2:", "3:"]
+
+
+def test_ganesha_reads_the_records_of_others_and_its_own(bus: Callable[..., Backend], tmp_path: Path) -> None:
+    bus(recovery="/cluster/nfs").welcome(["n1", "n2"])
+    assert sent(tmp_path) == ["3:", "5:../n2", "5:../n2/old"]
+
+
+def test_ganesha_that_lost_its_addresses_gives_up_everything(bus: Callable[..., Backend], tmp_path: Path) -> None:
+    bus(recovery="/cluster/nfs").lose(["10.0.0.1"])
+    assert sent(tmp_path) == ["2:10.0.0.1", "2:"]
+
+
+def test_ganesha_needs_the_directory_of_the_records(script: MakeScript) -> None:
+    script(exports=["/srv/a"], recovery="/cluster/nfs")
+    assert backend("ganesha").directories() == ["/srv/a", "/cluster/nfs"]
 
 
 def test_ganesha_that_refuses(script: MakeScript) -> None:

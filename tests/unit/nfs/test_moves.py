@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from locum.nfs.moves import Notes, holders, lost, will_move
+from locum.nfs.moves import Notes, former_holders, holders, lost, will_move
 
 
 def status(*addresses: tuple[str, str | None, str | None], **incarnations: str) -> dict[str, Any]:
@@ -49,6 +49,50 @@ def test_lost_without_a_release() -> None:
     assert lost(status(n1="later", n2="y"), noted, "n1") == ["A", "C"]
     assert lost(status(n2="y"), noted, "n1") == ["A", "C"]
     assert lost(status(n1="later"), None, "n1") == []
+
+
+def test_whose_clients_come() -> None:
+    noted = {"A": "n1 x", "B": "n2 y", "C": "n3 z"}
+    # Nothing comes: what is here, what goes to others.
+    report = status(("A", "n1", "n1"), ("B", "n2", "n3"), n1="x", n2="y", n3="z")
+    assert former_holders(report, noted, "n1") == []
+    # From a node that has it still, and from one that is dead.
+    report = status(("B", "n2", "n1"), ("C", None, "n1"), n1="x", n2="y")
+    assert former_holders(report, noted, "n1") == ["n2", "n3"]
+    # It went on to another before all was settled.
+    report = status(("A", "n2", "n3"), n1="x", n2="y", n3="z")
+    assert former_holders(report, noted, "n3") == ["n1", "n2"]
+    # This node itself, in an incarnation that is over.
+    report = status(("A", None, "n1"), n1="later", n2="y")
+    assert former_holders(report, noted, "n1") == ["n1"]
+
+
+def test_whose_clients_come_when_nobody_knows() -> None:
+    report = status(("A", None, "n1"), n1="x", n2="y", n3="z")
+    assert former_holders(report, None, "n1") == ["n2", "n3"]
+    assert former_holders(report, {}, "n1") == ["n2", "n3"]
+
+
+def test_expected_once(tmp_path: Path) -> None:
+    notes = Notes(str(tmp_path))
+    notes.expect(["n3", "n2"])
+    assert notes.expected() == ["n2", "n3"]
+    assert notes.expected() == []
+    notes.expect(["n2"])
+    notes.settle({})
+    assert notes.expected() == []
+
+
+def test_nothing_of_an_earlier_life(tmp_path: Path) -> None:
+    notes = Notes(str(tmp_path))
+    notes.settle({"A": "n1 x"})
+    notes.took("A")
+    notes.begun()
+    notes.dropped()
+    notes.forget()
+    assert notes.settled() is None
+    assert [notes.changed(), notes.has_begun(), notes.has_dropped()] == [False] * 3
+    notes.forget()
 
 
 def test_notes_between_events(tmp_path: Path) -> None:

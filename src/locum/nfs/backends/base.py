@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from locum.nfs import callout, rpc
 from locum.nfs.services import Daemon
@@ -49,11 +49,18 @@ class Backend(ABC):
         clients of this node have were dropped by it, so that they must all be notified."""
 
     @abstractmethod
-    def release(self, address: str) -> None:
-        """Give up the locks of clients that used ``address``, which has left this node."""
+    def release(self, address: str, clients: Collection[str] = ()) -> None:
+        """Give up the locks of clients that used ``address``, which has left this node. ``clients``: the addresses of
+        those that were connected to it."""
 
-    def take(self, address: str) -> None:  # noqa: B027  (most servers have nothing to do)
-        """``address`` has come: be ready for the clients of its former holder."""
+    def lose(self, addresses: Sequence[str]) -> None:
+        """Give up the locks of ``addresses``, all that this node had: others have them, for how long nobody knows."""
+        for address in addresses:
+            self.release(address)
+
+    def welcome(self, nodes: Sequence[str]) -> None:  # noqa: B027  (most servers have nothing to do)
+        """Clients of the servers of ``nodes`` are to come here: let them reclaim what they had there, NFSv4's opens and
+        locks. Called within the grace period."""
 
     @abstractmethod
     def export_directories(self) -> list[str]:

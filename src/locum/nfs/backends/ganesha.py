@@ -3,22 +3,34 @@
 Rules of this file: Ganesha's ways alone. It is told of a move over the system's message bus: ``admin.grace`` with an
 event number, see ``src/include/sal_data.h`` and ``src/support/nfs_admin_thread.c`` of NFS-Ganesha, and CTDB's
 ``nfs-ganesha-callout``. Its grace period drops no lock, so a node in which nothing moved loses none.
+
+NFSv4 clients may reclaim from a server that has them on record. With the setting ``recovery`` the records of all nodes
+are in one directory, and a server is told whose it is to read. What a client has at its old server must be given up
+as soon as its address leaves, or that would be in its own way: the file system knows it by the server, not by the
+client.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Sequence
 
 from locum.events.toolbox.commands import as_words
+from locum.nfs import v4_records
 from locum.nfs.backends.base import Backend
 from locum.nfs.services import Daemon
-from locum.script import Fail, log, run, settings
+from locum.script import Fail, log, node_name, run, settings
 
 DEFAULT_CONFIG = "/etc/ganesha/ganesha.conf"
 
-#: Events of ``admin.grace``: begin a grace period; with an address, release what it held; load who had state there.
-_JUST_GRACE, _RELEASE_IP, _TAKE_IP = 0, 2, 5
+#: Events of ``admin.grace``. All begin a grace period, or prolong it. ``RELEASE``: with an address, gives up the locks
+#: of NFSv3 that came by it; and the state of every NFSv4 client in whose own name for itself the argument occurs: of
+#: all of them when it is empty. ``OWN`` and ``OTHERS`` let clients reclaim that are on record here, or elsewhere.
+_JUST_GRACE, _RELEASE, _OWN, _OTHERS = 0, 2, 3, 5
+
+#: More clients than these are not released one by one: each takes a program that is run.
+_ONE_BY_ONE = 20
 
 _SEND = (
     "dbus-send --print-reply --system --reply-timeout=3000 --dest=org.ganesha.nfsd"
@@ -31,15 +43,26 @@ _PATH = re.compile(r"(?:^|[\s;{])Path\s*=\s*\"?([^\";]+)\"?\s*;", re.IGNORECASE)
 class Ganesha(Backend):
     """Settings: ``nfs_…`` (the server, unit ``nfs-ganesha``), ``bus_…`` (a message bus of its own, none by default),
     ``config`` (its configuration, for the exported directories), ``grace_command`` (what is run instead of dbus-send,
-    with ``string:EVENT:ADDRESS`` after it), ``recovery`` (``true``: load NFSv4 clients of an address that comes)."""
+    with ``string:EVENT:ARGUMENT`` after it), ``recovery`` (a directory of the cluster's file system: the
+    ``RecoveryRoot`` of every node is the one with its name in there)."""
 
     def __init__(self) -> None:
         super().__init__()
         self._server = Daemon("nfs", "nfs-ganesha")
         self._bus = Daemon("bus")
+        self._recovery = str(settings().get("recovery") or "")
+
+    def directories(self) -> list[str]:
+        """With that of the records."""
+        return [*super().directories(), *filter(None, [self._recovery])]
 
     def start(self) -> None:
         """See :class:`Backend`."""
+        if self._recovery:
+            try:
+                v4_records.prepare(self._root())
+            except OSError as error:
+                raise Fail(f"{self._recovery}: {error.strerror}") from None
         self._bus.start()
         self._server.start()
 
@@ -67,14 +90,39 @@ class Ganesha(Backend):
             return True
         return False
 
-    def release(self, address: str) -> None:
-        """NFSv3 locks and NFSv4 clients of the address are given up."""
-        self._send(_RELEASE_IP, address)
+    def release(self, address: str, clients: Collection[str] = ()) -> None:
+        """See :class:`Backend`. Of NFSv4 clients only those that were connected, and whose records others can read."""
+        self._send(_RELEASE, address)
+        if not self._recovery:
+            return
+        try:
+            names = v4_records.names(self._root(), clients)
+        except OSError as error:
+            raise Fail(f"{self._recovery}: {error.strerror}") from None
+        if len(names) > _ONE_BY_ONE or any(name.startswith("0x") for name in names):
+            names = [""]
+        for name in names:
+            self._send(_RELEASE, name)
+        # It may have been too many: a client that uses other addresses as well, or one in whose name another's occurs.
+        self._send(_OWN, "")
 
-    def take(self, address: str) -> None:
-        """NFSv4 clients of the former holder may reclaim, where Ganesha's recovery directory is shared."""
-        if settings().get("recovery"):
-            self._send(_TAKE_IP, address)
+    def lose(self, addresses: Sequence[str]) -> None:
+        """See :class:`Backend`."""
+        for address in addresses:
+            self._send(_RELEASE, address)
+        if self._recovery:
+            self._send(_RELEASE, "")
+
+    def welcome(self, nodes: Sequence[str]) -> None:
+        """See :class:`Backend`."""
+        if not self._recovery:
+            return
+        for node in nodes:
+            if node == node_name():
+                self._send(_OWN, "")
+                continue
+            for argument in v4_records.arguments(node):
+                self._send(_OTHERS, argument)
 
     def export_directories(self) -> list[str]:
         """The ``Path`` of every export in the configuration."""
@@ -86,10 +134,13 @@ class Ganesha(Backend):
             raise Fail(f"{path}: {error.strerror}") from None
         return sorted({os.path.normpath(found.strip()) for found in _PATH.findall(text)})
 
-    def _send(self, event: int, address: str) -> None:
+    def _root(self) -> str:
+        return os.path.join(self._recovery, node_name())
+
+    def _send(self, event: int, argument: str) -> None:
         command = settings().get("grace_command") or _SEND
         words = [str(word) for word in command] if isinstance(command, list | tuple) else as_words(str(command))
-        done = run([*words, f"string:{event}:{address}"], check=False, timeout=10)
+        done = run([*words, f"string:{event}:{argument}"], check=False, timeout=10)
         # The reply has a truth value: a call that was understood may have failed all the same.
         if done.status != 0 or "boolean false" in done.output:
-            raise Fail(f"NFS-Ganesha: grace {event}:{address} failed: {done.output.strip()}")
+            raise Fail(f"NFS-Ganesha: grace {event}:{argument} failed: {done.output.strip()}")

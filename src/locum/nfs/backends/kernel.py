@@ -12,6 +12,7 @@ that at which the last one is in its grace period a lock can be stolen; ``docs/n
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from locum.nfs.backends.base import Backend
 from locum.nfs.services import Daemon
@@ -67,7 +68,7 @@ class Kernel(Backend):
         else:
             super().restart(timeout)
 
-    def release(self, address: str) -> None:
+    def release(self, address: str, clients: Collection[str] = ()) -> None:
         """Locks of NFSv3 clients that used the address (nfsd(7), ``unlock_ip``); NFSv4 has leases."""
         if self._threads() > 0:
             self._write("fs/nfsd/unlock_ip", address)

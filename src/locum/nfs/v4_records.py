@@ -1,0 +1,63 @@
+"""NFS-Ganesha's records of its NFSv4 clients: who may reclaim after its server is gone.
+
+Rules of this file: the directories of its recovery backend ``fs``, and nothing of the server itself. Source:
+``src/SAL/recovery/recovery_fs.c`` of NFS-Ganesha 4.3. A client is a directory ``ADDRESS-(LENGTH:NAME)``, where NAME is
+what it calls itself; a name that is too long for a directory is spread over several, one in the other. What a server
+has in its directory ``v4recov`` are its clients; what it was given, or had before it was started, is in ``v4old`` until
+its grace period ends. Both lie below its root.
+
+A server reads the records of another one from ``ROOT/ARGUMENT/v4recov``, with an argument that it is given. So every
+node's root is a directory with its name in a common one, ``../NAME`` is the argument, and ``../NAME/old``, with a link
+in it, for the other directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator
+
+_CURRENT, _OLD = "v4recov", "v4old"
+_LINK = "old"
+_RECORD = re.compile(r"(?P<address>.*?)-\((?P<length>\d+):(?P<name>.*)\)", re.DOTALL)
+
+
+def prepare(root: str) -> None:
+    """Make the directory of a node, so that others can read both kinds of records. Raises OSError."""
+    os.makedirs(os.path.join(root, _LINK), exist_ok=True)
+    try:
+        os.symlink(os.path.join("..", _OLD), os.path.join(root, _LINK, _CURRENT))
+    except FileExistsError:
+        pass
+
+
+def arguments(node: str) -> tuple[str, str]:
+    """What makes a server read the records of ``node``."""
+    return os.path.join("..", node), os.path.join("..", node, _LINK)
+
+
+def names(root: str, addresses: Collection[str]) -> list[str]:
+    """What the clients at ``addresses`` that are recorded below ``root`` call themselves; in hexadecimal, from ``0x``,
+    where that is not text. Raises OSError."""
+    found = set()
+    for record in _records(os.path.join(root, _CURRENT), ""):
+        parts = _RECORD.fullmatch(record)
+        if parts and len(parts["name"]) == int(parts["length"]) and _plain(parts["address"]) in addresses:
+            found.add(parts["name"])
+    return sorted(found)
+
+
+def _records(directory: str, before: str) -> Iterator[str]:
+    for entry in os.scandir(directory):
+        # Files are handles of delegations that were revoked.
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        record = before + entry.name
+        if record.endswith(")"):
+            yield record
+        yield from _records(entry.path, record)
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address as everybody else writes it."""
+    return address.removeprefix("::ffff:") if "." in address else address

@@ -1,0 +1,136 @@
+"""What NFSv4 clients had open and locked at the former holder of an address, they have again at the new one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from locum.lab import nfs_service
+from locum.nfs import nfs4, nlm, rpc
+from locum.nfs.nfs4 import Nfs4Error, Status
+from tests.lab.conftest import MakeLab
+from tests.lab.nfs_scene import CLIENT, FILE, OTHER, Rival, Scene
+
+pytestmark = pytest.mark.lab
+
+T = TypeVar("T")
+PATH = f"{nfs_service.PSEUDO}/{FILE}"
+
+
+@pytest.fixture
+def scene(make_lab: MakeLab) -> Scene:
+    """Three nodes in which nothing has moved for a grace period."""
+    lab = make_lab(nodes=3, addresses=4, hold=1.0, services=["nfs", "nfstickle"])
+    lab.wait_served()
+    scene = Scene(lab)
+    for address in scene.apart():
+        scene.wait_grace_over(address)
+    return scene
+
+
+class Owner:
+    """A client with a file open and locked; each call is made in the client's namespace."""
+
+    def __init__(self, scene: Scene, address: str, minor: int, name: str = "owner", source: str = CLIENT) -> None:
+        self.scene = scene
+        self.client = nfs4.Client(address, f"{name} {minor}", minor=minor, source=source, timeout=2.0)
+        self.do(self.client.establish)
+        self.do(self.client.reclaim_complete)
+
+    def do(self, function: Callable[[], T]) -> T:
+        """Call it there."""
+        return self.scene.inside(function)
+
+    def lock(self) -> nfs4.OpenFile:
+        """Open and lock the scene's file."""
+        file = self.do(lambda: self.client.open(PATH))
+        self.do(lambda: self.client.lock(file, length=100))
+        return file
+
+    def said(self, function: Callable[[], object]) -> int | None:
+        """What the server says to it: OK or an error; None when it cannot be asked."""
+        try:
+            self.do(function)
+        except Nfs4Error as error:
+            return error.status
+        except rpc.RpcError:
+            return None
+        return Status.OK
+
+    def wait_forgotten(self) -> int:
+        """Renew the lease, as clients do, until a server says that it does not know this client. Returns how."""
+        forgotten: list[int] = []
+
+        def asked() -> bool:
+            status = self.said(self.client.renew)
+            if status in (Status.STALE_CLIENTID, Status.BADSESSION):
+                forgotten.append(status)
+            else:
+                assert status in (Status.OK, None), status
+            return bool(forgotten)
+
+        self.scene.lab.wait_for("a server that does not know the client", asked, 60)
+        return forgotten[0]
+
+    def reclaim(self, file: nfs4.OpenFile) -> None:
+        """What a client does in the grace period of a server that has lost its state."""
+        self.do(self.client.establish)
+        self.do(lambda: self.client.reclaim(file))
+        self.do(lambda: self.client.lock(file, reclaim=True, length=100))
+        self.do(self.client.reclaim_complete)
+
+
+def reclaimed_over(scene: Scene, minor: int, address: str, change: Callable[[], object], *, dead: bool) -> None:
+    """A client has a file locked; ``change`` moves its address; it reclaims. A rival (NFSv3) asks for the lock through
+    another node all the time: once the host is dead, when ``dead``, because its death gives the lock up."""
+    _, elsewhere = scene.apart()
+    owner = Owner(scene, address, minor)
+    file = owner.lock()
+    rival = Rival(scene.lock_client(elsewhere, "rival", OTHER))
+    assert rival.locks.lock() is nlm.Status.DENIED
+    if not dead:
+        rival.start()
+    change()
+    begun = time.monotonic()
+    if dead:
+        rival.start()
+    try:
+        said = owner.wait_forgotten()
+        assert said == (Status.STALE_CLIENTID if minor == 0 else Status.BADSESSION)
+        owner.reclaim(file)
+        print(f"NFSv4.{minor}: reclaimed {time.monotonic() - begun:.2f} s after the change")
+        assert owner.do(lambda: owner.client.read(file)) == b"hello\n"
+
+        def refused_after_grace() -> bool:
+            owner.do(owner.client.renew)  # or its lease would be over
+            return rival.said(nlm.Status.DENIED_GRACE_PERIOD) and rival.answers[-1][1] is nlm.Status.DENIED
+
+        scene.lab.wait_for("the rival's refusal after grace", refused_after_grace, 60)
+    finally:
+        rival.end()
+    assert not rival.said(nlm.Status.GRANTED), rival.answers
+    # The owner gives it back; then the rival has its turn.
+    owner.do(lambda: owner.client.unlock(file, length=100))
+    assert rival.locks.lock() is nlm.Status.GRANTED
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_state_is_reclaimed_after_a_planned_move(scene: Scene, minor: int) -> None:
+    address, elsewhere = scene.apart()
+    target = scene.elsewhere(address, elsewhere)
+    reclaimed_over(scene, minor, address, lambda: scene.move(address, target), dead=False)
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_state_is_reclaimed_after_the_death_of_the_holder(scene: Scene, minor: int) -> None:
+    address, _ = scene.apart()
+    node = scene.holder(address)
+
+    def die() -> None:
+        scene.die(node)
+        scene.lab.wait_for("the address elsewhere", lambda: scene.lab.served().get(address, node) != node, 60)
+
+    reclaimed_over(scene, minor, address, die, dead=True)
