@@ -49,6 +49,7 @@ from locum.events.toolbox.ports import (
     expect_listen,
     expect_no_listen,
     is_listening,
+    register_connections,
     wait_for_port,
 )
 from locum.events.toolbox.services import (
@@ -86,6 +87,7 @@ __all__ = [
     "log",
     "node_name",
     "public_addresses",
+    "register_connections",
     "reload_service",
     "remove_address",
     "reset_connections",

@@ -1,6 +1,8 @@
 """The ports whose connections are registered: those of the configuration, and those that event scripts have declared.
 
-A script declares the ports of its service in a file of its own in ``<runtime>/listen`` (``docs/events.md``).
+A script declares the ports on which its service listens in a file of its own in ``<runtime>/listen``, and further
+ones, whose connections are to be registered although nobody listens there all the time, in ``<runtime>/connections``
+(``docs/connections.md``): one port on each line, or ``FIRST-LAST``.
 """
 
 from __future__ import annotations
@@ -10,31 +12,46 @@ from collections.abc import Iterable
 
 
 class DeclaredPorts:
-    """Reads ``directory`` again only when something in it has changed."""
+    """The ports of all files in ``listen`` and in ``connections`` beside it, read again only when one has changed."""
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
+    def __init__(self, listen: str) -> None:
+        self._directories = (listen, os.path.join(os.path.dirname(listen), "connections"))
         self._stamp: object = None
         self._ports: frozenset[int] = frozenset()
 
     def read(self) -> frozenset[int]:
-        """The ports in force; those of the last reading when the directory cannot be read."""
+        """The ports in force; those of the last reading when the directories cannot be read."""
         try:
-            with os.scandir(self._directory) as entries:
-                stamp = sorted((e.name, e.stat().st_mtime_ns, e.stat().st_size) for e in entries)
+            stamp = [line for directory in self._directories for line in _stamp(directory)]
             if stamp != self._stamp:
-                self._ports = _ports(os.path.join(self._directory, name) for name, _, _ in stamp)
+                self._ports = _ports(path for path, _, _ in stamp)
                 self._stamp = stamp
-        except FileNotFoundError:
-            self._ports, self._stamp = frozenset(), None
         except OSError:
             pass
         return self._ports
+
+
+def _stamp(directory: str) -> list[tuple[str, int, int]]:
+    """What changes whenever a file of the directory does."""
+    try:
+        with os.scandir(directory) as entries:
+            return sorted((e.path, e.stat().st_mtime_ns, e.stat().st_size) for e in entries)
+    except FileNotFoundError:
+        if os.path.isdir(directory):
+            raise  # one of its files vanished just now
+        return []
 
 
 def _ports(files: Iterable[str]) -> frozenset[int]:
     found: set[int] = set()
     for name in files:
         with open(name, encoding="utf-8", errors="replace") as file:
-            found.update(int(word) for word in file.read().split() if word.isascii() and word.isdigit())
-    return frozenset(port for port in found if 0 < port < 65536)
+            for word in file.read().split():
+                first, dash, last = word.partition("-")
+                if _is_port(first) and (not dash or _is_port(last)):
+                    found.update(range(int(first), int(last if dash else first) + 1))
+    return frozenset(found)
+
+
+def _is_port(word: str) -> bool:
+    return word.isascii() and word.isdigit() and 0 < int(word) < 65536

@@ -134,7 +134,6 @@ class Lab:
                 store_url=self.store.url(node),
                 settings=settings,
                 scripts=None if self.state.command else self._service_scripts(node),
-                ports=[port for name in self.state.services for port in service_table.named(name).ports],
             )
             self.start_services(node)
             self._record_node(node, path=self.store.open_path(node))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from locum.errors import LocumError
@@ -26,13 +26,11 @@ def write(
     store_url: str,
     settings: str,
     scripts: Mapping[Path, services.Settings] | None,
-    ports: Sequence[int] = (),
 ) -> None:
     """Write everything below ``directory`` that the node's daemon reads.
 
     ``settings`` is TOML that is added at the end of the configuration; ``scripts``: event scripts of services and
-    their settings, None leaves the script directory empty. ``ports``: of connections that are registered, beside
-    those that scripts declare.
+    their settings, None leaves the script directory empty.
     """
     for name in ("runtime", "state", "events"):
         (directory / name).mkdir(parents=True, exist_ok=True)
@@ -54,7 +52,6 @@ def write(
         "[paths]",
         *(f"{key} = {json.dumps(str(directory / key))}" for key in ("runtime", "state", "events", "public_addresses")),
         "",
-        *(["[connections]", f"ports = {json.dumps(list(ports))}", ""] if ports else []),
         *(line for script, values in (scripts or {}).items() for line in _table(script.name, values)),
         settings,
     ]

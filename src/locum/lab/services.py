@@ -41,7 +41,6 @@ class Service(msgspec.Struct, frozen=True):
     command: Callable[[Site], list[str]] | None = None
     script: Path | None = None
     settings: Callable[[Site], Settings] | None = None
-    ports: tuple[int, ...] = ()
 
 
 def shipped(name: str) -> Path:
@@ -69,7 +68,6 @@ SERVICES: dict[str, Service] = {
         vsftpd.program,
         script=shipped("40.vsftpd"),
         settings=lambda site: vsftpd.settings(site.directory, site.shared),
-        ports=vsftpd.DATA_PORTS,
     ),
     "samba": Service(
         samba.program,

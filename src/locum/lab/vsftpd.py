@@ -8,7 +8,7 @@ from pathlib import Path
 from locum.errors import LocumError
 
 PORT = 21
-#: Where data connections go. They must be told of a move like any other: a client that reads says nothing by itself.
+#: Where data connections go. 40.vsftpd reads them in the configuration and has the connections registered.
 DATA_PORTS = tuple(range(50021, 50041))
 
 #: The rate keeps a transfer of some megabytes going for long enough to be interrupted. Without the two "isolate"s the

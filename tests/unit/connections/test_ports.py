@@ -33,3 +33,14 @@ def test_a_file_that_vanishes_meanwhile_does_no_harm(tmp_path: Path) -> None:
     ports.read()
     (tmp_path / "dangling").unlink()
     assert ports.read() == {80}
+
+
+def test_ranges_that_nobody_listens_on_come_from_a_directory_of_their_own(tmp_path: Path) -> None:
+    ports = DeclaredPorts(str(tmp_path / "listen"))
+    (tmp_path / "connections").mkdir()
+    (tmp_path / "connections" / "40.vsftpd").write_text("50021-50023\n20-20\n7\n")
+    assert ports.read() == {20, 7, 50021, 50022, 50023}
+    (tmp_path / "connections" / "40.vsftpd").write_text("5-3 1- -9 0-4 1-70000 x-y 8-8\n")
+    assert ports.read() == {8}
+    (tmp_path / "connections" / "40.vsftpd").unlink()
+    assert ports.read() == frozenset()

@@ -18,7 +18,7 @@ import pytest
 
 import locum.events
 from locum.events.model import Event, EventResult
-from locum.events.toolbox import samba
+from locum.events.toolbox import samba, vsftpd
 from locum.script import Fail, ManagedService, check_ftp, check_smb
 from tests.unit.events.bench import Bench, alive, kill_service, until
 
@@ -385,6 +385,49 @@ def test_a_vsftpd_that_refuses_everybody(bench: Bench, port: int) -> None:
         scene.ok(Event.MONITOR)
     finally:
         scene.end()
+
+
+def test_the_data_connections_of_vsftpd_are_registered(bench: Bench, port: int, tmp_path: Path) -> None:
+    config = tmp_path / "vsftpd.conf"
+    config.write_text(
+        f"# FTP\nlisten_port={port}\npasv_min_port=50021\npasv_max_port=50040\nconnect_from_port_20=YES\n"
+    )
+    command = [sys.executable, "-c", SERVER, str(port), "220 welcome"]
+    scene = Scene(bench, "40.vsftpd", command=command, config=str(config))
+    registered = bench.runtime / "connections" / "40.vsftpd"
+    try:
+        scene.ok(Event.STARTUP)
+        assert scene.listens() == [port]
+        assert registered.read_text().split() == ["50021-50040", "20-20"]
+        scene.settings["data-ports"] = ["7", "9-10"]
+        scene.ok(Event.MONITOR)
+        assert registered.read_text().split() == ["7", "9-10"]
+        scene.settings["data-ports"] = ["ftp-data"]
+        assert "'ftp-data' is neither a TCP port nor a range" in scene.fails(Event.MONITOR)
+        scene.ok(Event.SHUTDOWN)
+        assert not registered.exists()
+    finally:
+        scene.end()
+
+
+def test_what_vsftpd_says_of_its_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ports(*lines: str, command: tuple[str, ...] = ()) -> tuple[int, tuple[str, ...]]:
+        config.write_text("\n".join(lines))
+        options = vsftpd.read_options(None, ["/usr/sbin/vsftpd", str(config), *command])
+        return vsftpd.listen_port(options), vsftpd.data_ports(options)
+
+    config = tmp_path / "own.conf"
+    assert ports() == (21, ("1024-65535",))
+    assert ports("pasv_min_port=6000") == (21, ("6000-65535",))
+    assert ports("pasv_min_port=80", "pasv_max_port=2000") == (21, ("1024-2000",))
+    assert ports("pasv_enable=NO", "connect_from_port_20=YES", "ftp_data_port=2020") == (21, ("2020-2020",))
+    assert ports("listen_port=2121", "#pasv_min_port=5", command=("-opasv_enable=NO",)) == (2121, ())
+    with pytest.raises(Fail, match="No such file"):
+        vsftpd.read_options(None, ["vsftpd", str(tmp_path / "missing")])
+    monkeypatch.setattr(vsftpd, "PLACES", (str(tmp_path / "missing"), str(config)))
+    config.write_text("listen_port=3")
+    assert vsftpd.listen_port(vsftpd.read_options()) == 3
+    assert vsftpd.listen_port(vsftpd.read_options(None, ["env", "A=b", "/opt/vsftpd", "-olisten_port=4"])) == 4
 
 
 # -- Samba -----------------------------------------------------------------------------------------------------

@@ -119,6 +119,11 @@ class ManagedService:
         """The directories that must be there."""
         return [*self._words("directories"), *(self._needs() if self._needs else ())]
 
+    def command_words(self) -> list[str]:
+        """The setting ``command``: the service and its arguments; empty when it is started otherwise."""
+        command = self._command()
+        return as_words(command) if isinstance(command, str) else [str(word) for word in _items(command)]
+
     def start(self) -> None:
         """Start it, and wait until its ports are open and it answers. Raises Fail."""
         if self.managed:

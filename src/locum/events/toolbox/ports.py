@@ -5,7 +5,9 @@ Rules of this file: short time-outs everywhere; a monitor that hangs is worse th
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
 
 from locum.events.toolbox.context import required, script_name
 from locum.events.toolbox.failure import Fail
@@ -115,6 +117,29 @@ def expect_no_listen(*ports: int) -> None:
     _write([port for port in _declared() if ports and port not in ports])
 
 
+def register_connections(*ports: int | str) -> None:
+    """Have the TCP connections to these ports registered, besides those to ports that the service listens on: numbers,
+    or ``FIRST-LAST``. Replaces what was asked for before; none: no more. Raises Fail when something is no port."""
+    path = os.path.join(required("LOCUM_RUNTIME"), "connections", script_name())
+    lines = [f"{port}\n" for port in ports]
+    for line in lines:
+        first, dash, last = line.strip().partition("-")
+        numbers = (first, last) if dash else (first,)
+        if not all(word.isascii() and word.isdigit() and 0 < int(word) < 65536 for word in numbers):
+            raise Fail(f"{line.strip()!r} is neither a TCP port nor a range of ports such as 50021-50040")
+    if not lines:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            if file.readlines() == lines:
+                return
+    except FileNotFoundError:
+        pass
+    _replace(path, lines)
+
+
 def _path() -> str:
     return os.path.join(required("LOCUM_RUNTIME"), "listen", script_name())
 
@@ -135,9 +160,14 @@ def _write(ports: list[int]) -> None:
     if not ports:
         os.unlink(path)
         return
+    _replace(path, [f"{port}\n" for port in ports])
+
+
+def _replace(path: str, lines: Iterable[str]) -> None:
     directory, name = os.path.split(path)
     os.makedirs(directory, exist_ok=True)
-    temporary = os.path.join(os.path.dirname(directory), f".listen-{name}.new")
+    above, kind = os.path.split(directory)
+    temporary = os.path.join(above, f".{kind}-{name}.new")
     with open(temporary, "w", encoding="ascii") as file:
-        file.writelines(f"{port}\n" for port in ports)
+        file.writelines(lines)
     os.replace(temporary, path)
