@@ -76,20 +76,27 @@ class OpenFile(msgspec.Struct):
 class Client:
     """A client called ``name`` of the server at ``server``, from the address ``source``; ``minor`` is 0 or 1.
 
-    ``timeout`` in seconds for each call. Every method raises :class:`Nfs4Error` for what the server refuses, other
-    :class:`locum.nfs.rpc.RpcError` when it cannot be asked.
+    ``timeout`` in seconds for each call. ``verifier``: eight bytes that tell one life of a client from the next; who
+    has another one than before has rebooted and has no state. Every method raises :class:`Nfs4Error` for what the
+    server refuses, other :class:`locum.nfs.rpc.RpcError` when it cannot be asked.
     """
 
     def __init__(
-        self, server: str, name: str, *, minor: int = 0, source: str | None = None, timeout: float = 5.0
+        self,
+        server: str,
+        name: str,
+        *,
+        minor: int = 0,
+        source: str | None = None,
+        timeout: float = 5.0,
+        verifier: bytes = b"",
     ) -> None:
         self.server = server
         self.name = name
         self.minor = minor
         self.source = source
         self.timeout = timeout
-        # The same for the whole life of a client: another one would mean that it had rebooted and has no state.
-        self._verifier = os.urandom(8)
+        self.verifier = verifier or os.urandom(8)
         self._connection: socket.socket | None = None
         self._client_id = 0
         self._session = b""
@@ -100,7 +107,7 @@ class Client:
     def establish(self) -> None:
         """Make itself known: SETCLIENTID and its confirmation; in 4.1 EXCHANGE_ID and CREATE_SESSION."""
         if self.minor == 0:
-            arguments = Packer().fixed(self._verifier).string(self.name).uint(0x40000000).string("tcp")
+            arguments = Packer().fixed(self.verifier).string(self.name).uint(0x40000000).string("tcp")
             arguments.string("0.0.0.0.0.0").uint(1)  # nobody listens for callbacks
             results = self._compound([(_SETCLIENTID, arguments.data)], session=False)
             self._take(results, _SETCLIENTID)
@@ -109,7 +116,7 @@ class Client:
             results = self._compound([(_SETCLIENTID_CONFIRM, arguments.data)], session=False)
             self._take(results, _SETCLIENTID_CONFIRM)
             return
-        arguments = Packer().fixed(self._verifier).string(self.name).uint(0, 0, 0)
+        arguments = Packer().fixed(self.verifier).string(self.name).uint(0, 0, 0)
         results = self._compound([(_EXCHANGE_ID, arguments.data)], session=False)
         self._take(results, _EXCHANGE_ID)
         self._client_id, sequence = results.uhyper(), results.uint()

@@ -5,8 +5,8 @@ chapter 11: program 100024, version 1, procedure 6 with the name of the monitore
 compares the name with that under which it registered the server: an address, or a host name.
 
 A notification comes *from* the public address: clients also compare the sender. Every client is looked up with its
-own port mapper first, UDP or TCP, whatever its status monitor is registered for. Datagrams are repeated, at growing
-intervals, until they are acknowledged or the time is over.
+own port mapper first. A client whose status monitor has no UDP, or that has not answered datagrams for a while, is
+tried over TCP. Everything is repeated, at growing intervals, until it is acknowledged or the time is over.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from locum.nfs import rpc
 from locum.nfs.xdr import Malformed, Packer, Unpacker
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
 PROGRAM, VERSION, SM_NOTIFY = 100024, 1, 6
 
 #: Seconds until an unanswered datagram is sent again: first, and at most.
 FIRST_REPEAT, LONGEST_REPEAT = 0.5, 4.0
-#: Conversations over TCP at the same time.
-_TCP_LIMIT = 16
+#: Seconds until a client that answers no datagrams is tried over TCP.
+TCP_AFTER = 2.0
+#: Conversations over TCP at the same time, and how many seconds one may take.
+_TCP_LIMIT, _TCP_PATIENCE = 16, 5.0
 
 
 class Notification(msgspec.Struct, frozen=True):
@@ -70,7 +76,8 @@ def notify(
 
 
 class _Talk:
-    """One notification on its way. ``ask`` is the port mapper's question that is open, or None: then SM_NOTIFY is."""
+    """One notification on its way. ``asking`` while the port mapper's answer is waited for, then SM_NOTIFY's. Over TCP
+    it is tried at ``tcp_due``, ``tcp_only`` when the port mapper knows of no UDP."""
 
     def __init__(self, notification: Notification, begun: float) -> None:
         self.notification = notification
@@ -81,6 +88,9 @@ class _Talk:
         self.asking = True
         self.due = begun
         self.repeat = FIRST_REPEAT
+        self.tcp_due = begun + TCP_AFTER
+        self.tcp_repeat = FIRST_REPEAT
+        self.tcp_only = False
         self.problem = "its port mapper does not answer"
 
 
@@ -88,12 +98,12 @@ class _Round:
     """Conversations over UDP, through one socket for each of our addresses; those over TCP are made in threads."""
 
     def __init__(self, timeout: float, mapper_port: int) -> None:
-        self._timeout = timeout
         self._end = time.monotonic() + timeout
         self._mapper_port = mapper_port
         self._sockets: dict[str, socket.socket] = {}
         self._open: dict[int, _Talk] = {}
-        self._tcp: list[_Talk] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._tcp: dict[Future[str], _Talk] = {}
         self._outcomes: list[Outcome] = []
 
     def run(self, notifications: Sequence[Notification]) -> list[Outcome]:
@@ -104,15 +114,20 @@ class _Round:
                     self._begin(notification, selector)
                 while self._open and time.monotonic() < self._end:
                     self._send_due()
+                    self._try_tcp()
                     soonest = min([talk.due for talk in self._open.values()] + [self._end])
-                    for key, _ in selector.select(max(soonest - time.monotonic(), 0.0)):
+                    wait = max(soonest - time.monotonic(), 0.0)
+                    # Nothing here wakes up for what a thread has found.
+                    for key, _ in selector.select(min(wait, 0.05) if self._tcp else min(wait, 0.5)):
                         self._receive(key.fileobj)  # type: ignore[arg-type]
+                    self._collect_tcp()
             finally:
                 for opened in self._sockets.values():
                     opened.close()
+                if self._pool is not None:
+                    self._pool.shutdown(wait=False, cancel_futures=True)
         for talk in list(self._open.values()):
             self._done(talk, talk.problem)
-        self._run_tcp()
         return self._outcomes
 
     def _begin(self, notification: Notification, selector: selectors.BaseSelector) -> None:
@@ -168,8 +183,10 @@ class _Round:
             self._done(talk, str(error))
             return
         if port == 0:
-            del self._open[talk.transaction]
-            self._tcp.append(talk)
+            # The port mapper is asked again as well: a status monitor that is being started may have UDP later.
+            if not talk.tcp_only:
+                talk.tcp_only, talk.tcp_due = True, time.monotonic()
+                talk.problem = "its status monitor is not registered"
             return
         del self._open[talk.transaction]
         talk.asking = False
@@ -190,22 +207,49 @@ class _Round:
         self._open.pop(talk.transaction, None)
         self._outcomes.append(Outcome(talk.notification, problem, time.monotonic() - talk.begun))
 
-    def _run_tcp(self) -> None:
-        """Clients whose status monitor has no UDP."""
-        if not self._tcp:
+    def _try_tcp(self) -> None:
+        """Those that are due; first those of which it is known that they have nothing else."""
+        now = time.monotonic()
+        free = _TCP_LIMIT - len(self._tcp)
+        if free <= 0:
             return
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+        busy = {talk.transaction for talk in self._tcp.values()}
+        due = [talk for talk in self._open.values() if talk.tcp_due <= now and talk.transaction not in busy]
+        if not due:
+            return
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
-        with ThreadPoolExecutor(_TCP_LIMIT) as pool:
-            for talk, problem in zip(self._tcp, pool.map(self._by_tcp, self._tcp), strict=True):
-                self._done(talk, problem)
+            self._pool = ThreadPoolExecutor(_TCP_LIMIT)
+        for talk in sorted(due, key=lambda one: (not one.tcp_only, one.tcp_due))[:free]:
+            self._tcp[self._pool.submit(self._by_tcp, talk.notification)] = talk
 
-    def _by_tcp(self, talk: _Talk) -> str:
-        one = talk.notification
-        # These begin when those over UDP have ended, so a fair part of the time is theirs.
-        limit = max(self._end - time.monotonic(), min(self._timeout, 5.0))
+    def _collect_tcp(self) -> None:
+        for future in [future for future in self._tcp if future.done()]:
+            talk = self._tcp.pop(future)
+            if talk.transaction not in self._open:
+                continue  # acknowledged over UDP meanwhile
+            problem = future.result()
+            if not problem:
+                self._done(talk, "")
+                continue
+            if talk.tcp_only:
+                talk.problem = problem
+            talk.tcp_due = time.monotonic() + talk.tcp_repeat
+            talk.tcp_repeat = min(talk.tcp_repeat * 2, LONGEST_REPEAT)
+
+    def _by_tcp(self, one: Notification) -> str:
+        limit = max(min(self._end - time.monotonic(), _TCP_PATIENCE), 0.1)
         try:
-            port = rpc.port_of(one.client, PROGRAM, VERSION, tcp=True, timeout=limit, source=one.source)
+            port = rpc.port_of(
+                one.client,
+                PROGRAM,
+                VERSION,
+                tcp=True,
+                timeout=limit,
+                source=one.source,
+                mapper_port=self._mapper_port,
+            )
             arguments = encode_notify(one.name, one.state)
             rpc.call(one.client, port, PROGRAM, VERSION, SM_NOTIFY, arguments, timeout=limit, source=one.source)
         except rpc.RpcError as error:

@@ -139,14 +139,19 @@ def decode_getport(results: bytes, *, v6: bool) -> int:
 
 
 def port_of(
-    host: str, program: int, version: int, *, tcp: bool = True, timeout: float = 5.0, source: str | None = None
+    host: str,
+    program: int,
+    version: int,
+    *,
+    tcp: bool = True,
+    timeout: float = 5.0,
+    source: str | None = None,
+    mapper_port: int = PORTMAPPER_PORT,
 ) -> int:
     """The port of a program. Raises NotRegistered, RpcTimeout, RpcError."""
     v6 = ":" in host
     mapper_version, arguments = encode_getport(program, version, tcp=tcp, v6=v6)
-    results = call(
-        host, PORTMAPPER_PORT, PORTMAPPER, mapper_version, 3, arguments, tcp=tcp, timeout=timeout, source=source
-    )
+    results = call(host, mapper_port, PORTMAPPER, mapper_version, 3, arguments, tcp=tcp, timeout=timeout, source=source)
     try:
         port = decode_getport(results, v6=v6)
     except (Malformed, ValueError, UnicodeError) as error:
