@@ -180,7 +180,10 @@ class Kernel:
         if found is None or self._generation[address] != generation:
             return
         left = found[1] - self._clock.jiffies()
-        if left > 0 or self.suspended:
-            self._expire_later(address, generation, max(left, 1.0 if self.suspended else 0.0))
+        if self.suspended:
+            # Timers stand still: look again soon after it has gone on.
+            self._engine.after(0.05, self._expire, address, generation)
+        elif left > 0:
+            self._expire_later(address, generation, left)
             return
         self.remove(address)

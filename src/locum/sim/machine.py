@@ -493,4 +493,9 @@ class Machine:
         self.notes.clear()
         self.identity = msgspec.structs.replace(self.identity, machine=f"{self.name} boot {self._boots}")
         self._stops_changed()
-        self.world.engine.after(self.random.uniform(0.1, 1.0), self.start_daemon)
+        self.left = self.terminating = False
+        self.world.engine.after(self.random.uniform(0.1, 1.0), self._booted, self._boots)
+
+    def _booted(self, boot: int) -> None:
+        if boot == self._boots and not self.left:
+            self.start_daemon()
