@@ -132,6 +132,7 @@ class Observers:
         self._seen: dict[str, tuple[int, float]] = {}
         self._echo_sent = -1.0e18
         self._trusted_since = 0.0
+        self._hurried = False
         self._sent: dict[int, float] = {}
         self._orphans: dict[str, tuple[int, float]] = {}
 
@@ -157,6 +158,18 @@ class Observers:
         known = self._seen.get(node)
         if known is None or known[0] != revision:
             self._seen[node] = (revision, now)
+
+    def store_is_back(self, now: float) -> bool:
+        """Another's beat was just seen: whether that says that the store takes beats again, after own ones were lost.
+
+        True once in each outage. So all nodes beat as soon as the first one does, instead of each at its next turn;
+        and a store that is slow, not away, is not burdened with more beats than it can answer.
+        """
+        if self.trusted(now):
+            self._hurried = False
+            return False
+        hurried, self._hurried = self._hurried, True
+        return not hurried
 
     def forget(self, node: str) -> None:
         """``node`` is a member no more."""

@@ -252,6 +252,8 @@ class Node:
                     self.observers.beat_echoed(beat.record.sequence, now)
             if kind in ("member", "beat") and node in view.members:
                 self.observers.beat_seen(node, view.revision_of(f"beat/{node}"), now)
+                if kind == "beat" and node != self.desk.name and self.observers.store_is_back(now):
+                    self.hold.hurry()
         if any(key in view.corrupt for key in keys):
             for key in sorted(keys & view.corrupt.keys()):
                 self.desk.note(view.corrupt[key], "error")

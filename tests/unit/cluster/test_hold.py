@@ -141,6 +141,33 @@ class TestObservers:
         assert not observers.expired(view, "n2", 116.2)
         assert observers.expired(view, "n2", 116.21)
 
+    def test_the_first_beat_after_an_outage_calls_for_ones_own_once(self) -> None:
+        observers = Observers(0.4)
+        see_own_beats(observers, 90.0, 100.0)
+        assert not observers.store_is_back(100.3)
+        # Own beats are lost from now on; another's is seen.
+        assert observers.store_is_back(101.0)
+        assert not observers.store_is_back(101.1)
+        see_own_beats(observers, 101.2, 101.6)
+        assert not observers.store_is_back(101.7)
+        assert observers.store_is_back(103.0)
+
+    def test_a_slow_store_is_not_asked_more_and_more(self) -> None:
+        observers, sequence, calls = Observers(0.4), 0, 0
+        sent: list[float] = []
+        for tick in range(1000):
+            now = 100.0 + tick * 0.1
+            if tick % 4 == 0:
+                sequence += 1
+                observers.beat_sent(sequence, now)
+                sent.append(now)
+            if tick % 4 == 2:
+                calls += observers.store_is_back(now)
+            # Each comes back after 1.2 s.
+            if tick >= 12 and tick % 4 == 0:
+                observers.beat_echoed((tick - 12) // 4 + 1, now)
+        assert calls == 1
+
     def test_several_beats_fit_into_the_time_that_is_given_after_an_outage(self) -> None:
         for hold in (1.0, 2.0, 3.0, 60.0):
             assert grace_for(hold, margin_for(hold)) >= 2.5 * interval_for(hold)
