@@ -20,11 +20,12 @@ question in it, which both answer: A, B and nothing to tell it from a move, when
 
     A, B with less than ``echo`` seconds between the two packets is a violation as well.
 
-Both answer one question within the time that a kernel takes to do so, well below a millisecond. Whoever hands an
-address over honestly falls silent, runs its scripts, and deletes its claim in the store before the other may make its
-own: two commits and a script lie between the last packet of one and the first of the other. So every overlap of *one*
-interval or more is found, and a shorter one when a question falls into it. The shortest time between two speakers that
-was no violation is kept (``closest``), to show that honest moves stay away from ``echo``.
+Both answer one question within the time that a kernel takes to do so: a fraction of a millisecond, somewhat more on a
+busy machine. Whoever hands an address over honestly falls silent, runs its scripts, and deletes its claim in the store
+before the other may make its own: two commits and a script lie between the last packet of one and the first of the
+other. So every overlap of *one* interval or more is found, and a shorter one when a question falls into it. The
+shortest time between two speakers that was no violation is kept (``closest``), to show that honest moves stay away from
+``echo``.
 
 That an address moves there and back within the window is possible in theory; give ``window`` less than the fastest
 round trip that the cluster can do.
@@ -61,7 +62,7 @@ class Tenure(msgspec.Struct):
 
 
 #: Two answers to one question are not further apart, in seconds.
-ECHO = 0.001
+ECHO = 0.002
 
 
 class Judge:

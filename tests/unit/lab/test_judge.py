@@ -99,5 +99,5 @@ def test_i1_moves_with_honest_tenures_are_never_violations(tenures: list[float])
     for index, seconds in enumerate(tenures):
         steps = max(1, int(seconds / 0.01))
         heard += [(t + seconds * step / steps, f"n{index % 2}") for step in range(steps + 1)]
-        t += seconds + 0.0011
+        t += seconds + 0.0021
     assert not judge(heard)[1]
