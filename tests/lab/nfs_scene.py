@@ -89,6 +89,14 @@ class Scene:
             found.setdefault(record["address"], set()).add(record["client"])
         return found
 
+    def connected(self, address: str) -> set[str]:
+        """The clients whose connections to an address are registered in the cluster."""
+        from locum.api import client  # noqa: PLC0415
+
+        request = {"op": "connections-list", "address": address}
+        found = client.call(str(self.lab.control_socket("n1")), request)
+        return {one["client"].rpartition(":")[0] for report in found for one in report["connections"]}  # type: ignore[attr-defined]
+
     def copy(self, url: str, target: Path) -> subprocess.Popen[bytes]:
         """Begin to copy a file by nfs-cp in the client's namespace."""
         argv = self.lab.command("client", ["nfs-cp", url, str(target)])

@@ -32,22 +32,35 @@ def scene(make_lab: MakeLab) -> Scene:
 
 
 class Owner:
-    """A client with a file open and locked; each call is made in the client's namespace."""
+    """A client that opens and locks the scene's file; each call is made in the client's namespace. ``begins``: it has
+    nothing to reclaim, and says so."""
 
-    def __init__(self, scene: Scene, address: str, minor: int, name: str = "owner", source: str = CLIENT) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        address: str,
+        minor: int,
+        name: str = "owner",
+        source: str = CLIENT,
+        *,
+        begins: bool = True,
+        verifier: bytes = b"",
+    ) -> None:
         self.scene = scene
-        self.client = nfs4.Client(address, f"{name} {minor}", minor=minor, source=source, timeout=2.0)
+        name = f"{name} {minor}"
+        self.client = nfs4.Client(address, name, minor=minor, source=source, timeout=2.0, verifier=verifier)
         self.do(self.client.establish)
-        self.do(self.client.reclaim_complete)
+        if begins:
+            self.do(self.client.reclaim_complete)
 
     def do(self, function: Callable[[], T]) -> T:
         """Call it there."""
         return self.scene.inside(function)
 
-    def lock(self) -> nfs4.OpenFile:
+    def lock(self, offset: int = 0) -> nfs4.OpenFile:
         """Open and lock the scene's file."""
         file = self.do(lambda: self.client.open(PATH))
-        self.do(lambda: self.client.lock(file, length=100))
+        self.do(lambda: self.client.lock(file, offset=offset, length=100))
         return file
 
     def said(self, function: Callable[[], object]) -> int | None:
@@ -75,11 +88,11 @@ class Owner:
         self.scene.lab.wait_for("a server that does not know the client", asked, 60)
         return forgotten[0]
 
-    def reclaim(self, file: nfs4.OpenFile) -> None:
+    def reclaim(self, file: nfs4.OpenFile, offset: int = 0) -> None:
         """What a client does in the grace period of a server that has lost its state."""
         self.do(self.client.establish)
         self.do(lambda: self.client.reclaim(file))
-        self.do(lambda: self.client.lock(file, reclaim=True, length=100))
+        self.do(lambda: self.client.lock(file, reclaim=True, offset=offset, length=100))
         self.do(self.client.reclaim_complete)
 
 
@@ -134,3 +147,79 @@ def test_state_is_reclaimed_after_the_death_of_the_holder(scene: Scene, minor: i
         scene.lab.wait_for("the address elsewhere", lambda: scene.lab.served().get(address, node) != node, 60)
 
     reclaimed_over(scene, minor, address, die, dead=True)
+
+
+def test_state_is_reclaimed_after_a_clean_stop_of_the_holder(scene: Scene) -> None:
+    address, _ = scene.apart()
+    node = scene.holder(address)
+    reclaimed_over(scene, 1, address, lambda: scene.lab.stop_daemon(node), dead=False)
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_only_who_was_there_may_reclaim(scene: Scene, minor: int) -> None:
+    """In the grace period no file is opened anew, and nobody reclaims what the former holder had not given."""
+    address, elsewhere = scene.apart()
+    stays = Owner(scene, elsewhere, minor, "stays", OTHER)
+    locked = stays.lock()
+    owner = Owner(scene, address, minor)
+    file = owner.lock(200)
+    scene.move(address, scene.elsewhere(address, elsewhere))
+    owner.wait_forgotten()
+    stranger = Owner(scene, address, minor, "stranger", begins=False)
+    # Its file is one that the owner has told it of: the handle is right, the claim is not.
+    claimed = nfs4.OpenFile(file.handle, b"stranger")
+    assert stranger.said(lambda: stranger.client.reclaim(claimed)) == Status.NO_GRACE
+    stranger.do(stranger.client.reclaim_complete)
+    assert stranger.said(lambda: stranger.client.open(PATH)) == Status.GRACE
+    # Clients of addresses that stay keep what they have, also at the nodes that gave or took.
+    assert stays.said(stays.client.renew) == Status.OK
+    assert stays.said(lambda: stays.client.read(locked)) == Status.OK
+    owner.reclaim(file, 200)
+
+
+def test_address_that_comes_back_at_once(scene: Scene) -> None:
+    """The old state must not be there any more, or be in the way."""
+    address, elsewhere = scene.apart()
+    node = scene.holder(address)
+    owner = Owner(scene, address, 1)
+    file = owner.lock()
+    for target in (scene.elsewhere(address, elsewhere), node):
+        scene.move(address, target)
+        owner.wait_forgotten()
+        owner.reclaim(file)
+    assert owner.do(lambda: owner.client.read(file)) == b"hello\n"
+
+
+def test_holder_that_dies_before_its_new_clients_have_reclaimed(scene: Scene) -> None:
+    """They are on record with the first one, and with the second as those that it was given."""
+    address, elsewhere = scene.apart()
+    second = scene.elsewhere(address, elsewhere)
+    owner = Owner(scene, address, 1)
+    file = owner.lock()
+    scene.move(address, second)
+    scene.lab.wait_for("rest", lambda: scene.lab.status(scene.holder(elsewhere)).progress == "settled")
+    scene.die(second)
+    scene.lab.wait_for("the address elsewhere", lambda: scene.lab.served().get(address, second) != second, 60)
+    owner.wait_forgotten()
+    owner.reclaim(file)
+
+
+def test_client_with_two_addresses_loses_nothing(scene: Scene) -> None:
+    """A server knows it once, and gives up all that it has when one of its addresses leaves; it reclaims there, too."""
+    lab = scene.lab
+    address, elsewhere = scene.apart()
+    node = scene.holder(address)
+    for one in (elsewhere, address):
+        scene.move(one, node)
+    assert scene.holder(elsewhere) == scene.holder(address) == node
+    scene.wait_grace_over(address)
+    owner = Owner(scene, elsewhere, 0)
+    file = owner.lock()
+    same = Owner(scene, address, 0, source=CLIENT, verifier=owner.client.verifier)
+    lab.wait_for("its connection on the list", lambda: CLIENT in scene.connected(address))
+    scene.move(address, scene.elsewhere(address))
+    assert owner.said(owner.client.renew) == Status.STALE_CLIENTID
+    owner.reclaim(file)
+    assert same.wait_forgotten() == Status.STALE_CLIENTID
+    same.do(same.client.establish)
+    assert owner.do(lambda: owner.client.read(file)) == b"hello\n"
