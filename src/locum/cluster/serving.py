@@ -23,6 +23,12 @@ from locum.store.base import Condition, Delete, Put
 CLAIMS_PER_COMMIT = 32
 #: An address that could not be taken is tried again after this many seconds, doubling up to the longest.
 REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE = 5.0, 300.0
+#: After a failed take no other begins for so many seconds: the leader gives what waits here to nodes that do not fail.
+#: A script that hangs would otherwise keep each address waiting for a time limit of its own.
+HANDOVER_PAUSE = 0.5
+#: An address that could not be taken, here or elsewhere, lets those that a new plan brings along go first for so many
+#: seconds: their claims may still be on their way.
+PRECEDENCE = 5.0
 
 
 class Local(msgspec.Struct):
@@ -60,6 +66,9 @@ class Serving:
         self._given_up: dict[str, int] = {}
         self._moving: str | None = None
         self._doubted = False
+        self._next_take = 0.0
+        # The plan's revision, and until when it is new.
+        self._plan = (0, 0.0)
 
     # -- inputs ----------------------------------------------------------------------------------------
 
@@ -117,6 +126,8 @@ class Serving:
         ``mine``: what the plan of ``plan_revision`` gives this node. ``may_take``: the hold is valid and the
         plan's preparations are complete.
         """
+        if plan_revision != self._plan[0]:
+            self._plan = (plan_revision, self._desk.now + PRECEDENCE)
         self._forget_refusals()
         self._unclaim(mine, incarnation)
         self._mend(incarnation)
@@ -160,14 +171,26 @@ class Serving:
         self._desk.emit(ReleaseAddress(ticket, address, local.bits, local.interface))
 
     def take_due(self, mine: frozenset[str], incarnation: str) -> str | None:
-        """The next address that is claimed and must be taken."""
-        for address in sorted(mine):
-            local = self.local.get(address)
-            if (local is not None and local.held) or address in self.refused:
-                continue
+        """The next address that is claimed and must be taken; those that could not be taken before are last."""
+        if self._desk.now < self._next_take:
+            return None
+        missing = [a for a in mine if a not in self.refused and not ((local := self.local.get(a)) and local.held)]
+        failures = self._failures()
+        others_first = self._desk.now < self._plan[1] and any(address not in failures for address in missing)
+        for address in sorted(missing, key=lambda address: (failures.get(address, 0), address)):
+            if others_first and address in failures:
+                return None
             if self._firmly_claimed(address, incarnation) and self.interface_for(address) is not None:
                 return address
         return None
+
+    def _failures(self) -> dict[str, int]:
+        """What could not be taken → how often here, and at how many other nodes at present."""
+        found = {address: refusal.times for address, refusal in self._refusals.items()}
+        for name, health in self._desk.view.health.items():
+            for address in health.record.refused if name != self._desk.name else ():
+                found[address] = found.get(address, 0) + 1
+        return found
 
     def take(self, address: str) -> None:
         """Begin to take ``address``."""
@@ -213,8 +236,10 @@ class Serving:
         return True
 
     def next_due(self) -> float:
-        """When a refused address may be tried again."""
-        return min((r.until for r in self.refused.values()), default=math.inf)
+        """When a refused address may be tried again, or another one taken."""
+        due = [r.until for r in self.refused.values()]
+        due += [time for time in (self._next_take, self._plan[1]) if time > self._desk.now]
+        return min(due, default=math.inf)
 
     # -- commits ---------------------------------------------------------------------------------------
 
@@ -325,6 +350,7 @@ class Serving:
         times = old.times + 1 if old is not None else 1
         pause = min(REFUSAL_PAUSE * 2 ** (times - 1), LONGEST_REFUSAL_PAUSE)
         self.refused[address] = self._refusals[address] = Refusal(reason, self._desk.now + pause, times)
+        self._next_take = self._desk.now + HANDOVER_PAUSE
         self._desk.note(f"cannot take {address} ({reason}); next try in {pause:.0f} s", "error")
 
     def _forget_refusals(self) -> None:
