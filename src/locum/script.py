@@ -37,7 +37,7 @@ from locum.events.toolbox.context import (
     settings,
     state_dir,
 )
-from locum.events.toolbox.daemon import apply_tunables
+from locum.events.toolbox.daemon import apply_tunables, monitor_again
 from locum.events.toolbox.failure import Fail
 from locum.events.toolbox.interfaces import add_address, announce_address, link_is_up, remove_address
 from locum.events.toolbox.managed import ManagedService, reset_connections
@@ -85,6 +85,7 @@ __all__ = [
     "kill_service",
     "link_is_up",
     "log",
+    "monitor_again",
     "node_name",
     "public_addresses",
     "register_connections",

@@ -1,12 +1,14 @@
 """What the kernel tells unasked: links, addresses, listening sockets; turned into inputs of the rules.
 
 A public address that is configured here but not ours (left by a killed daemon, added by hand) goes away at once; one
-of ours that somebody removed comes back; a listening socket that a script declared and that closed runs ``monitor``.
+of ours that somebody removed comes back; a listening socket that a script declared and that closed runs ``monitor``,
+as does a script's wish to look again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -25,7 +27,10 @@ from locum.agent.acts import Acts
 from locum.agent.driver import Driver
 from locum.connections.listeners import ListenerWatch
 from locum.errors import LocumError
-from locum.events.model import EventResult
+from locum.events.model import Event, EventResult
+
+#: When ``monitor`` runs again that a script wanted to be run again, in seconds.
+AGAIN = 1.0
 
 
 class KernelWatch:
@@ -45,6 +50,8 @@ class KernelWatch:
         self._gate_watch = GateWatch(gate, self._gate_damaged) if gate is not None else None
         self._listen = os.path.join(runtime, "listen")
         self._listen_stamp: object = None
+        self._again = os.path.join(runtime, "again")
+        self._timer: asyncio.TimerHandle | None = None
         acts.on_event = self._event_ended
 
     def start(self) -> None:
@@ -60,6 +67,8 @@ class KernelWatch:
 
     def close(self) -> None:
         """Stop watching."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._monitor.close()
         self._listeners.close()
         if self._gate_watch is not None:
@@ -130,6 +139,15 @@ class KernelWatch:
 
     def _event_ended(self, result: EventResult) -> None:
         self._read_ports()
+        if result.event is Event.MONITOR:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """A script that tolerates a failure once or twice wants to know soon whether it stays (``monitor_again``)."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._again)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(AGAIN, self._driver.feed, self._driver.node.trigger_monitor)
 
     def _read_ports(self) -> None:
         """The ports that scripts declared (one file per script in ``listen``), when that changed."""

@@ -39,7 +39,7 @@ TIMEOUT = 5
 _COMPLAINTS = re.compile(
     r"(Connection timed out|Connection reset[a-z ]*|Connection refused|No route to host|"
     r"Network is unreachable|timed out|NT_STATUS_[A-Z_]+|Connection closed|Control connection closed|"
-    r"NFS[34]?ERR_[A-Z_]+)"
+    r"NFS[34]?ERR_[A-Z_]+|Failed to read[a-z ]*)"
 )
 
 

@@ -135,10 +135,11 @@ def test_it_is_left_dead_when_the_admin_wants_to_see_why(generic: Scene) -> None
     assert "starting it again" not in generic.fails(Event.MONITOR)
 
 
-def test_some_failures_in_a_row_may_be_tolerated(generic: Scene) -> None:
+def test_some_failures_in_a_row_may_be_tolerated(generic: Scene, bench: Bench) -> None:
     generic.ok(Event.STARTUP)
     generic.settings |= {"failures": 3, "check": "false"}
     assert "1 of 2 failures in a row" in generic.ok(Event.MONITOR)
+    assert (bench.runtime / "again").exists(), "the daemon is asked to run monitor soon"
     generic.ok(Event.MONITOR)
     generic.fails(Event.MONITOR)
     generic.fails(Event.MONITOR)

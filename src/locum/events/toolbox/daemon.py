@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 import os
 
+from locum.events.toolbox.context import required
 from locum.events.toolbox.failure import Fail
 
 #: The daemon answers at once or is in trouble, seconds.
 _TIMEOUT = 20.0
+
+
+def monitor_again() -> None:
+    """Have ``monitor`` run again a second from now, for once, instead of after MonitorInterval: something looks
+    wrong, and it is too early to say so."""
+    with open(os.path.join(required("LOCUM_RUNTIME"), "again"), "w", encoding="ascii"):
+        pass
 
 
 def apply_tunables() -> str:

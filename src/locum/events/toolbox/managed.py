@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from locum.events.toolbox.commands import as_words, run
 from locum.events.toolbox.context import log, public_addresses, settings, state_dir
+from locum.events.toolbox.daemon import monitor_again
 from locum.events.toolbox.failure import Fail
 from locum.events.toolbox.ports import check_port, expect_listen, expect_no_listen, wait_for_port
 from locum.events.toolbox.services import (
@@ -180,6 +181,7 @@ class ManagedService:
         if failures > allowed:
             raise problem
         log(f"{problem} ({failures} of {allowed} failures in a row that are tolerated)")
+        monitor_again()
 
     def _has_ended(self) -> bool:
         if self._state_is_known():
