@@ -103,7 +103,7 @@ def armed_after_sending(patch: Patch) -> None:
     patch.setattr(Agent, "_send_beat", send_beat)
 
 
-def timeout_rounded_up(patch: Patch) -> None:
+def element_timeout_rounded_up(patch: Patch) -> None:
     """The gate counts in whole seconds and rounds up."""
     original = Kernel.timer_end
     patch.setattr(Kernel, "timer_end", lambda self, timeout: original(self, float(math.ceil(timeout + 0.001))))
@@ -146,12 +146,15 @@ def hold_never_ends(patch: Patch) -> None:
 
     def take(self: Agent, effect: Any) -> Work:
         page, work = self.machine.page, original(self, effect)
-        next(work)
-        yield
-        deadline, page.deadline = page.deadline, math.inf
-        next(work)
-        page.deadline = deadline
-        yield
+        for _ in range(2):
+            deadline, page.deadline = page.deadline, math.inf
+            try:
+                next(work)
+            except StopIteration:
+                return
+            finally:
+                page.deadline = deadline
+            yield
         yield from work
 
     patch.setattr(Agent, "_take", take)
@@ -182,7 +185,7 @@ def orphans_freed_at_once(patch: Patch) -> None:
     patch.setattr(Observers, "orphan_since", lambda *_: -math.inf)
 
 
-def leader_unconditional(patch: Patch) -> None:
+def leader_write_unconditional(patch: Patch) -> None:
     """What a leader writes takes effect although it leads no more."""
     _without_conditions(patch, "lead", lambda _condition: True)
 
@@ -190,7 +193,7 @@ def leader_unconditional(patch: Patch) -> None:
 # -- claims ---------------------------------------------------------------------------------------------------
 
 
-def claim_unconditional(patch: Patch) -> None:
+def claim_not_conditional(patch: Patch) -> None:
     """A claim is made although another node has one."""
     _without_conditions(patch, "claim", lambda condition: condition.key.startswith("claim/"))
     original = Serving._claim
@@ -224,8 +227,8 @@ def unclaim_before_release(patch: Patch) -> None:
     patch.setattr(Serving, "_unclaim", unclaim)
 
 
-def take_before_claim(patch: Patch) -> None:
-    """What the plan gives is taken without a claim."""
+def take_before_release(patch: Patch) -> None:
+    """What the plan gives is taken without a claim, whoever still has it."""
     patch.setattr(Serving, "_firmly_claimed", lambda *_: True)
 
 
@@ -263,14 +266,18 @@ def notes_outlive_a_retake(patch: Patch) -> None:
     patch.setattr(Agent, "_take", take)
 
 
-def drop_forgets_what_others_allowed(patch: Patch) -> None:
-    """Dropping the hold shuts out only what this very process has taken."""
-    patch.setattr(Agent, "_all_held", lambda self: list(self.configured))
-    patch.setattr(Agent, "_clear_leftovers", _nothing)
-
-
 def _nothing(_self: Agent) -> Work:
     yield
+
+
+def denials_forgotten(patch: Patch) -> None:
+    """What is released stays among those that the gate lets through."""
+    patch.setattr(Kernel, "deny", lambda *_: None)
+
+
+def lifetime_rounded_up(patch: Patch) -> None:
+    """The lifetimes of addresses are rounded up, to a minute."""
+    patch.setattr("locum.sim.agent.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
 
 
 def adoption_of_the_dead(patch: Patch) -> None:
@@ -286,16 +293,6 @@ def adoption_of_the_dead(patch: Patch) -> None:
     patch.setattr(Node, "_lose", lose)
 
 
-def drop_leaves_held(patch: Patch) -> None:
-    """Dropping the hold does nothing at the gate."""
-
-    def drop(self: Agent) -> Work:
-        yield
-        self.machine.page.clear()
-
-    patch.setattr(Agent, "_drop", drop)
-
-
 # -- order and closing ----------------------------------------------------------------------------------------
 
 
@@ -309,7 +306,7 @@ def closing_does_not_wait(patch: Patch) -> None:
     patch.setattr(Following, "all_reached", all_reached)
 
 
-def _nothing_due(mine: frozenset[str]) -> str | None:
+def _nothing_due(_: frozenset[str]) -> str | None:
     return None
 
 
@@ -399,42 +396,54 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(
             deadline_from_answer, ("I1",), Knobs(only=("delay_messages", "freeze_all", "cut_up"), nodes=3, calm=0.2)
         ),
-        Mutation(beat_unconditional, ("I1",)),
-        Mutation(armed_after_sending, ("I1",), Knobs(only=("freeze_midway", "hiccup"), nodes=3, calm=0.2)),
-        Mutation(timeout_rounded_up, ("I1",)),
+        Mutation(beat_unconditional, ("I1", "I2")),
+        Mutation(armed_after_sending, ("I1",), Knobs(only=("stutter",), nodes=2, calm=0.2)),
+        Mutation(element_timeout_rounded_up, ("I1",)),
         Mutation(timeout_a_little_long, ("I1",)),
         Mutation(confirm_with_fresh_time, ("I1",)),
         Mutation(no_wall_clock_end, ("I1",)),
+        Mutation(lifetime_rounded_up, ("lifetime",), Knobs(only=("abandon",))),
         Mutation(hold_never_ends, ("I2", "I1"), Knobs(calm=0.2)),
-        Mutation(expiry_after_own_outage, ("expiry",)),
-        Mutation(expiry_without_beat_revision, ("I1", "expiry")),
-        Mutation(orphans_freed_at_once, ("I1",)),
-        Mutation(leader_unconditional, ("I8", "I1")),
-        Mutation(claim_unconditional, ("I1", "I8")),
+        Mutation(expiry_after_own_outage, ("expiry",), Knobs(only=("store_outage",), nodes=3, calm=2.0)),
+        Mutation(
+            expiry_without_beat_revision,
+            ("I1", "expiry"),
+            Knobs(only=("delay_messages", "freeze_all", "cut"), nodes=3, calm=0.2),
+        ),
+        Mutation(orphans_freed_at_once, ("I1",), Knobs(only=("delete_key", "freeze_all"), nodes=3, calm=0.2)),
+        Mutation(leader_write_unconditional, ("I8", "I1")),
+        Mutation(claim_not_conditional, ("I1", "I8")),
         Mutation(
             claim_of_a_dead_member,
             ("I8", "I1"),
             Knobs(only=("delay_messages", "freeze_agent", "freeze_midway", "kill_all"), calm=0.2),
         ),
         Mutation(unclaim_before_release, ("I1", "I2")),
-        Mutation(take_before_claim, ("I1", "I2")),
+        Mutation(take_before_release, ("I1", "I2")),
         Mutation(
             late_unclaim_forgotten,
             ("I1",),
             Knobs(only=("delay_messages", "cut_up", "link_down", "kill_agent"), calm=0.2),
         ),
-        Mutation(notes_of_any_life, ("I1",)),
-        Mutation(notes_outlive_a_retake, ("I1",)),
-        Mutation(drop_forgets_what_others_allowed, ("I1", "liveness")),
-        Mutation(adoption_of_the_dead, ("I1", "I2", "liveness")),
-        Mutation(drop_leaves_held, ("I1", "I2", "liveness")),
+        Mutation(
+            notes_of_any_life, ("I1",), Knobs(only=("delete_key", "kill_agent", "scripts_slow"), nodes=3, calm=0.2)
+        ),
+        Mutation(
+            notes_outlive_a_retake,
+            ("I1",),
+            Knobs(only=("store_outage", "scripts_fail", "scripts_slow", "kill_agent"), nodes=3, calm=0.2),
+        ),
+        Mutation(denials_forgotten, ("I1", "liveness")),
+        Mutation(
+            adoption_of_the_dead, ("I1", "I2", "liveness"), Knobs(only=("change_hold", "kill_agent"), nodes=3, calm=0.3)
+        ),
         Mutation(closing_does_not_wait, ("liveness",)),
-        Mutation(settled_while_moving, ("liveness",), Knobs(only=("link_down", "scripts_slow", "kill_all"), calm=0.3)),
-        Mutation(changes_after_settling_forgotten, ("liveness",)),
+        Mutation(settled_while_moving, ("liveness",), Knobs(only=("link_down",), nodes=3, addresses=8, calm=0.5)),
+        Mutation(changes_after_settling_forgotten, ("liveness",), Knobs(only=("store_outage",), calm=1.0)),
         Mutation(overlapping_scripts, ("I5",)),
         Mutation(unearned, ("I6",)),
         Mutation(ban_forgets, ("I9",), Knobs(only=("scripts_fail", "admin", "link_down"), calm=0.2)),
-        Mutation(beats_starve, ("liveness", "expiry")),
+        Mutation(beats_starve, ("liveness", "expiry"), Knobs(nodes=6, hold=0.25)),
         Mutation(orphan_of_a_lost_plan, ("liveness",)),
     )
 }
