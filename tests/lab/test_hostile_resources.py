@@ -184,13 +184,83 @@ def state_of_n1(lab: Lab) -> str:
 
 def children(lab: Lab, node: str) -> dict[str, Process]:
     """The node's processes by what they are."""
-    found = {}
+    found: dict[str, Process] = {}
     for process in lab.ours(node):
         command = processes.command_of(process.pid)
         name = processes.name_of(process.pid)
         kind = "store" if "locum.store.server" in command else "runner" if "runner_main" in command else name
-        found[kind] = process
+        # Parents come first: what the runner has forked for scripts to come looks like it.
+        found.setdefault(kind, process)
     return found
+
+
+def test_no_free_descriptors_in_the_runner(make_lab: MakeLab) -> None:
+    """No script can be started: the node is not healthy, and others serve. Afterwards an admin puts it right."""
+    lab = make_lab(hold=1.0, services=("web",))
+    lab.wait_served()
+    locum(lab, "n2", "tunable", "set", "MonitorInterval", "1")
+    runner = children(lab, "n1")["runner"]
+    before = resource.prlimit(runner.pid, resource.RLIMIT_NOFILE)
+    with watch(lab) as watching:
+        # Children that it has forked ahead are used up first.
+        resource.prlimit(runner.pid, resource.RLIMIT_NOFILE, (4, before[1]))
+        report = wait_state(lab, "n1", "UNHEALTHY", "BANNED")
+        assert "Too many open files" in report.reason
+        lab.wait_for("n1 to have released all", lambda: lab.configured("n1") == {})
+        lab.wait_for("everything to be served", lambda: len(lab.served()) == lab.layout.addresses)
+        resource.prlimit(runner.pid, resource.RLIMIT_NOFILE, before)
+        locum(lab, "n2", "node", "unban", "n1")
+        lab.wait_served()
+        assert watching.end().violations == 0
+    assert children(lab, "n1")["runner"] == runner
+    assert "Traceback" not in lab.daemon_log("n1").read_text()
+
+
+def test_no_free_descriptors_in_the_guard(make_lab: MakeLab) -> None:
+    """It goes on, or ends and says why and is started by its service manager: in both cases it is silent in time."""
+    lab = make_lab(hold=1.0, services=("web",))
+    lab.wait_served()
+    guard = lab.state.nodes["n1"].daemon
+    assert guard is not None
+    before = resource.prlimit(guard.pid, resource.RLIMIT_NOFILE)
+    mine = addresses_of(lab, "n1")
+    with watch(lab) as watching:
+        resource.prlimit(guard.pid, resource.RLIMIT_NOFILE, (descriptors(guard), before[1]))
+        lab.fault("n1", "kill-agent")
+        # An agent that is forked now inherits the limit, and ends: the hold is over, and others serve.
+        wait_moved(lab, mine, "n1")
+        lab.wait_for("n1 to have no address", lambda: lab.configured("n1") == {})
+        if processes.alive(guard):
+            resource.prlimit(guard.pid, resource.RLIMIT_NOFILE, before)
+        lab.start_daemon("n1")
+        lab.wait_served()
+        assert watching.end().violations == 0
+    assert "Too many open files" in lab.daemon_log("n1").read_text()
+    check_kernels(lab)
+
+
+def test_no_free_descriptors_in_the_store(make_lab: MakeLab) -> None:
+    """Those who are connected stay so; who comes later waits, and finds it when there is room again."""
+    lab = make_lab(hold=1.0, services=("web",))
+    lab.wait_served()
+    (store,) = lab.state.store_processes
+    before = resource.prlimit(store.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(store.pid, resource.RLIMIT_NOFILE, (descriptors(store), before[1]))
+    with watch(lab) as watching:
+        locum(lab, "n2", "ip", "move", "10.77.0.2", "n1")
+        locum(lab, "n2", "ip", "move", "10.77.0.2", "n3")
+        waiting = [connect(lab.directory / "store.sock") for _ in range(5)]
+        locum(lab, "n2", "ip", "move", "10.77.0.2", "n2")
+        # An agent that is killed leaves room for itself; it may be taken by those who wait already.
+        lab.fault("n3", "kill-agent")
+        lab.wait_for("another agent", lambda: lab.agent("n3") is not None)
+        for sock in waiting:
+            sock.close()
+        resource.prlimit(store.pid, resource.RLIMIT_NOFILE, before)
+        lab.wait_served()
+        assert watching.end().violations == 0
+    assert "Too many open files" in (lab.directory / "store.log").read_text()
+    check_kernels(lab)
 
 
 def test_a_killed_runner_is_replaced_and_moves_nothing(make_lab: MakeLab) -> None:
