@@ -94,7 +94,7 @@ class Scene:
         from locum.api import client  # noqa: PLC0415
 
         request = {"op": "connections-list", "address": address}
-        found = client.call(str(self.lab.control_socket("n1")), request)
+        found = client.call(str(self.lab.control_socket(self.holder(address))), request)
         return {one["client"].rpartition(":")[0] for report in found for one in report["connections"]}  # type: ignore[attr-defined]
 
     def copy(self, url: str, target: Path) -> subprocess.Popen[bytes]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from locum.lab import nfs_service
 from locum.lab.layout import CLIENT_V6
-from locum.nfs import callout
+from locum.nfs import callout, rpc
 from locum.nfs.nlm import Status
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs_scene import CLIENT, LOCUM, OTHER, Rival, Scene, receiving
@@ -182,23 +185,44 @@ def test_lock_taken_while_the_store_is_away_is_recorded_later(scene: Scene) -> N
     lab.wait_for("the journal's delivery", lambda: journal.stat().st_size == 0, 30)
 
 
-def test_a_real_statd_is_notified(scene: Scene) -> None:
-    """rpc.statd and rpcbind of a client, which have their own say in what they accept."""
-    lab = scene.lab
-    address, elsewhere = scene.apart()
-    room = lab.directory / "client-nfs"
+@contextlib.contextmanager
+def client_statd(scene: Scene, without: str) -> Iterator[Path]:
+    """rpcbind and rpc.statd of the client, on a machine that lacks a transport. Yields what they write."""
+    room = scene.lab.directory / "client-nfs"
     for name in ("run", "var/sm", "var/sm.bak"):
         (room / name).mkdir(parents=True)
-    enter = f"mount --make-rprivate / && mount --bind {room}/var /var/lib/nfs && mount --bind {room}/run /run && exec "
+    lines = Path("/etc/netconfig").read_text().splitlines(keepends=True)
+    (room / "netconfig").write_text("".join(line for line in lines if not (without and line.startswith(without))))
+    # The room itself is below /run.
+    mounts = {"var": "/var/lib/nfs", "netconfig": "/etc/netconfig", "run": "/run"}
+    enter = "mount --make-rprivate /" + "".join(f" && mount --bind {room}/{a} {b}" for a, b in mounts.items())
     started = []
     output = room / "statd.log"
     try:
         with output.open("wb") as file:
             for command in ("rpcbind -f -w", "rpc.statd -F -d -L -p 32765 -P /var/lib/nfs"):
-                argv = lab.command("client", ["unshare", "--mount", "sh", "-c", enter + command])
+                argv = scene.lab.command("client", ["unshare", "--mount", "sh", "-c", f"{enter} && exec {command}"])
                 started.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file))
                 time.sleep(0.5)  # rpc.statd gives up when there is no port mapper yet
-        lab.wait_for("rpc.statd of the client", lambda: b"Waiting for client connections" in output.read_bytes(), 20)
+        scene.lab.wait_for(
+            "rpc.statd of the client", lambda: b"Waiting for client connections" in output.read_bytes(), 20
+        )
+        yield output
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("without", ["", "udp"], ids=["udp", "tcp"])
+def test_a_real_statd_is_notified(scene: Scene, without: str) -> None:
+    """rpc.statd and rpcbind of a client, which have their own say in what they accept: of all, or nothing but TCP."""
+    lab = scene.lab
+    address, elsewhere = scene.apart()
+    with client_statd(scene, without) as output:
+        for tcp, known in ((True, True), (False, not without)):
+            port = scene.inside(lambda: rpc.is_registered(rpc.STATD, 1, CLIENT, tcp=tcp))  # noqa: B023
+            assert port is known, output.read_text(errors="replace")
         assert scene.lock_client(address, "owner").lock() is Status.GRANTED
         lab.wait_for("the client to be recorded", lambda: CLIENT in scene.registered().get(address, ()))
         scene.move(address, scene.elsewhere(address, elsewhere))
@@ -211,10 +235,6 @@ def test_a_real_statd_is_notified(scene: Scene) -> None:
         said = "".join(log.read_text() for log in logs if log.exists())
         assert "clients notified" in said
         assert "did not answer" not in said, said + output.read_text(errors="replace")
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
 
 
 def test_client_over_ipv6_is_notified(scene: Scene) -> None:
