@@ -140,11 +140,11 @@ class Client:
 
     def close_connection(self) -> None:
         """Break the connection; the next call makes another one."""
-        if self._connection is not None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
             with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)  # wakes who waits for an answer
-            self._connection.close()
-            self._connection = None
+                connection.shutdown(socket.SHUT_RDWR)  # wakes who waits for an answer
+            connection.close()
 
     # -- files -----------------------------------------------------------------------------------------------------
 
