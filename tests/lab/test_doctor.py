@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.conftest import MakeLab
+
 pytestmark = pytest.mark.lab
 
 CONFIG = """\
@@ -52,3 +54,33 @@ def test_features_of_the_kernel_are_tried_without_a_trace(tmp_path: Path) -> Non
     assert subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout == before
     addresses = subprocess.run(["ip", "addr", "show"], capture_output=True, text=True, check=True).stdout
     assert "192.0.2.1" not in addresses
+
+
+def test_a_node_that_runs_on_etcd(make_lab: MakeLab) -> None:
+    """Its daemon is asked for its hold and its gate, and every member of etcd for what it keeps."""
+    lab = make_lab(store="etcd", services=())
+    lab.wait_served()
+
+    def doctor() -> dict[str, list[tuple[str, str]]]:
+        config = str(lab.node_directory("n1") / "config.toml")
+        done = lab.run("n1", [sys.executable, "-m", "locum.cli.main", "doctor", "--config", config, "--json"])
+        found: dict[str, list[tuple[str, str]]] = {}
+        for finding in json.loads(done.stdout):
+            found.setdefault(finding["check"], []).append((finding["level"], finding["text"]))
+        return found
+
+    found = doctor()
+    assert [level for level, _ in found["daemon"]] == ["good"]
+    [(level, text)] = found["gate"]
+    assert level == "good"
+    assert "addresses that may speak: 2" in text
+    assert [level for level, _ in found["etcd"]] == ["good", "good", "good"]
+    assert all("a history of " in text for _, text in found["etcd"])
+
+    status = lab.run("n1", [sys.executable, "-m", "locum.cli.main", "status"]).stdout
+    assert "open for 2 addresses" in status
+
+    lab.fault("n3", "kill-etcd")
+    lab.wait_for("etcd to answer without a member", lambda: lab.status("n1").daemon)
+    found = doctor()
+    assert sorted(level for level, _ in found["etcd"]) == ["good", "good", "warning"]

@@ -18,7 +18,7 @@ from locum import wire
 from locum.agent.driver import Driver
 from locum.api import answers, report
 from locum.api.admin_ops import AdminOperations
-from locum.api.model import DaemonState, StatusReport
+from locum.api.model import DaemonState, GateReport, StatusReport
 from locum.api.reload import Reloader
 from locum.clock import boottime
 from locum.config.model import PathSettings
@@ -44,8 +44,15 @@ _decoder = msgspec.json.Decoder(dict[str, object])
 class ControlServer:
     """Serves the socket of one agent."""
 
-    def __init__(self, driver: Driver, engine: EventEngine, reloader: Reloader) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        engine: EventEngine,
+        reloader: Reloader,
+        gate: Callable[[], GateReport | None] = lambda: None,
+    ) -> None:
         self._driver = driver
+        self._gate = gate
         self._engine = engine
         self._reloader = reloader
         self._admin = AdminOperations(driver, lambda: reloader.settings)
@@ -123,7 +130,10 @@ class ControlServer:
         return report.status_report(node.view, node.desk.name, time.time(), node.desk.tunables, state)
 
     async def _status(self, message: Message) -> object:
-        return self._report()
+        present = self._report()
+        if present.daemon is None:
+            return present
+        return msgspec.structs.replace(present, daemon=msgspec.structs.replace(present.daemon, gate=self._gate()))
 
     async def _tunables(self, message: Message) -> object:
         node = self._driver.node

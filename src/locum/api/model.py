@@ -71,12 +71,31 @@ class AddressReport(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...] = ()
 
 
+class GateReport(msgspec.Struct, frozen=True):
+    """What the kernel's gate on the answering node is like now.
+
+    ``installed``: its tables are there; until somebody puts them back, nothing holds this node to its hold.
+    ``open_for``: seconds until it closes unless a beat is confirmed, 0 when it is shut. ``held``: the addresses that
+    may speak while it is open. ``egress`` and ``egress_missing``: public interfaces on which packet sockets are and are
+    not covered. ``refused``: packets that it has dropped, per table family. ``problem``: why it could not be looked at,
+    or "".
+    """
+
+    installed: bool = False
+    open_for: float = 0.0
+    held: tuple[str, ...] = ()
+    egress: tuple[str, ...] = ()
+    egress_missing: tuple[str, ...] = ()
+    refused: dict[str, int] = {}
+    problem: str = ""
+
+
 class DaemonState(msgspec.Struct, frozen=True):
     """What the answering daemon knows of itself beside its view of the cluster.
 
     ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for nothing. ``store`` is the store's
     location, ``store_problem`` is empty while it answers. ``stage``: joining, member, lost or left. ``activity``: the
-    event that runs, if any.
+    event that runs, if any. ``gate`` is None where nftables cannot enforce holds, and in the lines of a watch.
     """
 
     hold_left: float = 0.0
@@ -85,6 +104,7 @@ class DaemonState(msgspec.Struct, frozen=True):
     store_problem: str = ""
     stage: str = ""
     activity: str | None = None
+    gate: GateReport | None = None
 
 
 class StatusReport(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from locum.agent.kernel_watch import KernelWatch
 from locum.agent.log import Log
 from locum.agent.prefixed import PrefixedStore
 from locum.api.control import ControlServer
+from locum.api.gate_report import gate_report
 from locum.api.reload import Reloader
 from locum.api.statd_ops import StatdOperations
 from locum.clock import boottime
@@ -180,7 +181,7 @@ async def serve(settings: Settings) -> int:
     driver = Driver(node, store, acts, log)
     kernel = KernelWatch(driver, acts, enforcement.gate, runtime, log)
     reloader = Reloader(settings, driver, engine, enforcement.gate, log)
-    control = ControlServer(driver, engine, reloader)
+    control = ControlServer(driver, engine, reloader, lambda: gate_report(enforcement.gate))
     statd = StatdOperations(
         bulk,
         settings.node.name,

@@ -25,15 +25,23 @@ def doctor(ctx: click.Context, config_path: str, as_json: bool) -> None:
     from locum.agent.prefixed import PrefixedStore  # noqa: PLC0415
     from locum.api.serve import store_of  # noqa: PLC0415
     from locum.config.load import load  # noqa: PLC0415
-    from locum.doctor import machine, store  # noqa: PLC0415
+    from locum.doctor import daemon, machine, store  # noqa: PLC0415
 
     settings = load(config_path)
-    findings = list(machine.examine(settings))
+    findings = [*machine.examine(settings), *daemon.examine(settings)]
 
     async def measure() -> list[Finding]:
-        connection = PrefixedStore(store_of(settings), settings.cluster.name + "/")
+        whole = store_of(settings)
+        connection = PrefixedStore(whole, settings.cluster.name + "/")
         try:
-            return await store.examine(connection, settings)
+            found = await store.examine(connection, settings)
+            if settings.cluster.store.kind == "etcd":
+                from locum.doctor import etcd  # noqa: PLC0415
+                from locum.store.etcd import EtcdStore  # noqa: PLC0415
+
+                assert isinstance(whole, EtcdStore)
+                found += etcd.judge(await whole.space())
+            return found
         finally:
             await connection.close()
 

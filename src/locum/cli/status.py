@@ -55,6 +55,7 @@ def render(report: StatusReport, on: Screen, wall: float) -> list[str]:
             ("Plan", _plan(report)),
             ("State", _progress(report)),
             ("Store", _store(report.daemon)),
+            ("Gate", _gate(report.daemon)),
         ],
         on,
     )
@@ -98,6 +99,22 @@ def _store(daemon: DaemonState | None) -> Content:
         return Cell(f"{daemon.store}: {daemon.store_problem}", "red")
     held = f"{daemon.hold_left:.1f} s left" if daemon.hold_left > 0 else "none left"
     return f"{daemon.store} (hold {daemon.hold:g} s, {held})"
+
+
+def _gate(daemon: DaemonState | None) -> Content:
+    gate = daemon.gate if daemon is not None else None
+    if gate is None:
+        return ""
+    if gate.problem:
+        return Cell(f"cannot be looked at: {gate.problem}", "red")
+    if not gate.installed:
+        return Cell("its rules are gone from the kernel; the daemon puts them back", "red")
+    dropped = sum(gate.refused.values())
+    words = f"open for {output.count(len(gate.held), 'address', 'addresses')}" if gate.open_for > 0 else "shut"
+    words += f", {output.count(dropped, 'packet', 'packets')} dropped so far"
+    if gate.egress_missing:
+        return Cell(f"{words}; packet sockets go past it on {', '.join(gate.egress_missing)}", "yellow")
+    return words if gate.open_for > 0 else Cell(words, "yellow")
 
 
 def node_table(nodes: tuple[NodeReport, ...], on: Screen, wall: float) -> list[str]:

@@ -17,6 +17,7 @@ from aiohttp import web
 from locum.errors import StoreUnavailable
 from locum.store.base import Batch, Change, Condition, Entry, Put, WatchLost
 from locum.store.etcd import EtcdStore
+from locum.store.etcd.space import Space
 from locum.store.factory import EtcdOptions
 from tests.unit.store.harness import Watched, asynchronous
 
@@ -235,4 +236,38 @@ async def test_a_name_in_the_certificate_beside_users_is_explained() -> None:
         store = EtcdStore([etcd.endpoint], QUICK)
         with pytest.raises(StoreUnavailable, match=r"common name \(CN\); use one without"):
             await store.read("")
+        await store.close()
+
+
+@every_version
+@asynchronous
+async def test_what_a_member_keeps(version: str) -> None:
+    """The answer to a status request is the same but for the version; what is compacted is found out by asking."""
+    oldest = 4711
+    async with StandIn() as etcd:
+        etcd.answers["/v3/maintenance/status"] = lambda *_: (
+            200,
+            f'{{"header":{{"cluster_id":"1","member_id":"2","revision":"20000","raft_term":"2"}},"version":"{version}",'
+            '"dbSize":"20480","leader":"2","raftIndex":"14","raftTerm":"2","raftAppliedIndex":"14","dbSizeInUse":"16384"}',
+        )
+        compacted = error(version, "etcdserver: mvcc: required revision has been compacted", 11)
+        etcd.answers["/v3/kv/range"] = lambda body, _: (
+            (200, f'{{"header":{HEADER}}}') if int(body.get("revision", 20000)) >= oldest else (400, compacted)
+        )
+        store = EtcdStore([etcd.endpoint], QUICK)
+        [found] = await store.space()
+        assert found == Space(etcd.endpoint, version, 20480, 16384, 20000 - oldest + 1, compacted=True)
+        oldest = 1
+        [found] = await store.space()
+        assert isinstance(found, Space)
+        assert (found.history, found.compacted) == (20000, False)
+        await store.close()
+
+
+@asynchronous
+async def test_a_member_that_does_not_say_what_it_keeps() -> None:
+    async with StandIn() as etcd:
+        store = EtcdStore([etcd.endpoint], QUICK)
+        [found] = await store.space()
+        assert isinstance(found, StoreUnavailable)
         await store.close()

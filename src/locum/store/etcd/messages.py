@@ -72,6 +72,15 @@ class WatchResponse(msgspec.Struct, frozen=True):
     events: list[Event] = []
 
 
+class StatusResponse(msgspec.Struct, frozen=True, rename="camel"):
+    """What a member says of itself. Sizes in bytes; ``db_size_in_use`` is what a defragmented file would have."""
+
+    header: Header
+    version: str = ""
+    db_size: int = 0
+    db_size_in_use: int = 0
+
+
 class StreamError(msgspec.Struct, frozen=True):
     """The end of a stream by an error. grpc-gateway 1.x (etcd 3.4, 3.5) has ``grpc_code`` beside it, 2.x ``code``."""
 
@@ -104,6 +113,7 @@ class ErrorResponse(msgspec.Struct, frozen=True):
 # Not strict: the gateway writes 64-bit integers as strings.
 range_responses: Final = msgspec.json.Decoder(RangeResponse, strict=False)
 txn_responses: Final = msgspec.json.Decoder(TxnResponse, strict=False)
+status_responses: Final = msgspec.json.Decoder(StatusResponse, strict=False)
 authenticate_responses: Final = msgspec.json.Decoder(AuthenticateResponse, strict=False)
 stream_messages: Final = msgspec.json.Decoder(StreamMessage, strict=False)
 error_responses: Final = msgspec.json.Decoder(ErrorResponse, strict=False)
@@ -126,6 +136,11 @@ def range_request(prefix: bytes, *, after: bytes = b"", revision: int = 0, limit
 def probe_request(key: bytes) -> bytes:
     """The cheapest linearizable read: one key, without its value."""
     return _encode({"key": key, "keys_only": True, "limit": 1})
+
+
+def look_back_request(key: bytes, revision: int) -> bytes:
+    """One key as it was at ``revision``; refused when that is compacted."""
+    return _encode({"key": key, "revision": str(revision), "keys_only": True, "limit": 1})
 
 
 def txn_request(prefix: bytes, conditions: Sequence[Condition], operations: Sequence[Operation]) -> bytes:

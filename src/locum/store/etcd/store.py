@@ -40,6 +40,7 @@ from locum.store.etcd.messages import (
     TxnResponse,
     Unknown,
 )
+from locum.store.etcd.space import Space, space
 from locum.store.etcd.watch import Watch
 from locum.store.factory import EtcdOptions
 from locum.store.keyvalue import check_commit
@@ -126,6 +127,17 @@ class EtcdStore:
         finally:
             self._watches.discard(watch)
             await watch.close()
+
+    async def space(self) -> list[Space | StoreUnavailable]:
+        """What each endpoint's member keeps, or why it does not say."""
+        self._check_open()
+        return [await self._space(endpoint) for endpoint in self._endpoints.all]
+
+    async def _space(self, endpoint: Endpoint) -> Space | StoreUnavailable:
+        try:
+            return await space(self._gateway, endpoint.name, self._prefix or b"\0")
+        except StoreUnavailable as error:
+            return error
 
     async def close(self) -> None:
         """Close all connections; calls and watches end with StoreUnavailable. Idempotent."""

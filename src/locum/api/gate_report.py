@@ -1,0 +1,28 @@
+"""What the kernel's gate is like, for ``locum status`` and ``locum doctor``.
+
+Rules of this file: it only looks. It asks the kernel, so it is done when somebody asks, not for every change.
+"""
+
+from __future__ import annotations
+
+from locum.addresses.gate import Gate
+from locum.api.model import GateReport
+from locum.errors import LocumError
+
+
+def gate_report(gate: Gate | None) -> GateReport | None:
+    """The state of ``gate``; None when there is none."""
+    if gate is None:
+        return None
+    try:
+        state = gate.state()
+    except LocumError as error:
+        return GateReport(problem=str(error))
+    return GateReport(
+        installed=state.installed,
+        open_for=state.open_for,
+        held=state.held,
+        egress=state.egress,
+        egress_missing=state.egress_missing,
+        refused=dict(state.refused),
+    )

@@ -1,0 +1,83 @@
+"""What the doctor asks of the daemon that runs on this node, if one does: its hold, and the kernel's gate just now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from locum.api import client
+from locum.api.client import NoDaemon
+from locum.api.model import DaemonState, GateReport, StatusReport
+from locum.config.model import Settings
+from locum.doctor import Finding
+from locum.errors import LocumError
+
+#: Longest wait for its answer, in seconds.
+PATIENCE = 5.0
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Findings about the running daemon."""
+    try:
+        answer = client.call_raw(settings.paths.control, {"op": "status"}, PATIENCE)
+        report = msgspec.json.decode(answer, type=StatusReport)
+    except NoDaemon:
+        yield Finding("daemon", "good", "none runs here now")
+        return
+    except (LocumError, msgspec.DecodeError) as error:
+        yield Finding("daemon", "problem", f"it does not answer: {error}", "see its log")
+        return
+    if report.daemon is None:
+        yield Finding("daemon", "warning", "it does not say how it is", "it is of another version: restart it")
+        return
+    yield judge_hold(report.daemon)
+    yield judge_gate(report.daemon)
+
+
+def judge_hold(daemon: DaemonState) -> Finding:
+    """Whether the store accepts its beats."""
+    if daemon.store_problem:
+        return Finding("daemon", "problem", f"it cannot use the store: {daemon.store_problem}")
+    if daemon.stage == "member" and daemon.hold_left <= 0:
+        return Finding(
+            "daemon", "problem", "its hold has ended: it answers for no address", "see 'store' below, and its log"
+        )
+    return Finding("daemon", "good", f"it runs ({daemon.stage}), {daemon.hold_left:.1f} s of its hold are left")
+
+
+def judge_gate(daemon: DaemonState) -> Finding:
+    """Whether the kernel holds the node to its hold."""
+    gate = daemon.gate
+    if gate is None:
+        return Finding(
+            "gate",
+            "warning",
+            "the running daemon has no gate: addresses leave by their lifetimes alone",
+            "see 'enforcement'; restart the daemon when that is good",
+        )
+    if gate.problem:
+        return Finding("gate", "problem", f"it cannot be looked at: {gate.problem}")
+    if not gate.installed:
+        return Finding(
+            "gate",
+            "problem",
+            "its rules are gone from the kernel: nothing but the daemon itself keeps this node to its hold",
+            "find out who flushes nftables' rules: use 'flush table' for your own instead of 'flush ruleset'",
+        )
+    if gate.egress_missing:
+        return Finding(
+            "gate",
+            "warning",
+            f"{_seen(gate)}; packet sockets go past it on {', '.join(gate.egress_missing)}",
+            "a frozen daemon could announce an address late there; use a kernel from 5.16 on",
+        )
+    if gate.open_for <= 0 and daemon.hold_left > 0:
+        return Finding("gate", "problem", f"{_seen(gate)}, although the hold lasts", "see the daemon's log")
+    return Finding("gate", "good", _seen(gate))
+
+
+def _seen(gate: GateReport) -> str:
+    dropped = ", ".join(f"{family} {packets}" for family, packets in sorted(gate.refused.items())) or "none"
+    state = f"open for {gate.open_for:.1f} s" if gate.open_for > 0 else "shut"
+    return f"{state}; addresses that may speak: {len(gate.held)}; packets dropped so far: {dropped}"
