@@ -30,10 +30,13 @@ pytestmark = pytest.mark.lab
 
 PORT = 4450
 
+#: Nobody has ever declared this one.
+ODD_PORT = 33333
+
 #: Accepts for ever and keeps every connection; says one byte on each, so that the client knows that it is there.
-SERVER = f"""
-import socket
-listener = socket.create_server(("", {PORT}), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
+SERVER = """
+import socket, sys
+listener = socket.create_server(("", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
 kept = []
 print("up", flush=True)
 while True:
@@ -46,7 +49,7 @@ while True:
 @dataclass
 class Scene:
     lab: Lab
-    servers: dict[str, subprocess.Popen[str]]
+    servers: list[subprocess.Popen[str]]
     clients: list[socket.socket]
 
     @property
@@ -59,16 +62,16 @@ class Scene:
         assert report.node is not None
         return report.node
 
-    def start_server(self, node: str) -> None:
-        command = self.lab.command(node, [sys.executable, "-S", "-c", SERVER])
+    def start_server(self, node: str, port: int = PORT) -> None:
+        command = self.lab.command(node, [sys.executable, "-S", "-c", SERVER, str(port)])
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.servers[node] = server
+        self.servers.append(server)
         assert server.stdout is not None
         assert server.stdout.readline() == "up\n"
 
-    def connect(self, address: str) -> socket.socket:
+    def connect(self, address: str, port: int = PORT) -> socket.socket:
         def make() -> socket.socket:
-            return socket.create_connection((address, PORT), timeout=20)
+            return socket.create_connection((address, port), timeout=20)
 
         made = namespaces.inside(self.lab.layout.namespace("client"), make)
         assert made.recv(1) == b"."
@@ -108,7 +111,7 @@ class Scene:
 @pytest.fixture(name="scene")
 def scene_fixture(make_lab: MakeLab) -> Iterator[Scene]:
     lab = make_lab(nodes=3, addresses=4, hold=1.0, services=(), settings=f"[connections]\nports = [{PORT}]\n")
-    scene = Scene(lab, {}, [])
+    scene = Scene(lab, [], [])
     try:
         for node in lab.layout.node_names:
             scene.start_server(node)
@@ -117,7 +120,7 @@ def scene_fixture(make_lab: MakeLab) -> Iterator[Scene]:
     finally:
         for client in scene.clients:
             client.close()
-        for server in scene.servers.values():
+        for server in scene.servers:
             server.kill()
             server.wait()
             assert server.stdout is not None
@@ -148,6 +151,25 @@ def test_a_planned_move_leaves_nothing_behind_and_tells_the_client_at_once(scene
         assert again.wait(20)
         assert isinstance(again.error, ConnectionResetError)
         assert scene.survivors(new, address) == []
+
+
+def test_no_connection_survives_whatever_its_port(scene: Scene) -> None:
+    for node in scene.lab.layout.node_names:
+        scene.start_server(node, ODD_PORT)
+    for address in families(scene):
+        reader = BlockedReader(scene.connect(address, ODD_PORT))
+        assert scene.survivors(scene.holder(address), address)
+        old, _ = scene.move(address)
+        assert scene.survivors(old, address) == []
+        assert reader.wait(20), "in a planned move everybody is told, whatever the port"
+        assert isinstance(reader.error, ConnectionResetError)
+    # When the hold is lost there is nobody to make a list, but nothing lives on either.
+    address = families(scene)[0]
+    victim = scene.holder(address)
+    scene.connect(address, ODD_PORT)
+    assert scene.survivors(victim, address)
+    scene.lab.fault(victim, "cut-private")
+    wait_for(lambda: scene.survivors(victim, address) == [], f"{victim} to have let go")
 
 
 def test_clients_of_a_host_that_is_cut_off_are_told_when_another_has_the_address(scene: Scene) -> None:

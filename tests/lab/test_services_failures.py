@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 import urllib.request
 
@@ -19,7 +20,14 @@ from .conftest import MakeLab
 pytestmark = pytest.mark.lab
 
 SERVICES = ("vsftpd", "nginx", "samba", "generic")
-SCRIPTS = {"vsftpd": "40.vsftpd", "nginx": "41.nginx", "samba": "50.samba", "generic": "70.service"}
+WITH_NFS = ("nfs", *SERVICES)
+SCRIPTS = {
+    "vsftpd": "40.vsftpd",
+    "nginx": "41.nginx",
+    "samba": "50.samba",
+    "nfs": "60.nfs",
+    "generic": "70.service",
+}
 
 #: Whatever is noticed with this was not noticed by polling.
 NO_POLL = "[tunables]\nMonitorInterval = 3600\nNoIPFailback = 1"
@@ -29,18 +37,24 @@ AIM, LIMIT = 0.5, 5.0
 
 def kill(lab: Lab, node: str, service: str) -> float:
     """Kill every process of one service of a node at one instant; the time of it."""
-    assert processes.kill_all(lambda: lab.service_processes(node, service)), f"{service} does not run on {node}"
+    assert processes.kill_all(lambda: server(lab, node, service)), f"{service} does not run on {node}"
     return time.monotonic()
 
 
+def server(lab: Lab, node: str, service: str) -> tuple[processes.Process, ...]:
+    """Its processes. Of NFS the server alone: port mapper, message bus and rpc.statd are services of their own."""
+    found = lab.service_processes(node, service)
+    return tuple(p for p in found if service != "nfs" or processes.name_of(p.pid) == "ganesha.nfsd")
+
+
 def running(lab: Lab, node: str, service: str) -> set[int]:
-    return {process.pid for process in lab.service_processes(node, service)}
+    return {process.pid for process in server(lab, node, service)}
 
 
 def test_the_end_of_each_service_is_noticed_without_a_poll(make_lab: MakeLab) -> None:
-    lab = make_lab(services=SERVICES, settings=NO_POLL)
+    lab = make_lab(services=WITH_NFS, settings=NO_POLL)
     lab.wait_served()
-    for number, service in enumerate(SERVICES):
+    for number, service in enumerate(WITH_NFS):
         node = lab.layout.node_names[number % lab.layout.nodes]
         mine = addresses_of(lab, node)
         before = running(lab, node, service)
@@ -204,3 +218,89 @@ def test_a_planned_move_does_not_wait_for_a_monitor_that_hangs(make_lab: MakeLab
     locum(lab, other, "ip", "move", address, other)
     wait_moved(lab, (address,), node, limit=60)
     print(f"moved after {time.monotonic() - began:.2f} s, while monitor hung")
+
+
+#: A service of its own: takes address after address but where a file says to hang.
+OTHER = """\
+#!/bin/sh
+[ "$1" = takeip ] || exit 0
+if [ -e {directory}/hang-all ] || [ -e {directory}/hang-"$3" ]; then sleep 1000; fi
+"""
+
+
+def with_other_service(make_lab: MakeLab, limit: int) -> Lab:
+    """FTP and a second service, 45.other, on all nodes; scripts have ``limit`` seconds."""
+    settings = f"[tunables]\nMonitorInterval = 3600\nEventTimeout = {limit}\nNoIPFailback = 1"
+    lab = make_lab(services=["vsftpd"], settings=settings, daemons=False)
+    for node in lab.layout.node_names:
+        lab.write_script(node, "45.other", OTHER.format(directory=lab.node_directory(node)))
+    lab.start_daemons()
+    lab.wait_served()
+    return lab
+
+
+def busiest(lab: Lab) -> tuple[str, tuple[str, ...], list[str]]:
+    """The node that serves most addresses, these, and the other nodes."""
+    node = max(lab.layout.node_names, key=lambda name: len(addresses_of(lab, name)))
+    return node, addresses_of(lab, node), [name for name in lab.layout.node_names if name != node]
+
+
+def ftp_greets(lab: Lab, address: str) -> bool:
+    """Whether an FTP server answers at the address."""
+
+    def greeting() -> bytes:
+        with socket.create_connection((address, 21), timeout=10) as client:
+            return client.recv(100)
+
+    return namespaces.inside(lab.layout.client, greeting).startswith(b"220")
+
+
+def test_a_service_that_cannot_take_one_address_holds_up_the_others_for_one_time_limit(make_lab: MakeLab) -> None:
+    limit = 4
+    lab = with_other_service(make_lab, limit)
+    leaving, (hung, *others), (first, _) = busiest(lab)
+    assert others
+    for node in lab.layout.node_names:
+        tell(lab, node, f"hang-{hung}")
+    began = time.monotonic()
+    locum(lab, first, "node", "stop", leaving, "--no-wait")
+    wait_moved(lab, tuple(others), leaving, limit=60)
+    print(f"the others were served elsewhere after {time.monotonic() - began:.2f} s; scripts may take {limit} s")
+    assert all(ftp_greets(lab, address) for address in others)
+    assert hung not in lab.served()
+    for node in lab.layout.node_names:
+        tell(lab, node, f"hang-{hung}", None)
+    wait_moved(lab, (hung,), leaving, limit=60)
+
+
+def test_a_node_where_every_take_hangs_holds_up_all_addresses_for_one_time_limit(make_lab: MakeLab) -> None:
+    limit = 4
+    lab = with_other_service(make_lab, limit)
+    leaving, moving, (bad, good) = busiest(lab)
+    assert len(moving) > 1
+    tell(lab, bad, "hang-all")
+    began = time.monotonic()
+    locum(lab, bad, "node", "stop", leaving, "--no-wait")
+    wait_moved(lab, moving, leaving, limit=60)
+    print(f"all were served by {good} after {time.monotonic() - began:.2f} s; scripts may take {limit} s")
+    assert all(lab.served()[address] == good for address in moving)
+
+
+def test_a_failure_that_is_tolerated_once_is_looked_at_again_soon(make_lab: MakeLab) -> None:
+    lab = make_lab(nodes=2, addresses=2, services=["generic"], settings=NO_POLL, daemons=False)
+    well = lab.directory / "well"
+    well.touch()
+    table = f'[scripts."71.other"]\nmanage = false\nfailures = 3\ncheck = "test -e {well}"\n'
+    for node in lab.layout.node_names:
+        script = (lab.node_directory(node) / "events" / "70.service").read_text()
+        lab.write_script(node, "71.other", script)
+        config = lab.node_directory(node) / "config.toml"
+        config.write_text(f"{config.read_text()}\n{table}")
+    lab.start_daemons()
+    lab.wait_served()
+    well.unlink()
+    lab.check_services("n1")
+    began = time.monotonic()
+    report = wait_state(lab, "n1", "UNHEALTHY", limit=30)
+    print(f"three failures in a row took {time.monotonic() - began:.2f} s, though monitor runs once an hour")
+    assert "71.other" in report.reason
