@@ -6,21 +6,25 @@ import contextlib
 import grp
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from locum.api.model import AddressReport
+from locum.lab import processes
 from locum.lab.lab import Lab
 from locum.wire import FRAME_LIMIT
 from locum.wire_async import MAX_CONNECTIONS
 
-from .clusters import locum
+from .clusters import check_kernels, locum
 from .conftest import MakeLab
-from .hostile import agents, ask, ask_raw, connect, lab_for_module, memory_of, nobody_disturbed, report_with
+from .hostile import agents, ask, ask_raw, connect, lab_for_module, memory_of, nobody_disturbed, report_with, watch
 
 pytestmark = pytest.mark.lab
 
@@ -164,6 +168,79 @@ def test_many_connections_and_those_who_do_not_read(lab: Lab) -> None:
     locum(lab, "n1", "status")
     locum(lab, "n2", "tunable", "reset", "TickleCount")
     assert agents(lab) == before
+
+
+NONSENSE = [
+    b"\x00\xff" * 1000 + b"\n",
+    b"[]\n",
+    b'{"id":1}\n' * 100,
+    b'{"id":-1,"revision":"x","entries":7}\n',
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"x" * (FRAME_LIMIT + 65536),
+    b"",
+]
+
+
+class FalseStore:
+    """Listens where a node's store does, and says one kind of nonsense to each connection."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(str(path))
+        self._socket.listen(16)
+        self.served = 0
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(1.0)
+                connection.recv(65536)
+                connection.sendall(NONSENSE[self.served % len(NONSENSE)])
+            self.served += 1
+
+
+def test_a_store_that_talks_nonsense_costs_its_node_the_hold_and_nothing_else(make_lab: MakeLab) -> None:
+    lab = make_lab(hold=1.0, services=("web",))
+    lab.wait_served()
+    agent = lab.agent("n1")
+    path = lab.state.nodes["n1"].path
+    assert path is not None
+    with watch(lab) as watching:
+        processes.send(path, signal.SIGKILL)
+        processes.wait_gone([path], 10.0)
+        store = FalseStore(lab.node_directory("n1") / "store.sock")
+        lab.wait_for("others to serve", lambda: not {a.address for a in lab.status("n2").addresses if not taken(a)})
+        lab.wait_for("every kind of nonsense", lambda: store.served > 2 * len(NONSENSE), 60.0)
+        assert lab.configured("n1") == {}
+        assert lab.agent("n1") == agent
+        report = lab.status("n1")
+        assert report.stale
+        assert any("hold has ended" in warning for warning in report.warnings)
+        store.close()
+        lab.store.open_path("n1")
+        lab.wait_served()
+        assert watching.end().violations == 0
+    assert lab.agent("n1") == agent
+    assert "Traceback" not in lab.daemon_log("n1").read_text()
+    check_kernels(lab)
+
+
+def taken(address: AddressReport) -> bool:
+    """Whether another node than n1 serves it."""
+    return address.serving and address.node != "n1"
 
 
 BECOME = """
