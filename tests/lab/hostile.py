@@ -16,12 +16,12 @@ import pytest
 
 from locum.clock import boottime
 from locum.errors import LocumError
-from locum.lab import gaps, processes
+from locum.lab import gaps, namespaces, processes
 from locum.lab.lab import Lab, down
 from locum.lab.layout import Layout
 from locum.lab.watching import Watching
-from locum.store.base import Entry, Operation
-from locum.store.client import UnixStore
+from locum.store.base import Entry, Operation, Store
+from locum.store.factory import EtcdOptions, open_store
 
 from .conftest import _LABS
 
@@ -133,7 +133,7 @@ class Stranger:
     """Somebody who writes into the cluster's store. Keys are without the cluster's prefix."""
 
     def __init__(self, lab: Lab) -> None:
-        self._path = str(lab.directory / "store.sock")
+        self._lab = lab
         self._prefix = f"{lab.layout.name}/"
 
     def read(self) -> dict[str, Entry]:
@@ -146,12 +146,16 @@ class Stranger:
         whole = self._prefix + key
         return self._with(lambda store: store.commit((), [operation(whole)])).revision
 
-    def _with(self, do: Callable[[UnixStore], Awaitable[T]]) -> T:
+    def _with(self, do: Callable[[Store], Awaitable[T]]) -> T:
+        lab = self._lab
+
         async def run() -> T:
-            store = UnixStore(self._path, timeout=30.0)
+            url = lab.store.url("n1") if lab.state.store == "etcd" else f"unix:{lab.directory / 'store.sock'}"
+            store = open_store(url, timeout=30.0, etcd=EtcdOptions(timeout=30.0))
             try:
                 return await do(store)
             finally:
                 await store.close()
 
-        return asyncio.run(run())
+        # Etcd is only reached from inside the lab.
+        return namespaces.inside(lab.layout.namespace("n1"), lambda: asyncio.run(run()))

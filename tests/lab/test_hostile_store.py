@@ -48,9 +48,9 @@ FOREIGN: dict[str, schema.Record] = {
 COSTLY = {"member", "claim", "health", "plan", "node"}
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Lab]:
-    with lab_for_module("store", hold=1.0) as lab:
+@pytest.fixture(scope="module", params=["embedded", "etcd"])
+def shared(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with lab_for_module("store", hold=1.0, store=request.param) as lab:
         for command in DECISIONS:
             locum(lab, "n1", *command)
         yield lab
