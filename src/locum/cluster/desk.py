@@ -103,6 +103,11 @@ class Desk:
             return kind, False, set()
         return kind, True, self.view.applied(operations, result.revision)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a commit is under way."""
+        return bool(self._commits)
+
     # -- activities ------------------------------------------------------------------------------------
 
     @property

@@ -73,6 +73,8 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
     node = agent.node
     if node.stage is not Stage.MEMBER:
         return f"is {node.stage.value}"
+    if node.desk.waiting:
+        return "has told the store something and waits for the answer"
     if node.view.revision < world.healed_revision:
         return "has not heard yet of what happened before the healing"
     if not machine.kernel.open():
