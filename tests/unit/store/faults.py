@@ -73,6 +73,31 @@ async def test_watch_survives_a_long_absence(harness: Harness) -> None:
 
 
 @asynchronous
+async def test_what_was_compacted_during_an_absence_is_a_lost_watch(harness: Harness) -> None:
+    """It must not go on behind the gap, as if nothing had happened in it."""
+    async with harness:
+        store, direct = await harness.open(proxied=True), await harness.open()
+        watch = Watched(store, "t/", await put(direct, "k"))
+        first = await put(direct, "t/first")
+        await watch.reaches(first)
+        harness.proxy.accepting = False
+        harness.proxy.cut()
+        await put(direct, "t/missed")
+        await harness.compact()
+        await put(direct, "t/later")
+        harness.proxy.heal()
+        assert isinstance(await watch.ends(), WatchLost)
+        assert watch.revisions == [first]
+        await commit_when_possible(store, "k")
+        snapshot = await store.read("t/")
+        assert [entry.key for entry in snapshot.entries] == ["t/first", "t/later", "t/missed"]
+        again = Watched(store, "t/", snapshot.revision)
+        last = await put(direct, "t/last")
+        await again.reaches(last)
+        assert again.revisions == [last]
+
+
+@asynchronous
 async def test_answer_lost_after_the_commit(harness: Harness) -> None:
     async with harness:
         store, direct = await harness.open(proxied=True, timeout=0.5), await harness.open()
