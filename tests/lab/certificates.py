@@ -20,14 +20,16 @@ class Authority:
             *("-subj", f"/CN={name}", "-keyout", str(self._key), "-out", str(self.certificate)),
         )
 
-    def issue(self, name: str, *, hosts: str = "IP:127.0.0.1,DNS:localhost") -> tuple[Path, Path]:
-        """A certificate for servers and clients named ``name``, and its key."""
+    def issue(
+        self, name: str, *, hosts: str = "IP:127.0.0.1,DNS:localhost", common_name: bool = True
+    ) -> tuple[Path, Path]:
+        """A certificate for servers and clients named ``name`` (with or without a common name), and its key."""
         certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
         request, extensions = self._directory / f"{name}.csr", self._directory / f"{name}.ext"
         extensions.write_text(f"subjectAltName={hosts}\nextendedKeyUsage=serverAuth,clientAuth\n")
         _openssl(
             *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request)),
+            *("-subj", f"/{'CN' if common_name else 'O'}={name}", "-keyout", str(key), "-out", str(request)),
         )
         _openssl(
             *("x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key)),

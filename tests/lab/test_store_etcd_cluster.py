@@ -444,7 +444,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 # Users and passwords.
 
 
-async def with_authentication(cluster: Cluster) -> None:
+async def with_authentication(cluster: Cluster, *tls: str) -> None:
     for command in (
         "user add root:rootpassword",
         "user grant-role root root",
@@ -454,7 +454,8 @@ async def with_authentication(cluster: Cluster) -> None:
         "user grant-role locum locum",
         "auth enable",
     ):
-        await cluster.etcdctl(*command.split())
+        endpoint = f"{'https' if tls else 'http'}://{cluster.members[0].endpoint}"
+        await cluster.etcdctl(*tls, *command.split(), endpoint=endpoint)
 
 
 @asynchronous
@@ -494,6 +495,32 @@ async def test_user_and_password(tmp_path: Path) -> None:
                 with pytest.raises(StoreUnavailable, match=complaint):
                     await store.commit((), [Put("k", b"")])
                 assert "etcd" in str(await Watched(store, "", 1).ends())
+
+
+@asynchronous
+async def test_users_beside_client_certificates(tmp_path: Path) -> None:
+    """The gateway refuses a certificate with a common name then, and says why in a text that is easily missed."""
+    authority, extra = tls(tmp_path)
+    ca = str(authority.certificate)
+    (tmp_path / "password").write_text("secret\n")
+
+    def options(pair: tuple[Path, Path]) -> EtcdOptions:
+        return EtcdOptions(
+            ca=ca, cert=str(pair[0]), key=str(pair[1]), user="locum", password_file=str(tmp_path / "password")
+        )
+
+    named = authority.issue("client", hosts="DNS:client")
+    nameless = authority.issue("nameless", hosts="DNS:client", common_name=False)
+    plain = EtcdOptions(ca=ca, cert=str(named[0]), key=str(named[1]))
+    async with running(tmp_path, 1, extra=extra, scheme="https", options=plain) as cluster:
+        await with_authentication(cluster, "--cacert", ca, "--cert", str(named[0]), "--key", str(named[1]))
+        async with opened(cluster.endpoints, options(named)) as store:
+            with pytest.raises(StoreUnavailable, match=r"common name \(CN\); use one without"):
+                await store.read("")
+        async with opened(cluster.endpoints, options(nameless)) as store:
+            watch = Watched(store, "", await put(store, "k"))
+            last = await put(store, "k")
+            await watch.reaches(last)
 
 
 @asynchronous
