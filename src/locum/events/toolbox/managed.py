@@ -171,7 +171,7 @@ class ManagedService:
         failures = self._count_failure()
         hung_for_too_long = 0 < self._number("restart-after", 0) <= failures
         if self.managed and self._flag("restart", True) and (self._has_ended() or hung_for_too_long):
-            log("starting it again")
+            problem = _and(problem, "starting it again")
             with contextlib.suppress(Fail):  # why monitor failed is what matters
                 expect_no_listen(*self.ports)
                 if hung_for_too_long:
@@ -276,6 +276,12 @@ class ManagedService:
     def _words(self, key: str) -> list[str]:
         value = self._setting(key)
         return value.replace(",", " ").split() if isinstance(value, str) else [str(word) for word in _items(value)]
+
+
+def _and(problem: Fail, what: str) -> Fail:
+    """``problem`` with a remark in its first line, which is the one that people see."""
+    first, end, rest = str(problem).partition("\n")
+    return Fail(f"{first}; {what}{end}{rest}", problem.status)
 
 
 def reset_connections(addresses: object) -> int:
