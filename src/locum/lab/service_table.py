@@ -39,8 +39,9 @@ MONITOR_INTERVAL = 15
 
 class Seen(msgspec.Struct, frozen=True):
     """One transfer and one fault. ``client``: one of transfers.CLIENTS. ``stall``: seconds in which nothing arrived.
-    ``noticed``: seconds until the cluster called the node unhealthy or gone, None when it never did. ``errors``: what
-    the client complained of. ``intact``: the file is complete and right. ``problem``: why the transfer did not end.
+    ``noticed``: seconds from when the fault was there until the cluster called the node unhealthy or gone, None when it
+    never did. ``errors``: what the client complained of. ``intact``: the file is complete and right. ``problem``: why
+    the transfer did not end.
     """
 
     client: str
@@ -67,11 +68,10 @@ def measure(lab: Lab, protocol: str, fault: str, limit: float = 90.0, client_tim
         since = time.monotonic()
         if kind is None:
             other = next(node for node in lab.layout.node_names if node != holder)
-            _move(lab, address, other)
+            transfer.look_while(lambda: _move(lab, address, other))
         elif kind:
-            lab.fault(holder, kind)
-            since = time.monotonic()
-        noticed = _watch(lab, holder, transfer, since, limit) if kind else None
+            transfer.look_while(lambda: lab.fault(holder, kind))
+        noticed = _watch(lab, holder, transfer, time.monotonic(), limit) if kind else None
         problem = ""
         try:
             transfer.wait_end(limit)

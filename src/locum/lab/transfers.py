@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,8 +30,8 @@ from locum.lab.lab import Lab
 SIZE = 28_000_000
 #: So much has arrived before the fault is done: the transfer is neither new to the cluster nor nearly over.
 UNDER_WAY = 10_000_000
-#: So many bytes are more than what else the network carries to the client.
-_STEP = 16_384
+#: So many bytes within so many seconds are more than what else the network carries to the client.
+_STEP, _WINDOW = 16_384, 0.1
 #: What the client's cable carries, for servers that have no limit of their own.
 _RATE = "32mbit"
 #: The clients' own limit, seconds. Their defaults are minutes, which nobody wants to measure.
@@ -178,6 +179,7 @@ class Transfer:
         self.target.unlink(missing_ok=True)
         self._log = place / f"{protocol}-{name}.log"
         self._arrived = 0
+        self._counted = 0.0
         self._first: int | None = None
         self._grew: list[float] = []
         with self._log.open("wb") as output:
@@ -208,10 +210,22 @@ class Transfer:
         arrived = 0 if ended else _received(self._child.pid)
         if self._first is None and arrived:
             self._first = arrived
+        now = time.monotonic()
         if arrived >= self._arrived + _STEP:
-            self._grew.append(time.monotonic())
-            self._arrived = arrived
+            self._grew.append(now)
+            self._arrived, self._counted = arrived, now
+        elif now > self._counted + _WINDOW:
+            self._arrived, self._counted = arrived, now
         return not ended
+
+    def look_while(self, action: Callable[[], object]) -> None:
+        """Do something that takes a while, and look meanwhile. Raises what ``action`` raises."""
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(action)
+            while not done.done():
+                self.look()
+                time.sleep(0.005)
+        done.result()
 
     def wait_under_way(self, limit: float = 60.0) -> None:
         """Wait until a good part has arrived. Raises LocumError when none does."""
