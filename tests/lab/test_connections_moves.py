@@ -278,6 +278,17 @@ def test_commands(scene: Scene) -> None:
     assert isinstance(reader.error, ConnectionResetError)
 
 
+def test_an_event_script_adds_and_deletes_by_command(scene: Scene) -> None:
+    address = families(scene)[1]
+    node = scene.holder(address)
+    for command, count in (("add", 1), ("delete", 0)):
+        locum_command = f"{sys.executable} -m locum.cli.main connections {command}"
+        script = f"#!/bin/sh\n[ $1 != monitor ] || exec {locum_command} '[fd77::250]:1023' '[{address}]:2049'\n"
+        scene.lab.write_script(node, "45.adds", script)
+        scene.lab.check_services(node)
+        assert scene.registered(address) == count
+
+
 def _totals(scene: Scene, node: str) -> list[dict[str, object]]:
     found: list[dict[str, object]] = json.loads(locum(scene.lab, node, "connections", "list", "--json"))
     return found
