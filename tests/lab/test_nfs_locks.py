@@ -250,14 +250,16 @@ def test_client_over_ipv6_is_notified(scene: Scene) -> None:
         lab.wait_for("the lock back", lambda: owner.lock(reclaim=True) is Status.GRANTED, 10)
 
 
-def test_node_that_was_isolated_gives_up_its_locks(scene: Scene) -> None:
+@pytest.mark.parametrize("faults", [["cut"], ["cut", "kill-agent"], ["freeze"]], ids="-".join)
+def test_node_that_was_isolated_gives_up_its_locks(scene: Scene, faults: list[str]) -> None:
     """Its server lived on with them while its addresses were taken elsewhere."""
     lab = scene.lab
     address, elsewhere = scene.apart()
     node = scene.holder(address)
     owner = scene.lock_client(address, "owner")
     assert owner.lock() is Status.GRANTED
-    lab.fault(node, "cut")
+    for fault in faults:
+        lab.fault(node, fault)
     lab.wait_for("the address elsewhere", lambda: lab.served().get(address, node) != node, 60)
     lab.heal(node)
     lab.wait_served()
