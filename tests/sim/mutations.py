@@ -306,7 +306,7 @@ def closing_does_not_wait(patch: Patch) -> None:
     patch.setattr(Following, "all_reached", all_reached)
 
 
-def _nothing_due(_: frozenset[str]) -> str | None:
+def _nothing_due(mine: frozenset[str]) -> str | None:  # noqa: ARG001 - called by name
     return None
 
 
@@ -389,6 +389,11 @@ def orphan_of_a_lost_plan(patch: Patch) -> None:
     patch.setattr(Leading, "_lead", lead)
 
 
+def stopped_nodes_not_waited_for(patch: Patch) -> None:
+    """``recovered`` does not wait for the releases of a node that takes no part in the plan."""
+    patch.setattr(Following, "_all_released", lambda *_: True)
+
+
 MUTATIONS: dict[str, Mutation] = {
     mutation.apply.__name__: mutation
     for mutation in (
@@ -403,7 +408,11 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(confirm_with_fresh_time, ("I1",)),
         Mutation(no_wall_clock_end, ("I1",)),
         Mutation(lifetime_rounded_up, ("lifetime",), Knobs(only=("abandon",))),
-        Mutation(hold_never_ends, ("I2", "I1"), Knobs(calm=0.2)),
+        Mutation(
+            hold_never_ends,
+            ("I2", "I1"),
+            Knobs(only=("store_outage", "scripts_slow", "link_down"), addresses=12, hold=0.5, nodes=3, calm=0.2),
+        ),
         Mutation(expiry_after_own_outage, ("expiry",), Knobs(only=("store_outage",), nodes=3, calm=2.0)),
         Mutation(
             expiry_without_beat_revision,
@@ -416,7 +425,7 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(
             claim_of_a_dead_member,
             ("I8", "I1"),
-            Knobs(only=("delay_messages", "freeze_agent", "freeze_midway", "kill_all"), calm=0.2),
+            Knobs(only=("delay_messages", "admin", "freeze_agent"), hold=0.25, addresses=8, nodes=2, calm=0.1),
         ),
         Mutation(unclaim_before_release, ("I1", "I2")),
         Mutation(take_before_release, ("I1", "I2")),
@@ -445,5 +454,10 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(ban_forgets, ("I9",), Knobs(only=("scripts_fail", "admin", "link_down"), calm=0.2)),
         Mutation(beats_starve, ("liveness", "expiry"), Knobs(nodes=6, hold=0.25)),
         Mutation(orphan_of_a_lost_plan, ("liveness",)),
+        Mutation(
+            stopped_nodes_not_waited_for,
+            ("liveness",),
+            Knobs(only=("admin", "scripts_slow"), nodes=2, addresses=8, calm=0.3),
+        ),
     )
 }

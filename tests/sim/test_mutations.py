@@ -1,0 +1,39 @@
+"""The simulation can fail: every deliberate defect is found, within a bounded number of seeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from locum.sim.run import run_seed
+from tests.sim.mutations import MUTATIONS
+
+#: The defects that must be among them, whatever else is.
+DEMANDED = (
+    "no_margin",
+    "claim_not_conditional",
+    "deadline_from_answer",
+    "expiry_after_own_outage",
+    "take_before_release",
+    "leader_write_unconditional",
+    "element_timeout_rounded_up",
+    "lifetime_rounded_up",
+)
+
+
+def test_the_demanded_defects_are_among_the_mutations() -> None:
+    assert set(DEMANDED) <= set(MUTATIONS)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_deliberate_defect_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation = MUTATIONS[name]
+    mutation.apply(monkeypatch)
+    others = []
+    for seed in range(mutation.seeds):
+        violation = run_seed(seed, mutation.knobs).violation
+        if violation is not None and violation.invariant in mutation.invariants:
+            print(f"{name}: seed {seed}: {violation}")
+            return
+        if violation is not None:
+            others.append(f"seed {seed}: {violation}")
+    pytest.fail(f"not found within {mutation.seeds} seeds; found instead: {others or 'nothing'}")
