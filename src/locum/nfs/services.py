@@ -1,7 +1,8 @@
 """The daemons that an NFS server is made of, each started and stopped as its settings say.
 
 Rules of this file: how, not when. A daemon ``statd`` has the settings ``statd_service`` (a unit of systemd), or
-``statd_command`` (itself, in the foreground), or ``statd_start`` and ``statd_stop`` (commands).
+``statd_command`` (itself, in the foreground), or ``statd_start`` and ``statd_stop`` (commands), and then perhaps
+``statd_status`` (one that succeeds while it runs).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ class Daemon:
     def __init__(self, kind: str, unit: str = "") -> None:
         self._prefix = f"{kind}_"
         self.name = str(settings().get(f"{self._prefix}service") or unit or kind)
+        self._by_commands = bool(settings().get(f"{self._prefix}start"))
+        #: Whether :meth:`running` knows what it says.
+        self.tells = not self._by_commands or bool(settings().get(f"{self._prefix}status"))
         self.managed = bool(unit) or any(settings().get(self._prefix + key) for key in ("service", "command", "start"))
 
     def start(self) -> None:
@@ -31,8 +35,10 @@ class Daemon:
             stop_service(self.name, prefix=self._prefix)
 
     def kill(self) -> None:
-        """End it at once."""
-        if self.managed:
+        """End it at once. With commands of its own it is stopped, which may take longer. Raises Fail."""
+        if self._by_commands:
+            self.stop()
+        elif self.managed:
             kill_service(self.name, prefix=self._prefix)
 
     def running(self) -> bool:

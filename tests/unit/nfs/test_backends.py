@@ -31,19 +31,19 @@ def kernel(script: MakeScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     # RPC is not what is tested here.
     monkeypatch.setattr(Backend, "wait_until_up", lambda *_: (tmp_path / "log").open("a").write("registered\n"))
 
-    def make(threads: str = "8", **settings: object) -> Kernel:
+    def make(running: str = "8", **settings: object) -> Kernel:
         nfsd = tmp_path / "proc" / "fs" / "nfsd"
         nfsd.mkdir(parents=True)
-        (nfsd / "threads").write_text(threads + "\n")
+        (nfsd / "threads").write_text(running + "\n")
         (nfsd / "unlock_ip").write_text("")
         log = tmp_path / "log"
         services = {
             f"{kind}_{do}": ["sh", "-c", f"echo {kind} {do} >>{log}{extra}"]
-            for kind in ("nfs", "lock")
+            for kind in ("nfs", "lock", "mountd")
             for do, extra in (("start", f"; echo 8 >{nfsd}/threads"), ("stop", ""))
         }
-        if not settings.pop("lock", False):
-            services = {name: value for name, value in services.items() if name.startswith("nfs")}
+        kinds = ("nfs", *(kind for kind in ("lock", "mountd") if settings.pop(kind, False)))
+        services = {name: value for name, value in services.items() if name.startswith(kinds)}
         script(proc=str(tmp_path / "proc"), restart_pause=0, **services, **settings)
         return Kernel()
 
@@ -73,6 +73,32 @@ def test_kernel_restarts_the_lock_manager_alone_where_it_can(kernel: Callable[..
     assert said(tmp_path) == ["lock stop", "lock start", "registered"]
 
 
+def test_kernel_mountd_of_its_own_is_restarted_alone(kernel: Callable[..., Kernel], tmp_path: Path) -> None:
+    server = kernel(mountd=True)
+    assert sorted(server.parts) == ["mountd", "status"]
+    server.parts["mountd"].kill()
+    server.parts["mountd"].start()
+    assert said(tmp_path) == ["mountd stop", "mountd start"]
+
+
+def test_kernel_threads_are_as_many_as_wanted(kernel: Callable[..., Kernel], tmp_path: Path) -> None:
+    threads = tmp_path / "proc/fs/nfsd/threads"
+    kernel(running="3").tend()
+    assert threads.read_text() == "3\n"
+
+
+def test_kernel_threads_that_got_lost(kernel: Callable[..., Kernel], tmp_path: Path) -> None:
+    threads = tmp_path / "proc/fs/nfsd/threads"
+    kernel(running="3", threads=8).tend()
+    assert threads.read_text() == "8\n"
+
+
+def test_kernel_server_that_does_not_run_gets_no_threads(kernel: Callable[..., Kernel], tmp_path: Path) -> None:
+    threads = tmp_path / "proc/fs/nfsd/threads"
+    kernel(running="0", threads=8).tend()
+    assert threads.read_text() == "0\n"
+
+
 def test_kernel_pause_between_stop_and_start(
     kernel: Callable[..., Kernel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +114,7 @@ def test_kernel_release_gives_up_the_locks_of_the_address(kernel: Callable[..., 
 
 
 def test_kernel_release_without_a_server_is_nothing(kernel: Callable[..., Kernel], tmp_path: Path) -> None:
-    kernel(threads="0").release("10.0.0.1")
+    kernel(running="0").release("10.0.0.1")
     assert (tmp_path / "proc/fs/nfsd/unlock_ip").read_text() == ""
 
 
@@ -199,7 +225,16 @@ def test_ganesha_is_restarted_when_the_bus_is_of_no_use(
         restart_pause=0,
         nfs_start=["sh", "-c", f"echo start >>{log}"],
         nfs_stop=["sh", "-c", f"echo stop >>{log}"],
+        nfs_status="true",
     )
     command(directory, "dbus-send", "echo no bus; exit 1")
     assert backend("ganesha").begin_grace()
-    assert said(tmp_path) == ["stop", "start"]
+    # It may hang: it is ended first, which with commands is the same as stopping it.
+    assert said(tmp_path) == ["stop", "stop", "start"]
+
+
+def test_ganesha_by_commands_must_tell_whether_it_runs(script: MakeScript) -> None:
+    """Else no grace period would ever begin."""
+    script(nfs_start="true", nfs_stop="true")
+    with pytest.raises(Fail, match="nfs_start needs nfs_status"):
+        backend("ganesha").start()

@@ -24,6 +24,8 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.portmapper = Daemon("rpcbind")
         self.statd = Daemon("statd", "rpc-statd")
+        #: Daemons that can be restarted without harm to locks, by the name of the check that finds them wanting.
+        self.parts = {"status": self.statd}
 
     # -- to be said of each server -----------------------------------------------------------------------------
 
@@ -61,6 +63,9 @@ class Backend(ABC):
     def welcome(self, nodes: Sequence[str]) -> None:  # noqa: B027  (most servers have nothing to do)
         """Clients of the servers of ``nodes`` are to come here: let them reclaim what they had there, NFSv4's opens and
         locks. Called within the grace period."""
+
+    def tend(self) -> None:  # noqa: B027  (most servers have nothing to do)
+        """Put right what has got out of order while it runs; monitor calls it."""
 
     @abstractmethod
     def export_directories(self) -> list[str]:

@@ -58,6 +58,8 @@ class Ganesha(Backend):
 
     def start(self) -> None:
         """See :class:`Backend`."""
+        if not self._server.tells:
+            raise Fail("nfs_start needs nfs_status: a command that succeeds while NFS-Ganesha runs")
         if self._recovery:
             try:
                 v4_records.prepare(self._root())

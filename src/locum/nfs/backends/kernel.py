@@ -24,12 +24,16 @@ _STOP_LIMIT = 10.0
 
 class Kernel(Backend):
     """Settings: ``nfs_…`` (unit ``nfs-server``, which starts nfsd and, as it needs them, mountd and lockd), ``lock_…``
-    (a unit of its own for the lock manager, on systems that have one), ``proc``."""
+    (a unit of its own for the lock manager, on systems that have one), ``mountd_…`` (rpc.mountd, where it can be
+    restarted without the server), ``threads`` (how many nfsd is to have), ``proc``."""
 
     def __init__(self) -> None:
         super().__init__()
         self._server = Daemon("nfs", "nfs-server")
         self._locks = Daemon("lock")
+        self._mountd = Daemon("mountd")
+        if self._mountd.managed:
+            self.parts["mountd"] = self._mountd
         self._proc = str(settings().get("proc", "/proc"))
 
     def start(self) -> None:
@@ -37,6 +41,7 @@ class Kernel(Backend):
         if self._locks.managed:
             self._locks.start()
         self._server.start()
+        self._mountd.start()
         # Locks of NFSv3 need the grace period to run its course: sm-notify must not end it (sm-notify(8), lift-grace).
         if os.path.exists(self._path("fs/lockd/nlm_end_grace")) and self._lifts_grace():
             log("sm-notify may end the grace period early: set lift-grace=n in the section sm-notify of nfs.conf")
@@ -47,10 +52,18 @@ class Kernel(Backend):
             self._write("fs/nfsd/threads", "0")
         except Fail as failure:
             log(failure)
+        self._mountd.stop()
         self._server.stop()
         if self._locks.managed:
             self._locks.stop()
         wait_for("the end of nfsd", lambda: self._threads() == 0, _STOP_LIMIT)
+
+    def tend(self) -> None:
+        """As many threads as there are to be: with fewer, a server answers slowly and nothing else shows it."""
+        wanted, present = settings().get("threads"), self._threads()
+        if wanted and present and present != int(str(wanted)):
+            log(f"nfsd has {present} threads: setting {wanted}")
+            self._write("fs/nfsd/threads", str(wanted))
 
     def running(self) -> bool:
         """Whether nfsd has threads."""
