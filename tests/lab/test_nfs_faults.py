@@ -35,7 +35,10 @@ def node_state(scene: Scene, node: str) -> tuple[str, str]:
 
 def url(scene: Scene, address: str, version: int, name: str) -> str:
     path = scene.export if version == 3 else Path(nfs_service.PSEUDO)
-    return f"nfs://{address}{path}/{name}?version={version}"
+    # After a reset libnfs 4 may go on with half of an answer to the old connection, and wait for the rest for ever: it
+    # connects again by itself only where that is what the test is about.
+    again = "" if version == 3 else "&autoreconnect=0"
+    return f"nfs://{address}{path}/{name}?version={version}{again}"
 
 
 # -- transfers -----------------------------------------------------------------------------------------------------
@@ -43,12 +46,12 @@ def url(scene: Scene, address: str, version: int, name: str) -> str:
 
 def interrupted(scene: Scene, version: int, fault: object, tmp_path: Path) -> int:
     """Copy a file by nfs-cp while ``fault(address)`` happens. An ordinary user tries again when it fails: returns how
-    often the copy was begun."""
+    often the copy was begun, without those that waited for ever (see :func:`url`)."""
     address, _ = scene.apart()
     fill(scene.export / "big", MEGABYTES)
     scene.wait_grace_over(address)  # NFSv4 opens no file before
     target = tmp_path / "big"
-    begun = 0
+    begun = stuck = 0
     faulted = False
     said = b""
     since = 0.0
@@ -66,13 +69,15 @@ def interrupted(scene: Scene, version: int, fault: object, tmp_path: Path) -> in
             copy.send_signal(signal.SIGCONT)
             faulted = True
         try:
-            copy.wait(60)
+            copy.wait(30)
         except subprocess.TimeoutExpired:
             copy.kill()
             copy.wait()
+            stuck += 1
         if copy.returncode == 0 and same(scene.export / "big", target):
-            print(f"NFSv{version}: attempt {begun}, {time.monotonic() - since:.1f} s after the fault; {said!r}")
-            return begun
+            took = time.monotonic() - since
+            print(f"NFSv{version}: attempt {begun}, {stuck} got stuck, {took:.1f} s after the fault; {said!r}")
+            return begun - stuck
         said = copy.stdout.read() if copy.stdout is not None else b""
         time.sleep(0.5)
     raise AssertionError(f"not copied after {begun} attempts: {said!r}")

@@ -12,7 +12,7 @@ from locum.lab import nfs_service
 from locum.nfs import nfs4, nlm, rpc
 from locum.nfs.nfs4 import Nfs4Error, Status
 from tests.lab.conftest import MakeLab
-from tests.lab.nfs_scene import CLIENT, FILE, OTHER, Rival, Scene
+from tests.lab.nfs_scene import CLIENT, FILE, LOCUM, OTHER, Rival, Scene
 
 pytestmark = pytest.mark.lab
 
@@ -193,13 +193,17 @@ def test_address_that_comes_back_at_once(scene: Scene) -> None:
 def test_holder_that_dies_before_its_new_clients_have_reclaimed(scene: Scene) -> None:
     """They are on record with the first one, and with the second as those that it was given."""
     address, elsewhere = scene.apart()
-    second = scene.elsewhere(address, elsewhere)
+    first, second, third = scene.holder(address), scene.elsewhere(address, elsewhere), scene.holder(elsewhere)
     owner = Owner(scene, address, 1)
     file = owner.lock()
     scene.move(address, second)
-    scene.lab.wait_for("rest", lambda: scene.lab.status(scene.holder(elsewhere)).progress == "settled")
+    # The first one knows them still. The third one has never heard of them.
+    assert scene.lab.run(first, [*LOCUM, "node", "disable", first]).returncode == 0
+    scene.lab.wait_for("rest", lambda: scene.lab.status(third).progress == "settled")
+    assert scene.holder(address) == second
     scene.die(second)
     scene.lab.wait_for("the address elsewhere", lambda: scene.lab.served().get(address, second) != second, 60)
+    assert scene.holder(address) == third
     owner.wait_forgotten()
     owner.reclaim(file)
 
