@@ -191,7 +191,9 @@ class EtcdLabStore:
 
 def pace(hold: float) -> tuple[int, int]:
     """etcd's heartbeat interval and election time-out, in milliseconds, that docs/stores.md recommends for a hold."""
-    return (100, 1000) if hold >= 3.5 else (50, 500)
+    if hold >= 3.5:
+        return 100, 1000
+    return (50, 500) if hold >= 2 else (10, 100)
 
 
 def program() -> str:
