@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from locum.nfs import rpc
 from locum.nfs.backends import backend
 from locum.nfs.backends.base import Backend
 from locum.nfs.backends.kernel import Kernel
@@ -20,6 +21,19 @@ def test_unknown_backend_names_the_others(script: MakeScript) -> None:
     script()
     with pytest.raises(Fail, match=r"'kernel' and 'ganesha'"):
         backend("unfs3")
+
+
+def test_start_waits_for_what_is_checked(script: MakeScript, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of NFSv4 alone has no mount and no lock manager."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(Backend, "wait_for_rpc", lambda _, program, version, *__: asked.append((program, version)))
+    script()
+    backend("ganesha").wait_until_up(0)
+    assert asked == [(rpc.NFS, 3), (rpc.MOUNTD, 3), (rpc.NLM, 4)]
+    asked.clear()
+    script(versions=[4], skip=["mountd", "nlockmgr"])
+    backend("ganesha").wait_until_up(0)
+    assert asked == [(rpc.NFS, 4)]
 
 
 # -- the kernel ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 
-from locum.nfs import callout, rpc
+from locum.nfs import callout, checks, rpc
 from locum.nfs.services import Daemon
 from locum.script import Fail, setting_list, settings, wait_for
 
@@ -89,9 +89,11 @@ class Backend(ABC):
         self.wait_until_up(deadline)
 
     def wait_until_up(self, deadline: float) -> None:
-        """Wait until NFS, mount and lock manager are registered and answer."""
-        for program, version, name in ((rpc.NFS, 3, "NFS"), (rpc.MOUNTD, 3, "mount"), (rpc.NLM, 4, "the lock manager")):
-            self.wait_for_rpc(program, version, name, deadline)
+        """Wait until NFS, mount and lock manager are registered and answer: those that monitor looks at."""
+        for check in checks.configured(settings()):
+            if check.name in ("nfs", "mountd", "nlockmgr"):
+                for version in check.versions:
+                    self.wait_for_rpc(check.program, version, f"{check.name}, version {version}", deadline)
 
     def wait_for_rpc(self, program: int, version: int, name: str, deadline: float) -> None:
         """Wait until a program answers, until ``deadline`` (monotonic)."""
