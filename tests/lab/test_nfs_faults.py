@@ -12,7 +12,7 @@ import pytest
 from locum.clock import boottime
 from locum.lab import nfs_service, processes
 from tests.lab.conftest import MakeLab
-from tests.lab.nfs_scene import LOCUM, Scene, fill, same
+from tests.lab.nfs_scene import CLIENT, LOCUM, Scene, fill, same
 
 pytestmark = pytest.mark.lab
 
@@ -64,6 +64,8 @@ def interrupted(scene: Scene, version: int, fault: object, tmp_path: Path) -> in
             scene.lab.wait_for("the copy's beginning", lambda: target.exists() and target.stat().st_size > 1 << 20)
             # Not faster than the fault.
             copy.send_signal(signal.SIGSTOP)
+            # Who has just come is on nobody's list when the host dies, and is told by nobody.
+            scene.lab.wait_for("its connection on the list", lambda: CLIENT in scene.connected(address))
             since = time.monotonic()
             fault(address)  # type: ignore[operator]
             copy.send_signal(signal.SIGCONT)
