@@ -23,6 +23,9 @@ from locum.store.base import Condition, Delete, Put
 CLAIMS_PER_COMMIT = 32
 #: An address that could not be taken is tried again after this many seconds, doubling up to the longest.
 REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE = 5.0, 300.0
+#: As long as another node serves it, it is not tried again before so many times the time that the take took: a try
+#: interrupts that service, and a script that hangs makes the interruption long.
+PATIENCE = 10.0
 #: After a failed take no other begins for so many seconds: the leader gives what waits here to nodes that do not fail.
 #: A script that hangs would otherwise keep each address waiting for a time limit of its own.
 HANDOVER_PAUSE = 0.5
@@ -40,11 +43,13 @@ class Local(msgspec.Struct):
 
 
 class Refusal(msgspec.Struct):
-    """An address that could not be taken, until when others should take it, and how often that happened."""
+    """An address that could not be taken, until when others should take it, and how often that happened. ``latest``:
+    until when, if one of them has taken it."""
 
     reason: str
     until: float
     times: int
+    latest: float
 
 
 class Serving:
@@ -67,6 +72,7 @@ class Serving:
         self._moving: str | None = None
         self._doubted = False
         self._next_take = 0.0
+        self._began = 0.0
         # The plan's revision, and until when it is new.
         self._plan = (0, 0.0)
 
@@ -302,10 +308,14 @@ class Serving:
         operations, conditions = [], []
         for address, local in self.local.items():
             key = f"claim/{address}"
-            if not self.claimed(address, incarnation) or not (local.held or key in view.corrupt):
+            claim = view.claims.get(address)
+            if claim is None and key in view.corrupt and local.held:
+                # Read anew after a gap, it could be anybody's; but who holds an address and is still a member has it.
+                pass
+            elif not self.claimed(address, incarnation) or not (local.held or key in view.corrupt):
                 continue
             truth = ClaimRecord(self._desk.name, incarnation, local.interface, serving=local.held)
-            if view.claims[address].record != truth or key in view.corrupt:
+            if claim is None or claim.record != truth or key in view.corrupt:
                 conditions.append(view.condition(key))
                 operations.append(Put(key, schema.encode(truth)))
         if operations:
@@ -316,6 +326,7 @@ class Serving:
 
     def _start(self, address: str) -> None:
         self._moving = address
+        self._began = self._desk.now
         self._doubted = False
         self.changes += 1
 
@@ -349,13 +360,20 @@ class Serving:
         old = self._refusals.get(address)
         times = old.times + 1 if old is not None else 1
         pause = min(REFUSAL_PAUSE * 2 ** (times - 1), LONGEST_REFUSAL_PAUSE)
-        self.refused[address] = self._refusals[address] = Refusal(reason, self._desk.now + pause, times)
+        longest = min(PATIENCE * (self._desk.now - self._began), LONGEST_REFUSAL_PAUSE)
+        refusal = Refusal(reason, self._desk.now + pause, times, self._desk.now + max(pause, longest))
+        self.refused[address] = self._refusals[address] = refusal
         self._next_take = self._desk.now + HANDOVER_PAUSE
         self._desk.note(f"cannot take {address} ({reason}); next try in {pause:.0f} s", "error")
 
     def _forget_refusals(self) -> None:
-        for address in [a for a, r in self.refused.items() if r.until <= self._desk.now]:
-            del self.refused[address]
+        now = self._desk.now
+        for address, refusal in [(a, r) for a, r in self.refused.items() if r.until <= now]:
+            claim = self._desk.view.claims.get(address)
+            if now < refusal.latest and claim is not None and claim.record.serving:
+                refusal.until = min(now + REFUSAL_PAUSE, refusal.latest)
+            else:
+                del self.refused[address]
 
     def _bits(self, address: str) -> int:
         hosted = self.hosted.get(address)
