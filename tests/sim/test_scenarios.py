@@ -121,3 +121,19 @@ def test_i1_a_take_that_failed_leaves_no_note_of_an_earlier_one() -> None:
         world.run_for(2.0)
         holder.behaviour.trouble.clear()
         rest(world)
+
+
+def test_i1_a_claim_that_a_stranger_spoils_unseen_is_written_anew_by_its_holder() -> None:
+    """Everybody reads the store anew and finds garbage: nobody may take it for his, and the holder goes on serving."""
+    world, _ = at_rest(shape(3, hosts=(0, 1, 2)))
+    holder = next(m for m in world.machines.values() if m.kernel.speaks("10.0.0.1"))
+    for machine in world.machines.values():
+        machine.link.cut = [True, True]
+    world.store.commit(STRANGER, (), (Put("claim/10.0.0.1", b"garbage"),))
+    world.store.core.compact(world.store.core.revision)
+    for machine in world.machines.values():
+        machine.link.heal()
+    world.store.break_watches()
+    world.run_for(10.0)
+    rest(world)
+    assert holder.kernel.speaks("10.0.0.1")
