@@ -140,6 +140,18 @@ def test_state_number_grows_with_every_move(scene: Scene) -> None:
         assert received[-1].state % 2 == 1
 
 
+def test_every_node_enters_its_grace_period(make_lab: MakeLab) -> None:
+    """Also those that neither give nor take an address, and those that serve none, before and after."""
+    lab = make_lab(nodes=4, addresses=2, services=["nfs"])
+    lab.wait_served()
+    scene = Scene(lab)
+    address = next(address for address in lab.served() if ":" not in address)
+    scene.wait_grace_over(address)
+    before = {node: scene.graces(node) for node in lab.layout.node_names}
+    scene.move(address, scene.elsewhere(*lab.served()))
+    lab.wait_for("grace everywhere", lambda: all(scene.graces(node) > count for node, count in before.items()), 30)
+
+
 def test_nothing_moved_no_grace(make_lab: MakeLab) -> None:
     lab = make_lab(nodes=3, addresses=2, services=["nfs"])
     lab.wait_served()

@@ -1,0 +1,185 @@
+"""60.nfs itself, event by event: what it does to a server, in which order, on nodes that take part in a move or not.
+
+The server is the kernel's, as stand-ins; the daemon is a function that answers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import locum.events
+from locum.nfs import callout, recovery
+from locum.nfs.backends.base import Backend
+
+FILE = Path(locum.events.__file__).parent / "scripts" / "60.nfs"
+ADDRESSES = ("10.0.0.1", "10.0.0.2")
+
+
+class World:
+    """What 60.nfs of node n1 sees and does. ``status`` is what the daemon says of the cluster."""
+
+    def __init__(self, script: ModuleType, directory: Path) -> None:
+        self.script = script
+        self.proc = directory / "proc" / "fs" / "nfsd"
+        self._log = directory / "log"
+        self.status: dict[str, Any] = {}
+        self.serve("n1", "n2")
+
+    def serve(self, *holders: str | None, assigned: tuple[str, ...] = ()) -> None:
+        """Node n1, n2 or none for each address; who is to have it, when that is somebody else."""
+        self.status = {
+            "nodes": [{"name": name, "incarnation": f"{name}-1"} for name in ("n1", "n2", "n3")],
+            "addresses": [
+                {"address": address, "node": holder, "assigned": to}
+                for address, holder, to in zip(ADDRESSES, holders, assigned or holders, strict=True)
+            ],
+        }
+
+    def done(self) -> list[str]:
+        """What was done since this was asked last."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        self._log.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def world(script: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Settled, with n1 and n2 serving an address each."""
+    log, proc = tmp_path / "log", tmp_path / "proc" / "fs" / "nfsd"
+    proc.mkdir(parents=True)
+    (proc / "threads").write_text("8\n")
+    (proc / "unlock_ip").write_text("")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "sm").mkdir()
+    commands = {
+        f"{kind}_{do}": ["sh", "-c", f"echo {kind} {do} >>{log}{'; echo 8 >' + str(proc / 'threads') if start else ''}"]
+        for kind in ("nfs", "statd", "rpcbind")
+        for do, start in (("start", kind == "nfs"), ("stop", False))
+    }
+    script(
+        proc=str(tmp_path / "proc"),
+        exports=[str(tmp_path / "export")],
+        sm=str(tmp_path / "sm"),
+        host_name="nfs.example",
+        restart_pause=0.125,
+        **commands,
+    )
+
+    def write(text: str) -> None:
+        with log.open("a") as file:
+            file.write(text + "\n")
+
+    loader = SourceFileLoader("script_60_nfs", str(FILE))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader.exec_module(module)
+    made = World(module, tmp_path)
+
+    def ask(request: Mapping[str, object], **_: object) -> Any:
+        if request["op"] == "status":
+            return made.status
+        if request["op"] == "statd-clients":
+            return [{"address": a, "client": "10.0.0.9", "revision": 1} for a in request["addresses"]]  # type: ignore[attr-defined]
+        return []
+
+    monkeypatch.setattr(module, "ask", ask)
+    monkeypatch.setattr(recovery, "ask", ask)
+    monkeypatch.setattr(module, "expect_listen", lambda port: write(f"watch {port}"))
+    monkeypatch.setattr(module, "expect_no_listen", lambda: write("watch nothing"))
+    monkeypatch.setattr(Backend, "wait_for_rpc", lambda _, _program, _version, name, __: write(f"registered {name}"))
+    monkeypatch.setattr("time.sleep", lambda seconds: write(f"pause {seconds:g}"))
+    monkeypatch.setattr(
+        recovery, "notify_detached", lambda records, *_: write(f"notify {' '.join(one['address'] for one in records)}")
+    )
+    module.recovered()
+    made.done()
+    return made
+
+
+RESTART = [
+    "nfs stop",
+    "pause 0.125",
+    "nfs start",
+    "registered nfs, version 3",
+    "registered mountd, version 3",
+    "registered nlockmgr, version 4",
+]
+
+
+def test_node_that_takes_no_part_restarts_its_lock_manager_as_well(world: World) -> None:
+    """Before any address is released; once; with a pause; and no client is notified before it is registered again."""
+    world.serve("n1", "n2", assigned=("n1", "n3"))
+    world.script.startipreallocate()
+    assert world.done() == RESTART
+    world.serve("n1", "n3")
+    world.script.recovered()
+    # It dropped the locks of the clients that stay as well.
+    assert world.done() == ["notify 10.0.0.1"]
+
+
+def test_only_when_addresses_have_moved(world: World) -> None:
+    world.script.startipreallocate()
+    world.script.recovered()
+    assert world.done() == []
+
+
+def test_move_that_nobody_knew_of_in_time(world: World) -> None:
+    """The holder died: it is gone before there is a plan."""
+    world.serve("n1", "n3")
+    world.script.recovered()
+    assert world.done() == [*RESTART, "notify 10.0.0.1"]
+
+
+def test_take_is_noted_and_the_work_left_to_recovered(world: World) -> None:
+    world.serve("n1", "n2", assigned=("n1", "n1"))
+    world.script.startipreallocate()
+    world.done()
+    world.serve("n1", "n1")
+    world.script.takeip("eth0", "10.0.0.2", "24")
+    assert world.done() == []
+    world.script.recovered()
+    assert world.done() == ["notify 10.0.0.1 10.0.0.2"]
+    world.script.recovered()
+    assert world.done() == []
+
+
+def test_release_gives_up_its_locks_and_keeps_its_clients_on_the_list(world: World) -> None:
+    world.script.releaseip("eth0", "10.0.0.1", "24")
+    assert (world.proc / "unlock_ip").read_text() == "10.0.0.1\n"
+    assert callout.is_kept(callout.directory())
+
+
+def test_startup_and_shutdown(world: World) -> None:
+    """A server of an earlier life is ended first. In the end everything is, and nobody watches its port."""
+    world.script.startup()
+    assert world.done() == [
+        "nfs stop",
+        "rpcbind start",
+        "registered the port mapper",
+        "statd start",
+        "registered statd",
+        *RESTART[2:],
+        "watch 2049",
+    ]
+    assert not callout.is_kept(callout.directory())
+    world.script.shutdown()
+    assert world.done() == ["watch nothing", "nfs stop", "statd stop", "rpcbind stop"]
+    assert (world.proc / "threads").read_text() == "0\n"
+
+
+def test_startup_waits_for_the_exported_directories(world: World, tmp_path: Path) -> None:
+    (tmp_path / "export").rmdir()
+    vars(world.script)["TIMEOUT"] = 0.2
+    with pytest.raises(world.script.Fail, match="export"):
+        world.script.startup()
+    assert not [line for line in world.done() if "start" in line]
