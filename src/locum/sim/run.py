@@ -143,7 +143,7 @@ def rest_bound(world: World) -> float:
     for machine in world.machines.values():
         if machine.agent is not None:
             node = machine.agent.node
-            pauses += [r.until - machine.clock.boot() for r in node.serving.refused.values()]
+            pauses += [r.latest - machine.clock.boot() for r in node.serving.refused.values()]
             if not node.checking.started:
                 pauses.append(30.0)
     return bound + max(pauses)

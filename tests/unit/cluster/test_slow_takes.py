@@ -12,6 +12,7 @@ from locum.store.keyvalue import KeyValue
 
 #: Seconds after which a script that hangs is killed.
 LIMIT = 30.0
+STEP = 0.05
 ADDRESSES = tuple(f"10.0.0.{number}" for number in range(1, 6))
 
 
@@ -36,15 +37,28 @@ class Cluster:
         """Address → the node that has taken it."""
         return {a: name for name, node in self.nodes.items() for a, local in node.serving.local.items() if local.held}
 
+    def run(self, seconds: float) -> dict[str, float]:
+        """Let time pass; for how long each address was not served."""
+        missing = dict.fromkeys(ADDRESSES, 0.0)
+        end = self.now + seconds
+        while self.now < end:
+            self._step()
+            for address in set(ADDRESSES) - set(self.served()):
+                missing[address] += STEP
+        return missing
+
     def until_served(self, addresses: tuple[str, ...], limit: float) -> float:
         """Seconds until all of them are."""
         began = self.now
         while not set(addresses) <= set(self.served()):
             assert self.now - began < limit, f"{self.served()} after {limit} s; taken in vain: {self.takes}"
-            for name, node in self.nodes.items():
-                self._one(name, node)
-            self.now += 0.05
+            self._step()
         return self.now - began
+
+    def _step(self) -> None:
+        for name, node in self.nodes.items():
+            self._one(name, node)
+        self.now += STEP
 
     def _one(self, name: str, node: Node) -> None:
         wall = 1.7e9 + self.now
@@ -95,3 +109,19 @@ def test_one_address_that_hangs_keeps_no_other_of_a_single_node_from_being_serve
     cluster = Cluster("n1", hangs=lambda _, address: address == ADDRESSES[0])
     seconds = cluster.until_served(ADDRESSES[1:], 20 * LIMIT)
     assert seconds < LIMIT + 10, cluster.takes
+
+
+def test_what_another_node_serves_is_not_tried_again_and_again() -> None:
+    cluster = Cluster("n1", "n2", hangs=lambda node, _: node == "n1")
+    cluster.until_served(ADDRESSES, 3 * LIMIT)
+    missing = cluster.run(600)
+    assert sum(missing.values()) <= 600 * len(ADDRESSES) / 20, missing
+
+
+def test_it_is_tried_soon_when_the_other_node_is_gone() -> None:
+    bad = ["n1"]
+    cluster = Cluster("n1", "n2", hangs=lambda node, _: node in bad)
+    cluster.until_served(ADDRESSES, 3 * LIMIT)
+    bad.clear()
+    del cluster.nodes["n2"]
+    assert cluster.until_served(ADDRESSES, 3 * LIMIT) < 15
