@@ -114,6 +114,25 @@ def test_lock_is_reclaimed_after_a_clean_stop_of_the_holder(scene: Scene) -> Non
     reclaim_when_told(scene, address, lambda: scene.lab.stop_daemon(node))
 
 
+def test_lock_that_nobody_reclaims_is_free_after_the_grace_period(scene: Scene) -> None:
+    """And not before, through whatever node."""
+    address, elsewhere = scene.apart()
+    assert scene.lock_client(address, "owner").lock() is Status.GRANTED
+    rival = Rival(scene.lock_client(elsewhere, "rival", OTHER))
+    assert rival.locks.lock() is Status.DENIED
+    rival.start()
+    try:
+        scene.move(address, scene.elsewhere(address, elsewhere))
+        scene.lab.wait_for("the lock for the rival", lambda: rival.said(Status.GRANTED), 60)
+    finally:
+        rival.end()
+    answers = [answer for _, answer in rival.answers if answer is not None]
+    assert answers == [Status.DENIED, Status.DENIED_GRACE_PERIOD, Status.GRANTED]
+    times = dict(reversed([(answer, at) for at, answer in rival.answers]))
+    waited = times[Status.GRANTED] - times[Status.DENIED_GRACE_PERIOD]
+    assert waited > nfs_service.GRACE - 0.5, waited
+
+
 def test_notification_is_repeated_until_acknowledged(scene: Scene) -> None:
     address, elsewhere = scene.apart()
     assert scene.lock_client(address, "owner").lock() is Status.GRANTED
