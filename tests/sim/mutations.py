@@ -23,8 +23,9 @@ from locum.cluster.schema import HealthRecord
 from locum.cluster.serving import Serving
 from locum.cluster.view import View
 from locum.sim import world
-from locum.sim.agent import Agent, Work
+from locum.sim.agent import Agent
 from locum.sim.kernel import Kernel
+from locum.sim.process import Work
 from locum.sim.run import Knobs
 from locum.store.base import Condition, Operation
 
@@ -277,7 +278,7 @@ def denials_forgotten(patch: Patch) -> None:
 
 def lifetime_rounded_up(patch: Patch) -> None:
     """The lifetimes of addresses are rounded up, to a minute."""
-    patch.setattr("locum.sim.agent.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
+    patch.setattr("locum.sim.acts.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
 
 
 def adoption_of_the_dead(patch: Patch) -> None:

@@ -44,7 +44,7 @@ def timeline(seed: int, hash_seed: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("seed", [2, 33, 51])
+@pytest.mark.parametrize("seed", [2, 33, 51, 20160])
 def test_a_seed_is_the_same_history_in_every_process(seed: int) -> None:
     assert timeline(seed, "1") == timeline(seed, "31337")
 

@@ -242,7 +242,8 @@ class Node:
 
     def _keys_changed(self, keys: set[str]) -> None:
         view, now = self.view, self.desk.now
-        for key in keys:
+        # In an order, so that a run of the simulation is the same in every process.
+        for key in sorted(keys):
             kind, node = schema.split_key(key)
             if kind == "member":
                 self.observers.forget(node)
