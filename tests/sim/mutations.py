@@ -338,8 +338,8 @@ def changes_after_settling_forgotten(patch: Patch) -> None:
 
 def overlapping_scripts(patch: Patch) -> None:
     """The runner does not wait for what an earlier one left."""
-    patch.setattr("locum.sim.machine.Machine._kill_orphan", lambda *_: None)
-    patch.setattr("locum.sim.machine.Machine.kill_children", lambda self: setattr(self, "child", None))
+    patch.setattr("locum.sim.host.Host._kill_orphan", lambda *_: None)
+    patch.setattr("locum.sim.host.Host.kill_children", lambda self: setattr(self, "child", None))
 
 
 def unearned(patch: Patch) -> None:

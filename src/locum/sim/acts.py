@@ -16,7 +16,7 @@ from locum.sim.process import Process, Work
 from locum.sim.scripts import Child
 
 if TYPE_CHECKING:
-    from locum.sim.machine import Machine
+    from locum.sim.host import Host
 
 #: As in the real agent: pause between renewals of lifetimes, in seconds.
 RENEW_INTERVAL = 0.5
@@ -27,7 +27,7 @@ class Acts(Process):
 
     node: Node
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Host) -> None:
         super().__init__(machine)
         #: The engine runs: scripts may be started.
         self.ready = False

@@ -21,7 +21,7 @@ from locum.sim.service import Author, StoreClient
 from locum.store.base import Batch, CommitResult, Snapshot
 
 if TYPE_CHECKING:
-    from locum.sim.machine import Machine
+    from locum.sim.host import Host
 
 #: As in the real agent: pause before a store that did not answer is read again, in seconds.
 READ_PAUSE = 0.1
@@ -33,7 +33,7 @@ class Agent(Acts):
     #: The rules; tests put mutated ones here.
     node_class: type[Node] = Node
 
-    def __init__(self, machine: Machine, serial: int) -> None:
+    def __init__(self, machine: Host, serial: int) -> None:
         super().__init__(machine)
         self.serial = serial
         self._scheduled = math.inf

@@ -27,7 +27,7 @@ from locum.store.base import Batch, Entry
 from locum.store.keyvalue import KeyValue
 
 if TYPE_CHECKING:
-    from locum.sim.machine import Machine
+    from locum.sim.host import Host
     from locum.sim.world import World
 
 ADMIN, STRANGER = Author("admin"), Author("stranger")
@@ -77,7 +77,7 @@ class Checks:
 
     # -- I1 --------------------------------------------------------------------------------------------------
 
-    def may_speak(self, machine: Machine, addresses: Iterable[str]) -> None:
+    def may_speak(self, machine: Host, addresses: Iterable[str]) -> None:
         """From this instant ``machine`` may speak for some of ``addresses``: nobody else may, and it has the claim."""
         if _excused(machine):
             return
@@ -249,7 +249,7 @@ class Checks:
 
     # -- events: I2, I3, I5, I6 ------------------------------------------------------------------------------
 
-    def event_started(self, machine: Machine, event: str, address: str) -> None:
+    def event_started(self, machine: Host, event: str, address: str) -> None:
         """The scripts of an event start on ``machine``."""
         if self._world.trace.on:
             machine.say(f"{event} {address} starts")
@@ -263,7 +263,7 @@ class Checks:
         if event == "takeip":
             self._may_take(machine, address)
 
-    def _may_take(self, machine: Machine, address: str) -> None:
+    def _may_take(self, machine: Host, address: str) -> None:
         late = machine.clock.boot() - machine.page.deadline
         if late > 0:
             # A process that was stopped between its last look at the clock and starting the scripts cannot know;
@@ -282,7 +282,7 @@ class Checks:
         if missing:
             self.fail("I6", f"{machine.name} takes {address} before its {' and '.join(sorted(missing))} succeeded")
 
-    def event_ended(self, machine: Machine, event: str, address: str, ok: bool) -> None:
+    def event_ended(self, machine: Host, event: str, address: str, ok: bool) -> None:
         """The scripts of an event have ended on ``machine``."""
         if self._world.trace.on:
             machine.say(f"{event} {address} {'ends' if ok else 'fails'}")
@@ -294,14 +294,14 @@ class Checks:
         if ok and event == "recovered":
             self.recovered[name] = self._began[name]
 
-    def event_killed(self, machine: Machine) -> None:
+    def event_killed(self, machine: Host) -> None:
         """The scripts under way were killed."""
         event, address = self.running.pop(machine.name, ("", ""))
         if self._world.trace.on:
             machine.say(f"{event} {address} killed")
         self._changed(machine, event, address)
 
-    def _changed(self, machine: Machine, event: str, address: str) -> None:
+    def _changed(self, machine: Host, event: str, address: str) -> None:
         """I3 is about members. What one that was expired cleans up was lost, and closed, with its membership."""
         if event not in MOVES:
             return
@@ -310,11 +310,11 @@ class Checks:
         if member is not None and agent is not None and agent.node.incarnation.encode() in member.value:
             self.last_change = (self._world.engine.now, machine.name, f"{event} {address}")
 
-    def daemon_started(self, machine: Machine) -> None:
+    def daemon_started(self, machine: Host) -> None:
         """A new life: everything must be earned again."""
         self._earned.pop(machine.name, None)
 
-    def nobody_lives(self, machine: Machine) -> None:
+    def nobody_lives(self, machine: Host) -> None:
         """Every process of ours died so long ago that every lifetime is over: the kernel has removed the addresses."""
         left = [a for a in machine.kernel.addresses if (machine.name, a) not in self._world.by_hand]
         if left:
@@ -338,7 +338,7 @@ def _incarnation(member: Entry | None) -> str:
     return record.incarnation if isinstance(record, MemberRecord) else ""
 
 
-def _excused(machine: Machine) -> bool:
+def _excused(machine: Host) -> bool:
     """Rules that somebody removed are put back by the agent; without one that runs, nobody can."""
     return machine.kernel.lawless and not machine.running
 

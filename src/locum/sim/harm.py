@@ -12,6 +12,7 @@ from locum.sim.admins import Admins
 
 if TYPE_CHECKING:
     from locum.sim.clocks import MachineClock
+    from locum.sim.host import Host
     from locum.sim.machine import Machine
     from locum.sim.world import World
 
@@ -62,7 +63,7 @@ class Harm:
         if self._world.trace.on:
             self._world.trace.say("faults", text)
 
-    def _disturb(self, machine: Machine, seconds: float) -> None:
+    def _disturb(self, machine: Host, seconds: float) -> None:
         """Until some time after ``seconds`` nobody may expect this node to beat."""
         name = machine.name
         self._busy[name] = self._busy.get(name, 0) + 1
@@ -72,5 +73,5 @@ class Harm:
         self._busy[name] -= 1
         self._quiet_since[name] = self._world.engine.now
 
-    def _agent_ended(self, machine: Machine) -> None:
+    def _agent_ended(self, machine: Host) -> None:
         self._disturb(machine, 3.0)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from locum.sim.machine import Machine
+    from locum.sim.host import Host
 
 Work = Iterator[None]
 
@@ -19,7 +19,7 @@ Work = Iterator[None]
 class Process:
     """One process, from its start until it ends or is killed."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Host) -> None:
         self.machine = machine
         self.world = machine.world
         self.clock = machine.clock

@@ -13,6 +13,7 @@ from locum.cluster.schema import TunableRecord
 from locum.sim.checks import ADMIN, Checks, Violation
 from locum.sim.clocks import EPOCH, MachineClock
 from locum.sim.engine import Engine
+from locum.sim.host import Host
 from locum.sim.machine import Machine
 from locum.sim.network import Link
 from locum.sim.scripts import Behaviour
@@ -50,7 +51,7 @@ class World:
         #: Called when a node's membership was ended by another; the faults know whether that was fair.
         self.on_expiry: Callable[[str, str], None] | None = None
         #: Called when a daemon has ended by itself.
-        self.on_end: Callable[[Machine], None] | None = None
+        self.on_end: Callable[[Host], None] | None = None
 
     def _machine(self, number: int) -> Machine:
         shape, name = self.shape, f"n{number + 1}"
@@ -99,7 +100,7 @@ class World:
         if self.on_expiry is not None:
             self.on_expiry(name, incarnation)
 
-    def agent_ended(self, machine: Machine, problem: str | None) -> None:
+    def agent_ended(self, machine: Host, problem: str | None) -> None:
         """An agent has left, in order or with a problem."""
         if self.on_end is not None:
             self.on_end(machine)
