@@ -9,6 +9,7 @@ from typing import TypeVar
 import pytest
 
 from locum.lab import nfs_service
+from locum.lab.layout import CLIENT_V6
 from locum.nfs import nfs4, nlm, rpc
 from locum.nfs.nfs4 import Nfs4Error, Status
 from tests.lab.conftest import MakeLab
@@ -96,11 +97,13 @@ class Owner:
         self.do(self.client.reclaim_complete)
 
 
-def reclaimed_over(scene: Scene, minor: int, address: str, change: Callable[[], object], *, dead: bool) -> None:
+def reclaimed_over(
+    scene: Scene, minor: int, address: str, change: Callable[[], object], *, dead: bool, source: str = CLIENT
+) -> None:
     """A client has a file locked; ``change`` moves its address; it reclaims. A rival (NFSv3) asks for the lock through
     another node all the time: once the host is dead, when ``dead``, because its death gives the lock up."""
     _, elsewhere = scene.apart()
-    owner = Owner(scene, address, minor)
+    owner = Owner(scene, address, minor, source=source)
     file = owner.lock()
     rival = Rival(scene.lock_client(elsewhere, "rival", OTHER))
     assert rival.locks.lock() is nlm.Status.DENIED
@@ -153,6 +156,14 @@ def test_state_is_reclaimed_after_a_clean_stop_of_the_holder(scene: Scene) -> No
     address, _ = scene.apart()
     node = scene.holder(address)
     reclaimed_over(scene, 1, address, lambda: scene.lab.stop_daemon(node), dead=False)
+
+
+def test_state_is_reclaimed_over_ipv6(scene: Scene) -> None:
+    """Its address is written in one way in the server's records and in another on the list of connections."""
+    address, node = next((a, n) for a, n in sorted(scene.lab.served().items()) if ":" in a)
+    _, elsewhere = scene.apart()
+    target = next(name for name in scene.lab.layout.node_names if name not in (node, scene.holder(elsewhere)))
+    reclaimed_over(scene, 1, address, lambda: scene.move(address, target), dead=False, source=CLIENT_V6)
 
 
 @pytest.mark.parametrize("minor", [0, 1])
