@@ -158,6 +158,26 @@ def test_state_is_reclaimed_after_a_clean_stop_of_the_holder(scene: Scene) -> No
     reclaimed_over(scene, 1, address, lambda: scene.lab.stop_daemon(node), dead=False)
 
 
+def test_clients_of_other_addresses_keep_what_they_have(scene: Scene) -> None:
+    """One that leaves is called as Linux calls itself for NFSv4.0; its name is in no directory's name as it is."""
+    address, elsewhere = scene.apart()
+    node = scene.holder(address)
+    for one in (elsewhere, address):
+        scene.move(one, node)
+    assert scene.holder(elsewhere) == scene.holder(address) == node
+    scene.wait_grace_over(address)
+    stays = Owner(scene, elsewhere, 0, f"Linux NFSv4.0 other/{elsewhere}", OTHER)
+    locked = stays.lock()
+    # Not the server's address, by which the server itself would find it.
+    owner = Owner(scene, address, 0, f"Linux NFSv4.0 {CLIENT}/name")
+    file = owner.lock(200)
+    scene.move(address, scene.elsewhere(address))
+    owner.wait_forgotten()
+    owner.reclaim(file, 200)
+    assert stays.said(stays.client.renew) == Status.OK
+    assert stays.do(lambda: stays.client.read(locked)) == b"hello\n"
+
+
 def test_state_is_reclaimed_over_ipv6(scene: Scene) -> None:
     """Its address is written in one way in the server's records and in another on the list of connections."""
     address, node = next((a, n) for a, n in sorted(scene.lab.served().items()) if ":" in a)

@@ -38,12 +38,13 @@ def arguments(node: str) -> tuple[str, str]:
 
 def names(root: str, addresses: Collection[str]) -> list[str]:
     """What the clients at ``addresses`` that are recorded below ``root`` call themselves; in hexadecimal, from ``0x``,
-    where that is not text. Raises OSError."""
+    where that is not text. (In the records it is also where a stroke occurs, as in Linux's names for NFSv4.0.) Raises
+    OSError."""
     found = set()
     for record in _records(os.path.join(root, _CURRENT), ""):
         parts = _RECORD.fullmatch(record)
         if parts and len(parts["name"]) == int(parts["length"]) and _plain(parts["address"]) in addresses:
-            found.add(parts["name"])
+            found.add(_text(parts["name"]))
     return sorted(found)
 
 
@@ -61,3 +62,13 @@ def _records(directory: str, before: str) -> Iterator[str]:
 def _plain(address: str) -> str:
     """An IPv4 address as everybody else writes it."""
     return address.removeprefix("::ffff:") if "." in address else address
+
+
+def _text(name: str) -> str:
+    if not name.startswith("0x"):
+        return name
+    try:
+        text = bytes.fromhex(name[2:]).decode("ascii")
+    except ValueError:
+        return name
+    return text if text.isprintable() else name

@@ -23,9 +23,19 @@ def test_names_of_the_clients_at_addresses(tmp_path: Path) -> None:
     assert v4_records.names(str(tmp_path), set()) == []
 
 
-def test_name_with_brackets_and_a_stroke(tmp_path: Path) -> None:
+def test_name_with_brackets(tmp_path: Path) -> None:
     (tmp_path / "v4recov" / "10.0.0.9-(8:a-(1:b)c)").mkdir(parents=True)
     assert v4_records.names(str(tmp_path), {"10.0.0.9"}) == ["a-(1:b)c"]
+
+
+def test_name_with_a_stroke_is_text_and_bytes_are_not(tmp_path: Path) -> None:
+    """Linux calls itself so for NFSv4.0, and no directory can be called so."""
+    linux, other = b"Linux NFSv4.0 10.0.0.9/10.0.0.1".hex(), "0x00ff0102"
+    for number, name in ((9, f"0x{linux}"), (8, other), (7, "0x12 is text")):
+        (tmp_path / "v4recov" / f"10.0.0.{number}-({len(name)}:{name})").mkdir(parents=True)
+    assert v4_records.names(str(tmp_path), {"10.0.0.9"}) == ["Linux NFSv4.0 10.0.0.9/10.0.0.1"]
+    assert v4_records.names(str(tmp_path), {"10.0.0.8"}) == [other]
+    assert v4_records.names(str(tmp_path), {"10.0.0.7"}) == ["0x12 is text"]
 
 
 def test_name_that_is_spread_over_directories(tmp_path: Path) -> None:
