@@ -133,7 +133,7 @@ def reclaimed_over(
     assert rival.locks.lock() is nlm.Status.GRANTED
 
 
-@pytest.mark.parametrize("minor", [0, 1])
+@pytest.mark.parametrize("minor", [0, 1, 2])
 def test_state_is_reclaimed_after_a_planned_move(scene: Scene, minor: int) -> None:
     address, elsewhere = scene.apart()
     target = scene.elsewhere(address, elsewhere)

@@ -1,4 +1,4 @@
-"""NFS version 4.0 and 4.1 as a client that opens, locks and reclaims: what a move does to state is seen with it.
+"""NFS version 4 as a client that opens, locks and reclaims: what a move does to state is seen with it.
 
 Rules of this file: blocking calls with a limit, over one TCP connection that is made again when it broke, as ordinary
 clients do; no callbacks, no delegations, one request at a time. It decides nothing: when to establish a client, what
@@ -74,7 +74,8 @@ class OpenFile(msgspec.Struct):
 
 
 class Client:
-    """A client called ``name`` of the server at ``server``, from the address ``source``; ``minor`` is 0 or 1.
+    """A client called ``name`` of the server at ``server``, from the address ``source``; ``minor`` is 0, 1, or 2,
+    of which nothing new is used.
 
     ``timeout`` in seconds for each call. ``verifier``: eight bytes that tell one life of a client from the next; who
     has another one than before has rebooted and has no state. Every method raises :class:`Nfs4Error` for what the
