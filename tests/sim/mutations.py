@@ -421,12 +421,15 @@ MUTATIONS: dict[str, Mutation] = {
             Knobs(only=("delay_messages", "freeze_all", "cut"), nodes=3, calm=0.2),
         ),
         Mutation(orphans_freed_at_once, ("I1",), Knobs(only=("delete_key", "freeze_all"), nodes=3, calm=0.2)),
-        Mutation(leader_write_unconditional, ("I8", "I1")),
+        Mutation(
+            leader_write_unconditional, ("I8", "I1"), Knobs(only=("delay_messages", "freeze_all"), nodes=3, calm=0.2)
+        ),
         Mutation(claim_not_conditional, ("I1", "I8")),
         Mutation(
             claim_of_a_dead_member,
             ("I8", "I1"),
             Knobs(only=("delay_messages", "admin", "freeze_agent"), hold=0.25, addresses=8, nodes=2, calm=0.1),
+            seeds=200,
         ),
         Mutation(unclaim_before_release, ("I1", "I2")),
         Mutation(take_before_release, ("I1", "I2")),
@@ -454,7 +457,7 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(unearned, ("I6",)),
         Mutation(ban_forgets, ("I9",), Knobs(only=("scripts_fail", "admin", "link_down"), calm=0.2)),
         Mutation(beats_starve, ("liveness", "expiry"), Knobs(nodes=6, hold=0.25)),
-        Mutation(orphan_of_a_lost_plan, ("liveness",)),
+        Mutation(orphan_of_a_lost_plan, ("liveness",), Knobs(only=("spoil_key",), nodes=3, calm=0.3)),
         Mutation(
             stopped_nodes_not_waited_for,
             ("liveness",),
