@@ -114,10 +114,11 @@ def check_rpc(
     """Raises Fail unless the ONC RPC service answers a null call on ``host``, over TCP or UDP, within ``timeout``
     seconds. ``program`` is a number or a common name (``nfs``, ``mountd``, ``nlockmgr``, ``status``)."""
     from locum.events.toolbox import rpc  # noqa: PLC0415
+    from locum.rpc import RpcError  # noqa: PLC0415
 
     try:
         rpc.check(program, version, host, tcp=tcp, timeout=timeout)
-    except rpc.RpcError as error:
+    except RpcError as error:
         raise Fail(str(error)) from None
 
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from locum import rpc
 from locum.lab import namespaces, nfs_service, processes
 from locum.lab.lab import Lab
-from locum.nfs import nsm, rpc
+from locum.nfs import nsm
 from locum.nfs.nlm import LockClient, Status
 
 T = TypeVar("T")

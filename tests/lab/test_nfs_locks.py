@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from locum import rpc
 from locum.lab import nfs_service
 from locum.lab.layout import CLIENT_V6
-from locum.nfs import callout, rpc
+from locum.nfs import callout
 from locum.nfs.nlm import Status
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs_scene import CLIENT, LOCUM, OTHER, Rival, Scene, receiving

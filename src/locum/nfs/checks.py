@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from locum.nfs import rpc
+from locum import rpc
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ def configured(settings: Mapping[str, object], checks: tuple[Check, ...] = DEFAU
 
 
 def ask(check: Check, timeout: float) -> None:
-    """Call procedure 0 of every version. Raises :class:`locum.nfs.rpc.RpcError`."""
+    """Call procedure 0 of every version. Raises :class:`locum.rpc.RpcError`."""
     for version in check.versions:
         port = rpc.PORTMAPPER_PORT if check.program == rpc.PORTMAPPER else 0
         rpc.null_call(check.program, version, tcp=check.tcp, timeout=timeout, port=port)

@@ -16,8 +16,8 @@ import time
 
 import msgspec
 
-from locum.nfs import rpc
-from locum.nfs.xdr import Malformed, Packer, Unpacker
+from locum import rpc
+from locum.xdr import Malformed, Packer, Unpacker
 
 _NFS_PORT = 2049
 _COMPOUND = 1
@@ -79,7 +79,7 @@ class Client:
 
     ``timeout`` in seconds for each call. ``verifier``: eight bytes that tell one life of a client from the next; who
     has another one than before has rebooted and has no state. Every method raises :class:`Nfs4Error` for what the
-    server refuses, other :class:`locum.nfs.rpc.RpcError` when it cannot be asked.
+    server refuses, other :class:`locum.rpc.RpcError` when it cannot be asked.
     """
 
     def __init__(

@@ -10,8 +10,8 @@ import enum
 
 import msgspec
 
-from locum.nfs import rpc
-from locum.nfs.xdr import Packer, Unpacker
+from locum import rpc
+from locum.xdr import Packer, Unpacker
 
 PROGRAM, VERSION = 100021, 4
 _TEST, _LOCK, _CANCEL, _UNLOCK = 1, 2, 3, 4
@@ -49,7 +49,7 @@ class LockClient:
     """A client named ``name`` that asks ``server`` (an address) from its own address ``source``.
 
     ``owner`` tells processes of one client apart; ``state`` is the client's own state number. Every method raises
-    :class:`locum.nfs.rpc.RpcError`; ``timeout`` in seconds.
+    :class:`locum.rpc.RpcError`; ``timeout`` in seconds.
     """
 
     def __init__(

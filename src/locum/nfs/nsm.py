@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from locum.nfs import rpc
-from locum.nfs.xdr import Malformed, Packer, Unpacker
+from locum import rpc
+from locum.xdr import Malformed, Packer, Unpacker
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor

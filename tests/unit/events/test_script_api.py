@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from locum import script
-from locum.events.toolbox import rpc
+from locum import rpc, script
 from locum.script import Fail
 from tests.unit.events.bench import alive, kill_service, until
 
@@ -309,7 +308,7 @@ def fake_rpc(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], FakeRp
 
     def make(how: str) -> FakeRpc:
         made.append(FakeRpc(how))
-        monkeypatch.setattr(rpc, "_PORTMAPPER_PORT", made[-1].port)
+        monkeypatch.setattr(rpc, "PORTMAPPER_PORT", made[-1].port)
         return made[-1]
 
     yield make
@@ -329,10 +328,14 @@ def test_rpc(fake_rpc: Callable[[str], FakeRpc], how: str, tcp: bool) -> None:
 @pytest.mark.parametrize(
     ("how", "program", "reason"),
     [
-        ("well", "mountd", "RPC program mountd version 3 (TCP) on 127.0.0.1 is not registered with the port mapper"),
+        (
+            "well",
+            "mountd",
+            "RPC service mountd: program 100005 version 3/tcp is not registered with the port mapper of 127.0.0.1",
+        ),
         ("denied", "nfs", "the call was denied"),
         ("version", "nfs", "version not supported"),
-        ("silent", "nfs", "did not answer within 0.3 s"),
+        ("silent", "nfs", "no answer within 0.3 s"),
         ("well", "nosuch", "no RPC program is called 'nosuch'"),
     ],
 )
@@ -344,8 +347,10 @@ def test_rpc_that_is_not_well(fake_rpc: Callable[[str], FakeRpc], how: str, prog
 
 
 def test_rpc_without_a_port_mapper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rpc, "_PORTMAPPER_PORT", free_port())
-    with pytest.raises(Fail, match=r"RPC program nfs version 3 \(TCP\) on 127.0.0.1: Connection refused"):
+    monkeypatch.setattr(rpc, "PORTMAPPER_PORT", free_port())
+    with pytest.raises(
+        Fail, match=r"RPC service nfs: program 100000 version 2 on 127.0.0.1 port \d+/tcp: Connection refused"
+    ):
         script.check_rpc("nfs", 3)
 
 

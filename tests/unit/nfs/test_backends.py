@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from locum.nfs import rpc
+from locum import rpc
 from locum.nfs.backends import backend
 from locum.nfs.backends.base import Backend
 from locum.nfs.backends.kernel import Kernel

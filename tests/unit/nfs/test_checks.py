@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from locum.nfs import checks, rpc
+from locum import rpc
+from locum.nfs import checks
 from locum.nfs.checks import Check, Counters, Verdict
 
 SLOW = rpc.RpcTimeout("no answer")

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from locum.nfs import nsm, rpc
-from locum.nfs.xdr import Packer, Unpacker
+from locum import rpc
+from locum.nfs import nsm
+from locum.xdr import Packer, Unpacker
 
 HOST = "127.0.0.1"
 

@@ -9,7 +9,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 
-from locum.nfs import callout, checks, rpc
+from locum import rpc
+from locum.nfs import callout, checks
 from locum.nfs.services import Daemon
 from locum.script import Fail, setting_list, settings, wait_for
 

@@ -13,7 +13,7 @@ import struct
 import time
 
 from locum.errors import LocumError
-from locum.nfs.xdr import Malformed, Packer, Unpacker
+from locum.xdr import Malformed, Packer, Unpacker
 
 PORTMAPPER, PORTMAPPER_PORT = 100000, 111
 NFS, MOUNTD, NLM, STATD = 100003, 100005, 100021, 100024
@@ -112,7 +112,7 @@ def call(
     try:
         return decode_reply(over(host, port, message, source, deadline), transaction)
     except TimeoutError:
-        raise RpcTimeout(f"{where}: no answer within {timeout:g} s") from None
+        raise RpcTimeout(f"{where}: no answer within {round(timeout, 1):g} s") from None
     except (Malformed, struct.error) as error:
         raise RpcError(f"{where}: the answer is not RPC: {error}") from None
     except OSError as error:
@@ -146,12 +146,22 @@ def port_of(
     tcp: bool = True,
     timeout: float = 5.0,
     source: str | None = None,
-    mapper_port: int = PORTMAPPER_PORT,
+    mapper_port: int | None = None,
 ) -> int:
     """The port of a program. Raises NotRegistered, RpcTimeout, RpcError."""
     v6 = ":" in host
     mapper_version, arguments = encode_getport(program, version, tcp=tcp, v6=v6)
-    results = call(host, mapper_port, PORTMAPPER, mapper_version, 3, arguments, tcp=tcp, timeout=timeout, source=source)
+    results = call(
+        host,
+        mapper_port or PORTMAPPER_PORT,
+        PORTMAPPER,
+        mapper_version,
+        3,
+        arguments,
+        tcp=tcp,
+        timeout=timeout,
+        source=source,
+    )
     try:
         port = decode_getport(results, v6=v6)
     except (Malformed, ValueError, UnicodeError) as error:

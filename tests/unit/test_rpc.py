@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from locum.nfs import rpc
-from locum.nfs.xdr import Malformed, Packer, Unpacker
+from locum import rpc
+from locum.xdr import Malformed, Packer, Unpacker
 
 
 @contextmanager
