@@ -92,7 +92,8 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
     to: a doubtful service beats none (CTDB does the same by default). An admin's ``disable`` is always obeyed.
 
     A node that could not take an address gets no others either, for as long as it refuses that one: whatever
-    keeps it from taking, trying its even share one by one would interrupt every one of them.
+    keeps it from taking, trying its even share one by one would interrupt every one of them. It gets those that
+    nobody serves and that no other node could be given: there is nothing to interrupt.
     """
     willing: dict[str, HealthRecord] = {}
     for node in participants(view, wall):
@@ -105,26 +106,33 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
         willing = {node: health for node, health in willing.items() if health.healthy}
     elif tunables.no_ip_host_on_all_disabled:
         return {}
-    result = {}
-    for node, health in willing.items():
-        record = view.nodes.get(node)
-        if record is None:
-            continue
-        down = set(health.down)
-        result[node] = frozenset(
-            hosted.address
-            for hosted in record.record.addresses
-            if hosted.address not in health.refused
-            and not down.issuperset(hosted.interfaces)
-            and (not health.refused or _serves(view, node, hosted.address))
+    possible = {node: _possible(view, node, health) for node, health in willing.items()}
+    elsewhere = frozenset().union(*(possible[node] for node, health in willing.items() if not health.refused))
+    return {
+        node: frozenset(
+            a for a in possible[node] if _server(view, a) == node or not (_server(view, a) or a in elsewhere)
         )
-    return result
+        if health.refused
+        else possible[node]
+        for node, health in willing.items()
+    }
 
 
-def _serves(view: View, node: str, address: str) -> bool:
-    """Whether ``node`` has taken ``address`` completely, as far as its claim says."""
+def _possible(view: View, node: str, health: HealthRecord) -> frozenset[str]:
+    """The addresses that ``node`` has link for and has not just failed to take."""
+    record = view.nodes.get(node)
+    down = set(health.down)
+    return frozenset(
+        hosted.address
+        for hosted in (record.record.addresses if record is not None else ())
+        if hosted.address not in health.refused and not down.issuperset(hosted.interfaces)
+    )
+
+
+def _server(view: View, address: str) -> str | None:
+    """The node that has taken ``address`` completely, as far as its claim says."""
     claim = view.claims.get(address)
-    return claim is not None and claim.record.serving and view.claim_holder(address) == node
+    return view.claim_holder(address) if claim is not None and claim.record.serving else None
 
 
 def configured(view: View) -> dict[str, int]:

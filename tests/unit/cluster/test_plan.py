@@ -147,6 +147,24 @@ def test_a_node_that_could_not_take_an_address_keeps_what_it_serves_and_gets_no_
     assert {a for a, n in cluster.assignment().items() if n == "n2"} == served
 
 
+def test_a_node_that_could_not_take_an_address_gets_those_that_nobody_serves_and_nobody_else_can() -> None:
+    cluster = Cluster("n1", "n2")
+    hosted = tuple(HostedAddress(a, 24, ("eth0",)) for a in ADDRESSES)
+    cluster.put("node/n2", NodeRecord(1, "", hosted[1:]))
+    alone, refused = ADDRESSES[0], ADDRESSES[1]
+    cluster.health("n1", refused={refused: "takeip: 60.nfs failed"})
+    able = hostable(cluster.view, DEFAULTS, 1000.0)
+    assert able["n1"] == {alone}, "what n2 can be given as well is for n2"
+    cluster.put(f"claim/{alone}", ClaimRecord("n2", "inc-n2", "eth0", serving=True))
+    assert hostable(cluster.view, DEFAULTS, 1000.0)["n1"] == frozenset(), "somebody serves it"
+
+
+def test_the_only_node_gets_all_but_what_it_could_not_take() -> None:
+    cluster = Cluster("n1")
+    cluster.health("n1", refused={ADDRESSES[1]: "takeip: 60.nfs failed"})
+    assert set(cluster.assignment()) == set(ADDRESSES) - {ADDRESSES[1]}
+
+
 def test_i3_addresses_that_changed_after_the_plan_had_settled_make_a_new_one() -> None:
     cluster = Cluster("n1", "n2")
     first = cluster.plan()
