@@ -183,9 +183,19 @@ class Driver:
     async def _ask(self, effect: fx.CommitWork) -> CommitResult | None:
         try:
             async with asyncio.timeout(self.patience):
-                return await self.store.commit(effect.conditions, effect.operations)
-        except (StoreError, TimeoutError):
+                result = await self.store.commit(effect.conditions, effect.operations)
+        except (StoreError, TimeoutError) as error:
+            self._store_fails(error)
             return None
+        self.store_problem = ""
+        return result
+
+    def _store_fails(self, error: Exception) -> None:
+        """Say so once, for as long as it is the same trouble."""
+        problem = str(error) or "no answer in time"
+        if problem != self.store_problem:
+            self._log(f"store: {problem}", "error")
+        self.store_problem = problem
 
     async def _watch(self) -> None:
         """Keep the view fed: a snapshot, then every change after it, anew whenever the watch is lost."""
@@ -202,10 +212,7 @@ class Driver:
             except WatchLost:
                 continue
             except (StoreError, TimeoutError) as error:
-                problem = str(error) or "no answer in time"
-                if problem != self.store_problem:
-                    self._log(f"store: {problem}", "error")
-                self.store_problem = problem
+                self._store_fails(error)
                 await asyncio.sleep(READ_PAUSE)
 
     def _take(self, batch: Batch) -> None:

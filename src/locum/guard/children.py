@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from locum.errors import LocumError
 from locum.guard.kernel import die_with_parent, name_process
 
 #: Exit status of an agent that can never do its work; it is not started again. (sysexits.h: EX_CONFIG)
@@ -67,6 +68,8 @@ def forked(name: str, work: Callable[[], int]) -> Callable[[], Process]:
                 signal.signal(number, signal.SIG_DFL)
             name_process(name)
             status = work()
+        except LocumError as error:
+            print(f"locum: {error}", file=sys.stderr)
         except BaseException:  # the child must never return into the guard's code
             traceback.print_exc()
         finally:

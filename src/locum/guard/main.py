@@ -106,7 +106,11 @@ def _watch(settings: Settings, agent: Callable[[Settings], int], page: Page, log
 
     def silence() -> None:
         gate.shut()
-        clear_addresses(addresses, log)
+        try:
+            clear_addresses(addresses, log)
+        except LocumError as error:
+            # They are mute, and the kernel removes them when their lifetime ends. Ending here would help nobody.
+            log(f"cannot remove public addresses: {error}", "error")
 
     def reread() -> None:
         try:
