@@ -5,7 +5,7 @@
 help:
 	@echo 'make demo    a cluster on this machine: real clients, real failures, a table of the gaps'
 	@echo 'make test    style, types and all tests, those in network namespaces included'
-	@echo 'make test-all  the same with the long ones: NFS, FTP, SMB, etcd clusters, torture, abuse'
+	@echo 'make test-all  the same with the long ones: NFS, FTP, SMB, etcd clusters, abuse'
 	@echo 'make sim     the cluster under a seeded simulator: SEEDS=10000, or MINUTES=10; FIRST=0 JOBS=2'
 	@echo 'make lint    style and types only'
 	@echo 'make format  put the code into the one style'

@@ -27,8 +27,8 @@ tests() { # LOG ARGUMENT...
     return "$(cat "$log.status")"
 }
 
-# Tests of real services, of etcd clusters and of long abuse: make test-all runs them, too.
-later="nfs services torture hostile bad_input etcd store_etcd"
+# Tests of real services, of etcd clusters and of abuse: make test-all runs them, too.
+later="nfs services hostile bad_input etcd store_etcd"
 
 lab() {
     ignored=

@@ -161,6 +161,9 @@ def execute(name: str, node: str, command: tuple[str, ...]) -> None:
 def fault(name: str, node: str, kind: str, interface: str | None) -> None:
     """Do KIND to NODE: cut, cut-private, link, kill-agent, kill-all, freeze, freeze-agent, service, hang; to its store
     kill-etcd, freeze-etcd, or kill-store, freeze-store.
+
+    In one direction: mute-private and mute-public (nobody hears NODE there), deaf-private and deaf-public (NODE hears
+    nobody).
     """
     meaning = faults.kind(kind).meaning
     Lab.load(name).fault(node, kind, interface)
@@ -312,8 +315,9 @@ def torture(
 ) -> None:
     """Break a cluster at random, without pause, and watch it.
 
-    Exit status 1 when two nodes ever answered for one address, or one stayed unserved longer than it may. The same
-    seed gives the same faults; what processes make of them differs from run to run.
+    Exit status 1 when two nodes ever answered for one address, when something that a command confirmed was lost, or
+    when an address stayed unserved longer than it may. The same seed gives the same faults; what processes make of
+    them differs from run to run.
     """
     import random  # noqa: PLC0415
 

@@ -15,7 +15,7 @@ from locum.api.control import ControlServer
 from locum.api.statd_ops import StatdOperations
 from locum.cli.main import cli
 from locum.connections.operations import ConnectionOperations
-from locum.lab import service_table, transfers
+from locum.lab import faults, service_table, transfers
 from locum.lab.services import SERVICES
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -84,6 +84,8 @@ def test_the_help_of_the_lab_names_every_service_client_and_fault() -> None:
     table = " ".join(COMMANDS["locum lab services-table"].get_help(click.Context(cli)).split())
     assert all(client in table for client in transfers.CLIENTS)
     assert all(fault in table for fault in service_table.FAULTS)
+    harm = re.findall(r"[a-z-]+", COMMANDS["locum lab fault"].get_help(click.Context(cli)))
+    assert set(faults.FAULTS) <= set(harm)
     page = (DOCS / "lab.md").read_text()
     for service in SERVICES:
         assert f"| `{service}` |" in page, f"docs/lab.md has no row for {service}"
