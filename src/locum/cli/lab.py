@@ -159,11 +159,16 @@ def execute(name: str, node: str, command: tuple[str, ...]) -> None:
 @click.argument("node")
 @click.argument("kind")
 def fault(name: str, node: str, kind: str, interface: str | None) -> None:
-    """Do KIND to NODE: cut, cut-private, link, kill-agent, kill-all, freeze, freeze-agent, service, hang; to its store
-    kill-etcd, freeze-etcd, or kill-store, freeze-store.
+    """Do KIND to NODE.
 
-    In one direction: mute-private and mute-public (nobody hears NODE there), deaf-private and deaf-public (NODE hears
-    nobody).
+    \b
+    The whole node   cut, kill-all, freeze
+    Its networks     link, cut-private, mute-private, deaf-private,
+                     mute-public, deaf-public
+    Its processes    kill-agent, freeze-agent, service, hang
+    Its store        kill-store, freeze-store, kill-etcd, freeze-etcd
+
+    mute: nobody hears NODE there; deaf: NODE hears nobody.
     """
     meaning = faults.kind(kind).meaning
     Lab.load(name).fault(node, kind, interface)
