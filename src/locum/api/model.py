@@ -111,7 +111,8 @@ class StatusReport(msgspec.Struct, frozen=True):
     """The cluster as the answering node ``node`` sees it. ``epoch`` is 0 and ``cause`` empty before the first plan.
 
     ``waiting_for`` names, in words, what the plan's progress waits for. ``revision`` is the store's, as last seen.
-    ``stale``: the node does not hear from the store, so that everything here may be over; ``warnings`` says more.
+    ``stale``: the node does not hear from the store, or has just lost its membership: everything here may be
+    over; ``warnings`` says more.
     """
 
     node: str

@@ -37,7 +37,8 @@ def status_report(
     ``tunables`` are those in force, ``daemon`` is what the node knows of itself.
     """
     now = Situation.of(view, wall, tunables)
-    silent = daemon is not None and daemon.stage == "member" and daemon.hold_left <= 0
+    # A node that has lost its membership heard so from the store; its watch may not have told it yet.
+    silent = daemon is not None and daemon.stage in ("member", "lost") and daemon.hold_left <= 0
     plan = view.plan.record if view.plan is not None else None
     progress, waiting_for = explain.progress(view)
     return StatusReport(
@@ -207,6 +208,8 @@ def _warnings(now: Situation, daemon: DaemonState | None) -> tuple[str, ...]:
         found.append(f"the store does not answer this node{because}: what is shown may be old")
     if daemon is not None and daemon.stage == "member" and daemon.hold_left <= 0:
         found.append("this node's hold has ended: it answers for no address until the store accepts a beat")
+    if daemon is not None and daemon.stage == "lost":
+        found.append("this node's membership is over: it answers for no address, releases what it had and joins anew")
     if view.loaded and view.members and leader_of(view) is None:
         found.append("there is no leader at the moment: a member takes over within a hold")
     for name in sorted(view.members):

@@ -428,7 +428,7 @@ class Lab:
     def _is_settled(self, report: StatusReport) -> bool:
         healthy = len(report.nodes) == self.layout.nodes and all(node.state == "OK" for node in report.nodes)
         served = len(report.addresses) == self.layout.addresses and all(a.state == "served" for a in report.addresses)
-        return healthy and served and report.progress == "settled"
+        return healthy and served and report.progress == "settled" and not report.stale
 
     def wait_for(self, what: str, condition: Callable[[], T], limit: float = 30.0) -> T:
         """Call ``condition`` until it returns something true, and return that.

@@ -263,6 +263,13 @@ def test_a_node_that_does_not_hear_from_the_store_says_so() -> None:
     assert "hold of n2 has ended" in shown.addresses[1].reason
 
 
+def test_a_node_that_has_lost_its_membership_says_so_before_its_watch_does() -> None:
+    shown = report(cluster(), DaemonState(stage="lost", hold=2.0, hold_left=0.0))
+    assert shown.stale
+    assert not shown.addresses[1].serving
+    assert any("membership is over" in warning for warning in shown.warnings)
+
+
 def test_what_a_watcher_is_told() -> None:
     view = cluster()
     before = report(view, DaemonState(hold=2.0, hold_left=1.9, stage="member"))
