@@ -223,11 +223,34 @@ def test_ganesha_needs_the_directory_of_the_records(script: MakeScript) -> None:
     assert backend("ganesha").directories() == ["/srv/a", "/cluster/nfs"]
 
 
-def test_ganesha_that_refuses(script: MakeScript) -> None:
-    directory = script()
+def ends(backend: Callable[[], None], log: Path) -> None:
+    log.unlink(missing_ok=True)
+    backend()
+    assert log.read_text() == "stop\n"
+
+
+def test_ganesha_that_cannot_be_told_to_give_up_locks_is_ended(
+    script: MakeScript, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    directory = script(nfs_start="true", nfs_stop=["sh", "-c", f"echo stop >>{log}"], nfs_status="true")
     command(directory, "dbus-send", "printf 'boolean false\\nstring \"no\"\\n'")
-    with pytest.raises(Fail, match=r"grace 2:10\.0\.0\.1 failed"):
-        backend("ganesha").release("10.0.0.1")
+    ends(lambda: backend("ganesha").release("10.0.0.1"), log)
+    assert "grace 2:10.0.0.1 failed: boolean false" in capsys.readouterr().out
+    ends(lambda: backend("ganesha").lose(["10.0.0.1", "10.0.0.2"]), log)
+
+
+def test_the_cluster_does_not_wait_for_a_ganesha_that_does_not_come_back(
+    script: MakeScript, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hangs(_self: Backend, _deadline: float) -> None:
+        raise Fail("no answer of nfs")
+
+    monkeypatch.setattr(Backend, "wait_until_up", hangs)
+    directory = script(restart_pause=0, nfs_start="true", nfs_stop="true", nfs_status="true")
+    command(directory, "dbus-send", "echo no bus; exit 1")
+    assert backend("ganesha").begin_grace(), "what it had is gone: all are to be notified"
+    assert "no answer of nfs" in capsys.readouterr().out
 
 
 def test_ganesha_is_restarted_when_the_bus_is_of_no_use(

@@ -12,9 +12,10 @@ client.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from locum.events.toolbox.commands import as_words
 from locum.nfs import v4_records
@@ -28,6 +29,12 @@ DEFAULT_CONFIG = "/etc/ganesha/ganesha.conf"
 #: of NFSv3 that came by it; and the state of every NFSv4 client in whose own name for itself the argument occurs: of
 #: all of them when it is empty. ``OWN`` and ``OTHERS`` let clients reclaim that are on record here, or elsewhere.
 _JUST_GRACE, _RELEASE, _OWN, _OTHERS = 0, 2, 3, 5
+
+#: How long a grace period waits for a server that had to be restarted for it, seconds.
+_RESTARTED_WITHIN = 5.0
+
+#: A program that sends waits for a reply, and for a message bus that may hang, seconds.
+_SENT_WITHIN = 5.0
 
 #: More clients than these are not released one by one: each takes a program that is run.
 _ONE_BY_ONE = 20
@@ -88,12 +95,37 @@ class Ganesha(Backend):
         except Fail as failure:
             log(f"{failure}\nthe grace period cannot be begun over the message bus: restarting NFS-Ganesha")
             self._server.kill()  # it may hang
-            self.restart(float(str(settings().get("timeout", 20))))
+            try:
+                self.restart(_RESTARTED_WITHIN)
+            except Fail as problem:
+                log(problem)  # monitor will say so as well; the whole cluster waits for this node now
             return True
         return False
 
     def release(self, address: str, clients: Collection[str] = ()) -> None:
         """See :class:`Backend`. Of NFSv4 clients only those that were connected, and whose records others can read."""
+        with self._or_end():
+            self._release(address, clients)
+
+    def lose(self, addresses: Sequence[str]) -> None:
+        """See :class:`Backend`."""
+        with self._or_end():
+            for address in addresses:
+                self._send(_RELEASE, address)
+            if self._recovery:
+                self._send(_RELEASE, "")
+
+    @contextlib.contextmanager
+    def _or_end(self) -> Iterator[None]:
+        """A server that cannot be told to give locks up keeps their clients from them elsewhere, and gives them up when
+        it ends; "recovered" starts it again."""
+        try:
+            yield
+        except Fail as failure:
+            log(f"{failure}\nits locks cannot be given up over the message bus: ending NFS-Ganesha")
+            self._server.kill()
+
+    def _release(self, address: str, clients: Collection[str]) -> None:
         self._send(_RELEASE, address)
         if not self._recovery:
             return
@@ -107,13 +139,6 @@ class Ganesha(Backend):
             self._send(_RELEASE, name)
         # It may have been too many: a client that uses other addresses as well, or one in whose name another's occurs.
         self._send(_OWN, "")
-
-    def lose(self, addresses: Sequence[str]) -> None:
-        """See :class:`Backend`."""
-        for address in addresses:
-            self._send(_RELEASE, address)
-        if self._recovery:
-            self._send(_RELEASE, "")
 
     def welcome(self, nodes: Sequence[str]) -> None:
         """See :class:`Backend`."""
@@ -142,7 +167,7 @@ class Ganesha(Backend):
     def _send(self, event: int, argument: str) -> None:
         command = settings().get("grace_command") or _SEND
         words = [str(word) for word in command] if isinstance(command, list | tuple) else as_words(str(command))
-        done = run([*words, f"string:{event}:{argument}"], check=False, timeout=10)
+        done = run([*words, f"string:{event}:{argument}"], check=False, timeout=_SENT_WITHIN)
         # The reply has a truth value: a call that was understood may have failed all the same.
         if done.status != 0 or "boolean false" in done.output:
             raise Fail(f"NFS-Ganesha: grace {event}:{argument} failed: {done.output.strip()}")
