@@ -29,6 +29,9 @@ class Link:
         self.latest = 0.0
         #: Probability that a message which meets a cut is kept back rather than lost.
         self.keeps = 0.5
+        #: When everything that set out before the last healing will have arrived, true time.
+        self.settled_at = 0.0
+        self._latest_arrival = 0.0
         self._kept: list[list[tuple[Callable[..., None], tuple[object, ...]]]] = [[], []]
 
     def some_delay(self) -> float:
@@ -44,7 +47,12 @@ class Link:
         """Call ``arrive(*arguments)`` at the other end, unless the message is lost."""
         if self.loss and self._random.random() < self.loss:
             return
-        self._engine.at(self._engine.now + self.some_delay(), self._arrive, way, arrive, arguments)
+        self._set_out(way, arrive, arguments)
+
+    def _set_out(self, way: int, arrive: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        when = self._engine.now + self.some_delay()
+        self._latest_arrival = max(self._latest_arrival, when)
+        self._engine.at(when, self._arrive, way, arrive, arguments)
 
     def _arrive(self, way: int, arrive: Callable[..., None], arguments: tuple[object, ...]) -> None:
         if not self.cut[way]:
@@ -59,4 +67,5 @@ class Link:
         for way in (UP, DOWN):
             kept, self._kept[way] = self._kept[way], []
             for arrive, arguments in kept:
-                self._engine.at(self._engine.now + self.some_delay(), self._arrive, way, arrive, arguments)
+                self._set_out(way, arrive, arguments)
+        self.settled_at = self._latest_arrival

@@ -73,6 +73,8 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
     node = agent.node
     if node.stage is not Stage.MEMBER:
         return f"is {node.stage.value}"
+    if machine.link.settled_at > world.engine.now:
+        return "has told the store something in the trouble that is still under way"
     if node.desk.waiting:
         return "has told the store something and waits for the answer"
     if node.view.revision < world.healed_revision:

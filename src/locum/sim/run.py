@@ -140,6 +140,7 @@ def rest_bound(world: World) -> float:
     bound += 6 * shape.usual[1] * 4
     bound += max(tunables["RecoveryBanPeriod"], 6.0) + 2.0  # bans
     bound += tunables["MonitorInterval"]
+    bound += max(0.0, *(m.link.settled_at - world.engine.now for m in world.machines.values()))  # late messages
     pauses = [0.0]
     for machine in world.machines.values():
         if machine.agent is not None:
