@@ -228,6 +228,7 @@ def test_a_store_that_talks_nonsense_costs_its_node_the_hold_and_nothing_else(ma
         assert lab.agent("n1") == agent
         report = lab.status("n1")
         assert report.stale
+        assert report.daemon is not None
         assert report.daemon.store_problem
         assert any("hold has ended" in warning for warning in report.warnings)
         store.close()

@@ -311,6 +311,12 @@ class Gate:
         self._edit("held", unwanted, "cannot shut addresses out at the gate", add=False)
         self._held -= unwanted
 
+    @property
+    def held(self) -> frozenset[str]:
+        """The addresses that may speak while the gate is open, as this object knows them (after :meth:`adopt`: as the
+        kernel had them)."""
+        return frozenset(self._held)
+
     def state(self) -> GateState:
         """What the kernel has now. Raises NetlinkError, PermissionRequired."""
         existing = [name for _, name in _existing(self._interfaces)]

@@ -38,7 +38,7 @@ def _nobody(result: EventResult) -> None:
 class Acts:
     """The machine's side of one node.
 
-    ``public`` maps every configured address to its prefix length; ``tunables`` returns those in force.
+    ``tunables`` returns those in force, ``incarnation`` the node's present membership.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Acts:
         notes: HeldNotes,
         connections: ConnectionKeeper,
         tunables: Callable[[], Tunables],
+        incarnation: Callable[[], str],
         log: Callable[[str, str], None],
     ) -> None:
         self._table = table
@@ -64,6 +65,7 @@ class Acts:
         self._lifetime = enforcement.lifetime
         self._tickets: dict[int, Ticket] = {}
         self._tunables = tunables
+        self._incarnation = incarnation
         self._log = log
         #: Address → (bits, interface) of what is configured here by us.
         self.configured: dict[str, tuple[int, str]] = {}
@@ -134,7 +136,8 @@ class Acts:
         if self._gate is not None:
             try:
                 self._gate.shut()
-                self._gate.deny(list(self.configured))
+                # Also what only a predecessor knew of.
+                self._gate.deny(self._gate.held)
             except LocumError as error:
                 self._log(f"the kernel's gate cannot be shut: {error}", "error")
         gone = list(self.configured.items())
@@ -183,8 +186,11 @@ class Acts:
         """``takeip``: let it speak, run the scripts, see that it is configured, announce it, tell its clients."""
         address, bits, interface = effect.address, effect.bits, effect.interface
         await self._connections.taking(address)
+        # The hold may end until the engine runs.
+        await self.engine_ready.wait()
         if boottime() >= self._page.deadline:
             return False, "the hold has ended"
+        self._begin(address)
         self.configured[address] = (bits, interface)
         if not self._allow(address):
             self._abandon(address)
@@ -264,7 +270,7 @@ class Acts:
     def _completed(self, address: str, bits: int, interface: str) -> None:
         self._renewable[address] = (bits, interface)
         try:
-            self._notes.add(address, interface)
+            self._notes.add(address, self._incarnation(), interface)
         except OSError as error:
             # The note only spares the scripts a second takeip if the agent crashes: no reason not to serve.
             self._log(f"cannot note that {address} is held: {error}", "warning")

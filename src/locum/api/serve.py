@@ -122,7 +122,7 @@ def adoption_of(page: Page, notes: HeldNotes) -> Adoption | None:
     """What the predecessor of this agent left, if it held anything."""
     if not page.incarnation:
         return None
-    return Adoption(page.incarnation, page.deadline, page.slot, notes.all())
+    return Adoption(page.incarnation, page.deadline, page.slot, notes.of(page.incarnation))
 
 
 async def serve(settings: Settings) -> int:
@@ -173,6 +173,7 @@ async def serve(settings: Settings) -> int:
         notes=notes,
         connections=connections,
         tunables=lambda: node.desk.tunables,
+        incarnation=lambda: node.incarnation,
         log=log,
     )
     store = PrefixedStore(whole, settings.cluster.name + "/")
@@ -208,6 +209,10 @@ async def serve(settings: Settings) -> int:
             # Before anything that takes time: the hold runs out, and the next beat must not wait for scripts.
             bits = {a.address: a.bits for a in settings.addresses}
             acts.adopt((a, bits[a], name) for a, name in adoption.held.items() if a in bits)
+        else:
+            # Also when a predecessor died while it dropped its hold.
+            notes.clear()
+            acts.drop()
         await control.start(settings.paths)
         kernel.start()
         background = [

@@ -46,7 +46,8 @@ class Watch:
         self._timer = BootTimer()
         self._signals: list[int] = []
         self._terminations = 0
-        self._enforced = 0.0
+        # The deadline that was enforced last; 0: an agent dropped its hold, and may have died before it was silent.
+        self._enforced: float | None = 0.0
         self._pulse = (0.0, 0.0)
         self._awake = 0.0
         self._last = boottime()
@@ -78,7 +79,9 @@ class Watch:
 
     def _keep_deadline(self, now: float) -> None:
         deadline = self._page.deadline
-        if deadline <= now and deadline != self._enforced:
+        if deadline > now:
+            self._enforced = None
+        elif deadline != self._enforced:
             if deadline:
                 self._log(
                     f"the hold ended {(now - deadline) * 1000:.0f} ms ago: removing all public addresses", "error"

@@ -105,7 +105,7 @@ class Host:
         self._lives = 0
         self._boots = 0
         self._agents = 0
-        self._enforced = 0.0
+        self._enforced: float | None = 0.0
         self._guard_waits = False
         self._guard_due = False
         self._freezes = 0
@@ -237,7 +237,6 @@ class Host:
 
     def _guard_sees_clear(self, life: int) -> None:
         if life == self.guard and not self.guard_stopped and self.page.deadline == 0.0 != self._enforced:
-            # As the guard has it: the first time that a page is cleared looks to it like no news.
             self._enforced = 0.0
             self._silence()
 
@@ -251,6 +250,7 @@ class Host:
         self._guard_due = False
         deadline = self.page.deadline
         if deadline > self.clock.boot():
+            self._enforced = None
             self.deadline_set()
         elif deadline and deadline != self._enforced:
             self._enforced = deadline
