@@ -1,6 +1,7 @@
 #!/bin/sh
-# All checks, in order: style, types, the simulation, the tests of units (several at once), those of the lab (one after the
-# other: they are about time). Goes on after a failure; fails if anything did. The last line counts all tests.
+# All checks, in order: style, types, the simulation, the tests of units and of the simulation (several at once), those of
+# the lab (one after the other: they are about time). Goes on after a failure; fails if anything did. The last line counts
+# all tests.
 set -u
 
 cd "$(dirname "$0")/.."
@@ -58,7 +59,7 @@ check 'ruff check' .venv/bin/ruff check --quiet .
 check 'ruff format' .venv/bin/ruff format --check --quiet .
 check 'mypy' .venv/bin/mypy
 check 'simulation' make --no-print-directory sim
-check 'tests of units' tests units -n 4 --dist worksteal tests/unit
+check 'tests of units and simulation' tests units -n 4 --dist worksteal tests/sim tests/unit
 check 'tests in the lab' lab
 
 printf '\n%s' "$summary"
