@@ -42,5 +42,8 @@ def gone_after(lifetime: int) -> float:
 
 def margin_without_gate(hold: float) -> float:
     """What has to be waited beyond ``hold`` before another node may take the address, where only the lifetime
-    enforces the hold: it ends late, and a short hold is longer than it says. Seconds."""
-    return max(0.0, gone_after(lifetime_without_gate(hold)) - hold)
+    enforces the hold. Seconds.
+
+    A lifetime is given until the very end of the hold: by a renewal that comes late, by a take. It counts from then.
+    """
+    return gone_after(lifetime_without_gate(hold))

@@ -22,7 +22,7 @@ from locum.connections.keeper import ConnectionKeeper
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
-from locum.guard.gatekeeper import RENEWAL_LIMIT, Enforcement
+from locum.guard.gatekeeper import Enforcement
 from locum.guard.page import Page
 
 Outcome = tuple[bool, str]
@@ -91,8 +91,8 @@ class Acts:
                 # stays as it is and closes when its time is over.
                 self._log(f"the kernel's gate cannot be armed: {error}", "error")
 
-    def confirm(self, incarnation: str, slot: int, deadline: float, hold: float) -> None:
-        """The beat of ``slot`` was accepted: the gate is open for what is left of that slot's ``hold`` seconds."""
+    def confirm(self, incarnation: str, slot: int, deadline: float) -> None:
+        """The beat of ``slot`` was accepted: the gate is open until ``deadline``, for which it was armed."""
         # The page goes first: a guard that reads an old deadline would take away what the kernel still lets speak.
         self._page.confirm(incarnation, slot, deadline)
         ticket = self._tickets.pop(slot, None)
@@ -101,16 +101,13 @@ class Acts:
                 self._gate.confirm(ticket)
             except LocumError as error:
                 self._log(f"the kernel's gate cannot be opened: {error}", "error")
-        self._renew(deadline - hold, deadline)
+        self._renew(deadline)
 
-    def _renew(self, sent_at: float, deadline: float) -> None:
+    def _renew(self, deadline: float) -> None:
         """Renew the lifetimes of what is configured, now and then; where they are all there is, after every beat."""
         now = boottime()
-        if self._gate is None:
-            due = now - sent_at < RENEWAL_LIMIT
-        else:
-            due = now - self._renewed >= RENEW_INTERVAL and now < deadline
-        if not self._renewable or not due:
+        soon = self._gate is not None and now - self._renewed < RENEW_INTERVAL
+        if not self._renewable or soon or now >= deadline:
             return
         self._renewed = now
         items = [(address, bits, name) for address, (bits, name) in self._renewable.items()]

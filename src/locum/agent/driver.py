@@ -110,7 +110,7 @@ class Driver:
                 self._acts.arm(effect.slot, self.node.hold.hold)
                 self._spawn(self._beat(effect, sent_at))
             case fx.ConfirmHold():
-                self._acts.confirm(self.node.incarnation, effect.slot, effect.deadline, self.node.hold.hold)
+                self._acts.confirm(self.node.incarnation, effect.slot, effect.deadline)
             case fx.DropHold():
                 self._acts.drop()
             case fx.CommitWork():

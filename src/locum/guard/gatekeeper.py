@@ -21,10 +21,6 @@ WITHOUT_GATE = (
     "address lifetimes do, to the second: others wait longer before they take over"
 )
 
-#: Without the gate, lifetimes are renewed only this soon after a beat was sent, in seconds: a later renewal would
-#: count from a time that nobody else knows of.
-RENEWAL_LIMIT = 0.25
-
 
 def public_interfaces(settings: Settings) -> list[str]:
     """Every interface that carries public addresses, sorted."""
@@ -87,7 +83,7 @@ def enforcement_of(settings: Settings, log: Callable[[str, str], None]) -> Enfor
     except GateUnavailable as error:
         log(f"{WITHOUT_GATE}: {error}", "warning")
         gate.close()
-        margin = margin_for(hold) + margin_without_gate(hold) + RENEWAL_LIMIT
+        margin = margin_for(hold) + margin_without_gate(hold)
         return Enforcement(None, margin, lifetime_without_gate(hold), WITHOUT_GATE)
     missing = gate.state().egress_missing
     warning = ""
