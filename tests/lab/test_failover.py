@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -580,6 +581,28 @@ def test_reload_takes_up_a_new_address(cluster: Cluster) -> None:
     lab.wait_for("it to go away", lambda: address_report(lab, "10.77.0.99") is None)
     for node in lab.layout.node_names:
         assert "10.77.0.99" not in lab.run(node, ["ip", "address"]).stdout
+
+
+def test_i1_what_the_configuration_has_no_more_is_judged_until_it_has_left(cluster: Cluster) -> None:
+    lab = cluster(nodes=1, addresses=2)
+    directory = lab.node_directory("n1")
+    waits = f"touch {directory}/runs; while [ ! -e {directory}/go ]; do sleep 0.05; done"
+    lab.write_script("n1", "20.slow", f'#!/bin/sh\n[ "$1" != releaseip ] || {{ {waits}; }}\n')
+    address = next(a for a in lab.configured("n1") if ":" not in a)
+
+    def judged() -> bool:
+        return re.search(rf"\b{re.escape(address)}\b", lab.run("n1", ["nft", "list", "ruleset"]).stdout) is not None
+
+    path = directory / "public_addresses"
+    path.write_text(
+        "".join(f"{line}\n" for line in path.read_text().splitlines() if not line.startswith(f"{address}/"))
+    )
+    locum(lab, "n1", "reload")
+    lab.wait_for("releaseip", (directory / "runs").exists)
+    assert judged()
+    (directory / "go").touch()
+    lab.wait_for("the gate to forget it", lambda: not judged())
+    assert address not in lab.configured("n1")
 
 
 def test_a_second_daemon_with_the_same_files_is_refused(cluster: Cluster) -> None:

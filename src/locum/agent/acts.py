@@ -31,8 +31,8 @@ Outcome = tuple[bool, str]
 RENEW_INTERVAL = 0.5
 
 
-def _nobody(result: EventResult) -> None:
-    """Nobody listens for events yet."""
+def _nobody(_: object) -> None:
+    """Nobody listens yet."""
 
 
 class Acts:
@@ -75,6 +75,8 @@ class Acts:
         self._announcements: dict[str, asyncio.Task[None]] = {}
         #: Called after every event, with its result.
         self.on_event: Callable[[EventResult], None] = _nobody
+        #: Called with every address that has left this machine.
+        self.on_gone: Callable[[str], None] = _nobody
         #: Set when the engine has started; events wait for it, so that beats need not.
         self.engine_ready = asyncio.Event()
 
@@ -315,15 +317,19 @@ class Acts:
         task = self._announcements.pop(address, None)
         if task is not None:
             task.cancel()
-        self._remove_from_kernel(address, bits, interface)
+        gone = self._remove_from_kernel(address, bits, interface)
         self.configured.pop(address, None)
         self._renewable.pop(address, None)
+        if gone:
+            self.on_gone(address)
 
-    def _remove_from_kernel(self, address: str, bits: int, interface: str) -> None:
+    def _remove_from_kernel(self, address: str, bits: int, interface: str) -> bool:
         try:
             self._table.remove(address, bits, interface)
         except LocumError as error:
             self._log(f"cannot remove {address} from {interface}: {error}", "error")
+            return False
+        return True
 
     def appeared(self, address: str, interface: str) -> None:
         """The kernel says that ``address`` is configured on ``interface``. If it is being taken there, announce it now:

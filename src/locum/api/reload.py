@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -26,7 +26,11 @@ class ReloadResult(msgspec.Struct, frozen=True):
 
 
 class Reloader:
-    """Applies what may change while a node runs: addresses, script settings, the node's private address."""
+    """Applies what may change while a node runs: addresses, script settings, the node's private address.
+
+    ``present`` returns the addresses that are on this machine. One that the configuration has no more is ``leaving``:
+    the gate's business until it has been released (:meth:`gone`), because until then it is held like the others.
+    """
 
     def __init__(
         self,
@@ -34,9 +38,14 @@ class Reloader:
         driver: Driver,
         engine: EventEngine,
         gate: Gate | None,
+        present: Callable[[], Iterable[str]],
+        leaving: Iterable[str],
         log: Callable[[str, str], None],
     ) -> None:
         self.settings = settings
+        self._present = present
+        self._leaving = set(leaving)
+        self._interfaces = public_interfaces(settings)
         self._driver = driver
         self._engine = engine
         self._gate = gate
@@ -60,8 +69,8 @@ class Reloader:
         ignored = [name for name, before, after in _fixed(old, new) if before != after]
         # What needs a restart stays as it was in everything that follows.
         new = msgspec.structs.replace(new, node=old.node, cluster=old.cluster, paths=old.paths)
-        if self._gate is not None:
-            self._gate.configure([a.address for a in new.addresses], public_interfaces(new))
+        self._leaving = {*self._leaving, *self._present()} - {a.address for a in new.addresses}
+        self._judge(new)
         self.settings = new
         self._engine.configure(new.scripts, script_environment(new))
         node = self._driver.node
@@ -71,6 +80,23 @@ class Reloader:
         changes = _changes(old, new)
         self._log("reloaded: " + ("; ".join(changes) or "nothing has changed"), "info")
         return ReloadResult(tuple(changes), tuple(ignored))
+
+    def gone(self, address: str) -> None:
+        """``address`` has left this machine."""
+        if address in self._leaving:
+            self._leaving.discard(address)
+            try:
+                self._judge(self.settings)
+            except LocumError as error:
+                self._log(str(error), "error")
+
+    def _judge(self, settings: Settings) -> None:
+        """Have the gate judge the addresses of ``settings``, and those that are still here. Raises NetlinkError."""
+        interfaces = public_interfaces(settings)
+        self._interfaces = sorted({*interfaces, *self._interfaces}) if self._leaving else interfaces
+        if self._gate is not None:
+            public = [*(a.address for a in settings.addresses), *sorted(self._leaving)]
+            self._gate.configure(public, self._interfaces)
 
 
 def _fixed(old: Settings, new: Settings) -> list[tuple[str, object, object]]:

@@ -125,13 +125,21 @@ def adoption_of(page: Page, notes: HeldNotes) -> Adoption | None:
     return Adoption(page.incarnation, page.deadline, page.slot, notes.of(page.incarnation))
 
 
+def leaving_of(settings: Settings, adoption: Adoption | None) -> list[str]:
+    """What the predecessor held and the configuration has no more: a reload came just before its end."""
+    configured = {a.address for a in settings.addresses}
+    return [address for address in adoption.held if address not in configured] if adoption is not None else []
+
+
 async def serve(settings: Settings) -> int:
     """Run the agent until its node has left; returns the exit status."""
     log = Log(settings.node.name, settings.log.level, settings.log.format)
     runtime = settings.paths.runtime
     page = Page(os.path.join(runtime, "hold"))
     notes = HeldNotes(os.path.join(runtime, "held"))
-    enforcement = enforcement_of(settings, log)
+    adoption = adoption_of(page, notes)
+    leaving = leaving_of(settings, adoption)
+    enforcement = enforcement_of(settings, log, leaving)
     engine = EventEngine(
         Path(settings.paths.events),
         runtime=Path(runtime),
@@ -143,7 +151,7 @@ async def serve(settings: Settings) -> int:
         identity_of(settings, enforcement.margin, enforcement.warning),
         View(),
         lambda: secrets.token_hex(8),
-        adoption := adoption_of(page, notes),
+        adoption,
     )
     whole = store_of(settings)
     declared = DeclaredPorts(os.path.join(runtime, "listen"))
@@ -181,7 +189,8 @@ async def serve(settings: Settings) -> int:
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     driver = Driver(node, store, acts, log)
     kernel = KernelWatch(driver, acts, enforcement.gate, runtime, log)
-    reloader = Reloader(settings, driver, engine, enforcement.gate, log)
+    reloader = Reloader(settings, driver, engine, enforcement.gate, lambda: acts.configured, leaving, log)
+    acts.on_gone = reloader.gone
     control = ControlServer(driver, engine, reloader, lambda: gate_report(enforcement.gate))
     statd = StatdOperations(
         bulk,

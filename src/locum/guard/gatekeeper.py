@@ -6,7 +6,7 @@ margin that the others wait is then longer, and everybody is told (design, "Hold
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -70,12 +70,14 @@ class Enforcement(msgspec.Struct, frozen=True):
     warning: str
 
 
-def enforcement_of(settings: Settings, log: Callable[[str, str], None]) -> Enforcement:
+def enforcement_of(settings: Settings, log: Callable[[str, str], None], leaving: Iterable[str] = ()) -> Enforcement:
     """The gate that the guard installed, taken over as it is; put there anew (shut) when somebody removed it; or what
     there is without it. Raises PermissionRequired, NetlinkError.
+
+    ``leaving``: addresses that are still here though the configuration has them no more; they are judged as well.
     """
     hold = settings.cluster.hold
-    public = [a.address for a in settings.addresses]
+    public = [*(a.address for a in settings.addresses), *leaving]
     gate = Gate()
     try:
         if not gate.adopt(public, public_interfaces(settings)):
