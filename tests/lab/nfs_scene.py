@@ -17,6 +17,7 @@ from locum.lab import namespaces, nfs_service, processes
 from locum.lab.lab import Lab
 from locum.nfs import nsm
 from locum.nfs.nlm import LockClient, Status
+from tests.lab.conftest import MakeLab
 
 T = TypeVar("T")
 
@@ -210,3 +211,13 @@ def fill(path: Path, megabytes: int) -> None:
     with path.open("wb") as file:
         for _ in range(megabytes):
             file.write(os.urandom(1 << 20))
+
+
+def quiet_scene(make_lab: MakeLab) -> Scene:
+    """Three nodes in which nothing has moved for a grace period."""
+    lab = make_lab(nodes=3, addresses=4, hold=1.0, services=["nfs", "nfstickle"])
+    lab.wait_served()
+    scene = Scene(lab)
+    for address in scene.apart():
+        scene.wait_grace_over(address)
+    return scene

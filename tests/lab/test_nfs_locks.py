@@ -16,20 +16,14 @@ from locum.lab.layout import CLIENT_V6
 from locum.nfs import callout
 from locum.nfs.nlm import Status
 from tests.lab.conftest import MakeLab
-from tests.lab.nfs_scene import CLIENT, LOCUM, OTHER, Rival, Scene, receiving
+from tests.lab.nfs_scene import CLIENT, LOCUM, OTHER, Rival, Scene, quiet_scene, receiving
 
 pytestmark = pytest.mark.lab
 
 
 @pytest.fixture
 def scene(make_lab: MakeLab) -> Scene:
-    """Three nodes in which nothing has moved for a grace period."""
-    lab = make_lab(nodes=3, addresses=4, hold=1.0, services=["nfs", "nfstickle"])
-    lab.wait_served()
-    scene = Scene(lab)
-    for address in scene.apart():
-        scene.wait_grace_over(address)
-    return scene
+    return quiet_scene(make_lab)
 
 
 def reclaim_when_told(scene: Scene, address: str, change: object) -> Rival:

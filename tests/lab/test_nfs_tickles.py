@@ -13,7 +13,7 @@ from locum import rpc
 from locum.lab import nfs_service, processes
 from locum.nfs import nfs4
 from tests.lab.conftest import MakeLab
-from tests.lab.nfs_scene import CLIENT, FILE, LOCUM, Scene
+from tests.lab.nfs_scene import CLIENT, FILE, LOCUM, Scene, quiet_scene
 
 pytestmark = pytest.mark.lab
 
@@ -22,12 +22,7 @@ PATH = f"{nfs_service.PSEUDO}/{FILE}"
 
 @pytest.fixture
 def scene(make_lab: MakeLab) -> Scene:
-    lab = make_lab(nodes=3, addresses=4, hold=1.0, services=["nfs", "nfstickle"])
-    lab.wait_served()
-    scene = Scene(lab)
-    for address in scene.apart():
-        scene.wait_grace_over(address)
-    return scene
+    return quiet_scene(make_lab)
 
 
 class Waiting(threading.Thread):

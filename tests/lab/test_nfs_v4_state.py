@@ -14,7 +14,7 @@ from locum.lab.layout import CLIENT_V6
 from locum.nfs import nfs4, nlm
 from locum.nfs.nfs4 import Nfs4Error, Status
 from tests.lab.conftest import MakeLab
-from tests.lab.nfs_scene import CLIENT, FILE, LOCUM, OTHER, Rival, Scene
+from tests.lab.nfs_scene import CLIENT, FILE, LOCUM, OTHER, Rival, Scene, quiet_scene
 
 pytestmark = pytest.mark.lab
 
@@ -24,13 +24,7 @@ PATH = f"{nfs_service.PSEUDO}/{FILE}"
 
 @pytest.fixture
 def scene(make_lab: MakeLab) -> Scene:
-    """Three nodes in which nothing has moved for a grace period."""
-    lab = make_lab(nodes=3, addresses=4, hold=1.0, services=["nfs", "nfstickle"])
-    lab.wait_served()
-    scene = Scene(lab)
-    for address in scene.apart():
-        scene.wait_grace_over(address)
-    return scene
+    return quiet_scene(make_lab)
 
 
 class Owner:
