@@ -63,5 +63,6 @@ check 'tests of units and simulation' tests units -n 4 --dist worksteal tests/si
 check 'tests in the lab' lab
 
 printf '\n%s' "$summary"
+if [ -e "$work/repeated" ]; then printf '  repeated: %s\n' "$(tail -n 1 "$work/repeated" | tr -d '=')"; fi
 count
 exit $failed
