@@ -13,7 +13,7 @@ from locum.cluster import schema
 from locum.cluster.desk import Desk
 from locum.cluster.hold import Observers
 from locum.cluster.plan import inactive, next_plan
-from locum.cluster.schema import AdminRecord, LeaderRecord, Record
+from locum.cluster.schema import AdminRecord, ClaimRecord, LeaderRecord, Record
 from locum.cluster.view import UNREADABLE
 from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put
 
@@ -174,7 +174,9 @@ class Leading:
         """Write anew what somebody made unreadable and what this node still knows (I9).
 
         Only keys that nobody else writes anew: the leader's own, and the durable ones. An admin's record that was
-        never known is left alone, and an admin must decide (:data:`locum.cluster.view.UNREADABLE`).
+        never known is left alone, and an admin must decide (:data:`locum.cluster.view.UNREADABLE`). And claims of
+        living members: one that holds the address writes its claim anew by itself, but one that has released it, and
+        has read the store anew since, does not know any more that the claim is its own.
         """
         desk, view = self._desk, self._desk.view
         known: dict[str, Record] = {}
@@ -182,7 +184,8 @@ class Leading:
             kind, name = schema.split_key(key)
             record = view.known(key)
             lonely_node = kind == "node" and name not in view.members
-            if record is not None and record is not UNREADABLE and (kind in MENDED or lonely_node):
+            claimed = isinstance(record, ClaimRecord) and view.alive(record.node, record.incarnation)
+            if record is not None and record is not UNREADABLE and (kind in MENDED or lonely_node or claimed):
                 known[key] = record
         chosen = list(known)[: MAX_OPERATIONS - len(standing)]
         conditions = [*standing, *(view.condition(key) for key in chosen if key != "leader")]

@@ -41,9 +41,13 @@ class Violation(Exception):
     """An invariant does not hold; ``invariant`` is its name (I1 ... I9, "liveness" and the like)."""
 
     def __init__(self, invariant: str, text: str) -> None:
-        super().__init__(f"{invariant}: {text}")
+        # With both arguments, or it could not be handed from one process to another.
+        super().__init__(invariant, text)
         self.invariant = invariant
         self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.text}"
 
 
 class Checks:
@@ -159,7 +163,11 @@ class Checks:
             assert isinstance(record, ClaimRecord)
             owner = record.node
             if owner != author.name:
-                self.fail("I8", f"{author.name} writes a claim of {owner} on {address}")
+                # A leader may write anew what a stranger spoiled, as it was.
+                was = self._spoiled_claims.get(f"claim/{address}") if spoiled else None
+                if was is None or (was.node, was.incarnation) != (owner, record.incarnation):
+                    self.fail("I8", f"{author.name} writes a claim of {owner} on {address}")
+                self._leaders_alone(author, before, changes, f"the claim of {owner}")
         for machine in self._world.machines.values():
             if machine.name != owner and machine.kernel.speaks(address) and not _excused(machine):
                 what = f"is claimed by {owner}" if owner else "is free"

@@ -38,6 +38,11 @@ def test_hanging_scripts_cost_their_time_limits() -> None:
     assert standing(round_of(Act(0, "fail-script", "n1", None, detail="releaseip"))) == 7.1
 
 
+def test_announcements_that_nobody_hears_cost_the_age_of_an_entry() -> None:
+    assert standing(round_of(Act(0, "mute-public", "n1", 2.0))) == 7.1 + 53
+    assert standing(round_of(Act(0, "deaf-public", "n1", 2.0))) == 7.1
+
+
 def test_what_only_monitor_finds_costs_its_interval_and_limit() -> None:
     assert standing(round_of(Act(0, "hang", "n1", None))) == 7.1 + 3 + 5
     assert standing(round_of(Act(0, "hang-script", "n1", None, detail="monitor"))) == 7.1 + 3 + 5

@@ -21,6 +21,9 @@ START = 10.0
 STARTUP_PAUSE = 30.0
 #: A node that failed to take an address three times in a round refuses it for so many seconds (cluster/serving.py).
 REFUSAL = 20.0
+#: A client that missed all announcements asks again when its entry for the address is neither fresh (Linux: up to 1.5
+#: times base_reachable_time, 30 s) nor answers three questions, one a second, after a delay of 5 s (arp(7)).
+NEIGHBOUR = 45.0 + 5.0 + 3.0
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -62,7 +65,7 @@ def standing(storm: Round, shape: Shape, *, slack: float, election: float) -> Bo
         parts.append(Part("another hold: the store was disturbed", shape.hold + MARGIN))
         if election:
             parts.append(Part("two elections", 2 * election))
-    return Bound((*parts, *_scripts(storm, shape)))
+    return Bound((*parts, *_trouble(storm, shape)))
 
 
 def healed(storm: Round, shape: Shape, *, slack: float, election: float) -> Bound:
@@ -85,13 +88,16 @@ def healed(storm: Round, shape: Shape, *, slack: float, election: float) -> Boun
 
 def pause(storm: Round, shape: Shape, *, slack: float) -> Bound:
     """For how long an address that was served may be without an answer again: it moves, by way of the scripts."""
-    return Bound((Part("slack", slack), *_scripts(storm, shape)))
+    return Bound((Part("slack", slack), *_trouble(storm, shape)))
 
 
-def _scripts(storm: Round, shape: Shape) -> Sequence[Part]:
+def _trouble(storm: Round, shape: Shape) -> Sequence[Part]:
     limit = longest("EventTimeout")
     hanging = _details(storm, ("hang-script",))
     parts = []
+    if any(act.kind == "mute-public" for act in storm.acts):
+        # Who takes an address then says so to nobody.
+        parts.append(Part("announcements are lost: until clients ask again", NEIGHBOUR))
     if any(act.kind == "hang" for act in storm.acts) or "monitor" in hanging:
         wait = longest("MonitorInterval") + longest("MonitorTimeout")
         parts.append(Part("until monitor finds what hangs", wait))
