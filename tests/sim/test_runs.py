@@ -20,6 +20,7 @@ FOUND = {
     96: "an address came back with the note of an earlier membership",
     5028: "a take went on after the hold had been lost in its midst",
     9006: "a refusal of an earlier membership's beat ended the present one",
+    4934: "a spoiled claim was nobody's to write anew: its node had released the address and read the store anew since",
     20160: "views that lagged behind the healing were taken for rest",
     20275: "a late join made a member that its own node did not know",
     30329: "a claim that could not be read was taken for whose it had been before a gap",

@@ -10,7 +10,7 @@ from locum.cluster import schema
 from locum.cluster.effects import CommitWork, Note, SendBeat
 from locum.cluster.node import Identity, Node, Stage
 from locum.cluster.plan import NodeState, node_state
-from locum.cluster.schema import AdminRecord, HostedAddress, MemberRecord, Record
+from locum.cluster.schema import AdminRecord, HostedAddress, MemberRecord, PreferRecord, Record
 from locum.cluster.view import View
 from locum.errors import StoreCorrupt
 from locum.store.base import Delete, Put
@@ -335,3 +335,20 @@ def test_a_foreign_record_of_a_node_does_not_change_its_number() -> None:
     cluster.run(2.0)
     assert {key: cluster.get(key) for key in before} == before
     assert cluster.get("number/77") is None
+
+
+def test_a_spoiled_claim_that_its_node_does_not_know_any_more_is_written_anew() -> None:
+    cluster = started("n1", "n2")
+    leader = cluster.nodes["n1"].view.leader
+    assert leader is not None
+    other = "n1" if leader.record.node == "n2" else "n2"
+    cluster.put("prefer/10.0.0.1", PreferRecord(other))
+    cluster.run(3.0)
+    assert cluster.server() == other
+    # Its hold ended, the address was released, and the store is read anew after the gap.
+    node = cluster.nodes[other]
+    node.serving.local.clear()
+    cluster.put("claim/10.0.0.1", b"garbage")
+    node.view.reset(cluster.core.snapshot(""))
+    cluster.run(8.0)
+    cluster.settled()
