@@ -27,7 +27,7 @@ import sys
 from collections import deque
 
 from locum.errors import LocumError
-from locum.events.job import Job
+from locum.events.job import IGNORED_BY_RUNNER, Job
 from locum.events.record import RunRecord
 from locum.events.run_script import Interruption, ScriptRunner
 
@@ -152,6 +152,10 @@ def _run_event(request: dict[str, object], runner: ScriptRunner, control: Contro
 
 def _settle() -> None:
     """Leave the agent's ways behind: its signals are not for us, its priority not for scripts."""
+    for number in signal.valid_signals() - {*IGNORED_BY_RUNNER}:
+        # What nohup, or a shell that started the daemon in the background, had ignored is not for scripts to inherit.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # systemd and terminals signal everything at once; scripts of the event shutdown run after that. The end of
         # the agent is what ends us.

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -139,6 +140,15 @@ def test_a_command_may_end_with_a_status_of_its_own(monkeypatch: pytest.MonkeyPa
     assert main(["own"]) == 42
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Whoever runs the tests in the background has SIGINT ignored, and commands would inherit that."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_watch_quietly(tmp_path: Path) -> None:
     scene = Scene()
 

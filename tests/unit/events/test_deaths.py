@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.unit.events.bench import Bench, alive, eventually, kill_service, run_
 #: A daemon's stand-in: an engine that runs monitor and says which process its runner is.
 AGENT = """
 import asyncio, sys
+from collections.abc import Iterator
 from pathlib import Path
 from locum.events.engine import EventEngine
 from locum.events.model import Event
@@ -251,6 +253,16 @@ def test_systemd_stops_everything_at_once_and_shutdown_still_runs(bench: Bench) 
     run_async(go())
 
 
+@pytest.fixture
+def ignoring() -> Iterator[None]:
+    """As a process that was started by nohup, or by a shell in the background."""
+    old = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("ignoring")
 def test_scripts_get_ordinary_signals(bench: Bench) -> None:
     bench.shell("10.a", "grep SigIgn /proc/self/status; grep SigBlk /proc/self/status\n")
     (result,) = bench.run(Event.MONITOR).scripts
