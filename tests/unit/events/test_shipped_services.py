@@ -206,7 +206,7 @@ def test_one_that_somebody_else_starts_is_only_watched(bench: Bench, port: int) 
 
 @pytest.mark.parametrize(("key", "value"), [("ports", "http"), ("timeout", "soon"), ("failures", "many")])
 def test_a_wrong_setting_is_named(generic: Scene, key: str, value: str) -> None:
-    generic.settings |= {key: value, "check": "false"}
+    generic.settings |= {"timeout": 0.2, key: value, "check": "false"}
     generic.run(Event.STARTUP)
     assert f"setting {key}: '{value}'" in generic.fails(Event.MONITOR if key == "failures" else Event.STARTUP)
 
