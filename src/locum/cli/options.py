@@ -11,7 +11,7 @@ from locum.api.client import DEFAULT_SOCKET
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Where the configuration is unless a command says otherwise (:data:`locum.config.load.DEFAULT_PATH`).
+#: Where the configuration is unless a command says otherwise.
 DEFAULT_CONFIG = "/etc/locum/locum.toml"
 
 

@@ -36,9 +36,6 @@ from locum.config.tunables import TUNABLES
 from locum.errors import ConfigError
 from locum.store.location import MAX_SOCKET_PATH, StoreUrl
 
-#: Where the configuration is unless a command says otherwise.
-DEFAULT_PATH = "/etc/locum/locum.toml"
-
 #: The file of public addresses when the configuration has none of its own, if it exists.
 DEFAULT_PUBLIC_ADDRESSES = "/etc/locum/public_addresses"
 

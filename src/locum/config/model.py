@@ -44,11 +44,6 @@ class PublicAddress(msgspec.Struct, frozen=True, order=True):
     bits: int
     interfaces: tuple[str, ...]
 
-    @property
-    def is_ipv6(self) -> bool:
-        """Whether this is an IPv6 address."""
-        return ":" in self.address
-
     def __str__(self) -> str:
         return f"{self.address}/{self.bits}"
 

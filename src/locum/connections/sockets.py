@@ -45,7 +45,7 @@ ENTRY_SIZES = {4: 8, 6: 20}
 
 
 class Connection(msgspec.Struct, frozen=True, order=True):
-    """A TCP connection seen from this side. ``state`` as :data:`locum.netlink.inet_diag.STATE_NAMES` numbers them;
+    """A TCP connection seen from this side. ``state``: one of the kernel's (``include/net/tcp_states.h``);
     ``cookie`` tells the socket from others with the same addresses and ports (0: not known)."""
 
     local: str

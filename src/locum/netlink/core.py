@@ -21,13 +21,10 @@ from typing import NamedTuple
 from locum.errors import NetlinkError, PermissionRequired
 
 NLM_F_REQUEST = 0x01
-NLM_F_MULTI = 0x02
 NLM_F_ACK = 0x04
 NLM_F_DUMP_INTR = 0x10
 NLM_F_REPLACE = 0x100
-NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
-NLM_F_APPEND = 0x800
 NLM_F_DUMP = 0x300
 #: In an acknowledgement: the request is not echoed in full / attributes follow (``NETLINK_EXT_ACK``).
 NLM_F_CAPPED = 0x100

@@ -29,20 +29,6 @@ _REQ_BYTECODE = 1
 ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = range(
     1, 12
 )
-NEW_SYN_RECV = 12
-
-STATE_NAMES = {
-    ESTABLISHED: "established",
-    SYN_SENT: "syn-sent",
-    SYN_RECV: "syn-recv",
-    FIN_WAIT1: "fin-wait-1",
-    FIN_WAIT2: "fin-wait-2",
-    TIME_WAIT: "time-wait",
-    CLOSE_WAIT: "close-wait",
-    LAST_ACK: "last-ack",
-    CLOSING: "closing",
-    NEW_SYN_RECV: "syn-recv",
-}
 
 # struct inet_diag_req: family and three lengths, a socket's identity, states, and one more word
 _DUMP_REQUEST = struct.Struct("=BBBB48xII")
