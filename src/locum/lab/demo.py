@@ -64,7 +64,7 @@ class Demo:
         with Watching(self._lab, probe_interval=0.005, probe_timeout=0.25) as watching:
             shown = Display(self._lab.layout, watching.files, self._console)
             with shown.running():
-                started = self._start(shown)
+                start, served = self._start(shown)
                 nodes = self._lab.layout.node_names
                 for number in range(self._rounds):
                     for index, (fault, act) in enumerate(self._faults().items()):
@@ -74,7 +74,7 @@ class Demo:
                 last = watching.end()
             hold = self._lab.layout.hold
             pool = [public.address for public in self._lab.layout.public_addresses]
-            rows = [figures.start_row(pool, watching.attempts, started, hold)]
+            rows = [figures.start_row(pool, watching.attempts, watching.records, start, served, hold)]
             for fault in self._faults():
                 rounds = [one for one in self._done if one.fault == fault]
                 rows.append(figures.row(fault, rounds, watching.attempts, watching.records, hold))
@@ -102,13 +102,15 @@ class Demo:
             "killed everything": self._fault("kill-all"),
         }
 
-    def _start(self, shown: Display) -> float:
+    def _start(self, shown: Display) -> tuple[float, float]:
+        """Start the daemons; when that was, and when every address was served (boot time, seconds)."""
         shown.begin(f"starting {self._lab.layout.nodes} daemons")
-        started = boottime()
+        start = boottime()
         self._lab.start_daemons()
         self._lab.wait_served()
-        shown.say(f"all addresses served {boottime() - started:.2f} s after the start")
-        return started
+        served = boottime()
+        shown.say(f"all addresses served {served - start:.2f} s after the start")
+        return start, served
 
     def _round(self, fault: str, node: str, act: Callable[[str], str], shown: Display, watching: Watching) -> None:
         before = self._lab.served()

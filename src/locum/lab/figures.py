@@ -101,12 +101,19 @@ def row(
     )
 
 
-def start_row(addresses: Iterable[str], attempts: Sequence[Attempt], started: float, hold: float) -> Row:
-    """From the start of the daemons until every address was answered."""
+def start_row(
+    addresses: Iterable[str],
+    attempts: Sequence[Attempt],
+    records: Iterable[Record],
+    start: float,
+    end: float,
+    hold: float,
+) -> Row:
+    """From ``start``, the start of the daemons, until every address was answered; ``end``: when all were served."""
     firsts: dict[str, float] = {}
     for attempt in attempts:
-        if attempt.ok and attempt.t >= started:
-            firsts.setdefault(attempt.address, attempt.t - started)
+        if attempt.ok and attempt.t >= start:
+            firsts.setdefault(attempt.address, attempt.t - start)
     unserved = tuple(address for address in addresses if address not in firsts)
     last = max(firsts.values(), default=0.0)
     aim = target("start", hold)
@@ -118,7 +125,7 @@ def start_row(addresses: Iterable[str], attempts: Sequence[Attempt], started: fl
         longest=last,
         moves=0,
         others=0,
-        holders=1,
+        holders=holders(records, start, end),
         unserved=unserved,
         target=aim,
         reached=not unserved and last <= aim,

@@ -34,7 +34,6 @@ round trip that the cluster can do.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import msgspec
 
@@ -108,15 +107,3 @@ class Judge:
             address: tenure.speaker if now - tenure.last <= silence else None
             for address, tenure in self._current.items()
         }
-
-
-def most_holders_at_once(tenures: Iterable[Tenure], violations: Iterable[Violation]) -> int:
-    """How many nodes answered for one address at one time, at most: 0, 1 or 2 and more.
-
-    Three nodes that answer in turn within the window count as three.
-    """
-    most = 1 if any(True for _ in tenures) else 0
-    by_address: dict[str, set[str]] = {}
-    for violation in violations:
-        by_address.setdefault(violation.address, set()).update((violation.speaker, violation.other))
-    return max([most, *map(len, by_address.values())])

@@ -78,10 +78,16 @@ def test_holders() -> None:
 
 def test_the_start_ends_with_the_last_address() -> None:
     lines = attempts(A, "...1", start=10) + attempts(B, ".....2", start=10)
-    found = start_row([A, B], lines, 10.0, hold=2)
+    found = start_row([A, B], lines, [], 10.0, 11.0, hold=2)
     assert found.median == pytest.approx(0.05)
     assert found.reached
-    assert not start_row([A, B, "fd77::9"], lines, 10.0, hold=2).reached
+    assert found.holders == 1
+    assert not start_row([A, B, "fd77::9"], lines, [], 10.0, 11.0, hold=2).reached
+
+
+def test_i1_two_holders_at_the_start_are_shown_with_the_start() -> None:
+    record = Record(10.5, "violation", A, "n1", other="n2", before=10.4)
+    assert start_row([A], attempts(A, "1", start=10), [record], 10.0, 11.0, hold=2).holders == 2
 
 
 def test_targets_with_the_hold() -> None:
