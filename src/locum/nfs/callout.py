@@ -8,7 +8,8 @@ for every public address that this node serves, as CTDB does.
 
 The daemon is asked to record it in the cluster's store. When it cannot, or does not answer within a moment, the
 change goes to the *journal*, a file that :func:`deliver` (``60.nfs`` calls it) hands over later. What is in the
-journal is older than what comes now, so while there is one everything goes there.
+journal is older than what comes now, so while there is one everything goes there. rpc.statd may have given up root, and
+the journal is handed over by root: the files belong to the owner of their directory.
 
 While the lock manager is restarted, or gives up the locks of an address that moves away, it stops to monitor its
 clients. They still need to be told, so ``del-client`` means nothing then: see :func:`keep`.
@@ -34,6 +35,8 @@ PATIENCE = 1.0
 KEEP = 10.0
 #: Lines handed over at once.
 _BATCH = 500
+#: The longest name of a client, in characters. Longer ones are no names of hosts (RFC 1035, section 2.3.4).
+_LONGEST_NAME = 255
 
 _NAMES = {"add-client": "add", "del-client": "del"}
 
@@ -51,6 +54,8 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
     """Carry out one call. Returns what was done: ``recorded``, ``journal``, ``kept``. Raises Wrong and OSError."""
     if len(arguments) < 2 or arguments[0] not in _NAMES:
         raise Wrong("usage: locum statd-callout add-client|del-client CLIENT [SERVER [STATE]]")
+    if not 0 < len(arguments[1]) <= _LONGEST_NAME or not arguments[1].isprintable():
+        raise Wrong(f"{arguments[1][:_LONGEST_NAME]!r} is no name of a client")
     place = directory(state)
     change = {
         "do": _NAMES[arguments[0]],
@@ -65,12 +70,13 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
             ask({"op": "statd-record", "changes": [change]}, path=path, timeout=PATIENCE)
             return "recorded"
         except Refused as error:
-            if error.kind != "unavailable":
+            if error.kind == "usage":
                 raise Wrong(str(error)) from None
         except NoDaemon:
             pass
     os.makedirs(place, exist_ok=True)
     with _locked(place), open(_journal(place), "ab") as file:
+        _give(file.fileno(), place)
         file.write(json.dumps(change).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -78,7 +84,10 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
 
 
 def deliver(*, state: str | None = None, path: str | None = None, timeout: float = 5.0) -> int:
-    """Hand the journal over to the daemon; returns how many changes it had. Raises NoDaemon and Refused."""
+    """Hand the journal over to the daemon; returns how many changes it had. Raises NoDaemon and Refused.
+
+    A change that the daemon does not understand is left out: it must not keep back those after it.
+    """
     place = directory(state)
     count = 0
     while _pending(place):
@@ -89,19 +98,32 @@ def deliver(*, state: str | None = None, path: str | None = None, timeout: float
         for line in lines:
             with contextlib.suppress(ValueError):  # half a line, of a machine that lost power
                 changes.append(json.loads(line))
-        ask({"op": "statd-record", "changes": changes}, path=path, timeout=timeout)
-        count += len(changes)
+        count += _hand_over(changes, path, timeout)
         with _locked(place):
             with open(_journal(place), "rb") as file:
                 file.seek(sum(map(len, lines)))
                 rest = file.read()
             temporary = _journal(place) + ".new"
             with open(temporary, "wb") as file:
+                _give(file.fileno(), place)
                 file.write(rest)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, _journal(place))
     return count
+
+
+def _hand_over(changes: list[object], path: str | None, timeout: float) -> int:
+    try:
+        ask({"op": "statd-record", "changes": changes}, path=path, timeout=timeout)
+    except Refused as error:
+        if error.kind != "usage":
+            raise
+        if len(changes) > 1:
+            return sum(_hand_over([change], path, timeout) for change in changes)
+        print(f"left out: {error}", flush=True)
+        return 0
+    return len(changes)
 
 
 def keep(seconds: float, *, state: str | None = None) -> None:
@@ -149,10 +171,18 @@ def _pending(place: str) -> bool:
 def _locked(place: str) -> Iterator[None]:
     descriptor = os.open(os.path.join(place, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
+        _give(descriptor, place)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def _give(descriptor: int, place: str) -> None:
+    """Have an open file belong to the owner of its directory, when this process may say so."""
+    owner = os.stat(place)
+    with contextlib.suppress(OSError):
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 if __name__ == "__main__":

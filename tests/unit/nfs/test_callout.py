@@ -114,6 +114,56 @@ def test_a_store_that_is_away_is_waited_for(place: tuple[str, str]) -> None:
     assert journal(state) == [("add", "a")]
 
 
+@pytest.mark.parametrize("kind", ["store", "error", "permission"])
+def test_whatever_else_a_daemon_cannot_do_is_tried_later(place: tuple[str, str], kind: str) -> None:
+    """Only what it does not understand is lost: a full store or a defect must not cost a client its locks."""
+    state, path = place
+    with daemon(Path(path), ok=False, error="no space", kind=kind):
+        assert callout.record(["add-client", "a"], state=state, path=path) == "journal"
+    (Path(state) / "statd" / "journal").unlink()
+    with daemon(Path(path), ok=False, error="what is this", kind="usage"), pytest.raises(callout.Wrong, match="what"):
+        callout.record(["add-client", "a"], state=state, path=path)
+
+
+def test_a_change_that_the_daemon_refuses_does_not_keep_back_others(
+    place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, path = place
+    for client in ("a", "odd", "b"):
+        callout.record(["add-client", client], state=state, path=path)
+    accepted: list[str] = []
+
+    def choosy(request: Any, **_: Any) -> None:
+        clients = [one["client"] for one in request["changes"]]
+        if "odd" in clients:
+            raise Refused("no change of a statd client", "usage")
+        accepted.extend(clients)
+
+    monkeypatch.setattr(callout, "ask", choosy)
+    assert callout.deliver(state=state, path=path) == 2
+    assert accepted == ["a", "b"]
+    assert journal(state) == []
+
+
+def test_the_journal_stays_with_the_owner_of_its_directory(
+    place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rpc.statd adds to it without being root; root hands it over."""
+    state, path = place
+    owner = (Path(state) / "statd").parent.stat()
+    given: list[tuple[str, int, int]] = []
+
+    def fchown(descriptor: int, uid: int, gid: int) -> None:
+        given.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")).name, uid, gid))
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    callout.record(["add-client", "a"], state=state, path=path)
+    with daemon(Path(path)):
+        callout.deliver(state=state, path=path)
+    assert {name for name, _, _ in given} == {"lock", "journal", "journal.new"}
+    assert {(uid, gid) for _, uid, gid in given} == {(owner.st_uid, owner.st_gid)}
+
+
 def test_what_arrives_during_a_delivery_stays(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     state, path = place
     callout.record(["add-client", "a"], state=state, path=path)
@@ -151,10 +201,21 @@ def test_while_the_lock_manager_restarts_no_client_is_forgotten(place: tuple[str
     assert callout.record(["del-client", "a"], state=state, path=path) == "journal"
 
 
-@pytest.mark.parametrize("arguments", [[], ["add-client"], ["sm-notify", "a"], ["-h", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["add-client"],
+        ["sm-notify", "a"],
+        ["-h", "x"],
+        ["add-client", ""],
+        ["add-client", "a" * 256],
+        ["add-client", "a\udc80"],
+    ],
+)
 def test_wrong_arguments(place: tuple[str, str], arguments: list[str]) -> None:
     state, path = place
-    with pytest.raises(callout.Wrong, match="usage"):
+    with pytest.raises(callout.Wrong, match=r"usage|no name of a client"):
         callout.record(arguments, state=state, path=path)
 
 
