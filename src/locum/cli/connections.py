@@ -89,8 +89,10 @@ def kill(address: str, ports: tuple[int, ...], as_json: bool, socket_path: str) 
     _do(socket_path, as_json, {"op": "connections-kill", "address": address, "ports": list(ports) or None})
 
 
-PAIRS_HELP = """CLIENT and PUBLIC are ADDRESS:PORT, with brackets for IPv6 ([2001:db8::1]:2049). Without arguments,
-    pairs are read from standard input, one on each line."""
+PAIRS_HELP = (
+    "CLIENT and PUBLIC are ADDRESS:PORT, with brackets for IPv6 ([2001:db8::1]:2049). Without arguments, pairs are "
+    "read from standard input, one on each line."
+)
 
 
 @connections.command(

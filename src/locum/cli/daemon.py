@@ -23,7 +23,14 @@ def daemon(ctx: click.Context, config_path: str) -> None:
 
 
 @click.command("shutdown")
-@click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="Longest wait for its end.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 86400),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait for its end.",
+)
 @socket_option
 def shutdown(socket_path: str, timeout: float) -> None:
     """Stop this node's daemon: its addresses move, the event shutdown runs, and it ends."""
@@ -43,7 +50,10 @@ def shutdown(socket_path: str, timeout: float) -> None:
 @click.command("check-config")
 @click.argument("config_path", metavar="[FILE]", default=DEFAULT_CONFIG, envvar="LOCUM_CONFIG")
 def check_config(config_path: str) -> None:
-    """Check the configuration FILE, the machine and the event scripts; prints every problem. Starts nothing."""
+    """Check the configuration FILE, the machine and the event scripts; prints every problem. Starts nothing.
+
+    FILE is /etc/locum/locum.toml, or what LOCUM_CONFIG in the environment says, unless it is given.
+    """
     from locum.config.load import load  # noqa: PLC0415
     from locum.guard.main import check  # noqa: PLC0415
 

@@ -20,8 +20,6 @@ def doctor(ctx: click.Context, config_path: str, as_json: bool) -> None:
     """
     import asyncio  # noqa: PLC0415
 
-    import msgspec  # noqa: PLC0415
-
     from locum.agent.prefixed import PrefixedStore  # noqa: PLC0415
     from locum.api.serve import store_of  # noqa: PLC0415
     from locum.config.load import load  # noqa: PLC0415
@@ -52,7 +50,7 @@ def doctor(ctx: click.Context, config_path: str, as_json: bool) -> None:
     else:
         findings += asyncio.run(measure())
     if as_json:
-        output.emit([msgspec.json.encode(findings).decode()])
+        output.emit_json(findings)
     else:
         output.emit(_lines(findings))
     ctx.exit(1 if any(finding.level == "problem" for finding in findings) else 0)

@@ -16,6 +16,7 @@ import msgspec
 
 from locum.api.client import NoDaemon, call_raw
 from locum.cli import output
+from locum.cli.groups import DefaultGroup
 from locum.cli.options import json_option, socket_option
 from locum.cli.output import Cell, Content
 from locum.errors import LocumError, ProtocolError, ScriptDirectoryError, UsageError
@@ -46,9 +47,9 @@ def dir_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return option(function)
 
 
-@click.group("event")
+@click.group("event", cls=DefaultGroup)
 def event() -> None:
-    """Event scripts: what the node runs at every change."""
+    """Event scripts (also without a command): what the node runs at every change."""
 
 
 @event.command("list")
@@ -294,7 +295,7 @@ def _switch(name: str, enabled: bool, directory: str) -> None:
     changed = scripts.set_enabled(script, enabled)
     click.echo(f"{script.name} is {word}{'' if changed else ' already'}")
     if enabled and script.kind is Kind.PYTHON and script.events == ():
-        click.echo("it defines no function for any event", err=True)
+        print(f"locum: note: {script.name} defines no function for any event", file=sys.stderr)
 
 
 def _complain(listing: Listing) -> None:

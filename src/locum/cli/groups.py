@@ -1,4 +1,5 @@
-"""Click groups of ours: one that imports a command only when it is used, one that has a default command.
+"""Click groups of ours: what all have in common, one that imports a command only when it is used, one that has a
+default command.
 
 Rules of this file: it knows click, no command.
 """
@@ -10,8 +11,35 @@ from typing import Any
 
 import click
 
+#: Characters of a command's line of help: no limit.
+_WHOLE = 1000
 
-class LazyGroup(click.Group):
+
+class PlainGroup(click.Group):
+    """A group that shows its commands in the order in which they were written, each with its whole first sentence, and
+    names the nearest one when there is none of a name.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names in the order in which they were written."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help's table."""
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            # Wrapped where it is too long for a line; click would cut it.
+            formatter.write_dl([(name, command.get_short_help_str(_WHOLE)) for name, command in commands if command])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the nearest name when there is no such command."""
+        _complain(ctx, args, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(PlainGroup):
     """A group whose commands are imported when they are run, or when their own help is asked for.
 
     ``lazy``: name → (``module:attribute``, the one line of help that the group shows). The group's own help and the
@@ -43,15 +71,8 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with the nearest name when there is no such command."""
-        _complain(ctx, args, self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
 
-
-class DefaultGroup(click.Group):
+class DefaultGroup(PlainGroup):
     """A group that runs its command ``list`` when none is named: ``locum ip --json`` is ``locum ip list --json``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -59,17 +80,6 @@ class DefaultGroup(click.Group):
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["list", *args]
         return super().parse_args(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names in the order in which they were written."""
-        return list(self.commands)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with the nearest name when there is no such command."""
-        _complain(ctx, args, self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
 
 
 def _complain(ctx: click.Context, args: list[str], known: list[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import msgspec
 
+from locum.cli.groups import PlainGroup
 from locum.errors import LocumError, UsageError
 from locum.lab import faults, namespaces, processes, rootless, service_table, transfers
 from locum.lab import observer as observing
@@ -43,7 +44,7 @@ _store_option = click.option(
 )
 
 
-class _LabGroup(click.Group):
+class _LabGroup(PlainGroup):
     """Keeps the arguments as they were given, to start the same command anew with more privileges."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -51,7 +52,7 @@ class _LabGroup(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(name="lab", cls=_LabGroup)
+@click.group(name="lab", cls=_LabGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
 def lab(ctx: click.Context) -> None:
     """A cluster on this machine: nodes as network namespaces, with faults, a client and an observer.
@@ -60,8 +61,14 @@ def lab(ctx: click.Context) -> None:
     """
     # Where ip, nft and nginx are; not in every user's PATH.
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
-    if "--help" not in ctx.obj and not rootless.privileged():
+    if not _asks_for_help(ctx.obj) and not rootless.privileged():
         ctx.exit(rootless.run_inside(ctx.obj))
+
+
+def _asks_for_help(arguments: tuple[str, ...]) -> bool:
+    """Whether help is all that is wanted, which needs no privileges; ``exec n1 -- ls --help`` asks somebody else."""
+    ours = arguments[:2] if arguments[:1] == ("exec",) else arguments
+    return "--help" in ours or "-h" in ours
 
 
 @lab.command()
@@ -186,8 +193,22 @@ def heal(name: str, node: str | None) -> None:
 @lab.command()
 @name_option
 @click.option("--mode", type=click.Choice(["http", "udp"]), default="http", show_default=True)
-@click.option("--interval", default=10.0, show_default=True, help="Milliseconds between two attempts per address.")
-@click.option("--timeout", default=250.0, show_default=True, help="Milliseconds until an attempt has failed.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1),
+    default=10.0,
+    show_default=True,
+    metavar="MS",
+    help="Milliseconds between two attempts per address.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    default=250.0,
+    show_default=True,
+    metavar="MS",
+    help="Milliseconds until an attempt has failed.",
+)
 @click.option("--seconds", default=None, type=float, help="End after this time; else when interrupted.")
 @click.option("--address", "addresses", multiple=True, help="Only this address; may be given several times.")
 @click.option("--output", default="-", type=click.File("w"), help="A file for the lines instead of standard output.")
@@ -216,7 +237,14 @@ def probe(
 
 @lab.command()
 @name_option
-@click.option("--interval", default=10.0, show_default=True, help="Milliseconds between two questions per address.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1),
+    default=10.0,
+    show_default=True,
+    metavar="MS",
+    help="Milliseconds between two questions per address.",
+)
 @click.option("--window", default=None, type=float, help="Milliseconds of the criterion; three intervals if not given.")
 @click.option("--seconds", default=None, type=float, help="End after this time; else when interrupted.")
 @click.option("--output", default="-", type=click.File("w"), help="A file for the lines instead of standard output.")

@@ -95,8 +95,8 @@ class Lab:
                 command=tuple(daemon_command),
             )
             state.write(new)
-            lab = cls(new)
             try:
+                lab = cls(new)
                 lab._build(settings)
                 if daemons:
                     lab.start_daemons()

@@ -93,6 +93,9 @@ def test_no_arguments_show_the_help() -> None:
         (["status", "--jsno"], "no such option"),
         (["ip", "move"], "missing argument 'ADDRESS'"),
         (["node", "ban", "--seconds", "soon"], "'soon' is not a valid float"),
+        (["event", "lits"], "did you mean 'list'?"),
+        (["lab", "stauts"], "did you mean 'status'?"),
+        (["shutdown", "--timeout", "-1"], "-1.0 is not in the range"),
     ],
 )
 def test_wrong_usage(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +104,15 @@ def test_wrong_usage(arguments: list[str], text: str, capsys: pytest.CaptureFixt
     assert error.startswith("locum: ")
     assert text in error
     assert "--help' shows how it is used" in error
+
+
+@pytest.mark.parametrize("name", ["ip", "node", "event", "tunable", "connections", "lab"])
+def test_the_help_of_a_group_cuts_no_sentence(name: str) -> None:
+    group = entry.cli.get_command(click.Context(entry.cli), name)
+    assert group is not None
+    table = group.get_help(click.Context(group, max_content_width=80)).split("Commands:")[1]
+    assert "..." not in table
+    assert table.count(".\n") + table.endswith(".") >= 3
 
 
 def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,6 +235,8 @@ def test_list(locum: Locum, bench: Bench) -> None:
     shown: Any = json.loads(locum.here("list", "--json"))
     assert [script["events"] for script in shown["scripts"]] == [["monitor"], ["startup"], ["takeip"], None]
     assert shown["problems"][0]["place"] == "README"
+    # As with ip, node and the others, "list" is what the group does by itself.
+    assert locum("--dir", str(bench.scripts)) == locum.here("list")
 
 
 def test_check(locum: Locum, bench: Bench) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from locum.errors import UsageError
 from locum.lab import state
+from locum.lab.lab import Lab
 from locum.lab.layout import Layout
 from locum.lab.processes import Process
 from locum.lab.state import AppliedFault, LabState, NodeState
@@ -30,6 +31,12 @@ def test_what_is_written_is_read() -> None:
         state.write(written)
     assert state.read("one") == written
     assert state.known() == ("one",)
+
+
+def test_nothing_is_left_of_a_lab_that_cannot_be() -> None:
+    with pytest.raises(UsageError, match="embedded"):
+        Lab.up(Layout(name="one"), services=(), store="paper")
+    assert state.known() == ()
 
 
 def test_a_state_cut_short_is_no_state(base: Path) -> None:
