@@ -26,7 +26,7 @@ class ReloadResult(msgspec.Struct, frozen=True):
 
 
 class Reloader:
-    """Applies what may change while a node runs: addresses, script settings, the node's private address.
+    """Applies what may change while a node runs: addresses, settings of scripts and of connections.
 
     ``present`` returns the addresses that are on this machine. One that the configuration has no more is ``leaving``:
     the gate's business until it has been released (:meth:`gone`), because until then it is held like the others.
@@ -79,6 +79,9 @@ class Reloader:
         os.kill(os.getppid(), signal.SIGUSR1)
         changes = _changes(old, new)
         self._log("reloaded: " + ("; ".join(changes) or "nothing has changed"), "info")
+        # Whoever sent SIGHUP has no other answer than the log.
+        for setting in ignored:
+            self._log(f"reload: {setting} has changed: restart the daemon for that", "warning")
         return ReloadResult(tuple(changes), tuple(ignored))
 
     def gone(self, address: str) -> None:
@@ -124,4 +127,7 @@ def _changes(old: Settings, new: Settings) -> list[str]:
     changes += [f"settings of {n} changed" for n in names if old.scripts.get(n) != new.scripts.get(n)]
     if old.connections != new.connections:
         changes.append("settings of connections changed")
+    if old.tunables != new.tunables:
+        # The cluster's are in the store: neither a reload nor a restart takes one away that somebody has set.
+        changes.append("initial values of tunables changed: 'locum tunable set' changes those in force")
     return changes

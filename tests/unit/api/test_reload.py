@@ -1,0 +1,94 @@
+"""What a reload says: what took effect, what needs a restart, and that nothing is passed over in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from locum.agent.driver import Driver
+from locum.api.reload import Reloader
+from locum.config.load import load
+from locum.events.engine import EventEngine
+
+FIRST = """
+[node]
+name = "n1"
+[cluster]
+store = "memory:"
+[[address]]
+address = "10.0.0.1/24"
+interfaces = ["lo"]
+"""
+
+
+class Rules:
+    """The node's rules, as far as a reload needs them."""
+
+    def __init__(self) -> None:
+        self.node = self
+        self.identity = self
+        self.margin, self.warning = 0.1, ""
+
+    def configure(self, *_: object) -> None:
+        """Would take the new addresses."""
+
+    def feed(self, *_: object) -> None:
+        """Nobody looks at it here."""
+
+
+class Scene:
+    """A reloader whose node, engine and guard are not there, and what it logs."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.path.write_text(FIRST)
+        self.logged: list[tuple[str, str]] = []
+        monkeypatch.setattr("locum.api.reload.check_environment", lambda _: [])
+        monkeypatch.setattr("os.kill", lambda *_: None)
+        rules = Rules()
+        self.reloader = Reloader(
+            load(self.path),
+            cast(Driver, rules),
+            cast(EventEngine, rules),
+            None,
+            present=list,
+            leaving=(),
+            log=lambda text, level: self.logged.append((level, text)),
+        )
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(tmp_path / "locum.toml", monkeypatch)
+
+
+def test_what_needs_a_restart_is_answered_and_logged(scene: Scene) -> None:
+    scene.path.write_text(FIRST.replace('store = "memory:"', 'store = "memory:"\nprofile = "fast"'))
+    assert scene.reloader.reload().ignored == ("cluster.hold",)
+    assert ("warning", "reload: cluster.hold has changed: restart the daemon for that") in scene.logged
+    assert scene.reloader.settings.cluster.hold == 2.0
+
+
+def test_initial_tunables_are_no_silent_change(scene: Scene) -> None:
+    scene.path.write_text(FIRST + "[tunables]\nMonitorInterval = 5\n")
+    (change,) = scene.reloader.reload().changes
+    assert "'locum tunable set'" in change
+
+
+def test_addresses_and_connections_take_effect(scene: Scene) -> None:
+    scene.path.write_text(FIRST.replace("10.0.0.1", "10.0.0.2") + "[connections]\nports = [80]\n")
+    result = scene.reloader.reload()
+    assert result.changes == (
+        "address 10.0.0.2 added",
+        "address 10.0.0.1 removed",
+        "settings of connections changed",
+    )
+    assert result.ignored == ()
+    assert scene.reloader.settings.connections.ports == (80,)
+
+
+def test_nothing_has_changed(scene: Scene) -> None:
+    assert scene.reloader.reload().changes == ()
+    assert scene.logged == [("info", "reloaded: nothing has changed")]
