@@ -159,13 +159,11 @@ class AddressTable:
             self._restore(before, address, index)
         return removed
 
-    def ensure_promote_secondaries(self, interface: str) -> None:
-        """Set ``promote_secondaries`` on ``interface`` unless it is set. Raises NetlinkError (ENODEV, or EIO when the
-        setting does not stick), PermissionRequired."""
-        self._prepared(interface, "")
-
     def _prepared(self, interface: str, address: str) -> int:
-        """The index of ``interface``, after seeing to its ``promote_secondaries`` unless ``address`` is of IPv6."""
+        """The index of ``interface``, after seeing to its ``promote_secondaries`` unless ``address`` is of IPv6.
+
+        Raises NetlinkError (ENODEV, or EIO when the setting does not stick), PermissionRequired.
+        """
         found = route.link(self._netlink, interface)
         if ":" not in address and not found.promote:
             route.set_promote_secondaries(self._netlink, found.ifindex, interface)

@@ -2,8 +2,8 @@
 
 Rules of this file: it decides nothing. Every input (the store's watch, an answer, the kernel, a timer) goes to
 :class:`locum.cluster.node.Node` with the time; the effects that come back are started in their order. The one
-duty of its own is the order within :class:`SendBeat`, on which safety rests: time first, then the kernel's timer,
-then the store.
+duty of its own is the order within ``SendBeat``, on which safety rests: time first, then the kernel's timer, then the
+store.
 """
 
 from __future__ import annotations

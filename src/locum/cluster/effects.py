@@ -63,7 +63,10 @@ class TakeAddress(msgspec.Struct, frozen=True):
 
 
 class ReleaseAddress(msgspec.Struct, frozen=True):
-    """Run ``releaseip``, see that the address is gone, mute it. Answer: ``activity_done``; gone in any case (I7)."""
+    """Mute the address, end its connections, run ``releaseip``, see that it is gone.
+
+    Answer: ``activity_done(ticket, ok, reason)``; gone in any case (I7).
+    """
 
     ticket: int
     address: str

@@ -72,18 +72,6 @@ def participants(view: View, wall: float) -> dict[str, str]:
     return found
 
 
-def linked_interface(view: View, node: str, address: str) -> str | None:
-    """The interface on which ``node`` would serve ``address``: the first configured one that has link."""
-    record = view.nodes.get(node)
-    health = current_health(view, node)
-    if record is None or health is None:
-        return None
-    for hosted in record.record.addresses:
-        if hosted.address == address:
-            return next((name for name in hosted.interfaces if name not in health.down), None)
-    return None
-
-
 def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset[str]]:
     """Node → the addresses that it can serve now.
 
