@@ -389,7 +389,7 @@ class Node:
             healthy=self.checking.healthy,
             reason=self.checking.reason,
             down=self.serving.down(),
-            refused={address: refusal.reason for address, refusal in self.serving.refused.items()},
+            refused=self.serving.refusals.reasons(),
             leaving=self.leaving,
             handles=self.handles,
             warning=self.identity.warning,

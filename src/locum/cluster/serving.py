@@ -8,7 +8,6 @@ right to take; it is deleted only when the address is certainly gone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import msgspec
@@ -16,19 +15,12 @@ import msgspec
 from locum.cluster import schema
 from locum.cluster.desk import Desk
 from locum.cluster.effects import ReleaseAddress, Restore, TakeAddress, UpdateAddress
+from locum.cluster.refusals import Refusals
 from locum.cluster.schema import ClaimRecord, HostedAddress, PlanRecord
 from locum.store.base import Condition, Delete, Put
 
 #: Claims made by one commit. Small enough for any store's limits on a transaction.
 CLAIMS_PER_COMMIT = 32
-#: An address that could not be taken is tried again after this many seconds, doubling up to the longest.
-REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE = 5.0, 300.0
-#: As long as another node serves it, it is not tried again before so many times the time that the take took: a try
-#: interrupts that service, and a script that hangs makes the interruption long.
-PATIENCE = 10.0
-#: After a failed take no other begins for so many seconds: the leader gives what waits here to nodes that do not fail.
-#: A script that hangs would otherwise keep each address waiting for a time limit of its own.
-HANDOVER_PAUSE = 0.5
 #: An address that could not be taken, here or elsewhere, lets those that a new plan brings along go first for so many
 #: seconds: their claims may still be on their way.
 PRECEDENCE = 5.0
@@ -42,16 +34,6 @@ class Local(msgspec.Struct):
     held: bool
 
 
-class Refusal(msgspec.Struct):
-    """An address that could not be taken, until when others should take it, and how often that happened. ``latest``:
-    until when, if one of them has taken it."""
-
-    reason: str
-    until: float
-    times: int
-    latest: float
-
-
 class Serving:
     """The addresses of one node."""
 
@@ -60,9 +42,7 @@ class Serving:
         self.hosted: dict[str, HostedAddress] = {}
         self.local: dict[str, Local] = {}
         self.links: dict[str, bool] = {}
-        #: What could not be taken and is not to be tried again yet.
-        self.refused: dict[str, Refusal] = {}
-        self._refusals: dict[str, Refusal] = {}
+        self.refusals = Refusals()
         #: Count of takes, releases and updates; the follower compares it to know whether anything moved (I3).
         self.changes = 0
         self._chunk = CLAIMS_PER_COMMIT
@@ -71,7 +51,6 @@ class Serving:
         self._given_up: dict[str, int] = {}
         self._moving: str | None = None
         self._doubted = False
-        self._next_take = 0.0
         self._began = 0.0
         # The plan's revision, and until when it is new.
         self._plan = (0, 0.0)
@@ -134,7 +113,7 @@ class Serving:
         """
         if plan_revision != self._plan[0]:
             self._plan = (plan_revision, self._desk.now + PRECEDENCE)
-        self._forget_refusals()
+        self.refusals.lapse(self._desk.now, self._served)
         self._unclaim(mine, incarnation)
         self._mend(incarnation)
         if may_take:
@@ -178,9 +157,9 @@ class Serving:
 
     def take_due(self, mine: frozenset[str], incarnation: str) -> str | None:
         """The next address that is claimed and must be taken; those that could not be taken before are last."""
-        if self._desk.now < self._next_take:
+        if self._desk.now < self.refusals.next_take:
             return None
-        missing = [a for a in mine if a not in self.refused and not ((local := self.local.get(a)) and local.held)]
+        missing = [a for a in mine if a not in self.refusals and not ((local := self.local.get(a)) and local.held)]
         failures = self._failures()
         others_first = self._desk.now < self._plan[1] and any(address not in failures for address in missing)
         for address in sorted(missing, key=lambda address: (failures.get(address, 0), address)):
@@ -192,7 +171,7 @@ class Serving:
 
     def _failures(self) -> dict[str, int]:
         """What could not be taken → how often here, and at how many other nodes at present."""
-        found = {address: refusal.times for address, refusal in self._refusals.items()}
+        found = self.refusals.failures()
         for name, health in self._desk.view.health.items():
             for address in health.record.refused if name != self._desk.name else ():
                 found[address] = found.get(address, 0) + 1
@@ -237,15 +216,14 @@ class Serving:
                 return False
         for address in mine:
             local = self.local.get(address)
-            if address not in self.refused and (local is None or not local.held):
+            if address not in self.refusals and (local is None or not local.held):
                 return False
         return True
 
     def next_due(self) -> float:
         """When a refused address may be tried again, or another one taken."""
-        due = [r.until for r in self.refused.values()]
-        due += [time for time in (self._next_take, self._plan[1]) if time > self._desk.now]
-        return min(due, default=math.inf)
+        waits = [time for time in (self.refusals.next_take, self._plan[1]) if time > self._desk.now]
+        return min([self.refusals.next_due(), *waits])
 
     # -- commits ---------------------------------------------------------------------------------------
 
@@ -260,7 +238,7 @@ class Serving:
             return
         wanted = []
         for address in sorted(mine):
-            if view.revision_of(f"claim/{address}") == 0 and address not in self.refused:
+            if view.revision_of(f"claim/{address}") == 0 and address not in self.refusals:
                 interface = self.interface_for(address)
                 if interface is not None:
                     wanted.append((address, interface))
@@ -283,7 +261,7 @@ class Serving:
         """Give up the claims on addresses that are not here and should not be."""
         view = self._desk.view
         for address in [a for a, c in view.claims.items() if c.record.node == self._desk.name]:
-            unwanted = address not in mine or address in self.refused
+            unwanted = address not in mine or address in self.refusals
             if address in self.local or not unwanted or not self.claimed(address, incarnation):
                 continue
             conditions = [view.condition(f"member/{self._desk.name}"), view.condition(f"claim/{address}")]
@@ -293,7 +271,7 @@ class Serving:
     def _reclaim(self, mine: frozenset[str], incarnation: str) -> None:
         """Write those claims anew that a deletion under way could end, when the address is wanted after all."""
         view = self._desk.view
-        for address in [a for a in self._given_up if a in mine and a not in self.refused]:
+        for address in [a for a in self._given_up if a in mine and a not in self.refusals]:
             interface = self.interface_for(address)
             if not self.claimed(address, incarnation):
                 del self._given_up[address]
@@ -341,7 +319,7 @@ class Serving:
         if ok:
             # A hold that ended meanwhile took the address away again, whatever the take says.
             self.local[address].held = not self._doubted
-            self._refusals.pop(address, None)
+            self.refusals.taken(address)
             return
         del self.local[address]
         if not self._doubted:
@@ -357,23 +335,13 @@ class Serving:
             self._refuse(address, f"updateip: {reason}")
 
     def _refuse(self, address: str, reason: str) -> None:
-        old = self._refusals.get(address)
-        times = old.times + 1 if old is not None else 1
-        pause = min(REFUSAL_PAUSE * 2 ** (times - 1), LONGEST_REFUSAL_PAUSE)
-        longest = min(PATIENCE * (self._desk.now - self._began), LONGEST_REFUSAL_PAUSE)
-        refusal = Refusal(reason, self._desk.now + pause, times, self._desk.now + max(pause, longest))
-        self.refused[address] = self._refusals[address] = refusal
-        self._next_take = self._desk.now + HANDOVER_PAUSE
+        pause = self.refusals.add(address, reason, self._began, self._desk.now)
         self._desk.note(f"cannot take {address} ({reason}); next try in {pause:.0f} s", "error")
 
-    def _forget_refusals(self) -> None:
-        now = self._desk.now
-        for address, refusal in [(a, r) for a, r in self.refused.items() if r.until <= now]:
-            claim = self._desk.view.claims.get(address)
-            if now < refusal.latest and claim is not None and claim.record.serving:
-                refusal.until = min(now + REFUSAL_PAUSE, refusal.latest)
-            else:
-                del self.refused[address]
+    def _served(self, address: str) -> bool:
+        """Whether some node says in its claim that it serves ``address``."""
+        claim = self._desk.view.claims.get(address)
+        return claim is not None and claim.record.serving
 
     def _bits(self, address: str) -> int:
         hosted = self.hosted.get(address)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import NamedTuple
 
-from locum.cluster.serving import PATIENCE
+from locum.cluster.refusals import PATIENCE
 from locum.sim.checks import Violation
 from locum.sim.faults import Faults
 from locum.sim.rest import unrest
@@ -145,7 +145,7 @@ def rest_bound(world: World) -> float:
     for machine in world.machines.values():
         if machine.agent is not None:
             node = machine.agent.node
-            pauses += [r.latest - machine.clock.boot() for r in node.serving.refused.values()]
+            pauses.append(node.serving.refusals.latest_due() - machine.clock.boot())
             if machine.child is not None:
                 # It may be a take that hangs, and is not tried again for long where another node serves the address.
                 pauses.append(PATIENCE * timeout)

@@ -1,0 +1,86 @@
+"""What this node could not take: why, and when it is tried again.
+
+Knows addresses, reasons and times (seconds of the boot-time clock), nothing of the plan or of the store. The aim: an
+address that fails here must not keep others waiting, nor disturb the node that serves it instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+#: An address that could not be taken is tried again after this many seconds, doubling up to the longest.
+REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE = 5.0, 300.0
+#: As long as another node serves it, it is not tried again before so many times the time that the take took: a try
+#: interrupts that service, and a script that hangs makes the interruption long.
+PATIENCE = 10.0
+#: After a failed take no other begins for so many seconds: the leader gives what waits here to nodes that do not fail.
+#: A script that hangs would otherwise keep each address waiting for a time limit of its own.
+HANDOVER_PAUSE = 0.5
+
+
+class Refusal(msgspec.Struct):
+    """An address that could not be taken, until when others should take it, and how often that happened. ``latest``:
+    until when, if one of them has taken it."""
+
+    reason: str
+    until: float
+    times: int
+    latest: float
+
+
+class Refusals:
+    """The addresses that one node could not take.
+
+    ``address in refusals`` holds while it is not to be tried again. How often it failed is kept until it was taken.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[str, Refusal] = {}
+        self._history: dict[str, Refusal] = {}
+        #: No take of any address begins before.
+        self.next_take = 0.0
+
+    def __contains__(self, address: str) -> bool:
+        return address in self._pending
+
+    def reasons(self) -> dict[str, str]:
+        """Address → why it could not be taken, of those that are not to be tried again yet."""
+        return {address: refusal.reason for address, refusal in self._pending.items()}
+
+    def failures(self) -> dict[str, int]:
+        """Address → how often it failed since it was last taken."""
+        return {address: refusal.times for address, refusal in self._history.items()}
+
+    def next_due(self) -> float:
+        """When the first of them may be tried again; infinite without any."""
+        return min((refusal.until for refusal in self._pending.values()), default=math.inf)
+
+    def latest_due(self) -> float:
+        """When the last of them is tried again at the latest, whoever else serves it; 0 without any."""
+        return max((refusal.latest for refusal in self._pending.values()), default=0.0)
+
+    def add(self, address: str, reason: str, began: float, now: float) -> float:
+        """``address`` could not be taken; the try lasted from ``began`` to ``now``. Returns the pause in seconds."""
+        old = self._history.get(address)
+        times = old.times + 1 if old is not None else 1
+        pause: float = min(REFUSAL_PAUSE * 2 ** (times - 1), LONGEST_REFUSAL_PAUSE)
+        longest = min(PATIENCE * (now - began), LONGEST_REFUSAL_PAUSE)
+        refusal = Refusal(reason, now + pause, times, now + max(pause, longest))
+        self._pending[address] = self._history[address] = refusal
+        self.next_take = now + HANDOVER_PAUSE
+        return pause
+
+    def taken(self, address: str) -> None:
+        """``address`` was taken after all."""
+        self._history.pop(address, None)
+
+    def lapse(self, now: float, served: Callable[[str], bool]) -> None:
+        """Forget what may be tried again; what another node has taken meanwhile (``served``) waits longer."""
+        for address, refusal in [(a, r) for a, r in self._pending.items() if r.until <= now]:
+            if now < refusal.latest and served(address):
+                refusal.until = min(now + REFUSAL_PAUSE, refusal.latest)
+            else:
+                del self._pending[address]
