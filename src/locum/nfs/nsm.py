@@ -33,6 +33,9 @@ PROGRAM, VERSION, SM_NOTIFY = 100024, 1, 6
 FIRST_REPEAT, LONGEST_REPEAT = 0.5, 4.0
 #: Seconds until a client that answers no datagrams is tried over TCP.
 TCP_AFTER = 2.0
+#: After so many unanswered datagrams the port is asked for again: the status monitor may have been restarted (sm-notify
+#: of nfs-utils does the same).
+_SAME_PORT = 4
 #: Conversations over TCP at the same time, and how many seconds one may take.
 _TCP_LIMIT, _TCP_PATIENCE = 16, 5.0
 
@@ -88,6 +91,7 @@ class _Talk:
         self.asking = True
         self.due = begun
         self.repeat = FIRST_REPEAT
+        self.sent = 0
         self.tcp_due = begun + TCP_AFTER
         self.tcp_repeat = FIRST_REPEAT
         self.tcp_only = False
@@ -139,21 +143,35 @@ class _Round:
         except OSError as error:
             self._done(talk, f"cannot send from {notification.source}: {error.strerror or error}")
             return
-        v6 = ":" in notification.client
-        version, arguments = rpc.encode_getport(PROGRAM, VERSION, tcp=False, v6=v6)
+        self._ask(talk)
+
+    def _ask(self, talk: _Talk) -> None:
+        """The next thing that it sends is the question for the status monitor's port."""
+        client = talk.notification.client
+        version, arguments = rpc.encode_getport(PROGRAM, VERSION, tcp=False, v6=":" in client)
         talk.message = rpc.encode_call(talk.transaction, rpc.PORTMAPPER, version, 3, arguments)
-        talk.target = (notification.client, self._mapper_port)
+        talk.target = (client, self._mapper_port)
+        talk.sent = 0
         self._open[talk.transaction] = talk
+
+    def _ask_again(self, talk: _Talk) -> None:
+        del self._open[talk.transaction]
+        talk.asking = True
+        talk.transaction = rpc.new_transaction()
+        self._ask(talk)
 
     def _send_due(self) -> None:
         now = time.monotonic()
         for talk in list(self._open.values()):
             if talk.due > now:
                 continue
+            if not talk.asking and talk.sent >= _SAME_PORT:
+                self._ask_again(talk)
             talk.due = now + talk.repeat
             talk.repeat = min(talk.repeat * 2, LONGEST_REPEAT)
             try:
                 self._sockets[talk.notification.source].sendto(talk.message, talk.target)
+                talk.sent += 1
             except BlockingIOError:
                 talk.due = now + 0.01
             except OSError as error:  # no route at the moment, or an answer of ICMP to the one before
@@ -180,7 +198,10 @@ class _Round:
                 return
             port = rpc.decode_getport(results, v6=":" in talk.notification.client)
         except (rpc.RpcError, Malformed, ValueError, struct.error) as error:
-            self._done(talk, str(error))
+            # Not an acknowledgement: a status monitor that is being started, or one that has another port by now.
+            talk.problem = str(error)
+            if not talk.asking:
+                self._ask_again(talk)
             return
         if port == 0:
             # The port mapper is asked again as well: a status monitor that is being started may have UDP later.
@@ -199,7 +220,7 @@ class _Round:
             encode_notify(talk.notification.name, talk.notification.state),
         )
         talk.target = (talk.notification.client, port)
-        talk.due, talk.repeat = time.monotonic(), FIRST_REPEAT
+        talk.due, talk.repeat, talk.sent = time.monotonic(), FIRST_REPEAT, 0
         talk.problem = "its status monitor does not acknowledge"
         self._open[talk.transaction] = talk
 
