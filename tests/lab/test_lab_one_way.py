@@ -51,8 +51,14 @@ def test_a_store_on_a_unix_socket_is_cut_both_ways(make_lab: MakeLab) -> None:
 
 def test_the_private_network_of_a_lab_on_etcd_is_cut_one_way(make_lab: MakeLab) -> None:
     lab = make_lab(nodes=2, services=(), daemons=False, store="etcd")
+
+    def reached() -> bool:
+        return lab.run("n1", ["ping", "-c1", "-W1", "10.78.0.2"]).returncode == 0
+
+    lab.wait_for("the private network", reached)
     for kind in ("mute-private", "deaf-private"):
         lab.fault("n2", kind)
-        assert lab.run("n1", ["ping", "-c1", "-W1", "10.78.0.2"]).returncode != 0
+        assert not reached()
         lab.undo("n2", kind)
-        assert lab.run("n1", ["ping", "-c1", "-W1", "10.78.0.2"]).returncode == 0
+        # A question that was sent while nobody could answer is repeated a second later; until then pings wait for it.
+        lab.wait_for(f"the end of {kind}", reached)

@@ -41,7 +41,9 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m locum.sim", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m locum.sim", description=__doc__, epilog=f"Kinds of faults: {', '.join(sorted(WEIGHTS))}."
+    )
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--seeds", type=int, metavar="N", help="run N seeds (default 100)")
     amount.add_argument("--minutes", type=float, metavar="M", help="run seeds for M minutes")
@@ -50,10 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
     parser.add_argument("--whole", action="store_true", help="print all of a seed's timeline, not its end")
     parser.add_argument("--shrink", action="store_true", help="with --seed: look for the least that still fails")
-    parser.add_argument("--only", action="append", default=[], choices=sorted(WEIGHTS), help="no other kind of fault")
-    parser.add_argument(
-        "--without", action="append", default=[], choices=sorted(WEIGHTS), help="not this kind of fault"
-    )
+    kinds = sorted(WEIGHTS)
+    parser.add_argument("--only", action="append", default=[], choices=kinds, metavar="KIND", help="no other faults")
+    parser.add_argument("--without", action="append", default=[], choices=kinds, metavar="KIND", help="no such faults")
     parser.add_argument("--nodes", type=int, help="number of nodes, instead of the seed's")
     parser.add_argument("--addresses", type=int, help="number of addresses, instead of the seed's")
     parser.add_argument("--hold", type=float, help="hold in seconds, instead of the seed's")
