@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -148,6 +149,17 @@ def test_no_module_needs_itself_to_be_loaded() -> None:
 
 def test_no_file_is_too_long() -> None:
     assert long_files(ROOT) == []
+
+
+def test_the_page_on_architecture_names_every_part_and_no_file_that_is_not_there() -> None:
+    page = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("## Where everything is")[1].split("\n## ")[0]
+    places = {place for row in table.splitlines() if row.startswith("| `") for place in row.split("|")[1].split("`")}
+    assert {p for p in LEVEL if p and f"{p}/" not in places and f"{p}.py" not in places} == set()
+    for row in table.splitlines():
+        for file in re.findall(r"`([\w/]+\.py)`", row):
+            folder = row.split("`")[1].removesuffix("/")
+            assert any((ROOT / place).is_file() for place in (file, f"{folder}/{file}")), f"{folder}: {file}"
 
 
 def sample(directory: Path, files: Mapping[str, str]) -> Path:

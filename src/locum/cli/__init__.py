@@ -1,0 +1,1 @@
+"""``locum``: one file per command. :mod:`locum.cli.main` finds the command and imports nothing else."""

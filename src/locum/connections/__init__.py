@@ -1,0 +1,4 @@
+"""Clients' TCP connections to public addresses: found, kept in the store, told of a move, ended.
+
+:mod:`locum.connections.keeper` is the way in.
+"""
