@@ -1,8 +1,8 @@
 """Telling the clients of addresses that came here to reclaim their locks.
 
 Rules of this file: it asks the daemon whom to tell, tells them (:mod:`locum.nfs.nsm`), and has those forgotten that
-gave no answer. When it is time to do so is the script's decision: not before the lock manager is in its grace period
-and registered with the port mapper.
+gave no answer. When it is time to do so is the script's decision, and nobody is told before the lock manager answers: a
+client asks for it at once, and gives its locks up when it is not registered with the port mapper yet.
 
 A client that acknowledged stays on the list although it may hold no lock any more: if it had others through this node
 already, the lock manager monitors it already, and will not say so again. The price is one needless message at the next
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from locum.nfs import nsm
@@ -22,6 +22,10 @@ from locum.nfs.daemon import NoDaemon, Refused, ask
 
 #: Seconds that a notification is tried.
 DEFAULT_TIMEOUT = 60.0
+#: Seconds that a lock manager may take to answer; by then monitor has found it, and the addresses are elsewhere.
+READY_WITHIN = 300.0
+#: Seconds for the names of clients to be looked up, all of them together, and how many at once.
+_LOOKUP_WITHIN, _LOOKUPS = 10.0, 16
 
 
 def clients_of(addresses: Sequence[str]) -> list[dict[str, Any]]:
@@ -37,25 +41,25 @@ def new_state() -> int:
     return int(ask({"op": "statd-state", "advance": True})["state"])
 
 
-def notifications(records: Iterable[dict[str, Any]], state: int, host: str) -> list[nsm.Notification]:
+def notifications(
+    records: Iterable[dict[str, Any]], state: int, host: str, found: Mapping[tuple[str, bool], str]
+) -> list[nsm.Notification]:
     """What to send: from each address, with the address as name and once more with the configured name of the NFS
-    server: a client knows us by the one that it mounted. A client of another family than the address's is not sent to.
-    """
-    found = []
-    for record in records:
-        source, client = record["address"], record["client"]
-        target = _address_of(client, v6=":" in source)
-        if target is None:
-            continue
-        for name in dict.fromkeys([source, host] if host else [source]):
-            found.append(nsm.Notification(source, target, name, state))
-    return found
+    server: a client knows us by the one that it mounted. ``found``: as :func:`look_up` returns it; a client without an
+    address of that family is not sent to."""
+    return [
+        nsm.Notification(record["address"], target, name, state)
+        for record in records
+        if (target := found.get(_client_of(record))) is not None
+        for name in dict.fromkeys([record["address"], host] if host else [record["address"]])
+    ]
 
 
 def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
     """Tell all of ``records``; returns a line that says what became of it. Raises NoDaemon and Refused."""
     state = new_state()
-    outcomes = nsm.notify(notifications(records, state, host), timeout)
+    found = look_up({_client_of(record) for record in records})
+    outcomes = nsm.notify(notifications(records, state, host, found), timeout)
     answered = {(one.notification.source, one.notification.client) for one in outcomes if not one.problem}
     silent = {
         (one.notification.source, one.notification.client): one.problem
@@ -66,21 +70,35 @@ def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
     gone = [
         (record["address"], record["client"], record["revision"])
         for record in records
-        if (record["address"], _address_of(record["client"], v6=":" in record["address"])) in silent
-        and _is_here(record["address"])
+        if (record["address"], found.get(_client_of(record))) in silent and _is_here(record["address"])
     ]
     for begin in range(0, len(gone), 200):
         ask({"op": "statd-forget", "forget": gone[begin : begin + 200]}, timeout=30)
+    problems = [f"{client} from {source}: {problem}" for (source, client), problem in silent.items()]
+    known = {client for client, _ in found}
+    # They stay on record: the fault is not theirs. (A name is recorded for both families, and may have but one.)
+    nameless = sorted({record["client"] for record in records if _is_name(record["client"])} - known)
+    problems += [f"{client}: its name cannot be looked up" for client in nameless]
     text = f"state {state}: {len(answered)} clients notified"
-    if silent:
-        text += f", {len(silent)} did not answer: " + "; ".join(
-            f"{client} from {source}: {problem}" for (source, client), problem in list(silent.items())[:10]
-        )
+    if problems:
+        text += f", {len(problems)} did not answer: " + "; ".join(problems[:10])
     return text
 
 
-def notify_detached(records: Sequence[dict[str, Any]], host: str, timeout: float, log: str) -> None:
-    """:func:`notify` in a process of its own, which the event does not wait for. It writes to the file ``log``."""
+def notify_when(ready: Callable[[], bool], records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
+    """:func:`notify` as soon as ``ready`` holds; nobody is told when it does not within READY_WITHIN seconds."""
+    limit = time.monotonic() + READY_WITHIN
+    while not ready():
+        if time.monotonic() > limit:
+            return f"{len(records)} clients were not notified: the lock manager does not answer"
+        time.sleep(0.2)
+    return notify(records, host, timeout)
+
+
+def notify_detached(
+    ready: Callable[[], bool], records: Sequence[dict[str, Any]], host: str, timeout: float, log: str
+) -> None:
+    """:func:`notify_when` in a process of its own, which the event does not wait for. It writes to the file ``log``."""
     if not records:
         return
     sys.stdout.flush()
@@ -99,7 +117,7 @@ def notify_detached(records: Sequence[dict[str, Any]], host: str, timeout: float
         for number, target in ((0, null), (1, null), (2, descriptor)):
             os.dup2(target, number)
         try:
-            text = notify(records, host, timeout)
+            text = notify_when(ready, records, host, timeout)
             status = 0
         except (NoDaemon, Refused, OSError) as error:
             text = f"not all could be done: {error}"
@@ -108,23 +126,40 @@ def notify_detached(records: Sequence[dict[str, Any]], host: str, timeout: float
         os._exit(status)
 
 
-def _address_of(client: str, *, v6: bool) -> str | None:
-    """The client's address of that family; a name is looked up."""
+def look_up(clients: Collection[tuple[str, bool]]) -> dict[tuple[str, bool], str]:
+    """The addresses of clients, which are pairs of a name or an address, and whether IPv6 is wanted. One that is an
+    address of the other family, or whose name nobody knows, is left out."""
+    found = {one: one[0] for one in clients if not _is_name(one[0]) and (":" in one[0]) == one[1]}
+    names = [one for one in clients if _is_name(one[0])]
+    if names:
+        from concurrent.futures import ThreadPoolExecutor, wait  # noqa: PLC0415
+
+        pool = ThreadPoolExecutor(_LOOKUPS)
+        asked = {pool.submit(_resolve, *one): one for one in names}
+        for future in wait(asked, _LOOKUP_WITHIN).done:
+            address = future.result()
+            if address is not None:
+                found[asked[future]] = address
+        pool.shutdown(wait=False, cancel_futures=True)
+    return found
+
+
+def _resolve(name: str, v6: bool) -> str | None:
     import socket  # noqa: PLC0415
 
-    family = socket.AF_INET6 if v6 else socket.AF_INET
     try:
-        socket.inet_pton(family, client)
-        return client
-    except OSError:
-        pass
-    if ":" in client or client.replace(".", "").isdigit():
-        return None  # an address of the other family
-    try:
-        found = socket.getaddrinfo(client, None, family, socket.SOCK_DGRAM)
-    except OSError:
+        found = socket.getaddrinfo(name, None, socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
         return None
     return str(found[0][4][0]) if found else None
+
+
+def _client_of(record: Mapping[str, Any]) -> tuple[str, bool]:
+    return str(record["client"]), ":" in record["address"]
+
+
+def _is_name(client: str) -> bool:
+    return ":" not in client and not client.replace(".", "").isdigit()
 
 
 def _is_here(address: str) -> bool:

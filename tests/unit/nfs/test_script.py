@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import locum.events
-from locum.nfs import callout, recovery
+from locum import rpc
+from locum.nfs import callout, checks, recovery
 from locum.nfs.backends.base import Backend
 
 FILE = Path(locum.events.__file__).parent / "scripts" / "60.nfs"
@@ -24,13 +25,14 @@ ADDRESSES = ("10.0.0.1", "10.0.0.2")
 
 
 class World:
-    """What 60.nfs of node n1 sees and does. ``status`` is what the daemon says of the cluster."""
+    """What 60.nfs of node n1 sees and does. ``status`` is what the daemon says, unless it is ``away``."""
 
     def __init__(self, script: ModuleType, directory: Path) -> None:
         self.script = script
         self.proc = directory / "proc" / "fs" / "nfsd"
         self._log = directory / "log"
         self.status: dict[str, Any] = {}
+        self.away = False
         self.serve("n1", "n2")
 
     def serve(self, *holders: str | None, assigned: tuple[str, ...] = ()) -> None:
@@ -87,6 +89,8 @@ def world(script: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Monke
 
     def ask(request: Mapping[str, object], **_: object) -> Any:
         if request["op"] == "status":
+            if made.away:
+                raise module.NoDaemon("no answer")
             return made.status
         if request["op"] == "statd-clients":
             return [{"address": a, "client": "10.0.0.9", "revision": 1} for a in request["addresses"]]  # type: ignore[attr-defined]
@@ -99,7 +103,9 @@ def world(script: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Backend, "wait_for_rpc", lambda _, _program, _version, name, __: write(f"registered {name}"))
     monkeypatch.setattr("time.sleep", lambda seconds: write(f"pause {seconds:g}"))
     monkeypatch.setattr(
-        recovery, "notify_detached", lambda records, *_: write(f"notify {' '.join(one['address'] for one in records)}")
+        recovery,
+        "notify_detached",
+        lambda _, records, *__: write(f"notify {' '.join(one['address'] for one in records)}"),
     )
     module.recovered()
     made.done()
@@ -151,6 +157,58 @@ def test_take_is_noted_and_the_work_left_to_recovered(world: World) -> None:
     assert world.done() == ["notify 10.0.0.1 10.0.0.2"]
     world.script.recovered()
     assert world.done() == []
+
+
+def test_daemon_that_does_not_say_who_has_which_address(world: World, tmp_path: Path) -> None:
+    """Nobody would be notified, and the monitor list emptied: it has to be tried again."""
+    listed = tmp_path / "sm" / "10.0.0.9"
+    listed.touch()
+    world.serve("n1", "n1")
+    world.script.takeip("eth0", "10.0.0.2", "24")
+    world.away = True
+    with pytest.raises(world.script.Fail, match="not known who has which address"):
+        world.script.recovered()
+    assert world.done() == RESTART
+    assert listed.exists()
+    world.away = False
+    world.script.recovered()
+    assert world.done() == ["notify 10.0.0.1 10.0.0.2"]
+
+
+@pytest.mark.parametrize(("away", "holders", "restarted"), [(False, ("n2", "n2"), True), (True, ("n1", "n2"), False)])
+def test_monitor_restarts_a_server_only_when_it_surely_has_no_address(
+    world: World, away: bool, holders: tuple[str, ...], restarted: bool
+) -> None:
+    """A restart drops the locks of its clients."""
+    world.serve(*holders)
+    world.away = away
+    world.script.restart("nlockmgr")
+    assert ("nfs stop" in world.done()) is restarted
+
+
+def test_nobody_is_told_before_the_lock_manager_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client asks for it at once, and gives its locks up for good when it is not registered."""
+    present: list[bool] = []
+    told: list[list[bool]] = []
+
+    def ask(check: checks.Check, _timeout: float) -> None:
+        present.append(check.name == "nlockmgr" and len(present) > 2)
+        if not present[-1]:
+            raise rpc.NotRegistered("not registered")
+
+    monkeypatch.setattr(checks, "ask", ask)
+
+    def notify(*_: object) -> str:
+        told.append(list(present))
+        return "told"
+
+    monkeypatch.setattr(recovery, "notify", notify)
+    assert recovery.notify_when(world.script.locks_can_be_had, [], "", 60) == "told"
+    assert told == [[False, False, False, True]]
+    monkeypatch.setattr(recovery, "READY_WITHIN", 0)
+    present.clear()
+    assert "the lock manager does not answer" in recovery.notify_when(world.script.locks_can_be_had, [{}], "", 60)
+    assert len(told) == 1
 
 
 def test_release_gives_up_its_locks_and_keeps_its_clients_on_the_list(world: World) -> None:
