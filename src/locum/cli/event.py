@@ -133,6 +133,9 @@ def run(
 
     One line per script: its result, its seconds, the first line of its output; after a failure its whole output on
     standard error. The exit status is the failing script's.
+
+    A running daemon takes monitor, ipreallocated, recovered, startrecovery and startipreallocate; the others it runs
+    by itself. With --dir, any.
     """
     from locum.events.plan import parse_event  # noqa: PLC0415
 
