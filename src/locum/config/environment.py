@@ -46,7 +46,10 @@ def environment_warnings(settings: Settings) -> list[str]:
     """What an admin should know though it keeps nothing from working, one line each."""
     warnings = []
     if not any(os.access(f"{directory}/nft", os.X_OK) for directory in _PROGRAM_DIRECTORIES):
-        warnings.append("the program nft is not installed (Debian package: nftables); it shows what Locum enforces")
+        warnings.append(
+            "the program nft is not installed (Debian package: nftables): Locum loads its rules with it; without them "
+            "holds are enforced to the second only, and others wait longer before they take over"
+        )
     if writable_by_others(settings.source):
         warnings.append(f"{settings.source}: others than its owner may write it; chmod go-w {settings.source}")
     secret = settings.cluster.etcd.password_file

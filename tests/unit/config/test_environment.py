@@ -104,7 +104,8 @@ def test_warnings(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source.chmod(0o664)
     monkeypatch.setattr(environment, "_PROGRAM_DIRECTORIES", (str(base),))
     assert environment_warnings(settings(base)) == [
-        "the program nft is not installed (Debian package: nftables); it shows what Locum enforces",
+        "the program nft is not installed (Debian package: nftables): Locum loads its rules with it; without them "
+        "holds are enforced to the second only, and others wait longer before they take over",
         f"{source}: others than its owner may write it; chmod go-w {source}",
     ]
     source.chmod(0o644)
