@@ -190,6 +190,45 @@ def test_commands_instead(bench: Bench) -> None:
     assert bench.lines("calls") == ["start", "start", "stop"]
 
 
+def test_a_command_may_leave_a_service_behind_that_keeps_its_output(bench: Bench) -> None:
+    """As scripts of /etc/init.d do. A pipe for it would be waited for until the service ends."""
+    pid = bench.file("pid")
+    start = f"echo starting; sleep 1000 & echo $! >{pid}"
+    scene = Scene(bench, "70.service", start=["sh", "-c", start], stop=["sh", "-c", f"kill -9 $(cat {pid})"])
+    scene.ok(Event.STARTUP)
+    first = int(pid.read_text())
+    try:
+        assert alive(first)
+        log = bench.state / "services" / "70.service.log"
+        assert log.read_text() == "starting\n"
+        scene.settings |= {"move": scene.settings["start"]}
+        scene.ok(Event.TAKEIP, "eth0", "10.0.0.1", "24")
+        os.kill(first, signal.SIGKILL)
+        scene.ok(Event.RECOVERED)
+        assert alive(int(pid.read_text()))
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+    scene.settings["start"] = ["sh", "-c", "echo it is broken; exit 3"]
+    said = scene.fails(Event.STARTUP)
+    assert "failed: status 3\nit is broken" in said
+    assert "starting" not in said, "that was another time"
+
+
+def test_one_of_commands_that_hangs_is_stopped_before_it_is_started_again(bench: Bench) -> None:
+    calls = bench.file("calls")
+    scene = Scene(
+        bench,
+        "70.service",
+        start=["sh", "-c", f"echo start >>{calls}"],
+        stop=["sh", "-c", f"echo stop >>{calls}"],
+        status="true",
+    )
+    scene.ok(Event.STARTUP)
+    scene.settings |= {"check": "false", "restart-after": 1}
+    assert "starting it again" in scene.fails(Event.MONITOR)
+    assert bench.lines("calls") == ["start", "stop", "start"]
+
+
 def test_what_to_start_must_be_said(bench: Bench) -> None:
     assert "what to start is not known" in Scene(bench, "70.service").fails(Event.STARTUP)
 

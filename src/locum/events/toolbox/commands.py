@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
@@ -9,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from locum.events.toolbox.failure import Fail
 
 TIMED_OUT = 124
+
+#: So much is read of a log, bytes.
+_LARGEST = 1 << 16
 
 
 class Completed:
@@ -32,28 +37,39 @@ def run(
     check: bool = True,
     timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
+    log: str | None = None,
 ) -> Completed:
     """Run a program, wait for its end, return what it wrote on standard output and error.
 
     No shell is involved: write ``["sh", "-c", text]`` for one. Raises Fail when it does not exist, or, with
     ``check``, when its status is not 0 or it did not end within ``timeout`` seconds (it is killed then).
+
+    ``log``: a file to whose end the output is written, for a program that leaves a service behind. Such a service
+    keeps what it was given as output, and without a file that is a pipe whose end is waited for.
     """
     import subprocess  # noqa: PLC0415
 
     words = as_words(command)
     try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout,
-            env=None if environment is None else dict(environment),
-            check=False,
-        )
-        status, data = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as error:
-        status, data = TIMED_OUT, error.output or b""
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(log, "a+b")) if log else None
+            begin = file.seek(0, os.SEEK_END) if file else 0
+            try:
+                done = subprocess.run(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file or subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    timeout=timeout,
+                    env=None if environment is None else dict(environment),
+                    check=False,
+                )
+                status, data = done.returncode, done.stdout
+            except subprocess.TimeoutExpired as error:
+                status, data = TIMED_OUT, error.output or b""
+            if file:
+                file.seek(begin)
+                data = file.read(_LARGEST)
     except (OSError, IndexError) as error:
         raise Fail(f"cannot run {shlex.join(words)!r}: {error}") from None
     output = data.decode("utf-8", "backslashreplace")

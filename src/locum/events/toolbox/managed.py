@@ -19,6 +19,7 @@ from locum.events.toolbox.ports import check_port, expect_listen, expect_no_list
 from locum.events.toolbox.services import (
     kill_service,
     reload_service,
+    run_for_service,
     service_is_running,
     start_service,
     stop_service,
@@ -155,7 +156,8 @@ class ManagedService:
     def act_on(self, moves: Sequence[tuple[str, str]]) -> None:
         """Do what ``move`` says; ``moves`` are pairs of "took" or "released", and an address."""
         if self._move not in MOVES:
-            run(as_words(self._move) if isinstance(self._move, str) else [str(w) for w in _items(self._move)])
+            command = as_words(self._move) if isinstance(self._move, str) else [str(w) for w in _items(self._move)]
+            run_for_service(command, self.name, prefix=self._prefix)
         elif self._move == "reset":
             reset_connections(address for what, address in moves if what == "released")
         elif self._move == "reload":

@@ -36,7 +36,7 @@ def start_service(name: str | None = None, *, command: object = None, prefix: st
     if direct:
         _start_detached(_name(name, prefix), _command(direct))
     elif start:
-        run(_command(start))
+        run_for_service(_command(start), name, prefix=prefix)
     else:
         run(["systemctl", "start", _name(name, prefix)])
 
@@ -61,7 +61,7 @@ def reload_service(name: str | None = None, *, prefix: str = "") -> None:
     own = _name(name, prefix)
     recorded = _recorded(own)
     if reload:
-        run(_command(reload))
+        run_for_service(_command(reload), name, prefix=prefix)
     elif recorded is not None:
         if not is_alive(*recorded):
             raise Fail(f"{own} does not run")
@@ -73,10 +73,13 @@ def reload_service(name: str | None = None, *, prefix: str = "") -> None:
 
 
 def kill_service(name: str | None = None, *, prefix: str = "") -> None:
-    """Kill the service and everything that belongs to it at once."""
+    """Kill the service and everything that belongs to it at once. With commands of its own all that can be done is to
+    stop it."""
     own = _name(name, prefix)
     if _was_detached(own):
         _stop_detached(own, 0)
+    elif stop := _setting("stop", prefix):
+        run(_command(stop))
     elif not _is_direct(prefix):
         run(["systemctl", "kill", "--signal=SIGKILL", own])
 
@@ -99,6 +102,12 @@ def service_is_running(name: str | None = None, *, prefix: str = "") -> bool:
 def service_log(name: str | None = None, *, prefix: str = "") -> str:
     """The file that a detached service's output goes to."""
     return _file("LOCUM_STATE", _name(name, prefix), "log")
+
+
+def run_for_service(command: list[str], name: str | None = None, *, prefix: str = "") -> None:
+    """Run a command that may leave a service behind, as one that starts it does. What the two write goes to the
+    service's log. Raises Fail when the command fails."""
+    run(command, log=_put_aside(service_log(name, prefix=prefix)))
 
 
 def _setting(key: str, prefix: str) -> object:
@@ -150,6 +159,13 @@ def _was_detached(name: str) -> bool:
     return os.path.exists(_record_path(name))
 
 
+def _put_aside(log: str) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.getsize(log) > _LOG_LIMIT:
+            os.replace(log, log + ".1")
+    return log
+
+
 def _start_detached(name: str, words: list[str]) -> None:
     import subprocess  # noqa: PLC0415
 
@@ -158,10 +174,7 @@ def _start_detached(name: str, words: list[str]) -> None:
         if is_alive(*recorded):
             return
         _stop_detached(name, 0)  # workers that outlived the main process still have the port
-    log = service_log(name)
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.getsize(log) > _LOG_LIMIT:
-            os.replace(log, log + ".1")
+    log = _put_aside(service_log(name))
     with open(log, "ab") as output:
         try:
             service = subprocess.Popen(
