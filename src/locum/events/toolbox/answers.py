@@ -19,10 +19,14 @@ _LARGEST = 1 << 17
 
 
 def check_ftp(port: int = 21, host: str = "127.0.0.1", timeout: float = 5.0) -> None:
-    """Raises Fail unless an FTP server greets (reply 220, RFC 959 section 5.4) within ``timeout`` seconds."""
+    """Raises Fail unless an FTP server greets within ``timeout`` seconds (reply 220, RFC 959 section 5.4).
+
+    One that has as many clients as it may have says 421, and is well: were the node unhealthy for it, all of these would
+    be sent to the next node, which would be full then.
+    """
     where = f"FTP server on {host} port {port}"
     greeting = _ask(where, host, port, b"", lambda data: b"\n" in data, timeout, farewell=b"QUIT\r\n")
-    if not greeting.startswith(b"220"):
+    if not greeting.startswith((b"220", b"421")):
         said = greeting.split(b"\n", 1)[0].decode("ascii", "backslashreplace").strip()
         raise Fail(f"{where}: greeted with {said!r}")
 
