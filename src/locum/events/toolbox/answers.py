@@ -21,8 +21,8 @@ _LARGEST = 1 << 17
 def check_ftp(port: int = 21, host: str = "127.0.0.1", timeout: float = 5.0) -> None:
     """Raises Fail unless an FTP server greets within ``timeout`` seconds (reply 220, RFC 959 section 5.4).
 
-    One that has as many clients as it may have says 421, and is well: were the node unhealthy for it, all of these would
-    be sent to the next node, which would be full then.
+    One that has as many clients as it may have says 421, and is well: were the node unhealthy for it, all of these
+    would be sent to the next node, which would be full then.
     """
     where = f"FTP server on {host} port {port}"
     greeting = _ask(where, host, port, b"", lambda data: b"\n" in data, timeout, farewell=b"QUIT\r\n")
