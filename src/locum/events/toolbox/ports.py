@@ -109,12 +109,12 @@ def check_http(port: int, path: str = "/", *, host: str = "127.0.0.1", timeout: 
 def expect_listen(*ports: int) -> None:
     """Declare that the service listens on these TCP ports, besides those declared before. The daemon watches them and
     runs ``monitor`` at once when nobody listens on one any more."""
-    _write(sorted({*_declared(), *ports}))
+    _write(sorted({*expected_ports(), *ports}))
 
 
 def expect_no_listen(*ports: int) -> None:
     """Withdraw the declaration of these ports, without any of all; before a service is stopped on purpose."""
-    _write([port for port in _declared() if ports and port not in ports])
+    _write([port for port in expected_ports() if ports and port not in ports])
 
 
 def register_connections(*ports: int | str) -> None:
@@ -144,7 +144,8 @@ def _path() -> str:
     return os.path.join(required("LOCUM_RUNTIME"), "listen", script_name())
 
 
-def _declared() -> list[int]:
+def expected_ports() -> list[int]:
+    """What the script has declared (:func:`expect_listen`)."""
     try:
         with open(_path(), encoding="ascii", errors="replace") as file:
             return [int(line) for line in file.read().split() if line.isdigit()]
@@ -155,7 +156,7 @@ def _declared() -> list[int]:
 def _write(ports: list[int]) -> None:
     """Replace the file in one step, and only when something changed: the daemon reads it anew when it did."""
     path = _path()
-    if ports == _declared():
+    if ports == expected_ports():
         return
     if not ports:
         os.unlink(path)
