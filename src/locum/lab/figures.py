@@ -27,6 +27,11 @@ TARGETS: dict[str, tuple[float, bool]] = {
 }
 
 
+#: A gap at the end in which nothing was asked for so many seconds proves no service. A shorter one is a machine that was
+#: busy for a moment.
+SILENCE = 0.25
+
+
 class Round(msgspec.Struct, frozen=True):
     """One fault done once: ``addresses`` are those that ``node`` served, watched from ``start`` to ``end`` (boot time).
 
@@ -80,7 +85,7 @@ def row(
         for address in one.addresses:
             gap = found.get(address, Gap(address, one.start, one.end, open=True, failed=1))
             values.append(gap.seconds if gap.failed else 0.0)
-        unserved.update(gap.address for gap in found.values() if gap.open)
+        unserved.update(gap.address for gap in found.values() if gap.open and (gap.failed or gap.seconds > SILENCE))
         changed = moves(attempts, one.start, one.end)
         moved += len(changed)
         others += len([address for address in changed if address not in one.addresses])

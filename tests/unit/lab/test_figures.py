@@ -45,6 +45,18 @@ def test_an_address_that_stays_unserved_is_named() -> None:
     assert not found.reached
 
 
+def test_a_machine_that_was_busy_for_a_moment_at_the_end_is_no_outage() -> None:
+    lines = attempts(A, "11111")
+    found = row("killed agent", [Round("killed agent", "n1", (A,), 0, 0.07)], lines, [], hold=2)
+    assert (found.gaps, found.unserved, found.reached) == ((0.0,), (), True)
+
+
+def test_a_probe_that_stopped_asking_proves_no_service() -> None:
+    lines = attempts(A, "11111")
+    found = row("killed agent", [Round("killed agent", "n1", (A,), 0, 0.5)], lines, [], hold=2)
+    assert (found.unserved, found.reached) == ((A,), False)
+
+
 def test_an_address_that_nobody_asked_for_counts_as_unmeasured_not_as_good() -> None:
     found = row("cut host", [Round("cut host", "n1", (A,), 0, 5)], [], [], hold=2)
     assert found.gaps == (5.0,)
