@@ -27,8 +27,8 @@ TARGETS: dict[str, tuple[float, bool]] = {
 }
 
 
-#: A gap at the end in which nothing was asked for so many seconds proves no service. A shorter one is a machine that was
-#: busy for a moment.
+#: A gap at the end in which nothing was asked for so many seconds proves no service. A shorter one is a machine
+#: that was busy for a moment.
 SILENCE = 0.25
 
 
