@@ -161,6 +161,31 @@ def test_it_tells_again_after_a_restart(node: Namespace) -> None:
     asyncio.run(scenario())
 
 
+def test_one_that_closed_before_its_port_was_watched_is_told(node: Namespace) -> None:
+    """A service may end between its declaration by a script and the moment at which the daemon reads that."""
+
+    async def scenario() -> None:
+        sock = listen(node, "127.0.0.1", 7001)
+        other = listen(node, "127.0.0.1", 7003)
+        closed = Closed()
+        watch = ListenerWatch(closed.append)
+        watch.watch([7000, 7001])
+        with node.entered():
+            watch.start(asyncio.get_running_loop())
+        try:
+            assert closed == [7000]
+            watch.watch([7000, 7001, 7002, 7003])
+            assert closed == [7000, 7002]
+            watch.watch([7000, 7001, 7002])
+            assert closed == [7000, 7002]
+        finally:
+            watch.close()
+            sock.close()
+            other.close()
+
+    asyncio.run(scenario())
+
+
 def test_ordinary_connections_do_not_wake_it(node: Namespace) -> None:
     async def scenario() -> None:
         server = listen(node, "127.0.0.1", 7001)

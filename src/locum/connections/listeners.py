@@ -5,10 +5,12 @@ Rules of this file: ports only; which service a port belongs to, and what its en
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
+from locum.errors import NetlinkError
 from locum.netlink import core, filters, sock_diag
 from locum.netlink.core import NetlinkSocket
 from locum.netlink.subscription import Subscription
@@ -46,7 +48,8 @@ class ListenerWatch:
 
     The kernel tells when the *socket* is destroyed: when the last process that shares it has closed it. Killing the
     master of a service whose workers inherited the socket is therefore not seen, and rightly: clients still connect.
-    A service that stopped listening before the watch began is not reported either; polling finds that.
+    A port that is watched newly and that nobody listens on is reported at once: its service ended after it was
+    declared, and before the watch of it began.
     """
 
     def __init__(self, on_closed: Callable[[int], None]) -> None:
@@ -57,7 +60,9 @@ class ListenerWatch:
 
     def watch(self, ports: Iterable[int]) -> None:
         """From now on watch exactly these ports."""
-        self._ports = frozenset(ports)
+        before, self._ports = self._ports, frozenset(ports)
+        with contextlib.suppress(NetlinkError):  # what cannot be listed now is found by polling
+            self._report(self._ports - before)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the present network namespace. Raises NetlinkError, PermissionRequired."""
@@ -68,6 +73,7 @@ class ListenerWatch:
         self._news = Subscription(loop, sock_diag.NETLINK_SOCK_DIAG, groups, self._readable, what, program)
         try:
             self._requests = sock_diag.open_socket()
+            self._report(self._ports)
         except BaseException:
             self.close()
             raise
@@ -81,7 +87,6 @@ class ListenerWatch:
 
     def _readable(self) -> None:
         assert self._news is not None
-        assert self._requests is not None
         suspects: set[int] = set()
         for data in self._news.news():
             if data is None:
@@ -91,7 +96,11 @@ class ListenerWatch:
                 entry = sock_diag.parse(message.payload)
                 if entry is not None and entry.peer_port == 0 and entry.port in self._ports:
                     suspects.add(entry.port)
-        if suspects:
+        self._report(suspects)
+
+    def _report(self, suspects: Collection[int]) -> None:
+        """Those of ``suspects`` on which nobody listens."""
+        if suspects and self._requests is not None:
             alive = {port for _family, port in _listening_ports(self._requests)}
-            for port in sorted(suspects - alive):
+            for port in sorted(set(suspects) - alive):
                 self._on_closed(port)
