@@ -231,6 +231,30 @@ def test_a_socket_in_use(place: Place) -> None:
         place.refuse("control.sock is in use by pid", str(os.getpid()))
 
 
+SQUATTER = """
+import fcntl, os, time
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+fcntl.flock(os.open("/proc/self/ns/net", os.O_RDONLY), fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_another_user_cannot_keep_a_daemon_from_starting(place: Place) -> None:
+    with subprocess.Popen(
+        place.lab.command("n1", [sys.executable, "-c", SQUATTER]), stdout=subprocess.PIPE, text=True
+    ) as squatter:
+        try:
+            assert squatter.stdout is not None
+            assert squatter.stdout.readline() == "locked\n"
+            place.lab.start_daemon("n1")
+            place.lab.wait_served()
+        finally:
+            squatter.kill()
+    place.lab.stop_daemon("n1")
+    place.check_clean()
+
+
 def test_a_file_where_the_socket_belongs(place: Place) -> None:
     place.lab.control_socket("n1").write_text("precious")
     place.refuse("control.sock", "not a socket")

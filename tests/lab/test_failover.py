@@ -216,6 +216,28 @@ def test_i1_restart_after_kill_all_starts_from_a_clean_slate(cluster: Cluster) -
     check_kernels(lab)
 
 
+def test_i1_a_new_start_removes_what_the_configuration_has_no_more(cluster: Cluster) -> None:
+    """The configuration was edited, and the daemon died before it read it: the new one's gate does not judge what it
+    does not know, and its claims are given up."""
+    lab = cluster(hold=5.0)
+    mine = addresses_of(lab, "n1")
+    address = next(a for a in mine if ":" not in a)
+    foreign = "10.77.0.250/24"
+    with watched(lab):
+        lab.fault("n1", "kill-all")
+        path = lab.node_directory("n1") / "public_addresses"
+        lines = path.read_text().splitlines()
+        path.write_text("".join(f"{line}\n" for line in lines if not line.startswith(f"{address}/")))
+        # What was never Locum's, or is somebody's for good, stays.
+        assert lab.run("n1", ["ip", "address", "add", foreign, "dev", "eth1"]).returncode == 0
+        lab.heal("n1")
+        lab.wait_for("the new daemon", lambda: node_report(lab, "n1", asked="n1") is not None)
+        assert address not in lab.run("n1", ["ip", "address"]).stdout
+        lab.wait_served()
+    assert lab.served()[address] != "n1"
+    assert foreign in lab.run("n1", ["ip", "address"]).stdout
+
+
 def test_the_store_away_for_less_than_a_hold_moves_nothing(cluster: Cluster) -> None:
     lab = cluster(hold=3.0)
     before = lab.status()
@@ -239,6 +261,24 @@ def test_i1_the_store_away_for_longer_silences_everybody_and_its_return_brings_a
         lab.wait_served()
         start = boottime()
         lab.wait_for("answers", lambda: answered_since(lab, watching, start))
+    check_kernels(lab)
+
+
+def test_an_outage_of_the_store_for_longer_than_the_hold_moves_nothing(cluster: Cluster) -> None:
+    """It must not be taken for the deaths of the nodes: all are silent from the end of their holds, and speak again."""
+    lab = cluster()
+    before = lab.served()
+    with watched(lab) as watching:
+        lab.fault("n1", "freeze-store")
+        lab.wait_for("silence", lambda: all_silent(lab, watching))
+        time.sleep(2 * lab.layout.hold)
+        lab.heal()
+        lab.wait_served()
+        start = boottime()
+        lab.wait_for("answers", lambda: answered_since(lab, watching, start))
+    assert lab.served() == before
+    for node in lab.layout.node_names:
+        assert "expiring it" not in lab.daemon_log(node).read_text()
     check_kernels(lab)
 
 
@@ -613,6 +653,21 @@ def test_a_second_daemon_with_the_same_files_is_refused(cluster: Cluster) -> Non
     assert str(lab.node_directory("n1") / "runtime") in message
     assert lab.configured("n1") == before
     assert lab.wait_served()
+
+
+def test_i1_a_second_daemon_in_the_same_network_is_refused(cluster: Cluster) -> None:
+    """With files of its own, as somebody does who tries two nodes on one machine: both would need the one gate."""
+    lab = cluster(nodes=2, addresses=2)
+    lab.stop_daemon("n2")
+    before, guard = lab.configured("n1"), lab.state.nodes["n1"].daemon
+    assert guard is not None
+    config = str(lab.node_directory("n2") / "config.toml")
+    message = locum(lab, "n1", "daemon", "--config", config, status=2)
+    assert f"pid {guard.pid}" in message
+    assert "a network namespace of its own" in message
+    assert lab.configured("n1") == before
+    lab.start_daemon("n2")
+    lab.wait_served()
 
 
 def test_two_nodes_with_one_name_are_refused(cluster: Cluster) -> None:

@@ -74,6 +74,29 @@ def test_without_tables_the_errors_say_so(scene: Scene, gate: Gate) -> None:
     assert scene.node.run("nft", "list", "ruleset") == ""
 
 
+def test_i1_what_is_released_while_the_tables_are_gone_stays_mute(scene: Scene, gate: Gate) -> None:
+    scene.configure(A4, A6)
+    scene.install(gate)
+    gate.allow([A4, A6])
+    scene.node.run("nft", "flush ruleset")
+    with pytest.raises(NetlinkError):
+        gate.deny([A4])
+    with scene.node.entered():
+        gate.restore()
+    assert gate.state().held == (A6,)
+    opened(gate)
+    scene.assert_speaks(A6)
+    scene.assert_mute(A4)
+
+
+def test_what_an_earlier_gate_judges_can_be_asked(scene: Scene, gate: Gate) -> None:
+    with scene.node.entered():
+        assert Gate().judged() == ()
+    scene.install(gate, (A4, B6))
+    with scene.node.entered():
+        assert sorted(Gate().judged()) == [A4, B6]
+
+
 def test_a_missing_or_broken_nft_program_is_said(scene: Scene) -> None:
     with scene.node.entered():
         for program in ("/no/such/nft", "/bin/false"):

@@ -67,6 +67,11 @@ _SETS6 = (
 _NFT_PLACES = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft")
 
 
+#: What a kernel says that has no nfnetlink (socket(2)), or no nf_tables behind it (nfnetlink_rcv_msg and
+#: nfnetlink_rcv_batch in net/netfilter/nfnetlink.c). In a container that holds for modules that the host did not load.
+_NO_NFTABLES = (errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP)
+
+
 class GateUnavailable(LocumError):
     """The gate cannot be had here: no ``nft`` program, or a kernel without nf_tables. The message says which."""
 
@@ -108,12 +113,16 @@ class GateState(NamedTuple):
 class Gate:
     """The gate of the network namespace in which the object was created.
 
-    ``nft`` is the program to load rules with, None: the system's. Not for several threads at once.
+    ``nft`` is the program to load rules with, None: the system's. Not for several threads at once. Raises at creation:
+    GateUnavailable, NetlinkError.
     """
 
     def __init__(self, nft: str | None = None) -> None:
         self._nft = nft
-        self._netfilter = NftSocket()
+        try:
+            self._netfilter = NftSocket()
+        except NetlinkError as problem:
+            raise _unavailable(problem) from problem
         self._public: frozenset[str] = frozenset()
         self._interfaces: tuple[str, ...] = ()
         self._held: set[str] = set()
@@ -162,9 +171,13 @@ class Gate:
     def adopt(self, public: Iterable[str], interfaces: Iterable[str]) -> bool:
         """Take over the tables that an earlier process of this node left, as they are: whatever slot is open stays
         open until its own deadline, whatever is held stays held. False, and nothing is done, if they are not there
-        or of another version. Tickets of the earlier process are void. Raises NetlinkError, PermissionRequired.
+        or of another version. Tickets of the earlier process are void. Raises GateUnavailable (a kernel without
+        nf_tables), NetlinkError, PermissionRequired.
         """
-        comments = {family: self._netfilter.table_comment(family, TABLE) for family in _FAMILY_NAMES}
+        try:
+            comments = {family: self._netfilter.table_comment(family, TABLE) for family in _FAMILY_NAMES}
+        except NetlinkError as problem:
+            raise _unavailable(problem) from problem
         present = [family for family, comment in comments.items() if comment is not None]
         if NFPROTO_INET not in present or NFPROTO_ARP not in present:
             return False
@@ -184,6 +197,16 @@ class Gate:
         self.configure(public, self._interfaces)
         return True
 
+    def judged(self) -> tuple[str, ...]:
+        """The public addresses of the tables that are in the kernel, whoever of us loaded them and of whatever version;
+        () when there are none. Raises NetlinkError, PermissionRequired."""
+        try:
+            return tuple(self._addresses("public"))
+        except NetlinkError as problem:
+            if problem.errno == errno.ENOENT or problem.errno in _NO_NFTABLES:
+                return ()
+            raise
+
     def configure(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
         """Change which addresses are public and where, without disturbing those that stay. An address that leaves
         the set is no longer judged: remove it from the machine first. Raises NetlinkError, PermissionRequired."""
@@ -191,6 +214,7 @@ class Gate:
         names = tuple(dict.fromkeys(interfaces))
         what = "cannot change the gate's public addresses"
         gone = self._public - addresses
+        self._held -= gone
         self._edit("public", addresses, what, add=True)
         self._edit("held", gone, what, add=False)
         self._edit("public", gone, what, add=False)
@@ -198,7 +222,6 @@ class Gate:
         if names:
             batch.add(NFPROTO_INET, TABLE, "interfaces", [name.encode().ljust(16, b"\0") for name in names])
         self._netfilter.commit(batch, what)
-        self._held -= gone
         self._public, self._interfaces = addresses, names
         self.ensure_interfaces()
 
@@ -306,10 +329,11 @@ class Gate:
         self._held |= wanted
 
     def deny(self, addresses: Iterable[str]) -> None:
-        """From now on these addresses are mute. Idempotent. Raises as :meth:`allow`."""
+        """From now on these addresses are mute. Idempotent. Raises as :meth:`allow`; :meth:`restore` will not let them
+        through again in any case."""
         unwanted = {route.canonical(address) for address in addresses}
-        self._edit("held", unwanted, "cannot shut addresses out at the gate", add=False)
         self._held -= unwanted
+        self._edit("held", unwanted, "cannot shut addresses out at the gate", add=False)
 
     @property
     def held(self) -> frozenset[str]:
@@ -436,6 +460,13 @@ class Gate:
                     f"nft may not load Locum's rules: {said[0]}; this needs root, or CAP_NET_ADMIN"
                 )
             raise GateUnavailable(f"nft refused Locum's rules: {said[0]}")
+
+
+def _unavailable(problem: NetlinkError) -> LocumError:
+    """``problem``, or GateUnavailable when it says that there is no nf_tables here."""
+    if problem.errno in _NO_NFTABLES:
+        return GateUnavailable(f"this kernel has no nf_tables: {problem}")
+    return problem
 
 
 def _by_family(addresses: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -43,6 +43,10 @@ class HeldNotes:
                     found[name] = interface
         return found
 
+    def addresses(self) -> list[str]:
+        """All addresses with a note, of whatever membership."""
+        return [name for name in os.listdir(self._directory) if not name.startswith(".")]
+
     def clear(self) -> None:
         """Nothing is held."""
         for name in os.listdir(self._directory):

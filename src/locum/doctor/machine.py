@@ -131,8 +131,8 @@ def _in_namespace(check: str, attempt: Callable[[], Finding]) -> Finding:
 def _try_gate() -> Finding:
     from locum.addresses.gate import Gate, GateUnavailable  # noqa: PLC0415
 
-    gate = Gate()
     try:
+        gate = Gate()
         gate.install(["192.0.2.1", "2001:db8::1"], ["lo"])
     except GateUnavailable as error:
         return Finding(

@@ -27,17 +27,31 @@ def public_interfaces(settings: Settings) -> list[str]:
     return sorted({name for address in settings.addresses for name in address.interfaces})
 
 
+def judged_before() -> tuple[str, ...]:
+    """The public addresses of the gate that an earlier daemon left here, () when there is none. Raises NetlinkError."""
+    try:
+        gate = Gate()
+    except GateUnavailable:
+        return ()
+    try:
+        return gate.judged()
+    finally:
+        gate.close()
+
+
 class GuardGate:
     """The guard's use of the gate: install it, and shut it when the hold has ended."""
 
     def __init__(self, settings: Settings, log: Callable[[str, str], None]) -> None:
         self._log = log
-        self._gate: Gate | None = Gate()
+        self._gate: Gate | None = None
         try:
+            self._gate = Gate()
             self._gate.install([a.address for a in settings.addresses], public_interfaces(settings))
         except GateUnavailable as error:
             log(f"{WITHOUT_GATE}: {error}", "warning")
-            self._gate.close()
+            if self._gate is not None:
+                self._gate.close()
             self._gate = None
 
     def shut(self) -> None:
@@ -78,13 +92,15 @@ def enforcement_of(settings: Settings, log: Callable[[str, str], None], leaving:
     """
     hold = settings.cluster.hold
     public = [*(a.address for a in settings.addresses), *leaving]
-    gate = Gate()
+    gate = None
     try:
+        gate = Gate()
         if not gate.adopt(public, public_interfaces(settings)):
             gate.install(public, public_interfaces(settings))
     except GateUnavailable as error:
         log(f"{WITHOUT_GATE}: {error}", "warning")
-        gate.close()
+        if gate is not None:
+            gate.close()
         margin = margin_for(hold) + margin_without_gate(hold)
         return Enforcement(None, margin, lifetime_without_gate(hold), WITHOUT_GATE)
     missing = gate.state().egress_missing

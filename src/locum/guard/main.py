@@ -1,7 +1,7 @@
 """``locum daemon``: check everything, start from a clean slate, then watch.
 
 A starting guard has the lock of its runtime directory, so whatever an earlier life left behind belongs to nobody:
-every configured public address is removed from every interface and the kernel's gate starts shut.
+every public address is removed from every interface and the kernel's gate starts shut.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from locum.addresses.clean import remove_public
+from locum.addresses.kernel import AddressTable
 from locum.agent.held import HeldNotes
 from locum.agent.log import Log
 from locum.config.environment import check_environment, environment_warnings
@@ -22,7 +23,7 @@ from locum.connections.destroy import destroy
 from locum.errors import ConfigError, LocumError, ScriptDirectoryError, UsageError
 from locum.events.directory import ScriptDirectory
 from locum.guard.children import AGENT_NAME, Child, forked, program
-from locum.guard.gatekeeper import GuardGate
+from locum.guard.gatekeeper import GuardGate, judged_before
 from locum.guard.kernel import die_with_parent, name_process
 from locum.guard.page import Page
 from locum.guard.watch import Watch
@@ -57,6 +58,57 @@ def lock(runtime: str) -> int:
     return handle
 
 
+def lock_network() -> int:
+    """Be the only guard in this network namespace, for as long as the process lives: it has one gate, which two daemons
+    would take from each other. Raises UsageError when there is another."""
+    handle = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = _lock_owner(os.fstat(handle).st_ino)
+        if owner is not None and _is_of_another_user(owner):
+            # Anybody can take this lock, and must not keep a daemon from its work by that.
+            return handle
+        os.close(handle)
+        raise UsageError(
+            f"another Locum daemon (pid {owner or 'unknown'}) runs in this network namespace, where only one can keep "
+            "public addresses in check: stop it, or run each node in a network namespace of its own"
+        ) from None
+    return handle
+
+
+def _lock_owner(inode: int) -> int | None:
+    """Who has a lock on the file with that inode, as far as one may know (proc(5), /proc/locks)."""
+    with open("/proc/locks", encoding="ascii") as file:
+        for line in file:
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+                return int(words[4])
+    return None
+
+
+def _is_of_another_user(pid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid != os.geteuid()
+    except FileNotFoundError:
+        # It has ended, and what it has forked goes on for a moment.
+        return False
+
+
+def left_behind(settings: Settings, notes: HeldNotes) -> list[str]:
+    """Addresses of an earlier life that are still here though the configuration has them no more.
+
+    The new gate does not judge them, and the new agent gives up their claims. Only those with a lifetime are ours: one
+    that somebody has configured for good since is his. Raises NetlinkError.
+    """
+    earlier = {*notes.addresses(), *judged_before()} - {a.address for a in settings.addresses}
+    table = AddressTable()
+    try:
+        return [found.address for found in table.list() if found.address in earlier and not found.permanent]
+    finally:
+        table.close()
+
+
 def clear_addresses(addresses: Iterable[str], log: Log) -> None:
     """Remove ``addresses`` from every interface, end the connections to them, and say so."""
     wanted = list(addresses)
@@ -87,14 +139,16 @@ def run(config_path: str, agent: Callable[[Settings], int], preload: Callable[[S
     for directory in (paths.runtime, paths.state):
         os.makedirs(directory, mode=0o755, exist_ok=True)
     lock(paths.runtime)
+    lock_network()
     name_process("locum-guard")
     log = Log(settings.node.name, settings.log.level, settings.log.format)
     for warning in environment_warnings(settings):
         log(warning, "warning")
     page = Page(os.path.join(paths.runtime, "hold"))
     page.clear()
-    HeldNotes(os.path.join(paths.runtime, "held")).clear()
-    clear_addresses([a.address for a in settings.addresses], log)
+    notes = HeldNotes(os.path.join(paths.runtime, "held"))
+    clear_addresses([*(a.address for a in settings.addresses), *left_behind(settings, notes)], log)
+    notes.clear()
     preload(settings)
     return _watch(settings, agent, page, log)
 
