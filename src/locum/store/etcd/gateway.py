@@ -8,6 +8,7 @@ handed to the connection it cannot; after that nobody knows.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -212,9 +213,11 @@ def _reason(error: BaseException) -> str:
             cause = error.certificate_error
             return f"its certificate is refused: {getattr(cause, 'verify_message', '') or cause}"
         case aiohttp.ClientConnectorDNSError():
-            return f"host name not found: {error.os_error}"
+            return f"host name not found: {error.os_error.strerror or error.os_error}"
         case aiohttp.ClientConnectorError():
-            return (error.os_error.strerror or str(error.os_error)).lower()
+            # asyncio has a text of its own for each address; the number says what it was.
+            number = error.os_error.errno
+            return (os.strerror(number) if number else str(error.os_error)).lower()
         case aiohttp.ServerDisconnectedError():
             return "connection closed before the answer"
         case aiohttp.ConnectionTimeoutError():
