@@ -146,6 +146,7 @@ async def serve(settings: Settings) -> int:
         state=Path(settings.paths.state),
         settings=settings.scripts,
         environment=script_environment(settings),
+        log=log,
     )
     node = Node(
         identity_of(settings, enforcement.margin, enforcement.warning),

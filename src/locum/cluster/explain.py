@@ -70,6 +70,8 @@ def node_reason(view: View, node: str, wall: float) -> str:
     admin = view.admin.get(node)
     if state is NodeState.BANNED and admin is not None:
         return admin.record.ban_reason or "banned by an admin"
+    if state is NodeState.STOPPED:
+        return "stopped by an admin"
     health = current_health(view, node)
     if health is None:
         return "it has joined and said nothing yet"

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from locum.errors import LocumError, ScriptDirectoryError
@@ -46,17 +46,19 @@ class EventEngine:
         state: Path,
         settings: Settings,
         environment: Mapping[str, str],
+        log: Callable[[str, str], None] = lambda _text, _level: None,
     ) -> None:
         """``directory`` holds the scripts; ``runtime`` is lost at a reboot, ``state`` is not.
 
         ``settings`` are the configuration tables by script name (``50.web``); ``environment`` is added to what every
-        script gets (node, socket and the like).
+        script gets (node, socket and the like). ``log`` takes a text and a level (``warning``, ``error``).
         """
         self._directory = ScriptDirectory(directory.absolute())
         self._runtime = str(runtime.absolute())
         self._state = str(state.absolute())
         self._settings: Settings = settings
         self._environment = dict(environment)
+        self._log = log
         self._turn = asyncio.Lock()
         self._status = StatusBook(self._runtime)
         self._reserve = Reserve()
@@ -85,7 +87,7 @@ class EventEngine:
             self._stopping = True
             await link.end()
             raise LocumError(reason)
-        self._set_link(link)
+        self._begin_with(link)
 
     async def stop(self) -> None:
         """Kill the script that runs, if any (its run ends as cancelled), and end the runner. Idempotent."""
@@ -238,6 +240,7 @@ class EventEngine:
         if self._stopping or (self._link is not link and self._link is not None):
             return
         if self._restart is None or self._restart.done():
+            self._log(f"{link.end_reason}; starting another one", "error")
             self._restart = asyncio.ensure_future(self._replace(link))
 
     async def _replace(self, link: RunnerLink) -> None:
@@ -248,11 +251,19 @@ class EventEngine:
             self._failures += 1
             try:
                 link = await self._start_link()
-                if await link.ready is None:
-                    self._set_link(link)
-                    return
-            except LocumError:
-                continue
+                reason = await link.ready
+            except LocumError as error:
+                reason = str(error)
+            if reason is None:
+                self._begin_with(link)
+                return
+            self._log(f"no event can run: {reason}", "error")
+
+    def _begin_with(self, link: RunnerLink) -> None:
+        """Use ``link``, which is ready."""
+        if link.had_to_end is not None:
+            self._log(f"{link.had_to_end} was still running for an earlier daemon or runner; it was ended", "warning")
+        self._set_link(link)
 
     def _set_link(self, link: RunnerLink | None) -> None:
         self._link = link

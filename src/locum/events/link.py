@@ -74,6 +74,8 @@ class RunnerLink(asyncio.Protocol):
         self.ready: asyncio.Future[str | None] = loop.create_future()
         #: Set when its socket has closed: it is dead or dying.
         self.closed = False
+        #: Why its socket has closed.
+        self.end_reason = ""
         #: The script of an earlier runner that it had to end before it could begin.
         self.had_to_end: str | None = None
 
@@ -180,7 +182,7 @@ class RunnerLink(asyncio.Protocol):
         """The runner is gone, or we closed the socket."""
         self.closed = True
         self._unwatch()
-        reason = self._reason()
+        self.end_reason = reason = self._reason()
         if not self.ready.done():
             self.ready.set_result(reason)
         self._finish(reason)

@@ -80,7 +80,7 @@ def test_addresses_are_sorted_as_numbers_and_families() -> None:
         (None, {"healthy": False, "reason": "50.web: port 80 is closed"}, "UNHEALTHY", "50.web: port 80 is closed"),
         (None, {"down": ("eth1",)}, "PARTIALLYONLINE", "no link on eth1"),
         (AdminRecord(disabled=True), {}, "DISABLED", ""),
-        (AdminRecord(stopped=True, disabled=True), {}, "STOPPED", ""),
+        (AdminRecord(stopped=True, disabled=True), {}, "STOPPED", "stopped by an admin"),
         (AdminRecord(banned_until=WALL + 60, ban_reason="recovered failed"), {}, "BANNED", "recovered failed"),
         (AdminRecord(banned_until=WALL + 60), {}, "BANNED", "banned by an admin"),
         (AdminRecord(banned_until=WALL - 1), {}, "OK", ""),

@@ -47,6 +47,8 @@ class Bench:
         self.state = place / "state"
         self.scripts.mkdir()
         self.scripts.chmod(0o755)
+        #: What the engines logged: level and text.
+        self.said: list[tuple[str, str]] = []
 
     def script(self, name: str, text: str, mode: int = 0o755) -> Path:
         """Write a script, as an admin should: in one step."""
@@ -73,6 +75,7 @@ class Bench:
             state=self.state,
             settings=settings or {},
             environment={"LOCUM_NODE": "n1"},
+            log=lambda text, level: self.said.append((level, text)),
         )
 
     @asynccontextmanager

@@ -181,6 +181,10 @@ def test_i5_runner_killed_while_a_script_runs(hanging: Bench) -> None:
             assert result.failure.output == f"the event runner (process {runner}) was ended by SIGKILL"
             assert (await engine.run(Event.MONITOR, timeout=600)).ok
             assert engine.runner_pid != runner
+            assert hanging.said == [
+                ("error", f"the event runner (process {runner}) was ended by SIGKILL; starting another one"),
+                ("warning", "10.a was still running for an earlier daemon or runner; it was ended"),
+            ]
 
     try:
         run_async(go())
@@ -201,6 +205,21 @@ def test_a_runner_that_is_killed_again_and_again(bench: Bench) -> None:
                 os.kill(before, signal.SIGKILL)
                 await eventually(lambda before=before: engine.runner_pid not in (0, before))  # type: ignore[misc]
                 assert (await engine.run(Event.MONITOR, timeout=60)).ok
+
+    run_async(go())
+
+
+def test_a_runner_that_cannot_start_is_said_and_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.shell("10.a", "exit 0\n")
+
+    async def go() -> None:
+        async with bench.running() as engine:
+            with monkeypatch.context() as patch:
+                patch.setattr(link, "_MAIN", bench.file("missing.py"))
+                os.kill(engine.runner_pid, signal.SIGKILL)
+                await eventually(lambda: any(text.startswith("no event can run: ") for _, text in bench.said))
+            assert "exited with status 2" in bench.said[1][1]
+            assert (await engine.run(Event.MONITOR, timeout=60)).ok
 
     run_async(go())
 
