@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import time
@@ -14,7 +13,7 @@ from locum.addresses.gate import Gate
 from locum.connections.destroy import Destroyer, destroy
 from locum.connections.reset import Blockade, reset
 from locum.connections.sockets import Census, Connection, connections
-from locum.connections.tickle import send_tickles, tickle_once
+from locum.connections.tickle import tickle_once
 from locum.netlink import inet_diag, route
 from locum.netlink.core import NetlinkSocket
 from locum.netlink.inet_diag import Found
@@ -350,17 +349,10 @@ def test_tickles_are_repeated_against_loss(stage: Stage, address: str) -> None:
     stage.client.run("nft", "-f", "-", stdin=rules)  # the first two are lost
     connection = Connection(address, PORT, *talk.client.getsockname()[:2])
 
-    def run(function: object, *arguments: object) -> object:
-        with stage.new.entered():
-            return function(*arguments)  # type: ignore[operator]
-
-    async def tell() -> int:
-        async def blocking(function: object, *arguments: object) -> int:
-            return run(function, *arguments)  # type: ignore[return-value]
-
-        return await send_tickles(address, [connection], 4, 0.05, blocking)
-
-    assert asyncio.run(tell()) == 4
+    with stage.new.entered():
+        for number in range(4):
+            assert tickle_once(address, [connection.entry], number) == 1
+            time.sleep(0.05)
     assert reader.wait(20)
     assert isinstance(reader.error, ConnectionResetError)
     assert "packets 2 " in stage.client.run("nft", "list", "table", family, "lossy")

@@ -14,14 +14,10 @@ a tickle that got lost can be repeated at any time, but one whose *answer* got l
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from locum.connections.segments import SEQUENCES, RawSender, Segment
-from locum.connections.sockets import Connection
 from locum.netlink import route
-
-Run = Callable[..., Awaitable[int]]
 
 
 def tickle_once(address: str, entries: Iterable[bytes], number: int = 0) -> int:
@@ -39,20 +35,3 @@ def tickle_once(address: str, entries: Iterable[bytes], number: int = 0) -> int:
 
     with RawSender(route.family_of(address), source) as sender:
         return sender.send(segments())
-
-
-async def send_tickles(
-    address: str, connections: Collection[Connection | bytes], count: int, interval: float, run: Run = asyncio.to_thread
-) -> int:
-    """Tickle the clients of ``connections`` to ``address``, ``count`` times, every ``interval`` seconds.
-
-    Returns how many tickles were sent in all. ``run`` calls a function that blocks and returns its result. Raises as
-    :func:`tickle_once` does.
-    """
-    entries = [c if isinstance(c, bytes) else c.entry for c in connections]
-    sent = 0
-    for number in range(count if entries else 0):
-        if number:
-            await asyncio.sleep(interval)
-        sent += await run(tickle_once, address, entries, number)
-    return sent

@@ -174,7 +174,6 @@ class Lab:
         return {
             "LOCUM_SOCKET": str(self.control_socket(node)),
             "LOCUM_CONFIG": str(self.node_directory(node) / "config.toml"),
-            "LOCUM_LAB_NODE": node,
         }
 
     # -- processes -------------------------------------------------------------------------------------------------
