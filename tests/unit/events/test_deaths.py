@@ -344,6 +344,7 @@ def started_but_not_numbered(place: Path) -> tuple[subprocess.Popen[bytes], int]
         [path, "takeip", "eth0"], start_new_session=True, env={**os.environ, "LOCUM_RUN": "token.7"}
     )
     service = int(until(lambda: (place / "service").exists() and (place / "service").read_text()))
+    until(lambda: os.getsid(service) == service)  # until then it is a child of the script like others
     first.close()
     return script, service
 
