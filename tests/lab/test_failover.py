@@ -232,10 +232,10 @@ def test_i1_a_new_start_removes_what_the_configuration_has_no_more(cluster: Clus
         assert lab.run("n1", ["ip", "address", "add", foreign, "dev", "eth1"]).returncode == 0
         lab.heal("n1")
         lab.wait_for("the new daemon", lambda: node_report(lab, "n1", asked="n1") is not None)
-        assert address not in lab.run("n1", ["ip", "address"]).stdout
+        assert f" {address}/" not in lab.run("n1", ["ip", "address"]).stdout
         lab.wait_served()
     assert lab.served()[address] != "n1"
-    assert foreign in lab.run("n1", ["ip", "address"]).stdout
+    assert f" {foreign} " in lab.run("n1", ["ip", "address"]).stdout
 
 
 def test_the_store_away_for_less_than_a_hold_moves_nothing(cluster: Cluster) -> None:
