@@ -18,6 +18,7 @@ import click
 import msgspec
 
 from locum.cli.groups import PlainGroup
+from locum.cli.options import F
 from locum.errors import LocumError, UsageError
 from locum.lab import faults, namespaces, processes, rootless, service_table, transfers
 from locum.lab import observer as observing
@@ -42,6 +43,18 @@ def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
 _store_option = click.option(
     "--store", default="embedded", show_default=True, help="embedded, embedded-file or etcd (a member on each node)."
 )
+_seconds_option = click.option(
+    "--seconds", default=None, type=float, help="End after this time; else when interrupted."
+)
+_output_option = click.option(
+    "--output", default="-", type=click.File("w"), help="A file for the lines instead of standard output."
+)
+
+
+def _milliseconds(name: str, default: float, least: float, text: str) -> Callable[[F], F]:
+    """An option that takes a time of at least ``least`` milliseconds."""
+    kind = click.FloatRange(least)
+    return click.option(name, type=kind, default=default, show_default=True, metavar="MS", help=text)
 
 
 class _LabGroup(PlainGroup):
@@ -193,25 +206,11 @@ def heal(name: str, node: str | None) -> None:
 @lab.command()
 @name_option
 @click.option("--mode", type=click.Choice(["http", "udp"]), default="http", show_default=True)
-@click.option(
-    "--interval",
-    type=click.FloatRange(0.1),
-    default=10.0,
-    show_default=True,
-    metavar="MS",
-    help="Milliseconds between two attempts per address.",
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(1),
-    default=250.0,
-    show_default=True,
-    metavar="MS",
-    help="Milliseconds until an attempt has failed.",
-)
-@click.option("--seconds", default=None, type=float, help="End after this time; else when interrupted.")
+@_milliseconds("--interval", 10.0, 0.1, "Milliseconds between two attempts per address.")
+@_milliseconds("--timeout", 250.0, 1, "Milliseconds until an attempt has failed.")
+@_seconds_option
 @click.option("--address", "addresses", multiple=True, help="Only this address; may be given several times.")
-@click.option("--output", default="-", type=click.File("w"), help="A file for the lines instead of standard output.")
+@_output_option
 def probe(
     *,
     name: str,
@@ -237,17 +236,10 @@ def probe(
 
 @lab.command()
 @name_option
-@click.option(
-    "--interval",
-    type=click.FloatRange(0.1),
-    default=10.0,
-    show_default=True,
-    metavar="MS",
-    help="Milliseconds between two questions per address.",
-)
+@_milliseconds("--interval", 10.0, 0.1, "Milliseconds between two questions per address.")
 @click.option("--window", default=None, type=float, help="Milliseconds of the criterion; three intervals if not given.")
-@click.option("--seconds", default=None, type=float, help="End after this time; else when interrupted.")
-@click.option("--output", default="-", type=click.File("w"), help="A file for the lines instead of standard output.")
+@_seconds_option
+@_output_option
 def observe(*, name: str, interval: float, window: float | None, seconds: float | None, output: Any) -> None:
     """Watch on the public network who speaks for each address; exit status 1 when two nodes did."""
     layout = Lab.load(name).layout
