@@ -7,13 +7,13 @@ knows nothing of them. ``MUTATIONS`` says for each what it must violate and with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pytest
 
 from locum.cluster import plan as planning
-from locum.cluster.desk import Desk
+from locum.cluster.desk import NO_REASONS, Desk
 from locum.cluster.effects import SendBeat
 from locum.cluster.following import Following
 from locum.cluster.hold import Observers, OwnHold
@@ -27,7 +27,7 @@ from locum.sim.agent import Agent
 from locum.sim.kernel import Kernel
 from locum.sim.process import Work
 from locum.sim.run import Knobs
-from locum.store.base import Condition, Operation
+from locum.store.base import Commit, Condition, Operation
 
 Patch = pytest.MonkeyPatch
 
@@ -46,13 +46,23 @@ def _without_conditions(patch: Patch, kind: str, unwanted: Callable[[Condition],
     original = Desk.commit
 
     def commit(
-        self: Desk, sort: str, conditions: Sequence[Condition], operations: Sequence[Operation], *rest: Any
+        self: Desk,
+        sort: str,
+        conditions: Sequence[Condition],
+        operations: Sequence[Operation],
+        unguarded: Mapping[str, str] = NO_REASONS,
     ) -> bool:
         if sort == kind:
             conditions = [c for c in conditions if not unwanted(c)]
-        return original(self, sort, conditions, operations, *rest)
+            unguarded = dict.fromkeys((operation.key for operation in operations), "a deliberate defect")
+        return original(self, sort, conditions, operations, unguarded)
 
     patch.setattr(Desk, "commit", commit)
+
+
+def unconditional(commit: Commit) -> Commit:
+    """``commit`` without any condition."""
+    return Commit((), commit.operations, dict.fromkeys((o.key for o in commit.operations), "a deliberate defect"))
 
 
 # -- the hold -------------------------------------------------------------------------------------------------
@@ -76,8 +86,8 @@ def deadline_from_answer(patch: Patch) -> None:
 def beat_unconditional(patch: Patch) -> None:
     """A beat is accepted although the membership is gone."""
 
-    def send(ticket: int, slot: int, _conditions: object, operations: Any) -> Any:
-        return SendBeat(ticket, slot, (), operations)
+    def send(ticket: int, slot: int, commit: Commit) -> Any:
+        return SendBeat(ticket, slot, unconditional(commit))
 
     patch.setattr("locum.cluster.node.SendBeat", send)
 

@@ -19,7 +19,7 @@ from locum.clock import boottime
 from locum.cluster import effects as fx
 from locum.cluster.node import Node
 from locum.errors import StoreError
-from locum.store.base import Batch, CommitResult, Store, WatchLost
+from locum.store.base import Batch, Commit, CommitResult, Store, WatchLost, carry_out
 
 #: Pause between two tries to read a store that does not answer, in seconds.
 READ_PAUSE = 0.1
@@ -172,18 +172,18 @@ class Driver:
     # -- the store -----------------------------------------------------------------------------------------
 
     async def _beat(self, effect: fx.SendBeat, sent_at: float) -> None:
-        result = await self._ask(fx.CommitWork(effect.ticket, effect.conditions, effect.operations))
+        result = await self._ask(effect.commit)
         accepted = None if result is None else result.accepted
         self.feed(self.node.beat_done, effect.ticket, accepted, sent_at)
 
     async def _commit(self, effect: fx.CommitWork) -> None:
-        self.feed(self.node.commit_done, effect.ticket, await self._ask(effect))
+        self.feed(self.node.commit_done, effect.ticket, await self._ask(effect.commit))
         self._changed()
 
-    async def _ask(self, effect: fx.CommitWork) -> CommitResult | None:
+    async def _ask(self, commit: Commit) -> CommitResult | None:
         try:
             async with asyncio.timeout(self.patience):
-                result = await self.store.commit(effect.conditions, effect.operations)
+                result = await carry_out(self.store, commit)
         except (StoreError, TimeoutError) as error:
             self._store_fails(error)
             return None

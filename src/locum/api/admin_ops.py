@@ -16,6 +16,7 @@ from locum.clock import boottime
 from locum.cluster.admin import TRIES, AdminChange, WaitFor, default_tunables, parse_request, plan_command
 from locum.config.model import Settings
 from locum.errors import StoreUnavailable, UsageError
+from locum.store.base import carry_out
 
 #: Longest time that one commit may take, and then the view to follow it, in seconds.
 COMMIT_LIMIT = 5.0
@@ -58,7 +59,7 @@ class AdminOperations:
         view = self._driver.node.view
         try:
             async with asyncio.timeout(COMMIT_LIMIT):
-                result = await self._driver.store.commit(change.conditions, change.operations)
+                result = await carry_out(self._driver.store, change.commit)
         except TimeoutError:
             raise StoreUnavailable(
                 f"the store has not answered within {COMMIT_LIMIT:g} s: the change may or may not be made; "

@@ -24,13 +24,16 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from locum.errors import StoreUnavailable, UsageError
-from locum.store.base import MAX_OPERATIONS, Condition, Delete, Entry, Operation, Put, Store
+from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Entry, Operation, Put, Store, carry_out
 
 _CLIENTS = "statd/client/"
 _STATE = "statd/state"
 _TRIES = 20
 #: State numbers have 31 bits (XNFS: an int).
 _STATE_LIMIT = 0x7FFFFFFF
+_STATE_DIGITS = len(str(_STATE_LIMIT))
+#: Records of more clients than this are read with all others of the cluster in one go.
+_READ_ONE_BY_ONE = 8
 
 #: Longest time that the store may take, seconds; rpc.statd waits.
 LIMIT = 3.0
@@ -111,26 +114,36 @@ class StatdOperations:
                 if not _same_family(address, change.client):
                     continue
                 final[_key(address, change.client)] = (change, change.do == "add")
-        if final:
-            # A journal may be late: what somebody recorded meanwhile is newer.
-            newer = await self._newer(final)
-            operations: list[Operation] = []
-            for key, (change, add) in final.items():
-                if key in newer:
-                    continue
-                value = _Value(change.at or time.time(), self._node, change.server)
-                operations.append(Put(key, msgspec.json.encode(value)) if add else Delete(key))
-            for begin in range(0, len(operations), MAX_OPERATIONS):
-                await _limited(self._bulk.commit((), operations[begin : begin + MAX_OPERATIONS]))
+        keys = list(final)
+        for begin in range(0, len(keys), MAX_OPERATIONS):
+            await self._write({key: final[key] for key in keys[begin : begin + MAX_OPERATIONS]})
         return {"recorded": len(final)}
 
-    async def _newer(self, final: Mapping[str, tuple[StatdChange, bool]]) -> set[str]:
-        late = [key for key, (change, _) in final.items() if change.at and time.time() - change.at > 2.0]
-        found = set()
-        if late:
-            for entry in (await _limited(self._bulk.read(_CLIENTS))).entries:
-                if entry.key in final and _decode(entry).at > final[entry.key][0].at:
-                    found.add(entry.key)
+    async def _write(self, final: Mapping[str, tuple[StatdChange, bool]]) -> None:
+        """Write the changes that are newer than what is recorded; a journal may be late."""
+        for _ in range(_TRIES):
+            recorded = await self._recorded(final)
+            conditions: list[Condition] = []
+            operations: list[Operation] = []
+            for key, (change, add) in final.items():
+                entry = recorded.get(key)
+                if entry is not None and change.at and _decode(entry).at > change.at:
+                    continue
+                value = _Value(change.at or time.time(), self._node, change.server)
+                conditions.append(Condition(key, 0 if entry is None else entry.revision))
+                operations.append(Put(key, msgspec.json.encode(value)) if add else Delete(key))
+            commit = Commit(tuple(conditions), tuple(operations))
+            if not operations or (await _limited(carry_out(self._bulk, commit))).accepted:
+                return
+        raise StoreUnavailable("the records of the clients kept changing: try again")
+
+    async def _recorded(self, keys: Collection[str]) -> dict[str, Entry]:
+        """What the store has under ``keys``."""
+        prefixes = keys if len(keys) <= _READ_ONE_BY_ONE else (_CLIENTS,)
+        found: dict[str, Entry] = {}
+        for prefix in prefixes:
+            entries = (await _limited(self._bulk.read(prefix))).entries
+            found.update((entry.key, entry) for entry in entries if entry.key in keys)
         return found
 
     async def clients(self, message: Message) -> object:
@@ -147,7 +160,8 @@ class StatdOperations:
         gone = 0
         for address, client, revision in _parse(message).forget:
             key = _key(address, client)
-            result = await _limited(self._bulk.commit([Condition(key, revision)], [Delete(key)]))
+            commit = Commit((Condition(key, revision),), (Delete(key),))
+            result = await _limited(carry_out(self._bulk, commit))
             gone += result.accepted
         return {"forgotten": gone}
 
@@ -157,16 +171,21 @@ class StatdOperations:
         advance = _parse(message).advance
         for _ in range(_TRIES):
             entries = [e for e in (await _limited(self._bulk.read(_STATE))).entries if e.key == _STATE]
-            present = int(entries[0].value) if entries and entries[0].value.isdigit() else 0
+            present = _state_number(entries[0].value) if entries else 0
             if present and not advance:
                 return {"state": present}
             new = present + 2 if present else int(time.time()) | 1
             new = (new | 1) & _STATE_LIMIT
             revision = entries[0].revision if entries else 0
             put = Put(_STATE, str(new).encode())
-            if (await _limited(self._bulk.commit([Condition(_STATE, revision)], [put]))).accepted:
+            if (await _limited(carry_out(self._bulk, Commit((Condition(_STATE, revision),), (put,))))).accepted:
                 return {"state": new}
         raise StoreUnavailable("the state number kept changing: try again")
+
+
+def _state_number(value: bytes) -> int:
+    """The state number in the store; 0 when the value is not one, so that a new one replaces it."""
+    return int(value) if value.isdigit() and len(value) <= _STATE_DIGITS else 0
 
 
 async def _limited(work: Awaitable[T]) -> T:

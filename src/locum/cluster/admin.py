@@ -24,7 +24,7 @@ from locum.cluster.schema import SETTLED, AdminRecord, PreferRecord, TunableReco
 from locum.cluster.view import Versioned, View
 from locum.config.tunables import format_tunable, parse_tunable, tunable
 from locum.errors import UsageError
-from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put
+from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Operation, Put
 
 #: How often a caller tries when the commit is refused because something changed meanwhile.
 TRIES = 5
@@ -134,6 +134,15 @@ class AdminChange(msgspec.Struct, frozen=True):
     message: str
     warnings: tuple[str, ...] = ()
     wait: WaitFor | None = None
+
+    def __post_init__(self) -> None:
+        # Raises ValueError when a key is written without a condition on it.
+        _ = self.commit
+
+    @property
+    def commit(self) -> Commit:
+        """The write itself."""
+        return Commit(self.conditions, self.operations)
 
 
 def parse_request(message: Mapping[str, object]) -> AdminRequest:

@@ -8,17 +8,20 @@ of *activities* (event runs, which must not overlap, I5) at most one is under wa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from locum.cluster.effects import CancelActivity, CommitWork, Effect, Note
 from locum.cluster.view import View
 from locum.config.tunables import Tunables
-from locum.store.base import CommitResult, Condition, Operation
+from locum.store.base import Commit, CommitResult, Condition, Operation
 
 #: Pause before a refused commit is tried again when the view does not move, in seconds.
 REFUSED_PAUSE = 0.05
 #: Pause after a commit that the store did not answer, in seconds.
 UNANSWERED_PAUSE = 0.2
+
+#: Every key of a commit has a condition, as it should be.
+NO_REASONS: Mapping[str, str] = {}
 
 Done = Callable[[bool, str], None]
 
@@ -77,14 +80,24 @@ class Desk:
             return True
         return False
 
-    def commit(self, kind: str, conditions: Sequence[Condition], operations: Sequence[Operation]) -> bool:
-        """Start a commit of ``kind`` unless one is under way or pausing; tells whether it was started."""
+    def commit(
+        self,
+        kind: str,
+        conditions: Sequence[Condition],
+        operations: Sequence[Operation],
+        unguarded: Mapping[str, str] = NO_REASONS,
+    ) -> bool:
+        """Start a commit of ``kind`` unless one is under way or pausing; tells whether it was started.
+
+        ``unguarded``: see :class:`locum.store.base.Commit`.
+        """
         if not self.free(kind):
             return False
         ticket = self.ticket()
+        commit = Commit(tuple(conditions), tuple(operations), unguarded)
         self._busy.add(kind)
-        self._commits[ticket] = (kind, tuple(operations))
-        self.emit(CommitWork(ticket, tuple(conditions), tuple(operations)))
+        self._commits[ticket] = (kind, commit.operations)
+        self.emit(CommitWork(ticket, commit))
         return True
 
     def commit_done(self, ticket: int, result: CommitResult | None) -> tuple[str, bool, set[str]] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from locum.store.base import Condition, Operation
+from locum.store.base import Commit
 
 
 class SendBeat(msgspec.Struct, frozen=True):
@@ -20,8 +20,7 @@ class SendBeat(msgspec.Struct, frozen=True):
 
     ticket: int
     slot: int
-    conditions: tuple[Condition, ...]
-    operations: tuple[Operation, ...]
+    commit: Commit
 
 
 class ConfirmHold(msgspec.Struct, frozen=True):
@@ -39,8 +38,7 @@ class CommitWork(msgspec.Struct, frozen=True):
     """Commit to the store. Answer: ``commit_done(ticket, result)``, result None when the store did not answer."""
 
     ticket: int
-    conditions: tuple[Condition, ...]
-    operations: tuple[Operation, ...]
+    commit: Commit
 
 
 class RunEvent(msgspec.Struct, frozen=True):

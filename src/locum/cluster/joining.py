@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 CLAIMS_AT_JOIN = 60
 
 
+def part_of_membership(name: str) -> dict[str, str]:
+    """Why ``beat/``, ``health/`` and ``phase/`` of ``name`` may be deleted along with its membership without a look.
+
+    Their writer is that membership alone, under a condition on ``member/<name>``. A commit that has the same
+    condition and ends the membership therefore cannot delete a later one's.
+    """
+    reason = f"belongs to the membership that ends with this commit; member/{name} is a condition"
+    return {f"{kind}/{name}": reason for kind in ("beat", "health", "phase")}
+
+
 class Joining:
     """Writes ``node``, ``number`` and ``member``; keeps ``node`` true after a reload."""
 
@@ -77,13 +87,17 @@ class Joining:
         operations.append(Put(f"number/{number}", schema.encode(NumberRecord(name))))
         old = view.nodes.get(name)
         if old is not None and old.record.number != number:
-            operations.append(Delete(f"number/{old.record.number}"))
+            # A number that another node has meanwhile is not ours to free.
+            freed = view.numbers.get(str(old.record.number))
+            if freed is not None and freed.record.node == name:
+                conditions.append(view.condition(f"number/{old.record.number}"))
+                operations.append(Delete(f"number/{old.record.number}"))
         # Nothing is held here now, so claims of earlier incarnations are free.
         stale = [a for a, c in sorted(view.claims.items()) if c.record.node == name][:CLAIMS_AT_JOIN]
         conditions += [view.condition(f"claim/{address}") for address in stale[: CLAIMS_AT_JOIN // 2]]
         operations += [Delete(f"claim/{address}") for address in stale[: CLAIMS_AT_JOIN // 2]]
         self.tried = incarnation
-        desk.commit("join", conditions, operations)
+        desk.commit("join", conditions, operations, part_of_membership(name))
         return None
 
     def refresh(self) -> None:

@@ -8,10 +8,12 @@ expiring it: one commit.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from locum.cluster import schema
 from locum.cluster.desk import Desk
 from locum.cluster.hold import Observers
+from locum.cluster.joining import part_of_membership
 from locum.cluster.plan import inactive, next_plan
 from locum.cluster.schema import AdminRecord, ClaimRecord, LeaderRecord, Record
 from locum.cluster.view import UNREADABLE
@@ -102,11 +104,17 @@ class Leading:
             Condition(f"beat/{node}", self._observers.seen_revision(node)),
         ]
         operations = [*first, *(Delete(f"{kind}/{node}") for kind in ("member", "beat", "health", "phase"))]
-        for address, claim in sorted(view.claims.items()):
-            if claim.record.node == node and claim.record.incarnation == incarnation:
-                operations.append(Delete(f"claim/{address}"))
+        claims = [
+            f"claim/{address}"
+            for address, claim in sorted(view.claims.items())
+            if claim.record.node == node and claim.record.incarnation == incarnation
+        ]
         # What does not fit becomes an orphan; _free_orphans deletes it next.
-        if desk.commit("lead", conditions, operations[:MAX_OPERATIONS]):
+        claims = claims[: MAX_OPERATIONS - max(len(conditions), len(operations))]
+        # The node may have given a claim up since it was seen here, and another node may have made its own.
+        conditions += [view.condition(key) for key in claims]
+        operations += [Delete(key) for key in claims]
+        if desk.commit("lead", conditions, operations, part_of_membership(node)):
             self._expiring = incarnation
             desk.note(f"{node} has been silent for its hold: expiring it", "warning")
 
@@ -165,10 +173,24 @@ class Leading:
             elif kind in ("beat", "health", "phase") and name and name not in view.members:
                 # Says nothing without a membership; the node itself writes it again when it has one.
                 due.append(key)
-        due = sorted(due)[: MAX_OPERATIONS - len(standing)]
-        return bool(due) and desk.commit(
-            "lead", [*standing, *(view.condition(key) for key in due)], [Delete(key) for key in due]
-        )
+        # Each key may need a second condition, on a membership.
+        due = sorted(due)[: (MAX_OPERATIONS - len(standing)) // 2]
+        return bool(due) and desk.commit("lead", self._as_read(standing, due), [Delete(key) for key in due])
+
+    def _as_read(self, standing: list[Condition], keys: Iterable[str]) -> list[Condition]:
+        """``standing``, and that ``keys`` and the memberships that they belong to are as this node read them."""
+        view = self._desk.view
+        read: dict[str, None] = {}
+        for key in keys:
+            read[key] = None
+            kind, name = schema.split_key(key)
+            claim = view.claims.get(name) if kind == "claim" else None
+            if claim is not None:
+                read[f"member/{claim.record.node}"] = None
+            elif kind in ("node", "beat", "health", "phase"):
+                read[f"member/{name}"] = None
+        present = {condition.key for condition in standing}
+        return [*standing, *(view.condition(key) for key in read if key not in present)]
 
     def _mend(self, standing: list[Condition]) -> bool:
         """Write anew what somebody made unreadable and what this node still knows (I9).
@@ -187,8 +209,8 @@ class Leading:
             claimed = isinstance(record, ClaimRecord) and view.alive(record.node, record.incarnation)
             if record is not None and record is not UNREADABLE and (kind in MENDED or lonely_node or claimed):
                 known[key] = record
-        chosen = list(known)[: MAX_OPERATIONS - len(standing)]
-        conditions = [*standing, *(view.condition(key) for key in chosen if key != "leader")]
+        chosen = list(known)[: (MAX_OPERATIONS - len(standing)) // 2]
+        conditions = self._as_read(standing, chosen)
         if not chosen or not desk.commit("lead", conditions, [Put(key, schema.encode(known[key])) for key in chosen]):
             return False
         desk.note(f"written anew as it was known: {', '.join(chosen)}", "warning")

@@ -26,13 +26,13 @@ from locum.cluster.desk import Desk
 from locum.cluster.effects import ConfirmHold, DropHold, Effect, Exit, RunEvent, SendBeat
 from locum.cluster.following import Following
 from locum.cluster.hold import Observers, OwnHold
-from locum.cluster.joining import Joining
+from locum.cluster.joining import Joining, part_of_membership
 from locum.cluster.leading import Leading
 from locum.cluster.plan import current_health, inactive
 from locum.cluster.schema import SETTLED, BeatRecord, HealthRecord, HostedAddress
 from locum.cluster.serving import Serving, assigned
 from locum.cluster.view import View
-from locum.store.base import CommitResult, Delete, Put
+from locum.store.base import Commit, CommitResult, Delete, Put
 
 #: How long a leaving node tries to tell the store, in seconds.
 FAREWELL_LIMIT = 3.0
@@ -378,7 +378,8 @@ class Node:
         record = BeatRecord(self.incarnation, self.hold.sequence)
         condition = self.view.condition(f"member/{desk.name}")
         put = Put(f"beat/{desk.name}", schema.encode(record))
-        desk.emit(SendBeat(ticket, slot, (condition,), (put,)))
+        reason = {put.key: "the node alone writes it, and its membership, a condition, proves which life of the node"}
+        desk.emit(SendBeat(ticket, slot, Commit((condition,), (put,), reason)))
 
     def _write_health(self) -> None:
         key = f"health/{self.desk.name}"
@@ -498,7 +499,7 @@ class Node:
         if self.leading.leads(self.incarnation):
             conditions.append(view.condition("leader"))
             operations.append(Delete("leader"))
-        self.desk.commit("farewell", conditions, operations)
+        self.desk.commit("farewell", conditions, operations, part_of_membership(name))
 
     def _left(self, problem: str | None) -> None:
         if self.stage is not Stage.LEFT:

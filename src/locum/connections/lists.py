@@ -17,7 +17,7 @@ import msgspec
 
 from locum.connections import registry
 from locum.errors import StoreCorrupt, StoreUnavailable
-from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put, Store
+from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Operation, Put, Store, carry_out
 
 #: Seconds after which a call counts as unanswered.
 PATIENCE = 5.0
@@ -128,7 +128,7 @@ class Lists:
                 return 0
             operation: Operation = Put(key, registry.pack(wanted)) if wanted else Delete(key)
             async with _patience():
-                result = await self._store.commit([Condition(key, revision)], [operation])
+                result = await carry_out(self._store, Commit((Condition(key, revision),), (operation,)))
             if result.accepted:
                 return len(wanted ^ present)
 
@@ -148,8 +148,10 @@ class Lists:
                 continue
             conditions = [Condition(f"{self._cluster}/claim/{address}", claim) for address, claim in claims.items()]
             operations = [self._operation(write.address, change) for write, change in batch]
+            # The condition on the claim is the one that counts: it names the only writer of these keys.
+            reasons = {operation.key: "written by the holder of the claim alone" for operation in operations}
             async with _patience():
-                result = await self._store.commit(conditions, operations)
+                result = await carry_out(self._store, Commit(tuple(conditions), tuple(operations), reasons))
             if not result.accepted:
                 refused.update(claims)
                 continue

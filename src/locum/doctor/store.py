@@ -15,7 +15,7 @@ from locum.cluster.hold import interval_for
 from locum.config.model import Settings
 from locum.doctor import Finding
 from locum.errors import StoreError
-from locum.store.base import Condition, Delete, Put, Store, WatchLost
+from locum.store.base import Commit, Condition, Delete, Put, Store, WatchLost, carry_out
 
 #: Commits that are measured.
 SAMPLES = 30
@@ -64,12 +64,13 @@ async def _measure(store: Store, key: str, revision: int) -> tuple[list[float], 
         start = time.monotonic()
         pending = asyncio.ensure_future(anext(seen))
         async with asyncio.timeout(PATIENCE):
-            result = await store.commit([Condition(key, present)], [Put(key, str(number).encode())])
+            put = Put(key, str(number).encode())
+            result = await carry_out(store, Commit((Condition(key, present),), (put,)))
             commits.append(time.monotonic() - start)
             batch = await pending
             watches.append(time.monotonic() - start)
         present = batch.revision if result.accepted else present
-    await store.commit([], [Delete(key)])
+    await carry_out(store, Commit((), (Delete(key),), {key: "this test alone knows the key"}))
     return commits, watches
 
 

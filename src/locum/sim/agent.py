@@ -258,7 +258,7 @@ class Agent(Acts):
                 self.say(f"beat {effect.ticket}: {'no answer' if result is None else 'refused'}")
             return self._feed(self.node.beat_done, effect.ticket, accepted, sent_at)
 
-        self.store.commit(self._author(), effect.conditions, effect.operations, done)
+        self.store.commit(self._author(), effect.commit.conditions, effect.commit.operations, done)
 
     def _commit(self, effect: fx.CommitWork) -> Work:
         yield
@@ -270,8 +270,8 @@ class Agent(Acts):
             return self._feed(self.node.commit_done, effect.ticket, result)
 
         if self.world.trace.on:
-            self.say(f"commit {effect.ticket}: {', '.join(_operation(o) for o in effect.operations)}")
-        self.store.commit(self._author(), effect.conditions, effect.operations, done)
+            self.say(f"commit {effect.ticket}: {', '.join(_operation(o) for o in effect.commit.operations)}")
+        self.store.commit(self._author(), effect.commit.conditions, effect.commit.operations, done)
 
     # -- the store -------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ revision of the commit that wrote its present value (etcd: ``mod_revision``).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -69,6 +69,28 @@ class Delete(msgspec.Struct, frozen=True, tag="delete"):
 Operation = Put | Delete
 
 
+class Commit(msgspec.Struct, frozen=True):
+    """A write of one decision, and the condition under which the decision still stands (I8).
+
+    Every key in ``operations`` needs a condition on it: the revision at which the decision read it. A key that is
+    written without one must be in ``unguarded``, with the reason why a newer value there cannot be harmed. A commit
+    that leaves a key out is a mistake in the program: building it raises ValueError, so it never reaches a store.
+    """
+
+    conditions: tuple[Condition, ...]
+    operations: tuple[Operation, ...]
+    unguarded: Mapping[str, str] = {}
+
+    def __post_init__(self) -> None:
+        guarded = {condition.key for condition in self.conditions}
+        for operation in self.operations:
+            if operation.key not in guarded and not self.unguarded.get(operation.key):
+                raise ValueError(
+                    f"I8: {operation.key!r} is written without a condition on it: "
+                    "add the revision that the decision read, or a reason to 'unguarded'"
+                )
+
+
 class CommitResult(msgspec.Struct, frozen=True):
     """``accepted`` tells whether all conditions held (then all operations took effect at ``revision``).
 
@@ -108,6 +130,11 @@ class Store(Protocol):
     async def close(self) -> None:
         """Release sockets and tasks. Idempotent."""
         ...
+
+
+async def carry_out(store: Store, commit: Commit) -> CommitResult:
+    """Send ``commit`` to ``store``: the way for everything that decides. Raises what :meth:`Store.commit` does."""
+    return await store.commit(commit.conditions, commit.operations)
 
 
 class WatchLost(Exception):

@@ -37,7 +37,7 @@ class Joiner:
     def writes(self) -> set[str]:
         """The keys that the node has asked to write since the last call."""
         effects = self.node.take_effects()
-        operations = [o for e in effects if isinstance(e, CommitWork) for o in e.operations]
+        operations = [o for e in effects if isinstance(e, CommitWork) for o in e.commit.operations]
         return {o.key for o in operations if isinstance(o, Put)}
 
     def problem(self) -> str | None:

@@ -66,7 +66,7 @@ class Cluster:
                 wall = self.wall_of(name)
                 match effect:
                     case SendBeat() | CommitWork():
-                        result = self.core.commit(effect.conditions, effect.operations)
+                        result = self.core.commit(effect.commit.conditions, effect.commit.operations)
                         if isinstance(effect, SendBeat):
                             node.beat_done(effect.ticket, result.accepted, self.now, self.now, wall)
                         else:
