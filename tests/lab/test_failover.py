@@ -323,6 +323,27 @@ def test_clean_stop_fails_over_first(cluster: Cluster) -> None:
     lab.wait_served()
 
 
+def test_a_daemon_can_be_started_as_soon_as_shutdown_has_returned(cluster: Cluster) -> None:
+    lab = cluster()
+    for _ in range(6):
+        assert locum(lab, "n2", "shutdown") == "the daemon has ended\n"
+        lab.start_daemon("n2")
+        wait_state(lab, "n2", "OK")
+    assert "another Locum daemon" not in lab.daemon_log("n2").read_text()
+
+
+def test_a_shutdown_is_carried_out_though_the_agent_dies_in_its_midst(cluster: Cluster) -> None:
+    lab = cluster()
+    tell(lab, "n2", "slow-shutdown", "4")
+    locum(lab, "n2", "shutdown", "--no-wait")
+    lab.wait_for("the node to leave", lambda: (report := node_report(lab, "n2", "n1")) and report.leaving)
+    agent = lab.agent("n2")
+    assert agent is not None
+    processes.send(agent, signal.SIGKILL)
+    lab.wait_for("the end of the daemon", lambda: lab.ours("n2") == ())
+    lab.wait_for("its addresses elsewhere", lambda: set(lab.served().values()) == {"n1", "n3"})
+
+
 @pytest.mark.parametrize("kind", ["node", "move"])
 def test_i2_i3_planned_moves(cluster: Cluster, kind: str) -> None:
     """Release ends before take begins; several takes are followed by one recovered, on every node."""

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -68,6 +68,36 @@ def stream_raw(socket_path: str, request: Mapping[str, object], timeout: float |
         connection.set_timeout(timeout)
         while not (answer := _receive(connection, socket_path, timeout)).end:
             yield bytes(answer.result)
+
+
+class Conversation:
+    """Several requests on one connection: a context manager. ``timeout`` in seconds is for each step.
+
+    Every method raises as :func:`call` does; a daemon that closes the connection is a :class:`NoDaemon`.
+    """
+
+    def __init__(self, socket_path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._path, self._timeout = socket_path, timeout
+        self._connection = _connect(socket_path, timeout)
+
+    @property
+    def peer(self) -> wire.Peer:
+        """The process that listens at the socket."""
+        return self._connection.peer()
+
+    def send(self, request: Mapping[str, object]) -> None:
+        """Send one request."""
+        _send(self._connection, self._path, request, self._timeout)
+
+    def receive(self) -> bytes:
+        """The next result, as JSON text."""
+        return bytes(_receive(self._connection, self._path, self._timeout).result)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._connection.close()
 
 
 class _Connection(wire.FrameSocket):

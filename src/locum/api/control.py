@@ -42,7 +42,7 @@ _decoder = msgspec.json.Decoder(dict[str, object])
 
 
 class ControlServer:
-    """Serves the socket of one agent."""
+    """Serves the socket of one agent. ``leaving`` is called when an admin has the node leave."""
 
     def __init__(
         self,
@@ -50,8 +50,10 @@ class ControlServer:
         engine: EventEngine,
         reloader: Reloader,
         gate: Callable[[], GateReport | None] = lambda: None,
+        leaving: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver = driver
+        self._leaving = leaving
         self._gate = gate
         self._engine = engine
         self._reloader = reloader
@@ -143,6 +145,7 @@ class ControlServer:
         return self._reloader.reload()
 
     async def _shutdown(self, message: Message) -> object:
+        self._leaving()
         self._driver.feed(self._driver.node.leave)
         return {"message": "leaving the cluster"}
 

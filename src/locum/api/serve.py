@@ -192,7 +192,12 @@ async def serve(settings: Settings) -> int:
     kernel = KernelWatch(driver, acts, enforcement.gate, runtime, log)
     reloader = Reloader(settings, driver, engine, enforcement.gate, lambda: acts.configured, leaving, log)
     acts.on_gone = reloader.gone
-    control = ControlServer(driver, engine, reloader, lambda: gate_report(enforcement.gate))
+
+    def tell_guard() -> None:
+        # The guard remembers it, should this agent die before the node has left.
+        os.kill(os.getppid(), signal.SIGUSR2)
+
+    control = ControlServer(driver, engine, reloader, lambda: gate_report(enforcement.gate), tell_guard)
     statd = StatdOperations(
         bulk,
         settings.node.name,

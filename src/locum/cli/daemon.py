@@ -31,20 +31,23 @@ def daemon(ctx: click.Context, config_path: str) -> None:
     metavar="SECONDS",
     help="Longest wait for its end.",
 )
+@click.option("--no-wait", is_flag=True, help="Return as soon as it begins to leave.")
 @socket_option
-def shutdown(socket_path: str, timeout: float) -> None:
-    """Stop this node's daemon: its addresses move, the event shutdown runs, and it ends."""
-    from locum.api.client import NoDaemon, stream  # noqa: PLC0415
+def shutdown(socket_path: str, timeout: float, no_wait: bool) -> None:
+    """Stop this node's daemon: its addresses move, the event shutdown runs, and it ends.
 
-    answers = stream(socket_path, {"op": "shutdown"}, timeout)
-    next(answers)
-    try:
-        # The daemon closes the connection by ending.
-        for _ in answers:
-            pass
-    except NoDaemon:
-        pass
-    output.emit(["the daemon has ended"])
+    When the command returns, a new daemon can be started. systemd does not start it again before the next boot, or
+    'systemctl start locum'.
+    """
+    from locum.api.ending import shut_down  # noqa: PLC0415
+
+    seen = shut_down(socket_path, timeout, wait=not no_wait)
+    if no_wait:
+        output.emit(["the daemon leaves the cluster"])
+    elif seen:
+        output.emit(["the daemon has ended"])
+    else:
+        output.emit(["the daemon's agent has ended; its guard ends within a second (it cannot be watched from here)"])
 
 
 @click.command("check-config")

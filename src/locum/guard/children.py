@@ -64,7 +64,14 @@ def forked(name: str, work: Callable[[], int]) -> Callable[[], Process]:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+            for number in (
+                signal.SIGTERM,
+                signal.SIGINT,
+                signal.SIGHUP,
+                signal.SIGUSR1,
+                signal.SIGUSR2,
+                signal.SIGCHLD,
+            ):
                 signal.signal(number, signal.SIG_DFL)
             name_process(name)
             status = work()

@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 
 from locum.addresses.clean import remove_public
@@ -28,6 +29,9 @@ from locum.guard.kernel import die_with_parent, name_process
 from locum.guard.page import Page
 from locum.guard.watch import Watch
 
+#: How long the remains of a guard that was killed may take to go, and how often they are looked for, in seconds.
+REMAINS_LIMIT, REMAINS_PAUSE = 5.0, 0.02
+
 
 def check(settings: Settings) -> None:
     """Raise what is wrong with this machine or the scripts for ``settings``: everything at once."""
@@ -44,27 +48,57 @@ def check(settings: Settings) -> None:
 def lock(runtime: str) -> int:
     """Take the runtime directory's lock, for as long as the process lives. Raises UsageError when it is taken."""
     handle = os.open(os.path.join(runtime, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(handle, 32).decode("ascii", "replace").strip() or "unknown"
+
+    def owner() -> int | None:
+        words = os.pread(handle, 32, 0).split()
+        return int(words[0]) if words and words[0].isdigit() else None
+
+    if not _take(handle, owner):
+        taken_by = owner() or "unknown"
         os.close(handle)
         raise UsageError(
-            f"another Locum daemon (pid {owner}) runs with the runtime directory {runtime}: "
+            f"another Locum daemon (pid {taken_by}) runs with the runtime directory {runtime}: "
             "stop it, or set another paths.runtime"
-        ) from None
+        )
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
     return handle
+
+
+def _take(handle: int, owner: Callable[[], int | None]) -> bool:
+    """Lock the open file ``handle``; False when another process has the lock.
+
+    A guard that was killed is gone before its agent is, which has the lock as well: that is waited for.
+    """
+    deadline = time.monotonic() + REMAINS_LIMIT
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = owner()
+            if pid is None or not _has_ended(pid) or time.monotonic() > deadline:
+                return False
+            time.sleep(REMAINS_PAUSE)
+        else:
+            return True
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether the process has ended; its parent may not have asked for its status yet."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    # The name, in parentheses, may hold blanks and parentheses itself.
+    return text[text.rindex(b")") + 2 :].startswith((b"Z", b"X"))
 
 
 def lock_network() -> int:
     """Be the only guard in this network namespace, for as long as the process lives: it has one gate, which two daemons
     would take from each other. Raises UsageError when there is another."""
     handle = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _take(handle, lambda: _lock_owner(os.fstat(handle).st_ino)):
         owner = _lock_owner(os.fstat(handle).st_ino)
         if owner is not None and _is_of_another_user(owner):
             # Anybody can take this lock, and must not keep a daemon from its work by that.
@@ -73,7 +107,7 @@ def lock_network() -> int:
         raise UsageError(
             f"another Locum daemon (pid {owner or 'unknown'}) runs in this network namespace, where only one can keep "
             "public addresses in check: stop it, or run each node in a network namespace of its own"
-        ) from None
+        )
     return handle
 
 

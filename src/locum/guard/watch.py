@@ -46,6 +46,9 @@ class Watch:
         self._timer = BootTimer()
         self._signals: list[int] = []
         self._terminations = 0
+        # Whether the node is to leave, and whether the present agent knows: one that starts anew is told once it runs.
+        self._leaving = False
+        self._told = False
         # The deadline that was enforced last; 0: an agent dropped its hold, and may have died before it was silent.
         self._enforced: float | None = 0.0
         self._pulse = (0.0, 0.0)
@@ -55,7 +58,7 @@ class Watch:
 
     def run(self) -> int:
         """Until the agent has ended in order, or cannot go on; returns the exit status."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
             signal.signal(number, lambda received, _frame: self._signals.append(received))
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         poll = select.poll()
@@ -102,6 +105,7 @@ class Watch:
                 if child is self._agent:
                     self._pulse = (self._page.pulse, 0.0)
                     self._awake = 0.0
+                    self._told = False
         self._check_pulse(now)
         return None
 
@@ -112,6 +116,9 @@ class Watch:
         pulse = self._page.pulse
         if pulse != self._pulse[0]:
             self._pulse = (pulse, self._awake)
+            if self._leaving and not self._told:
+                self._told = True
+                self._agent.signal(signal.SIGTERM)
         elif self._awake - self._pulse[1] > HUNG_AFTER and self._agent.pid is not None:
             self._log(f"the agent has not run for {HUNG_AFTER:.0f} s: killing it", "error")
             self._pulse = (pulse, self._awake)
@@ -129,12 +136,16 @@ class Watch:
         for number in received:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._terminations += 1
+                self._leaving = self._told = True
                 # The first asks for an orderly leave; who insists gets a quick one.
                 self._agent.signal(signal.SIGTERM if self._terminations == 1 else signal.SIGKILL)
             elif number == signal.SIGHUP:
                 self._agent.signal(signal.SIGHUP)
             elif number == signal.SIGUSR1:
                 self._reread()
+            elif number == signal.SIGUSR2:
+                # The agent says that it begins to leave. It may have died since, so whichever runs is told as well.
+                self._leaving = True
 
     def close(self) -> None:
         """End the children that are left: SIGTERM, and SIGKILL when that was not enough."""

@@ -201,9 +201,11 @@ def test_reload(locum: Command) -> None:
     assert locum("reload") == "nothing has changed\n"
 
 
-def test_shutdown_waits_until_the_daemon_has_closed_the_connection(locum: Command) -> None:
+def test_shutdown_says_when_it_cannot_see_the_end_of_the_daemon(locum: Command) -> None:
+    """The fake daemon has no guard as its parent, like one of another PID namespace."""
     locum.scene.answers["shutdown"] = lambda _: success({"message": "leaving"})
-    assert locum("shutdown") == "the daemon has ended\n"
+    assert "cannot be watched" in locum("shutdown")
+    assert locum("shutdown", "--no-wait") == "the daemon leaves the cluster\n"
 
 
 def test_watch_json_prints_a_line_per_change(locum: Command) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from locum.guard.children import FREE_STARTS, LONGEST_PAUSE, Child, forked
 from locum.guard.kernel import BootTimer
 from locum.guard.main import lock
 from locum.guard.page import Page
+from locum.guard.watch import Watch
 
 
 def wait_for_end(child: Child, now: float) -> int:
@@ -110,3 +112,58 @@ def test_a_second_daemon_in_the_same_place_is_refused_with_the_pid_of_the_first(
         lock(str(tmp_path))
     os.close(first)
     os.close(lock(str(tmp_path)))
+
+
+def test_the_lock_of_a_guard_that_was_killed_is_waited_for(tmp_path: Path) -> None:
+    """Its agent has the lock too, and goes a moment later."""
+    ended, agent_ends = os.pipe()
+    guard = os.fork()
+    if guard == 0:
+        lock(str(tmp_path))
+        if os.fork() == 0:
+            os.read(ended, 1)
+            os._exit(0)
+        os._exit(0)
+    os.waitpid(guard, 0)
+    timer = threading.Timer(0.2, os.write, (agent_ends, b"x"))
+    timer.start()
+    os.close(lock(str(tmp_path)))
+    timer.join()
+
+
+class TestWatch:
+    @pytest.mark.parametrize("asked_by", ["a signal to the guard", "a command to the agent"])
+    def test_an_agent_that_dies_while_its_node_leaves_is_followed_by_one_that_leaves(
+        self, tmp_path: Path, asked_by: str
+    ) -> None:
+        page = Page(str(tmp_path / "hold"))
+        lives, leaving = tmp_path / "lives", threading.Event()
+
+        def life() -> int:
+            signal.signal(signal.SIGTERM, lambda *_: leaving.set())
+            with lives.open("a") as file:
+                file.write("x")
+            first = lives.read_text() == "x"
+            page.beat(boottime())
+            if first and asked_by == "a command to the agent":
+                os.kill(os.getppid(), signal.SIGUSR2)
+            elif not leaving.wait(60):
+                return 1
+            if first:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 0
+
+        guard = Child("guard", forked("test-guard", lambda: _watch(page, Child("agent", forked("test-agent", life)))))
+        guard.start(0.0)
+        if asked_by == "a signal to the guard":
+            deadline = time.monotonic() + 30
+            while not page.pulse:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            guard.signal(signal.SIGTERM)
+        assert wait_for_end(guard, 1.0) == 0
+        assert lives.read_text() == "xx"
+
+
+def _watch(page: Page, agent: Child) -> int:
+    return Watch(page, agent, [], lambda: None, lambda: None, lambda *_: None).run()

@@ -1,0 +1,96 @@
+"""Stopping the daemon of a control socket, and waiting until it has ended, not merely stopped to answer.
+
+Rules of this file: it knows the process that listens at the socket (the agent) and its parent (the guard), by way of
+the kernel (``SO_PEERCRED``, proc(5), pidfd_open(2)). No asyncio.
+
+The agent ends first; its guard then removes what is left and ends some tenths of a second later. Until then the
+runtime directory and the network namespace are locked, so that a new daemon cannot start.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from locum.api.client import Conversation, NoAnswer, NoDaemon
+
+#: What the guard is called in /proc/PID/comm.
+GUARD_NAME = "locum-guard"
+
+
+def shut_down(socket_path: str, timeout: float, *, wait: bool = True) -> bool:
+    """Have the daemon at ``socket_path`` leave the cluster and end; return whether its end was seen.
+
+    ``timeout`` in seconds is for all of it. Without ``wait`` it returns as soon as the daemon begins to leave. False
+    is also the result when the agent has ended and its guard cannot be watched: it belongs to another PID namespace.
+
+    Raises NoDaemon, PermissionRequired; NoAnswer when the daemon has not ended in time.
+    """
+    deadline = time.monotonic() + timeout
+    with Conversation(socket_path, timeout) as daemon:
+        guard = _watch_guard(daemon.peer.pid)
+        try:
+            daemon.send({"op": "shutdown"})
+            daemon.receive()
+            if not wait:
+                return False
+            if guard is None:
+                _wait_for_close(daemon)
+                return False
+            return _wait_for_process(guard, deadline, socket_path, timeout)
+        finally:
+            if guard is not None:
+                os.close(guard)
+
+
+def _wait_for_close(daemon: Conversation) -> None:
+    try:
+        while True:
+            daemon.receive()
+    except NoDaemon:
+        return
+
+
+def _wait_for_process(descriptor: int, deadline: float, path: str, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+        return True
+    raise NoAnswer(
+        f"the daemon at {path} has not ended within {timeout:g} s; it goes on leaving: see 'locum status' and its log"
+    )
+
+
+def _watch_guard(agent: int) -> int | None:
+    """A descriptor that becomes readable when the guard of ``agent`` ends; None when it cannot be had."""
+    guard = _parent(agent)
+    if guard is None or _name(guard) != GUARD_NAME:
+        return None
+    try:
+        descriptor = os.pidfd_open(guard)
+    except OSError:
+        return None
+    # The pid may have gone to another process in between; not while the agent still has it as its parent.
+    if _parent(agent) != guard:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    # The name, in parentheses, may hold blanks and parentheses itself.
+    return int(text[text.rindex(b")") + 2 :].split()[1]) or None
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
