@@ -1,39 +1,50 @@
 """The daemon's log: one line per thing worth knowing, on standard error, for journald or a file.
 
 ``console``: time, level, node, text. ``json``: the same as one object per line.
+
+Logging never waits: lines go through :mod:`locum.lines`, and those that standard error does not accept are counted.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import TextIO
+
+from locum.lines import standard_error
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
 class Log:
-    """Writes lines of ``level`` and above; never raises, since a full disk must not stop a node."""
+    """Writes lines of ``level`` and above; never waits and never raises, since neither a reader of the log that has
+    stopped nor a full disk may stop a node. ``stream`` replaces standard error, in tests."""
 
     def __init__(self, node: str, level: str = "info", form: str = "console", stream: TextIO | None = None) -> None:
         self._node = node
         self._least = LEVELS.index(level)
         self._json = form == "json"
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = stream
+        standard_error.notice = self._dropped
 
     def __call__(self, text: str, level: str = "info") -> None:
         """Log ``text`` (may have several lines)."""
         if LEVELS.index(level) < self._least:
             return
+        line = self._line(text, level)
+        if self._stream is None:
+            standard_error.put(line)
+        else:
+            self._stream.write(line + "\n")
+
+    def _line(self, text: str, level: str) -> str:
         now = time.time()
         if self._json:
-            line = json.dumps({"time": round(now, 3), "level": level, "node": self._node, "text": text})
-        else:
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
-            line = f"{stamp} {level:<7} {self._node}: {text}"
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            pass
+            return json.dumps({"time": round(now, 3), "level": level, "node": self._node, "text": text})
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
+        return f"{stamp} {level:<7} {self._node}: {text}"
+
+    def _dropped(self, count: int, why: str) -> str:
+        because = f" ({why})" if why else ""
+        lines = "1 log line was" if count == 1 else f"{count} log lines were"
+        return self._line(f"{lines} dropped: standard error did not accept them{because}", "warning")

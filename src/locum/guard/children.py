@@ -2,7 +2,8 @@
 
 The agent is *forked* from the guard, which has imported everything that an agent needs and never runs any of it. So a
 new agent is at work some milliseconds after the old one died, also on a machine that is short of time, and the two
-share their memory. Other children are programs of their own.
+share their memory. Other children are programs of their own, executed by the fork: the guard does not wait until that
+has happened, for it reads files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from typing import Protocol
 
 from locum.errors import LocumError
 from locum.guard.kernel import die_with_parent, name_process
+from locum.lines import standard_error, take_standard_error
 
 #: Exit status of an agent that can never do its work; it is not started again. (sysexits.h: EX_CONFIG)
 EXIT_HOPELESS = 78
@@ -54,8 +55,6 @@ def forked(name: str, work: Callable[[], int]) -> Callable[[], Process]:
     """A starter of children that run ``work`` in a fork of this process; its result is the exit status."""
 
     def start() -> Process:
-        sys.stdout.flush()
-        sys.stderr.flush()
         # Collections in the child would write to, and so copy, pages that it shares with the guard.
         gc.freeze()
         pid = os.fork()
@@ -74,14 +73,14 @@ def forked(name: str, work: Callable[[], int]) -> Callable[[], Process]:
             ):
                 signal.signal(number, signal.SIG_DFL)
             name_process(name)
+            take_standard_error()
             status = work()
         except LocumError as error:
             print(f"locum: {error}", file=sys.stderr)
         except BaseException:  # the child must never return into the guard's code
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            standard_error.drain()
             os._exit(status)
 
     return start
@@ -91,15 +90,14 @@ def program(module: str, arguments: Sequence[str]) -> Callable[[], Process]:
     """A starter of children that run ``python -m MODULE ARGUMENTS``, and are asked to end when this process dies."""
     guard = os.getpid()
 
-    def start() -> Process:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            # One that is left over would keep its socket, and its file, from the next guard's. (No threads here.)
-            preexec_fn=lambda: die_with_parent(signal.SIGTERM, guard),  # noqa: PLW1509
-        )
+    def execute() -> int:
+        # One that is left over would keep its socket, and its file, from the next guard's.
+        die_with_parent(signal.SIGTERM, guard)
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
-    return start
+    return forked(module.rpartition(".")[2], execute)
 
 
 class Child:

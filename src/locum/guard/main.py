@@ -9,25 +9,32 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 
 from locum.addresses.clean import remove_public
 from locum.addresses.kernel import AddressTable
 from locum.agent.held import HeldNotes
 from locum.agent.log import Log
+from locum.clock import boottime
 from locum.config.environment import check_environment, environment_warnings
 from locum.config.load import load
 from locum.config.model import Settings
 from locum.connections.destroy import destroy
 from locum.errors import ConfigError, LocumError, ScriptDirectoryError, UsageError
 from locum.events.directory import ScriptDirectory
-from locum.guard.children import AGENT_NAME, Child, forked, program
+from locum.guard.children import AGENT_NAME, Child, Process, forked, program
 from locum.guard.gatekeeper import GuardGate, judged_before
 from locum.guard.kernel import die_with_parent, name_process
 from locum.guard.page import Page
+from locum.guard.silence import Silencer
 from locum.guard.watch import Watch
+from locum.lines import standard_error, take_standard_error
+from locum.threads import NoAnswer, Worker
+
+#: Seconds that a new agent waits for a reload that is being read.
+REREAD_PATIENCE = 0.5
 
 #: How long the remains of a guard that was killed may take to go, and how often they are looked for, in seconds.
 REMAINS_LIMIT, REMAINS_PAUSE = 5.0, 0.02
@@ -175,6 +182,7 @@ def run(config_path: str, agent: Callable[[Settings], int], preload: Callable[[S
     lock(paths.runtime)
     lock_network()
     name_process("locum-guard")
+    take_standard_error()
     log = Log(settings.node.name, settings.log.level, settings.log.format)
     for warning in environment_warnings(settings):
         log(warning, "warning")
@@ -187,24 +195,55 @@ def run(config_path: str, agent: Callable[[Settings], int], preload: Callable[[S
     return _watch(settings, agent, page, log)
 
 
+class _Configuration:
+    """What the guard knows of the configuration: as of its start, or of the last reload.
+
+    Read by a thread: the file system it is on may hang, and a new agent must not wait for that. A file that is wrong,
+    or that has been edited and not reloaded, changes nothing.
+    """
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self.settings = settings
+        #: Every public address since the beginning.
+        self.addresses = [a.address for a in settings.addresses]
+        self._log = log
+        self._worker = Worker("configuration", room=2)
+        self._pending: Future[None] | None = None
+
+    def reread(self) -> None:
+        """Read it again some time soon."""
+        try:
+            self._pending = self._worker.submit("reading the configuration", self._read)
+        except NoAnswer as error:
+            self._log(f"reload: {error}", "error")
+
+    def await_reread(self) -> None:
+        """What was reloaded just now is for an agent that starts now; a file system that hangs is not waited for."""
+        if self._pending is not None:
+            wait([self._pending], REREAD_PATIENCE)
+
+    def _read(self) -> None:
+        try:
+            self.settings = load(self.settings.source)
+        except LocumError as error:
+            self._log(f"reload: {error}", "error")
+            return
+        self.addresses = list({*self.addresses, *(a.address for a in self.settings.addresses)})
+
+
 def _watch(settings: Settings, agent: Callable[[Settings], int], page: Page, log: Log) -> int:
     gate = GuardGate(settings, log)
     guard = os.getpid()
-    addresses = [a.address for a in settings.addresses]
+    configuration = _Configuration(settings, log)
 
-    def silence() -> None:
-        gate.shut()
+    def clear() -> None:
         try:
-            clear_addresses(addresses, log)
+            clear_addresses(configuration.addresses, log)
         except LocumError as error:
             # They are mute, and the kernel removes them when their lifetime ends. Ending here would help nobody.
             log(f"cannot remove public addresses: {error}", "error")
 
-    def reread() -> None:
-        try:
-            addresses[:] = {*addresses, *(a.address for a in load(settings.source).addresses)}
-        except LocumError as error:
-            log(f"reload: {error}", "error")
+    silencer = Silencer(gate.shut, clear, lambda: page.deadline <= boottime(), log)
 
     others = []
     location = settings.cluster.store
@@ -218,14 +257,25 @@ def _watch(settings: Settings, agent: Callable[[Settings], int], page: Page, log
     def work() -> int:
         # An agent without its guard would hold addresses that nobody takes away from it.
         die_with_parent(signal.SIGKILL, guard)
-        return agent(load(settings.source))
+        return agent(configuration.settings)
 
-    watch = Watch(page, Child("agent", forked(AGENT_NAME, work)), others, silence, reread, log)
+    start = forked(AGENT_NAME, work)
+
+    def start_agent() -> Process:
+        configuration.await_reread()
+        return start()
+
+    watch = Watch(page, Child("agent", start_agent), others, silencer.begin, configuration.reread, log)
     try:
         return watch.run()
     finally:
         watch.close()
         page.clear()
-        silence()
-        gate.remove()
-        sys.stderr.flush()
+        if silencer.finish():
+            gate.remove()
+        else:
+            log(
+                "the kernel has not removed the public addresses in time: its gate stays, and keeps them silent",
+                "error",
+            )
+        standard_error.drain()

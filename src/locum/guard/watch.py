@@ -26,7 +26,8 @@ STOP_LIMIT = 5.0
 
 
 class Watch:
-    """See the module. ``silence`` removes every public address and shuts the gate; ``reread`` renews what it knows."""
+    """See the module. ``silence`` has every public address removed and the gate shut; ``reread`` has what the guard
+    knows renewed. Neither waits."""
 
     def __init__(
         self,
@@ -85,12 +86,13 @@ class Watch:
         if deadline > now:
             self._enforced = None
         elif deadline != self._enforced:
+            # Silence first, then words.
+            self._silence()
+            self._enforced = deadline
             if deadline:
                 self._log(
                     f"the hold ended {(now - deadline) * 1000:.0f} ms ago: removing all public addresses", "error"
                 )
-            self._silence()
-            self._enforced = deadline
 
     def _keep_children(self, now: float) -> int | None:
         for child in (*self._others, self._agent):
@@ -152,10 +154,15 @@ class Watch:
         left = [child for child in (self._agent, *self._others) if child.pid is not None]
         for child in left:
             child.signal(signal.SIGTERM)
-        end = boottime() + STOP_LIMIT
+        end, killed = boottime() + STOP_LIMIT, False
         while left := [child for child in left if child.ended(boottime()) is None]:
             if boottime() >= end:
+                if killed:
+                    # In uninterruptible sleep. It runs none of our code any more.
+                    names = ", ".join(f"the {child.name} (process {child.pid})" for child in left)
+                    self._log(f"the kernel does not let {names} end: going without", "error")
+                    return
                 for child in left:
                     child.signal(signal.SIGKILL)
-                end = boottime() + STOP_LIMIT
+                end, killed = boottime() + STOP_LIMIT, True
             time.sleep(0.01)

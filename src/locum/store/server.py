@@ -21,6 +21,7 @@ import msgspec
 
 from locum import wire
 from locum.errors import LocumError, ProtocolError, UsageError
+from locum.lines import LineWriter, standard_error, take_standard_error
 from locum.store import messages
 from locum.store.base import Batch, WatchLost
 from locum.store.keyvalue import KeyValue
@@ -220,7 +221,8 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
         await store.close()
         raise
     try:
-        print(f"serving {data or 'a store in memory'} at {socket}", flush=True)
+        # Whoever reads it may have stopped: clients must be served all the same.
+        LineWriter(1).put(f"serving {data or 'a store in memory'} at {socket}")
         await stop.wait()
     finally:
         await server.close()
@@ -254,11 +256,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", metavar="FILE", help="keep the store in this file (default: in memory only)")
     parser.add_argument("--group", metavar="NAME", help="group whose members may connect, besides root and the owner")
     options = parser.parse_args(arguments)
+    take_standard_error()
     try:
         asyncio.run(serve(options.socket, options.data, group=group_id(options.group)))
     except LocumError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_status
+    finally:
+        standard_error.drain()
     return 0
 
 

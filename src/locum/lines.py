@@ -1,0 +1,164 @@
+"""Lines for a descriptor that may stop accepting them: standard error as a full pipe, journald's socket, a file on a
+file system that hangs.
+
+Rules of this file: whoever puts a line never waits. A thread writes them; what does not fit into a bounded queue is
+dropped and counted, and the count is a line of its own as soon as the descriptor accepts lines again. Knows nothing of
+levels and times.
+
+Why a thread: O_NONBLOCK belongs to the open file, which is shared with every process that inherited it, and means
+nothing for a file on a disk.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+#: Bytes that wait at most. At a few hundred bytes a line this is the story of some minutes of trouble.
+ROOM = 256 * 1024
+#: Seconds that the end of a process waits for its last lines to be accepted.
+FAREWELL = 1.0
+
+
+def _notice(dropped: int, why: str) -> str:
+    return f"{dropped} lines were dropped: standard error did not accept them{f' ({why})' if why else ''}"
+
+
+class LineWriter:
+    """Writes lines to ``descriptor``, in their order, from a thread that starts with the first one.
+
+    ``room``: bytes that may wait. ``notice`` makes the line that tells how many were dropped, and why (an error of the
+    system, or ""). Usable from any thread; a child that is forked begins with an empty queue and a thread of its own.
+    """
+
+    def __init__(self, descriptor: int, room: int = ROOM) -> None:
+        self.notice: Callable[[int, str], str] = _notice
+        #: Lines dropped since the beginning.
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._room = room
+        self._begin()
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _begin_anew(this))
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._lines: deque[bytes] = deque()
+        self._waiting = 0
+        self._untold = 0
+        self._why = ""
+        self._thread: threading.Thread | None = None
+
+    def put(self, line: str) -> None:
+        """Write ``line`` (without its end) some time soon, or drop it. Never waits, never raises."""
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        with self._changed:
+            if self._waiting + len(data) > self._room:
+                self._drop("")
+                return
+            self._lines.append(data)
+            self._waiting += len(data)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="lines", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:  # no thread can be had now; the next line tries again
+                    self._thread = None
+            self._changed.notify_all()
+
+    def drain(self, seconds: float = FAREWELL) -> bool:
+        """Wait until everything was written, ``seconds`` at most; False when it was not."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, seconds)
+
+    def _drop(self, why: str) -> None:
+        self.dropped += 1
+        self._untold += 1
+        self._why = why
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                data = self._lines.popleft()
+            why = _write(self._descriptor, data)
+            with self._changed:
+                told = 0
+                if why is not None:
+                    self._drop(why)
+                elif self._untold:
+                    told, because = self._untold, self._why
+            if told:
+                failed = _write(self._descriptor, (self.notice(told, because) + "\n").encode("utf-8", "replace"))
+                with self._changed:
+                    self._untold -= told if failed is None else 0
+            with self._changed:
+                # Counted until it was written, so that drain() waits for it.
+                self._waiting -= len(data)
+                self._changed.notify_all()
+
+
+def _begin_anew(reference: weakref.ref[LineWriter]) -> None:
+    """In a child: the thread stayed in the parent, and so did the lines; a lock may have been held at the fork."""
+    writer = reference()
+    if writer is not None:
+        writer._begin()
+
+
+def _write(descriptor: int, data: bytes) -> str | None:
+    """Write all of ``data``, however long that takes; returns the system's reason when it cannot be."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            # Another process that shares the open file has made it non-blocking.
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+class LineStream(io.TextIOBase):
+    """A text stream in front of a writer: for ``sys.stderr``, so that no print and no traceback ever waits."""
+
+    def __init__(self, writer: LineWriter, descriptor: int) -> None:
+        self._writer = writer
+        self._descriptor = descriptor
+        self._rest = ""
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor behind it, for children that inherit it."""
+        return self._descriptor
+
+    def write(self, text: str) -> int:
+        """Put every whole line."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._writer.put(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits here but the beginning of a line."""
+
+
+#: The one for standard error of this process.
+standard_error = LineWriter(2)
+
+
+def take_standard_error() -> None:
+    """From now on ``sys.stderr`` never makes this process wait."""
+    if not isinstance(sys.stderr, LineStream):
+        sys.stderr = LineStream(standard_error, 2)

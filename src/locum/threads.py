@@ -1,0 +1,190 @@
+"""Where waiting is allowed: threads for calls that the kernel may keep for as long as it likes.
+
+Rules of this file: the loops that keep the hold hand a call over and go on. The number of threads is bounded, and so is
+that of the calls that wait for them. A call that does not come back keeps its thread, for ever if need be
+(uninterruptible sleep cannot be ended); it keeps neither the caller beyond the caller's own limit nor the process from
+ending: these threads are daemons and are never joined.
+
+A worker with one thread carries out its calls in the order in which they were handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from locum.errors import LocumError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Calls that wait for a thread, at most, unless a worker says otherwise.
+ROOM = 256
+
+
+class NoAnswer(LocumError):
+    """A call has not ended within its limit, or cannot begin because earlier ones have not. Its effect is unknown."""
+
+
+class Busy(NamedTuple):
+    """A call under way: ``what`` it does, and for how many ``seconds`` it has."""
+
+    what: str
+    seconds: float
+
+
+class _Call(NamedTuple):
+    what: str
+    future: Future[Any]
+    work: Callable[[], Any]
+
+
+class Worker:
+    """``threads`` threads called ``name``, started when needed; ``room`` calls may wait for them.
+
+    Threads belong to the network namespace of the thread that makes the first call.
+    """
+
+    def __init__(self, name: str, threads: int = 1, room: int = ROOM) -> None:
+        self.name = name
+        self._most = threads
+        self._room = room
+        self._changed = threading.Condition()
+        self._calls: deque[_Call] = deque()
+        self._running: dict[int, tuple[str, float]] = {}
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
+        _workers.add(self)
+
+    def submit(self, what: str, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Future[T]:
+        """Have ``function`` called with the arguments. Raises NoAnswer when too many calls wait already.
+
+        ``what`` it does is for messages: "reading the script directory".
+        """
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closed or len(self._calls) >= self._room:
+                raise NoAnswer(f"{what}: not begun, {self._in_the_way()}")
+            self._calls.append(_Call(what, future, lambda: function(*arguments, **named)))
+            if self._idle < len(self._calls) and self._threads < self._most:
+                self._begin_thread(what)
+            self._changed.notify()
+        return future
+
+    def _begin_thread(self, what: str) -> None:
+        try:
+            threading.Thread(target=self._work, name=self.name, daemon=True).start()
+            self._threads += 1
+        except RuntimeError as error:
+            if not self._threads:
+                self._calls.pop()
+                raise NoAnswer(f"{what}: not begun: {error}") from None
+
+    async def run(
+        self, what: str, limit: float | None, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        """The result of ``function``, from a thread. Raises NoAnswer when there is none within ``limit`` seconds (None:
+        waits as long as it takes); a call that has not begun by then never will."""
+        future = asyncio.wrap_future(self.submit(what, function, *arguments, **named))
+        try:
+            await asyncio.wait([future], timeout=limit)
+            if not future.done():
+                raise NoAnswer(f"{what}: no answer within {limit:g} s")
+            return future.result()
+        finally:
+            future.cancel()
+
+    def busy(self) -> list[Busy]:
+        """The calls under way, the longest first."""
+        now = time.monotonic()
+        with self._changed:
+            running = [Busy(what, now - since) for what, since in self._running.values()]
+        return sorted(running, key=lambda call: -call.seconds)
+
+    def close(self) -> None:
+        """Take no further calls, forget those that have not begun. Does not wait for those under way. Idempotent."""
+        with self._changed:
+            self._closed = True
+            while self._calls:
+                self._calls.popleft().future.cancel()
+            self._changed.notify_all()
+
+    def _in_the_way(self) -> str:
+        if self._closed:
+            return "the process is ending"
+        oldest = min(self._running.values(), key=lambda call: call[1], default=("", time.monotonic()))
+        return f"{len(self._calls)} calls wait; {oldest[0]} takes {time.monotonic() - oldest[1]:.1f} s already"
+
+    def _work(self) -> None:
+        own = threading.get_ident()
+        while True:
+            with self._changed:
+                self._idle += 1
+                self._changed.wait_for(lambda: self._calls or self._closed)
+                self._idle -= 1
+                if not self._calls:
+                    return
+                call = self._calls.popleft()
+                self._running[own] = (call.what, time.monotonic())
+            _carry_out(call)
+            with self._changed:
+                del self._running[own]
+            del call
+
+
+def _carry_out(call: _Call) -> None:
+    if not call.future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call.work()
+    except BaseException as error:
+        call.future.set_exception(error)
+    else:
+        call.future.set_result(result)
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+# Threads stay in the parent; what they do there is not this process's business.
+os.register_at_fork(after_in_child=_workers.clear)
+
+
+def busy_calls(longer_than: float) -> list[Busy]:
+    """Every call of any worker of this process that has been under way for more than so many seconds, the longest
+    first."""
+    found = [call for worker in list(_workers) for call in worker.busy() if call.seconds > longer_than]
+    return sorted(found, key=lambda call: -call.seconds)
+
+
+class LoopExecutor(ThreadPoolExecutor):
+    """The executor that asyncio uses for name resolution, on a worker: one that is never joined.
+
+    asyncio demands a ThreadPoolExecutor and joins its threads at the end; a resolver that does not answer would keep
+    the process from ending.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(max_workers=1)
+        self._worker = worker
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As Executor.submit; raises NoAnswer when too many calls wait."""
+        return self._worker.submit(getattr(fn, "__name__", str(fn)), fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Never waits."""
+        self._worker.close()
+
+
+def use_bounded_executor(threads: int = 16) -> Executor:
+    """Give the running event loop a default executor whose threads are bounded and never joined."""
+    executor = LoopExecutor(Worker("resolver", threads))
+    asyncio.get_running_loop().set_default_executor(executor)
+    return executor
