@@ -93,13 +93,16 @@ class Worker:
     ) -> T:
         """The result of ``function``, from a thread. Raises NoAnswer when there is none within ``limit`` seconds (None:
         waits as long as it takes); a call that has not begun by then never will."""
-        future = asyncio.wrap_future(self.submit(what, function, *arguments, **named))
+        call = self.submit(what, function, *arguments, **named)
+        future = asyncio.wrap_future(call)
         try:
             await asyncio.wait([future], timeout=limit)
             if not future.done():
                 raise NoAnswer(f"{what}: no answer within {limit:g} s")
             return future.result()
         finally:
+            # At once; the other one would pass it on in the loop's next turn only.
+            call.cancel()
             future.cancel()
 
     def busy(self) -> list[Busy]:
