@@ -9,7 +9,8 @@ for every public address that this node serves, as CTDB does.
 The daemon is asked to record it in the cluster's store. When it cannot, or does not answer within a moment, the
 change goes to the *journal*, a file that :func:`deliver` (``60.nfs`` calls it) hands over later. What is in the
 journal is older than what comes now, so while there is one everything goes there. rpc.statd may have given up root, and
-the journal is handed over by root: the files belong to the owner of their directory.
+the journal is handed over by root: the files belong to the owner of their directory, who may be an attacker
+(:mod:`locum.folder`). What he writes into the journal is checked as the arguments of a call are.
 
 While the lock manager is restarted, or gives up the locks of an address that moves away, it stops to monitor its
 clients. They still need to be told, so ``del-client`` means nothing then: see :func:`keep`.
@@ -18,13 +19,15 @@ clients. They still need to be told, so ``del-client`` means nothing then: see :
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator
 
+from locum import hosts
+from locum.folder import Folder
 from locum.nfs.daemon import NoDaemon, Refused, ask
 
 DEFAULT_STATE = "/var/lib/locum"
@@ -33,11 +36,13 @@ DEFAULT_STATE = "/var/lib/locum"
 PATIENCE = 1.0
 #: Seconds for which a server that was stopped, or gave up an address, may go on to end the monitoring of its clients.
 KEEP = 10.0
-#: Lines handed over at once.
-_BATCH = 500
-#: The longest name of a client, in characters. Longer ones are no names of hosts (RFC 1035, section 2.3.4).
-_LONGEST_NAME = 255
-
+#: Lines handed over at once, bytes in which they are looked for, and how often in one call.
+_BATCH, _PIECE, _ROUNDS = 500, 1 << 18, 100
+#: The longest journal, bytes: some ten thousand changes.
+_LONGEST_JOURNAL = 1 << 22
+#: Seconds for which the lock of the directory is waited for: its owner may keep it for ever.
+_LOCK_PATIENCE = 5.0
+_JOURNAL, _KEEP = "journal", "keep"
 _NAMES = {"add-client": "add", "del-client": "del"}
 
 
@@ -54,15 +59,15 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
     """Carry out one call. Returns what was done: ``recorded``, ``journal``, ``kept``. Raises Wrong and OSError."""
     if len(arguments) < 2 or arguments[0] not in _NAMES:
         raise Wrong("usage: locum statd-callout add-client|del-client CLIENT [SERVER [STATE]]")
-    if not 0 < len(arguments[1]) <= _LONGEST_NAME or not arguments[1].isprintable():
-        raise Wrong(f"{arguments[1][:_LONGEST_NAME]!r} is no name of a client")
     place = directory(state)
-    change = {
-        "do": _NAMES[arguments[0]],
-        "client": arguments[1],
-        "server": arguments[2] if len(arguments) > 2 else "",
-        "at": time.time(),
-    }
+    change = _change(
+        {
+            "do": _NAMES[arguments[0]],
+            "client": arguments[1],
+            "server": arguments[2] if len(arguments) > 2 else "",
+            "at": time.time(),
+        }
+    )
     if change["do"] == "del" and is_kept(place):
         return "kept"
     if not _pending(place):
@@ -74,46 +79,75 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
                 raise Wrong(str(error)) from None
         except NoDaemon:
             pass
-    os.makedirs(place, exist_ok=True)
-    with _locked(place), open(_journal(place), "ab") as file:
-        _give(file.fileno(), place)
-        file.write(json.dumps(change).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with Folder(place, create=0o755) as folder, folder.locked(_LOCK_PATIENCE):
+        folder.append(_JOURNAL, json.dumps(change).encode() + b"\n", _LONGEST_JOURNAL)
     return "journal"
 
 
 def deliver(*, state: str | None = None, path: str | None = None, timeout: float = 5.0) -> int:
-    """Hand the journal over to the daemon; returns how many changes it had. Raises NoDaemon and Refused.
+    """Hand the journal over to the daemon; returns how many changes it had. Raises NoDaemon, Refused and OSError.
 
     A change that the daemon does not understand is left out: it must not keep back those after it.
     """
-    place = directory(state)
     count = 0
-    while _pending(place):
-        # The lock is not held while the daemon is asked: rpc.statd goes on adding lines at the end.
-        with _locked(place), open(_journal(place), "rb") as file:
-            lines = [line for _, line in zip(range(_BATCH), file, strict=False)]
-        changes = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # half a line, of a machine that lost power
-                changes.append(json.loads(line))
-        count += _hand_over(changes, path, timeout)
-        with _locked(place):
-            with open(_journal(place), "rb") as file:
-                file.seek(sum(map(len, lines)))
-                rest = file.read()
-            temporary = _journal(place) + ".new"
-            with open(temporary, "wb") as file:
-                _give(file.fileno(), place)
-                file.write(rest)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, _journal(place))
+    try:
+        folder = Folder(directory(state))
+    except FileNotFoundError:
+        return 0
+    with folder:
+        for _ in range(_ROUNDS):
+            size = folder.size(_JOURNAL)
+            if size == 0:
+                break
+            if size > 2 * _LONGEST_JOURNAL:
+                text = f"the journal has more than {2 * _LONGEST_JOURNAL} bytes, so it is not ours; remove it"
+                raise OSError(errno.EFBIG, text, os.path.join(folder.path, _JOURNAL))
+            # The lock is not held while the daemon is asked: rpc.statd goes on adding lines at the end.
+            with folder.locked(_LOCK_PATIENCE):
+                lines = folder.read(_JOURNAL, _PIECE).splitlines(keepends=True)[:_BATCH]
+            # One line that fills all of the piece is not a change, and the piece may end within a line.
+            if len(lines) > 1 and not lines[-1].endswith(b"\n"):
+                lines.pop()
+            count += _hand_over(_changes(lines), path, timeout)
+            with folder.locked(_LOCK_PATIENCE):
+                rest = folder.read(_JOURNAL, 2 * _LONGEST_JOURNAL, sum(map(len, lines)))
+                folder.replace(_JOURNAL, rest)
     return count
 
 
-def _hand_over(changes: list[object], path: str | None, timeout: float) -> int:
+def _changes(lines: list[bytes]) -> list[dict[str, object]]:
+    changes = []
+    for line in lines:
+        # Half a line, of a machine that lost power; or lines of an attacker, nested deeper than the reader can follow.
+        with contextlib.suppress(ValueError, RecursionError, Wrong):
+            changes.append(_change(json.loads(line)))
+    return changes
+
+
+def _change(found: object) -> dict[str, object]:
+    """The change as the daemon takes it, client and server in their one form. Raises Wrong."""
+    if not isinstance(found, dict):
+        raise Wrong("not a change")
+    do, client, server, at = (found.get(key) for key in ("do", "client", "server", "at"))
+    if do not in _NAMES.values():
+        raise Wrong(f"not a change: {do!r}")
+    try:
+        client = hosts.host(str(client))
+    except ValueError:
+        raise Wrong(f"invalid client name {str(client)[:255]!r}: expected an address or the name of a host") from None
+    try:
+        server = hosts.host(str(server))
+    except ValueError:
+        server = ""  # it only tells which address the client came by, if any
+    if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
+        at = 0.0
+    # A time to come would be newer than every later change.
+    return {"do": do, "client": client, "server": server, "at": min(float(at), time.time())}
+
+
+def _hand_over(changes: list[dict[str, object]], path: str | None, timeout: float) -> int:
+    if not changes:
+        return 0
     try:
         ask({"op": "statd-record", "changes": changes}, path=path, timeout=timeout)
     except Refused as error:
@@ -127,20 +161,21 @@ def _hand_over(changes: list[object], path: str | None, timeout: float) -> int:
 
 
 def keep(seconds: float, *, state: str | None = None) -> None:
-    """For ``seconds`` from now, ``del-client`` changes nothing."""
-    place = directory(state)
-    os.makedirs(place, exist_ok=True)
-    temporary = os.path.join(place, "keep.new")
-    with open(temporary, "w", encoding="ascii") as file:
-        file.write(f"{time.clock_gettime(time.CLOCK_BOOTTIME) + seconds}\n")
-    os.replace(temporary, os.path.join(place, "keep"))
+    """For ``seconds`` from now, ``del-client`` changes nothing. That it cannot be noted is printed and no more: the
+    owner of the directory must not be able to fail an event."""
+    until = f"{time.clock_gettime(time.CLOCK_BOOTTIME) + seconds}\n"
+    try:
+        with Folder(directory(state), create=0o755) as folder:
+            folder.replace(_KEEP, until.encode())
+    except OSError as error:
+        print(f"clients that the lock manager gives up now will not be notified: {error}", flush=True)
 
 
 def is_kept(place: str) -> bool:
     """Whether ``del-client`` changes nothing at present."""
     try:
-        with open(os.path.join(place, "keep"), encoding="ascii") as file:
-            left = float(file.read()) - time.clock_gettime(time.CLOCK_BOOTTIME)
+        with Folder(place) as folder:
+            left = float(folder.read(_KEEP, 64)) - time.clock_gettime(time.CLOCK_BOOTTIME)
     except (OSError, ValueError):
         return False
     return 0 < left < 3600  # more is of another boot
@@ -156,33 +191,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _journal(place: str) -> str:
-    return os.path.join(place, "journal")
-
-
 def _pending(place: str) -> bool:
     try:
-        return os.path.getsize(_journal(place)) > 0
+        with Folder(place) as folder:
+            return folder.size(_JOURNAL) > 0
     except OSError:
         return False
-
-
-@contextlib.contextmanager
-def _locked(place: str) -> Iterator[None]:
-    descriptor = os.open(os.path.join(place, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        _give(descriptor, place)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _give(descriptor: int, place: str) -> None:
-    """Have an open file belong to the owner of its directory, when this process may say so."""
-    owner = os.stat(place)
-    with contextlib.suppress(OSError):
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The files in which rpc.statd keeps whom it monitors (the ``sm`` directory), brought in line with the cluster's list.
 
-Rules of this file: the directory's contents alone. rpc.statd and sm-notify read it when they start; so after a restart
+Rules of this file: the directory's contents alone, through :mod:`locum.folder`, because it belongs to the user as whom
+rpc.statd runs. rpc.statd and sm-notify read it when they start; so after a restart
 of the machine they notify those clients that hold locks through the addresses of this node, and no others. The format
 is that of nfs-utils (``support/nsm/file.c``): one file for each monitored host, named after it, with one line
 ``ADDRESS PROGRAM VERSION PROCEDURE COOKIE MON_NAME MY_NAME``, the first four in hexadecimal, the address in the byte
@@ -9,9 +10,12 @@ order of the network.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
+
+from locum import hosts
+from locum.folder import Folder
 
 #: Loopback, program and version of the lock manager, its procedure 16 (NLM_SM_NOTIFY), and a cookie that nobody uses.
 _LINE = "0100007f 000186b5 00000003 00000010 {cookie} {client} {server}\n"
@@ -26,32 +30,44 @@ def find(configured: object = None) -> str | None:
     return next((path for path in candidates if os.path.isdir(path)), None)
 
 
-def rebuild(directory: str, clients: Mapping[str, str]) -> tuple[int, int]:
-    """Make it agree with ``clients`` (client → the address of ours under which it knows us). Returns how many were
-    added and removed. A file of a client that is listed is left as it is, rpc.statd knows more. Raises OSError.
+class Rebuilt(NamedTuple):
+    """How many files were added and removed, and what could not be: a text for each."""
+
+    added: int
+    removed: int
+    problems: tuple[str, ...] = ()
+
+
+def rebuild(directory: str, clients: Mapping[str, str]) -> Rebuilt:
+    """Make it agree with ``clients`` (client → the address of ours under which it knows us). A file of a client that is
+    listed is left as it is, rpc.statd knows more. Raises OSError when the directory cannot be used at all.
     """
-    owner = os.stat(directory)
-    wanted = {client: server for client, server in clients.items() if _is_name(client)}
-    present = {entry.name for entry in os.scandir(directory) if entry.is_file(follow_symlinks=False)}
-    added = 0
-    for client, server in wanted.items():
-        if client in present:
-            continue
-        temporary = os.path.join(directory, f"{client}.new")
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(_LINE.format(cookie=_COOKIE, client=client, server=server))
-        os.chmod(temporary, 0o600)
-        # rpc.statd gives up root for the owner of the directory.
-        with contextlib.suppress(PermissionError):
-            os.chown(temporary, owner.st_uid, owner.st_gid)
-        os.replace(temporary, os.path.join(directory, client))
-        added += 1
-    strangers = present - set(wanted)
-    for name in strangers:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(directory, name))
-    return added, len(strangers)
+    added = removed = 0
+    problems: list[str] = []
+    with Folder(directory) as folder:
+        wanted = {host: server for client, server in clients.items() if (host := _host(client))}
+        present = {name: _host(name) for name in folder.names()}
+        for client in wanted.keys() - set(present.values()):
+            line = _LINE.format(cookie=_COOKIE, client=client, server=wanted[client])
+            try:
+                folder.replace(client, line.encode("ascii"), sync=False)
+                added += 1
+            except OSError as error:
+                problems.append(str(error))
+        for name, client in present.items():
+            if client in wanted:
+                continue
+            try:
+                folder.remove(name)
+                removed += 1
+            except OSError as error:
+                problems.append(str(error))
+    return Rebuilt(added, removed, tuple(problems))
 
 
-def _is_name(client: str) -> bool:
-    return bool(client) and "/" not in client and not client.startswith(".") and client.isprintable()
+def _host(client: str) -> str:
+    """The one form of a client's name; empty when it is none, and so no name of a file here either."""
+    try:
+        return hosts.host(client)
+    except ValueError:
+        return ""

@@ -17,18 +17,20 @@ import os
 import re
 from collections.abc import Collection, Iterator
 
+from locum import hosts
+from locum.folder import Folder
+
 _CURRENT, _OLD = "v4recov", "v4old"
 _LINK = "old"
+#: Directories in each other that a record is spread over, at most: NAME has up to 1024 bytes (RFC 7530, section 16.33).
+_DEEPEST = 16
 _RECORD = re.compile(r"(?P<address>.*?)-\((?P<length>\d+):(?P<name>.*)\)", re.DOTALL)
 
 
 def prepare(root: str) -> None:
     """Make the directory of a node, so that others can read both kinds of records. Raises OSError."""
-    os.makedirs(os.path.join(root, _LINK), exist_ok=True)
-    try:
-        os.symlink(os.path.join("..", _OLD), os.path.join(root, _LINK, _CURRENT))
-    except FileExistsError:
-        pass
+    with Folder(os.path.join(root, _LINK), create=0o755) as folder:
+        folder.link(os.path.join("..", _OLD), _CURRENT)
 
 
 def arguments(node: str) -> tuple[str, str]:
@@ -48,7 +50,7 @@ def names(root: str, addresses: Collection[str]) -> list[str]:
     return sorted(found)
 
 
-def _records(directory: str, before: str) -> Iterator[str]:
+def _records(directory: str, before: str, depth: int = 0) -> Iterator[str]:
     for entry in os.scandir(directory):
         # Files are handles of delegations that were revoked.
         if not entry.is_dir(follow_symlinks=False):
@@ -56,12 +58,16 @@ def _records(directory: str, before: str) -> Iterator[str]:
         record = before + entry.name
         if record.endswith(")"):
             yield record
-        yield from _records(entry.path, record)
+        if depth < _DEEPEST:
+            yield from _records(entry.path, record, depth + 1)
 
 
 def _plain(address: str) -> str:
-    """An IPv4 address as everybody else writes it."""
-    return address.removeprefix("::ffff:") if "." in address else address
+    """An address as everybody else writes it."""
+    try:
+        return hosts.address(address)
+    except ValueError:
+        return ""
 
 
 def _text(name: str) -> str:

@@ -1,0 +1,78 @@
+"""Addresses and names of hosts in one form each; what comes from outside is brought into it where it comes in.
+
+Rules of this file: text in, text out; no look-ups. Everything that Locum compares, keeps in the store, or uses as part
+of a key, a file's name or a command has been through here: from configuration, command line, other nodes, clients and
+the kernel alike.
+
+An address is what inet_pton(3) reads: four decimal numbers without leading zeros (RFC 6943, section 3.1.1), or an IPv6
+address (RFC 4291, section 2.2) without a zone. What only inet_aton(3) takes for an address (``4711``, ``10.1``,
+``0x7f.1``, ``010.0.0.1``) is none: programs disagree about it. The form is that of inet_ntop(3), so what the kernel
+tells has it already, and an IPv4 address that is mapped into IPv6 is the IPv4 address.
+"""
+
+from __future__ import annotations
+
+import socket
+
+_MAPPED = bytes(10) + b"\xff\xff"
+#: RFC 1035, section 2.3.4, without the root's label.
+_LONGEST_NAME, _LONGEST_LABEL = 253, 63
+#: Underscores are not of RFC 1123, and many a host has one all the same.
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+def address(text: str) -> str:
+    """The one form of an IPv4 or IPv6 address. Raises ValueError."""
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        return of_bytes(socket.inet_pton(family, text))
+    except (OSError, ValueError):
+        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
+
+
+def of_bytes(raw: bytes) -> str:
+    """The address of 4 or 16 bytes in network order."""
+    if len(raw) == 16 and raw[:12] == _MAPPED:
+        raw = raw[12:]
+    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+
+
+def is_address(text: str) -> bool:
+    """Whether :func:`address` reads ``text``."""
+    try:
+        address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def name(text: str) -> str:
+    """The one form of a host's name: small letters, no dot at the end, and other scripts' letters as IDNA has them
+    (RFC 3490). Raises ValueError."""
+    plain = text.lower()
+    if not text.isascii() and len(text) <= _LONGEST_NAME:
+        try:
+            plain = text.encode("idna").decode("ascii").lower()
+        except UnicodeError:
+            raise ValueError(f"{text!r} is not the name of a host") from None
+    plain = plain.removesuffix(".")
+    labels = plain.split(".")
+    if len(plain) > _LONGEST_NAME or not all(
+        0 < len(label) <= _LONGEST_LABEL and label[0] != "-" and _LETTERS.issuperset(label) for label in labels
+    ):
+        raise ValueError(f"{text!r} is not the name of a host")
+    return plain
+
+
+def host(text: str) -> str:
+    """The one form of an address or a name. Raises ValueError."""
+    return address(text) if ":" in text or is_address(text) else name(text)
+
+
+def is_number(text: str) -> bool:
+    """Whether resolvers take a name for an address that it is not (inet_aton(3)): ``4711``, ``10.1``, ``0x7f.1``."""
+    try:
+        socket.inet_aton(text)
+    except (OSError, ValueError):
+        return False
+    return not is_address(text)
