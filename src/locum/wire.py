@@ -153,7 +153,7 @@ class Listener:
             return
         self._closed = True
         self.sock.close()
-        with _locked_directory(self.path):
+        with _locked(self.path):
             if _identity(self.path) == self._identity:
                 os.unlink(self.path)
 
@@ -167,22 +167,33 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _locked_directory(path: str) -> Iterator[str]:
-    """Hold the lock of ``path``'s directory: two processes that find the same stale file must not remove each
-    other's new one. Errors of the block become errors that name ``path``.
+def _locked(path: str) -> Iterator[None]:
+    """Hold the lock that goes with the socket ``path``: two processes that find the same stale file must not remove
+    each other's new one. Errors of the block become errors that name ``path``.
+
+    The lock is a file that only its owner can open. A lock on the directory could be taken, and kept, by every user
+    that may read the directory.
     """
     directory = os.path.dirname(path) or "."
     try:
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError:
         raise UsageError(f"cannot use socket {path}: the directory {directory} does not exist") from None
     except NotADirectoryError:
         raise UsageError(f"cannot use socket {path}: {directory} is not a directory") from None
     except PermissionError:
-        raise PermissionRequired(f"cannot use socket {path}: no permission to enter {directory}") from None
+        raise PermissionRequired(
+            f"cannot create socket {path}: no permission to open {path}.lock (as uid {os.geteuid()}); "
+            f"run as a user that may write {directory}"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"cannot create socket {path}: {path}.lock: {error.strerror or error}") from error
     try:
+        status = os.fstat(lock)
+        if status.st_uid not in (0, os.geteuid()) or not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"cannot create socket {path}: {path}.lock is not ours; remove it")
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield directory
+        yield
     except PermissionError as error:
         raise PermissionRequired(
             f"cannot create socket {path}: {error.strerror} (as uid {os.geteuid()}); "
@@ -202,7 +213,7 @@ def listen(path: str, *, group: int | None = None, backlog: int = 128) -> Listen
     process may not create it.
     """
     check_path(path)
-    with _locked_directory(path):
+    with _locked(path):
         _remove_stale(path)
         return Listener(_bind(path, group, backlog), path)
 

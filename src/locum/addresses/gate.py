@@ -47,7 +47,13 @@ SHORTEST_HOLD = 0.05
 _SLOT_KEYS = {
     NFPROTO_INET: (bytes([NFPROTO_IPV4]), bytes([NFPROTO_IPV6])),
     NFPROTO_ARP: (b"\x08\x00",),  # ptype: IPv4
-    NFPROTO_NETDEV: (b"\x08\x00", b"\x86\xdd", b"\x08\x06"),  # IPv4, IPv6, ARP
+    # IPv4, IPv6, ARP, and frames with a tag before any of them
+    NFPROTO_NETDEV: (
+        b"\x08\x00",
+        b"\x86\xdd",
+        b"\x08\x06",
+        *(kind.to_bytes(2, "big") for kind in gate_rules.TAG_TYPES),
+    ),
 }
 
 _FAMILY_NAMES = {NFPROTO_INET: "inet", NFPROTO_ARP: "arp", NFPROTO_NETDEV: "netdev"}
@@ -56,7 +62,7 @@ _FAMILY_NAMES = {NFPROTO_INET: "inet", NFPROTO_ARP: "arp", NFPROTO_NETDEV: "netd
 _ADDRESSES_PER_BATCH = 500
 
 #: The sets that hold an address: (table family, suffix), per address family.
-_SETS4 = ((NFPROTO_INET, "4"), (NFPROTO_ARP, "4"), (NFPROTO_NETDEV, "4"))
+_SETS4 = ((NFPROTO_INET, "4"), (NFPROTO_ARP, "4"), (NFPROTO_NETDEV, "4"), (NFPROTO_NETDEV, "4_bytes"))
 _SETS6 = (
     (NFPROTO_INET, "6"),
     (NFPROTO_INET, "6_target"),

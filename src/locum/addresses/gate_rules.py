@@ -32,6 +32,12 @@ _SETS6 = """\
 	set held6_target {{ typeof @th,64,128; }}
 """
 
+_SETS4_BYTES = """\
+	# And as plain bytes of a frame.
+	set public4_bytes {{ typeof @ll,240,32;{bytes4} }}
+	set held4_bytes {{ typeof @ll,240,32; }}
+"""
+
 _SLOT_SETS = """\
 	set slot_{n} {{ type {kind}; flags timeout; }}
 	set until_{n} {{ typeof meta time; flags interval; }}
@@ -137,28 +143,66 @@ table netdev locum {{
 		arp saddr ip @held4 goto gate
 		counter name "refused" drop
 	}}
+	chain from4 {{
+		ip saddr @held4 goto gate
+		counter name "refused" drop
+	}}
+	chain from6 {{
+		ip6 saddr @held6 goto gate
+		counter name "refused" drop
+	}}
 	chain advertise6 {{
 		@th,64,128 @held6_target goto gate
 		counter name "refused" drop
 	}}
-	# IP is judged in table inet. Here only what a process of this machine sent (it has an owner): a packet socket
-	# goes past table inet, while packets that are passed on have been judged there.
-	chain from4 {{
-		ip saddr @held4 goto gate
-		meta skuid != 4294967295 counter name "refused" drop
-	}}
-	chain from6 {{
-		ip6 saddr @held6 goto gate
-		meta skuid != 4294967295 counter name "refused" drop
-	}}
-	chain judge {{
+{frames}	chain sent {{
 		arp saddr ip @public4 jump arp4
 		ip saddr @public4 jump from4
 		ip6 saddr @public6 jump from6
 		icmpv6 type nd-neighbor-advert @th,64,128 @public6_target jump advertise6
+		# Once more by the bytes that neighbours will read: behind VLAN tags (one of VLAN 0 is only a priority), and
+		# whatever protocol the sender told the kernel.
+		jump frame0
+	}}
+	# Only what a socket of this network namespace sent (a rule about the owner matches nothing that has none): a packet
+	# socket goes past the tables inet and arp. What the kernel itself says and what it passes on has been judged there.
+	# What other stacks send through the same device (macvlan, ipvlan, containers, virtual machines) is theirs.
+	chain judge {{
+		meta skuid != 4294967295 jump sent
 	}}
 {chains}}}
 """
+
+# A frame with {depth} tags; one tag more moves all that follows by its four bytes. Offsets are in bits of the frame.
+_FRAME = """\
+	chain frame{depth}_arp {{
+		@ll,{arp_source},32 @held4_bytes goto gate
+		counter name "refused" drop
+	}}
+	chain frame{depth}_from4 {{
+		@ll,{source4},32 @held4_bytes goto gate
+		counter name "refused" drop
+	}}
+	chain frame{depth}_from6 {{
+		@ll,{source6},128 @held6_target goto gate
+		counter name "refused" drop
+	}}
+	chain frame{depth}_nd6 {{
+		@ll,{target6},128 @held6_target goto gate
+		counter name "refused" drop
+	}}
+	chain frame{depth} {{
+		@ll,{kind},16 0x0806 @ll,{arp_source},32 @public4_bytes jump frame{depth}_arp
+		@ll,{kind},16 0x0800 @ll,{source4},32 @public4_bytes jump frame{depth}_from4
+		@ll,{kind},16 0x86dd @ll,{source6},128 @public6_target jump frame{depth}_from6
+		@ll,{kind},16 0x86dd @ll,{next6},8 58 @ll,{type6},8 136 @ll,{target6},128 @public6_target jump frame{depth}_nd6
+{deeper}	}}
+"""
+
+#: EtherTypes of tags that Linux knows (``eth_type_vlan``): 802.1Q and 802.1ad.
+TAG_TYPES = (0x8100, 0x88A8)
+#: Tags in a frame that the rules look behind: one, and two as of 802.1ad ("QinQ").
+TAG_DEPTH = 2
 
 _EGRESS = """\
 	chain {name} {{
@@ -198,9 +242,45 @@ def _gate(key: str) -> str:
     return _GATE.format(rules="".join(_SLOT_RULE.format(n=n, key=key) for n in range(SLOTS)))
 
 
+def _tag_types() -> str:
+    return ", ".join(f"0x{kind:04x}" for kind in TAG_TYPES)
+
+
+def _frame(depth: int) -> str:
+    """The chains for frames with ``depth`` tags."""
+    shift = 32 * depth
+    kind = 96 + shift
+    deeper = f"\t\t@ll,{kind},16 {{ {_tag_types()} }} jump frame{depth + 1}\n" if depth < TAG_DEPTH else ""
+    return _FRAME.format(
+        depth=depth,
+        deeper=deeper,
+        kind=kind,
+        arp_source=(14 + 14) * 8 + shift,
+        source4=(14 + 12) * 8 + shift,
+        source6=(14 + 8) * 8 + shift,
+        next6=(14 + 6) * 8 + shift,
+        type6=(14 + 40) * 8 + shift,
+        target6=(14 + 48) * 8 + shift,
+    )
+
+
 def identity() -> str:
     """What marks the tables of this version of the rules; it is their comment."""
-    text = "".join((_SETS, _SETS6, _SLOT_SETS, _SLOT_RULE, _GATE, _INET, _ARP, _NETDEV, _EGRESS, str(SLOTS)))
+    parts = (
+        _SETS,
+        _SETS6,
+        _SETS4_BYTES,
+        _SLOT_SETS,
+        _SLOT_RULE,
+        _GATE,
+        _INET,
+        _ARP,
+        _NETDEV,
+        _FRAME,
+        _EGRESS,
+        str(SLOTS),
+    )
+    text = "".join((*parts, _tag_types(), str(TAG_DEPTH)))
     return f"Locum: who may speak for public addresses. Rules {zlib.crc32(text.encode()):08x}"
 
 
@@ -223,11 +303,14 @@ def ruleset(public4: Sequence[str], public6: Sequence[str], interfaces: Sequence
 
 def egress_ruleset(public4: Sequence[str], public6: Sequence[str], devices: Sequence[tuple[int, str]]) -> str:
     """Table ``netdev``, in place of one that is there, on interfaces that exist: (index, name)."""
-    sets = _SETS.format(public4=_elements(public4)) + _sets6(public6)
+    bytes4 = (f"0x{socket.inet_aton(address).hex()}" for address in public4)
+    sets = _SETS.format(public4=_elements(public4)) + _sets6(public6) + _SETS4_BYTES.format(bytes4=_elements(bytes4))
     netdev = _NETDEV.format(
         comment=identity(),
         sets=sets + _slots("ether_type"),
         gate=_gate("meta protocol"),
+        # The deepest first: a jump needs its target.
+        frames="".join(_frame(depth) for depth in range(TAG_DEPTH, -1, -1)),
         chains="".join(_EGRESS.format(name=egress_chain(number), interface=name) for number, name in devices),
     )
     return replace("netdev") + netdev

@@ -6,10 +6,8 @@ every public address is removed from every interface and the kernel's gate start
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 
@@ -22,11 +20,12 @@ from locum.config.environment import check_environment, environment_warnings
 from locum.config.load import load
 from locum.config.model import Settings
 from locum.connections.destroy import destroy
-from locum.errors import ConfigError, LocumError, ScriptDirectoryError, UsageError
+from locum.errors import ConfigError, LocumError, ScriptDirectoryError
 from locum.events.directory import ScriptDirectory
 from locum.guard.children import AGENT_NAME, Child, Process, forked, program
 from locum.guard.gatekeeper import GuardGate, judged_before
 from locum.guard.kernel import die_with_parent, name_process
+from locum.guard.locks import lock, lock_network
 from locum.guard.page import Page
 from locum.guard.silence import Silencer
 from locum.guard.watch import Watch
@@ -35,9 +34,6 @@ from locum.threads import NoAnswer, Worker
 
 #: Seconds that a new agent waits for a reload that is being read.
 REREAD_PATIENCE = 0.5
-
-#: How long the remains of a guard that was killed may take to go, and how often they are looked for, in seconds.
-REMAINS_LIMIT, REMAINS_PAUSE = 5.0, 0.02
 
 
 def check(settings: Settings) -> None:
@@ -50,90 +46,6 @@ def check(settings: Settings) -> None:
         problems += error.problems
     if problems:
         raise ConfigError(settings.source, problems)
-
-
-def lock(runtime: str) -> int:
-    """Take the runtime directory's lock, for as long as the process lives. Raises UsageError when it is taken."""
-    handle = os.open(os.path.join(runtime, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def owner() -> int | None:
-        words = os.pread(handle, 32, 0).split()
-        return int(words[0]) if words and words[0].isdigit() else None
-
-    if not _take(handle, owner):
-        taken_by = owner() or "unknown"
-        os.close(handle)
-        raise UsageError(
-            f"another Locum daemon (pid {taken_by}) runs with the runtime directory {runtime}: "
-            "stop it, or set another paths.runtime"
-        )
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-    return handle
-
-
-def _take(handle: int, owner: Callable[[], int | None]) -> bool:
-    """Lock the open file ``handle``; False when another process has the lock.
-
-    A guard that was killed is gone before its agent is, which has the lock as well: that is waited for.
-    """
-    deadline = time.monotonic() + REMAINS_LIMIT
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = owner()
-            if pid is None or not _has_ended(pid) or time.monotonic() > deadline:
-                return False
-            time.sleep(REMAINS_PAUSE)
-        else:
-            return True
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether the process has ended; its parent may not have asked for its status yet."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    # The name, in parentheses, may hold blanks and parentheses itself.
-    return text[text.rindex(b")") + 2 :].startswith((b"Z", b"X"))
-
-
-def lock_network() -> int:
-    """Be the only guard in this network namespace, for as long as the process lives: it has one gate, which two daemons
-    would take from each other. Raises UsageError when there is another."""
-    handle = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    if not _take(handle, lambda: _lock_owner(os.fstat(handle).st_ino)):
-        owner = _lock_owner(os.fstat(handle).st_ino)
-        if owner is not None and _is_of_another_user(owner):
-            # Anybody can take this lock, and must not keep a daemon from its work by that.
-            return handle
-        os.close(handle)
-        raise UsageError(
-            f"another Locum daemon (pid {owner or 'unknown'}) runs in this network namespace, where only one can keep "
-            "public addresses in check: stop it, or run each node in a network namespace of its own"
-        )
-    return handle
-
-
-def _lock_owner(inode: int) -> int | None:
-    """Who has a lock on the file with that inode, as far as one may know (proc(5), /proc/locks)."""
-    with open("/proc/locks", encoding="ascii") as file:
-        for line in file:
-            words = line.split()
-            if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
-                return int(words[4])
-    return None
-
-
-def _is_of_another_user(pid: int) -> bool:
-    try:
-        return os.stat(f"/proc/{pid}").st_uid != os.geteuid()
-    except FileNotFoundError:
-        # It has ended, and what it has forked goes on for a moment.
-        return False
 
 
 def left_behind(settings: Settings, notes: HeldNotes) -> list[str]:
@@ -180,7 +92,8 @@ def run(config_path: str, agent: Callable[[Settings], int], preload: Callable[[S
     for directory in (paths.runtime, paths.state):
         os.makedirs(directory, mode=0o755, exist_ok=True)
     lock(paths.runtime)
-    lock_network()
+    # Kept open by this process and those that it forks, until all of them have ended.
+    _only_one = lock_network()
     name_process("locum-guard")
     take_standard_error()
     log = Log(settings.node.name, settings.log.level, settings.log.format)

@@ -24,6 +24,7 @@ NLM_F_REQUEST = 0x01
 NLM_F_ACK = 0x04
 NLM_F_DUMP_INTR = 0x10
 NLM_F_REPLACE = 0x100
+NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLM_F_DUMP = 0x300
 #: In an acknowledgement: the request is not echoed in full / attributes follow (``NETLINK_EXT_ACK``).

@@ -35,7 +35,8 @@ _GETOBJ = 19
 #: The type of the message that the kernel sends to the group after every transaction.
 NEWGEN_TYPE = (_SUBSYSTEM << 8) | 15
 
-_TABLE_NAME, _TABLE_USERDATA = 1, 6
+_TABLE_NAME, _TABLE_FLAGS, _TABLE_USERDATA, _TABLE_OWNER = 1, 2, 6, 7
+_FLAG_OWNER = 2
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
@@ -124,6 +125,16 @@ class Batch:
             self.requests.append(Request((_SUBSYSTEM << 8) | kind, 0, payload))
         return self
 
+    def own_table(self, family: int, table: str) -> Batch:
+        """Create a table that belongs to the socket (``NFT_TABLE_F_OWNER``, since Linux 5.12): no other can change or
+        flush it, and it goes with the socket. A table of that name that is there is an error: EEXIST, or EPERM when it
+        has another owner."""
+        payload = _NFGENMSG.pack(family, 0, 0) + core.string(_TABLE_NAME, table)
+        payload += core.attribute(_TABLE_FLAGS, _BE32.pack(_FLAG_OWNER))
+        flags = core.NLM_F_CREATE | core.NLM_F_EXCL
+        self.requests.append(Request((_SUBSYSTEM << 8) | _NEWTABLE, flags, payload))
+        return self
+
     def _change(self, kind: int, family: int, table: str, name: str, elements: Sequence[bytes]) -> Batch:
         flags = core.NLM_F_CREATE if kind == _NEWSETELEM else 0
         head = _NFGENMSG.pack(family, 0, 0) + core.string(_LIST_TABLE, table) + core.string(_LIST_SET, name)
@@ -190,6 +201,20 @@ class NftSocket:
 
     def table_comment(self, family: int, table: str) -> str | None:
         """The comment of a table, "" when it has none; None when there is no such table."""
+        attributes = self._table(family, table)
+        if attributes is None:
+            return None
+        data = attributes.get(_TABLE_USERDATA, b"")
+        # libnftnl's own encoding: type (0 is the comment), length, text with its zero.
+        return core.text(data[2 : 2 + data[1]]) if len(data) >= 2 and data[0] == 0 else ""
+
+    def table_owner(self, family: int, table: str) -> int | None:
+        """The netlink port that owns a table, usually the number of a process; None when there is no such table, or
+        it has no owner."""
+        owner = (self._table(family, table) or {}).get(_TABLE_OWNER)
+        return None if owner is None else int(_BE32.unpack(owner)[0])
+
+    def _table(self, family: int, table: str) -> dict[int, bytes] | None:
         payload = _NFGENMSG.pack(family, 0, 0) + core.string(_TABLE_NAME, table)
         try:
             answer = self._netlink.get((_SUBSYSTEM << 8) | _GETTABLE, payload, f"cannot read nftables table {table!r}")
@@ -197,9 +222,7 @@ class NftSocket:
             if problem.errno in (errno.ENOENT, errno.EAFNOSUPPORT):
                 return None
             raise
-        data = core.parse(answer.payload, _NFGENMSG.size).get(_TABLE_USERDATA, b"")
-        # libnftnl's own encoding: type (0 is the comment), length, text with its zero.
-        return core.text(data[2 : 2 + data[1]]) if len(data) >= 2 and data[0] == 0 else ""
+        return core.parse(answer.payload, _NFGENMSG.size)
 
     def chains(self, family: int, table: str) -> list[Chain]:
         """The chains of a table, in the kernel's order."""

@@ -52,7 +52,9 @@ def test_every_judging_chain_ends_in_the_gate_or_a_drop() -> None:
         assert f"@{held} accept" not in text
         assert f"@{public} accept" not in text
     assert "policy drop" not in text, "what is not about public addresses is not ours to judge"
-    for chain in re.findall(r"chain (?:from4|from6|to4|to6|arp4|advertise6) \{(.*?)\n\t\}", text, re.S):
+    for chain in re.findall(
+        r"chain (?:(?:frame\d_)?(?:from4|from6|to4|to6|arp4?|advertise6|nd6)) \{(.*?)\n\t\}", text, re.S
+    ):
         rules = [line.strip() for line in chain.splitlines() if line.strip()]
         assert "goto gate" in rules[0]
         assert rules[-1].endswith('counter name "refused" drop') or rules[-1] == "goto bridged"

@@ -15,7 +15,7 @@ from locum.clock import boottime
 from locum.errors import UsageError
 from locum.guard.children import FREE_STARTS, LONGEST_PAUSE, Child, forked
 from locum.guard.kernel import BootTimer
-from locum.guard.main import lock
+from locum.guard.locks import lock
 from locum.guard.page import Page
 from locum.guard.watch import Watch
 

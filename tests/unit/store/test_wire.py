@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -108,6 +109,31 @@ def test_in_use_by_a_stopped_process(tmp_path: Path) -> None:
     wire.listen(path).close()
 
 
+def test_a_reader_of_the_directory_cannot_keep_a_socket_from_being_made(tmp_path: Path) -> None:
+    """Every user may lock a directory or a file that it can open for reading: the lock is in a file of our own."""
+    path = str(tmp_path / "s")
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    listener = wire.listen(path)
+    assert stat.S_IMODE(os.stat(f"{path}.lock").st_mode) == 0o600
+    listener.close()
+    os.close(handle)
+
+
+def test_a_lock_file_that_another_laid_there_is_not_followed(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    (tmp_path / "precious").write_text("x")
+    os.symlink(tmp_path / "precious", f"{path}.lock")
+    with pytest.raises(UsageError, match=r"s\.lock"):
+        wire.listen(path)
+    os.unlink(f"{path}.lock")
+    if os.geteuid() == 0:
+        os.close(os.open(f"{path}.lock", os.O_CREAT | os.O_WRONLY, 0o666))
+        os.chown(f"{path}.lock", 65534, 65534)
+        with pytest.raises(UsageError, match="not ours; remove it"):
+            wire.listen(path)
+
+
 def test_impossible_socket_paths(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"too long: \d+ bytes, at most 107"):
         wire.listen("/" + "x" * 107)
@@ -179,4 +205,4 @@ async def test_server_answers_blocking_clients(tmp_path: Path) -> None:
     await server.close()
     with pytest.raises(UsageError, match="nothing listens"):
         wire.FrameSocket.connect(path)
-    assert not list(tmp_path.iterdir())  # noqa: ASYNC240
+    assert [file.name for file in tmp_path.iterdir()] == ["s.lock"]  # noqa: ASYNC240
