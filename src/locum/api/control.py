@@ -18,7 +18,7 @@ from locum import wire
 from locum.agent.driver import Driver
 from locum.api import answers, report
 from locum.api.admin_ops import AdminOperations
-from locum.api.model import DaemonState, GateReport, StatusReport
+from locum.api.model import DaemonState, GateReport, ScriptsReport, StatusReport
 from locum.api.reload import Reloader
 from locum.clock import boottime
 from locum.config.model import PathSettings
@@ -135,7 +135,15 @@ class ControlServer:
         present = self._report()
         if present.daemon is None:
             return present
-        return msgspec.structs.replace(present, daemon=msgspec.structs.replace(present.daemon, gate=self._gate()))
+        daemon = msgspec.structs.replace(present.daemon, gate=self._gate(), scripts=self._scripts())
+        return msgspec.structs.replace(present, daemon=daemon)
+
+    def _scripts(self) -> ScriptsReport:
+        in_use = self._engine.in_use
+        enabled = sum(script.enabled for script in in_use.scripts)
+        ignored = tuple(str(problem) for problem in in_use.problems if problem.ignored)
+        directory = self._reloader.settings.paths.events
+        return ScriptsReport(directory, enabled, ignored, self._engine.directory_problem)
 
     async def _tunables(self, message: Message) -> object:
         node = self._driver.node
@@ -150,7 +158,7 @@ class ControlServer:
         return {"message": "leaving the cluster"}
 
     async def _event_list(self, message: Message) -> object:
-        return {"directory": self._reloader.settings.paths.events, "scripts": self._engine.listing().scripts}
+        return {"directory": self._reloader.settings.paths.events, "scripts": self._engine.in_use.scripts}
 
     async def _event_status(self, message: Message) -> object:
         return self._engine.status()

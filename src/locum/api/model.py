@@ -90,12 +90,26 @@ class GateReport(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+class ScriptsReport(msgspec.Struct, frozen=True):
+    """The answering node's event scripts, as they were at the last look.
+
+    ``in_use`` counts the enabled ones. ``ignored``: files of the directory that never run, each with the reason.
+    ``problem``: what is wrong with the directory and what runs meanwhile, or "".
+    """
+
+    directory: str
+    in_use: int = 0
+    ignored: tuple[str, ...] = ()
+    problem: str = ""
+
+
 class DaemonState(msgspec.Struct, frozen=True):
     """What the answering daemon knows of itself beside its view of the cluster.
 
     ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for nothing. ``store`` is the store's
     location, ``store_problem`` is empty while it answers. ``stage``: joining, member, lost or left. ``activity``: the
-    event that runs, if any. ``gate`` is None where nftables cannot enforce holds, and in the lines of a watch.
+    event that runs, if any. ``gate`` is None where nftables cannot enforce holds, and in the lines of a watch;
+    ``scripts`` is None there too.
     """
 
     hold_left: float = 0.0
@@ -105,6 +119,7 @@ class DaemonState(msgspec.Struct, frozen=True):
     stage: str = ""
     activity: str | None = None
     gate: GateReport | None = None
+    scripts: ScriptsReport | None = None
 
 
 class StatusReport(msgspec.Struct, frozen=True):

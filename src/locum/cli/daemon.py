@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from locum.cli import output
@@ -61,6 +63,7 @@ def check_config(config_path: str) -> None:
     from locum.guard.main import check  # noqa: PLC0415
 
     settings = load(config_path)
-    check(settings)
+    for warning in check(settings):
+        print(f"locum: warning: {output.clean(warning)}", file=sys.stderr)
     addresses = output.count(len(settings.addresses), "public address", "public addresses")
     output.emit([f"{config_path}: good: node {settings.node.name}, {addresses}, store {settings.cluster.store}"])

@@ -79,10 +79,22 @@ def list_scripts(directory: str | None, socket_path: str, as_json: bool) -> None
 @dir_option
 @socket_option
 def check(directory: str | None, socket_path: str) -> None:
-    """Name everything that is wrong with the script directory; exit status 2 when something is."""
-    found = ScriptDirectory(_directory(directory, socket_path)).check()
+    """Name everything that is wrong with the script directory; exit status 2 when something is.
+
+    Files that never run (copies that editors and package managers leave, other names, scripts that are not executable)
+    are listed as well, and are nothing wrong.
+    """
+    found = ScriptDirectory(_directory(directory, socket_path)).scan()
+    ignored = [problem for problem in found.problems if problem.ignored]
+    for problem in ignored:
+        click.echo(output.clean(str(problem)))
+    flaws = [str(problem) for problem in found.problems if not problem.ignored]
+    if flaws:
+        raise ScriptDirectoryError(found.directory, flaws)
     enabled = sum(script.enabled for script in found.scripts)
-    click.echo(f"{found.directory}: {output.count(len(found.scripts), 'script')}, {enabled} enabled, no problem")
+    never = f", {output.count(len(ignored), 'file')} that never run" if ignored else ""
+    count = output.count(len(found.scripts), "script")
+    click.echo(f"{found.directory}: {count}, {enabled} enabled{never}, no problem")
 
 
 @event.command("enable")
@@ -302,10 +314,11 @@ def _switch(name: str, enabled: bool, directory: str) -> None:
 
 
 def _complain(listing: Listing) -> None:
-    """Say what is wrong. What stops events is an error, also for a command that only lists."""
+    """Say what is wrong. What keeps a daemon from starting is an error, also for a command that only lists."""
     faults = [str(problem) for problem in listing.faults]
+    listed = {os.path.basename(script.path) for script in listing.scripts}
     for problem in listing.problems:
-        if not problem.fault:
+        if not problem.fault and not (problem.ignored and problem.place in listed):
             print(f"locum: {problem}", file=sys.stderr)
     if faults:
         raise ScriptDirectoryError(listing.directory, faults)

@@ -56,6 +56,7 @@ def render(report: StatusReport, on: Screen, wall: float) -> list[str]:
             ("State", _progress(report)),
             ("Store", _store(report.daemon)),
             ("Gate", _gate(report.daemon)),
+            ("Scripts", _scripts(report.daemon)),
         ],
         on,
     )
@@ -115,6 +116,17 @@ def _gate(daemon: DaemonState | None) -> Content:
     if gate.egress_missing:
         return Cell(f"{words}; packet sockets go past it on {', '.join(gate.egress_missing)}", "yellow")
     return words if gate.open_for > 0 else Cell(words, "yellow")
+
+
+def _scripts(daemon: DaemonState | None) -> Content:
+    scripts = daemon.scripts if daemon is not None else None
+    if scripts is None:
+        return ""
+    words = f"{scripts.in_use} in use from {scripts.directory}"
+    if scripts.ignored:
+        others = f" and {len(scripts.ignored) - NAMED} others" if len(scripts.ignored) > NAMED else ""
+        words += f"; never run: {'; '.join(scripts.ignored[:NAMED])}{others}"
+    return Cell(f"{words}; {scripts.problem}", "red") if scripts.problem else words
 
 
 def node_table(nodes: tuple[NodeReport, ...], on: Screen, wall: float) -> list[str]:

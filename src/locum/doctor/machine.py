@@ -37,13 +37,13 @@ def scripts(settings: Settings) -> Iterator[Finding]:
     """The event script directory."""
     from locum.events.directory import ScriptDirectory  # noqa: PLC0415
 
-    try:
-        listing = ScriptDirectory(settings.paths.events).check()
-    except LocumError as error:
-        yield Finding("scripts", "problem", str(error))
-        return
+    listing = ScriptDirectory(settings.paths.events).scan()
     for fault in listing.faults:
-        yield Finding("scripts", "problem", str(fault), "the daemon does not start with it")
+        remedy = "a daemon does not start with it; one that runs goes on with the scripts as they were"
+        yield Finding("scripts", "problem", str(fault), remedy)
+    for remark in listing.remarks:
+        if not remark.ignored:
+            yield Finding("scripts", "warning", str(remark))
     enabled = [script.name for script in listing.scripts if script.enabled]
     if not listing.faults:
         yield Finding("scripts", "good", f"{settings.paths.events}: {', '.join(enabled) or 'none enabled'}")

@@ -3,13 +3,15 @@
 Rules of this file: it reads the file system and never runs anything, changes nothing. Names and order follow CTDB
 (``NN.name``, ``ctdb/config/events/README``); what others could write is refused, for scripts run as root.
 
-Two sorts of problem: a *fault* stops every event of the directory (running some scripts and not others could do
-more harm than stopping), a *remark* is named by ``locum event check`` alone. A stray file such as an
-editor's must not move addresses, so a name that is not a script's is a remark.
+Three sorts of problem. A *fault* keeps a daemon from starting; one that runs already goes on with the scripts that it
+had (:mod:`locum.events.script_set`). A *remark* is for the author of a script. A file that is *ignored* is no script,
+and is listed so that its owner can find out why it does not run. Only what is enabled can be at fault: upgrades and
+configuration tools leave other files on all nodes alike, and these must stop nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -21,6 +23,7 @@ import msgspec
 from locum.errors import PermissionRequired, ScriptDirectoryError, UsageError
 from locum.events.analysis import READ_LIMIT, Analysis, Kind, analyse
 from locum.events.environment import search_path
+from locum.events.leftovers import leftover
 
 _NAME = re.compile(r"(?P<number>[0-9]{2})\.[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _SUFFIX = ".script"
@@ -45,11 +48,15 @@ class Script(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a directory: with which file, and what to do. A ``fault`` stops events."""
+    """One thing that is wrong with a directory: with which file, and what to do.
+
+    A ``fault`` keeps a daemon from starting. ``ignored``: nothing is wrong, the file is just no script.
+    """
 
     place: str
     text: str
     fault: bool
+    ignored: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
@@ -64,8 +71,31 @@ class Listing(msgspec.Struct, frozen=True):
 
     @property
     def faults(self) -> tuple[Problem, ...]:
-        """The problems that stop events."""
+        """The problems that keep a daemon from starting."""
         return tuple(problem for problem in self.problems if problem.fault)
+
+    @property
+    def remarks(self) -> tuple[Problem, ...]:
+        """Everything else that is listed, beside faults."""
+        return tuple(problem for problem in self.problems if not problem.fault)
+
+
+#: Device, inode, times of change (ns) and size of a script: another signature is another content.
+Signature = tuple[int, int, int, int, int]
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """A listing, and which of its scripts can be used as they are.
+
+    ``closed``: the directory as a whole is at fault. ``broken``: names of files that are enabled scripts with a fault
+    of their own. ``clashes``: file names of enabled scripts that have one number. ``signatures``: by file name.
+    """
+
+    listing: Listing
+    closed: bool
+    broken: frozenset[str]
+    clashes: tuple[tuple[str, ...], ...]
+    signatures: dict[str, Signature]
 
 
 class ScriptDirectory:
@@ -74,40 +104,44 @@ class ScriptDirectory:
     def __init__(self, path: Path | str) -> None:
         self.path = os.fspath(path)
         self._search_path = search_path()
-        self._analyses: dict[str, tuple[tuple[int, ...], Analysis]] = {}
+        self._analyses: dict[str, tuple[Signature, Analysis]] = {}
 
     def scan(self) -> Listing:
         """Read the directory now. Everything that is wrong is in the listing; nothing is raised."""
+        return self.survey().listing
+
+    def survey(self) -> Survey:
+        """:meth:`scan`, and which scripts can be used."""
         problems = self._directory_problems()
-        scripts: list[Script] = []
         try:
             names = sorted(os.listdir(self.path))
         except OSError as error:
             if not problems:
                 problems = [Problem(self.path, f"cannot be read: {error.strerror}", True)]
-            return Listing(self.path, (), tuple(problems))
-        analyses: dict[str, tuple[tuple[int, ...], Analysis]] = {}
-        numbers: dict[str, list[str]] = {}
+            return Survey(Listing(self.path, (), tuple(problems)), True, frozenset(), (), {})
+        closed = bool(problems)
+        scripts: list[Script] = []
+        analyses: dict[str, tuple[Signature, Analysis]] = {}
         for name in names:
-            if name.endswith("~") or name.startswith("."):
+            if name.startswith("."):
                 continue
-            match = _NAME.fullmatch(name)
-            if match is None:
-                text = "is not named NN.name or NN.name.script, so it never runs: rename it, or move it elsewhere"
-                problems.append(Problem(name, text, False))
-                continue
-            numbers.setdefault(match["number"], []).append(name)
-            script = self._read(name, analyses, problems)
-            if script is not None:
-                scripts.append(script)
+            reason = leftover(name)
+            if reason is not None:
+                problems.append(Problem(name, reason, False, ignored=True))
+            elif _NAME.fullmatch(name) is None:
+                problems.append(self._stray(name))
+            else:
+                script = self._read(name, analyses, problems)
+                if script is not None:
+                    scripts.append(script)
         self._analyses = analyses
-        for number, same in numbers.items():
-            if len(same) > 1:
-                text = f"have the same number {number}.: give each its own, the order is undefined otherwise"
-                problems.append(Problem(" and ".join(same), text, True))
-        if not numbers and not any(problem.fault for problem in problems):
+        broken = frozenset(problem.place for problem in problems if problem.fault and problem.place != self.path)
+        clashes = self._clashes(scripts, problems)
+        if not scripts and not broken and not closed:
             problems.append(Problem(self.path, "holds no event script (NN.name)", True))
-        return Listing(self.path, tuple(scripts), tuple(problems))
+            closed = True
+        signatures = {name: known[0] for name, known in analyses.items()}
+        return Survey(Listing(self.path, tuple(scripts), tuple(problems)), closed, broken, clashes, signatures)
 
     def load(self) -> tuple[Script, ...]:
         """The scripts in the order in which they run. Raises :class:`ScriptDirectoryError` with every fault."""
@@ -117,10 +151,12 @@ class ScriptDirectory:
         return listing.scripts
 
     def check(self) -> Listing:
-        """The listing of a directory without flaw. Raises :class:`ScriptDirectoryError` with faults and remarks."""
+        """The listing of a directory without flaw. Raises :class:`ScriptDirectoryError` with faults and remarks; files
+        that are no scripts are no flaw."""
         listing = self.scan()
-        if listing.problems:
-            raise ScriptDirectoryError(self.path, [str(problem) for problem in listing.problems])
+        flaws = [str(problem) for problem in listing.problems if not problem.ignored]
+        if flaws:
+            raise ScriptDirectoryError(self.path, flaws)
         return listing
 
     def find(self, name: str) -> Script:
@@ -141,7 +177,7 @@ class ScriptDirectory:
         """Make ``script`` executable or not; False when it was so already.
 
         Raises UsageError when that cannot be done, and :class:`ScriptDirectoryError` instead of enabling a script
-        that would stop every event.
+        that would be at fault then.
         """
         if script.enabled == enabled:
             return False
@@ -151,19 +187,24 @@ class ScriptDirectory:
                 f"{script.path} is a link to {os.path.realpath(script.path)}, whose mode decides for everybody who"
                 " links to it: put a copy in its place, or remove the link"
             )
-        if enabled:
-            problems = [str(problem) for problem in self.scan().faults if problem.place == file]
-            with open(script.path, "rb") as content:
-                analysis = analyse(content.read(READ_LIMIT), script.path, self._search_path)
-            problems += [f"{file}: {text}" for text in analysis.problems]
-            if problems:
-                raise ScriptDirectoryError(self.path, problems)
+        if enabled and (problems := self._problems_when_enabled(script, file)):
+            raise ScriptDirectoryError(self.path, problems)
         mode = stat.S_IMODE(os.stat(script.path).st_mode)
         try:
             os.chmod(script.path, mode | (mode & 0o444) >> 2 if enabled else mode & ~0o111)
         except PermissionError:
             raise PermissionRequired(f"{script.path}: only its owner or root can change its mode") from None
         return True
+
+    def _problems_when_enabled(self, script: Script, file: str) -> list[str]:
+        """What would be wrong with the disabled ``script``, which is the file ``file``, once it is enabled."""
+        listing = self.scan()
+        problems = [str(one) for one in listing.problems if one.place == file and not one.ignored]
+        remarks = analysis[1].remarks if (analysis := self._analyses.get(file)) is not None else ()
+        problems = [text for text in problems if text not in {f"{file}: {remark}" for remark in remarks}]
+        number = script.name[:2]
+        same = [one.name for one in listing.scripts if one.enabled and one.name[:2] == number and one != script]
+        return problems + [f"{file}: {name} has the same number {number}.: disable that one first" for name in same]
 
     def _directory_problems(self) -> list[Problem]:
         try:
@@ -176,36 +217,75 @@ class ScriptDirectory:
             return [Problem(self.path, "is not a directory", True)]
         return [Problem(self.path, text, True) for text in unsafe(status, self.path)]
 
+    def _stray(self, name: str) -> Problem:
+        """A file whose name is not a script's: an executable one was perhaps meant to run, anything else was not."""
+        try:
+            status = os.stat(os.path.join(self.path, name))
+            executable = stat.S_ISREG(status.st_mode) and bool(status.st_mode & 0o111)
+        except OSError:
+            executable = False
+        text = "is not named NN.name or NN.name.script, so it never runs"
+        if executable:
+            text += ": rename it, or move it elsewhere"
+        return Problem(name, text, False, ignored=not executable)
+
+    @staticmethod
+    def _clashes(scripts: list[Script], problems: list[Problem]) -> tuple[tuple[str, ...], ...]:
+        """Scripts with one number. Of enabled ones the order would be undefined; a disabled one disturbs nothing."""
+        numbers: dict[str, list[Script]] = {}
+        for script in scripts:
+            numbers.setdefault(script.name[:2], []).append(script)
+        clashes = []
+        for number, same in numbers.items():
+            if len(same) < 2:
+                continue
+            names = [os.path.basename(script.path) for script in same]
+            enabled = [os.path.basename(script.path) for script in same if script.enabled]
+            if len(enabled) > 1:
+                clashes.append(tuple(enabled))
+                text = f"have the same number {number}.: give each its own, the order is undefined otherwise"
+                problems.append(Problem(" and ".join(enabled), text, True))
+            else:
+                text = f"have the same number {number}.; no more than one of them is enabled, so that stops nothing"
+                problems.append(Problem(" and ".join(names), text, False, ignored=True))
+        return tuple(clashes)
+
     def _read(
-        self, name: str, analyses: dict[str, tuple[tuple[int, ...], Analysis]], problems: list[Problem]
+        self, name: str, analyses: dict[str, tuple[Signature, Analysis]], problems: list[Problem]
     ) -> Script | None:
         path = os.path.join(self.path, name)
 
-        def fault(text: str) -> None:
-            problems.append(Problem(name, text, True))
+        def ignore(text: str) -> None:
+            problems.append(Problem(name, f"{text}, so it never runs", False, ignored=True))
 
         try:
             link = os.lstat(path)
             status = os.stat(path) if stat.S_ISLNK(link.st_mode) else link
         except FileNotFoundError:
             if os.path.islink(path):
-                fault(f"is a link to {os.readlink(path)}, which does not exist")
+                problems.append(Problem(name, f"is a link to {os.readlink(path)}, which does not exist", False))
             return None
         except OSError as error:
-            fault(f"cannot be read: {error.strerror}")
+            problems.append(Problem(name, f"cannot be read: {error.strerror}", error.errno != errno.ELOOP))
             return None
         if not stat.S_ISREG(status.st_mode):
-            what = "directory" if stat.S_ISDIR(status.st_mode) else "special file"
-            fault(f"is a {what}, not a script")
+            ignore(f"is a {'directory' if stat.S_ISDIR(status.st_mode) else 'special file'}, not a script")
             return None
+        enabled = bool(status.st_mode & 0o111)
+        if not enabled:
+            ignore("is not executable")
+
+        def fault(text: str) -> None:
+            problems.append(Problem(name, text, enabled))
+
         for text in unsafe(status, path):
             fault(text)
         if status is not link:
             self._check_target(path, fault)
-        enabled = bool(status.st_mode & 0o111)
         signature = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         known = self._analyses.get(name)
-        if known is None or known[0] != signature:
+        # A problem may go without a change of the file: an interpreter that is installed.
+        if known is None or known[0] != signature or known[1].problems:
             try:
                 with open(path, "rb") as file:
                     content = file.read(READ_LIMIT)
@@ -215,7 +295,8 @@ class ScriptDirectory:
             known = (signature, analyse(content, path, self._search_path))
         analyses[name] = known
         analysis = known[1]
-        problems.extend(Problem(name, text, enabled) for text in analysis.problems)
+        for text in analysis.problems:
+            fault(text)
         problems.extend(Problem(name, text, False) for text in analysis.remarks)
         return Script(name.removesuffix(_SUFFIX), path, enabled, analysis.kind, analysis.events)
 

@@ -19,12 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from locum.errors import LocumError, ScriptDirectoryError
-from locum.events.directory import Listing, ScriptDirectory
+from locum.events.directory import ScriptDirectory
 from locum.events.environment import common_environment, script_environment
 from locum.events.link import Run, RunnerLink
 from locum.events.model import Event, EventResult, EventStatus, Outcome, ScriptResult
 from locum.events.plan import NOT_RUN_STATUS, combine, not_run, parse_event, to_start
 from locum.events.reserve import Reserve
+from locum.events.script_set import InUse, ScriptSet, describe
 from locum.events.status import StatusBook
 
 Settings = Mapping[str, Mapping[str, object]]
@@ -56,6 +57,9 @@ class EventEngine:
         self._directory = ScriptDirectory(directory.absolute())
         self._runtime = str(runtime.absolute())
         self._state = str(state.absolute())
+        self._set = ScriptSet(self._directory, runtime=self._runtime, state=self._state)
+        #: What is wrong with the directory, for people; "" while nothing is.
+        self.directory_problem = ""
         self._settings: Settings = settings
         self._environment = dict(environment)
         self._log = log
@@ -73,9 +77,13 @@ class EventEngine:
         """Check the directory, create what is missing, start the runner and wait until it is ready.
 
         A script that an earlier daemon left running is ended by then. Raises :class:`ScriptDirectoryError` with
-        every fault, :class:`LocumError` when the runner cannot work (runtime directory in use, or not writable).
+        every fault unless an earlier agent of this daemon found a directory without any, :class:`LocumError` when
+        the runner cannot work (runtime directory in use, or not writable).
         """
-        self._directory.load()
+        self._set.adopt()
+        in_use = self._look()
+        if in_use.refused:
+            raise ScriptDirectoryError(self._directory.path, in_use.faults)
         try:
             os.makedirs(os.path.join(self._runtime, "listen"), exist_ok=True)
             os.makedirs(os.path.join(self._state, "scripts"), exist_ok=True)
@@ -120,19 +128,22 @@ class EventEngine:
     ) -> EventResult:
         """Run ``event``; wait for its turn first. ``timeout`` is for each script, in seconds.
 
-        Always returns a result: a directory that became bad and a runner that died are failures with the reason.
+        Always returns a result: a runner that died is a failure with the reason. A directory that became bad is none:
+        the scripts stay as they were (:mod:`locum.events.script_set`).
         When the awaiting task is cancelled, the script's session is killed and the result recorded as cancelled
         before CancelledError goes on. Raises UsageError when the arguments are not the event's.
         """
         parse_event(event, arguments)
         async with self._turn:
             started, begin = time.time(), time.monotonic()
-            try:
-                with self._reserve.spent():
-                    scripts = self._directory.load()
-            except ScriptDirectoryError as error:
-                return self._keep(not_run(error.subject, event, arguments, started, str(error)))
+            in_use, scripts = self._look(), self._set.last.scripts
+            if in_use.refused:
+                return self._keep(not_run(self._directory.path, event, arguments, started, "\n".join(in_use.faults)))
             chosen = to_start(scripts, event)
+            lost = next((script for script in chosen if not script.path), None)
+            if lost is not None:
+                problem = f"it is at fault, and no earlier copy of it could be kept: {'; '.join(in_use.faults)}"
+                return self._keep(not_run(lost.name, event, arguments, started, problem))
             results: Sequence[ScriptResult] = ()
             cancelled = False
             if chosen:
@@ -163,22 +174,16 @@ class EventEngine:
                 raise asyncio.CancelledError
             return result
 
-    def handles(self, event: Event) -> bool:
-        """Whether any enabled script could do something for ``event``. True when the directory is at fault, so that
-        the event is run and says so."""
-        return event in self.handled()
-
     def handled(self) -> tuple[Event, ...]:
-        """Every event for which :meth:`handles` is true, at the price of one look at the directory."""
-        with self._reserve.spent():
-            listing = self._directory.scan()
-        enabled = [script for script in listing.scripts if script.enabled]
-        return tuple(event for event in Event if listing.faults or any(script.handles(event) for script in enabled))
+        """Every event for which some enabled script could do something; looks at the directory."""
+        in_use = self._look()
+        enabled = [script for script in in_use.scripts if script.enabled]
+        return tuple(event for event in Event if in_use.refused or any(script.handles(event) for script in enabled))
 
-    def listing(self) -> Listing:
-        """The directory as it is now."""
-        with self._reserve.spent():
-            return self._directory.scan()
+    @property
+    def in_use(self) -> InUse:
+        """What is in use since the last look at the directory."""
+        return self._set.last
 
     def status(self) -> dict[Event, EventStatus]:
         """The last run of each event and the last result of each of its scripts, of earlier daemons too."""
@@ -194,9 +199,22 @@ class EventEngine:
     def _own_environment(self, name: str) -> dict[str, str]:
         return script_environment(name, self._state, self._settings.get(name, {}))
 
+    def _look(self) -> InUse:
+        """Look at the directory; say so when it has become faulty, or good again."""
+        with self._reserve.spent():
+            in_use = self._set.refresh()
+        problem = "" if in_use.refused else describe(in_use, self._directory.path)
+        if problem != self.directory_problem:
+            self.directory_problem = problem
+            if problem:
+                self._log(problem, "error")
+            else:
+                self._log(f"script directory {self._directory.path} is good again, and in use as it is", "info")
+        return in_use
+
     def _keep(self, result: EventResult) -> EventResult:
         with self._reserve.spent():
-            self._status.add(result)
+            self._status.add(result, [script.name for script in self._set.last.scripts])
         return result
 
     async def _await(self, link: RunnerLink, run: Run) -> bool:

@@ -92,7 +92,7 @@ def run_directory(
             if result.outcome in (Outcome.FAILED, Outcome.TIMEOUT, Outcome.CANCELLED):
                 break
         whole = EventResult(event, tuple(arguments), started, time.monotonic() - begin, tuple(results))
-        StatusBook(runtime).add(whole)
+        StatusBook(runtime).add(whole, [script.name for script in scripts])
     return whole
 
 

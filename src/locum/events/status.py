@@ -7,6 +7,7 @@ for people to look at, and a reboot may lose it.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 import msgspec
 
@@ -28,10 +29,15 @@ class StatusBook:
             except (OSError, msgspec.DecodeError):
                 continue
 
-    def add(self, result: EventResult) -> None:
-        """Take over a result and write it down; that it cannot be written is no reason to fail."""
+    def add(self, result: EventResult, present: Collection[str]) -> None:
+        """Take over a result and write it down; that it cannot be written is no reason to fail.
+
+        Earlier results stay for scripts that are ``present`` (names). A script that is gone has none: it would be
+        shown as failed for ever.
+        """
         known = self._events.get(result.event)
-        scripts: dict[str, ScriptResult] = {one.script: one for one in known.scripts} if known is not None else {}
+        earlier = known.scripts if known is not None else ()
+        scripts: dict[str, ScriptResult] = {one.script: one for one in earlier if one.script in present}
         scripts.update((one.script, one) for one in result.scripts)
         ordered = tuple(scripts[name] for name in sorted(scripts))
         status = self._events[result.event] = EventStatus(result.event, result, ordered)

@@ -20,8 +20,9 @@ from locum.config.environment import check_environment, environment_warnings
 from locum.config.load import load
 from locum.config.model import Settings
 from locum.connections.destroy import destroy
-from locum.errors import ConfigError, LocumError, ScriptDirectoryError
+from locum.errors import ConfigError, LocumError
 from locum.events.directory import ScriptDirectory
+from locum.events.script_set import forget
 from locum.guard.children import AGENT_NAME, Child, Process, forked, program
 from locum.guard.gatekeeper import GuardGate, judged_before
 from locum.guard.kernel import die_with_parent, name_process
@@ -36,16 +37,15 @@ from locum.threads import NoAnswer, Worker
 REREAD_PATIENCE = 0.5
 
 
-def check(settings: Settings) -> None:
-    """Raise what is wrong with this machine or the scripts for ``settings``: everything at once."""
-    problems = list(check_environment(settings))
-    try:
-        listing = ScriptDirectory(settings.paths.events).check()
-        problems += [str(fault) for fault in listing.faults]
-    except ScriptDirectoryError as error:
-        problems += error.problems
+def check(settings: Settings) -> list[str]:
+    """Raise what keeps a daemon with ``settings`` from working here: everything at once. Returns what an admin should
+    know besides, one line each. ``locum check-config`` and the daemon both say this and nothing else."""
+    listing = ScriptDirectory(settings.paths.events).scan()
+    problems = [*check_environment(settings), *(str(fault) for fault in listing.faults)]
     if problems:
         raise ConfigError(settings.source, problems)
+    place = settings.paths.events
+    return [*environment_warnings(settings), *(f"{place}/{remark}" for remark in listing.remarks)]
 
 
 def left_behind(settings: Settings, notes: HeldNotes) -> list[str]:
@@ -87,7 +87,7 @@ def run(config_path: str, agent: Callable[[Settings], int], preload: Callable[[S
     ``agent`` is what the agent process runs; it dies with this process. ``preload`` imports what it will need.
     """
     settings = load(config_path)
-    check(settings)
+    warnings = check(settings)
     paths = settings.paths
     for directory in (paths.runtime, paths.state):
         os.makedirs(directory, mode=0o755, exist_ok=True)
@@ -97,8 +97,9 @@ def run(config_path: str, agent: Callable[[Settings], int], preload: Callable[[S
     name_process("locum-guard")
     take_standard_error()
     log = Log(settings.node.name, settings.log.level, settings.log.format)
-    for warning in environment_warnings(settings):
+    for warning in warnings:
         log(warning, "warning")
+    forget(paths.runtime)
     page = Page(os.path.join(paths.runtime, "hold"))
     page.clear()
     notes = HeldNotes(os.path.join(paths.runtime, "held"))

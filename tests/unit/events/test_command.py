@@ -234,7 +234,10 @@ def test_list(locum: Locum, bench: Bench) -> None:
     assert locum.err.startswith("locum: README: is not named NN.name")
     shown: Any = json.loads(locum.here("list", "--json"))
     assert [script["events"] for script in shown["scripts"]] == [["monitor"], ["startup"], ["takeip"], None]
-    assert shown["problems"][0]["place"] == "README"
+    assert [(one["place"], one["fault"], one["ignored"]) for one in shown["problems"]] == [
+        ("20.off", False, True),
+        ("README", False, True),
+    ]
     # As with ip, node and the others, "list" is what the group does by itself.
     assert locum("--dir", str(bench.scripts)) == locum.here("list")
 
@@ -242,9 +245,16 @@ def test_list(locum: Locum, bench: Bench) -> None:
 def test_check(locum: Locum, bench: Bench) -> None:
     bench.shell("10.a", "exit 0\n")
     bench.script("20.b", SHELL, mode=0o644)
-    assert locum.here("check") == f"{bench.scripts}: 2 scripts, 1 enabled, no problem\n"
-    bench.python("30.c", "def takeip(x): pass\n")
     bench.script("README", "hello", mode=0o644)
+    bench.shell("10.a.dpkg-dist", "exit 1\n")
+    assert locum.here("check").splitlines() == [
+        "10.a.dpkg-dist: is a copy of the kind that a package manager leaves (.dpkg-dist), so it never runs",
+        "20.b: is not executable, so it never runs",
+        "README: is not named NN.name or NN.name.script, so it never runs",
+        f"{bench.scripts}: 2 scripts, 1 enabled, 3 files that never run, no problem",
+    ]
+    bench.python("30.c", "def takeip(x): pass\n")
+    bench.shell("backup", "exit 0\n")
     locum.here("check", status=2)
     assert len(locum.err.splitlines()) == 2
 

@@ -1,0 +1,206 @@
+"""The scripts that a running daemon uses: those of the directory, or what they were when it was last without fault.
+
+Rules of this file: it decides which content of which script runs, and starts nothing. The reason: a fault in a script
+directory comes from an upgrade or from configuration management, on all nodes alike. It says nothing about a node's
+services, so it must change nothing that a node does: it moves no address, fails no event, bans no node.
+
+While the directory as a whole is at fault (unreadable, empty, open to other users), the set stays as it was. While
+one script is at fault, that script stays as it was and the others follow the directory. Of scripts that have one
+number, the one that ran before runs. A script that is new and at fault does not run. Whatever stays as it was runs
+from a *copy* that was made while it was good: a file that other users could have changed meanwhile is not executed.
+
+The set is on file, so that an agent that restarts goes on with it. Copies are kept in the state directory, because the
+runtime directory is often mounted noexec.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from locum.events.directory import Problem, Script, ScriptDirectory, Signature, Survey
+
+_READ = 1 << 20
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A script as it was when it was good. ``copy`` is the path of its copy, "" when none could be made."""
+
+    script: Script
+    signature: Signature
+    copy: str
+
+
+_decoder = msgspec.json.Decoder(dict[str, _Kept])
+
+
+class InUse(msgspec.Struct, frozen=True):
+    """What runs at the moment.
+
+    ``scripts``: in the order in which they run, disabled ones among them; a path of "" means that a script is at
+    fault and that there is no copy of it. ``problems``: all of the directory. ``kept``: names of scripts that run as
+    they were, because they, or the directory, are at fault. ``left_out``: names of enabled scripts that do not run.
+    ``refused``: the directory is at fault, and was never good since the daemon started.
+    """
+
+    scripts: tuple[Script, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    kept: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    refused: bool = False
+
+    @property
+    def faults(self) -> list[str]:
+        """The faults, one line each."""
+        return [str(problem) for problem in self.problems if problem.fault]
+
+
+class ScriptSet:
+    """The scripts of ``directory``, with what is needed to go on when it is at fault.
+
+    ``runtime`` and ``state`` are the node's directories.
+    """
+
+    def __init__(self, directory: ScriptDirectory, *, runtime: str, state: str) -> None:
+        self._directory = directory
+        self._file = record_path(runtime)
+        self._copies = os.path.join(state, "last-good")
+        self._kept: dict[str, _Kept] = {}
+        #: Whether the directory was good at some time since the daemon started.
+        self.established = False
+        #: What :meth:`refresh` returned last.
+        self.last = InUse()
+
+    def adopt(self) -> bool:
+        """Take over the set of an earlier agent of this daemon, if there was one; whether there was."""
+        try:
+            with open(self._file, "rb") as file:
+                kept = _decoder.decode(file.read())
+        except (OSError, msgspec.DecodeError):
+            return False
+        self._kept = {
+            name: msgspec.structs.replace(one, copy=one.copy if os.path.exists(one.copy) else "")
+            for name, one in kept.items()
+        }
+        self.established = True
+        return True
+
+    def refresh(self) -> InUse:
+        """Look at the directory; returns what is to be used from now on."""
+        survey = self._directory.survey()
+        if not survey.listing.faults:
+            self.established = True
+        if not self.established:
+            self.last = InUse(problems=survey.listing.problems, refused=True)
+            return self.last
+        enabled, kept, left_out = self._choose(survey)
+        self._keep(enabled, survey)
+        disabled = [] if survey.closed else [script for script in survey.listing.scripts if not script.enabled]
+        scripts = sorted([*enabled.values(), *disabled], key=lambda script: script.name)
+        self.last = InUse(tuple(scripts), survey.listing.problems, tuple(kept), tuple(left_out))
+        return self.last
+
+    def _choose(self, survey: Survey) -> tuple[dict[str, Script], list[str], list[str]]:
+        """The enabled scripts to use by file name; the names of those that stay as they were, and of those left out."""
+        if survey.closed:
+            chosen = {file: _as_it_was(one) for file, one in self._kept.items()}
+            return chosen, sorted(script.name for script in chosen.values()), []
+        chosen = {
+            file: script
+            for script in survey.listing.scripts
+            if script.enabled and (file := os.path.basename(script.path)) not in survey.broken
+        }
+        kept = [file for file in survey.broken if file in self._kept]
+        left_out = [file for file in survey.broken if file not in self._kept]
+        chosen.update((file, _as_it_was(self._kept[file])) for file in kept)
+        for clash in survey.clashes:
+            late = [file for file in clash if file not in self._kept]
+            left_out += [file for file in late if file in chosen]
+            for file in late:
+                chosen.pop(file, None)
+        return chosen, sorted(kept), sorted(left_out)
+
+    def _keep(self, enabled: dict[str, Script], survey: Survey) -> None:
+        """Copy what is good and new, forget what is gone, and put the set on file when it has changed."""
+        before = dict(self._kept)
+        for file, script in enabled.items():
+            known = before.get(file)
+            if known is not None and script == _as_it_was(known):
+                continue
+            signature = survey.signatures[file]
+            if known is None or known.signature != signature or known.script != script or not known.copy:
+                self._kept[file] = _Kept(script, signature, self._copy(file, script, signature))
+        for file in before.keys() - enabled.keys():
+            with contextlib.suppress(OSError):
+                os.unlink(self._kept.pop(file).copy)
+        if self._kept != before or not os.path.exists(self._file):
+            self._write()
+
+    def _copy(self, file: str, script: Script, signature: Signature) -> str:
+        """Copy the content of ``script`` that has this signature; "" when that cannot be done."""
+        target = os.path.join(self._copies, file)
+        try:
+            os.makedirs(self._copies, mode=0o700, exist_ok=True)
+            with open(script.path, "rb") as source, open(target + ".new", "wb") as copy:
+                while data := source.read(_READ):
+                    copy.write(data)
+                os.fchmod(copy.fileno(), 0o700)
+                if _signature(os.fstat(source.fileno())) != signature:
+                    return ""  # it changed since it was judged; the next look judges and copies it anew
+            os.replace(target + ".new", target)
+        except OSError:
+            return ""
+        return target
+
+    def _write(self) -> None:
+        try:
+            os.makedirs(os.path.dirname(self._file), exist_ok=True)
+            with open(self._file + ".new", "wb") as file:
+                file.write(msgspec.json.encode(self._kept))
+            os.replace(self._file + ".new", self._file)
+        except OSError:
+            pass  # it only matters to an agent that restarts while the directory is at fault
+
+
+def record_path(runtime: str) -> str:
+    """The file that says which scripts are in use."""
+    return os.path.join(runtime, "events", "in-use.json")
+
+
+def forget(runtime: str) -> None:
+    """A daemon starts: what an earlier one used does not count."""
+    with contextlib.suppress(OSError):
+        os.unlink(record_path(runtime))
+
+
+def describe(in_use: InUse, directory: str) -> str:
+    """One line about the directory's faults and what they mean; "" when there are none."""
+    faults = in_use.faults
+    if not faults:
+        return ""
+    parts = []
+    if in_use.kept:
+        parts.append(f"{_names(in_use.kept)} {_runs(in_use.kept)} as before")
+    if in_use.left_out:
+        parts.append(f"{_names(in_use.left_out)} {_runs(in_use.left_out, 'does not run', 'do not run')}")
+    meaning = "; ".join(parts) or "the scripts that ran before go on running"
+    return f"script directory {directory} is at fault: {'; '.join(faults)}. Until that is mended, {meaning}"
+
+
+def _names(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def _runs(names: Sequence[str], one: str = "runs", many: str = "run") -> str:
+    return one if len(names) == 1 else many
+
+
+def _as_it_was(kept: _Kept) -> Script:
+    return msgspec.structs.replace(kept.script, path=kept.copy)
+
+
+def _signature(status: os.stat_result) -> Signature:
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
