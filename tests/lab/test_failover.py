@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -35,6 +37,8 @@ from .conftest import MakeLab
 pytestmark = pytest.mark.lab
 
 Cluster = Callable[..., Lab]
+
+LOCUM = (sys.executable, "-m", "locum.cli.main")
 
 
 @pytest.fixture
@@ -321,6 +325,33 @@ def test_clean_stop_fails_over_first(cluster: Cluster) -> None:
     assert wait_state(lab, "n2", "DISCONNECTED")
     lab.start_daemon("n2")
     lab.wait_served()
+
+
+def test_a_node_that_is_cut_off_says_so_whatever_it_is_asked(cluster: Cluster) -> None:
+    lab = cluster()
+    assert locum(lab, "n2", "status", "--check").startswith("LOCUM OK - 6 public addresses, all served")
+    lab.fault("n2", "cut-private")
+    lab.wait_for("n2 to notice", lambda: lab.status("n2").stale)
+    for command in ("status", "ip", "node", "tunable", "tunable get MonitorInterval"):
+        said = locum(lab, "n2", *command.split(), status=3)
+        assert "was true at" in said, said
+        shown = json.loads(lab.run("n2", [*LOCUM, *command.split(), "--json"]).stdout)
+        assert shown["stale"], command
+        assert shown["age"] > 0
+    assert "LOCUM UNKNOWN - n2 is cut off" in locum(lab, "n2", "status", "--check", status=3)
+    # What is read from the store itself cannot be had.
+    locum(lab, "n2", "connections", "list", status=1)
+    lab.wait_for("the others to serve everything", lambda: set(lab.served().values()) == {"n1", "n3"})
+    lab.wait_for("n1 to say so", lambda: lab.run("n1", [*LOCUM, "status", "--check"]).returncode == 0)
+    warned = locum(lab, "n1", "status", "--check", "--warnings", status=1)
+    assert "n2 is DISCONNECTED" in warned
+    for node in ("n1", "n3"):
+        locum(lab, "n1", "node", "disable", node, "--no-wait")
+    lab.wait_for("addresses without a node", lambda: not lab.served())
+    assert "6 of 6 public addresses not served" in locum(lab, "n3", "status", "--check", status=2)
+    lab.heal()
+    lab.wait_for("n2 to hear again", lambda: not lab.status("n2").stale)
+    assert "was true at" not in locum(lab, "n2", "ip")
 
 
 def test_a_daemon_can_be_started_as_soon_as_shutdown_has_returned(cluster: Cluster) -> None:

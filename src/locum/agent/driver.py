@@ -17,7 +17,7 @@ from typing import Any
 from locum.agent.acts import Acts
 from locum.clock import boottime
 from locum.cluster import effects as fx
-from locum.cluster.node import Node
+from locum.cluster.node import Node, Stage
 from locum.errors import StoreError
 from locum.store.base import Batch, Commit, CommitResult, Store, WatchLost, carry_out
 
@@ -44,6 +44,10 @@ class Driver:
         self.patience = max(1.0, node.identity.hold)
         #: Why the store could not be read last time, for status.
         self.store_problem = "not connected yet"
+        # When the store said something, when the last full read was asked for, and since when the node is what it is.
+        self._heard_at: float | None = None
+        self._read_at = self._member_since = 0.0
+        self._incarnation = ""
 
     async def run(self) -> str | None:
         """Until the node has left; returns why it could not go on, or None."""
@@ -75,9 +79,24 @@ class Driver:
         if not self.ended.done():
             self.ended.set_result(problem)
 
+    def age(self, now: float) -> float | None:
+        """How old the view may be, in seconds, at ``now`` (CLOCK_BOOTTIME); None before the store was read.
+
+        A member's own beats come back through its watch and tell how far the watch is. Of another node only this is
+        known: when the store last said anything.
+        """
+        if self._heard_at is None:
+            return None
+        if self.node.stage is Stage.MEMBER:
+            return max(now - max(self.node.observers.current_at, self._read_at, self._member_since), 0.0)
+        return max(now - self._heard_at, 0.0)
+
     def feed(self, method: Callable[..., None], *arguments: object) -> None:
         """Give the rules an input: call ``method`` of the node with ``arguments`` and the time; then carry out."""
-        method(*arguments, boottime(), time.time())
+        now = boottime()
+        method(*arguments, now, time.time())
+        if self.node.incarnation != self._incarnation:
+            self._incarnation, self._member_since = self.node.incarnation, now
         self._carry_out()
 
     # -- effects -------------------------------------------------------------------------------------------
@@ -187,8 +206,12 @@ class Driver:
         except (StoreError, TimeoutError) as error:
             self._store_fails(error)
             return None
-        self.store_problem = ""
+        self._store_answers()
         return result
+
+    def _store_answers(self) -> None:
+        self.store_problem = ""
+        self._heard_at = boottime()
 
     def _store_fails(self, error: Exception) -> None:
         """Say so once, for as long as it is the same trouble."""
@@ -202,9 +225,11 @@ class Driver:
         view = self.node.view
         while True:
             try:
+                asked_at = boottime()
                 async with asyncio.timeout(self.patience):
                     snapshot = await self.store.read("")
-                self.store_problem = ""
+                self._read_at = asked_at
+                self._store_answers()
                 self.feed(self.node.view_changed, view.reset(snapshot))
                 self._changed()
                 async for batch in self.store.watch("", snapshot.revision):
@@ -216,6 +241,7 @@ class Driver:
                 await asyncio.sleep(READ_PAUSE)
 
     def _take(self, batch: Batch) -> None:
+        self._heard_at = boottime()
         keys = self.node.view.apply(batch)
         if keys:
             self.feed(self.node.view_changed, keys)

@@ -4,7 +4,8 @@ Rules of this file: it knows how a result and an error of :mod:`locum.errors` ar
 again, nothing about any operation. ``docs/commands.md`` is the reference of the operations.
 
 An answer is ``{"ok": true, "result": …}`` or ``{"ok": false, "error": "text", "kind": "…"}``; kind ``problems`` has
-``subject`` and ``problems`` (a list) as well. A stream is many answers of the first form, ended by
+``subject`` and ``problems`` (a list) as well. A result that may be over comes with ``old`` (a list of reasons) and
+``age`` (seconds, or null). A stream is many answers of the first form, ended by
 ``{"ok": true, "end": true}`` when the server has nothing more to say.
 """
 
@@ -41,10 +42,16 @@ _KINDS: tuple[tuple[type[LocumError], str], ...] = (
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line from the server. ``ok`` says which of the other fields count; see the module."""
+    """One line from the server. ``ok`` says which of the other fields count; see the module.
+
+    ``old``: why the result may be over, in words, because the daemon does not hear from the store; empty when it is
+    the present. ``age``: how many seconds old it may be then, None when that is not known.
+    """
 
     ok: bool = False
     result: msgspec.Raw = msgspec.Raw(b"null")
+    old: tuple[str, ...] = ()
+    age: float | None = None
     end: bool = False
     error: str = ""
     kind: str = "error"
@@ -52,9 +59,12 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     problems: tuple[str, ...] = ()
 
 
-def success(result: object) -> Mapping[str, object]:
-    """The answer that carries ``result`` (anything that msgspec encodes)."""
-    return {"ok": True, "result": result}
+def success(result: object, old: Sequence[str] = (), age: float | None = None) -> Mapping[str, object]:
+    """The answer that carries ``result`` (anything that msgspec encodes), and why it may be over, if it may."""
+    answer: dict[str, object] = {"ok": True, "result": result}
+    if old:
+        answer |= {"old": list(old), "age": age}
+    return answer
 
 
 #: Ends a stream.

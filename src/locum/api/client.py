@@ -46,9 +46,14 @@ def call(socket_path: str, request: Mapping[str, object], timeout: float = DEFAU
 
 def call_raw(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> bytes:
     """As :func:`call`; returns the result as JSON text, for a caller that decodes it into types of its own."""
+    return bytes(exchange(socket_path, request, timeout).result)
+
+
+def exchange(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> Answer:
+    """As :func:`call`; returns the whole answer, which tells whether its result may be over."""
     with _connect(socket_path, timeout) as connection:
         _send(connection, socket_path, request, timeout)
-        return bytes(_receive(connection, socket_path, timeout).result)
+        return _receive(connection, socket_path, timeout)
 
 
 def stream(socket_path: str, request: Mapping[str, object], timeout: float | None = None) -> Iterator[object]:

@@ -30,6 +30,8 @@ from locum.wire_async import FrameConnection, FrameServer, serve_unix
 
 #: Events that an admin may run by hand in a running daemon; the others only make sense when the daemon runs them.
 BY_HAND = frozenset({Event.MONITOR, Event.IPREALLOCATED, Event.RECOVERED, Event.STARTIPREALLOCATE, Event.STARTRECOVERY})
+#: Operations whose results do not come from the store: they are never old.
+OF_THIS_NODE = frozenset({"reload", "shutdown", "event-list", "event-status", "event-run"})
 #: Shortest time between two lines of ``watch``, in seconds: changes in between are shown together.
 WATCH_PAUSE = 0.05
 #: Longest time between two looks of ``watch``, in seconds.
@@ -98,7 +100,9 @@ class ControlServer:
             if operation is None:
                 known = ", ".join(sorted([*self._operations, "watch"]))
                 raise UsageError(f"no operation is named {name!r}; there are {known}")
-            send(answers.success(await operation(message)))
+            result = await operation(message)
+            old, age = ((), None) if name in OF_THIS_NODE else self._old()
+            send(answers.success(result, old, age))
         except LocumError as error:
             send(answers.failure(error))
         except Exception as error:
@@ -119,16 +123,25 @@ class ControlServer:
             # What only time changes (a hold that ends, a ban that is over) is looked at now and then.
             await self._driver.wait_for_change(WATCH_LOOK)
 
-    def _report(self) -> StatusReport:
+    def _old(self) -> tuple[tuple[str, ...], float | None]:
+        """Why what this daemon knows of the cluster may be over, and how old it may be."""
+        state = self._state()
+        return report.why_old(self._driver.node.view, state), state.age
+
+    def _state(self) -> DaemonState:
         node = self._driver.node
-        state = DaemonState(
+        return DaemonState(
             hold_left=max(node.hold.deadline - boottime(), 0.0),
             hold=node.hold.hold,
             store=str(self._reloader.settings.cluster.store),
             store_problem=self._driver.store_problem,
             stage=node.stage.value,
             activity=node.desk.activity,
+            age=self._driver.age(boottime()),
         )
+
+    def _report(self) -> StatusReport:
+        node, state = self._driver.node, self._state()
         return report.status_report(node.view, node.desk.name, time.time(), node.desk.tunables, state)
 
     async def _status(self, message: Message) -> object:

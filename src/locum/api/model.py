@@ -106,7 +106,8 @@ class ScriptsReport(msgspec.Struct, frozen=True):
 class DaemonState(msgspec.Struct, frozen=True):
     """What the answering daemon knows of itself beside its view of the cluster.
 
-    ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for nothing. ``store`` is the store's
+    ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for nothing. ``age``: how many seconds
+    old the node's view may be, None before it has read the store. ``store`` is the store's
     location, ``store_problem`` is empty while it answers. ``stage``: joining, member, lost or left. ``activity``: the
     event that runs, if any. ``gate`` is None where nftables cannot enforce holds, and in the lines of a watch;
     ``scripts`` is None there too.
@@ -120,6 +121,7 @@ class DaemonState(msgspec.Struct, frozen=True):
     activity: str | None = None
     gate: GateReport | None = None
     scripts: ScriptsReport | None = None
+    age: float | None = None
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -127,7 +129,8 @@ class StatusReport(msgspec.Struct, frozen=True):
 
     ``waiting_for`` names, in words, what the plan's progress waits for. ``revision`` is the store's, as last seen.
     ``stale``: the node does not hear from the store, or has just lost its membership: everything here may be
-    over; ``warnings`` says more.
+    over; ``warnings`` begins with the reasons. ``age``: how many seconds old this may be, None before the node has read
+    the store.
     """
 
     node: str
@@ -140,6 +143,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     addresses: tuple[AddressReport, ...]
     warnings: tuple[str, ...]
     stale: bool = False
+    age: float | None = None
     revision: int = 0
     daemon: DaemonState | None = None
 

@@ -39,6 +39,7 @@ def status_report(
     now = Situation.of(view, wall, tunables)
     # A node that has lost its membership heard so from the store; its watch may not have told it yet.
     silent = daemon is not None and daemon.stage in ("member", "lost") and daemon.hold_left <= 0
+    old = why_old(view, daemon)
     plan = view.plan.record if view.plan is not None else None
     progress, waiting_for = explain.progress(view)
     return StatusReport(
@@ -50,8 +51,9 @@ def status_report(
         waiting_for=waiting_for,
         nodes=_nodes(now, name),
         addresses=_addresses(now, name if silent else None),
-        warnings=_warnings(now, daemon),
-        stale=silent or not view.loaded or (daemon is not None and bool(daemon.store_problem)),
+        warnings=(*old, *_warnings(now)),
+        stale=bool(old),
+        age=daemon.age if daemon is not None else None,
         revision=view.revision,
         daemon=daemon,
     )
@@ -59,7 +61,27 @@ def status_report(
 
 def differs(old: StatusReport, new: StatusReport) -> bool:
     """Whether a watcher who knows ``old`` should be told ``new``: beats and the passing of time are no news."""
-    return old != msgspec.structs.replace(new, revision=old.revision, daemon=old.daemon)
+    return old != msgspec.structs.replace(new, revision=old.revision, daemon=old.daemon, age=old.age)
+
+
+def why_old(view: View, daemon: DaemonState | None) -> tuple[str, ...]:
+    """Why what the node knows of the cluster may be over, in words; empty when it is the present."""
+    if daemon is None:
+        return () if view.loaded else ("this node has not read the store yet: what is shown is incomplete",)
+    problem = daemon.store_problem
+    because = f" ({problem})" if problem else ""
+    found = []
+    if not view.loaded:
+        found.append(f"this node has not read the store yet{because}: what is shown is incomplete")
+    elif problem:
+        found.append(f"the store does not answer this node{because}: what is shown may be old")
+    elif daemon.stage == "member" and daemon.age is not None and daemon.age > daemon.hold > 0:
+        found.append("changes in the store reach this node late: what is shown is old")
+    if daemon.stage == "member" and daemon.hold_left <= 0:
+        found.append("this node's hold has ended: it answers for no address until the store accepts a beat")
+    if daemon.stage == "lost":
+        found.append("this node's membership is over: it answers for no address, releases what it had and joins anew")
+    return tuple(found)
 
 
 def tunable_reports(view: View, tunables: Tunables) -> tuple[TunableReport, ...]:
@@ -197,19 +219,9 @@ def address_key(address: str) -> tuple[bool, str]:
     return len(packed) > 4, packed.hex()
 
 
-def _warnings(now: Situation, daemon: DaemonState | None) -> tuple[str, ...]:
+def _warnings(now: Situation) -> tuple[str, ...]:
     view = now.view
     found = []
-    problem = daemon.store_problem if daemon is not None else ""
-    because = f" ({problem})" if problem else ""
-    if not view.loaded:
-        found.append(f"this node has not read the store yet{because}: what is shown is incomplete")
-    elif problem:
-        found.append(f"the store does not answer this node{because}: what is shown may be old")
-    if daemon is not None and daemon.stage == "member" and daemon.hold_left <= 0:
-        found.append("this node's hold has ended: it answers for no address until the store accepts a beat")
-    if daemon is not None and daemon.stage == "lost":
-        found.append("this node's membership is over: it answers for no address, releases what it had and joins anew")
     if view.loaded and view.members and leader_of(view) is None:
         found.append("there is no leader at the moment: a member takes over within a hold")
     for name in sorted(view.members):

@@ -1,21 +1,76 @@
-"""Asking the daemon, for commands: typed answers, and a watch that outlives a restart of the daemon."""
+"""Asking the daemon, for commands: typed answers, a watch that outlives a restart of the daemon, and what to say when
+the daemon's knowledge is old.
+
+A daemon that does not hear from the store answers with what it heard last. Every command that shows this says so: in
+text at its head or on standard error, in JSON by ``stale`` and ``age``, and by the exit status :data:`OLD`.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from locum.api.client import NoDaemon, call_raw, stream_raw
+from locum.api.client import DEFAULT_TIMEOUT, NoDaemon, exchange, stream_raw
 from locum.api.model import StatusReport
+from locum.cli import output
+from locum.cli.output import Screen
 from locum.errors import ProtocolError
 
+#: Exit status of a command that showed what the daemon heard last, which may be over.
+OLD = 3
 #: Pause before a watch looks again for a daemon that went away, in seconds.
 LOOK_AGAIN = 0.5
 
 _status = msgspec.json.Decoder(StatusReport)
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A result as JSON text. ``old``: why it may be over, empty when it is the present; ``age``: how many seconds old
+    it may be then."""
+
+    result: bytes
+    old: tuple[str, ...] = ()
+    age: float | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status of a command that shows it."""
+        return OLD if self.old else 0
+
+    def marks(self) -> dict[str, object]:
+        """``stale`` and ``age``, for JSON that has no place for them of its own."""
+        return {"stale": bool(self.old), "age": self.age if self.old else None}
+
+
+def ask(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT, *, say: bool = True) -> Told:
+    """Ask the daemon. ``say``: tell on standard error when the answer may be over."""
+    answer = exchange(socket_path, request, timeout)
+    told = Told(bytes(answer.result), answer.old, answer.age)
+    if say:
+        for reason in told.old:
+            print(f"locum: note: {output.clean(reason)}", file=sys.stderr)
+        if told.old:
+            print(f"locum: note: what is shown {was_true(told.age, time.time())}", file=sys.stderr)
+    return told
+
+
+def was_true(age: float | None, wall: float) -> str:
+    """Since when it may be over, in words; ``wall`` is unix time in seconds."""
+    if age is None:
+        return "was never confirmed by the store"
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall - age))
+    return f"was true at {when}, when this node heard from the store last"
+
+
+def old_lines(report: StatusReport, on: Screen, wall: float) -> list[str]:
+    """What stands above a report for people that may be over; nothing above one that is the present."""
+    if not report.stale:
+        return []
+    reasons = [*report.warnings[:1], f"what follows {was_true(report.age, wall)}"]
+    return [*output.items(reasons, on, "red", mark="! "), ""]
 
 
 def decode_status(result: bytes) -> StatusReport:
@@ -28,9 +83,9 @@ def decode_status(result: bytes) -> StatusReport:
         ) from None
 
 
-def ask_status(socket_path: str) -> bytes:
-    """The daemon's status as JSON text."""
-    return call_raw(socket_path, {"op": "status"})
+def ask_status(socket_path: str, *, as_json: bool) -> Told:
+    """The daemon's status. Text shows by itself that it is old."""
+    return ask(socket_path, {"op": "status"}, say=as_json)
 
 
 def watch_status(socket_path: str) -> Iterator[bytes]:

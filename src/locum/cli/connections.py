@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import click
 import msgspec
 
-from locum.api.client import call, call_raw
+from locum.api.client import call
 from locum.cli import output
+from locum.cli.ask import ask
 from locum.cli.groups import DefaultGroup
 from locum.cli.options import json_option, socket_option
 from locum.cli.output import Content, Screen
@@ -28,14 +29,16 @@ def connections() -> None:
 @click.argument("address", required=False)
 @json_option
 @socket_option
-def list_connections(address: str | None, as_json: bool, socket_path: str) -> None:
+@click.pass_context
+def list_connections(ctx: click.Context, address: str | None, as_json: bool, socket_path: str) -> None:
     """How many connections are registered for each public address, or every one of ADDRESS."""
-    result = call_raw(socket_path, {"op": "connections-list", "address": address})
+    told = ask(socket_path, {"op": "connections-list", "address": address})
     if as_json:
-        output.emit_json(result)
-        return
-    reports = _reports.decode(result)
-    output.emit(render_one(reports[0], output.screen()) if address else render(reports, output.screen()))
+        output.emit_json(told.result)
+    else:
+        reports = _reports.decode(told.result)
+        output.emit(render_one(reports[0], output.screen()) if address else render(reports, output.screen()))
+    ctx.exit(told.status)
 
 
 def render(reports: Sequence[AddressConnections], on: Screen) -> list[str]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
 
 import click
 
-from locum.api.model import AddressReport
+from locum.api.model import AddressReport, StatusReport
 from locum.cli import admin, output
-from locum.cli.ask import ask_status, decode_status, watch_status
+from locum.cli.ask import ask_status, decode_status, old_lines, watch_status
 from locum.cli.groups import DefaultGroup
 from locum.cli.options import json_option, socket_option, watch_option
 from locum.cli.output import Cell, Content, Screen
 
 #: The fields of the status that the JSON of ``locum ip`` has.
-FIELDS = ("node", "leader", "epoch", "progress", "addresses")
+FIELDS = ("node", "leader", "epoch", "progress", "stale", "age", "addresses")
 
 STATE_STYLES = {"served": "green", "moving": "yellow", "unserved": "red"}
 
@@ -29,33 +29,39 @@ def ip() -> None:
 @json_option
 @watch_option
 @socket_option
-def list_addresses(socket_path: str, as_json: bool, watch: bool) -> None:
-    """Every public address: who serves it, and why if nobody does."""
-    if not watch:
-        result = ask_status(socket_path)
+@click.pass_context
+def list_addresses(ctx: click.Context, socket_path: str, as_json: bool, watch: bool) -> None:
+    """Every public address: the node that serves it, and the reason if none does."""
+    on = output.screen()
+    if watch:
+        changes = _changes(watch_status(socket_path))
         if as_json:
-            output.emit_json(output.pick(result, FIELDS))
+            for result, _ in changes:
+                output.emit_json(output.pick(result, FIELDS), compact=True)
         else:
-            output.emit(render(decode_status(result).addresses, output.screen()))
-    elif as_json:
-        for part in _changes(output.pick(result, FIELDS) for result in watch_status(socket_path)):
-            output.emit_json(part, compact=True)
+            output.show_changes((_picture(report, on) for _, report in changes), on)
+        return
+    told = ask_status(socket_path, as_json=as_json)
+    if as_json:
+        output.emit_json(output.pick(told.result, FIELDS))
     else:
-        on = output.screen()
-        reports = _changes(decode_status(result).addresses for result in watch_status(socket_path))
-        output.show_changes((render(addresses, on) for addresses in reports), on)
+        output.emit(_picture(decode_status(told.result), on))
+    ctx.exit(told.status)
 
 
-T = TypeVar("T")
+def _picture(report: StatusReport, on: Screen) -> list[str]:
+    return [*old_lines(report, on, time.time()), *render(report.addresses, on)]
 
 
-def _changes(items: Iterable[T]) -> Iterator[T]:
-    """``items`` without those that equal the one before: not every change of the cluster concerns addresses."""
-    last: T | None = None
-    for item in items:
-        if item != last:
-            last = item
-            yield item
+def _changes(results: Iterable[bytes]) -> Iterator[tuple[bytes, StatusReport]]:
+    """Those of ``results`` whose addresses are news: not every change of the cluster concerns addresses."""
+    last: object = None
+    for result in results:
+        report = decode_status(result)
+        now = [getattr(report, name) for name in FIELDS if name != "age"]
+        if now != last:
+            last = now
+            yield result, report
 
 
 def render(addresses: Sequence[AddressReport], on: Screen) -> list[str]:

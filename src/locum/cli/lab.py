@@ -155,7 +155,8 @@ def _node_words(found: Lab, node: str) -> list[str]:
     own = next((item for item in report.nodes if item.name == node), None)
     if own is not None:
         words += [own.state, " ".join(own.addresses) or "no addresses"]
-    return [*words, f"epoch {report.epoch}, leader {report.leader or 'none'}"]
+    words.append(f"epoch {report.epoch}, leader {report.leader or 'none'}")
+    return [*words, "all of which may be over: it does not hear from the store"] if report.stale else words
 
 
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -9,12 +9,15 @@ from typing import Any, TypeVar
 import click
 
 from locum.cli import admin, output
-from locum.cli.ask import ask_status, decode_status
+from locum.cli.ask import ask_status, decode_status, old_lines
 from locum.cli.groups import DefaultGroup
 from locum.cli.options import json_option, socket_option
 from locum.cli.status import node_table
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: The fields of the status that the JSON of ``locum node`` has.
+FIELDS = ("node", "leader", "stale", "age", "nodes")
 
 
 @click.group("node", cls=DefaultGroup)
@@ -32,13 +35,16 @@ def _node_argument(function: F) -> F:
 @node.command("list")
 @json_option
 @socket_option
-def list_nodes(socket_path: str, as_json: bool) -> None:
+@click.pass_context
+def list_nodes(ctx: click.Context, socket_path: str, as_json: bool) -> None:
     """Every node, its state and why."""
-    result = ask_status(socket_path)
+    told = ask_status(socket_path, as_json=as_json)
     if as_json:
-        output.emit_json(output.pick(result, ("node", "leader", "nodes")))
+        output.emit_json(output.pick(told.result, FIELDS))
     else:
-        output.emit(node_table(decode_status(result).nodes, output.screen(), time.time()))
+        report, on, wall = decode_status(told.result), output.screen(), time.time()
+        output.emit([*old_lines(report, on, wall), *node_table(report.nodes, on, wall)])
+    ctx.exit(told.status)
 
 
 @node.command("disable")

@@ -9,7 +9,8 @@ import click
 
 from locum.api.model import AddressReport, DaemonState, NodeReport, StatusReport
 from locum.cli import output
-from locum.cli.ask import ask_status, decode_status, watch_status
+from locum.cli.ask import ask_status, decode_status, old_lines, watch_status
+from locum.cli.check import CheckCommand, WrongCheck, run_check
 from locum.cli.options import json_option, socket_option, watch_option
 from locum.cli.output import Cell, Content, Screen
 
@@ -20,18 +21,35 @@ STATE_STYLES = {"OK": "green", "PARTIALLYONLINE": "yellow", "DISABLED": "yellow"
 LISTED, NAMED = 12, 6
 
 
-@click.command("status")
+@click.command("status", cls=CheckCommand)
 @json_option
 @watch_option
+@click.option(
+    "--check",
+    is_flag=True,
+    help="For monitoring: one line; exit status 0: all served, 2: an address is not, 3: this node is cut off.",
+)
+@click.option("--warnings", is_flag=True, help="With --check: exit status 1 for warnings and nodes that are not OK.")
 @socket_option
-def status(socket_path: str, as_json: bool, watch: bool) -> None:
-    """What the cluster does and why, as this node's daemon sees it."""
+@click.pass_context
+def status(ctx: click.Context, *, socket_path: str, as_json: bool, watch: bool, check: bool, warnings: bool) -> None:
+    """What the cluster does and why, as this node's daemon sees it.
+
+    Exit status 3 when the daemon does not hear from the store, so that what is shown may be over.
+    """
+    if check:
+        if watch:
+            raise WrongCheck("--check and --watch exclude each other", ctx)
+        ctx.exit(run_check(socket_path, as_json=as_json, warnings=warnings))
+    if warnings:
+        raise click.UsageError("--warnings goes with --check", ctx)
     if not watch:
-        result = ask_status(socket_path)
+        told = ask_status(socket_path, as_json=as_json)
         if as_json:
-            output.emit_json(result)
+            output.emit_json(told.result)
         else:
-            output.emit(render(decode_status(result), output.screen(), time.time()))
+            output.emit(render(decode_status(told.result), output.screen(), time.time()))
+        ctx.exit(told.status)
     elif as_json:
         for result in watch_status(socket_path):
             output.emit_json(result, compact=True)
@@ -47,7 +65,7 @@ def _pictures(socket_path: str, on: Screen) -> Iterator[list[str]]:
 
 def render(report: StatusReport, on: Screen, wall: float) -> list[str]:
     """The report for people; ``wall`` is unix time in seconds (bans end by it)."""
-    lines = [*output.items(report.warnings, on, "red", mark="! "), ""] if report.stale else []
+    lines = old_lines(report, on, wall)
     lines += output.facts(
         [
             ("Seen by", _seen_by(report)),
@@ -63,7 +81,7 @@ def render(report: StatusReport, on: Screen, wall: float) -> list[str]:
     lines += ["", *node_table(report.nodes, on, wall)]
     if report.addresses:
         lines += ["", *_address_summary(report.addresses, on)]
-    if report.warnings and not report.stale:
+    if report.warnings:
         lines += ["", "Warnings:", *output.items(report.warnings, on, "yellow")]
     return lines
 

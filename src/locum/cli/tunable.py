@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 import msgspec
 
-from locum.api.client import call_raw
 from locum.api.model import TunableReport
 from locum.cli import admin, output
+from locum.cli.ask import Told, ask
 from locum.cli.groups import DefaultGroup
 from locum.cli.options import json_option, socket_option
 from locum.cli.output import Cell, Content
@@ -19,10 +19,10 @@ def tunable() -> None:
     """The cluster's tunables (also without a command): their values, and changing them on all nodes."""
 
 
-def _ask(socket_path: str) -> tuple[TunableReport, ...]:
-    result = call_raw(socket_path, {"op": "tunables"})
+def _ask(socket_path: str) -> tuple[Told, tuple[TunableReport, ...]]:
+    told = ask(socket_path, {"op": "tunables"})
     try:
-        return msgspec.json.decode(result, type=tuple[TunableReport, ...])
+        return told, msgspec.json.decode(told.result, type=tuple[TunableReport, ...])
     except msgspec.DecodeError as error:
         raise ProtocolError(f"the daemon's answer is not of this version: {error}") from None
 
@@ -30,12 +30,13 @@ def _ask(socket_path: str) -> tuple[TunableReport, ...]:
 @tunable.command("list")
 @json_option
 @socket_option
-def list_tunables(socket_path: str, as_json: bool) -> None:
+@click.pass_context
+def list_tunables(ctx: click.Context, socket_path: str, as_json: bool) -> None:
     """Every tunable with its value, its default and its meaning."""
-    rows = _ask(socket_path)
+    told, rows = _ask(socket_path)
     if as_json:
-        output.emit_json({"tunables": rows})
-        return
+        output.emit_json({"tunables": rows, **told.marks()})
+        ctx.exit(told.status)
     cells: list[list[Content]] = [
         [
             row.name,
@@ -48,21 +49,24 @@ def list_tunables(socket_path: str, as_json: bool) -> None:
     ]
     heads = ["NAME", "VALUE", "DEFAULT", "UNIT", "MEANING"]
     output.emit(output.table(heads, cells, output.screen(), right=["VALUE", "DEFAULT"]))
+    ctx.exit(told.status)
 
 
 @tunable.command("get")
 @click.argument("name")
 @json_option
 @socket_option
-def get(name: str, socket_path: str, as_json: bool) -> None:
+@click.pass_context
+def get(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
     """Print the value of NAME."""
-    for row in _ask(socket_path):
+    told, rows = _ask(socket_path)
+    for row in rows:
         if row.name.lower() == name.lower():
             if as_json:
-                output.emit_json(row)
+                output.emit_json({**msgspec.to_builtins(row), **told.marks()})
             else:
                 output.emit([f"{row.value:g}"])
-            return
+            ctx.exit(told.status)
     from locum.config.tunables import nearest  # noqa: PLC0415
 
     raise UsageError(f"no tunable is called {name!r}{nearest(name)}; 'locum tunable list' shows all")

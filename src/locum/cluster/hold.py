@@ -153,6 +153,11 @@ class Observers:
             self._trusted_since = now
         self._echo_sent = max(self._echo_sent, sent)
 
+    @property
+    def current_at(self) -> float:
+        """When the newest own beat that came back was sent: all that was committed before has been seen."""
+        return self._echo_sent
+
     def beat_seen(self, node: str, revision: int, now: float) -> None:
         """``node``'s beat (or member key) was seen at ``revision``."""
         known = self._seen.get(node)

@@ -31,7 +31,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if report.daemon is None:
         yield Finding("daemon", "warning", "it does not say how it is", "it is of another version: restart it")
         return
-    yield judge_hold(report.daemon)
+    hold = judge_hold(report.daemon)
+    if report.stale and hold.level == "good":
+        hold = Finding("daemon", "problem", report.warnings[0], "see 'store' below, and its log")
+    yield hold
     yield judge_gate(report.daemon)
 
 

@@ -37,6 +37,10 @@ class Control(ControlServer):
         super().__init__(cast(Driver, RestlessDriver()), cast(EventEngine, None), cast(Reloader, None))
         self.reports = itertools.count()
         self.made = 0
+        self.old: tuple[str, ...] = ()
+
+    def _old(self) -> tuple[tuple[str, ...], float | None]:
+        return self.old, 12.5 if self.old else None
 
     def _report(self) -> StatusReport:
         self.made = next(self.reports)
@@ -104,6 +108,31 @@ async def test_a_defect_in_an_operation_is_an_answer_and_not_silence(
     assert "oops" in capsys.readouterr().err
     writer.write(b'{"op":"status"}\n')
     assert json.loads(await reader.readline())["ok"]
+    writer.close()
+    await control.close()
+
+
+@asynchronous
+async def test_every_answer_from_old_knowledge_says_so(tmp_path: Path) -> None:
+    """Also those of operations that parts of their own bring; only what concerns this node alone is never old."""
+    control, path = await start(tmp_path)
+
+    async def anything(_: object) -> object:
+        return {}
+
+    control.add({"new-operation": anything, "event-status": anything})
+    reader, writer = await asyncio.open_unix_connection(path, limit=10 * BULK)
+
+    async def ask(operation: str) -> dict[str, object]:
+        writer.write(json.dumps({"op": operation}).encode() + b"\n")
+        answer = json.loads(await reader.readline())
+        return {name: value for name, value in answer.items() if name != "result"}
+
+    assert await ask("new-operation") == {"ok": True}
+    control.old = ("the store does not answer",)
+    for operation in ("new-operation", "status"):
+        assert await ask(operation) == {"ok": True, "old": ["the store does not answer"], "age": 12.5}
+    assert await ask("event-status") == {"ok": True}
     writer.close()
     await control.close()
 

@@ -263,6 +263,20 @@ def test_a_node_that_does_not_hear_from_the_store_says_so() -> None:
     assert "hold of n2 has ended" in shown.addresses[1].reason
 
 
+def test_a_member_whose_view_is_older_than_its_hold_says_so() -> None:
+    """Its commits are answered, its watch is late: what it shows is old all the same."""
+    view = cluster()
+    fresh = DaemonState(stage="member", hold=2.0, hold_left=1.9, age=1.0)
+    assert not report(view, fresh).stale
+    late = report(view, msgspec.structs.replace(fresh, age=2.5))
+    assert (late.stale, late.age) == (True, 2.5)
+    assert "late" in late.warnings[0]
+    # While a node joins nothing comes back to it that would tell.
+    assert not report(view, msgspec.structs.replace(fresh, stage="joining", age=30.0)).stale
+    # Time alone is no news for a watcher.
+    assert not differs(report(view, fresh), report(view, msgspec.structs.replace(fresh, age=0.4)))
+
+
 def test_a_node_that_has_lost_its_membership_says_so_before_its_watch_does() -> None:
     shown = report(cluster(), DaemonState(stage="lost", hold=2.0, hold_left=0.0))
     assert shown.stale

@@ -36,12 +36,23 @@ class Scene:
 
     def __init__(self) -> None:
         self.view = cluster()
+        #: Why what the daemon knows may be over.
+        self.old: list[str] = []
         self.admin: Any = as_json(AdminResult("done so"))
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "status": lambda _: success(status_of(self.view)),
-            "tunables": lambda _: success(as_json(tunable_reports(self.view, Tunables()))),
+            "status": lambda _: self.known({**status_of(self.view), **self.marks()}),
+            "tunables": lambda _: self.known(as_json(tunable_reports(self.view, Tunables()))),
+            "connections-list": lambda _: self.known([]),
             "admin": lambda _: success(self.admin),
         }
+
+    def known(self, result: Any) -> Any:
+        """An answer from what the daemon knows of the cluster."""
+        return success(result, self.old, 12.5 if self.old else None)
+
+    def marks(self) -> dict[str, Any]:
+        """How a status shows that it is old."""
+        return {"stale": True, "age": 12.5, "warnings": self.old} if self.old else {}
 
     def answer(self, request: dict[str, Any]) -> Any:
         return self.answers[request["op"]](request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -13,6 +14,7 @@ from locum.errors import ConfigError, LocumError, StoreUnavailable, UsageError
 from tests.unit.api.views import A, B, C, delete, die, healthy, plan, put, serve
 
 from .conftest import Command, as_json, status_of
+from .test_docs import COMMANDS
 
 
 def test_status_of_a_settled_cluster(locum: Command) -> None:
@@ -67,11 +69,48 @@ def test_status_lists_only_so_many_addresses(locum: Command) -> None:
 
 
 def test_status_of_a_node_that_hears_nothing_begins_with_that(locum: Command) -> None:
-    status = status_of(locum.scene.view)
-    locum.scene.answers["status"] = lambda _: success({**status, "stale": True, "warnings": ["the store is away"]})
-    lines = locum("status").splitlines()
-    assert lines[:2] == ["! the store is away", ""]
+    locum.scene.old = ["the store is away"]
+    lines = locum("status", status=3).splitlines()
+    assert lines[0] == "! the store is away"
+    assert re.fullmatch(r"! what follows was true at .{19}, when this node heard from the store last", lines[1])
     assert "State    not known: what follows is what this node heard last" in lines
+
+
+#: What shows the cluster as the daemon knows it.
+SHOWING = ["status", "ip", "node", "tunable", "tunable get MonitorInterval", "connections"]
+
+
+@pytest.mark.parametrize("command", SHOWING)
+def test_a_command_that_shows_old_knowledge_says_so(locum: Command, command: str) -> None:
+    words = command.split()
+    fresh = locum(*words)
+    assert locum.err == ""
+    locum.scene.old = ["the store does not answer this node"]
+    said = locum(*words, status=3) + locum.err
+    assert "the store does not answer this node" in said
+    assert "was true at" in said
+    assert fresh.splitlines()[-1] in said, "what is known is shown all the same"
+    shown = json.loads(locum(*words, "--json", status=3))
+    assert "the store does not answer this node" in locum.err
+    if isinstance(shown, dict):
+        assert (shown["stale"], shown["age"]) == (True, 12.5)
+        locum.scene.old = []
+        assert json.loads(locum(*words, "--json"))["stale"] is False
+
+
+def test_every_command_that_asks_a_daemon_is_known_to_show_or_not() -> None:
+    """A new command has to decide whether what it shows can be old."""
+    acting = {"ip move", "ip auto", "tunable set", "tunable reset", "reload", "shutdown"}
+    acting |= {f"node {verb}" for verb in ("disable", "enable", "stop", "continue", "ban", "unban", "remove")}
+    acting |= {f"connections {verb}" for verb in ("tickle", "kill", "add", "delete")}
+    of_this_node = {f"event {verb}" for verb in ("list", "run", "status", "enable", "disable", "check")}
+    showing = {"status", "ip list", "node list", "tunable list", "tunable get", "connections list"}
+    asking = {
+        name.removeprefix("locum ")
+        for name, command in COMMANDS.items()
+        if any("--socket" in parameter.opts for parameter in command.params) and name != "locum store"
+    }
+    assert asking == acting | of_this_node | showing
 
 
 def test_status_json_is_what_the_daemon_said(locum: Command) -> None:
@@ -110,7 +149,7 @@ def test_ip(locum: Command, command: list[str]) -> None:
 
 def test_ip_json_has_the_addresses(locum: Command) -> None:
     data = json.loads(locum("ip", "--json"))
-    assert list(data) == ["node", "leader", "epoch", "progress", "addresses"]
+    assert list(data) == ["node", "leader", "epoch", "progress", "stale", "age", "addresses"]
     assert data["addresses"][0]["node"] == "n1"
 
 
@@ -124,7 +163,7 @@ def test_ip_without_addresses(locum: Command) -> None:
 def test_node_list(locum: Command) -> None:
     put(locum.scene.view, "admin/n3", AdminRecord(disabled=True))
     assert "  2  n3    DISABLED" in locum("node")
-    assert list(json.loads(locum("node", "list", "--json"))) == ["node", "leader", "nodes"]
+    assert list(json.loads(locum("node", "list", "--json"))) == ["node", "leader", "stale", "age", "nodes"]
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_defect_is_one_line_and_a_traceback_only_on_request(locum: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ValueError("cannot happen")
 
     monkeypatch.setattr("locum.cli.status.ask_status", broken)
