@@ -103,11 +103,11 @@ class Watch:
                 how = f"signal {-status}" if status < 0 else f"status {status}"
                 self._log(f"the {child.name} has ended ({how}); starting it again", "error")
             if child.pid is None and now >= child.start_at:
-                child.start(now)
                 if child is self._agent:
                     self._pulse = (self._page.pulse, 0.0)
                     self._awake = 0.0
                     self._told = False
+                child.start(now)
         self._check_pulse(now)
         return None
 
