@@ -16,12 +16,12 @@ class Authority:
         self.certificate = directory / f"{name}.pem"
         self._key = directory / f"{name}.key"
         _openssl(
-            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
+            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "730"),
             *("-subj", f"/CN={name}", "-keyout", str(self._key), "-out", str(self.certificate)),
         )
 
     def issue(
-        self, name: str, *, hosts: str = "IP:127.0.0.1,DNS:localhost", common_name: bool = True
+        self, name: str, *, hosts: str = "IP:127.0.0.1,DNS:localhost", common_name: bool = True, days: int = 365
     ) -> tuple[Path, Path]:
         """A certificate for servers and clients named ``name`` (with or without a common name), and its key."""
         certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
@@ -33,7 +33,7 @@ class Authority:
         )
         _openssl(
             *("x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key)),
-            *("-CAcreateserial", "-days", "2", "-extfile", str(extensions), "-out", str(certificate)),
+            *("-CAcreateserial", "-days", str(days), "-extfile", str(extensions), "-out", str(certificate)),
         )
         return certificate, key
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from locum.errors import StoreUnavailable, UsageError
@@ -422,7 +423,8 @@ async def test_tls_checks_the_name(tmp_path: Path) -> None:
         cluster.stop()
 
 
-def test_wrong_files_are_named(tmp_path: Path) -> None:
+@asynchronous
+async def test_wrong_files_are_named(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("client")
     _, other_key = authority.issue("other")
@@ -431,12 +433,23 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     for options, complaint in [
         (EtcdOptions(ca=f"{tmp_path}/absent"), "ca .*/absent: no such file"),
         (EtcdOptions(ca=f"{tmp_path}/empty"), "ca .*/empty: "),
-        (EtcdOptions(ca=ca, cert=str(certificate)), "cert and key go together"),
         (EtcdOptions(ca=ca, cert=str(certificate), key=str(other_key)), "cert .*client.pem with key .*other.key: "),
         (EtcdOptions(ca=ca, cert=f"{tmp_path}/absent", key=str(key)), "no such file"),
-        (EtcdOptions(user="locum"), "user and password_file go together"),
-        (EtcdOptions(user="locum", password_file=f"{tmp_path}/absent"), "password_file .*/absent: no such file"),
-        (EtcdOptions(user="locum", password_file=f"{tmp_path}/empty"), "first line is empty"),
+        (EtcdOptions(ca=ca, user="locum", password_file=f"{tmp_path}/absent"), "password_file .*/absent: no such file"),
+        (EtcdOptions(ca=ca, user="locum", password_file=f"{tmp_path}/empty"), "first line is empty"),
+    ]:
+        async with opened(["127.0.0.1:1"], options) as store:
+            with pytest.raises(StoreUnavailable, match=complaint):
+                await store.read("")
+            with pytest.raises(StoreUnavailable, match=complaint):
+                await store.commit((), [Put("k", b"")])
+
+
+def test_wrong_combinations_are_refused() -> None:
+    for options, complaint in [
+        (EtcdOptions(ca="/ca", cert="/cert"), "cert and key go together"),
+        (EtcdOptions(ca="/ca", user="locum"), "user and password_file go together"),
+        (EtcdOptions(user="locum", password_file="/password"), "allow_plain_password = true"),
     ]:
         with pytest.raises(UsageError, match=complaint):
             EtcdStore(["127.0.0.1:2379"], options)
@@ -463,9 +476,8 @@ async def with_authentication(cluster: Cluster, *tls: str) -> None:
 async def test_user_and_password(tmp_path: Path) -> None:
     for name, password in (("right", "secret"), ("wrong", "guess")):
         (tmp_path / name).write_text(f"{password}\nsecond line\n")
-    options = EtcdOptions(
-        user="locum", password_file=f"{tmp_path}/right", attempt_timeout=1.0, watch_idle=1.0, probe_interval=0.2
-    )
+    plain = EtcdOptions(user="locum", password_file=f"{tmp_path}/right", allow_plain_password=True)
+    options = msgspec.structs.replace(plain, attempt_timeout=1.0, watch_idle=1.0, probe_interval=0.2)
     async with running(tmp_path, 3) as cluster:
         await with_authentication(cluster)
         async with opened(cluster.endpoints, options) as store:
@@ -484,11 +496,11 @@ async def test_user_and_password(tmp_path: Path) -> None:
             assert (await store.commit((), [Put("k", b"")])).accepted
         for wrong, complaint in [
             (
-                EtcdOptions(user="locum", password_file=f"{tmp_path}/wrong"),
+                msgspec.structs.replace(plain, password_file=f"{tmp_path}/wrong"),
                 "authentication failed.*check user and password_file",
             ),
             (EtcdOptions(), "configure user and password_file"),
-            (EtcdOptions(prefix="/other/", user="locum", password_file=f"{tmp_path}/right"), "permission denied"),
+            (msgspec.structs.replace(plain, prefix="/other/"), "permission denied"),
         ]:
             async with opened(cluster.endpoints, wrong) as store:
                 with pytest.raises(StoreUnavailable, match=complaint):
@@ -525,10 +537,15 @@ async def test_users_beside_client_certificates(tmp_path: Path) -> None:
 
 
 @asynchronous
-async def test_password_for_an_etcd_without_authentication(tmp_path: Path) -> None:
+async def test_authentication_that_is_enabled_later(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("secret\n")
-    async with running(tmp_path, 1) as cluster:
-        options = EtcdOptions(user="locum", password_file=f"{tmp_path}/password")
-        async with opened(cluster.endpoints, options) as store:
-            with pytest.raises(StoreUnavailable, match="authentication is not enabled; leave out user"):
-                await store.read("")
+    options = EtcdOptions(user="locum", password_file=f"{tmp_path}/password", allow_plain_password=True)
+    async with running(tmp_path, 1) as cluster, opened(cluster.endpoints, options) as store:
+        beats = Beats(store)
+        await beats.go_on()
+        assert "authentication is not enabled" in "".join(store.credential_warnings)
+        await with_authentication(cluster)
+        await beats.go_on()
+        await beats.stop()
+        assert beats.failures == []
+        assert store.credential_warnings == ()

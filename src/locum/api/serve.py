@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from locum import __version__
 from locum.addresses.announce import Announcer
 from locum.addresses.kernel import AddressTable
@@ -93,10 +95,7 @@ def store_of(settings: Settings) -> Store:
     location = settings.cluster.store
     if location.kind in ("memory", "sqlite"):
         return open_store(f"unix:{settings.paths.runtime}/store.sock")
-    given = settings.cluster.etcd
-    etcd = EtcdOptions(
-        ca=given.ca, cert=given.cert, key=given.key, user=given.user, password_file=given.password_file
-    ).paced(settings.cluster.hold)
+    etcd = EtcdOptions(**msgspec.structs.asdict(settings.cluster.etcd)).paced(settings.cluster.hold)
     return open_store(str(location), etcd=etcd)
 
 

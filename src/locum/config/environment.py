@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from locum.config import credentials
 from locum.config.model import Settings
 
 #: <linux/capability.h>, and what each is needed for.
@@ -23,8 +24,11 @@ _STATUS = "/proc/self/status"
 _PROGRAM_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin")
 
 
-def check_environment(settings: Settings) -> list[str]:
-    """Everything that keeps a daemon with these settings from working here, one line each; empty: nothing does."""
+def check_environment(settings: Settings, *, with_credentials: bool = True) -> list[str]:
+    """Everything that keeps a daemon with these settings from working here, one line each; empty: nothing does.
+
+    Credentials are for a daemon that starts: one that runs goes on with what was last good.
+    """
     paths = settings.paths
     problems = _missing_capabilities()
     problems += _missing_interfaces(settings)
@@ -34,6 +38,8 @@ def check_environment(settings: Settings) -> list[str]:
     for key, path in directories.items():
         problems += _directory_problem(f"{settings.source}: {key}", path)
     problems += _store_problems(settings)
+    if with_credentials:
+        problems += [remark.text for remark in credentials.examine(settings) if remark.kind == "unusable"]
     if paths.control_group is not None and not _group_exists(paths.control_group):
         problems.append(
             f"{settings.source}: paths.control_group: found {paths.control_group!r}, a group that this machine does "
@@ -42,7 +48,7 @@ def check_environment(settings: Settings) -> list[str]:
     return problems
 
 
-def environment_warnings(settings: Settings) -> list[str]:
+def environment_warnings(settings: Settings, *, with_credentials: bool = True) -> list[str]:
     """What an admin should know though it keeps nothing from working, one line each."""
     warnings = []
     if not any(os.access(f"{directory}/nft", os.X_OK) for directory in _PROGRAM_DIRECTORIES):
@@ -52,9 +58,8 @@ def environment_warnings(settings: Settings) -> list[str]:
         )
     if writable_by_others(settings.source):
         warnings.append(f"{settings.source}: others than its owner may write it; chmod go-w {settings.source}")
-    secret = settings.cluster.etcd.password_file
-    if secret is not None and _mode(secret) & 0o077:
-        warnings.append(f"{secret}: others than its owner may read the password; chmod 600 {secret}")
+    if with_credentials:
+        warnings += [r.text for r in credentials.examine(settings) if r.kind in ("ended", "warning")]
     return warnings
 
 
@@ -129,17 +134,10 @@ def _directory_problem(place: str, path: str) -> list[str]:
 
 
 def _store_problems(settings: Settings) -> list[str]:
-    store, etcd = settings.cluster.store, settings.cluster.etcd
+    store = settings.cluster.store
     if store.kind == "sqlite":
         return _directory_problem(f"{settings.source}: cluster.store", os.path.dirname(store.path))
-    if store.kind != "etcd":
-        return []
-    problems = []
-    for key, path in (("ca", etcd.ca), ("cert", etcd.cert), ("key", etcd.key), ("password_file", etcd.password_file)):
-        if path is not None and not (os.path.isfile(path) and os.access(path, os.R_OK)):
-            what = "which this process may not read" if os.path.isfile(path) else "which is not there"
-            problems.append(f"{settings.source}: cluster.etcd.{key}: found {path}, {what}; expected a readable file")
-    return problems
+    return []
 
 
 def _group_exists(group: str) -> bool:

@@ -34,6 +34,7 @@ from locum.config.model import (
 from locum.config.reader import Problems, Reader, is_number, shown, suggestion
 from locum.config.tunables import TUNABLES
 from locum.errors import ConfigError
+from locum.store.credential_files import PLAIN_PASSWORD
 from locum.store.location import MAX_SOCKET_PATH, StoreUrl
 
 #: The file of public addresses when the configuration has none of its own, if it exists.
@@ -156,11 +157,14 @@ def _etcd(table: Reader) -> EtcdSettings:
         key=table.text("key", values.absolute_path),
         user=table.text("user", values.name),
         password_file=table.text("password_file", values.absolute_path),
+        allow_plain_password=table.flag("allow_plain_password") or False,
     )
     for one, other in (("cert", "key"), ("user", "password_file")):
         for present, absent in ((one, other), (other, one)):
             if table.has(present) and not table.has(absent):
                 table.problems.add((*table.path, absent), f"missing beside {present}; expected both or neither")
+    if settings.user is not None and not settings.tls and not settings.allow_plain_password:
+        table.problems.add((*table.path, "user"), PLAIN_PASSWORD)
     table.finish()
     return settings
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from locum.store.credential_files import CredentialFiles
 from locum.store.location import StoreUrl
 
 #: What a setting of an event script can be.
@@ -56,19 +57,8 @@ class NodeSettings(msgspec.Struct, frozen=True):
     private_address: str | None = None
 
 
-class EtcdSettings(msgspec.Struct, frozen=True):
-    """``[cluster.etcd]``: TLS files and credentials; ``cert`` goes with ``key``, ``user`` with ``password_file``."""
-
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
-    user: str | None = None
-    password_file: str | None = None
-
-    @property
-    def tls(self) -> bool:
-        """Whether the endpoints are spoken to over TLS."""
-        return self.ca is not None or self.cert is not None
+#: ``[cluster.etcd]``.
+EtcdSettings = CredentialFiles
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):

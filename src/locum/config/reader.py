@@ -152,6 +152,15 @@ class Reader:
         self.wrong(key, f"a whole number from {minimum} to {maximum}")
         return None
 
+    def flag(self, key: str) -> bool | None:
+        """``true`` or ``false``."""
+        self._known.append(key)
+        value = self._data.get(key)
+        if value is not None and not isinstance(value, bool):
+            self.wrong(key, "true or false")
+            return None
+        return value
+
     def texts(self, key: str, check: Callable[[list[str]], T], *, required: str = "") -> T | None:
         """A list of strings, as ``check`` returns it; ``required`` as for :meth:`text`."""
         self._known.append(key)

@@ -7,9 +7,10 @@ import json
 import os
 from collections.abc import Callable, Iterator
 
+from locum.config import credentials
 from locum.config.environment import check_environment, environment_warnings
 from locum.config.model import Settings
-from locum.doctor import Finding
+from locum.doctor import Finding, Level
 from locum.errors import LocumError
 from locum.guard.gatekeeper import public_interfaces
 
@@ -21,16 +22,24 @@ _STA_UNSYNC = 0x0040
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """All findings about this machine."""
-    problems = check_environment(settings)
+    problems = check_environment(settings, with_credentials=False)
     for problem in problems:
         yield Finding("configuration", "problem", problem)
-    for warning in environment_warnings(settings):
+    for warning in environment_warnings(settings, with_credentials=False):
         yield Finding("configuration", "warning", warning)
     if not problems:
         yield Finding("configuration", "good", f"{settings.source}: {len(settings.addresses)} public addresses")
+    yield from credential_findings(settings)
     yield from scripts(settings)
     yield clock()
     yield from kernel(settings)
+
+
+def credential_findings(settings: Settings) -> Iterator[Finding]:
+    """What the node proves itself with to etcd."""
+    for kind, text in credentials.examine(settings):
+        level: Level = "good" if kind == "good" else "warning" if kind == "warning" else "problem"
+        yield Finding("credentials", level, text)
 
 
 def scripts(settings: Settings) -> Iterator[Finding]:

@@ -10,15 +10,14 @@ import msgspec
 
 from locum.errors import UsageError
 from locum.store.base import Store
+from locum.store.credential_files import CredentialFiles
 from locum.store.location import FORMS, NotAStore, StoreUrl, parse_store_url
 
 
-class EtcdOptions(msgspec.Struct, frozen=True):
+class EtcdOptions(CredentialFiles, frozen=True):
     """What an etcd store needs besides its endpoints.
 
-    ``prefix`` goes before every key, so that several clusters and other programs can share one etcd. ``ca``,
-    ``cert`` and ``key`` are PEM files; any of them turns TLS on. ``user`` goes with ``password_file`` (its first
-    line).
+    ``prefix`` goes before every key, so that several clusters and other programs can share one etcd.
 
     Times in seconds. ``timeout`` bounds a call, ``attempt_timeout`` one request to one endpoint, ``connect_timeout``
     the making of a connection for it (with TLS): a first packet that is lost is only repeated after a second, so a new
@@ -29,11 +28,6 @@ class EtcdOptions(msgspec.Struct, frozen=True):
     """
 
     prefix: str = "/locum/"
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
-    user: str | None = None
-    password_file: str | None = None
     timeout: float = 5.0
     attempt_timeout: float = 2.0
     connect_timeout: float = 2.0
@@ -58,9 +52,9 @@ class EtcdOptions(msgspec.Struct, frozen=True):
         )
 
     @property
-    def tls(self) -> bool:
-        """Whether the endpoints are spoken to over TLS."""
-        return bool(self.ca or self.cert or self.key)
+    def files(self) -> CredentialFiles:
+        """Where the credentials are."""
+        return CredentialFiles(self.ca, self.cert, self.key, self.user, self.password_file, self.allow_plain_password)
 
 
 def open_store(location: str | StoreUrl, *, timeout: float = 5.0, etcd: EtcdOptions | None = None) -> Store:

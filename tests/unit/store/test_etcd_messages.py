@@ -14,7 +14,18 @@ from locum.store.base import Batch, Change, Condition, Delete, Put
 from locum.store.etcd import messages
 from locum.store.etcd.endpoints import Endpoints
 from locum.store.etcd.gateway import Gateway
-from locum.store.etcd.messages import Compacted, Event, Header, KeyValue, NotCarriedOut, Refused, TokenRefused, Unknown
+from locum.store.etcd.messages import (
+    Compacted,
+    Event,
+    Header,
+    KeyValue,
+    NoAuthentication,
+    NotCarriedOut,
+    PasswordRefused,
+    Refused,
+    TokenRefused,
+    Unknown,
+)
 from locum.store.factory import EtcdOptions
 from tests.unit.store.harness import asynchronous
 
@@ -93,7 +104,10 @@ def test_answers_of_the_gateway_are_understood() -> None:
         ("etcdserver: user name is empty", TokenRefused),
         ("etcdserver: revision of auth store is old", TokenRefused),
         ("etcdserver: permission denied", Refused),
-        ("etcdserver: authentication failed, invalid user ID or password", Refused),
+        ("etcdserver: authentication failed, invalid user ID or password", PasswordRefused),
+        ("etcdserver: authentication is not enabled", NoAuthentication),
+        ("auth: revision in header is old", TokenRefused),
+        ("auth: invalid auth token", TokenRefused),
         ("etcdserver: mvcc: database space exceeded", Refused),
         ("etcdserver: mvcc: required revision has been compacted", Compacted),
         ("etcdserver: request timed out", Unknown),

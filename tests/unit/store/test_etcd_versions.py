@@ -195,7 +195,13 @@ async def test_tokens_that_ran_out_are_renewed(version: str, tmp_path: Path) -> 
             if body == {"name": "locum", "password": "secret"}
             else (400, error(version, "etcdserver: authentication failed, invalid user ID or password", 3))
         )
-        options = EtcdOptions(user="locum", password_file=str(tmp_path / "password"), timeout=20.0, watch_idle=30.0)
+        options = EtcdOptions(
+            user="locum",
+            password_file=str(tmp_path / "password"),
+            allow_plain_password=True,
+            timeout=20.0,
+            watch_idle=30.0,
+        )
         store = EtcdStore([etcd.endpoint], options)
         assert (await store.read("")).entries
         valid.discard("two.2")

@@ -1,8 +1,12 @@
 """One request to one endpoint of etcd.
 
-Rules of this file: it knows HTTP, TLS and tokens. It chooses no endpoint and repeats nothing but a request whose
-token had run out. What it adds to a failed request is whether it can have had an effect: before its first byte was
-handed to the connection it cannot; after that nobody knows.
+Rules of this file: it knows HTTP, TLS and tokens. It chooses no endpoint, and repeats only what certainly had no effect
+because of credentials that are renewed (:mod:`locum.store.etcd.renewal`). What it adds to a failed request is whether
+the request can have had an effect: before its first byte was handed to the connection it cannot; after that, nobody
+knows.
+
+Each request says with which TLS settings its connection must have been made. So settings that change bring new
+connections, and streams that run go on.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Final, TypeVar
@@ -18,16 +22,35 @@ from typing import Final, TypeVar
 import aiohttp
 import msgspec
 
-from locum.errors import UsageError
 from locum.store.etcd import messages
-from locum.store.etcd.messages import NotCarriedOut, Refused, TokenRefused, Unknown
+from locum.store.etcd.messages import (
+    CertificateRefused,
+    Compacted,
+    Failure,
+    HandshakeRefused,
+    NoAuthentication,
+    NotCarriedOut,
+    PasswordRefused,
+    Refused,
+    TokenRefused,
+    Unanswered,
+    Unknown,
+)
+from locum.store.etcd.renewal import Login, Renewal, Tls, Verdict
 from locum.store.factory import EtcdOptions
 
 #: etcd checks passwords with bcrypt, which is slow on purpose.
 _AUTHENTICATE_SECONDS: Final = 5.0
+#: Seconds after a refused password before etcd is asked again.
+_DENIED_PAUSE: Final = 0.5
+#: Seconds between two tokens that are given up without etcd having said that they are bad.
+_DOUBT_PAUSE: Final = 5.0
 
 #: A member without a leader then answers at once, instead of keeping the request (clientv3.WithRequireLeader).
 _REQUIRE_LEADER: Final = {"Grpc-Metadata-hasleader": "true", "Content-Type": "application/json"}
+
+#: Instead of a token, where etcd wants none.
+_NO_TOKEN: Final = ""
 
 T = TypeVar("T")
 
@@ -43,111 +66,206 @@ async def _mark(_session: object, context: SimpleNamespace, _parameters: object)
     context.trace_request_ctx.sent = True
 
 
-def tls_context(options: EtcdOptions) -> ssl.SSLContext | None:
-    """The TLS settings, or None without TLS. Raises UsageError that names the file that is wrong."""
-    if not options.tls:
-        return None
-    if (options.cert is None) != (options.key is None):
-        raise UsageError("etcd: cert and key go together")
-    try:
-        context = ssl.create_default_context(cafile=options.ca)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"etcd: ca {options.ca}: {_reason(error)}") from error
-    if options.cert is not None:
-        try:
-            context.load_cert_chain(options.cert, options.key)
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(f"etcd: cert {options.cert} with key {options.key}: {_reason(error)}") from error
-    return context
-
-
-def read_password(options: EtcdOptions) -> str:
-    """The first line of the password file. Raises UsageError."""
-    if (options.user is None) != (options.password_file is None):
-        raise UsageError("etcd: user and password_file go together")
-    if options.password_file is None:
-        return ""
-    try:
-        with open(options.password_file, encoding="utf-8") as file:
-            password = file.readline().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"etcd: password_file {options.password_file}: {_reason(error)}") from error
-    if not password:
-        raise UsageError(f"etcd: password_file {options.password_file}: its first line is empty")
-    return password
-
-
 class Gateway:
-    """HTTP to any endpoint. Raises at creation: UsageError for files that cannot be used."""
+    """HTTP to any endpoint. ``names`` are all of them, for trials of new TLS settings.
 
-    def __init__(self, options: EtcdOptions) -> None:
-        self._tls = tls_context(options)
-        self._user = options.user
-        self._password = read_password(options)
+    Raises at creation: UsageError for options that cannot be used. Files are read when they are first needed.
+    """
+
+    def __init__(self, options: EtcdOptions, names: Sequence[str] = ()) -> None:
+        self.renewal = Renewal(options.files, self._try)
+        self._names = names
+        self._probe_body = messages.probe_request(options.prefix.encode() or b"\0")
         self._attempt = options.attempt_timeout
         self._connect = options.connect_timeout
         self._token: str | None = None
+        self._login: Login | None = None
         self._authenticating: asyncio.Lock | None = None
+        self._denied: tuple[Refused, float] | None = None
+        self._doubting: asyncio.Task[None] | None = None
+        self._doubted = float("-inf")
         self._session: aiohttp.ClientSession | None = None
 
     @property
     def has_user(self) -> bool:
         """Whether requests carry a token."""
-        return self._user is not None
-
-    def url(self, endpoint: str) -> str:
-        """``endpoint`` (host:port) as a URL."""
-        return f"{'http' if self._tls is None else 'https'}://{endpoint}"
+        return self.renewal.files.user is not None
 
     async def ask(self, endpoint: str, path: str, body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         """The decoded answer of ``endpoint`` to a request. Raises one of :mod:`messages`' failures."""
-        for last in (False, True):
-            token = await self._current_token(endpoint)
+        renewed = mended = False
+        while True:
+            tls = await self.renewal.tls()
+            token = await self._current_token(endpoint, tls)
             try:
-                return await self._post(endpoint, path, body, decoder, token, self._attempt)
+                return await self._post(endpoint, path, body, decoder, token, self._attempt, tls)
             except TokenRefused as error:
-                if last or self._user is None:
-                    hint = "" if self._user else "; etcd wants authentication: configure user and password_file"
-                    raise Refused(f"{error}{hint}") from None
                 if self._token == token:
                     self._token = None
-        raise AssertionError("unreachable")
+                if renewed or not self.has_user:
+                    raise Refused(f"{error}{self._hint()}") from None
+                renewed = True
+            except HandshakeRefused:
+                if mended or not await self.renewal.mend(tls):
+                    raise
+                mended = True
+            except Unanswered:
+                if token:
+                    self._doubt(endpoint, token)
+                raise
+            except CertificateRefused:
+                self.renewal.trouble()
+                raise
 
-    async def _current_token(self, endpoint: str) -> str | None:
-        if self._user is None or self._token is not None:
+    def _hint(self) -> str:
+        return "" if self.has_user else "; etcd wants authentication: configure user and password_file"
+
+    async def _current_token(self, endpoint: str, tls: Tls) -> str | None:
+        logins = self.renewal.logins()
+        if not logins:
+            return None
+        if tls.context is None and not self.renewal.files.allow_plain_password:
+            raise Refused("etcd is reached without TLS, over which the password is not sent")
+        if self._login is not None and self._login not in logins:
+            # Another user is configured, or none that is known to work.
+            self._token = None
+        if self._token is not None:
             return self._token
         if self._authenticating is None:
             self._authenticating = asyncio.Lock()
         async with self._authenticating:
             if self._token is None:
-                body = messages.authenticate_request(self._user, self._password)
-                try:
-                    answer = await self._post(
-                        endpoint,
-                        "/v3/auth/authenticate",
-                        body,
-                        messages.authenticate_responses,
-                        None,
-                        max(self._attempt, _AUTHENTICATE_SECONDS),
-                    )
-                except Unknown as error:
-                    # A token that nobody received has no effect.
-                    raise NotCarriedOut(f"no token: {error}") from None
-                self._token = answer.token
+                self._token = await self._authenticate(endpoint, tls)
             return self._token
 
+    async def _authenticate(self, endpoint: str, tls: Tls) -> str:
+        """A new token. Raises a Failure."""
+        loop = asyncio.get_running_loop()
+        if self._denied is not None and loop.time() < self._denied[1]:
+            raise self._denied[0]
+        tried: list[Login] = []
+        refusal: Refused = PasswordRefused("no password is known")
+        while waiting := [login for login in self.renewal.logins() if login not in tried]:
+            login = waiting[0]
+            tried.append(login)
+            try:
+                token = await self._authenticate_as(login, endpoint, tls)
+            except NoAuthentication:
+                self._login = login
+                self.renewal.unneeded()
+                return _NO_TOKEN
+            except PasswordRefused as error:
+                refusal = error
+                if len(waiting) == 1:
+                    # Perhaps it has just been changed.
+                    await self.renewal.look()
+            else:
+                self._login, self._denied = login, None
+                self.renewal.accepted(login)
+                return token
+        self._denied = refusal, loop.time() + _DENIED_PAUSE
+        raise refusal
+
+    async def _authenticate_as(self, login: Login, endpoint: str, tls: Tls) -> str:
+        body = messages.authenticate_request(login.user, login.password.reveal())
+        seconds = max(self._attempt, _AUTHENTICATE_SECONDS)
+        try:
+            answer = await self._post(
+                endpoint, "/v3/auth/authenticate", body, messages.authenticate_responses, None, seconds, tls
+            )
+        except Unknown as error:
+            # A token that nobody received has no effect.
+            raise NotCarriedOut(f"no token: {error}") from None
+        return answer.token
+
+    def _doubt(self, endpoint: str, token: str) -> None:
+        """A request with ``token`` had no answer: find out whether the token is the reason."""
+        if self._token == token and (self._doubting is None or self._doubting.done()):
+            self._doubting = asyncio.create_task(self._examine(endpoint, token))
+
+    async def _examine(self, endpoint: str, token: str) -> None:
+        now = asyncio.get_running_loop().time()
+        try:
+            tls = await self.renewal.tls()
+            status = await self._post(
+                endpoint, "/v3/maintenance/status", b"{}", messages.status_responses, None, self._attempt, tls
+            )
+            stale = messages.from_the_future(token, status.raft_applied_index)
+        except (TokenRefused, Refused):
+            # It answers, but not without a token.
+            stale = now - self._doubted >= _DOUBT_PAUSE
+        except Failure:
+            return
+        if stale and self._token == token:
+            self._token, self._doubted = None, now
+
+    # -- trials ------------------------------------------------------------------------------------------------
+
+    async def _try(self, context: ssl.SSLContext | None) -> Verdict:
+        """Whether an endpoint accepts connections with ``context``: the first that does decides."""
+        trials = [asyncio.create_task(self._try_at(name, context)) for name in self._names]
+        reached, reasons = False, []
+        try:
+            for trial in asyncio.as_completed(trials):
+                verdict = await trial
+                if verdict.accepted:
+                    return verdict
+                reached = reached or verdict.reached
+                if verdict.reached:
+                    reasons.append(verdict.reason)
+            return Verdict(False, reached, "; ".join(sorted(reasons)))
+        finally:
+            for task in trials:
+                task.cancel()
+            await asyncio.gather(*trials, return_exceptions=True)
+
+    async def _try_at(self, endpoint: str, context: ssl.SSLContext | None) -> Verdict:
+        try:
+            async with asyncio.timeout(self._attempt):
+                request = self._request(endpoint, "/v3/kv/range", self._probe_body, None, _Sent(), context, last=True)
+                async with request as response:
+                    data = await response.read()
+        except (TimeoutError, aiohttp.ConnectionTimeoutError):
+            return Verdict(False, False)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            there = not isinstance(error, aiohttp.ClientConnectorError) or isinstance(error, aiohttp.ClientSSLError)
+            return Verdict(False, there, f"{endpoint}: {_reason(error)}")
+        if response.status == 200:
+            return Verdict(True, True)
+        failure = messages.failure(data, response.status)
+        answered = isinstance(failure, TokenRefused | Refused | Compacted) or (
+            isinstance(failure, NotCarriedOut) and failure.waiting
+        )
+        if answered and not isinstance(failure, CertificateRefused):
+            return Verdict(True, True)
+        return Verdict(False, True, f"{endpoint}: {failure}")
+
     async def _post(
-        self, endpoint: str, path: str, body: bytes, decoder: msgspec.json.Decoder[T], token: str | None, seconds: float
+        self,
+        endpoint: str,
+        path: str,
+        body: bytes,
+        decoder: msgspec.json.Decoder[T],
+        token: str | None,
+        seconds: float,
+        tls: Tls,
     ) -> T:
         sent = _Sent()
         try:
-            async with asyncio.timeout(seconds), self._request(endpoint, path, body, token, sent) as response:
+            request = self._request(endpoint, path, body, token, sent, tls.context)
+            async with asyncio.timeout(seconds), request as response:
                 data = await response.read()
+        except aiohttp.ClientSSLError as error:
+            raise HandshakeRefused(_reason(error)) from None
         except aiohttp.ConnectionTimeoutError:
             raise self._failed(sent, f"no connection within {self._connect:g} s") from None
         except TimeoutError:
-            raise self._failed(sent, f"no answer within {seconds:g} s") from None
+            reason = f"no answer within {seconds:g} s"
+            raise (Unanswered(reason) if sent.sent else NotCarriedOut(reason)) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            # With TLS 1.3 a server refuses the client's certificate when the handshake is over for the client
+            # (RFC 8446 4.4.2.4): the connection just ends.
+            self.renewal.trouble()
             raise self._failed(sent, _reason(error)) from None
         if response.status != 200:
             raise messages.failure(data, response.status)
@@ -159,10 +277,10 @@ class Gateway:
     @asynccontextmanager
     async def stream(self, endpoint: str, body: bytes) -> AsyncIterator[aiohttp.StreamReader]:
         """A watch at ``endpoint``: its lines, as they come. Raises one of :mod:`messages`' failures."""
-        token = await self._current_token(endpoint)
-        sent = _Sent()
+        tls = await self.renewal.tls()
+        token = await self._current_token(endpoint, tls)
         try:
-            async with self._request(endpoint, "/v3/watch", body, token, sent) as response:
+            async with self._request(endpoint, "/v3/watch", body, token, _Sent(), tls.context) as response:
                 if response.status != 200:
                     raise messages.failure(await response.read(), response.status)
                 yield response.content
@@ -174,26 +292,44 @@ class Gateway:
         self._token = None
 
     def _request(
-        self, endpoint: str, path: str, body: bytes, token: str | None, sent: _Sent
+        self,
+        endpoint: str,
+        path: str,
+        body: bytes,
+        token: str | None,
+        sent: _Sent,
+        context: ssl.SSLContext | None,
+        *,
+        last: bool = False,
     ) -> aiohttp.client._RequestContextManager:
+        """``last``: the connection ends with the answer."""
         if self._session is None:
             trace = aiohttp.TraceConfig()
             trace.on_request_headers_sent.append(_mark)
+            trace.on_connection_create_start.append(self._connects)
             # Idle connections are kept for long: probes and beats use them all the time.
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=0, keepalive_timeout=60, ssl=self._tls if self._tls is not None else True
-                ),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect),
                 headers=_REQUIRE_LEADER,
                 skip_auto_headers=("User-Agent",),
                 auto_decompress=False,
                 trace_configs=[trace],
             )
-        headers = {"Authorization": token} if token else None
+        headers = {"Authorization": token} if token else {}
+        if last:
+            headers["Connection"] = "close"
         return self._session.post(
-            f"{self.url(endpoint)}{path}", data=body, headers=headers, trace_request_ctx=sent, allow_redirects=False
+            f"{'http' if context is None else 'https'}://{endpoint}{path}",
+            data=body,
+            headers=headers,
+            ssl=True if context is None else context,
+            trace_request_ctx=sent,
+            allow_redirects=False,
         )
+
+    async def _connects(self, *_: object) -> None:
+        self.renewal.touch()
 
     @staticmethod
     def _failed(sent: _Sent, reason: str) -> messages.Failure:
@@ -201,6 +337,10 @@ class Gateway:
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
+        if self._doubting is not None:
+            self._doubting.cancel()
+            await asyncio.gather(self._doubting, return_exceptions=True)
+        await self.renewal.close()
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()

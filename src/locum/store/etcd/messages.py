@@ -73,12 +73,16 @@ class WatchResponse(msgspec.Struct, frozen=True):
 
 
 class StatusResponse(msgspec.Struct, frozen=True, rename="camel"):
-    """What a member says of itself. Sizes in bytes; ``db_size_in_use`` is what a defragmented file would have."""
+    """What a member says of itself. Sizes in bytes; ``db_size_in_use`` is what a defragmented file would have.
+
+    ``raft_applied_index`` is how far it has carried out what the members agreed on; 0: it does not say.
+    """
 
     header: Header
     version: str = ""
     db_size: int = 0
     db_size_in_use: int = 0
+    raft_applied_index: int = 0
 
 
 class StreamError(msgspec.Struct, frozen=True):
@@ -172,6 +176,16 @@ def authenticate_request(user: str, password: str) -> bytes:
     return _encode({"name": user, "password": password})
 
 
+def from_the_future(token: str, applied: int) -> bool:
+    """Whether a member that has applied ``applied`` entries of Raft's log keeps every request with ``token`` waiting.
+
+    A token of the kind "simple" ends with the index of the entry that made it, and a member that is not there yet waits
+    for it (auth/simple_token.go, isValidSimpleToken): for ever, when etcd was restored and counts anew.
+    """
+    _, dot, index = token.rpartition(".")
+    return bool(dot) and applied > 0 and index.isascii() and index.isdecimal() and int(index) > applied
+
+
 def watch_request(prefix: bytes, start: int) -> bytes:
     """All events under ``prefix`` from revision ``start``. Fragments keep large messages under gRPC's limit."""
     request = {
@@ -229,6 +243,26 @@ class Refused(Failure):
     """The request had no effect, and will have none on any endpoint until somebody changes something."""
 
 
+class PasswordRefused(Refused):
+    """etcd gives no token for this user and password."""
+
+
+class NoAuthentication(Refused):
+    """etcd gives no tokens at all: its authentication is not enabled, and requests need none."""
+
+
+class CertificateRefused(Refused):
+    """The gateway takes no request over a connection that was made with this certificate."""
+
+
+class HandshakeRefused(NotCarriedOut):
+    """One end refused the other's certificate, so that there is no connection."""
+
+
+class Unanswered(Unknown):
+    """No answer within the limit."""
+
+
 class TokenRefused(Failure):
     """The request had no effect because its token is not, or no longer, valid."""
 
@@ -252,7 +286,7 @@ def failure(body: bytes, status: int) -> Failure:
         text = body[:200].decode(errors="replace").strip()
         if "CommonName of client" in text:
             # embed/serve.go: with users enabled, etcd would take the name in the certificate for a user.
-            return Refused(
+            return CertificateRefused(
                 "with users and passwords enabled, its gateway refuses client certificates that have a common name"
                 " (CN); use one without"
             )
@@ -261,11 +295,20 @@ def failure(body: bytes, status: int) -> Failure:
     return classify(answer.text)
 
 
-_TOKEN: Final = ("invalid auth token", "user name is empty", "revision of auth store is old")
+#: "revision in header": etcd 3.3 and 3.4 before 3.4.15, which say so only where a request is applied (auth/store.go).
+_TOKEN: Final = (
+    "invalid auth token",
+    "user name is empty",
+    "revision of auth store is old",
+    "revision in header is old",
+)
+_PASSWORD: Final = ("authentication failed", "; check user and password_file")
+_NO_AUTHENTICATION: Final = (
+    "authentication is not enabled",
+    "; leave out user and password_file, or enable authentication in etcd",
+)
 _REFUSED: Final = {
     "permission denied": "; the user's role must allow reading and writing everything under the prefix",
-    "authentication failed": "; check user and password_file",
-    "authentication is not enabled": "; leave out user and password_file, or enable authentication in etcd",
     "database space exceeded": "; compact and defragment etcd, then run: etcdctl alarm disarm",
     "request is too large": "; raise etcd's --max-request-bytes",
     "too many operations": "; raise etcd's --max-txn-ops to 128 or more",
@@ -276,11 +319,15 @@ _NOT_CARRIED_OUT: Final = ("too many requests", "not supported for learner", "no
 
 def classify(message: str) -> Failure:
     """The failure behind an error text of etcd."""
-    text = message.removeprefix("etcdserver: ")
+    text = message.removeprefix("etcdserver: ").removeprefix("auth: ")
     if any(part in text for part in _TOKEN):
         return TokenRefused(text)
     if "required revision has been compacted" in text:
         return Compacted(text)
+    if _PASSWORD[0] in text:
+        return PasswordRefused(text + _PASSWORD[1])
+    if _NO_AUTHENTICATION[0] in text:
+        return NoAuthentication(text + _NO_AUTHENTICATION[1])
     for part, hint in _REFUSED.items():
         if part in text:
             return Refused(text + hint)

@@ -19,13 +19,14 @@ watches with WatchLost, so that everything is read again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
 
 from locum.errors import StoreUnavailable, UsageError
 from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot, WatchLost
+from locum.store.credential_files import CredentialFiles
 from locum.store.etcd import messages
 from locum.store.etcd.endpoints import Endpoint, Endpoints
 from locum.store.etcd.gateway import Gateway
@@ -67,7 +68,7 @@ class EtcdStore:
             raise UsageError("etcd: no endpoint is given")
         self._options = options
         self._prefix = options.prefix.encode()
-        self._gateway = Gateway(options)
+        self._gateway = Gateway(options, endpoints)
         self._endpoints = Endpoints(
             endpoints, self._gateway, self._prefix, options.probe_interval, options.suspect_after
         )
@@ -138,6 +139,24 @@ class EtcdStore:
             return await space(self._gateway, endpoint.name, self._prefix or b"\0")
         except StoreUnavailable as error:
             return error
+
+    # -- credentials -------------------------------------------------------------------------------------------
+
+    @property
+    def credential_warnings(self) -> tuple[str, ...]:
+        """What an admin should know of the credentials: what is wrong with their files, what is refused, what ends."""
+        return self._gateway.renewal.warnings
+
+    def watch_credentials(self, note: Callable[[str], None], warn: Callable[[tuple[str, ...]], None]) -> None:
+        """Have ``note`` told of everything that was read anew, and ``warn`` all warnings when they have changed."""
+        self._gateway.renewal.on_note, self._gateway.renewal.on_warnings = note, warn
+
+    async def reread_credentials(self, files: CredentialFiles) -> tuple[str, ...]:
+        """Read the credentials again, from ``files``; returns what is new since this was last asked, in words.
+
+        Raises UsageError for a combination that cannot be used; then nothing has changed.
+        """
+        return await self._gateway.renewal.reread(files)
 
     async def close(self) -> None:
         """Close all connections; calls and watches end with StoreUnavailable. Idempotent."""
