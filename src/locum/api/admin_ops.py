@@ -16,6 +16,7 @@ from locum.clock import boottime
 from locum.cluster.admin import TRIES, AdminChange, WaitFor, default_tunables, parse_request, plan_command
 from locum.config.model import Settings
 from locum.errors import StoreUnavailable, UsageError
+from locum.events.inside import Inside
 from locum.store.base import carry_out
 
 #: Longest time that one commit may take, and then the view to follow it, in seconds.
@@ -29,14 +30,21 @@ class AdminOperations:
         self._driver = driver
         self._settings = settings
 
-    async def run(self, message: Mapping[str, object]) -> AdminResult:
-        """One command. Raises UsageError (with the reason) or StoreUnavailable."""
+    async def run(self, message: Mapping[str, object], inside: Inside | None = None) -> AdminResult:
+        """One command. Raises UsageError (with the reason) or StoreUnavailable.
+
+        ``inside``: the script that gives the command. Its effect may need the end of that script's event, so it is not
+        waited for.
+        """
         request = parse_request(message)
         view, local = self._driver.node.view, self._driver.node.desk.name
         for _ in range(TRIES):
             change = plan_command(view, request, local=local, wall=time.time())
             changed = bool(change.operations)
             if not changed or await self._commit(change):
+                if inside is not None and change.wait is not None:
+                    note = f"addresses move when {inside} has ended, so this is not waited for"
+                    return AdminResult(change.message, (*change.warnings, note), changed)
                 # What was so already may still be on its way.
                 pending = await self._wait(change.wait) if change.wait is not None else ""
                 return AdminResult(change.message, change.warnings, changed, complete=not pending, pending=pending)

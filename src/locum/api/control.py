@@ -24,6 +24,7 @@ from locum.clock import boottime
 from locum.config.model import PathSettings
 from locum.errors import LocumError, ProtocolError, UsageError
 from locum.events.engine import EventEngine
+from locum.events.inside import Inside
 from locum.events.model import Event
 from locum.store.server import group_id
 from locum.wire_async import FrameConnection, FrameServer, serve_unix
@@ -63,13 +64,17 @@ class ControlServer:
         self._server: FrameServer | None = None
         self._operations: dict[str, Callable[[Message], Awaitable[object]]] = {
             "status": self._status,
-            "admin": self._admin.run,
             "tunables": self._tunables,
             "tunable-defaults": self._admin.tunable_defaults,
             "reload": self._reload,
-            "shutdown": self._shutdown,
             "event-list": self._event_list,
             "event-status": self._event_status,
+        }
+        # What waits for an event: for its own, or until addresses have moved, or until the node may leave. Called from
+        # within an event it would wait for itself.
+        self._waiting: dict[str, Callable[[Message, Inside | None], Awaitable[object]]] = {
+            "admin": self._admin.run,
+            "shutdown": self._shutdown,
             "event-run": self._event_run,
         }
 
@@ -96,9 +101,13 @@ class ControlServer:
             if name == "watch":
                 await self._watch(connection)
                 return
+            if isinstance(name, str) and name in self._waiting:
+                pid = connection.peer.pid if connection.peer is not None else 0
+                send(answers.success(await self._waiting[name](message, self._engine.inside(pid))))
+                return
             operation = self._operations.get(name) if isinstance(name, str) else None
             if operation is None:
-                known = ", ".join(sorted([*self._operations, "watch"]))
+                known = ", ".join(sorted([*self._operations, *self._waiting, "watch"]))
                 raise UsageError(f"no operation is named {name!r}; there are {known}")
             result = await operation(message)
             old, age = ((), None) if name in OF_THIS_NODE else self._old()
@@ -165,9 +174,11 @@ class ControlServer:
     async def _reload(self, message: Message) -> object:
         return self._reloader.reload()
 
-    async def _shutdown(self, message: Message) -> object:
+    async def _shutdown(self, message: Message, inside: Inside | None) -> object:
         self._leaving()
         self._driver.feed(self._driver.node.leave)
+        if inside is not None:
+            return {"message": f"leaves the cluster when {inside} has ended", "inside": inside.event}
         return {"message": "leaving the cluster"}
 
     async def _event_list(self, message: Message) -> object:
@@ -176,7 +187,7 @@ class ControlServer:
     async def _event_status(self, message: Message) -> object:
         return self._engine.status()
 
-    async def _event_run(self, message: Message) -> object:
+    async def _event_run(self, message: Message, inside: Inside | None) -> object:
         name = message.get("event", "")
         if name not in list(Event):
             raise UsageError(f"no event is named {name!r}; there are {', '.join(Event)}")
@@ -184,6 +195,11 @@ class ControlServer:
         if event not in BY_HAND:
             raise UsageError(
                 f"{event} is run by the daemon only; to try a script use 'locum event run --dir DIR {event} …'"
+            )
+        if inside is not None:
+            raise UsageError(
+                f"{event} cannot be run from within {inside}: that would wait for it and keep it from beginning. "
+                "Leave it to the daemon; a monitor that creates $LOCUM_RUNTIME/again is followed by another one soon"
             )
         tunables = self._driver.node.desk.tunables
         timeout = tunables.monitor_timeout if event is Event.MONITOR else tunables.event_timeout

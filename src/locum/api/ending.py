@@ -13,10 +13,24 @@ import os
 import select
 import time
 
+import msgspec
+
 from locum.api.client import Conversation, NoAnswer, NoDaemon
+from locum.errors import LocumError
 
 #: What the guard is called in /proc/PID/comm.
 GUARD_NAME = "locum-guard"
+
+
+class _Answer(msgspec.Struct):
+    """The daemon's answer: what it does, and the event from within which it was asked."""
+
+    message: str = ""
+    inside: str = ""
+
+
+class WithinEvent(LocumError):
+    """The daemon was asked from within one of its own events: it ends later, and cannot be waited for."""
 
 
 def shut_down(socket_path: str, timeout: float, *, wait: bool = True) -> bool:
@@ -24,6 +38,7 @@ def shut_down(socket_path: str, timeout: float, *, wait: bool = True) -> bool:
 
     ``timeout`` in seconds is for all of it. Without ``wait`` it returns as soon as the daemon begins to leave. False
     is also the result when the agent has ended and its guard cannot be watched: it belongs to another PID namespace.
+    Raises WithinEvent, which says when the daemon leaves, when the caller is part of an event script that runs.
 
     Raises NoDaemon, PermissionRequired; NoAnswer when the daemon has not ended in time.
     """
@@ -32,9 +47,11 @@ def shut_down(socket_path: str, timeout: float, *, wait: bool = True) -> bool:
         guard = _watch_guard(daemon.peer.pid)
         try:
             daemon.send({"op": "shutdown"})
-            daemon.receive()
+            answer = msgspec.json.decode(daemon.receive(), type=_Answer)
             if not wait:
                 return False
+            if answer.inside:
+                raise WithinEvent(f"the daemon {answer.message}")
             if guard is None:
                 _wait_for_close(daemon)
                 return False

@@ -41,9 +41,13 @@ def shutdown(socket_path: str, timeout: float, no_wait: bool) -> None:
     When the command returns, a new daemon can be started. systemd does not start it again before the next boot, or
     'systemctl start locum'.
     """
-    from locum.api.ending import shut_down  # noqa: PLC0415
+    from locum.api.ending import WithinEvent, shut_down  # noqa: PLC0415
 
-    seen = shut_down(socket_path, timeout, wait=not no_wait)
+    try:
+        seen = shut_down(socket_path, timeout, wait=not no_wait)
+    except WithinEvent as later:
+        output.emit([str(later)])
+        return
     if no_wait:
         output.emit(["the daemon leaves the cluster"])
     elif seen:

@@ -21,6 +21,7 @@ from pathlib import Path
 from locum.errors import LocumError, ScriptDirectoryError
 from locum.events.directory import ScriptDirectory
 from locum.events.environment import common_environment, script_environment
+from locum.events.inside import Inside, inside
 from locum.events.link import Run, RunnerLink
 from locum.events.model import Event, EventResult, EventStatus, Outcome, ScriptResult
 from locum.events.plan import NOT_RUN_STATUS, combine, not_run, parse_event, to_start
@@ -188,6 +189,13 @@ class EventEngine:
     def status(self) -> dict[Event, EventStatus]:
         """The last run of each event and the last result of each of its scripts, of earlier daemons too."""
         return self._status.snapshot()
+
+    def inside(self, pid: int) -> Inside | None:
+        """The script that runs now and that process ``pid`` is a part of, if any."""
+        if self._current is None:
+            return None
+        with self._reserve.spent():
+            return inside(pid, self._runtime, self.runner_pid)
 
     @property
     def runner_pid(self) -> int:
