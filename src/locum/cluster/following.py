@@ -12,14 +12,15 @@ import math
 from locum.cluster import schema
 from locum.cluster.desk import Desk
 from locum.cluster.effects import RunEvent
-from locum.cluster.plan import PREPARE_EVENTS
+from locum.cluster.plan import PREPARE_EVENTS, current_health, participants
 from locum.cluster.schema import DIRTY, PREPARED, RECOVERED, SETTLED, AdminRecord, PhaseRecord, PlanRecord
 from locum.store.base import Put
 
 #: What ends a reconfiguration, in this order.
 CLOSING_EVENTS = ("ipreallocated", "recovered")
-#: Pause before a failed closing event is run again, in seconds.
-RETRY_PAUSE = 1.0
+#: Pause before a failed closing event is run again, in seconds. After BanAfterFailures failures it doubles each time,
+#: up to the longest.
+RETRY_PAUSE, LONGEST_RETRY_PAUSE = 1.0, 30.0
 
 
 class Following:
@@ -162,16 +163,46 @@ class Following:
         self._desk.emit(RunEvent(self._desk.begin(event, done), event))
 
     def _failed(self, plan: PlanRecord, event: str, reason: str) -> None:
-        """A closing event failed: again after a pause; a node on which it keeps failing is banned."""
+        """A closing event failed: again after a pause. A node on which it keeps failing is banned when another node
+        has shown that the event can succeed; a fault that all nodes have in common is no reason to ban any of them."""
+        desk = self._desk
         self._failures += 1
-        limit = self._desk.tunables.ban_after_failures
-        self._desk.note(f"{event} failed ({self._failures} of {limit}): {reason}", "error")
-        if self._failures < limit:
-            self._retry_at = self._desk.now + RETRY_PAUSE
-            return
-        self._failures = 0
-        self._recovered = plan.epoch
-        self.ban(f"{event} failed {limit} times: {reason}")
+        limit = desk.tunables.ban_after_failures
+        over = self._failures - limit
+        self._retry_at = desk.now + (RETRY_PAUSE if over < 0 else min(RETRY_PAUSE * 2.0**over, LONGEST_RETRY_PAUSE))
+        if over < 0:
+            desk.note(f"{event} failed ({self._failures} of {limit}): {reason}", "error")
+        elif self._succeeds_elsewhere(plan):
+            self._failures = 0
+            self._retry_at = desk.now + LONGEST_RETRY_PAUSE
+            self.ban(f"{event} failed {limit + over} times: {reason}")
+        else:
+            again = self._retry_at - desk.now
+            why = "no other node has got through it either, so this one is not banned"
+            desk.note(f"{event} failed {self._failures} times: {reason}; {why}; again in {again:.0f} s", "error")
+
+    def _succeeds_elsewhere(self, plan: PlanRecord) -> bool:
+        """Whether another participant is through with the closing events of ``plan``."""
+        view = self._desk.view
+        for node, incarnation in plan.participants.items():
+            phase = view.phases.get(node)
+            if node == self._desk.name or phase is None or not view.alive(node, incarnation):
+                continue
+            record = phase.record
+            if (record.incarnation, record.epoch, record.phase) == (incarnation, plan.epoch, RECOVERED):
+                return True
+        return False
+
+    def _replacement(self) -> str | None:
+        """Another node that can serve while this one is banned."""
+        view = self._desk.view
+        for node in participants(view, self._desk.wall):
+            health, admin = current_health(view, node), view.admin.get(node)
+            if node == self._desk.name or health is None or not (health.earned and health.healthy) or health.leaving:
+                continue
+            if admin is None or not admin.record.disabled:
+                return node
+        return None
 
     def ban(self, reason: str) -> None:
         """Ban this node: it gives up its addresses and stays out of plans for RecoveryBanPeriod seconds."""
@@ -195,7 +226,15 @@ class Following:
         if (old is not None and old.record.banned_until > self._desk.wall) or self._ban.banned_until <= self._desk.wall:
             self._ban = None
             return
-        self._desk.commit("ban", [self._desk.view.condition(key)], [Put(key, schema.encode(self._ban))])
+        other = self._replacement()
+        if other is None:
+            self._desk.note("this node is not banned: no other node could serve meanwhile", "error")
+            self._ban = None
+            return
+        # Two nodes that ban themselves at once must not rely on each other: the later one finds a key changed.
+        condition = self._desk.view.condition
+        conditions = [condition(key), condition(f"admin/{other}"), condition(f"member/{other}")]
+        self._desk.commit("ban", conditions, [Put(key, schema.encode(self._ban))])
 
     def next_due(self) -> float:
         """When a failed closing event is to be tried again."""

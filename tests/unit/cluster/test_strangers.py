@@ -74,7 +74,11 @@ class Cluster:
                     case Note():
                         self.notes.append(f"{name}: {effect.text}")
                     case _ if hasattr(effect, "ticket"):
-                        node.activity_done(effect.ticket, True, "", self.now, wall)
+                        node.activity_done(effect.ticket, *self.outcome(name, effect), self.now, wall)
+
+    def outcome(self, name: str, effect: object) -> tuple[bool, str]:
+        """Whether an activity of node ``name`` succeeds, and why not."""
+        return True, ""
 
     def put(self, key: str, value: bytes | Record) -> None:
         """A stranger (or an admin) writes."""
