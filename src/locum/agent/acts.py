@@ -165,7 +165,13 @@ class Acts:
         present = ",".join(f"{address}/{bits}@{name}" for address, (bits, name) in self._renewable.items())
         extra = {"LOCUM_ADDRESSES": present, **(environment or {})}
         try:
-            result = await self._engine.run(event, arguments, timeout=timeout, environment=extra)
+            result = await self._engine.run(
+                event,
+                arguments,
+                timeout=timeout,
+                startup_timeout=self._tunables().event_timeout,
+                environment=extra,
+            )
         except LocumError as error:
             return False, str(error)
         self.on_event(result)

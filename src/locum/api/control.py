@@ -203,7 +203,7 @@ class ControlServer:
             )
         tunables = self._driver.node.desk.tunables
         timeout = tunables.monitor_timeout if event is Event.MONITOR else tunables.event_timeout
-        result = await self._engine.run(event, timeout=timeout)
+        result = await self._engine.run(event, timeout=timeout, startup_timeout=tunables.event_timeout)
         if event is Event.MONITOR:
             # The node's own verdict is the daemon's: let it look as well.
             self._driver.feed(self._driver.node.trigger_monitor)

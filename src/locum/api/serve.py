@@ -231,7 +231,7 @@ async def serve(settings: Settings) -> int:
         kernel.start()
         background = [
             loop.create_task(_start_engine(engine, node, acts, driver)),
-            loop.create_task(_pulse(page, node, engine)),
+            loop.create_task(_pulse(page, driver, engine)),
             loop.create_task(_leave(stopping, driver)),
         ]
         if adoption is None:
@@ -268,12 +268,17 @@ async def _start_engine(engine: EventEngine, node: Node, acts: Acts, driver: Dri
     acts.engine_ready.set()
 
 
-async def _pulse(page: Page, node: Node, engine: EventEngine) -> None:
-    """Tell the guard that the event loop turns; look whether the scripts' abilities have changed."""
+async def _pulse(page: Page, driver: Driver, engine: EventEngine) -> None:
+    """Tell the guard that the event loop turns; look whether the scripts, or their abilities, have changed."""
+    late: tuple[str, ...] = ()
     while True:
         page.beat(boottime())
         await asyncio.sleep(PULSE)
-        node.handles = engine.handled()
+        driver.node.handles = engine.handled()
+        before, late = late, engine.late
+        if not set(late) <= set(before):
+            # The monitor gives them their startup; until then they hear of nothing.
+            driver.feed(driver.node.trigger_monitor)
 
 
 class _Complaints:

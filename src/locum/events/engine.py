@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from locum.errors import LocumError, ScriptDirectoryError
 from locum.events.directory import ScriptDirectory
 from locum.events.environment import common_environment, script_environment
@@ -27,6 +29,7 @@ from locum.events.model import Event, EventResult, EventStatus, Outcome, ScriptR
 from locum.events.plan import NOT_RUN_STATUS, combine, not_run, parse_event, to_start
 from locum.events.reserve import Reserve
 from locum.events.script_set import InUse, ScriptSet, describe
+from locum.events.started import Started
 from locum.events.status import StatusBook
 
 Settings = Mapping[str, Mapping[str, object]]
@@ -59,6 +62,7 @@ class EventEngine:
         self._runtime = str(runtime.absolute())
         self._state = str(state.absolute())
         self._set = ScriptSet(self._directory, runtime=self._runtime, state=self._state)
+        self._started = Started(self._runtime)
         #: What is wrong with the directory, for people; "" while nothing is.
         self.directory_problem = ""
         self._settings: Settings = settings
@@ -82,6 +86,7 @@ class EventEngine:
         the runner cannot work (runtime directory in use, or not writable).
         """
         self._set.adopt()
+        self._started.adopt()
         in_use = self._look()
         if in_use.refused:
             raise ScriptDirectoryError(self._directory.path, in_use.faults)
@@ -125,9 +130,13 @@ class EventEngine:
         arguments: Sequence[str] = (),
         *,
         timeout: float,
+        startup_timeout: float | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> EventResult:
         """Run ``event``; wait for its turn first. ``timeout`` is for each script, in seconds.
+
+        A script that came to a running node gets ``startup`` (with ``startup_timeout``, ``timeout`` when None) before
+        its first ``monitor``, and no other event until that has succeeded.
 
         Always returns a result: a runner that died is a failure with the reason. A directory that became bad is none:
         the scripts stay as they were (:mod:`locum.events.script_set`).
@@ -140,6 +149,9 @@ class EventEngine:
             in_use, scripts = self._look(), self._set.last.scripts
             if in_use.refused:
                 return self._keep(not_run(self._directory.path, event, arguments, started, "\n".join(in_use.faults)))
+            late = [] if event in (Event.INIT, Event.SETUP, Event.STARTUP) else self._started.late(scripts)
+            if event is not Event.MONITOR:
+                scripts = tuple(script for script in scripts if script not in late)
             chosen = to_start(scripts, event)
             lost = next((script for script in chosen if not script.path), None)
             if lost is not None:
@@ -157,11 +169,12 @@ class EventEngine:
                     arguments,
                     {**common_environment(self._runtime, self._state), **self._environment, **(environment or {})},
                     timeout,
+                    {script.name: startup_timeout or timeout for script in late},
                 )
                 self._current = run
                 cancelled = await self._await(link, run)
                 self._current = None
-                results = run.results
+                results = self._with_startups(run)
                 reason = run.finished.result()
                 if reason is not None:
                     outcome = Outcome.CANCELLED if cancelled or self._stopping else Outcome.FAILED
@@ -171,6 +184,10 @@ class EventEngine:
                 event, tuple(arguments), started, time.monotonic() - begin, combine(scripts, event, results)
             )
             self._keep(result)
+            if event is Event.INIT:
+                self._started.forget()
+            elif event is Event.STARTUP and result.ok:
+                self._started.all_started(chosen)
             if cancelled:
                 raise asyncio.CancelledError
             return result
@@ -180,6 +197,11 @@ class EventEngine:
         in_use = self._look()
         enabled = [script for script in in_use.scripts if script.enabled]
         return tuple(event for event in Event if in_use.refused or any(script.handles(event) for script in enabled))
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """Names of scripts that came to a running node and have not had their ``startup``, as of the last look."""
+        return tuple(script.name for script in self._started.late(self._set.last.scripts))
 
     @property
     def in_use(self) -> InUse:
@@ -207,10 +229,24 @@ class EventEngine:
     def _own_environment(self, name: str) -> dict[str, str]:
         return script_environment(name, self._state, self._settings.get(name, {}))
 
+    def _with_startups(self, run: Run) -> list[ScriptResult]:
+        """The results of ``run``; a ``startup`` that failed in it is the failure of its script."""
+        results = list(run.results)
+        for one in run.startups:
+            self._keep(EventResult(Event.STARTUP, (), one.started, one.seconds, (one,)))
+            if one.outcome is Outcome.OK:
+                self._started.started(one.script)
+                self._log(f"{one.script} is new and has had its startup", "info")
+            else:
+                results.append(msgspec.structs.replace(one, output=f"its startup failed: {one.output}"))
+        return results
+
     def _look(self) -> InUse:
         """Look at the directory; say so when it has become faulty, or good again."""
         with self._reserve.spent():
             in_use = self._set.refresh()
+            if not in_use.refused:
+                self._started.keep(in_use.scripts)
         problem = "" if in_use.refused else describe(in_use, self._directory.path)
         if problem != self.directory_problem:
             self.directory_problem = problem

@@ -35,6 +35,7 @@ class Message(msgspec.Struct):
 
     run: int = 0
     result: ScriptResult | None = None
+    startup: ScriptResult | None = None
     done: bool = False
     ready: str | msgspec.UnsetType | None = msgspec.UNSET
     refused: str | None = None
@@ -54,6 +55,8 @@ class Run:
         self.finished = finished
         self.timeout = timeout
         self.results: list[ScriptResult] = []
+        #: Of those scripts that get a startup first.
+        self.startups: list[ScriptResult] = []
 
 
 class RunnerLink(asyncio.Protocol):
@@ -113,17 +116,22 @@ class RunnerLink(asyncio.Protocol):
         arguments: Sequence[str],
         environment: Mapping[str, str],
         timeout: float,
+        startups: Mapping[str, float],
     ) -> Run:
-        """Have ``scripts`` run, each with its part of the environment. There must be no run under way."""
+        """Have ``scripts`` run, each with its part of the environment. There must be no run under way.
+
+        ``startups``: names of scripts that get the event ``startup`` first, and their time limits for it.
+        """
         assert self._run is None
         assert self._transport is not None
         self._counter += 1
-        run = Run(self._counter, self._loop.create_future(), timeout)
+        run = Run(self._counter, self._loop.create_future(), max([timeout, *startups.values()]))
         request = {
             "run": run.number,
             "event": event,
             "arguments": list(arguments),
             "timeout": timeout,
+            "startups": startups,
             "environment": environment,
             "scripts": [
                 {"name": script.name, "path": script.path, "python": script.kind == "python", "environment": own}
@@ -197,6 +205,9 @@ class RunnerLink(asyncio.Protocol):
                 self.had_to_end = message.ready if isinstance(message.ready, str) else None
                 self.ready.set_result(message.refused)
         elif self._run is not None and message.run == self._run.number:
+            if message.startup is not None:
+                self._run.startups.append(message.startup)
+                self._watch(self._run.timeout + GRACE)
             if message.result is not None:
                 self._run.results.append(message.result)
                 self._watch(self._run.timeout + GRACE)

@@ -8,12 +8,13 @@ Protocol, JSON lines over a socket pair. The runner begins with ``{"ready": SCRI
 ``{"refused": REASON}``. Then the agent sends::
 
     {"run": N, "event": E, "arguments": [...], "timeout": SECONDS, "environment": {...},
-     "scripts": [{"name": ..., "path": ..., "python": BOOL, "environment": {...}}, ...]}
+     "startups": {NAME: SECONDS}, "scripts": [{"name": ..., "path": ..., "python": BOOL, "environment": {...}}, ...]}
     {"cancel": N}
 
 and for each run gets ``{"run": N, "result": {...}}`` for each script that ran, up to the first that fails (I4), and at
-last ``{"run": N, "done": true}``. When the socket closes, the agent is gone: the runner kills the script that runs and
-exits.
+last ``{"run": N, "done": true}``. A script in ``startups`` gets the event ``startup`` first: ``{"run": N, "startup":
+{...}}``; when that fails, the run is done. When the socket closes, the agent is gone: the runner kills the script
+that runs and exits.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import select
 import signal
 import sys
 from collections import deque
+from typing import Any
 
 from locum.errors import LocumError
 from locum.events.job import IGNORED_BY_RUNNER, Job
@@ -133,7 +135,10 @@ def _run_event(request: dict[str, object], runner: ScriptRunner, control: Contro
         return control.closed or control.take_cancel(run)
 
     interruption = Interruption(control.descriptor, interrupted)
-    for script in scripts:
+    startups = request["startups"]
+    assert isinstance(startups, dict)
+
+    def succeeds(script: dict[str, Any], event: str, arguments: list[str], timeout: float, answer: str) -> bool:
         environment = {**common, **script["environment"], "LOCUM_EVENT": event}
         job = Job(
             name=script["name"],
@@ -143,9 +148,15 @@ def _run_event(request: dict[str, object], runner: ScriptRunner, control: Contro
             arguments=arguments,
             environment=environment,
         )
-        ended = runner.run(job, float(timeout), interruption)
-        control.send({"run": run, "result": ended.as_dict()})
-        if ended.outcome != "ok" or control.closed:
+        ended = runner.run(job, timeout, interruption)
+        control.send({"run": run, answer: ended.as_dict()})
+        return ended.outcome == "ok" and not control.closed
+
+    for script in scripts:
+        limit = startups.get(script["name"])
+        if limit is not None and not succeeds(script, "startup", [], float(limit), "startup"):
+            break
+        if not succeeds(script, event, arguments, float(timeout), "result"):
             break
     control.send({"run": run, "done": True})
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import NamedTuple
 
+from locum.cluster.following import LONGEST_RETRY_PAUSE
 from locum.cluster.refusals import PATIENCE
 from locum.sim.checks import Violation
 from locum.sim.faults import Faults
@@ -139,6 +140,7 @@ def rest_bound(world: World) -> float:
     bound += 4 * len({h.address for hs in shape.hosted for h in hs}) * shape.usual[1]  # releases and takes, twice
     bound += 6 * shape.usual[1] * 4
     bound += max(tunables["RecoveryBanPeriod"], 6.0) + 2.0  # bans
+    bound += LONGEST_RETRY_PAUSE  # closing events that failed on all nodes
     bound += tunables["MonitorInterval"]
     bound += max(0.0, *(m.link.settled_at - world.engine.now for m in world.machines.values()))  # late messages
     pauses = [0.0]
