@@ -10,17 +10,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from locum.cluster import plan as planning
+from locum.cluster.damping import Rule
 from locum.cluster.desk import NO_REASONS, Desk
 from locum.cluster.effects import SendBeat
 from locum.cluster.following import Following
 from locum.cluster.hold import Observers, OwnHold
 from locum.cluster.leading import Leading
-from locum.cluster.node import LOOK_AGAIN, Node
+from locum.cluster.node import LOOK_AGAIN, Adoption, Node
+from locum.cluster.obstacles import Obstacles
 from locum.cluster.schema import HealthRecord
 from locum.cluster.serving import Serving
+from locum.cluster.upkeep import Upkeep
 from locum.cluster.view import View
 from locum.sim import world
 from locum.sim.agent import Agent
@@ -405,6 +409,39 @@ def stopped_nodes_not_waited_for(patch: Patch) -> None:
     patch.setattr(Following, "_all_released", lambda *_: True)
 
 
+# -- what is believed and what the kernel has -----------------------------------------------------------------
+
+
+def refusals_of_the_kernel_forgotten(patch: Patch) -> None:
+    """An address that the kernel does not accept is only logged."""
+    patch.setattr(Upkeep, "failed", lambda *_: False)
+
+
+def gate_failures_forgotten(patch: Patch) -> None:
+    """A gate that cannot be armed is only logged."""
+    patch.setattr(Obstacles, "unable", lambda *_: "")
+
+
+def restored_without_a_word(patch: Patch) -> None:
+    """An address that came back is no news for the scripts."""
+    patch.setattr(Upkeep, "forgotten", lambda *_: None)
+
+
+def adopted_without_a_look(patch: Patch) -> None:
+    """A restarted agent does not look whether the kernel still has what its predecessor had taken."""
+    original = Node._adopt
+
+    def adopt(self: Node, adoption: Adoption) -> None:
+        original(self, msgspec.structs.replace(adoption, missing=frozenset()))
+
+    patch.setattr(Node, "_adopt", adopt)
+
+
+def links_undamped(patch: Patch) -> None:
+    """A link counts as soon as it is back."""
+    patch.setattr(Rule, "pause", lambda *_: 0.0)
+
+
 MUTATIONS: dict[str, Mutation] = {
     mutation.apply.__name__: mutation
     for mutation in (
@@ -473,5 +510,10 @@ MUTATIONS: dict[str, Mutation] = {
             ("liveness",),
             Knobs(only=("admin", "scripts_slow"), nodes=2, addresses=8, calm=0.3),
         ),
+        Mutation(refusals_of_the_kernel_forgotten, ("served",), Knobs(only=("refuse_address",), nodes=3, calm=1.0)),
+        Mutation(gate_failures_forgotten, ("served",), Knobs(only=("refuse_gate",), nodes=3, calm=2.0)),
+        Mutation(restored_without_a_word, ("liveness",), Knobs(only=("remove_by_hand",), calm=0.5)),
+        Mutation(adopted_without_a_look, ("liveness",), Knobs(only=("remove_by_hand", "kill_agent"), calm=0.2)),
+        Mutation(links_undamped, ("moves",), Knobs(only=("flap_link",), nodes=3, calm=8.0)),
     )
 }

@@ -135,3 +135,83 @@ def test_i1_a_claim_that_a_stranger_spoils_unseen_is_written_anew_by_its_holder(
     world.run_for(10.0)
     rest(world)
     assert holder.kernel.speaks("10.0.0.1")
+
+
+def flap(world: World, name: str, times: int, period: float, up: float) -> None:
+    """The link of a node is lost ``times`` times, every ``period`` seconds, and is there for ``up`` seconds of them."""
+    machine = world.machines[name]
+    for _ in range(times):
+        for state, seconds in ((False, period - up), (True, up)):
+            machine.kernel.links["eth0"] = state
+            if machine.agent is not None:
+                machine.agent.links_changed()
+            world.run_for(seconds)
+
+
+def test_a_link_that_is_lost_24_times_a_minute_moves_its_addresses_once_or_twice() -> None:
+    for up in (0.4, 1.25, 2.1):
+        world, _ = at_rest(shape(3, hosts=(0, 1, 2), addresses=6))
+        mine = [a for a in world.machines["n1"].hosted if world.machines["n1"].kernel.speaks(a)]
+        assert mine
+        before = {address: world.promises.moves(address) for address in mine}
+        flap(world, "n1", 24, 2.5, up)
+        assert all(1 <= world.promises.moves(address) - before[address] <= 2 for address in mine)
+        assert not any(world.machines["n1"].kernel.speaks(address) for address in mine)
+        world.run_for(150.0)
+        rest(world)
+        assert any(world.machines["n1"].kernel.speaks(a) for a in world.machines["n1"].hosted)
+
+
+def test_a_link_that_flaps_serves_at_each_turn_what_no_other_node_can_serve() -> None:
+    world, _ = at_rest(shape(2, hosts=(0,)))
+    served = 0
+    for _ in range(10):
+        flap(world, "n1", 1, 2.5, 1.5)
+        served += world.machines["n1"].kernel.speaks("10.0.0.1")
+    assert served == 10
+
+
+def test_a_link_that_was_lost_once_is_used_again_soon() -> None:
+    world, _ = at_rest(shape(2, hosts=(0, 1), addresses=4))
+    flap(world, "n1", 1, 2.0, 0.1)
+    world.run_for(5.0)
+    rest(world)
+    assert sum(world.machines["n1"].kernel.speaks(a) for a in world.machines["n1"].hosted) == 2
+
+
+def test_a_node_whose_monitor_alternates_keeps_its_addresses_elsewhere() -> None:
+    world, _ = at_rest(shape(3, hosts=(0, 1, 2), addresses=3))
+    machine = world.machines["n1"]
+    (mine,) = [a for a in machine.hosted if machine.kernel.speaks(a)]
+    before = world.promises.moves(mine)
+    for _ in range(10):
+        machine.behaviour.trouble["monitor"] = Trouble("fail", 1.0)
+        world.run_for(5.0)
+        machine.behaviour.trouble.clear()
+        world.run_for(10.0)
+    assert world.promises.moves(mine) - before <= 4
+
+
+def test_an_address_that_the_kernel_refuses_is_served_by_another_node() -> None:
+    world, _ = at_rest(shape(3, hosts=(0, 1, 2)))
+    holder = next(m for m in world.machines.values() if m.kernel.speaks("10.0.0.1"))
+    holder.kernel.refuses.add("10.0.0.1")
+    holder.kernel.remove("10.0.0.1")
+    world.run_for(3.0)
+    assert [m for m in world.machines.values() if m is not holder and m.kernel.speaks("10.0.0.1")]
+    holder.kernel.refuses.clear()
+    world.run_for(10.0)
+    rest(world)
+
+
+def test_a_node_whose_gate_cannot_be_armed_serves_nothing() -> None:
+    world, _ = at_rest(shape(3, hosts=(0, 1, 2), addresses=6))
+    broken = world.machines["n1"]
+    broken.kernel.gate_fails = True
+    world.run_for(4.0)
+    others = [m for m in world.machines.values() if m is not broken]
+    assert all(sum(m.kernel.speaks(address) for m in others) == 1 for address in broken.hosted)
+    assert world.checks.expired == 0
+    broken.kernel.gate_fails = False
+    world.run_for(5.0)
+    rest(world)

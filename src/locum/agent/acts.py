@@ -9,6 +9,7 @@ gate's clock runs in the kernel.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Iterable, Mapping
 
 from locum.addresses.announce import Announcer
@@ -19,7 +20,7 @@ from locum.clock import boottime
 from locum.cluster import effects as fx
 from locum.config.tunables import Tunables
 from locum.connections.keeper import ConnectionKeeper
-from locum.errors import LocumError
+from locum.errors import LocumError, NetlinkError
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
 from locum.guard.gatekeeper import Enforcement
@@ -29,9 +30,11 @@ Outcome = tuple[bool, str]
 
 #: Renewing lifetimes at every beat would be wasteful; this often is enough, in seconds.
 RENEW_INTERVAL = 0.5
+#: A gate that could not be put back is tried again this often, in seconds.
+GATE_PAUSE = 1.0
 
 
-def _nobody(_: object) -> None:
+def _nobody(*_: object) -> None:
     """Nobody listens yet."""
 
 
@@ -73,10 +76,24 @@ class Acts:
         self._renewable: dict[str, tuple[int, str]] = {}
         self._renewed = 0.0
         self._announcements: dict[str, asyncio.Task[None]] = {}
+        # Addresses that the gate lets through though it was told to mute them: it is not armed while there are any.
+        self._unmuted: set[str] = set()
+        # Why the gate could not be put back, and when to try again.
+        self._gate_gone = ""
+        self._next_gate = 0.0
+        self._gate_problem = ""
+        #: Address → why its announcements could not be sent, of those whose latest was not.
+        self.unannounced: dict[str, str] = {}
         #: Called after every event, with its result.
         self.on_event: Callable[[EventResult], None] = _nobody
         #: Called with every address that has left this machine.
         self.on_gone: Callable[[str], None] = _nobody
+        #: Called when the gate could not be armed, opened or put back (with the reason), and ("") when it works again.
+        self.on_gate: Callable[[str], None] = _nobody
+        #: Called with address, interface and reason when the kernel does not renew a lifetime.
+        self.on_renewal_failed: Callable[[str, str, str], None] = _nobody
+        #: Called with address and reason when an address that goes could be neither removed nor muted.
+        self.on_still_here: Callable[[str, str], None] = _nobody
         #: Set when the engine has started; events wait for it, so that beats need not.
         self.engine_ready = asyncio.Event()
 
@@ -87,11 +104,38 @@ class Acts:
         if self._gate is not None:
             self._tickets.pop(slot, None)
             try:
+                self._mend_gate()
                 self._tickets[slot] = self._gate.arm(slot, hold)
             except LocumError as error:
                 # The beat goes on: others may rely on this node being alive. It cannot be confirmed, so the gate
-                # stays as it is and closes when its time is over.
-                self._log(f"the kernel's gate cannot be armed: {error}", "error")
+                # stays as it is and closes when its time is over; soon the node says that it can serve nothing.
+                self._gate_fails(f"the kernel's gate cannot be armed: {error}")
+
+    def _mend_gate(self) -> None:
+        """What failed before the gate may open again: put it back, and mute what it was to mute. Raises LocumError."""
+        assert self._gate is not None
+        if self._gate_gone:
+            now = boottime()
+            if now < self._next_gate:
+                raise NetlinkError(self._gate_gone, errno.EAGAIN)
+            self._next_gate = now + GATE_PAUSE
+            self._gate.restore()
+            self._gate_gone = ""
+        if self._unmuted:
+            self._gate.deny(self._unmuted)
+            self._unmuted.clear()
+
+    def _gate_fails(self, problem: str) -> None:
+        if problem != self._gate_problem:
+            self._log(problem, "error")
+        self._gate_problem = problem
+        self.on_gate(problem)
+
+    def _gate_works(self) -> None:
+        if self._gate_problem:
+            self._log("the kernel's gate works again", "info")
+            self._gate_problem = ""
+            self.on_gate("")
 
     def confirm(self, incarnation: str, slot: int, deadline: float) -> None:
         """The beat of ``slot`` was accepted: the gate is open until ``deadline``, for which it was armed."""
@@ -101,8 +145,9 @@ class Acts:
         if self._gate is not None and ticket is not None:
             try:
                 self._gate.confirm(ticket)
+                self._gate_works()
             except LocumError as error:
-                self._log(f"the kernel's gate cannot be opened: {error}", "error")
+                self._gate_fails(f"the kernel's gate cannot be opened: {error}")
         self._renew(deadline)
 
     def _renew(self, deadline: float) -> None:
@@ -115,6 +160,7 @@ class Acts:
         items = [(address, bits, name) for address, (bits, name) in self._renewable.items()]
         for (address, _, name), problem in self._table.renew(items, self._lifetime):
             self._log(f"cannot renew {address} on {name}: {problem}", "warning")
+            self.on_renewal_failed(address, name, str(problem))
 
     def restore_gate(self) -> None:
         """Somebody removed or changed our rules: put them back, shut until the next beat is confirmed."""
@@ -124,7 +170,9 @@ class Acts:
         try:
             self._gate.restore()
         except LocumError as error:
-            self._log(f"the kernel's gate cannot be restored: {error}; removing all public addresses", "error")
+            # Without it nothing would keep this node to its hold: no address is configured before it is back.
+            self._gate_gone = f"it cannot be put back: {error}"
+            self._gate_fails(f"the kernel's gate cannot be put back: {error}; removing all public addresses")
             for address, (bits, interface) in list(self.configured.items()):
                 self._remove_from_kernel(address, bits, interface)
 
@@ -133,12 +181,18 @@ class Acts:
         self._page.clear()
         self._tickets.clear()
         if self._gate is not None:
+            # Also what only a predecessor knew of.
+            held = self._gate.held
             try:
                 self._gate.shut()
-                # Also what only a predecessor knew of.
-                self._gate.deny(self._gate.held)
             except LocumError as error:
-                self._log(f"the kernel's gate cannot be shut: {error}", "error")
+                self._log(f"the kernel's gate cannot be shut: {error}; it closes when its time is over", "error")
+            self._unmuted |= held
+            try:
+                self._gate.deny(held)
+                self._unmuted -= held
+            except LocumError as error:
+                self._log(f"the kernel's gate cannot be emptied: {error}; it is not opened before that", "error")
         gone = list(self.configured.items())
         for address, (bits, interface) in gone:
             self._remove(address, bits, interface)
@@ -248,13 +302,26 @@ class Acts:
         self._connections.updated(address, new)
         return True, ""
 
-    def restore(self, effect: fx.Restore) -> None:
-        """Somebody removed an address that is held: configure and announce it again."""
+    def restore(self, effect: fx.Restore) -> str:
+        """Configure and announce an address again that is held and was removed; the problem, "" when it is there."""
         ok, reason = self._ensure(effect.address, effect.bits, effect.interface)
         if ok:
             self._announce(effect.interface, effect.address)
-        else:
-            self._log(f"cannot restore {effect.address}: {reason}", "error")
+        return reason
+
+    async def take_again(self, effect: fx.TakeAgain) -> Outcome:
+        """``takeip`` once more, for what scripts had attached to the address; it speaks and is renewed meanwhile."""
+        address, bits, interface = effect.address, effect.bits, effect.interface
+        self._forget_note(address)
+        arguments = (interface, address, str(bits))
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses())
+        if ok:
+            ok, reason = self._ensure(address, bits, interface)
+        if not ok:
+            self._abandon(address)
+            return False, reason
+        self._completed(address, bits, interface)
+        return True, ""
 
     def adopt(self, held: Iterable[tuple[str, int, str]]) -> None:
         """Addresses (address, bits, interface) that a predecessor left here with a valid hold."""
@@ -266,11 +333,15 @@ class Acts:
 
     def _begin(self, address: str) -> None:
         """``address`` is about to be changed: a crash in between must lead to doing it again."""
+        self._forget_note(address)
+        self._renewable.pop(address, None)
+
+    def _forget_note(self, address: str) -> None:
         try:
             self._notes.remove(address)
         except OSError as error:
+            # After a crash a successor takes it for complete; it does what the plan says all the same.
             self._log(f"cannot note that {address} is about to change: {error}", "warning")
-        self._renewable.pop(address, None)
 
     def _completed(self, address: str, bits: int, interface: str) -> None:
         self._renewable[address] = (bits, interface)
@@ -283,6 +354,8 @@ class Acts:
     def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
         if boottime() >= self._page.deadline:
             return False, "the hold has ended"
+        if self._gate_gone:
+            return False, f"the kernel's gate: {self._gate_gone}"
         try:
             self._table.add(address, bits, interface, self._lifetime)
         except LocumError as error:
@@ -291,51 +364,62 @@ class Acts:
 
     def _forget(self, address: str) -> None:
         """``address`` is muted, then whatever is configured of it goes."""
-        self._deny(address)
+        muted = self._deny(address)
         # A hold that was lost meanwhile has removed it already.
         present = self.configured.get(address)
-        if present is not None:
-            self._remove(address, *present)
+        problem = self._remove(address, *present) if present is not None else ""
+        if problem and not muted:
+            self.on_still_here(address, problem)
 
     def _abandon(self, address: str) -> None:
         """:meth:`_forget`, for an address that was not released."""
         self._forget(address)
         self._connections.dropped([address])
 
-    def _deny(self, address: str) -> None:
-        if self._gate is not None:
-            try:
-                self._gate.deny([address])
-            except LocumError as error:
-                self._log(f"the kernel's gate cannot be changed: {error}", "error")
+    def _deny(self, address: str) -> bool:
+        """Whether the gate mutes ``address`` now."""
+        if self._gate is None:
+            return False
+        self._unmuted.add(address)
+        try:
+            self._gate.deny([address])
+        except LocumError as error:
+            self._log(f"the kernel's gate cannot be changed: {error}", "error")
+            return False
+        self._unmuted.discard(address)
+        return True
 
     def _allow(self, address: str) -> bool:
         if self._gate is None:
             return True
         try:
             self._gate.allow([address])
+            self._unmuted.discard(address)
         except LocumError as error:
             self._log(f"the kernel's gate cannot be changed: {error}", "error")
             return False
         return True
 
-    def _remove(self, address: str, bits: int, interface: str) -> None:
+    def _remove(self, address: str, bits: int, interface: str) -> str:
+        """Remove it from the kernel and forget it; the problem, "" when it is gone."""
         task = self._announcements.pop(address, None)
         if task is not None:
             task.cancel()
-        gone = self._remove_from_kernel(address, bits, interface)
+        problem = self._remove_from_kernel(address, bits, interface)
         self.configured.pop(address, None)
         self._renewable.pop(address, None)
-        if gone:
+        self.unannounced.pop(address, None)
+        if not problem:
             self.on_gone(address)
+        return problem
 
-    def _remove_from_kernel(self, address: str, bits: int, interface: str) -> bool:
+    def _remove_from_kernel(self, address: str, bits: int, interface: str) -> str:
         try:
             self._table.remove(address, bits, interface)
         except LocumError as error:
             self._log(f"cannot remove {address} from {interface}: {error}", "error")
-            return False
-        return True
+            return str(error)
+        return ""
 
     def appeared(self, address: str, interface: str) -> None:
         """The kernel says that ``address`` is configured on ``interface``. If it is being taken there, announce it now:
@@ -364,10 +448,18 @@ class Acts:
     def _announce_once(self, interface: str, address: str) -> None:
         if boottime() >= self._page.deadline:
             return
+        problem = ""
         try:
-            self._announcer.announce(interface, address)
+            if not self._announcer.announce(interface, address):
+                problem = "it was not sent"
         except LocumError as error:
+            problem = str(error)
             self._log(f"cannot announce {address} on {interface}: {error}", "warning")
+        if problem:
+            # The audit tells, and announces again (agent/auditor.py).
+            self.unannounced[address] = problem
+        else:
+            self.unannounced.pop(address, None)
 
     def close(self) -> None:
         """Stop announcing."""

@@ -33,6 +33,9 @@ class Driver:
         self.store = store
         self._acts = acts
         self._log = log
+        acts.on_gate = lambda problem: self.feed(node.gate_changed, problem)
+        acts.on_renewal_failed = lambda *what: self.feed(node.renewal_failed, *what)
+        acts.on_still_here = lambda *what: self.feed(node.still_here, *what)
         self._tasks: set[asyncio.Task[None]] = set()
         self._activity: tuple[int, asyncio.Task[tuple[bool, str]]] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -145,8 +148,11 @@ class Driver:
             case fx.CancelActivity():
                 if self._activity is not None and self._activity[0] == effect.ticket:
                     self._activity[1].cancel()
+            case fx.TakeAgain():
+                self._act(effect.ticket, self._acts.take_again(effect))
             case fx.Restore():
-                self._acts.restore(effect)
+                problem = self._acts.restore(effect)
+                self.feed(self.node.restored, effect.address, effect.interface, problem)
             case fx.Note():
                 self._log(effect.text, effect.level)
             case fx.Exit():

@@ -134,6 +134,9 @@ class KernelWatch:
         self._acts.restore_gate()
         # The gate is shut now; the next accepted beat opens it.
         self._driver.feed(self._driver.node.beat_now)
+        if any("is gone" in problem for problem in problems):
+            # Whatever took our tables took those of scripts along.
+            self._driver.feed(self._driver.node.scripts_forget, tuple(self._acts.configured))
 
     # -- listening sockets -----------------------------------------------------------------------------------
 

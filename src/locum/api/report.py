@@ -228,6 +228,7 @@ def _warnings(now: Situation) -> tuple[str, ...]:
         health = current_health(view, name)
         if health is not None and health.warning:
             found.append(f"{name}: {health.warning}")
+        found += [f"{name}: {warning}" for warning in (health.warnings if health is not None else ())]
     found += [view.corrupt[key] for key in sorted(view.corrupt)]
     found += _disagreements(view)
     if now.tunables.no_ip_takeover:

@@ -6,6 +6,7 @@ The guard forks it (:func:`run_agent`). It is the one place that knows all parts
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -121,7 +122,11 @@ def adoption_of(page: Page, notes: HeldNotes) -> Adoption | None:
     """What the predecessor of this agent left, if it held anything."""
     if not page.incarnation:
         return None
-    return Adoption(page.incarnation, page.deadline, page.slot, notes.of(page.incarnation))
+    held = notes.of(page.incarnation)
+    with contextlib.closing(AddressTable()) as table:
+        present = {(found.address, found.interface) for found in table.list()}
+    missing = frozenset(address for address, name in held.items() if (address, name) not in present)
+    return Adoption(page.incarnation, page.deadline, page.slot, held, missing)
 
 
 def leaving_of(settings: Settings, adoption: Adoption | None) -> list[str]:

@@ -6,8 +6,10 @@ at once on a trigger. While it fails it runs more often, so that a repaired node
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+from locum.cluster.damping import Damper, Rule
 from locum.cluster.desk import Desk
 from locum.cluster.effects import RunEvent
 
@@ -31,11 +33,13 @@ class Checking:
         self._pause = FIRST_PAUSE
         self._triggered = False
         self._proofs = 0
+        self._damper = Damper()
 
     def adopt(self, started: bool, earned: bool, healthy: bool, reason: str) -> None:
         """After a restart of the agent: go on with what the node said before."""
         self.started, self.earned, self.healthy, self.reason = started, earned, healthy, reason
         self.judged = started
+        self._seen(healthy)
         self.trigger()
 
     def unearn(self) -> None:
@@ -47,6 +51,33 @@ class Checking:
         if self.started:
             self.reason = "waiting for the first monitor"
         self.trigger()
+
+    def lost(self) -> None:
+        """The membership was lost: for damping a loss as a failed monitor is, so that a node which is expired again and
+        again does not get its addresses back each time."""
+        self._seen(False)
+
+    def _rule(self) -> Rule:
+        tunables = self._desk.tunables
+        return Rule(tunables.healthy_delay, tunables.damping_longest, tunables.damping_window, free=1)
+
+    def _seen(self, healthy: bool) -> None:
+        self._damper.seen(healthy, self._desk.now, self._rule())
+
+    def settling(self) -> str:
+        """Why a monitor that passes does not count yet, "" when it does."""
+        rule = self._rule()
+        if not self.healthy or not self._damper.unsteady(self._desk.now, rule):
+            return ""
+        losses = self._damper.losses(rule)
+        return (
+            f"monitor passes again; after {losses} failures within {rule.window:g} s it must pass for "
+            f"{rule.pause(losses):g} s before this node counts as healthy"
+        )
+
+    def steady_at(self, since: float) -> float:
+        """When a monitor that passes counts, if it did not at ``since``; infinite when it did."""
+        return self._damper.next_due(since, self._rule()) if self.healthy else math.inf
 
     def trigger(self) -> None:
         """Run ``monitor`` as soon as possible."""
@@ -86,6 +117,7 @@ class Checking:
                 self.trigger()
                 return
             self.judged = True
+            self._seen(ok)
             interval = self._desk.tunables.monitor_interval
             if ok:
                 if not self.healthy:

@@ -89,8 +89,23 @@ class CancelActivity(msgspec.Struct, frozen=True):
 
 
 class Restore(msgspec.Struct, frozen=True):
-    """The address is held but was removed behind our back: configure and announce it again. No answer."""
+    """The address is held but was removed behind our back: configure and announce it again, at once.
 
+    Answer: ``restored(address, interface, problem)``; ``problem`` is "" when the address is there again.
+    """
+
+    address: str
+    bits: int
+    interface: str
+
+
+class TakeAgain(msgspec.Struct, frozen=True):
+    """Run ``takeip`` once more for an address that is held, because the kernel lost what scripts had attached to it.
+
+    The address goes on serving meanwhile. Answer: ``activity_done``; when not ok it is gone and muted (I7).
+    """
+
+    ticket: int
     address: str
     bits: int
     interface: str
@@ -120,6 +135,7 @@ Effect = (
     | UpdateAddress
     | CancelActivity
     | Restore
+    | TakeAgain
     | Note
     | Exit
 )

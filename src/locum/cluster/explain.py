@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from locum.cluster.plan import NodeState, current_health, hostable, node_state
-from locum.cluster.schema import PREPARED, RECOVERED, SETTLED, HostedAddress, PlanRecord
+from locum.cluster.schema import PREPARED, RECOVERED, SETTLED, HealthRecord, HostedAddress, PlanRecord
 from locum.cluster.view import View
 from locum.config.tunables import Tunables
 
@@ -77,11 +77,21 @@ def node_reason(view: View, node: str, wall: float) -> str:
         return "it has joined and said nothing yet"
     if health.leaving:
         return "it is stopping"
+    if health.unable or health.settling:
+        return health.unable or (health.reason if not health.healthy else health.settling)
     if state is NodeState.PARTIALLYONLINE:
-        return f"no link on {names(health.down)}"
+        return no_link(health)
     if health.refused and state is NodeState.OK:
         return f"could not take {names(sorted(health.refused), 3)}"
     return "" if health.healthy else health.reason
+
+
+def no_link(health: HealthRecord) -> str:
+    """Which interfaces of a node have no link, or have had it for too short a time."""
+    parts = [f"no link on {names(health.down)}"] if health.down else []
+    if health.unsteady:
+        parts.append(f"the link of {names(health.unsteady)} has come back and must last before it counts")
+    return "; ".join(parts)
 
 
 def _why_unable(view: View, node: str, wall: float) -> str | None:
@@ -92,6 +102,8 @@ def _why_unable(view: View, node: str, wall: float) -> str | None:
     health = current_health(view, node)
     if health is None or health.leaving:
         return "has not started yet" if health is None else "is stopping"
+    if health.unable:
+        return f"cannot serve ({health.unable})"
     if health.earned:
         return None
     return f"has not started yet ({health.reason})" if health.reason else "has not started yet"
@@ -111,6 +123,10 @@ def why_not(now: Situation, node: str, address: str) -> str | None:
         return f"could not take it ({health.refused[address]})"
     if set(health.down).issuperset(hosted.interfaces):
         return f"has no link on {names(hosted.interfaces)}"
+    if health.settling:
+        return f"is UNHEALTHY ({health.settling})"
+    if set(health.down + health.unsteady).issuperset(hosted.interfaces):
+        return f"waits for its link on {names(hosted.interfaces)} to last"
     if not health.healthy:
         return f"is UNHEALTHY ({health.reason})" if health.reason else "is UNHEALTHY"
     if health.refused:

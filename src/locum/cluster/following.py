@@ -236,6 +236,6 @@ class Following:
         conditions = [condition(key), condition(f"admin/{other}"), condition(f"member/{other}")]
         self._desk.commit("ban", conditions, [Put(key, schema.encode(self._ban))])
 
-    def next_due(self) -> float:
-        """When a failed closing event is to be tried again."""
-        return self._retry_at if self._retry_at > self._desk.now else math.inf
+    def next_due(self, since: float) -> float:
+        """When a failed closing event is to be tried again, if it was not yet at ``since``."""
+        return self._retry_at if self._retry_at > since else math.inf

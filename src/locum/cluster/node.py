@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -28,6 +28,7 @@ from locum.cluster.following import Following
 from locum.cluster.hold import Observers, OwnHold
 from locum.cluster.joining import Joining, part_of_membership
 from locum.cluster.leading import Leading
+from locum.cluster.obstacles import Obstacles
 from locum.cluster.plan import current_health, inactive
 from locum.cluster.schema import SETTLED, BeatRecord, HealthRecord, HostedAddress
 from locum.cluster.serving import Serving, assigned
@@ -58,13 +59,15 @@ class Adoption(msgspec.Struct, frozen=True):
     """What a restarted agent takes over from its predecessor, while the guard kept watch.
 
     ``deadline``: CLOCK_BOOTTIME seconds until which the hold lasts, carried by gate slot ``slot``. ``held``:
-    address → interface of every address that had been taken completely.
+    address → interface of every address that had been taken completely. ``missing``: those of them that the kernel had
+    lost meanwhile, and that were configured again.
     """
 
     incarnation: str
     deadline: float
     slot: int
     held: Mapping[str, str]
+    missing: frozenset[str] = frozenset()
 
 
 class Stage(enum.Enum):
@@ -105,6 +108,7 @@ class Node:
         self.serving = Serving(self.desk)
         self.serving.configure(identity.addresses)
         self.checking = Checking(self.desk)
+        self.obstacles = Obstacles(identity.hold)
         self.following = Following(self.desk)
         self.leading = Leading(self.desk, self.observers)
         self.joining = Joining(self.desk, identity)
@@ -166,7 +170,7 @@ class Node:
         """The links' states, of all interfaces: name → up."""
         self._enter(now, wall)
         if dict(links) != self.serving.links:
-            self.serving.links = dict(links)
+            self.serving.links_changed(links)
             self.checking.trigger()
         self._step()
 
@@ -175,6 +179,48 @@ class Node:
         self._enter(now, wall)
         if self.hold.valid(now):
             self.serving.address_removed(address, interface)
+        self._step()
+
+    def restored(self, address: str, interface: str, problem: str, now: float, wall: float) -> None:
+        """The answer to :class:`locum.cluster.effects.Restore`."""
+        self._enter(now, wall)
+        self.serving.restored(address, interface, problem)
+        self._step()
+
+    def renewal_failed(self, address: str, interface: str, problem: str, now: float, wall: float) -> None:
+        """The kernel did not renew the lifetime of a held address."""
+        self._enter(now, wall)
+        self.serving.renewal_failed(address, interface, problem)
+        self._step()
+
+    def address_unfit(self, address: str, interface: str, reason: str, now: float, wall: float) -> None:
+        """A held address is configured and cannot work on this node, for ``reason``: another node should have it."""
+        self._enter(now, wall)
+        self.serving.give_up(address, interface, reason)
+        self._step()
+
+    def scripts_forget(self, addresses: Collection[str], now: float, wall: float) -> None:
+        """What scripts had attached to these held addresses may be gone: they are to be told once more."""
+        self._enter(now, wall)
+        self.serving.scripts_forget(addresses)
+        self._step()
+
+    def still_here(self, address: str, reason: str, now: float, wall: float) -> None:
+        """An address that is being given up could be neither removed nor muted. Comes before the activity's answer."""
+        self._enter(now, wall)
+        self.serving.still_here(address, reason)
+        self._step()
+
+    def gate_changed(self, problem: str, now: float, wall: float) -> None:
+        """The kernel's gate could not be armed, opened or put back, or ("") can again."""
+        self._enter(now, wall)
+        self.obstacles.seen("gate", problem, now)
+        self._step()
+
+    def warnings_changed(self, source: str, texts: tuple[str, ...], now: float, wall: float) -> None:
+        """What ``source`` (a part of the agent) has to tell admins at present, replacing what it told before."""
+        self._enter(now, wall)
+        self.obstacles.warn(source, texts)
         self._step()
 
     def beat_now(self, now: float, wall: float) -> None:
@@ -219,7 +265,9 @@ class Node:
         if self.stage is Stage.JOINING:
             due.append(self.joining.next_due())
         if self.stage is Stage.MEMBER:
-            due += [self.hold.next_due, self.serving.next_due(), self.following.next_due()]
+            # Since the last look and not since the last input: the beats of others are inputs without a look.
+            due += [self.hold.next_due, self.serving.next_due(self._looked), self.following.next_due(self._looked)]
+            due += [self.checking.steady_at(self._looked), self.obstacles.next_due(self._looked)]
             due.append(self.leading.next_due(self.incarnation))
             if self.hold.deadline > desk.now:
                 due.append(self.hold.deadline)
@@ -329,6 +377,7 @@ class Node:
             if c.record.node == self.desk.name and c.record.incarnation == self.incarnation
         }
         self.serving.adopt(adoption.held, claims)
+        self.serving.scripts_forget(adoption.missing)
         if not self.hold.valid(self.desk.now):
             self.serving.doubt()
         health = current_health(self.view, self.desk.name)
@@ -348,6 +397,7 @@ class Node:
         self.incarnation = ""
         self.hold.lose()
         self.serving.doubt()
+        self.checking.lost()
         self.desk.emit(DropHold())
 
     def _member_step(self) -> None:
@@ -394,6 +444,10 @@ class Node:
             leaving=self.leaving,
             handles=self.handles,
             warning=self.identity.warning,
+            unable=self.obstacles.unable(self.desk.now),
+            unsteady=self.serving.unsteady(),
+            settling=self.checking.settling(),
+            warnings=self.obstacles.warnings(),
         )
         known = self.view.health.get(self.desk.name)
         if known is None or known.record != truth or key in self.view.corrupt:
@@ -446,6 +500,8 @@ class Node:
                 return lambda: self.serving.take(take), True
             if may_move and (update := self.serving.update_due(mine)) is not None:
                 return lambda: self.serving.update(update), True
+            if may_move and (again := self.serving.retake_due(mine)) is not None:
+                return lambda: self.serving.retake(again), True
             if self.following.closing_due(plan):
                 return lambda: self.following.close(plan), True
         if member and not self._inactive() and not self.leaving:

@@ -7,7 +7,7 @@ derived here and nowhere else, so that what is shown is what is decided on.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from locum.cluster.allocation import allocate
 from locum.cluster.schema import DIRTY, HealthRecord, PlanRecord
@@ -52,9 +52,9 @@ def node_state(view: View, node: str, wall: float) -> NodeState:
         if admin.record.disabled:
             return NodeState.DISABLED
     health = current_health(view, node)
-    if health is None or not health.healthy:
+    if health is None or not health.healthy or health.settling or health.unable:
         return NodeState.UNHEALTHY
-    return NodeState.PARTIALLYONLINE if health.down else NodeState.OK
+    return NodeState.PARTIALLYONLINE if health.down or health.unsteady else NodeState.OK
 
 
 def inactive(view: View, node: str, wall: float) -> bool:
@@ -82,6 +82,9 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
     A node that could not take an address gets no others either, for as long as it refuses that one: whatever
     keeps it from taking, trying its even share one by one would interrupt every one of them. It gets those that
     nobody serves and that no other node could be given: there is nothing to interrupt.
+
+    What came back a moment ago after having been lost (a link, a node's health) serves what nothing steady can serve,
+    and what it serves already, and gets nothing else: so an address does not follow each turn of a link that flaps.
     """
     willing: dict[str, HealthRecord] = {}
     for node in participants(view, wall):
@@ -89,12 +92,14 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
         admin = view.admin.get(node)
         if health is None or not health.earned or health.leaving or (admin is not None and admin.record.disabled):
             continue
+        if health.unable:
+            continue
         willing[node] = health
     if any(health.healthy for health in willing.values()):
         willing = {node: health for node, health in willing.items() if health.healthy}
     elif tunables.no_ip_host_on_all_disabled:
         return {}
-    possible = {node: _possible(view, node, health) for node, health in willing.items()}
+    possible = _steady_first(view, willing)
     elsewhere = frozenset().union(*(possible[node] for node, health in willing.items() if not health.refused))
     return {
         node: frozenset(
@@ -106,10 +111,26 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
     }
 
 
-def _possible(view: View, node: str, health: HealthRecord) -> frozenset[str]:
-    """The addresses that ``node`` has link for and has not just failed to take."""
+def _steady_first(view: View, willing: Mapping[str, HealthRecord]) -> dict[str, frozenset[str]]:
+    """Node → the addresses that it could serve: steadily, or already, or because no other node could steadily."""
+    possible = {node: _possible(view, node, health, health.down) for node, health in willing.items()}
+    shaky = {node for node, health in willing.items() if health.settling or health.unsteady}
+    if not shaky:
+        return possible
+    steady = dict(possible)
+    for node in shaky:
+        health = willing[node]
+        kept = frozenset(a for a in possible[node] if view.claim_holder(a) == node)
+        steadily = frozenset[str]() if health.settling else _possible(view, node, health, health.down + health.unsteady)
+        steady[node] = steadily | kept
+    covered = frozenset[str]().union(*steady.values())
+    return {node: steady[node] | (possible[node] - covered) for node in willing}
+
+
+def _possible(view: View, node: str, health: HealthRecord, useless: Collection[str]) -> frozenset[str]:
+    """The addresses that ``node`` has an interface for that is not ``useless``, and has not just failed to take."""
     record = view.nodes.get(node)
-    down = set(health.down)
+    down = set(useless)
     return frozenset(
         hosted.address
         for hosted in (record.record.addresses if record is not None else ())
@@ -193,8 +214,8 @@ def _cause(
         if health is not None and health.leaving:
             reasons.append(f"{node} is stopping")
         elif state != NodeState.OK:
-            ill = state == NodeState.UNHEALTHY and health is not None and health.reason
-            why = f" ({health.reason})" if ill and health is not None else ""
+            ill = (health.unable or health.reason) if health is not None and state == NodeState.UNHEALTHY else ""
+            why = f" ({ill})" if ill else ""
             reasons.append(f"{node} is {state}{why}")
         elif health is not None and health.refused:
             reasons.append(f"{node} could not take {', '.join(sorted(health.refused))}")

@@ -19,6 +19,8 @@ PATIENCE = 10.0
 #: After a failed take no other begins for so many seconds: the leader gives what waits here to nodes that do not fail.
 #: A script that hangs would otherwise keep each address waiting for a time limit of its own.
 HANDOVER_PAUSE = 0.5
+#: An address that fails again within so many seconds after it was taken goes on with the pauses that it had.
+PROVEN = 60.0
 
 
 class Refusal(msgspec.Struct):
@@ -34,12 +36,15 @@ class Refusal(msgspec.Struct):
 class Refusals:
     """The addresses that one node could not take.
 
-    ``address in refusals`` holds while it is not to be tried again. How often it failed is kept until it was taken.
+    ``address in refusals`` holds while it is not to be tried again. How often it failed is kept until it was taken, and
+    has worked for :data:`PROVEN` seconds: one that can be taken and fails soon after must not come and go all the time.
     """
 
     def __init__(self) -> None:
         self._pending: dict[str, Refusal] = {}
         self._history: dict[str, Refusal] = {}
+        # Address -> when it was taken after it had failed.
+        self._taken: dict[str, float] = {}
         #: No take of any address begins before.
         self.next_take = 0.0
 
@@ -52,7 +57,7 @@ class Refusals:
 
     def failures(self) -> dict[str, int]:
         """Address → how often it failed since it was last taken."""
-        return {address: refusal.times for address, refusal in self._history.items()}
+        return {a: refusal.times for a, refusal in self._history.items() if a not in self._taken}
 
     def next_due(self) -> float:
         """When the first of them may be tried again; infinite without any."""
@@ -64,6 +69,9 @@ class Refusals:
 
     def add(self, address: str, reason: str, began: float, now: float) -> float:
         """``address`` could not be taken; the try lasted from ``began`` to ``now``. Returns the pause in seconds."""
+        taken = self._taken.pop(address, None)
+        if taken is not None and now - taken > PROVEN:
+            del self._history[address]
         old = self._history.get(address)
         times = old.times + 1 if old is not None else 1
         pause: float = min(REFUSAL_PAUSE * 2 ** (times - 1), LONGEST_REFUSAL_PAUSE)
@@ -73,9 +81,10 @@ class Refusals:
         self.next_take = now + HANDOVER_PAUSE
         return pause
 
-    def taken(self, address: str) -> None:
-        """``address`` was taken after all."""
-        self._history.pop(address, None)
+    def taken(self, address: str, now: float) -> None:
+        """``address`` was taken after all; how often it failed is kept until it has proven itself."""
+        if address in self._history:
+            self._taken[address] = now
 
     def lapse(self, now: float, served: Callable[[str], bool]) -> None:
         """Forget what may be tried again; what another node has taken meanwhile (``served``) waits longer."""

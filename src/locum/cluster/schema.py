@@ -122,7 +122,10 @@ class HealthRecord(msgspec.Struct, frozen=True):
     ``started``: ``startup`` succeeded. ``earned``: a ``monitor`` has passed since (I6). ``healthy``: the last
     one did. ``down``: configured interfaces without link. ``refused``: addresses that could not be taken, with
     the reason. ``leaving``: wants to stop. ``handles``: which of the events that cost a phase its scripts
-    handle. ``warning``: something that an admin should know, such as a hold that the kernel cannot enforce.
+    handle. ``warning``: something that an admin should know, such as a hold that the kernel cannot enforce;
+    ``warnings``: more of that. ``unable``: why it can serve nothing, whatever its scripts say, or "". ``unsteady``:
+    interfaces whose link came back too short a time ago to count, ``settling``: the same of the node's health, in
+    words, or "" (:mod:`locum.cluster.damping`).
     """
 
     incarnation: str
@@ -135,6 +138,10 @@ class HealthRecord(msgspec.Struct, frozen=True):
     leaving: bool = False
     handles: tuple[str, ...] = ()
     warning: str = ""
+    warnings: tuple[str, ...] = ()
+    unable: str = ""
+    unsteady: tuple[str, ...] = ()
+    settling: str = ""
 
 
 class LeaderRecord(msgspec.Struct, frozen=True):

@@ -8,15 +8,17 @@ right to take; it is deleted only when the address is certainly gone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from locum.cluster import schema
+from locum.cluster.damping import Damper, Rule
 from locum.cluster.desk import Desk
-from locum.cluster.effects import ReleaseAddress, Restore, TakeAddress, UpdateAddress
+from locum.cluster.effects import ReleaseAddress, Restore, TakeAddress, TakeAgain, UpdateAddress
 from locum.cluster.refusals import Refusals
 from locum.cluster.schema import ClaimRecord, HostedAddress, PlanRecord
+from locum.cluster.upkeep import Upkeep
 from locum.store.base import Condition, Delete, Put
 
 #: Claims made by one commit. Small enough for any store's limits on a transaction.
@@ -24,6 +26,9 @@ CLAIMS_PER_COMMIT = 32
 #: An address that could not be taken, here or elsewhere, lets those that a new plan brings along go first for so many
 #: seconds: their claims may still be on their way.
 PRECEDENCE = 5.0
+#: Pause before the release of an address is tried again that could be neither removed nor muted, in seconds. Its
+#: lifetime ends soon, because it is not renewed.
+STUCK_PAUSE = 1.0
 
 
 class Local(msgspec.Struct):
@@ -43,6 +48,8 @@ class Serving:
         self.local: dict[str, Local] = {}
         self.links: dict[str, bool] = {}
         self.refusals = Refusals()
+        self.upkeep = Upkeep()
+        self._dampers: dict[str, Damper] = {}
         #: Count of takes, releases and updates; the follower compares it to know whether anything moved (I3).
         self.changes = 0
         self._chunk = CLAIMS_PER_COMMIT
@@ -52,6 +59,8 @@ class Serving:
         self._moving: str | None = None
         self._doubted = False
         self._began = 0.0
+        # Address -> when to try again to remove it: the kernel neither removed nor muted it.
+        self._stuck: dict[str, float] = {}
         # The plan's revision, and until when it is new.
         self._plan = (0, 0.0)
 
@@ -65,6 +74,19 @@ class Serving:
         """Configured interfaces without link, sorted."""
         names = {name for hosted in self.hosted.values() for name in hosted.interfaces}
         return tuple(sorted(name for name in names if not self.links.get(name, False)))
+
+    def unsteady(self) -> tuple[str, ...]:
+        """Configured interfaces that have had a link for too short a time after they had lost it, sorted."""
+        names = {name for hosted in self.hosted.values() for name in hosted.interfaces}
+        return tuple(sorted(name for name in names if self._is_unsteady(name)))
+
+    def _is_unsteady(self, name: str) -> bool:
+        damper = self._dampers.get(name)
+        return damper is not None and damper.unsteady(self._desk.now, self._rule())
+
+    def _rule(self) -> Rule:
+        tunables = self._desk.tunables
+        return Rule(tunables.link_up_delay, tunables.damping_longest, tunables.damping_window)
 
     def adopt(self, held: Mapping[str, str], claims: Mapping[str, ClaimRecord]) -> None:
         """After a restart of the agent: ``held`` (address → interface) is what it had taken completely."""
@@ -86,24 +108,95 @@ class Serving:
     def doubt(self) -> None:
         """The hold is over: nothing is held any more, but scripts must still be told."""
         self._doubted = True
+        self.upkeep.clear()
         for local in self.local.values():
             local.held = False
 
+    def links_changed(self, links: Mapping[str, bool]) -> None:
+        """The links' states, of all interfaces: name → up."""
+        before, self.links = self.links, dict(links)
+        rule = self._rule()
+        for name in {*before, *links}:
+            self._dampers.setdefault(name, Damper()).seen(self.links.get(name, False), self._desk.now, rule)
+        for address, local in self.local.items():
+            # An interface that is switched off loses the routes through it, and its IPv6 addresses.
+            if local.held and before.get(local.interface) is False and self.links.get(local.interface):
+                self.upkeep.forgotten(address, self._desk.now)
+
     def address_removed(self, address: str, interface: str) -> None:
         """An address vanished from the kernel; if it is held there, it comes back."""
+        if self._is_held(address, interface) and self.upkeep.lost(address, self._desk.now):
+            self._desk.note(f"{address} was removed from {interface} by another program: restoring it", "warning")
+            self._restore()
+
+    def restored(self, address: str, interface: str, problem: str) -> None:
+        """The answer to :class:`Restore`."""
+        if not self._is_held(address, interface):
+            # An activity decides, and puts the address where it belongs.
+            return
+        if not problem:
+            self.upkeep.restored(address, self._desk.now)
+        elif self.upkeep.failed(address, self._desk.now):
+            self.give_up(address, interface, f"it was removed, and the kernel refuses it: {problem}")
+        else:
+            self._desk.note(f"cannot restore {address} on {interface}: {problem}; trying again", "warning")
+
+    def renewal_failed(self, address: str, interface: str, problem: str) -> None:
+        """The lifetime of a held address cannot be renewed: it is about to leave."""
+        if self._is_held(address, interface) and self.upkeep.failed(address, self._desk.now):
+            self.give_up(address, interface, f"the kernel does not renew its lifetime: {problem}")
+
+    def give_up(self, address: str, interface: str, reason: str) -> None:
+        """``address`` does not work here: it is released, and refused for a while, so that another node gets it."""
+        if self._is_held(address, interface):
+            self.local[address].held = False
+            self.upkeep.released(address)
+            self._refuse(address, reason, self._desk.now)
+
+    def scripts_forget(self, addresses: Collection[str]) -> None:
+        """What scripts attached to these addresses may be gone, as after a firewall's reload: tell the scripts."""
+        for address in addresses:
+            local = self.local.get(address)
+            if local is not None and local.held:
+                self.upkeep.forgotten(address, self._desk.now)
+
+    def still_here(self, address: str, reason: str) -> None:
+        """The kernel neither removed nor muted ``address``, which is being given up: it keeps its claim until then."""
+        if address not in self._stuck:
+            text = f"{address} can be neither removed nor muted: {reason}; this node keeps its claim and tries again"
+            self._desk.note(text, "error")
+        self._stuck[address] = self._desk.now + STUCK_PAUSE
+
+    @property
+    def moving(self) -> str | None:
+        """The address that an activity is about."""
+        return self._moving
+
+    def _is_held(self, address: str, interface: str) -> bool:
+        """Whether ``address`` is held on ``interface`` and nothing is being done about it."""
         local = self.local.get(address)
-        if local is not None and local.held and local.interface == interface and self._moving != address:
-            self._desk.note(f"{address} was removed from {interface} by somebody else: restoring it", "warning")
-            self._desk.emit(Restore(address, local.bits, interface))
+        return local is not None and local.held and local.interface == interface and self._moving != address
+
+    def _restore(self) -> None:
+        """Configure again what the kernel has lost, where there is a link."""
+
+        def possible(address: str) -> bool:
+            local = self.local.get(address)
+            return local is not None and self.links.get(local.interface, False) and self._moving != address
+
+        for address in self.upkeep.to_restore(self._desk.now, possible):
+            local = self.local[address]
+            self._desk.emit(Restore(address, local.bits, local.interface))
 
     # -- what there is to do ---------------------------------------------------------------------------
 
     def interface_for(self, address: str) -> str | None:
-        """The first configured interface of ``address`` with link."""
+        """The first configured interface of ``address`` with link; one whose link is steady before others."""
         hosted = self.hosted.get(address)
         if hosted is None:
             return None
-        return next((name for name in hosted.interfaces if self.links.get(name, False)), None)
+        linked = [name for name in hosted.interfaces if self.links.get(name, False)]
+        return next((name for name in linked if not self._is_unsteady(name)), linked[0] if linked else None)
 
     def step(self, mine: frozenset[str], plan_revision: int, incarnation: str, may_take: bool) -> None:
         """Start the commits that are due.
@@ -114,6 +207,7 @@ class Serving:
         if plan_revision != self._plan[0]:
             self._plan = (plan_revision, self._desk.now + PRECEDENCE)
         self.refusals.lapse(self._desk.now, self._served)
+        self._restore()
         self._unclaim(mine, incarnation)
         self._mend(incarnation)
         if may_take:
@@ -133,13 +227,15 @@ class Serving:
     def release_due(self, mine: frozenset[str], hold_valid: bool, may_release: bool, incarnation: str) -> str | None:
         """The next address to release, if any. Without a hold everything is, at once; else when the plan says so."""
         for address in self.local:
+            if self._desk.now < self._stuck.get(address, 0.0):
+                continue
             if not hold_valid or address not in self.hosted:
                 return address
             if not self.claimed(address, incarnation) and (
                 not self.local[address].held or self._desk.view.claim_holder(address) is not None
             ):
                 return address
-            if may_release and (address not in mine or self._left_elsewhere(address)):
+            if may_release and (address not in mine or address in self.refusals or self._left_elsewhere(address)):
                 return address
         return None
 
@@ -205,11 +301,26 @@ class Serving:
         ticket = self._desk.begin("updateip", lambda ok, reason: self._updated(address, new, ok, reason))
         self._desk.emit(UpdateAddress(ticket, address, local.bits, local.interface, new))
 
+    def retake_due(self, mine: frozenset[str]) -> str | None:
+        """The next held address of which the scripts must hear once more."""
+        for address in self.upkeep.to_tell(self._desk.now):
+            local = self.local.get(address)
+            if local is not None and local.held and address in mine and self.links.get(local.interface, False):
+                return address
+        return None
+
+    def retake(self, address: str) -> None:
+        """Begin to tell the scripts once more that ``address`` is here."""
+        local = self.local[address]
+        self._start(address)
+        ticket = self._desk.begin("takeip", lambda ok, reason: self._retaken(address, ok, reason))
+        self._desk.emit(TakeAgain(ticket, address, local.bits, local.interface))
+
     def settled(self, mine: frozenset[str]) -> bool:
         """Whether what the plan gives this node is held where it belongs (or refused), and nothing else is here."""
         if self._moving is not None or self.update_due(mine) is not None:
             return False
-        if any(address not in mine for address in self.local):
+        if any(address not in mine or address in self.refusals for address in self.local):
             return False
         for address, claim in self._desk.view.claims.items():
             if claim.record.node == self._desk.name and address not in self.local:
@@ -220,10 +331,13 @@ class Serving:
                 return False
         return True
 
-    def next_due(self) -> float:
-        """When a refused address may be tried again, or another one taken."""
-        waits = [time for time in (self.refusals.next_take, self._plan[1]) if time > self._desk.now]
-        return min([self.refusals.next_due(), *waits])
+    def next_due(self, since: float) -> float:
+        """When time alone makes something due that was not at ``since``: a refused address may be tried again, another
+        one taken, a lost one restored, or a link counts as steady."""
+        soon = (self.refusals.next_take, self._plan[1], *self._stuck.values())
+        waits = [time for time in soon if time > since]
+        waits += [damper.next_due(since, self._rule()) for damper in self._dampers.values()]
+        return min([self.refusals.next_due(), self.upkeep.next_due(since), *waits])
 
     # -- commits ---------------------------------------------------------------------------------------
 
@@ -308,35 +422,57 @@ class Serving:
         self._doubted = False
         self.changes += 1
 
+    def _gone(self, address: str) -> None:
+        """``address`` has left this node, unless the kernel would neither remove nor mute it."""
+        self.upkeep.released(address)
+        if self._stuck.get(address, 0.0) > self._desk.now:
+            self.local[address].held = False
+        else:
+            self._stuck.pop(address, None)
+            self.local.pop(address, None)
+
     def _released(self, address: str, ok: bool, reason: str) -> None:
         self._moving = None
-        self.local.pop(address, None)
+        self._gone(address)
         if not ok:
-            self._desk.note(f"releaseip {address}: {reason}; the address is gone all the same", "warning")
+            gone = "" if address in self.local else "; the address is gone all the same"
+            self._desk.note(f"releaseip {address}: {reason}{gone}", "warning")
 
     def _taken(self, address: str, ok: bool, reason: str) -> None:
         self._moving = None
         if ok:
             # A hold that ended meanwhile took the address away again, whatever the take says.
             self.local[address].held = not self._doubted
-            self.refusals.taken(address)
+            self._stuck.pop(address, None)
+            self.upkeep.released(address)
+            self.refusals.taken(address, self._desk.now)
             return
-        del self.local[address]
-        if not self._doubted:
-            self._refuse(address, f"takeip: {reason}")
+        self._failed(address, f"takeip: {reason}")
 
     def _updated(self, address: str, interface: str, ok: bool, reason: str) -> None:
         self._moving = None
         if ok:
             self.local[address].interface = interface
+            self.upkeep.released(address)
             return
-        del self.local[address]
-        if not self._doubted:
-            self._refuse(address, f"updateip: {reason}")
+        self._failed(address, f"updateip: {reason}")
 
-    def _refuse(self, address: str, reason: str) -> None:
-        pause = self.refusals.add(address, reason, self._began, self._desk.now)
-        self._desk.note(f"cannot take {address} ({reason}); next try in {pause:.0f} s", "error")
+    def _retaken(self, address: str, ok: bool, reason: str) -> None:
+        self._moving = None
+        if ok:
+            self.upkeep.told(address, self._desk.now)
+            return
+        self._failed(address, f"takeip, once more: {reason}")
+
+    def _failed(self, address: str, reason: str) -> None:
+        """What was to bring ``address`` here has failed, and it was taken away again."""
+        self._gone(address)
+        if not self._doubted:
+            self._refuse(address, reason, self._began)
+
+    def _refuse(self, address: str, reason: str, began: float) -> None:
+        pause = self.refusals.add(address, reason, began, self._desk.now)
+        self._desk.note(f"cannot serve {address} ({reason}); next try in {pause:.0f} s", "error")
 
     def _served(self, address: str) -> bool:
         """Whether some node says in its claim that it serves ``address``."""

@@ -30,6 +30,10 @@ class Tunables(msgspec.Struct, frozen=True):
     tickle_update_interval: float = 1.0
     tickle_count: int = 4
     tickle_interval: float = 0.4
+    link_up_delay: float = 3.0
+    healthy_delay: float = 30.0
+    damping_longest: float = 120.0
+    damping_window: float = 600.0
 
     @classmethod
     def from_values(cls, values: Mapping[str, int | float]) -> Tunables:
@@ -125,6 +129,24 @@ TUNABLES: Mapping[str, Tunable] = {
         ),
         Tunable("TickleCount", "tickle_count", 0, 100, "", "tickles to each client of an address after its taking"),
         Tunable("TickleInterval", "tickle_interval", 0.01, 60, "seconds", "time between two tickles to a client"),
+        Tunable(
+            "LinkUpDelay",
+            "link_up_delay",
+            0,
+            3600,
+            "seconds",
+            "how long a link that was lost must last before it counts; doubled by each loss; 0: no damping",
+        ),
+        Tunable(
+            "HealthyDelay",
+            "healthy_delay",
+            0,
+            3600,
+            "seconds",
+            "how long monitor must pass before a node counts as healthy, from its second failure on; doubled by each",
+        ),
+        Tunable("DampingLongest", "damping_longest", 0, 86400, "seconds", "longest LinkUpDelay or HealthyDelay"),
+        Tunable("DampingWindow", "damping_window", 1, 86400, "seconds", "losses and failures longer ago are forgotten"),
     )
 }
 

@@ -39,7 +39,14 @@ class Acts(Process):
         self._lifetime = lifetime_for(machine.identity.hold)
         self._activity: tuple[int, str, Callable[..., Work]] | None = None
         self._waiting: Callable[[], None] | None = None
-        self._ensured = False
+        self._ensured = ""
+        self._gate_problem = ""
+
+    def _report(self, method: Callable[..., None], *arguments: Any) -> Work:
+        """Give the rules an input in the midst of carrying out: what they ask for then comes next."""
+        now, wall = self.clock.boot(), self.clock.wall()
+        yield
+        method(*arguments, now, wall)
 
     def _feed(self, method: Callable[..., None], *arguments: Any) -> Work:
         """Give the rules an input, and carry out what they ask for."""
@@ -63,12 +70,16 @@ class Acts(Process):
         if effect.slot in self._tickets:
             self._tickets.discard(effect.slot)
             kernel.confirm(effect.slot)
+            if self._gate_problem:
+                self._gate_problem = ""
+                yield from self._report(self.node.gate_changed, "")
         now = self.clock.boot()
         if self._renewable and now - self._renewed >= RENEW_INTERVAL and now < effect.deadline:
             self._renewed = now
             yield
             for address, interface in list(self._renewable.items()):
-                kernel.renew(address, interface, self._lifetime)
+                if not kernel.renew(address, interface, self._lifetime):
+                    yield from self._report(self.node.renewal_failed, address, interface, "the kernel refuses")
 
     def _drop(self) -> Work:
         machine, kernel = self.machine, self.kernel
@@ -99,6 +110,7 @@ class Acts(Process):
         self.kernel.restore_rules()
         yield
         yield from self._feed(self.node.beat_now)
+        yield from self._feed(self.node.scripts_forget, tuple(self.configured))
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -109,6 +121,10 @@ class Acts(Process):
     def _plain_end(self, ok: bool, reason: str) -> Work:
         assert self._activity is not None
         return self._done(self._activity[0], ok, reason)
+
+    def busy_with(self, address: str) -> bool:
+        """Whether an activity is about ``address``."""
+        return self.node.serving.moving == address
 
     def _done(self, ticket: int, ok: bool, reason: str) -> Work:
         self._activity = None
@@ -163,12 +179,12 @@ class Acts(Process):
     # -- addresses -------------------------------------------------------------------------------------------
 
     def _ensure(self, address: str, interface: str) -> Work:
-        """Configure the address unless the hold has ended; :attr:`_ensured` tells."""
+        """Configure the address unless the hold has ended; :attr:`_ensured` is the problem, or ""."""
         now = self.clock.boot()
-        self._ensured = now < self.machine.page.deadline
+        self._ensured = "" if now < self.machine.page.deadline else "the hold has ended"
         yield
-        if self._ensured:
-            self.kernel.add(address, interface, self._lifetime)
+        if not self._ensured and not self.kernel.add(address, interface, self._lifetime):
+            self._ensured = "the kernel refuses"
 
     def _begin(self, address: str) -> None:
         """``address`` is about to be changed: a crash in between must lead to doing it again."""
@@ -219,7 +235,31 @@ class Acts(Process):
             yield
             if ok:
                 yield from self._ensure(address, interface)
-                ok, reason = self._ensured, "" if self._ensured else "the hold has ended"
+                ok, reason = not self._ensured, self._ensured
+            if not ok:
+                yield from self._forget(address)
+            else:
+                yield
+                self._completed(address, interface)
+            yield from self._done(ticket, ok, reason)
+
+        self._launch(ticket, "takeip", end, address, self._script_adds(address, interface))
+
+    def _restore(self, effect: fx.Restore) -> Work:
+        yield from self._ensure(effect.address, effect.interface)
+        yield from self._report(self.node.restored, effect.address, effect.interface, self._ensured)
+
+    def _take_again(self, effect: fx.TakeAgain) -> Work:
+        address, interface, ticket = effect.address, effect.interface, effect.ticket
+        yield
+        self.machine.notes.pop(address, None)
+        yield
+
+        def end(ok: bool, reason: str) -> Work:
+            yield
+            if ok:
+                yield from self._ensure(address, interface)
+                ok, reason = not self._ensured, self._ensured
             if not ok:
                 yield from self._forget(address)
             else:
@@ -259,7 +299,7 @@ class Acts(Process):
             self.configured[address] = new
             if ok:
                 yield from self._ensure(address, new)
-                ok, reason = self._ensured, "" if self._ensured else "the hold has ended"
+                ok, reason = not self._ensured, self._ensured
             if not ok:
                 yield from self._forget(address)
             else:

@@ -44,7 +44,10 @@ class Agent(Acts):
         page = machine.page
         self.adoption: Adoption | None = None
         if page.incarnation:
-            self.adoption = Adoption(page.incarnation, page.deadline, page.slot, self._noted(page.incarnation))
+            held = self._noted(page.incarnation)
+            present = {(address, name) for address, (name, _) in self.kernel.addresses.items()}
+            missing = frozenset(address for address, name in held.items() if (address, name) not in present)
+            self.adoption = Adoption(page.incarnation, page.deadline, page.slot, held, missing)
         self.node = self.node_class(machine.identity, View(), machine.new_incarnation, self.adoption)
         self.node.handles = machine.handles
         patience = max(1.0, machine.identity.hold)
@@ -225,8 +228,10 @@ class Agent(Acts):
                         self.post("task", self._update, effect)
                     case fx.CancelActivity():
                         self._cancel(effect)
+                    case fx.TakeAgain():
+                        self.post("task", self._take_again, effect)
                     case fx.Restore():
-                        yield from self._ensure(effect.address, effect.interface)
+                        yield from self._restore(effect)
                     case fx.Exit():
                         if self.world.trace.on:
                             self.say(f"exits: {effect.problem or 'left in order'}")
@@ -244,8 +249,12 @@ class Agent(Acts):
         self._tickets.discard(effect.slot)
         until = self.clock.wall() + hold
         yield
-        self.kernel.arm(effect.slot, hold, until)
-        self._tickets.add(effect.slot)
+        if self.kernel.gate_fails:
+            self._gate_problem = "the kernel's gate cannot be armed"
+            yield from self._report(self.node.gate_changed, self._gate_problem)
+        else:
+            self.kernel.arm(effect.slot, hold, until)
+            self._tickets.add(effect.slot)
         yield
         self.post("task", self._beat, effect, sent_at)
 

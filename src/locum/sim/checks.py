@@ -93,6 +93,7 @@ class Checks:
                 if other is not machine and other.kernel.speaks(address) and not _excused(other):
                     self.fail("I1", f"{machine.name} and {other.name} both speak for {address}")
             owner = self._claimant(address)
+            self._world.promises.speaks(machine, address)
             if owner != machine.name:
                 self.fail("I1", f"{machine.name} speaks for {address}, which {owner or 'nobody'} has claimed")
 
@@ -297,6 +298,8 @@ class Checks:
         name = machine.name
         self.running.pop(name, None)
         self._changed(machine, event, address)
+        if ok and event in ("takeip", "updateip"):
+            self._world.promises.told(machine, address)
         if ok and event in ("startup", "monitor"):
             self._earned.setdefault(name, set()).add(event)
         if ok and event == "recovered":

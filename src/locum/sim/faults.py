@@ -45,6 +45,9 @@ WEIGHTS = {
     "store_outage": 2.0,
     "store_restart": 1.0,
     "link_down": 3.0,
+    "flap_link": 1.0,
+    "refuse_address": 1.5,
+    "refuse_gate": 0.7,
     "scripts_fail": 2.0,
     "scripts_slow": 2.0,
     "scripts_hang": 1.0,
@@ -72,6 +75,9 @@ class Faults(ProcessHarm, StoreHarm, OutsideHarm):
         super().__init__(world, random)
         self._kinds = [k for k in weights if (not only or k in only) and k not in without and weights[k]]
         self._weights = [weights[k] for k in self._kinds]
+        tunables = world.shape.tunables
+        steady = tunables.get("LinkUpDelay") == 3.0 and tunables.get("DampingLongest") == 6.0
+        world.promises.only_flaps = self._kinds == ["flap_link"] and steady
         world.on_expiry = self._check_expiry
         world.on_end = self._agent_ended
 
@@ -113,6 +119,8 @@ class Faults(ProcessHarm, StoreHarm, OutsideHarm):
             machine.resume()
             machine.thaw()
             self._links_up(machine)
+            machine.kernel.refuses.clear()
+            machine.kernel.gate_fails = False
             if machine.agent is not None and machine.agent.store.watch is not None:
                 machine.agent.store.watch.catch_up()
             if machine.name in world.retired:

@@ -15,6 +15,7 @@ from locum.store.base import Delete, Put
 
 if TYPE_CHECKING:
     from locum.sim.clocks import MachineClock
+    from locum.sim.kernel import Kernel
     from locum.sim.machine import Machine
 
 #: What a stranger may spoil or delete and the cluster must survive (``docs/simulation.md``).
@@ -34,6 +35,47 @@ class OutsideHarm(Harm):
         self._say(f"{name} of {machine.name} has no link for {seconds:.3f} s")
         self._set_link(machine, name, False)
         self._world.engine.after(seconds, self._set_link, machine, name, True)
+
+    def flap_link(self) -> None:
+        """A public interface loses its link again and again."""
+        machine = self._someone()
+        name = self._random.choice(list(machine.kernel.links))
+        period, turns = self._random.uniform(1.0, 4.0), self._random.randrange(6, 16)
+        self._say(f"{name} of {machine.name} loses its link every {period:.1f} s")
+        for turn in range(turns):
+            self._world.engine.after(turn * period, self._flap, machine, name, False)
+            up = (turn + self._random.uniform(0.2, 0.8)) * period
+            self._world.engine.after(up, self._flap, machine, name, True)
+
+    def _flap(self, machine: Machine, name: str, up: bool) -> None:
+        if self._on or up:
+            self._set_link(machine, name, up)
+
+    def refuse_address(self) -> None:
+        """The kernel of a machine does not accept an address for a while; mostly it loses it as well."""
+        machine, seconds = self._someone(), self._while()
+        hosted = sorted(machine.hosted)
+        if not hosted:
+            return
+        chosen = hosted if self._random.random() < 0.3 else [self._random.choice(hosted)]
+        self._say(f"the kernel of {machine.name} refuses {', '.join(chosen)} for {seconds:.3f} s")
+        kernel = machine.kernel
+        kernel.refuses.update(chosen)
+        if self._random.random() < 0.8:
+            for address in chosen:
+                kernel.remove(address)
+        self._world.engine.after(seconds, kernel.refuses.difference_update, chosen)
+
+    def refuse_gate(self) -> None:
+        """The kernel of a machine does not arm the gate for a while."""
+        machine, seconds = self._someone(), self._while()
+        self._say(f"the gate of {machine.name} cannot be armed for {seconds:.3f} s")
+        machine.kernel.gate_fails = True
+        self._disturb(machine, seconds)
+        self._world.engine.after(seconds, self._gate_works, machine.kernel)
+
+    def _gate_works(self, kernel: Kernel) -> None:
+        kernel.gate_fails = False
 
     def _set_link(self, machine: Machine, name: str, up: bool) -> None:
         machine.kernel.links[name] = up

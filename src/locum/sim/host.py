@@ -143,6 +143,8 @@ class Host:
         """Netlink."""
         if self.world.trace.on:
             self.say(f"kernel: {address} is gone from {interface}")
+        if self.world.checks.running.get(self.name, ("", ""))[1] != address:
+            self.world.promises.lost(self, address)
         if self.agent is not None:
             self.world.engine.after(0.0002, self._tell, self.agent.address_removed, address, interface)
 

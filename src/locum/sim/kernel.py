@@ -66,6 +66,9 @@ class Kernel:
         self.suspended = False
         #: Somebody has removed the gate's rules: every configured address speaks.
         self.lawless = False
+        #: Addresses that it does not accept, and whether it refuses every change of the gate's timers.
+        self.refuses: set[str] = set()
+        self.gate_fails = False
         self._generation: dict[str, int] = {}
 
     # -- the gate ----------------------------------------------------------------------------------------------
@@ -142,8 +145,10 @@ class Kernel:
 
     # -- addresses ---------------------------------------------------------------------------------------------
 
-    def add(self, address: str, interface: str, lifetime: int) -> None:
-        """Configure (or move, or renew) ``address`` with ``valid_lft`` ``lifetime`` seconds."""
+    def add(self, address: str, interface: str, lifetime: int) -> bool:
+        """Configure (or move, or renew) ``address`` with ``valid_lft`` ``lifetime`` seconds; False: refused."""
+        if address in self.refuses:
+            return False
         old = self.addresses.get(address)
         if old is not None and old[0] != interface:
             # Two interfaces may well have one address; the simulation keeps the last, which speaks as much.
@@ -155,14 +160,17 @@ class Kernel:
         if old is None:
             generation = self._generation[address] = self._generation.get(address, 0) + 1
             self._expire_later(address, generation, lifetime)
+        return True
 
-    def renew(self, address: str, interface: str, lifetime: int) -> None:
+    def renew(self, address: str, interface: str, lifetime: int) -> bool:
         """Renew the lifetime of ``address`` on ``interface``; the request configures it when it is not there."""
         old = self.addresses.get(address)
+        if address in self.refuses:
+            return False
         if old is not None and old[0] == interface:
             self.addresses[address] = (interface, self._clock.jiffies() + lifetime)
-        else:
-            self.add(address, interface, lifetime)
+            return True
+        return self.add(address, interface, lifetime)
 
     def remove(self, address: str, interface: str | None = None) -> None:
         """Remove ``address`` (from ``interface`` if it is there, None: wherever)."""

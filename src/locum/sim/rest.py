@@ -103,6 +103,8 @@ def _health(world: World, name: str) -> Iterator[str]:
         yield f"{name} is not healthy: {record}"
     elif record.down or record.refused:
         yield f"{name} says that {record.down} are down and {record.refused} refused"
+    elif record.unable or record.unsteady or record.settling:
+        yield f"{name} is not steady yet: {record.unable} {record.unsteady} {record.settling}"
 
 
 def admin_of(world: World, name: str) -> AdminRecord:
@@ -155,6 +157,11 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
         elif address in claims:
             yield f"{address} is served by nobody, its claim is {claims[address]}"
     for machine in world.machines.values():
+        for address in machine.kernel.addresses:
+            if machine.kernel.speaks(address) and world.promises.untold(machine, address):
+                yield f"scripts of {machine.name} have not heard that {address} came back"
+        if machine.agent is not None and machine.agent.node.serving.upkeep.latest_tell():
+            yield f"scripts of {machine.name} are to be told once more what it holds"
         # I7: kernel, gate and the rules' own account agree.
         kernel, agent = machine.kernel, machine.agent
         held = {a for a, local in agent.node.serving.local.items() if local.held} if agent is not None else set()

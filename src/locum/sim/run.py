@@ -142,12 +142,14 @@ def rest_bound(world: World) -> float:
     bound += max(tunables["RecoveryBanPeriod"], 6.0) + 2.0  # bans
     bound += LONGEST_RETRY_PAUSE  # closing events that failed on all nodes
     bound += tunables["MonitorInterval"]
+    bound += tunables["DampingLongest"]
     bound += max(0.0, *(m.link.settled_at - world.engine.now for m in world.machines.values()))  # late messages
     pauses = [0.0]
     for machine in world.machines.values():
         if machine.agent is not None:
             node = machine.agent.node
             pauses.append(node.serving.refusals.latest_due() - machine.clock.boot())
+            pauses.append(node.serving.upkeep.latest_tell() - machine.clock.boot())
             if machine.child is not None:
                 # It may be a take that hangs, and is not tried again for long where another node serves the address.
                 pauses.append(PATIENCE * timeout)

@@ -92,6 +92,12 @@ def shape_of(seed: int, nodes: int | None = None, addresses: int | None = None, 
         "NoIPFailback": random.choice((0, 0, 0, 1)),
         "NoIPHostOnAllDisabled": random.choice((0, 0, 1)),
     }
+    # From a generator of its own, so that the rest of a seed's history stays what it was.
+    damping = Random(f"damping {seed}")
+    tunables["LinkUpDelay"] = damping.choice((0.0, 0.5, 3.0))
+    tunables["HealthyDelay"] = damping.choice((0.0, 0.5, 3.0))
+    tunables["DampingLongest"] = damping.choice((3.0, 6.0))
+    tunables["DampingWindow"] = damping.choice((5.0, 60.0))
     return Shape(
         seed=seed,
         nodes=count,

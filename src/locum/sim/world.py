@@ -16,6 +16,7 @@ from locum.sim.engine import Engine
 from locum.sim.host import Host
 from locum.sim.machine import Machine
 from locum.sim.network import Link
+from locum.sim.promises import Promises
 from locum.sim.scripts import Behaviour
 from locum.sim.service import StoreService
 from locum.sim.shape import Shape
@@ -31,6 +32,7 @@ class World:
         self.engine = Engine()
         self.trace = Trace(self.engine, traced)
         self.checks = Checks(self)
+        self.promises = Promises(self)
         self.faults: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
@@ -115,6 +117,7 @@ class World:
 
     def start(self) -> None:
         """Tunables are set and every daemon is started."""
+        self.promises.begin()
         for name, value in sorted(self.shape.tunables.items()):
             self.store.commit(ADMIN, (), (Put(f"tunable/{name}", schema.encode(TunableRecord(value))),))
         for machine in self.machines.values():

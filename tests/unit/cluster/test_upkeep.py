@@ -1,0 +1,245 @@
+"""An address that is held and that the kernel loses or refuses: restored, told to the scripts, given up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from locum.cluster.effects import CommitWork, Effect, Restore, SendBeat, TakeAgain
+from locum.cluster.explain import Situation, why_unserved
+from locum.cluster.node import Identity, Node
+from locum.cluster.obstacles import LONGEST_WARNING, MOST_WARNINGS, Obstacles
+from locum.cluster.schema import HostedAddress
+from locum.cluster.upkeep import CALM, LONGEST_TELL_PAUSE, TELL_PAUSE, TRIES, Upkeep
+from locum.cluster.view import View
+from locum.store.keyvalue import KeyValue
+
+ADDRESS = "10.0.0.1"
+
+
+class Cluster:
+    """Nodes on one store. ``problem(node)``: what the kernel says to a restore there; ``fails(node, effect)``."""
+
+    def __init__(self, *names: str) -> None:
+        self.core = KeyValue()
+        self.now = 1000.0
+        self.problem: Callable[[str], str] = lambda _: ""
+        self.fails: Callable[[str, Effect], str] = lambda *_: ""
+        self.seen: list[tuple[str, Effect]] = []
+        self.links = dict.fromkeys(names, True)
+        hosted = (HostedAddress(ADDRESS, 24, ("eth0",)),)
+        self.nodes = {n: Node(Identity(n, 2.0, 0.034, None, "", hosted), View(), self._name) for n in names}
+        for node in self.nodes.values():
+            node.view.reset(self.core.snapshot(""))
+        self.run(8.0)
+
+    def _name(self) -> str:
+        return f"i{self.core.revision}"
+
+    @property
+    def holder(self) -> str | None:
+        """The node that holds the address."""
+        found = [n for n, node in self.nodes.items() if any(local.held for local in node.serving.local.values())]
+        assert len(found) < 2
+        return found[0] if found else None
+
+    def effects(self, kind: type[Effect]) -> list[tuple[str, Effect]]:
+        """What was asked for of this kind."""
+        return [(name, effect) for name, effect in self.seen if isinstance(effect, kind)]
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        while self.now < end:
+            for name, node in self.nodes.items():
+                self._one(name, node)
+            self.now += 0.05
+
+    def tell(self, name: str, method: str, *arguments: object) -> None:
+        """An input for one node."""
+        getattr(self.nodes[name], method)(*arguments, self.now, 1.7e9 + self.now)
+        self._carry_out(name, self.nodes[name])
+
+    def _one(self, name: str, node: Node) -> None:
+        node.links_changed({"eth0": self.links[name]}, self.now, 1.7e9 + self.now)
+        _, batches = self.core.history(node.view.revision, "", 10**6)
+        for batch in batches:
+            if keys := node.view.apply(batch):
+                node.view_changed(keys, self.now, 1.7e9 + self.now)
+        node.tick(self.now, 1.7e9 + self.now)
+        self._carry_out(name, node)
+
+    def _carry_out(self, name: str, node: Node) -> None:
+        wall = 1.7e9 + self.now
+        while effects := node.take_effects():
+            for effect in effects:
+                self.seen.append((name, effect))
+                match effect:
+                    case SendBeat() | CommitWork():
+                        result = self.core.commit(effect.commit.conditions, effect.commit.operations)
+                        if isinstance(effect, SendBeat):
+                            node.beat_done(effect.ticket, result.accepted, self.now, self.now, wall)
+                        else:
+                            node.commit_done(effect.ticket, result, self.now, wall)
+                    case Restore():
+                        node.restored(effect.address, effect.interface, self.problem(name), self.now, wall)
+                    case _ if hasattr(effect, "ticket"):
+                        reason = self.fails(name, effect)
+                        node.activity_done(effect.ticket, not reason, reason, self.now, wall)
+
+
+def test_an_address_that_was_removed_is_restored_at_once_and_told_to_the_scripts() -> None:
+    cluster = Cluster("n1", "n2")
+    holder = cluster.holder
+    assert holder is not None
+    cluster.seen.clear()
+    cluster.tell(holder, "address_removed", ADDRESS, "eth0")
+    assert cluster.effects(Restore)[0][0] == holder
+    cluster.run(1.0)
+    assert [name for name, _ in cluster.effects(TakeAgain)] == [holder]
+    assert cluster.holder == holder
+
+
+def test_scripts_that_fail_when_told_again_give_the_address_to_another_node() -> None:
+    cluster = Cluster("n1", "n2")
+    holder = cluster.holder
+    assert holder is not None
+    cluster.fails = lambda name, effect: "50.x failed" if name == holder and isinstance(effect, TakeAgain) else ""
+    cluster.tell(holder, "address_removed", ADDRESS, "eth0")
+    cluster.run(2.0)
+    assert cluster.holder not in (None, holder)
+
+
+def test_an_address_that_the_kernel_refuses_moves_within_a_second_or_two() -> None:
+    cluster = Cluster("n1", "n2")
+    holder = cluster.holder
+    assert holder is not None
+    cluster.problem = lambda name: "IPv6 is disabled" if name == holder else ""
+    cluster.tell(holder, "address_removed", ADDRESS, "eth0")
+    cluster.run(2.0)
+    assert len(cluster.effects(Restore)) == TRIES
+    assert cluster.holder not in (None, holder)
+
+
+def test_an_address_that_no_kernel_accepts_is_unserved_and_says_why() -> None:
+    cluster = Cluster("n1")
+    cluster.problem = lambda _: "no room for another address"
+    cluster.tell("n1", "address_removed", ADDRESS, "eth0")
+    cluster.run(2.0)
+    assert cluster.holder is None
+    view = cluster.nodes["n1"].view
+    assert "no room for another address" in why_unserved(Situation.of(view, 1.7e9), ADDRESS)
+    cluster.problem = lambda _: ""
+    cluster.run(10.0)
+    assert cluster.holder == "n1"
+
+
+def test_a_lifetime_that_cannot_be_renewed_gives_the_address_up_before_it_ends() -> None:
+    cluster = Cluster("n1", "n2")
+    holder = cluster.holder
+    assert holder is not None
+    for _ in range(TRIES):
+        assert cluster.holder == holder
+        cluster.tell(holder, "renewal_failed", ADDRESS, "eth0", "no such device")
+        cluster.run(0.5)
+    cluster.run(1.0)
+    assert cluster.holder not in (None, holder)
+
+
+def test_single_failures_far_apart_cost_nothing() -> None:
+    cluster = Cluster("n1", "n2")
+    holder = cluster.holder
+    assert holder is not None
+    for _ in range(2 * TRIES):
+        cluster.tell(holder, "renewal_failed", ADDRESS, "eth0", "no buffer space")
+        cluster.run(8.0)
+    assert cluster.holder == holder
+
+
+def test_nothing_is_restored_where_there_is_no_link_until_it_is_back() -> None:
+    cluster = Cluster("n1")
+    cluster.links["n1"] = False
+    cluster.tell("n1", "links_changed", {"eth0": False})
+    cluster.seen.clear()
+    cluster.tell("n1", "address_removed", ADDRESS, "eth0")
+    assert not cluster.effects(Restore)
+    cluster.links["n1"] = True
+    cluster.run(5.0)
+    assert cluster.holder == "n1"
+
+
+def test_a_link_that_was_away_makes_scripts_hear_of_the_addresses_again() -> None:
+    """Switching an interface off removes every route through it."""
+    cluster = Cluster("n1")
+    cluster.seen.clear()
+    # So short that no plan comes in between.
+    cluster.tell("n1", "links_changed", {"eth0": False})
+    cluster.tell("n1", "links_changed", {"eth0": True})
+    cluster.run(5.0)
+    again = [effect for _, effect in cluster.seen if type(effect).__name__ in ("TakeAgain", "TakeAddress")]
+    assert again
+    assert cluster.holder == "n1"
+
+
+def test_an_address_that_can_be_neither_removed_nor_muted_keeps_its_claim() -> None:
+    cluster = Cluster("n1", "n2")
+    holder = cluster.holder
+    assert holder is not None
+    stuck = True
+
+    def fails(name: str, effect: Effect) -> str:
+        if stuck and name == holder and type(effect).__name__ == "ReleaseAddress":
+            cluster.nodes[name].still_here(ADDRESS, "the kernel does not answer", cluster.now, 1.7e9 + cluster.now)
+        return ""
+
+    cluster.fails = fails
+    cluster.tell(holder, "address_unfit", ADDRESS, "eth0", "it does not work")
+    cluster.run(5.0)
+    assert cluster.holder is None
+    assert cluster.nodes[holder].view.claim_holder(ADDRESS) == holder
+    stuck = False
+    cluster.run(3.0)
+    assert cluster.holder not in (None, holder)
+
+
+def test_a_gate_that_fails_for_half_a_hold_makes_the_node_serve_nothing() -> None:
+    cluster = Cluster("n1", "n2")
+    holder = cluster.holder
+    assert holder is not None
+    cluster.tell(holder, "gate_changed", "the kernel's gate cannot be armed: no memory")
+    cluster.run(0.5)
+    assert cluster.holder == holder
+    cluster.run(3.0)
+    assert cluster.holder not in (None, holder)
+    cluster.tell(holder, "gate_changed", "")
+    cluster.run(1.0)
+    health = cluster.nodes[holder].view.health[holder].record
+    assert not health.unable
+
+
+def test_warnings_are_published_and_bounded() -> None:
+    cluster = Cluster("n1", "n2")
+    cluster.tell("n1", "warnings_changed", "audit", ("eth1 answers for what eth2 has",))
+    cluster.run(0.5)
+    assert cluster.nodes["n2"].view.health["n1"].record.warnings == ("eth1 answers for what eth2 has",)
+    obstacles = Obstacles(2.0)
+    obstacles.warn("audit", tuple("x" * 1000 for _ in range(50)))
+    assert len(obstacles.warnings()) == MOST_WARNINGS
+    assert max(len(text) for text in obstacles.warnings()) == LONGEST_WARNING
+
+
+def test_scripts_hear_less_often_of_an_address_that_is_removed_again_and_again() -> None:
+    upkeep = Upkeep()
+    now, told = 0.0, []
+    while now < CALM:
+        upkeep.lost(ADDRESS, now)
+        upkeep.to_restore(now, lambda _: True)
+        upkeep.restored(ADDRESS, now)
+        if upkeep.to_tell(now):
+            told.append(now)
+            upkeep.told(ADDRESS, now)
+        now += 0.5
+    gaps = [after - before for before, after in itertools.pairwise(told)]
+    assert gaps[0] == TELL_PAUSE
+    assert gaps[-1] >= LONGEST_TELL_PAUSE
+    assert len(told) < 15
