@@ -289,7 +289,7 @@ class EventEngine:
         return "the daemon is stopping"
 
     async def _start_link(self) -> RunnerLink:
-        link = RunnerLink(self._link_ended)
+        link = RunnerLink(self._link_ended, self._log)
         common = common_environment(self._runtime, self._state)
         try:
             await link.start(self._runtime, {key: common[key] for key in ("PATH", "LANG", "HOME", "LOCUM_RUNTIME")})

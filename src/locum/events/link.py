@@ -2,6 +2,10 @@
 
 Rules of this file: it knows the runner's protocol (:mod:`locum.events.runner`) and nothing of directories. It never
 starts a second runner before the first has ended.
+
+Nothing here waits in the event loop: a thread has the runner's program executed (its file system may hang), its end is
+waited for through a descriptor, and what it writes to standard error comes through a pipe, so that it never waits for
+the reader of the daemon's log.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import msgspec
 
 from locum.events.directory import Script
 from locum.events.model import ScriptResult
+from locum.threads import Worker
 
 #: A runner that says nothing for this long after it should have is stopped or stuck, seconds.
 GRACE = 15.0
@@ -26,6 +31,10 @@ GRACE = 15.0
 START_LIMIT = 30.0
 #: How long a runner whose socket was closed may take to kill its script and exit, seconds.
 STOP_LIMIT = 7.0
+#: How long the end of one that was killed, or whose socket has closed, is waited for, seconds.
+KILL_LIMIT, REASON_LIMIT = 2.0, 0.2
+#: Bytes of one line on its standard error.
+_LONGEST_LINE = 4096
 
 _MAIN = Path(__file__).with_name("runner_main.py")
 
@@ -62,10 +71,15 @@ class Run:
 class RunnerLink(asyncio.Protocol):
     """One runner process. Create it with :meth:`start`; it is of no more use once ``ended`` is set."""
 
-    def __init__(self, on_end: Callable[[RunnerLink], None]) -> None:
+    def __init__(
+        self, on_end: Callable[[RunnerLink], None], log: Callable[[str, str], None] = lambda _text, _level: None
+    ) -> None:
+        """``on_end`` is called when it has ended; ``log`` takes what it says on standard error, and a level."""
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._on_end = on_end
+        self._log = log
+        self._conclusion: asyncio.Task[None] | None = None
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -88,24 +102,45 @@ class RunnerLink(asyncio.Protocol):
         return self._process.pid if self._process is not None else 0
 
     async def start(self, runtime: str, environment: Mapping[str, str]) -> None:
-        """Start the process; ``ready`` tells when it is. Raises OSError."""
+        """Start the process; ``ready`` tells when it is. Raises OSError, NoAnswer."""
         ours, theirs = socket.socketpair()
+        said, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(stderr, True)
+
+        def spawn() -> subprocess.Popen[bytes]:
+            try:
+                return subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        "-X",
+                        "utf8",
+                        str(_MAIN),
+                        str(theirs.fileno()),
+                        runtime,
+                        str(os.getpid()),
+                    ],
+                    env={**environment, "LOCUM_RUNNER_PATH": ":".join(path for path in sys.path if path)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                    cwd="/",
+                )
+            finally:
+                theirs.close()
+                os.close(stderr)
+
         try:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 a vfork, under a millisecond
-                [sys.executable, "-I", "-S", "-X", "utf8", str(_MAIN), str(theirs.fileno()), runtime, str(os.getpid())],
-                env={**environment, "LOCUM_RUNNER_PATH": ":".join(path for path in sys.path if path)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                cwd="/",
-            )
+            self._process = await _spawner.run("starting the event runner", START_LIMIT, spawn)
         except BaseException:
             ours.close()
+            os.close(said)
             raise
-        finally:
-            theirs.close()
         ours.setblocking(False)
+        await self._loop.connect_read_pipe(lambda: _Remarks(self._log), os.fdopen(said, "rb", buffering=0))
         await self._loop.create_unix_connection(lambda: self, sock=ours)
         self._watch(START_LIMIT)
 
@@ -150,26 +185,35 @@ class RunnerLink(asyncio.Protocol):
             self._watch(GRACE)
 
     async def end(self) -> None:
-        """Close the socket, wait until the process has ended, kill it if it does not."""
+        """Close the socket, wait until the process has ended, kill it if it does not. One that cannot be killed, in
+        uninterruptible sleep, is left alone: the next runner starts no script before it has gone."""
         if self._transport is not None:
             self._transport.close()
-        if self._process is None:
-            return
-        ended: asyncio.Future[None] = self._loop.create_future()
+        if self._process is not None and not await self._ended(STOP_LIMIT):
+            self._process.kill()
+            if not await self._ended(KILL_LIMIT):
+                self._log(f"the event runner (process {self.pid}) cannot be ended: the kernel keeps it", "error")
+        if self._conclusion is not None:
+            await asyncio.wait([self._conclusion])
+
+    async def _ended(self, limit: float) -> bool:
+        """Whether the process has ended within ``limit`` seconds; it is reaped then."""
+        assert self._process is not None
+        if self._process.poll() is not None:
+            return True
         try:
             handle = os.pidfd_open(self._process.pid)
-        except OSError:
-            handle = -1
-        if handle >= 0:
-            self._loop.add_reader(handle, ended.cancel)
-            try:
-                await asyncio.wait([ended], timeout=STOP_LIMIT)
-            finally:
-                self._loop.remove_reader(handle)
-                os.close(handle)
-                if self._process.poll() is None:
-                    self._process.kill()
-        self._process.wait()
+        except OSError:  # no descriptor is free; or it has just ended
+            await asyncio.sleep(0.05)
+            return self._process.poll() is not None
+        ended: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(handle, ended.cancel)
+        try:
+            await asyncio.wait([ended], timeout=limit)
+        finally:
+            self._loop.remove_reader(handle)
+            os.close(handle)
+        return self._process.poll() is not None
 
     # asyncio.Protocol
 
@@ -190,13 +234,19 @@ class RunnerLink(asyncio.Protocol):
         """The runner is gone, or we closed the socket."""
         self.closed = True
         self._unwatch()
+        self._conclusion = self._loop.create_task(self._conclude())
+
+    # internals
+
+    async def _conclude(self) -> None:
+        """Its socket has closed: say why, once it has ended or after a moment."""
+        if self._process is not None and not self._cause:
+            await self._ended(REASON_LIMIT)
         self.end_reason = reason = self._reason()
         if not self.ready.done():
             self.ready.set_result(reason)
         self._finish(reason)
         self._on_end(self)
-
-    # internals
 
     def _take(self, message: Message) -> None:
         if message.ready is not msgspec.UNSET or message.refused is not None:
@@ -238,10 +288,34 @@ class RunnerLink(asyncio.Protocol):
     def _reason(self) -> str:
         if self._cause or self._process is None:
             return self._cause or "the event runner was not started"
-        try:
-            status = self._process.wait(0.2)  # its socket closed: it is ending, or has ended
-        except subprocess.TimeoutExpired:
+        status = self._process.returncode
+        if status is None:
             return f"the event runner (process {self.pid}) closed its socket"
         if status < 0:
             return f"the event runner (process {self.pid}) was ended by {signal.Signals(-status).name}"
         return f"the event runner (process {self.pid}) exited with status {status}"
+
+
+class _Remarks(asyncio.Protocol):
+    """What the runner says on standard error, line by line."""
+
+    def __init__(self, log: Callable[[str, str], None]) -> None:
+        self._log = log
+        self._rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Log whole lines, and what is too long for one."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            self._log(f"event runner: {line[:_LONGEST_LINE].decode('utf-8', 'replace')}", "error")
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """Log what has no end of line."""
+        if self._rest:
+            self.data_received(b"\n")
+
+
+#: Two, so that one start that hangs does not keep the next from being tried.
+_spawner = Worker("spawner", threads=2, room=2)
