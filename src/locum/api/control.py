@@ -103,7 +103,7 @@ class ControlServer:
                 return
             if isinstance(name, str) and name in self._waiting:
                 pid = connection.peer.pid if connection.peer is not None else 0
-                send(answers.success(await self._waiting[name](message, self._engine.inside(pid))))
+                send(answers.success(await self._waiting[name](message, await self._engine.inside(pid))))
                 return
             operation = self._operations.get(name) if isinstance(name, str) else None
             if operation is None:

@@ -46,11 +46,13 @@ from locum.events.model import Event
 from locum.guard.children import EXIT_HOPELESS
 from locum.guard.gatekeeper import enforcement_of
 from locum.guard.page import Page
+from locum.lateness import PACE, Lateness, Stop
 from locum.store.base import Store
 from locum.store.factory import EtcdOptions, open_store
+from locum.threads import use_bounded_executor
 
-#: How often the agent tells the guard that it runs, in seconds.
-PULSE = 1.0
+#: How often the agent looks what its scripts handle, in seconds.
+LOOK_PAUSE = 1.0
 #: A complaint of the event loop is not repeated sooner, in seconds.
 COMPLAINT_PAUSE = 10.0
 
@@ -221,8 +223,11 @@ async def serve(settings: Settings) -> int:
     loop.set_exception_handler(_Complaints(log))
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
+    lateness = Lateness(lambda stop: log(_stood(stop), "warning"))
+    use_bounded_executor()
     try:
-        page.beat(boottime())
+        lateness.start()
+        background.append(loop.create_task(_pulse(page, lateness)))
         connections.start()
         if adoption is not None:
             # Before anything that takes time: the hold runs out, and the next beat must not wait for scripts.
@@ -234,9 +239,9 @@ async def serve(settings: Settings) -> int:
             acts.drop()
         await control.start(settings.paths)
         kernel.start()
-        background = [
+        background += [
             loop.create_task(_start_engine(engine, node, acts, driver)),
-            loop.create_task(_pulse(page, driver, engine)),
+            loop.create_task(_look_at_scripts(driver, engine)),
             loop.create_task(_leave(stopping, driver)),
         ]
         if adoption is None:
@@ -252,6 +257,7 @@ async def serve(settings: Settings) -> int:
         log("left the cluster")
         return 0
     finally:
+        lateness.close()
         for task in background:
             task.cancel()
         kernel.close()
@@ -269,21 +275,32 @@ async def _start_engine(engine: EventEngine, node: Node, acts: Acts, driver: Dri
     except LocumError as error:
         driver.end(str(error))
         return
-    node.handles = engine.handled()
+    node.handles = await engine.handled()
     acts.engine_ready.set()
 
 
-async def _pulse(page: Page, driver: Driver, engine: EventEngine) -> None:
-    """Tell the guard that the event loop turns; look whether the scripts, or their abilities, have changed."""
+async def _pulse(page: Page, lateness: Lateness) -> None:
+    """Tell the guard that the event loop turns, and watch over that it does."""
+    while True:
+        lateness.turn()
+        page.beat(boottime())
+        await asyncio.sleep(PACE)
+
+
+async def _look_at_scripts(driver: Driver, engine: EventEngine) -> None:
+    """Look whether the scripts, or their abilities, have changed."""
     late: tuple[str, ...] = ()
     while True:
-        page.beat(boottime())
-        await asyncio.sleep(PULSE)
-        driver.node.handles = engine.handled()
+        await asyncio.sleep(LOOK_PAUSE)
+        driver.node.handles = await engine.handled()
         before, late = late, engine.late
         if not set(late) <= set(before):
             # The monitor gives them their startup; until then they hear of nothing.
             driver.feed(driver.node.trigger_monitor)
+
+
+def _stood(stop: Stop) -> str:
+    return f"the event loop stood for {stop}; beats, and answers to commands, had to wait"
 
 
 class _Complaints:

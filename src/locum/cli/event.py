@@ -187,7 +187,9 @@ def status(
         from locum.events.local import default_runtime  # noqa: PLC0415
         from locum.events.status import StatusBook  # noqa: PLC0415
 
-        known: Mapping[Event, EventStatus] = StatusBook(runtime or default_runtime(directory)).snapshot()
+        book = StatusBook(runtime or default_runtime(directory))
+        book.read()
+        known: Mapping[Event, EventStatus] = book.snapshot()
     else:
         known = _ask(socket_path, {"op": "event-status"}, dict[Event, EventStatus])
     shown = [known[one] for one in Event if one in known and (name is None or one == name)]

@@ -31,6 +31,7 @@ from locum.events.reserve import Reserve
 from locum.events.script_set import InUse, ScriptSet, describe
 from locum.events.started import Started
 from locum.events.status import StatusBook
+from locum.threads import NoAnswer, Worker
 
 Settings = Mapping[str, Mapping[str, object]]
 
@@ -38,6 +39,8 @@ Settings = Mapping[str, Mapping[str, object]]
 _RESTART_PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 #: A run waits this long for a runner, seconds; then it fails.
 _RUNNER_LIMIT = 20.0
+#: How long an event waits for a look at the script directory, and a daemon that starts, seconds.
+LOOK_LIMIT, START_LIMIT = 2.0, 20.0
 
 
 class EventEngine:
@@ -62,7 +65,7 @@ class EventEngine:
         self._runtime = str(runtime.absolute())
         self._state = str(state.absolute())
         self._set = ScriptSet(self._directory, runtime=self._runtime, state=self._state)
-        self._started = Started(self._runtime)
+        self._started = Started(self._runtime, self._later)
         #: What is wrong with the directory, for people; "" while nothing is.
         self.directory_problem = ""
         self._settings: Settings = settings
@@ -70,7 +73,12 @@ class EventEngine:
         self._log = log
         self._turn = asyncio.Lock()
         self._status = StatusBook(self._runtime)
-        self._reserve = Reserve()
+        # One for each thread that may need it.
+        self._reserve, self._book_reserve = Reserve(), Reserve()
+        self._looker, self._books = Worker("script directory"), Worker("runtime directory")
+        self._looking: asyncio.Future[InUse] | None = None
+        self._hangs = False
+        self._in_use = InUse()
         self._link: RunnerLink | None = None
         self._restart: asyncio.Task[None] | None = None
         self._link_changed = asyncio.Event()
@@ -85,16 +93,10 @@ class EventEngine:
         every fault unless an earlier agent of this daemon found a directory without any, :class:`LocumError` when
         the runner cannot work (runtime directory in use, or not writable).
         """
-        self._set.adopt()
-        self._started.adopt()
-        in_use = self._look()
+        await self._books.run("preparing the runtime directory", START_LIMIT, self._prepare)
+        in_use = await self._look(LOOK_LIMIT if self._set.established else START_LIMIT)
         if in_use.refused:
             raise ScriptDirectoryError(self._directory.path, in_use.faults)
-        try:
-            os.makedirs(os.path.join(self._runtime, "listen"), exist_ok=True)
-            os.makedirs(os.path.join(self._state, "scripts"), exist_ok=True)
-        except OSError as error:
-            raise LocumError(f"{error.filename}: cannot be created: {error.strerror}") from None
         link = await self._start_link()
         reason = await link.ready
         if reason is not None:
@@ -102,6 +104,16 @@ class EventEngine:
             await link.end()
             raise LocumError(reason)
         self._begin_with(link)
+
+    def _prepare(self) -> None:
+        self._status.read()
+        self._set.adopt()
+        self._started.adopt()
+        try:
+            os.makedirs(os.path.join(self._runtime, "listen"), exist_ok=True)
+            os.makedirs(os.path.join(self._state, "scripts"), exist_ok=True)
+        except OSError as error:
+            raise LocumError(f"{error.filename}: cannot be created: {error.strerror}") from None
 
     async def stop(self) -> None:
         """Kill the script that runs, if any (its run ends as cancelled), and end the runner. Idempotent."""
@@ -117,7 +129,14 @@ class EventEngine:
                 await asyncio.wait([run.finished])
             await link.end()
         self._set_link(None)
+        if self._looking is not None:
+            self._looking.cancel()
+        with contextlib.suppress(NoAnswer):  # the last results are to be on file
+            await self._books.run("writing down results", 1.0, int)
+        self._looker.close()
+        self._books.close()
         self._reserve.close()
+        self._book_reserve.close()
 
     def configure(self, settings: Settings, environment: Mapping[str, str]) -> None:
         """Use these settings and this environment from the next event on."""
@@ -146,7 +165,8 @@ class EventEngine:
         parse_event(event, arguments)
         async with self._turn:
             started, begin = time.time(), time.monotonic()
-            in_use, scripts = self._look(), self._set.last.scripts
+            in_use = await self._look()
+            scripts = in_use.scripts
             if in_use.refused:
                 return self._keep(not_run(self._directory.path, event, arguments, started, "\n".join(in_use.faults)))
             late = [] if event in (Event.INIT, Event.SETUP, Event.STARTUP) else self._started.late(scripts)
@@ -192,32 +212,39 @@ class EventEngine:
                 raise asyncio.CancelledError
             return result
 
-    def handled(self) -> tuple[Event, ...]:
+    async def handled(self) -> tuple[Event, ...]:
         """Every event for which some enabled script could do something; looks at the directory."""
-        in_use = self._look()
+        in_use = await self._look()
         enabled = [script for script in in_use.scripts if script.enabled]
         return tuple(event for event in Event if in_use.refused or any(script.handles(event) for script in enabled))
 
     @property
     def late(self) -> tuple[str, ...]:
         """Names of scripts that came to a running node and have not had their ``startup``, as of the last look."""
-        return tuple(script.name for script in self._started.late(self._set.last.scripts))
+        return tuple(script.name for script in self._started.late(self._in_use.scripts))
 
     @property
     def in_use(self) -> InUse:
         """What is in use since the last look at the directory."""
-        return self._set.last
+        return self._in_use
 
     def status(self) -> dict[Event, EventStatus]:
         """The last run of each event and the last result of each of its scripts, of earlier daemons too."""
         return self._status.snapshot()
 
-    def inside(self, pid: int) -> Inside | None:
+    async def inside(self, pid: int) -> Inside | None:
         """The script that runs now and that process ``pid`` is a part of, if any."""
         if self._current is None:
             return None
-        with self._reserve.spent():
-            return inside(pid, self._runtime, self.runner_pid)
+
+        def look() -> Inside | None:
+            with self._book_reserve.spent():
+                return inside(pid, self._runtime, self.runner_pid)
+
+        try:
+            return await self._books.run("looking who asks", LOOK_LIMIT, look)
+        except NoAnswer:
+            return None
 
     @property
     def runner_pid(self) -> int:
@@ -241,12 +268,24 @@ class EventEngine:
                 results.append(msgspec.structs.replace(one, output=f"its startup failed: {one.output}"))
         return results
 
-    def _look(self) -> InUse:
-        """Look at the directory; say so when it has become faulty, or good again."""
-        with self._reserve.spent():
-            in_use = self._set.refresh()
+    async def _look(self, limit: float = LOOK_LIMIT) -> InUse:
+        """Look at the directory, for ``limit`` seconds at most; say so when it has become faulty, or good again.
+
+        One look at a time: while one does not come back, no other is begun, and none is waited for twice.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._looker.run("reading the script directory", None, self._refresh))
+            self._hangs = False
+        if not self._hangs:
+            await asyncio.wait([self._looking], timeout=limit)
+        if self._looking.done():
+            in_use = self._looking.result()
             if not in_use.refused:
                 self._started.keep(in_use.scripts)
+        else:
+            self._hangs = True
+            in_use = self._set.without_directory("does not answer: its file system hangs")
+        self._in_use = in_use
         problem = "" if in_use.refused else describe(in_use, self._directory.path)
         if problem != self.directory_problem:
             self.directory_problem = problem
@@ -256,10 +295,25 @@ class EventEngine:
                 self._log(f"script directory {self._directory.path} is good again, and in use as it is", "info")
         return in_use
 
-    def _keep(self, result: EventResult) -> EventResult:
+    def _refresh(self) -> InUse:
+        """On a thread."""
         with self._reserve.spent():
-            self._status.add(result, [script.name for script in self._set.last.scripts])
+            return self._set.refresh()
+
+    def _keep(self, result: EventResult) -> EventResult:
+        self._status.add(result, [script.name for script in self._in_use.scripts])
+        self._later(lambda: self._status.write(result.event))
         return result
+
+    def _later(self, write: Callable[[], None]) -> None:
+        """Write to the runtime directory, after what is to be written already. What cannot be written is left out."""
+
+        def work() -> None:
+            with self._book_reserve.spent():
+                write()
+
+        with contextlib.suppress(NoAnswer):
+            self._books.submit("writing to the runtime directory", work)
 
     async def _await(self, link: RunnerLink, run: Run) -> bool:
         """Wait for the end of ``run``. When our task is cancelled, have the script killed and still wait: only then

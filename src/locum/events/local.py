@@ -92,7 +92,10 @@ def run_directory(
             if result.outcome in (Outcome.FAILED, Outcome.TIMEOUT, Outcome.CANCELLED):
                 break
         whole = EventResult(event, tuple(arguments), started, time.monotonic() - begin, tuple(results))
-        StatusBook(runtime).add(whole, [script.name for script in scripts])
+        book = StatusBook(runtime)
+        book.read()
+        book.add(whole, [script.name for script in scripts])
+        book.write(whole.event)
     return whole
 
 

@@ -103,6 +103,17 @@ class ScriptSet:
         self.last = InUse(tuple(scripts), survey.listing.problems, tuple(kept), tuple(left_out))
         return self.last
 
+    def without_directory(self, reason: str) -> InUse:
+        """What is to be used while the directory cannot even be looked at (a file system that hangs), for ``reason``.
+
+        Opens no file. Scripts run from their copies.
+        """
+        problem = Problem(self._directory.path, reason, True)
+        if not self.established:
+            return InUse(problems=(problem,), refused=True)
+        kept = sorted((_as_it_was(one) for one in list(self._kept.values())), key=lambda script: script.name)
+        return InUse(tuple(kept), (problem,), tuple(script.name for script in kept))
+
     def _choose(self, survey: Survey) -> tuple[dict[str, Script], list[str], list[str]]:
         """The enabled scripts to use by file name; the names of those that stay as they were, and of those left out."""
         if survey.closed:

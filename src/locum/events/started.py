@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -20,9 +20,11 @@ _decoder = msgspec.json.Decoder(set[str])
 
 
 class Started:
-    """The scripts that have had their ``startup``, on file for an agent that restarts."""
+    """The scripts that have had their ``startup``, on file for an agent that restarts. ``later`` carries out what
+    writes the file, in order; only that and :meth:`adopt` touch it."""
 
-    def __init__(self, runtime: str) -> None:
+    def __init__(self, runtime: str, later: Callable[[Callable[[], None]], None]) -> None:
+        self._later = later
         self._file = os.path.join(runtime, "events", "started.json")
         self._names: set[str] | None = None
 
@@ -37,8 +39,7 @@ class Started:
     def forget(self) -> None:
         """The node starts anew: nothing counts until ``startup`` has succeeded for all scripts."""
         self._names = None
-        with contextlib.suppress(OSError):
-            os.unlink(self._file)
+        self._later(self._remove)
 
     def all_started(self, scripts: Iterable[Script]) -> None:
         """``startup`` has succeeded for ``scripts``: all of the directory."""
@@ -64,10 +65,18 @@ class Started:
         return [script for script in scripts if _needs(script) and script.name not in self._names]
 
     def _write(self) -> None:
+        data = msgspec.json.encode(sorted(self._names or ()))
+        self._later(lambda: self._replace(data))
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._file)
+
+    def _replace(self, data: bytes) -> None:
         with contextlib.suppress(OSError):  # an agent that restarts starts a service that runs: no harm
             os.makedirs(os.path.dirname(self._file), exist_ok=True)
             with open(self._file + ".new", "wb") as file:
-                file.write(msgspec.json.encode(sorted(self._names or ())))
+                file.write(data)
             os.replace(self._file + ".new", self._file)
 
 

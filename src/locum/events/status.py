@@ -17,20 +17,23 @@ _decoder = msgspec.json.Decoder(EventStatus)
 
 
 class StatusBook:
-    """Results by event. Reads what an earlier process left; later results replace it."""
+    """Results by event. Only :meth:`read` and :meth:`write` touch files."""
 
     def __init__(self, runtime: str) -> None:
         self._directory = os.path.join(runtime, "events", "status")
         self._events: dict[Event, EventStatus] = {}
+
+    def read(self) -> None:
+        """Take over what an earlier process left, of events that have no result yet."""
         for event in Event:
             try:
                 with open(self._path(event), "rb") as file:
-                    self._events[event] = _decoder.decode(file.read())
+                    self._events.setdefault(event, _decoder.decode(file.read()))
             except (OSError, msgspec.DecodeError):
                 continue
 
     def add(self, result: EventResult, present: Collection[str]) -> None:
-        """Take over a result and write it down; that it cannot be written is no reason to fail.
+        """Take over a result.
 
         Earlier results stay for scripts that are ``present`` (names). A script that is gone has none: it would be
         shown as failed for ever.
@@ -40,8 +43,11 @@ class StatusBook:
         scripts: dict[str, ScriptResult] = {one.script: one for one in earlier if one.script in present}
         scripts.update((one.script, one) for one in result.scripts)
         ordered = tuple(scripts[name] for name in sorted(scripts))
-        status = self._events[result.event] = EventStatus(result.event, result, ordered)
-        path = self._path(result.event)
+        self._events[result.event] = EventStatus(result.event, result, ordered)
+
+    def write(self, event: Event) -> None:
+        """Write down what is known of ``event``; that it cannot be written is no reason to fail."""
+        status, path = self._events[event], self._path(event)
         try:
             os.makedirs(self._directory, mode=0o755, exist_ok=True)
             with open(path + ".new", "wb") as file:

@@ -12,7 +12,7 @@ import pytest
 
 from locum.errors import LocumError, ScriptDirectoryError, UsageError
 from locum.events.engine import EventEngine
-from locum.events.model import Event, EventResult, Outcome
+from locum.events.model import Event, EventResult, EventStatus, Outcome
 from tests.unit.events.bench import Bench, alive, carrying, eventually, run_async, until
 
 
@@ -171,9 +171,9 @@ def test_the_directory_is_read_again_at_every_event(bench: Bench) -> None:
             results.append(await engine.run(Event.MONITOR, timeout=60))
             path.chmod(0o644)
             results.append(await engine.run(Event.MONITOR, timeout=60))
-            assert Event.MONITOR in engine.handled()
+            assert Event.MONITOR in await engine.handled()
             (bench.scripts / "20.b").unlink()
-            assert Event.MONITOR not in engine.handled()
+            assert Event.MONITOR not in await engine.handled()
         assert [result.scripts[0].output for result in results] == ["one\n", "two\n", ""]
         return [outcomes(result) for result in results]
 
@@ -196,9 +196,9 @@ def test_what_is_handled(bench: Bench) -> None:
     bench.python("10.a", "def monitor(): pass\ndef recovered(): pass\n")
     bench.script("20.b", "#!/bin/sh\n# startup\n", mode=0o644)
     bench.shell("30.c", "case $1 in shutdown) ;; esac\n")
-    engine = bench.engine()
-    assert engine.handled() == (Event.SHUTDOWN, Event.MONITOR, Event.RECOVERED)
-    assert Event.STARTUP not in engine.handled()
+    handled = run_async(bench.engine().handled())
+    assert handled == (Event.SHUTDOWN, Event.MONITOR, Event.RECOVERED)
+    assert Event.STARTUP not in handled
 
 
 def test_cancelling_kills_the_script_and_everything_in_its_session(bench: Bench) -> None:
@@ -274,7 +274,11 @@ def test_results_survive_the_daemon(bench: Bench) -> None:
     bench.shell("05.new", '[ "$1" != monitor ]\n')
     bench.run(Event.MONITOR)
 
-    status = bench.engine().status()
+    async def read() -> dict[Event, EventStatus]:
+        async with bench.running() as engine:
+            return engine.status()
+
+    status = run_async(read())
     assert status[Event.STARTUP].last.ok
     monitor = status[Event.MONITOR]
     assert outcomes(monitor.last) == {"05.new": "failed"}
@@ -291,7 +295,12 @@ def test_a_damaged_status_file_is_ignored(bench: Bench) -> None:
     bench.shell("10.a", "exit 0\n")
     bench.run(Event.MONITOR)
     (bench.runtime / "events" / "status" / "monitor.json").write_text('{"event": 7')
-    assert bench.engine().status() == {}
+
+    async def read() -> dict[Event, EventStatus]:
+        async with bench.running() as engine:
+            return engine.status()
+
+    assert run_async(read()) == {}
 
 
 def test_result_times(bench: Bench) -> None:

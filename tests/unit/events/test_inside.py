@@ -32,19 +32,19 @@ def test_a_script_and_everything_that_it_started_is_inside_but_a_service_is_not(
 
     async def go() -> dict[str, bool]:
         async with bench.running() as engine:
-            assert engine.inside(os.getpid()) is None
+            assert await engine.inside(os.getpid()) is None
             event = asyncio.ensure_future(engine.run(Event.RECOVERED, timeout=600))
             await eventually(lambda: all(path.exists() and path.read_text() for path in at.values()))
             pids = {kind: int(path.read_text()) for kind, path in at.items()}
-            assert engine.inside(pids["script"]) == Inside("25.selftest", "recovered")
-            found = {kind: engine.inside(pid) is not None for kind, pid in pids.items()}
-            assert engine.inside(os.getpid()) is None
-            assert engine.inside(0) is None
+            assert await engine.inside(pids["script"]) == Inside("25.selftest", "recovered")
+            found = {kind: (await engine.inside(pid)) is not None for kind, pid in pids.items()}
+            assert await engine.inside(os.getpid()) is None
+            assert await engine.inside(0) is None
             event.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await event
             kill_service(pids["in-session-of-its-own"])
-            assert engine.inside(pids["service"]) is None
+            assert await engine.inside(pids["service"]) is None
             kill_service(pids["service"])
             return found
 
@@ -67,7 +67,7 @@ def test_the_function_of_a_python_script_and_its_child_are_inside(bench: Bench) 
             event = asyncio.ensure_future(engine.run(Event.RECOVERED, timeout=600))
             await eventually(lambda: pids.exists() and pids.read_text().endswith("\n"))
             for pid in pids.read_text().split():
-                assert engine.inside(int(pid)) == Inside("25.selftest", "recovered")
+                assert await engine.inside(int(pid)) == Inside("25.selftest", "recovered")
             event.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await event

@@ -147,7 +147,8 @@ def test_a_directory_at_fault_as_a_whole_changes_nothing(bench: Bench, harm: Cal
             assert await ran(engine) == ["py", "web"]
             harm(bench)
             assert await ran(engine) == ["py", "web"]
-            assert engine.handled() == (Event.MONITOR,) or Event.RECOVERED in engine.handled()
+            handled = await engine.handled()
+            assert handled == (Event.MONITOR,) or Event.RECOVERED in handled
             assert str(bench.scripts) in engine.directory_problem
 
     run_async(go())
@@ -233,7 +234,7 @@ def test_a_script_that_appears_with_its_interpreter_later_runs_without_being_tou
 
     async def go() -> None:
         engine = bench.engine()
-        assert engine.handled()
+        assert await engine.handled()
         assert engine.in_use.refused
         os.symlink("/bin/sh", interpreter)
         await engine.start()
