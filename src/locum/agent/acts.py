@@ -232,8 +232,7 @@ class Acts:
         failure = result.failure
         if failure is None:
             return True, ""
-        lines = [line.strip() for line in failure.output.splitlines() if line.strip()]
-        said = f": {lines[0]}" if lines else ""
+        said = f": {failure.reason}" if failure.reason else ""
         return False, f"{failure.script} {failure.outcome} (status {failure.status}){said}"
 
     def _for_addresses(self) -> dict[str, str]:

@@ -340,7 +340,7 @@ class _Lines:
         word = self._screen.paint(_word(result).ljust(_RESULT_WIDTH), _STYLES[result.outcome])
         started = result.outcome not in (Outcome.DISABLED, Outcome.NOT_HANDLED)
         seconds = f"{result.seconds:8.3f} s" if started else " " * 10
-        said = "" if self._verbose else _first_line(result.output)
+        said = "" if self._verbose else _said(result)
         output.emit([f"{result.script:<20} {word} {seconds}  {said}".rstrip()])
         if self._verbose and result.output.strip():
             output.emit(_indented(result.output))
@@ -350,6 +350,11 @@ def _word(result: ScriptResult) -> str:
     if result.outcome in (Outcome.FAILED, Outcome.TIMEOUT):
         return f"{result.outcome} ({result.status})"
     return result.outcome.value
+
+
+def _said(result: ScriptResult) -> str:
+    """The one line that matters: why it failed, else the first that it printed."""
+    return _clean(result.reason) if result.reason else _first_line(result.output)
 
 
 def _first_line(text: str) -> str:
@@ -388,7 +393,7 @@ def _status_row(name: Event, result: ScriptResult) -> list[Content]:
         Cell(_word(result), _STYLES[result.outcome]),
         seconds,
         started,
-        _first_line(result.output) or "-",
+        _said(result) or "-",
     ]
 
 

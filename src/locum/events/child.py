@@ -9,6 +9,7 @@ waits. If the runner dies first, the pipe ends, and the child with it.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import io
@@ -23,12 +24,15 @@ from collections.abc import Callable
 from locum.events.descriptors import Descriptors
 from locum.events.job import CANNOT_EXECUTE, Job
 from locum.events.python_script import call_event, finish
+from locum.events.reason import reason_of_exception
 
 #: On this signal a Python script writes the stack of each of its threads to the descriptor STACKS.
 STACK_SIGNAL = signal.SIGUSR2
 #: Ignored by a runner, at their default in a Python script, which ignores the others of IGNORED_BY_RUNNER as well.
 _RUNNER_ALONE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READ = 1 << 16
+#: A Python script that fails writes this and the reason to the beginning of STACKS.
+REASON = b"reason: "
 
 #: Returns the compiled script; raises OSError, SyntaxError, ValueError.
 Compiler = Callable[[str], types.CodeType]
@@ -114,7 +118,7 @@ def _live(compiler: Compiler, jobs: int, output: int, stacks: int) -> None:
             line += data
         os.close(jobs)
         job = Job(**json.loads(line))
-        status = _run_python(job, compiler)
+        status = _run_python(job, compiler, stacks)
     except BaseException as error:
         _say(f"cannot start the script: {error!r}")
     finally:
@@ -148,11 +152,16 @@ def _rehearse() -> None:
     finish(call_event(_EMPTY, job.path, job.event, job.arguments))
 
 
-def _run_python(job: Job, compiler: Compiler) -> int:
+def _run_python(job: Job, compiler: Compiler, stacks: int) -> int:
+    def tell(reason: str) -> None:
+        with contextlib.suppress(OSError):  # the script closed everything: its output has to do
+            os.pwrite(stacks, REASON + reason.encode("utf-8", "backslashreplace") + b"\n", 0)
+
     try:
         code = compiler(job.path)
     except SyntaxError as error:
         _say(f"{job.path}, line {error.lineno}: {error.msg}")
+        tell(reason_of_exception(error, job.path))
         return CANNOT_EXECUTE
     except (OSError, ValueError) as error:
         _say(f"cannot read {job.path}: {error}")
@@ -160,7 +169,7 @@ def _run_python(job: Job, compiler: Compiler) -> int:
     gc.enable()
     os.environ.clear()
     os.environ.update(job.environment)
-    return finish(call_event(code, job.path, job.event, job.arguments))
+    return finish(call_event(code, job.path, job.event, job.arguments, tell))
 
 
 def _say(text: str) -> None:

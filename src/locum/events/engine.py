@@ -199,7 +199,7 @@ class EventEngine:
                 if reason is not None:
                     outcome = Outcome.CANCELLED if cancelled or self._stopping else Outcome.FAILED
                     name = chosen[min(len(results), len(chosen) - 1)].name
-                    results = [*results, ScriptResult(name, outcome, NOT_RUN_STATUS, started, 0.0, reason)]
+                    results = [*results, ScriptResult(name, outcome, NOT_RUN_STATUS, started, 0.0, reason, reason)]
             result = EventResult(
                 event, tuple(arguments), started, time.monotonic() - begin, combine(scripts, event, results)
             )
@@ -265,7 +265,8 @@ class EventEngine:
                 self._started.started(one.script)
                 self._log(f"{one.script} is new and has had its startup", "info")
             else:
-                results.append(msgspec.structs.replace(one, output=f"its startup failed: {one.output}"))
+                text, why = f"its startup failed: {one.output}", f"its startup failed: {one.reason}"
+                results.append(msgspec.structs.replace(one, output=text, reason=why))
         return results
 
     async def _look(self, limit: float = LOOK_LIMIT) -> InUse:

@@ -55,7 +55,8 @@ class ScriptResult(msgspec.Struct, frozen=True):
 
     ``started`` is unix time in seconds, ``seconds`` the duration. ``status`` is the exit status, 128 + signal
     when a signal ended it, 124 when the time-out did. ``output`` is what it wrote on standard output and
-    error (the head and tail of it when it is long), with the dump of what it hung on after a time-out.
+    error (the head and tail of it when it is long), with the dump of what it hung on after a time-out. ``reason`` says
+    in one line why it is not ok, "" when the script said nothing.
     """
 
     script: str
@@ -64,6 +65,7 @@ class ScriptResult(msgspec.Struct, frozen=True):
     started: float = 0.0
     seconds: float = 0.0
     output: str = ""
+    reason: str = ""
 
 
 class EventResult(msgspec.Struct, frozen=True):

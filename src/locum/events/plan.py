@@ -11,6 +11,7 @@ from locum.errors import UsageError
 from locum.events.analysis import Kind
 from locum.events.directory import Script
 from locum.events.model import ARGUMENTS, Event, EventResult, Outcome, ScriptResult
+from locum.events.reason import first_line
 
 #: Exit status of an event that could not begin: the directory is at fault, or the runner.
 NOT_RUN_STATUS = 2
@@ -50,7 +51,7 @@ def combine(scripts: Sequence[Script], event: Event, results: Sequence[ScriptRes
 
 def not_run(place: str, event: Event, arguments: Sequence[str], started: float, reason: str) -> EventResult:
     """The result of an event that could not begin, with the reason as the output of ``place``."""
-    result = ScriptResult(place, Outcome.FAILED, NOT_RUN_STATUS, started, 0.0, reason)
+    result = ScriptResult(place, Outcome.FAILED, NOT_RUN_STATUS, started, 0.0, reason, first_line(reason))
     return EventResult(event, tuple(arguments), started, 0.0, (result,))
 
 

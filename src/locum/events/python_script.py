@@ -10,13 +10,11 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from locum.errors import LocumError
+from locum.events.reason import MODULE, first_line, reason_of_exception
 from locum.events.toolbox.failure import Fail
-
-#: The name under which a script's code runs; ``__name__`` in it.
-MODULE = "locum_event_script"
 
 
 def compile_script(path: str) -> types.CodeType:
@@ -25,8 +23,20 @@ def compile_script(path: str) -> types.CodeType:
         return compile(file.read(), path, "exec", dont_inherit=True)
 
 
-def call_event(code: types.CodeType, path: str, event: str, arguments: Sequence[str]) -> int:
+def _ignore(_reason: str) -> None:
+    """Nobody asks for the reason: the output has it."""
+
+
+def call_event(
+    code: types.CodeType,
+    path: str,
+    event: str,
+    arguments: Sequence[str],
+    tell: Callable[[str], None] = _ignore,
+) -> int:
     """Execute the script's top level, then its function for ``event``. Returns the exit status.
+
+    ``tell`` gets the reason of a failure, one line.
 
     No such function: 0, as unknown events are ignored by convention. ``Fail``: its status, the message alone is
     printed. Any other exception: 1, with its traceback.
@@ -38,17 +48,20 @@ def call_event(code: types.CodeType, path: str, event: str, arguments: Sequence[
     try:
         exec(code, module.__dict__)
         function = module.__dict__.get(event)
-        status = 0 if function is None else _status(event, function(*arguments))
+        status = 0 if function is None else _status(event, function(*arguments), tell)
     except Fail as failure:
         _say(str(failure))
+        tell(first_line(str(failure)))
         status = failure.status
     except LocumError as error:  # says what is wrong by itself
         _say(str(error))
+        tell(first_line(str(error)))
         status = 1
     except SystemExit as end:
-        status = _exit_status(end.code)
+        status = _exit_status(end.code, tell)
     except BaseException as error:
         _say("".join(_traceback(error, path)).rstrip("\n"))
+        tell(reason_of_exception(error, path))
         status = 1
     return status
 
@@ -69,26 +82,29 @@ def finish(status: int) -> int:
     return status
 
 
-def _status(event: str, value: object) -> int:
+def _status(event: str, value: object, tell: Callable[[str], None]) -> int:
     """What a function's return value means: nothing or 0 is success, another whole number is the status."""
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int):
-        _say(
+        text = (
             f"{event}() returned {value!r}, which is neither success nor failure: return nothing (or 0) for success,"
             " raise locum.script.Fail(reason) for failure"
         )
+        _say(text)
+        tell(first_line(text))
         return 1
     return value if 0 <= value <= 255 else 1
 
 
-def _exit_status(code: object) -> int:
+def _exit_status(code: object, tell: Callable[[str], None]) -> int:
     """As :func:`sys.exit` has it: None is 0, a number is itself, anything else is printed and 1."""
     if code is None:
         return 0
     if isinstance(code, int):
         return code & 0xFF
     _say(str(code))
+    tell(first_line(str(code)))
     return 1
 
 

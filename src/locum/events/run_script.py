@@ -20,11 +20,12 @@ import types
 from collections.abc import Callable
 
 from locum.events.capture import Capture
-from locum.events.child import STACK_SIGNAL, Child, become_parent
+from locum.events.child import REASON, STACK_SIGNAL, Child, become_parent
 from locum.events.dump import clip, dump_session
 from locum.events.job import CANNOT_EXECUTE, TIMED_OUT, Job
 from locum.events.processes import kill_session, process
 from locum.events.python_script import compile_script
+from locum.events.reason import first_line, reason_of_output
 from locum.events.record import RunRecord
 from locum.events.spawn import CannotStart, Spawned
 
@@ -43,15 +44,18 @@ _STACK_LIMIT = 0.5
 class Ended:
     """How a script's run ended; the fields of :class:`locum.events.model.ScriptResult`, without its imports."""
 
-    __slots__ = ("outcome", "output", "script", "seconds", "started", "status")
+    __slots__ = ("outcome", "output", "reason", "script", "seconds", "started", "status")
 
-    def __init__(self, script: str, outcome: str, status: int, *, started: float, seconds: float, output: str) -> None:
+    def __init__(
+        self, script: str, outcome: str, status: int, *, started: float, seconds: float, output: str, reason: str
+    ) -> None:
         self.script = script
         self.outcome = outcome
         self.status = status
         self.started = started
         self.seconds = seconds
         self.output = output
+        self.reason = reason
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -102,9 +106,10 @@ class ScriptRunner:
         self._reap()
         started, begin = time.time(), time.monotonic()
 
-        def ended(outcome: str, status: int, output: str) -> Ended:
+        def ended(outcome: str, status: int, output: str, reason: str | None = None) -> Ended:
             seconds = time.monotonic() - begin
-            return Ended(job.name, outcome, status, started=started, seconds=seconds, output=output)
+            why = first_line(output) if reason is None else reason
+            return Ended(job.name, outcome, status, started=started, seconds=seconds, output=output, reason=why)
 
         left = self._record.still_running(job.name)
         if left:
@@ -119,6 +124,7 @@ class ScriptRunner:
             run = _Run(child, job.python, self._stacks)
             outcome, status = run.watch(begin + timeout, interruption)
             if outcome == "timeout":
+                run.reason = f"did not end within {timeout:g} s"
                 run.note(f"did not end within {timeout:g} s; killed while it was doing this:")
                 run.note_hang()
             if not run.ended_by_itself:
@@ -127,7 +133,7 @@ class ScriptRunner:
             drain = run.hand_over()
             self._unreaped += [pid for pid in (drain, child.pid if run.running else None) if pid is not None]
             self._record.ended()
-            return ended(outcome, status, run.text())
+            return ended(outcome, status, run.text(), "" if outcome == "ok" else run.why())
         except CannotStart as error:
             return ended("failed", error.status, str(error))
         except BaseException as error:
@@ -160,6 +166,7 @@ class ScriptRunner:
             self._record.begun(job.name, job.event, spawned.pid)
             return spawned
         self._python_runs += 1
+        os.ftruncate(self._stacks, 0)
         child = self._python_child()
         self._record.begun(job.name, job.event, child.pid)
         child.start(job)
@@ -213,6 +220,8 @@ class _Run:
         self._stacks = stacks
         self._capture = Capture()
         self._notes: list[str] = []
+        #: Why it failed, when that is for us to say.
+        self.reason = ""
 
     def watch(self, deadline: float, interruption: Interruption | None) -> tuple[str, int]:
         """Collect output until the process ends, ``deadline`` (monotonic) passes or an interruption says stop."""
@@ -275,6 +284,15 @@ class _Run:
             _become_drain(self._output)
         return pid
 
+    def why(self) -> str:
+        """Why it failed: as we know it, as a Python script told it, or as its output says."""
+        if self.reason:
+            return self.reason
+        told = os.pread(self._stacks, _CHUNK, 0) if self._python else b""
+        if told.startswith(REASON) and told.endswith(b"\n"):
+            return told[len(REASON) : -1].decode("utf-8", "replace")
+        return reason_of_output(self._capture.text())
+
     def text(self) -> str:
         """Output and notes."""
         output = self._capture.text()
@@ -290,6 +308,7 @@ class _Run:
             except ValueError:
                 name = f"signal {-code}"
             self.note(f"ended by {name}")
+            self.reason = f"ended by {name}"
             return "failed", 128 - code
         return ("ok" if code == 0 else "failed"), code
 

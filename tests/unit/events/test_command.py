@@ -136,6 +136,7 @@ def test_json(locum: Locum, bench: Bench) -> None:
         "started": 0,
         "seconds": 0,
         "output": "out\n",
+        "reason": "out",
     }
 
 
