@@ -195,6 +195,11 @@ def expiry_without_beat_revision(patch: Patch) -> None:
     _without_conditions(patch, "lead", lambda condition: condition.key.startswith("beat/"))
 
 
+def expiry_without_claim_revision(patch: Patch) -> None:
+    """An expiry deletes the claims that its leader has seen, whoever has made them anew since."""
+    _without_conditions(patch, "lead", lambda condition: condition.key.startswith("claim/"))
+
+
 def orphans_freed_at_once(patch: Patch) -> None:
     """A member key that vanishes frees the claims of its node at once."""
     patch.setattr(Observers, "orphan_since", lambda *_: -math.inf)
@@ -467,6 +472,7 @@ MUTATIONS: dict[str, Mutation] = {
             ("I1", "expiry"),
             Knobs(only=("delay_messages", "freeze_all", "cut"), nodes=3, calm=0.2),
         ),
+        Mutation(expiry_without_claim_revision, ("I1", "I8"), Knobs(only=("late_release",), nodes=3, calm=0.5)),
         Mutation(orphans_freed_at_once, ("I1",), Knobs(only=("delete_key", "freeze_all"), nodes=3, calm=0.2)),
         Mutation(
             leader_write_unconditional, ("I8", "I1"), Knobs(only=("delay_messages", "freeze_all"), nodes=3, calm=0.2)

@@ -69,6 +69,8 @@ class Checks:
         #: Keys whose value a stranger spoiled, until somebody mends them.
         self.spoiled: set[str] = set()
         self._spoiled_claims: dict[str, ClaimRecord] = {}
+        #: Machine → true time of its last beat that the store accepted.
+        self.beaten: dict[str, float] = {}
         self.looks = 0
         #: How often a plan gave an address to another node.
         self.moves = 0
@@ -119,6 +121,7 @@ class Checks:
         for key, value in changes.items():
             kind, name = schema.split_key(key)
             if kind == "beat" and value is not None:
+                self.beaten[name] = self._world.engine.now
                 continue
             if author is STRANGER:
                 self._spoiled(key, before)

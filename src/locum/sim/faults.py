@@ -42,6 +42,7 @@ WEIGHTS = {
     "lag_watch": 1.5,
     "lose_messages": 1.5,
     "delay_messages": 2.0,
+    "late_release": 1.5,
     "store_outage": 2.0,
     "store_restart": 1.0,
     "link_down": 3.0,

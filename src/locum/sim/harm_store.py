@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from locum.cluster.admin import AdminRequest
 from locum.sim.harm import Harm
 from locum.sim.network import DOWN, UP
 
@@ -80,6 +81,45 @@ class StoreHarm(Harm):
         self._say(f"{machine.link.late:.0%} of the messages of {machine.name} are late for {seconds:.3f} s")
         self._disturb(machine, seconds + machine.link.latest)
         self._world.engine.after(seconds, self._whole, machine)
+
+    def late_release(self) -> None:
+        """A node's beats are lost; what else it commits arrives at about the instant at which it is expired.
+
+        Mostly it is disabled as well, so that what it gives up is another's at once; and the others see it late.
+        """
+        world, random, machine = self._world, self._random, self._someone()
+        beaten = world.checks.beaten.get(machine.name)
+        if beaten is None or machine.agent is None or not world.store.up:
+            return
+        end = beaten + machine.identity.hold + machine.identity.margin
+        if end < world.engine.now:
+            return
+        machine.link.beats_lost = True
+        machine.link.commits_at = end + random.uniform(-0.05, 0.01)
+        lagging = [m.agent.store.watch for m in world.machines.values() if m is not machine and m.agent is not None]
+        for watch in lagging:
+            if watch is not None and random.random() < 0.7:
+                watch.lag = random.uniform(0.0, 0.06)
+        if random.random() < 0.8:
+            self._admins.command(AdminRequest("disable", node=machine.name))
+        self._say(
+            f"beats of {machine.name} are lost; its commits arrive {machine.link.commits_at - end:+.3f} s from its end"
+        )
+        self._disturb(machine, end - world.engine.now + 1.0)
+
+        round_ = self._round
+
+        def over() -> None:
+            if not self._on or self._round != round_:
+                # Healed meanwhile.
+                return
+            machine.link.stop_aiming()
+            for watch in lagging:
+                if watch is not None:
+                    watch.catch_up()
+            self._admins.command(AdminRequest("enable", node=machine.name))
+
+        world.engine.at(end + 0.2, over)
 
     def store_outage(self) -> None:
         """The store answers nobody for a while."""

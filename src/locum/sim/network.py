@@ -27,6 +27,9 @@ class Link:
         self.loss = 0.0
         self.late = 0.0
         self.latest = 0.0
+        #: Whether beats are lost while other commits get through; the true time at which those arrive (0: as usual).
+        self.beats_lost = False
+        self.commits_at = 0.0
         #: Probability that a message which meets a cut is kept back rather than lost.
         self.keeps = 0.5
         #: When everything that set out before the last healing will have arrived, true time.
@@ -49,6 +52,18 @@ class Link:
             return
         self._set_out(way, arrive, arguments)
 
+    def send_commit(self, is_beat: bool, arrive: Callable[..., None], *arguments: object) -> None:
+        """Send a commit to the store; beats may be lost and other commits aimed at an instant."""
+        if is_beat and self.beats_lost:
+            return
+        if not is_beat and self.commits_at > self._engine.now:
+            self._latest_arrival = max(self._latest_arrival, self.commits_at)
+            # One after the other, as they set out.
+            self.commits_at += 1e-6
+            self._engine.at(self.commits_at, self._arrive, UP, arrive, arguments)
+            return
+        self.send(UP, arrive, *arguments)
+
     def _set_out(self, way: int, arrive: Callable[..., None], arguments: tuple[object, ...]) -> None:
         when = self._engine.now + self.some_delay()
         self._latest_arrival = max(self._latest_arrival, when)
@@ -60,10 +75,16 @@ class Link:
         elif self._random.random() < self.keeps:
             self._kept[way].append((arrive, arguments))
 
+    def stop_aiming(self) -> None:
+        """Beats and other commits take their usual way again."""
+        self.beats_lost = False
+        self.commits_at = 0.0
+
     def heal(self) -> None:
         """Whole again, both ways; what was kept back sets out now."""
         self.cut = [False, False]
         self.loss = self.late = 0.0
+        self.stop_aiming()
         for way in (UP, DOWN):
             kept, self._kept[way] = self._kept[way], []
             for arrive, arguments in kept:

@@ -183,7 +183,8 @@ class StoreClient:
     ) -> None:
         """Send a commit; ``done`` gets its result, or None when there was none in time."""
         serial = self._expect(done)
-        self._link.send(UP, self._service.receive, self._committing, serial, author, conditions, operations)
+        is_beat = len(operations) == 1 and operations[0].key.startswith("beat/")
+        self._link.send_commit(is_beat, self._service.receive, self._committing, serial, author, conditions, operations)
 
     def read(self, done: Callable[[Snapshot | None], Iterator[None]]) -> None:
         """Ask for everything; ``done`` gets the snapshot, or None when there was none in time."""
