@@ -145,6 +145,7 @@ class ControlServer:
             store=str(self._reloader.settings.cluster.store),
             store_problem=self._driver.store_problem,
             stage=node.stage.value,
+            obstacle=node.joining.obstacle,
             activity=node.desk.activity,
             age=self._driver.age(boottime()),
         )

@@ -109,8 +109,8 @@ class DaemonState(msgspec.Struct, frozen=True):
     ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for nothing. ``age``: how many seconds
     old the node's view may be, None before it has read the store. ``store`` is the store's
     location, ``store_problem`` is empty while it answers. ``stage``: joining, member, lost or left. ``activity``: the
-    event that runs, if any. ``gate`` is None where nftables cannot enforce holds, and in the lines of a watch;
-    ``scripts`` is None there too.
+    event that runs, if any. ``obstacle``: why the node cannot join the cluster at present, or "". ``gate`` is None
+    where nftables cannot enforce holds, and in the lines of a watch; ``scripts`` is None there too.
     """
 
     hold_left: float = 0.0
@@ -119,6 +119,7 @@ class DaemonState(msgspec.Struct, frozen=True):
     store_problem: str = ""
     stage: str = ""
     activity: str | None = None
+    obstacle: str = ""
     gate: GateReport | None = None
     scripts: ScriptsReport | None = None
     age: float | None = None

@@ -51,7 +51,7 @@ def status_report(
         waiting_for=waiting_for,
         nodes=_nodes(now, name),
         addresses=_addresses(now, name if silent else None),
-        warnings=(*old, *_warnings(now)),
+        warnings=(*old, *_obstacle(daemon), *_warnings(now)),
         stale=bool(old),
         age=daemon.age if daemon is not None else None,
         revision=view.revision,
@@ -217,6 +217,12 @@ def address_key(address: str) -> tuple[bool, str]:
     except OSError:
         return True, "~" + address
     return len(packed) > 4, packed.hex()
+
+
+def _obstacle(daemon: DaemonState | None) -> tuple[str, ...]:
+    if daemon is None or not daemon.obstacle:
+        return ()
+    return (f"this node cannot join the cluster: {daemon.obstacle}",)
 
 
 def _warnings(now: Situation) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 A member key of this name that is already there belongs to one of three: an earlier life in this very place
 (same ``machine``; the guard's lock proves that it is over, and its addresses were removed at start), a node that
-died (its hold is waited for), or another living node with the same name (then this one gives up).
+died (its hold is waited for), or another living node with the same name (then this one waits and says why). Nothing
+that the store contains ends a node: anyone who can write to the store could stop every daemon for good.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from locum.store.base import Delete, Operation, Put
 if TYPE_CHECKING:
     from locum.cluster.node import Identity
 
+#: Nodes of a cluster have numbers below this.
+NUMBERS = 1000
 #: Old claims that one joining commit deletes; the leader frees any others.
 CLAIMS_AT_JOIN = 60
 
@@ -32,6 +35,11 @@ def part_of_membership(name: str) -> dict[str, str]:
     return {f"{kind}/{name}": reason for kind in ("beat", "health", "phase")}
 
 
+def is_number(text: str) -> bool:
+    """Whether ``text`` is a node's number as Locum writes it in a key: decimal, 0 to 999."""
+    return text.isascii() and text.isdigit() and len(text) <= 3 and text == str(int(text))
+
+
 class Joining:
     """Writes ``node``, ``number`` and ``member``; keeps ``node`` true after a reload."""
 
@@ -42,30 +50,38 @@ class Joining:
         self.tried = ""
         self._rival: tuple[int, int, float] | None = None
         self._due = math.inf
+        #: Why the node cannot join at present; "" when nothing is in its way.
+        self.obstacle = ""
 
     def next_due(self) -> float:
         """When a silent member of our name will have lost its hold."""
         return self._due
 
-    def step(self, incarnation: str) -> str | None:
-        """Try to join as ``incarnation``; returns why this node can never join, if so."""
+    def step(self, incarnation: str) -> None:
+        """Try to join as ``incarnation``; :attr:`obstacle` says what is in the way."""
         desk, view, name = self._desk, self._desk.view, self._desk.name
         if not desk.free("join"):
-            return None
+            return
         member = view.members.get(name)
         if member is not None and member.record.machine != self.identity.machine:
-            problem = self._wait_for_rival(member.record)
-            if problem is not None or desk.now < self._due:
-                return problem
+            rival = self._wait_for_rival(member.record)
+            if desk.now < self._due:
+                self._blocked(rival)
+                return
         elif member is None and f"member/{name}" in view.corrupt and not self._waited_for_unknown():
-            return None
+            return
         number = self._number()
         if number is None:
+            if self.identity.number is None:
+                self._blocked(f"all {NUMBERS} numbers of nodes are taken: remove nodes that are gone")
+                return
             owner = view.numbers[str(self.identity.number)].record.node
-            return (
-                f"number {self.identity.number} belongs to node {owner!r}: give this node another number, "
-                f"or none to get a free one (delete the store's key number/{self.identity.number} if {owner!r} is gone)"
+            self._blocked(
+                f"number {self.identity.number} belongs to node {owner!r}: give this node another number, or none to "
+                f"get a free one ('locum node remove {owner}' frees the number if that node is gone)"
             )
+            return
+        self._blocked("")
         conditions = [view.condition(f"{kind}/{name}") for kind in ("member", "beat", "node")]
         conditions.append(view.condition(f"number/{number}"))
         operations: list[Operation] = [Delete(f"{kind}/{name}") for kind in ("beat", "health", "phase")]
@@ -96,9 +112,17 @@ class Joining:
         stale = [a for a, c in sorted(view.claims.items()) if c.record.node == name][:CLAIMS_AT_JOIN]
         conditions += [view.condition(f"claim/{address}") for address in stale[: CLAIMS_AT_JOIN // 2]]
         operations += [Delete(f"claim/{address}") for address in stale[: CLAIMS_AT_JOIN // 2]]
+        owner_record = view.numbers.get(str(number))
+        if owner_record is not None and owner_record.record.node != name:
+            # The number is void as long as its owner does not have it.
+            conditions += [view.condition(f"{kind}/{owner_record.record.node}") for kind in ("node", "member")]
         self.tried = incarnation
         desk.commit("join", conditions, operations, part_of_membership(name))
-        return None
+
+    def _blocked(self, why: str) -> None:
+        if why and why != self.obstacle:
+            self._desk.note(f"cannot join: {why}; this node joins as soon as that is over", "error")
+        self.obstacle = why
 
     def refresh(self) -> None:
         """Write the node record anew when it is not what the configuration says."""
@@ -120,8 +144,12 @@ class Joining:
         if self.identity.number is not None or recorded is None:
             number = self._number()
             return recorded if number is None else number
-        mine = [int(n) for n, v in self._desk.view.numbers.items() if v.record.node == self._desk.name and n.isdigit()]
+        mine = self._own_numbers()
         return recorded if recorded in mine or not mine else min(mine)
+
+    def _own_numbers(self) -> list[int]:
+        numbers = self._desk.view.numbers.items()
+        return [int(n) for n, found in numbers if found.record.node == self._desk.name and is_number(n)]
 
     def _keep_number(self, number: int) -> None:
         """Write the number's key anew when somebody deleted it, or gave it to a node that has another."""
@@ -145,11 +173,29 @@ class Joining:
         view, name = self._desk.view, self._desk.name
         if self.identity.number is not None:
             owner = view.numbers.get(str(self.identity.number))
-            return self.identity.number if owner is None or owner.record.node == name else None
-        mine = [int(n) for n, v in view.numbers.items() if v.record.node == name and n.isdigit()]
+            if owner is None or owner.record.node == name or self._void(self.identity.number, owner.record.node):
+                return self.identity.number
+            return None
+        mine = self._own_numbers()
         if mine:
             return min(mine)
-        return next(n for n in range(len(view.numbers) + 1) if view.revision_of(f"number/{n}") == 0)
+        free = next((n for n in range(NUMBERS) if view.revision_of(f"number/{n}") == 0), None)
+        if free is None:
+            owners = [(n, view.numbers.get(str(n))) for n in range(NUMBERS)]
+            free = next((n for n, owner in owners if owner is None or self._void(n, owner.record.node)), None)
+        return free
+
+    def _void(self, number: int, owner: str) -> bool:
+        """Whether ``owner`` has no right to ``number``, whatever the number's own key says.
+
+        It has none when its node record does not say so too: a join writes both in one commit. Nor when it is not a
+        member while this node had the number before: the number then is the one by which admins know this node.
+        """
+        view = self._desk.view
+        other, own = view.nodes.get(owner), view.nodes.get(self._desk.name)
+        if other is None or other.record.number != number:
+            return f"node/{owner}" not in view.corrupt
+        return own is not None and own.record.number == number and view.revision_of(f"member/{owner}") == 0
 
     def _waited_for_unknown(self) -> bool:
         """A member of our name that cannot be read may be on another machine: wait for the longest known promise."""
@@ -161,16 +207,21 @@ class Joining:
         self._due = self._rival[2] + max([*waits, self.identity.hold + self.identity.margin])
         return desk.now >= self._due
 
-    def _wait_for_rival(self, member: MemberRecord) -> str | None:
-        """Watch a member of our name: if it beats it lives; if it is silent for its hold it is dead."""
+    def _wait_for_rival(self, member: MemberRecord) -> str:
+        """Watch a member of our name: if it beats it lives; if it is silent for its hold it is dead.
+
+        Returns why this node must wait when the other lives, "" as long as that is not certain.
+        """
         desk, view, name = self._desk, self._desk.view, self._desk.name
         seen = (view.revision_of(f"member/{name}"), view.revision_of(f"beat/{name}"))
+        alive = ""
         if self._rival is None or self._rival[0] != seen[0]:
             self._rival = (*seen, desk.now)
         elif self._rival[1] != seen[1]:
-            return (
+            self._rival = (*seen, desk.now)
+            alive = (
                 f"another node named {name!r} is alive (on {member.machine or 'an unknown machine'}): "
                 "give one of the two another [node] name"
             )
         self._due = self._rival[2] + member.hold + member.margin
-        return None
+        return alive or self.obstacle

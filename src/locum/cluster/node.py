@@ -354,11 +354,9 @@ class Node:
             return
         # Until a commit of this very incarnation is seen, each try has a name of its own.
         candidate = self._new_incarnation()
-        problem = self.joining.step(candidate)
+        self.joining.step(candidate)
         if self.joining.tried == candidate:
             self.incarnation = candidate
-        if problem is not None:
-            self._left(problem)
 
     def _may_adopt(self, adoption: Adoption) -> bool:
         """Whether the membership stands, and on terms that this agent keeps: others wait as long as its key says."""

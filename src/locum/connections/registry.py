@@ -74,7 +74,7 @@ def unpack(key: str, value: bytes, size: int) -> set[bytes]:
 def bucket_number(key: str) -> int | None:
     """The number at the end of a bucket's key; None when there is none."""
     last = key.rpartition("/")[2]
-    return int(last) if last.isascii() and last.isdigit() else None
+    return int(last) if last.isascii() and last.isdigit() and len(last) <= 9 else None
 
 
 class _Bucket:

@@ -16,9 +16,10 @@ from locum.cluster import effects as fx
 from locum.cluster.node import Adoption, Node
 from locum.cluster.view import View
 from locum.sim.acts import Acts
+from locum.sim.decisions import as_read
 from locum.sim.process import Work
 from locum.sim.service import Author, StoreClient
-from locum.store.base import Batch, CommitResult, Snapshot
+from locum.store.base import Batch, Commit, CommitResult, Snapshot
 
 if TYPE_CHECKING:
     from locum.sim.host import Host
@@ -215,7 +216,7 @@ class Agent(Acts):
                     case fx.ConfirmHold():
                         yield from self._confirm(effect)
                     case fx.CommitWork():
-                        self.post("task", self._commit, effect)
+                        self.post("task", self._commit, effect, self._author(effect.commit))
                     case fx.DropHold():
                         yield from self._drop()
                     case fx.RunEvent():
@@ -239,10 +240,12 @@ class Agent(Acts):
                         return
         self._set_timer()
 
-    def _author(self) -> Author:
-        return Author(self.machine.name, self.node.incarnation)
+    def _author(self, commit: Commit) -> Author:
+        name = self.machine.name
+        return Author(name, self.node.incarnation, as_read(self.node.view, name, commit.operations))
 
     def _send_beat(self, effect: fx.SendBeat) -> Work:
+        author = self._author(effect.commit)
         hold = self.node.hold.hold
         sent_at = self.clock.boot()
         yield
@@ -256,9 +259,9 @@ class Agent(Acts):
             self.kernel.arm(effect.slot, hold, until)
             self._tickets.add(effect.slot)
         yield
-        self.post("task", self._beat, effect, sent_at)
+        self.post("task", self._beat, effect, sent_at, author)
 
-    def _beat(self, effect: fx.SendBeat, sent_at: float) -> Work:
+    def _beat(self, effect: fx.SendBeat, sent_at: float, author: Author) -> Work:
         yield
 
         def done(result: CommitResult | None) -> Work:
@@ -267,9 +270,9 @@ class Agent(Acts):
                 self.say(f"beat {effect.ticket}: {'no answer' if result is None else 'refused'}")
             return self._feed(self.node.beat_done, effect.ticket, accepted, sent_at)
 
-        self.store.commit(self._author(), effect.commit.conditions, effect.commit.operations, done)
+        self.store.commit(author, effect.commit.conditions, effect.commit.operations, done)
 
-    def _commit(self, effect: fx.CommitWork) -> Work:
+    def _commit(self, effect: fx.CommitWork, author: Author) -> Work:
         yield
 
         def done(result: CommitResult | None) -> Work:
@@ -280,7 +283,7 @@ class Agent(Acts):
 
         if self.world.trace.on:
             self.say(f"commit {effect.ticket}: {', '.join(_operation(o) for o in effect.commit.operations)}")
-        self.store.commit(self._author(), effect.commit.conditions, effect.commit.operations, done)
+        self.store.commit(author, effect.commit.conditions, effect.commit.operations, done)
 
     # -- the store -------------------------------------------------------------------------------------------
 

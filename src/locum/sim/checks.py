@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from locum.cluster import schema
 from locum.cluster.schema import AdminRecord, ClaimRecord, LeaderRecord, MemberRecord
 from locum.errors import StoreCorrupt
+from locum.sim.decisions import stale
 from locum.sim.service import Author
 from locum.store.base import Batch, Entry
 from locum.store.keyvalue import KeyValue
@@ -118,6 +119,8 @@ class Checks:
         if self._world.trace.on:
             self._world.trace.say("store", f"{author.name} {batch.revision}: {_summary(batch)}")
         changes = {change.key: change.value for change in batch.changes}
+        if author.read is not None and (problem := stale(author.name, author.read, before, batch)) is not None:
+            self.fail("I8", problem)
         for key, value in changes.items():
             kind, name = schema.split_key(key)
             if kind == "beat" and value is not None:

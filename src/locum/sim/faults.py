@@ -60,6 +60,7 @@ WEIGHTS = {
     "clock_step": 0.5,
     "spoil_key": 0.7,
     "delete_key": 0.7,
+    "meddle": 1.5,
     "admin": 4.0,
     "leave": 1.5,
     "reload": 1.0,

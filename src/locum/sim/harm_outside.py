@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locum.cluster.hold import CLOCK_RATE_BOUND, margin_for
-from locum.sim.checks import STRANGER
+from locum.sim.checks import ADMIN, STRANGER
 from locum.sim.harm import DOUBLE, Harm
 from locum.sim.scripts import Trouble
+from locum.sim.service import Author
 from locum.sim.shape import HOLDS
 from locum.store.base import Delete, Put
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 #: What a stranger may spoil or delete and the cluster must survive (``docs/simulation.md``).
 SPOILABLE = ("beat", "health", "phase", "plan", "leader", "member", "claim", "node")
+#: What another writer may write again, unchanged, under a decision: everything that decisions read.
+REWRITTEN = ("health", "phase", "plan", "leader", "member", "claim", "node", "number", "admin")
+#: Of these, what admins write.
+DURABLE = ("admin/", "node/", "number/")
 DELETABLE = ("beat", "health", "phase", "plan", "leader", "member")
 
 
@@ -204,6 +209,41 @@ class OutsideHarm(Harm):
             self._say(f"a stranger deletes {key}")
             self._touched(key)
             self._world.store.commit(STRANGER, (), (Delete(key),))
+
+    def meddle(self) -> None:
+        """Just before a node's commit takes effect, another writes what the decision was made from once more.
+
+        The value stays, so that a decision which has not looked at its revision goes wrong without any other harm.
+        """
+        world, random, machine, store = self._world, self._random, self._someone(), self._world.store
+        until, left = world.engine.now + self._while(), random.choice((1, 1, 2, 5))
+
+        def write_again(author: Author) -> None:
+            nonlocal left
+            if world.engine.now > until or left == 0 or not self._on:
+                store.meddler = None
+            elif author.name == machine.name and author.read is not None:
+                present = [key for key in author.read if key.partition("/")[0] in REWRITTEN and store.core.get(key)]
+                if present:
+                    left -= 1
+                    self._write_again(random.choice(present))
+
+        store.meddler = write_again
+
+    def _write_again(self, key: str) -> None:
+        store = self._world.store
+        entry = store.core.get(key)
+        if entry is None:
+            return
+        if key.startswith(DURABLE):
+            author = ADMIN
+        else:
+            author = STRANGER
+            self._touched(key)
+        self._say(f"{key} is written once more just before the commit of another")
+        meddler, store.meddler = store.meddler, None
+        store.commit(author, (), (Put(key, entry.value),))
+        store.meddler = meddler
 
     def _touched(self, key: str) -> None:
         """A node whose membership was touched gives it up, releases everything and joins anew: that takes a while."""

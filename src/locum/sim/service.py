@@ -8,7 +8,7 @@ late or never, and a watch in order and without gaps, or broken.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import NamedTuple, Protocol
 
@@ -19,10 +19,14 @@ from locum.store.keyvalue import KeyValue
 
 
 class Author(NamedTuple):
-    """Who committed: a node's agent under an incarnation, or somebody else (``incarnation`` empty)."""
+    """Who committed: a node's agent under an incarnation, or somebody else (``incarnation`` empty).
+
+    ``read``: key → revision of what a node's decision rests on; None for everybody else.
+    """
 
     name: str
     incarnation: str = ""
+    read: Mapping[str, int] | None = None
 
 
 class Observer(Protocol):
@@ -41,6 +45,8 @@ class StoreService:
         self.core = KeyValue(history_commits=history)
         self.up = True
         self.observer: Observer | None = None
+        #: Called with a node's commit (beats excepted) just before it takes effect.
+        self.meddler: Callable[[Author], None] | None = None
         self.watches: list[Watch] = []
         self._waiting: list[tuple[Callable[..., None], tuple[object, ...]]] = []
 
@@ -54,6 +60,8 @@ class StoreService:
     def commit(self, author: Author, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
         """Carry it out now."""
         core = self.core
+        if self.meddler is not None and author.read is not None and not _is_beat(operations):
+            self.meddler(author)
         batch = core.evaluate(conditions, operations)
         if batch is None:
             return CommitResult(False, core.revision)
@@ -77,6 +85,10 @@ class StoreService:
         """Every connection is lost: the store was restarted."""
         for watch in list(self.watches):
             watch.broken()
+
+
+def _is_beat(operations: Sequence[Operation]) -> bool:
+    return len(operations) == 1 and operations[0].key.startswith("beat/")
 
 
 class Watch:
@@ -183,8 +195,9 @@ class StoreClient:
     ) -> None:
         """Send a commit; ``done`` gets its result, or None when there was none in time."""
         serial = self._expect(done)
-        is_beat = len(operations) == 1 and operations[0].key.startswith("beat/")
-        self._link.send_commit(is_beat, self._service.receive, self._committing, serial, author, conditions, operations)
+        self._link.send_commit(
+            _is_beat(operations), self._service.receive, self._committing, serial, author, conditions, operations
+        )
 
     def read(self, done: Callable[[Snapshot | None], Iterator[None]]) -> None:
         """Ask for everything; ``done`` gets the snapshot, or None when there was none in time."""

@@ -1,0 +1,61 @@
+"""I8: a decision takes effect only while what it read still stands.
+
+Rules of this file: it knows what a node's view showed when the node decided (:func:`as_read`) and what the store has
+when the commit takes effect (:func:`stale`). It does not look at the conditions of the commit, so a condition that is
+missing shows as soon as another commit comes between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from locum.cluster import schema
+from locum.cluster.view import View
+from locum.store.base import Batch, Operation
+from locum.store.keyvalue import KeyValue
+
+#: Written only as long as the membership stands under which they were decided.
+OF_MEMBERS = frozenset({"beat", "health", "phase", "claim", "plan", "leader"})
+#: End with the membership that they belong to, whatever they are then.
+ENDS_WITH_MEMBER = frozenset({"beat", "health", "phase"})
+
+
+def as_read(view: View, name: str, operations: Iterable[Operation]) -> dict[str, int]:
+    """The revisions that a decision of node ``name`` rests on: of what it writes, and of the state that allows it."""
+    keys = [operation.key for operation in operations]
+    members = [f"member/{schema.split_key(key)[1]}" for key in keys if schema.split_key(key)[0] in ENDS_WITH_MEMBER]
+    holders = [
+        f"member/{claim.record.node}"
+        for key in keys
+        if (claim := view.claims.get(key.removeprefix("claim/"))) is not None
+    ]
+    beats = [f"beat/{schema.split_key(key)[1]}" for key in keys if key.startswith("member/")]
+    read = (*keys, *members, *holders, *beats, f"member/{name}", "leader", "plan")
+    return {key: view.revision_of(key) for key in read}
+
+
+def stale(name: str, read: Mapping[str, int], before: KeyValue, batch: Batch) -> str | None:
+    """What node ``name``, which has read ``read``, writes although it has changed since; None when nothing has."""
+
+    def changed(key: str) -> bool:
+        entry = before.get(key)
+        return (0 if entry is None else entry.revision) != read.get(key, 0)
+
+    written = {change.key for change in batch.changes}
+    membership = f"member/{name}"
+    for change in batch.changes:
+        kind, subject = schema.split_key(change.key)
+        ends = kind in ENDS_WITH_MEMBER and (f"member/{subject}" in written or change.value is None)
+        own_beat = kind == "beat" and subject == name and change.value is not None
+        if changed(change.key) and not ends and not own_beat:
+            return f"{name} writes {change.key}, which has changed since it decided to"
+        if kind in OF_MEMBERS and membership not in written and changed(membership):
+            return f"{name} writes {change.key} although its membership is not the one under which it decided to"
+        others_leader = kind == "member" and subject != name
+        if (kind == "plan" or others_leader) and "leader" not in written and changed("leader"):
+            return f"{name} writes {change.key} although the lead has changed since it decided to"
+        if kind == "claim" and change.value is not None and before.get(change.key) is None and changed("plan"):
+            return f"{name} claims {subject} by a plan that is not the present one"
+        if others_leader and changed(f"beat/{subject}"):
+            return f"{name} ends the membership of {subject}, which has beaten since"
+    return None
