@@ -26,6 +26,7 @@ from typing import Final, Self, TypeVar
 import msgspec
 
 from locum.errors import PermissionRequired, ProtocolError, UsageError
+from locum.outside import UNDECODABLE
 
 #: Longest frame in bytes, its newline included. A longer one is a ProtocolError, whatever it holds.
 FRAME_LIMIT: Final = 16 * 1024 * 1024
@@ -55,7 +56,7 @@ def decode(frame: bytes | bytearray | memoryview, decoder: msgspec.json.Decoder[
     """The message in ``frame``. Raises ProtocolError, saying what is wrong with it."""
     try:
         return decoder.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ProtocolError(f"not a message of this protocol: {error}") from error
 
 

@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from locum.errors import StoreUnavailable, UsageError
+from locum.outside import UNDECODABLE
 from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Entry, Operation, Put, Store, carry_out
 
 _CLIENTS = "statd/client/"
@@ -217,6 +218,6 @@ def _decode(entry: Entry) -> StatdClient:
     address, _, client = entry.key[len(_CLIENTS) :].partition("/")
     try:
         value = msgspec.json.decode(entry.value, type=_Value)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         value = _Value(0.0, "")  # somebody else wrote it; the client is to be told all the same
     return StatdClient(unquote(address), unquote(client), entry.revision, value.at, value.node, value.server)

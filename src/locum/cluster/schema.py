@@ -35,6 +35,7 @@ from msgspec import Meta
 
 from locum.config.tunables import TUNABLES
 from locum.errors import StoreCorrupt
+from locum.outside import UNDECODABLE
 
 # What is far outside of anything that Locum writes is not taken from a stranger either: an endless hold would keep the
 # dead alive, an endless epoch would leave no room for the next one.
@@ -255,7 +256,7 @@ def decode(key: str, value: bytes) -> Record | None:
         raise StoreCorrupt(f"store key {key!r}: not a key that Locum writes; delete it")
     try:
         record = decoder.decode(value)
-    except (msgspec.DecodeError, ValueError) as error:
+    except UNDECODABLE as error:
         raise StoreCorrupt(f"store key {key!r}: {error}; delete or correct it") from error
     if (problem := _problem(record, name)) is not None:
         raise StoreCorrupt(f"store key {key!r}: {problem}; delete or correct it")

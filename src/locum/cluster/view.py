@@ -34,10 +34,24 @@ from locum.store.base import Batch, Change, Condition, Delete, Operation, Put, S
 
 T = TypeVar("T", bound=Record)
 
+#: How far a count may be ahead of the store's revision. Each step of an honest one takes a commit: it is never ahead.
+#: With this room no honest count that goes on from a forged one comes near the largest number that can be read.
+COUNT_AHEAD = 10**9
 #: Kinds of keys that give a right to somebody, who may change unseen.
 RIGHTS = ("claim", "member")
 #: What stands for an admin record that cannot be read when nothing is known from before.
 UNREADABLE = AdminRecord(disabled=True)
+
+
+def _check_count(key: str, record: Record | None, revision: int) -> None:
+    """Raise StoreCorrupt when ``record`` counts what cannot have happened by ``revision``."""
+    count = 0
+    if isinstance(record, (PlanRecord, PhaseRecord)):
+        count = record.epoch
+    elif isinstance(record, BeatRecord):
+        count = record.sequence
+    if count > revision + COUNT_AHEAD:
+        raise StoreCorrupt(f"store key {key!r}: {count} is more than can have happened; delete or correct it")
 
 
 class Versioned(msgspec.Struct, Generic[T], frozen=True):
@@ -175,6 +189,7 @@ class View:
         try:
             record = schema.decode(key, value)
             self._check_promise(key, record)
+            _check_count(key, record, revision)
         except StoreCorrupt as error:
             # What was known stays known (I9): one bad value must not enable a disabled node or void a member.
             self.corrupt[key] = str(error)

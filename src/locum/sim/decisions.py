@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from locum.cluster import schema
+from locum.cluster.schema import ClaimRecord
 from locum.cluster.view import View
+from locum.errors import StoreCorrupt
 from locum.store.base import Batch, Operation
 from locum.store.keyvalue import KeyValue
 
@@ -34,6 +36,21 @@ def as_read(view: View, name: str, operations: Iterable[Operation]) -> dict[str,
     return {key: view.revision_of(key) for key in read}
 
 
+def _of_another(name: str, key: str, before: KeyValue) -> bool:
+    """Whether ``key`` is a thing of another node than ``name``, which only the leader may write."""
+    kind, subject = schema.split_key(key)
+    if kind != "claim":
+        return kind in ("member", "admin", *ENDS_WITH_MEMBER) and subject != name
+    entry = before.get(key)
+    if entry is None:
+        return False
+    try:
+        record = schema.decode(key, entry.value)
+    except StoreCorrupt:
+        return False
+    return isinstance(record, ClaimRecord) and record.node != name
+
+
 def stale(name: str, read: Mapping[str, int], before: KeyValue, batch: Batch) -> str | None:
     """What node ``name``, which has read ``read``, writes although it has changed since; None when nothing has."""
 
@@ -49,13 +66,13 @@ def stale(name: str, read: Mapping[str, int], before: KeyValue, batch: Batch) ->
         own_beat = kind == "beat" and subject == name and change.value is not None
         if changed(change.key) and not ends and not own_beat:
             return f"{name} writes {change.key}, which has changed since it decided to"
-        if kind in OF_MEMBERS and membership not in written and changed(membership):
+        leaders = kind == "plan" or _of_another(name, change.key, before)
+        if (kind in OF_MEMBERS or leaders) and membership not in written and changed(membership):
             return f"{name} writes {change.key} although its membership is not the one under which it decided to"
-        others_leader = kind == "member" and subject != name
-        if (kind == "plan" or others_leader) and "leader" not in written and changed("leader"):
+        if leaders and "leader" not in written and changed("leader"):
             return f"{name} writes {change.key} although the lead has changed since it decided to"
         if kind == "claim" and change.value is not None and before.get(change.key) is None and changed("plan"):
             return f"{name} claims {subject} by a plan that is not the present one"
-        if others_leader and changed(f"beat/{subject}"):
+        if kind == "member" and subject != name and changed(f"beat/{subject}"):
             return f"{name} ends the membership of {subject}, which has beaten since"
     return None

@@ -215,17 +215,15 @@ class OutsideHarm(Harm):
 
         The value stays, so that a decision which has not looked at its revision goes wrong without any other harm.
         """
-        world, random, machine, store = self._world, self._random, self._someone(), self._world.store
-        until, left = world.engine.now + self._while(), random.choice((1, 1, 2, 5))
+        world, random, store = self._world, self._random, self._world.store
+        until, share = world.engine.now + 2.0 + self._while(), random.choice((0.1, 0.3, 0.6))
 
         def write_again(author: Author) -> None:
-            nonlocal left
-            if world.engine.now > until or left == 0 or not self._on:
+            if world.engine.now > until or not self._on:
                 store.meddler = None
-            elif author.name == machine.name and author.read is not None:
+            elif author.read is not None and random.random() < share:
                 present = [key for key in author.read if key.partition("/")[0] in REWRITTEN and store.core.get(key)]
                 if present:
-                    left -= 1
                     self._write_again(random.choice(present))
 
         store.meddler = write_again

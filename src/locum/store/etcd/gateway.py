@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 import aiohttp
 import msgspec
 
+from locum.outside import UNDECODABLE
 from locum.store.etcd import messages
 from locum.store.etcd.messages import (
     CertificateRefused,
@@ -271,7 +272,7 @@ class Gateway:
             raise messages.failure(data, response.status)
         try:
             return decoder.decode(data)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise Unknown(f"an answer that is not etcd's: {error}") from None
 
     @asynccontextmanager

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from locum.outside import UNDECODABLE
 from locum.store.base import Batch, Change, Condition, Entry, Operation, Put
 
 
@@ -282,7 +283,7 @@ def failure(body: bytes, status: int) -> Failure:
         )
     try:
         answer = error_responses.decode(body)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         text = body[:200].decode(errors="replace").strip()
         if "CommonName of client" in text:
             # embed/serve.go: with users enabled, etcd would take the name in the certificate for a user.
