@@ -472,3 +472,34 @@ def test_a_request_that_is_none_is_refused(message: dict[str, object]) -> None:
 def test_nothing_is_done_before_the_store_was_read() -> None:
     with pytest.raises(UsageError, match="has not read the store yet"):
         plan_command(View(), parse_request({"command": "disable"}), local="n1", wall=WALL)
+
+
+# -- I8
+
+
+@pytest.mark.parametrize(
+    ("command", "fields", "read"),
+    [
+        ("disable", {"node": "n1"}, {"admin/n1", "node/n1"}),
+        ("stop", {"node": "n1"}, {"admin/n1", "node/n1"}),
+        ("ban", {"node": "n1", "seconds": 5.0}, {"admin/n1", "node/n1"}),
+        ("move", {"node": "n1", "address": B}, {f"prefer/{B}", "member/n1", "admin/n1"}),
+        ("tunable-set", {"name": "TickleCount", "value": 7}, {"tunable/TickleCount"}),
+    ],
+)
+def test_i8_a_command_is_conditional_on_every_key_that_it_read(
+    command: str, fields: dict[str, object], read: set[str]
+) -> None:
+    view = cluster()
+    change = run(view, command, **fields)
+    assert {c.key for c in change.commit.conditions} == read
+    assert all(view.condition(c.key) == c for c in change.commit.conditions)
+
+
+def test_i8_removing_a_node_is_conditional_on_its_not_being_a_member() -> None:
+    view = cluster()
+    die(view, "n1")
+    change = run(view, "remove", node="n1")
+    conditions = {c.key: c.revision for c in change.commit.conditions}
+    assert conditions["member/n1"] == 0
+    assert {o.key for o in change.operations} <= set(conditions)

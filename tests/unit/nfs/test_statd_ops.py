@@ -12,6 +12,7 @@ import pytest
 
 from locum.api.statd_ops import StatdOperations
 from locum.errors import StoreUnavailable, UsageError
+from locum.store.base import Put, Snapshot
 from locum.store.memory import MemoryStore
 
 
@@ -139,3 +140,26 @@ def test_store_that_hangs_is_not_waited_for(cluster: Cluster, monkeypatch: pytes
     monkeypatch.setattr(cluster.store, "commit", hang)
     with pytest.raises(StoreUnavailable):
         cluster.record("n1", "add", "10.9.9.9")
+
+
+def test_i8_a_late_journal_does_not_undo_what_another_node_records_meanwhile(cluster: Cluster) -> None:
+    """The other record arrives between the look at what is recorded and the write."""
+    cluster.record("n1", "add", "client", server="10.0.0.1", at=100.0)
+    read = cluster.store.read
+    moments = iter([True])
+
+    async def read_and_be_overtaken(prefix: str) -> Snapshot:
+        found = await read(prefix)
+        if next(moments, False):
+            cluster.store.core.commit((), [Put(found.entries[0].key, b'{"at":300.0,"node":"n2"}')])
+        return found
+
+    cluster.store.read = read_and_be_overtaken  # type: ignore[method-assign]
+    cluster.record("n1", "del", "client", server="10.0.0.1", at=200.0)
+    assert cluster.clients("10.0.0.1") == [("10.0.0.1", "client")]
+
+
+@pytest.mark.parametrize("value", [b"9" * 5000, "²".encode(), b"-1", b"", b"garbage"])
+def test_a_state_number_that_locum_would_not_write_is_replaced(cluster: Cluster, value: bytes) -> None:
+    cluster.store.core.commit((), [Put("statd/state", value)])
+    assert cluster.ask("n1", "statd-state")["state"] % 2 == 1
