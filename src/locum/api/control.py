@@ -173,7 +173,7 @@ class ControlServer:
         return report.tunable_reports(node.view, node.desk.tunables)
 
     async def _reload(self, message: Message) -> object:
-        return self._reloader.reload()
+        return await self._reloader.reload()
 
     async def _shutdown(self, message: Message, inside: Inside | None) -> object:
         self._leaving()

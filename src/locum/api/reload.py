@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import msgspec
 
 from locum.addresses.gate import Gate
 from locum.agent.driver import Driver
+from locum.config.changes import differences, needs_restart, taken_up
 from locum.config.environment import check_environment
 from locum.config.load import load
 from locum.config.model import Settings
 from locum.errors import ConfigError, LocumError
 from locum.events.engine import EventEngine
 from locum.guard.gatekeeper import public_interfaces
+from locum.store.credential_files import CredentialFiles
+from locum.threads import Worker
+
+#: Longest wait for the configuration's files, in seconds.
+PATIENCE = 10.0
 
 
 class ReloadResult(msgspec.Struct, frozen=True):
-    """What a reload did: ``changes`` in force now, ``ignored`` settings that differ and need a restart."""
+    """What a reload did: ``changes`` in force now, ``ignored`` settings that differ and need a restart, ``warnings``
+    of credentials that are not as they should be."""
 
     changes: tuple[str, ...]
     ignored: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Renewing(Protocol):
+    """A store whose credentials can be read again (:class:`locum.store.etcd.EtcdStore`)."""
+
+    @property
+    def credential_warnings(self) -> tuple[str, ...]:
+        """What an admin should know of them."""
+        ...
+
+    async def reread_credentials(self, files: CredentialFiles) -> tuple[str, ...]:
+        """Read them again; what is new, in words."""
+        ...
 
 
 class Reloader:
-    """Applies what may change while a node runs: addresses, settings of scripts and of connections.
+    """Applies what may change while a node runs: addresses, settings of scripts and of connections, credentials.
 
     ``present`` returns the addresses that are on this machine. One that the configuration has no more is ``leaving``:
     the gate's business until it has been released (:meth:`gone`), because until then it is held like the others.
@@ -41,8 +64,13 @@ class Reloader:
         present: Callable[[], Iterable[str]],
         leaving: Iterable[str],
         log: Callable[[str, str], None],
+        credentials: Renewing | None = None,
     ) -> None:
         self.settings = settings
+        self._credentials = credentials
+        self._worker = Worker("configuration", room=4)
+        self._one = asyncio.Lock()
+        self._requested: set[asyncio.Task[None]] = set()
         self._present = present
         self._leaving = set(leaving)
         self._interfaces = public_interfaces(settings)
@@ -53,22 +81,43 @@ class Reloader:
 
     def request(self) -> None:
         """SIGHUP: reload, and log what is wrong."""
+        task = asyncio.get_running_loop().create_task(self._reload_and_log())
+        self._requested.add(task)
+        task.add_done_callback(self._requested.discard)
+
+    async def _reload_and_log(self) -> None:
         try:
-            self.reload()
+            await self.reload()
         except LocumError as error:
             self._log(f"reload: {error}; the configuration stays as it was", "error")
 
-    def reload(self) -> ReloadResult:
-        """Apply the configuration file as it is now. Raises ConfigError, and then nothing has changed."""
+    async def reload(self) -> ReloadResult:
+        """Apply the configuration file as it is now.
+
+        Raises ConfigError, or NoAnswer when its file system does not answer; then nothing has changed.
+        """
+        async with self._one:
+            new = await self._worker.run("reading the configuration", PATIENCE, _read, self.settings.source)
+            changes, ignored = self._apply(new)
+            warnings: tuple[str, ...] = ()
+            if self._credentials is not None:
+                changes += await self._credentials.reread_credentials(self.settings.cluster.etcd)
+                warnings = self._credentials.credential_warnings
+        nothing = "nothing has taken effect" if ignored or warnings else "nothing has changed"
+        self._log("reloaded: " + ("; ".join(changes) or nothing), "info")
+        # Whoever sent SIGHUP has no other answer than the log.
+        for setting in ignored:
+            self._log(f"reload: {setting} has changed: restart the daemon for that", "warning")
+        return ReloadResult(changes, ignored, warnings)
+
+    def _apply(self, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Put ``new`` in force; what changes and what needs a restart."""
         from locum.api.serve import identity_of, script_environment  # noqa: PLC0415  (serve imports this module)
 
-        new, old = load(self.settings.source), self.settings
-        problems = list(check_environment(new))
-        if problems:
-            raise ConfigError(new.source, problems)
-        ignored = [name for name, before, after in _fixed(old, new) if before != after]
+        old = self.settings
+        ignored = needs_restart(old, new)
         # What needs a restart stays as it was in everything that follows.
-        new = msgspec.structs.replace(new, node=old.node, cluster=old.cluster, paths=old.paths)
+        new = taken_up(old, new)
         self._leaving = {*self._leaving, *self._present()} - {a.address for a in new.addresses}
         self._judge(new)
         self.settings = new
@@ -77,12 +126,7 @@ class Reloader:
         self._driver.feed(node.configure, identity_of(new, node.identity.margin, node.identity.warning))
         # The guard removes public addresses when the agent cannot: it must know the new ones as well.
         os.kill(os.getppid(), signal.SIGUSR1)
-        changes = _changes(old, new)
-        self._log("reloaded: " + ("; ".join(changes) or "nothing has changed"), "info")
-        # Whoever sent SIGHUP has no other answer than the log.
-        for setting in ignored:
-            self._log(f"reload: {setting} has changed: restart the daemon for that", "warning")
-        return ReloadResult(tuple(changes), tuple(ignored))
+        return differences(old, new), ignored
 
     def gone(self, address: str) -> None:
         """``address`` has left this machine."""
@@ -102,32 +146,11 @@ class Reloader:
             self._gate.configure(public, self._interfaces)
 
 
-def _fixed(old: Settings, new: Settings) -> list[tuple[str, object, object]]:
-    """What cannot change while the daemon runs: name, before, after."""
-    return [
-        ("node.name", old.node.name, new.node.name),
-        ("node.number", old.node.number, new.node.number),
-        ("node.private_address", old.node.private_address, new.node.private_address),
-        ("cluster.name", old.cluster.name, new.cluster.name),
-        ("cluster.store", old.cluster.store, new.cluster.store),
-        ("cluster.hold", old.cluster.hold, new.cluster.hold),
-        ("cluster.etcd", old.cluster.etcd, new.cluster.etcd),
-        ("paths", old.paths, new.paths),
-        ("log", old.log, new.log),
-    ]
-
-
-def _changes(old: Settings, new: Settings) -> list[str]:
-    """What the reload changed, in words."""
-    before, after = {a.address: a for a in old.addresses}, {a.address: a for a in new.addresses}
-    changes = [f"address {a} added" for a in after if a not in before]
-    changes += [f"address {a} removed" for a in before if a not in after]
-    changes += [f"address {a} changed" for a in after if a in before and before[a] != after[a]]
-    names = sorted({*old.scripts, *new.scripts})
-    changes += [f"settings of {n} changed" for n in names if old.scripts.get(n) != new.scripts.get(n)]
-    if old.connections != new.connections:
-        changes.append("settings of connections changed")
-    if old.tunables != new.tunables:
-        # The cluster's are in the store: neither a reload nor a restart takes one away that somebody has set.
-        changes.append("initial values of tunables changed: 'locum tunable set' changes those in force")
-    return changes
+def _read(source: str) -> Settings:
+    """The configuration of ``source``. Raises ConfigError with everything that is wrong. Blocks: for a thread."""
+    new = load(source)
+    # A node that runs goes on with the credentials that were last good, whatever their files are like now.
+    problems = check_environment(new, with_credentials=False)
+    if problems:
+        raise ConfigError(new.source, problems)
+    return new

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -50,6 +51,9 @@ from locum.lateness import PACE, Lateness, Stop
 from locum.store.base import Store
 from locum.store.factory import EtcdOptions, open_store
 from locum.threads import use_bounded_executor
+
+if TYPE_CHECKING:
+    from locum.store.etcd import EtcdStore
 
 #: How often the agent looks what its scripts handle, in seconds.
 LOOK_PAUSE = 1.0
@@ -100,6 +104,22 @@ def store_of(settings: Settings) -> Store:
         return open_store(f"unix:{settings.paths.runtime}/store.sock")
     etcd = EtcdOptions(**msgspec.structs.asdict(settings.cluster.etcd)).paced(settings.cluster.hold)
     return open_store(str(location), etcd=etcd)
+
+
+def _renewing(store: Store, settings: Settings) -> EtcdStore | None:
+    """``store``, if its credentials can be renewed."""
+    if settings.cluster.store.kind != "etcd":
+        return None
+    from locum.store.etcd import EtcdStore  # noqa: PLC0415  (aiohttp)
+
+    return store if isinstance(store, EtcdStore) else None
+
+
+def _warn(driver: Driver, texts: tuple[str, ...], log: Log) -> None:
+    """Credentials have other warnings than before: for the log, and for the status of every node."""
+    for text in texts:
+        log(text, "warning")
+    driver.feed(driver.node.warnings_changed, "credentials", texts)
 
 
 def public_addresses(node: Node) -> set[str]:
@@ -196,7 +216,13 @@ async def serve(settings: Settings) -> int:
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     driver = Driver(node, store, acts, log)
     kernel = KernelWatch(driver, acts, enforcement.gate, runtime, log)
-    reloader = Reloader(settings, driver, engine, enforcement.gate, lambda: acts.configured, leaving, log)
+    credentials = _renewing(whole, settings)
+    if credentials is not None:
+        credentials.watch_credentials(
+            note=lambda text: log(f"etcd: {text}"),
+            warn=lambda texts: _warn(driver, texts, log),
+        )
+    reloader = Reloader(settings, driver, engine, enforcement.gate, lambda: acts.configured, leaving, log, credentials)
     acts.on_gone = reloader.gone
 
     def tell_guard() -> None:

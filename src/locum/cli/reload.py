@@ -17,13 +17,18 @@ from locum.cli.options import json_option, socket_option
 def reload(socket_path: str, as_json: bool) -> None:
     """Have this node's daemon read its configuration again.
 
-    A configuration with a problem changes nothing; every problem is printed.
+    Prints what took effect, certificates and passwords that were read anew included, and what needs a restart. A
+    configuration with a problem changes nothing; every problem is printed.
     """
     result = call(socket_path, {"op": "reload"})
     if as_json:
         output.emit_json(result)
         return
     fields = result if isinstance(result, dict) else {}
-    output.emit(fields.get("changes") or ["nothing has changed"])
-    for setting in fields.get("ignored") or ():
+    ignored, warnings = fields.get("ignored") or (), fields.get("warnings") or ()
+    nothing = "nothing has taken effect" if ignored or warnings else "nothing has changed"
+    output.emit(fields.get("changes") or [nothing])
+    for setting in ignored:
         print(f"locum: note: {setting} has changed: restart the daemon for that", file=sys.stderr)
+    for warning in warnings:
+        print(f"locum: warning: {output.clean(warning)}", file=sys.stderr)

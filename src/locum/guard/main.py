@@ -16,6 +16,7 @@ from locum.addresses.kernel import AddressTable
 from locum.agent.held import HeldNotes
 from locum.agent.log import Log
 from locum.clock import boottime
+from locum.config.changes import taken_up
 from locum.config.environment import check_environment, environment_warnings
 from locum.config.load import load
 from locum.config.model import Settings
@@ -138,7 +139,8 @@ class _Configuration:
 
     def _read(self) -> None:
         try:
-            self.settings = load(self.settings.source)
+            # A new agent gets what the one before had: neither takes up what needs a restart.
+            self.settings = taken_up(self.settings, load(self.settings.source))
         except LocumError as error:
             self._log(f"reload: {error}", "error")
             return

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from locum.agent.driver import Driver
-from locum.api.reload import Reloader
+from locum.api.reload import Reloader, ReloadResult
 from locum.config.load import load
 from locum.events.engine import EventEngine
+from locum.store.credential_files import CredentialFiles
 
 FIRST = """
 [node]
@@ -45,7 +47,7 @@ class Scene:
         self.path = path
         self.path.write_text(FIRST)
         self.logged: list[tuple[str, str]] = []
-        monkeypatch.setattr("locum.api.reload.check_environment", lambda _: [])
+        monkeypatch.setattr("locum.api.reload.check_environment", lambda _, **__: [])
         monkeypatch.setattr("os.kill", lambda *_: None)
         rules = Rules()
         self.reloader = Reloader(
@@ -58,6 +60,10 @@ class Scene:
             log=lambda text, level: self.logged.append((level, text)),
         )
 
+    def reload(self) -> ReloadResult:
+        """Reload, as the command does."""
+        return asyncio.run(self.reloader.reload())
+
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
@@ -66,20 +72,20 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 def test_what_needs_a_restart_is_answered_and_logged(scene: Scene) -> None:
     scene.path.write_text(FIRST.replace('store = "memory:"', 'store = "memory:"\nprofile = "fast"'))
-    assert scene.reloader.reload().ignored == ("cluster.hold",)
+    assert scene.reload().ignored == ("cluster.hold",)
     assert ("warning", "reload: cluster.hold has changed: restart the daemon for that") in scene.logged
     assert scene.reloader.settings.cluster.hold == 2.0
 
 
 def test_initial_tunables_are_no_silent_change(scene: Scene) -> None:
     scene.path.write_text(FIRST + "[tunables]\nMonitorInterval = 5\n")
-    (change,) = scene.reloader.reload().changes
+    (change,) = scene.reload().changes
     assert "'locum tunable set'" in change
 
 
 def test_addresses_and_connections_take_effect(scene: Scene) -> None:
     scene.path.write_text(FIRST.replace("10.0.0.1", "10.0.0.2") + "[connections]\nports = [80]\n")
-    result = scene.reloader.reload()
+    result = scene.reload()
     assert result.changes == (
         "address 10.0.0.2 added",
         "address 10.0.0.1 removed",
@@ -89,6 +95,40 @@ def test_addresses_and_connections_take_effect(scene: Scene) -> None:
     assert scene.reloader.settings.connections.ports == (80,)
 
 
+class Credentials:
+    """A store whose credentials were renewed once."""
+
+    credential_warnings = ("client certificate /n.pem ends on 2031-01-01: renew it",)
+
+    def __init__(self) -> None:
+        self.news: tuple[str, ...] = ("read anew: client certificate /n.pem (valid until 2031-01-01)",)
+        self.files: list[CredentialFiles] = []
+
+    async def reread_credentials(self, files: CredentialFiles) -> tuple[str, ...]:
+        self.files.append(files)
+        news, self.news = self.news, ()
+        return news
+
+
+def test_credentials_are_read_again_whether_or_not_their_paths_have_changed(scene: Scene) -> None:
+    credentials = Credentials()
+    scene.reloader._credentials = credentials
+    first = scene.reload()
+    assert first.changes == ("read anew: client certificate /n.pem (valid until 2031-01-01)",)
+    assert first.warnings == credentials.credential_warnings
+    assert scene.reload().changes == ()
+    assert scene.logged[-1] == ("info", "reloaded: nothing has taken effect")
+    assert credentials.files == [CredentialFiles(), CredentialFiles()]
+
+
+def test_only_a_restart_is_not_called_no_change(scene: Scene) -> None:
+    scene.path.write_text(FIRST + '[log]\nlevel = "debug"\n')
+    for _ in range(2):
+        assert scene.reload().ignored == ("log.level",)
+        assert ("info", "reloaded: nothing has taken effect") in scene.logged
+        assert not any("nothing has changed" in text for _, text in scene.logged)
+
+
 def test_nothing_has_changed(scene: Scene) -> None:
-    assert scene.reloader.reload().changes == ()
+    assert scene.reload().changes == ()
     assert scene.logged == [("info", "reloaded: nothing has changed")]

@@ -12,6 +12,7 @@ connections, and streams that run go on.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -229,8 +230,7 @@ class Gateway:
         except (TimeoutError, aiohttp.ConnectionTimeoutError):
             return Verdict(False, False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            there = not isinstance(error, aiohttp.ClientConnectorError) or isinstance(error, aiohttp.ClientSSLError)
-            return Verdict(False, there, f"{endpoint}: {_reason(error)}")
+            return Verdict(False, not _unreachable(error), f"{endpoint}: {_reason(error)}")
         if response.status == 200:
             return Verdict(True, True)
         failure = messages.failure(data, response.status)
@@ -345,6 +345,19 @@ class Gateway:
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
+
+
+def _unreachable(error: BaseException) -> bool:
+    """Whether a connection failed before the other end had any say."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return True
+    # A reset comes from an end that speaks, though not TLS perhaps.
+    return isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno in (
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ETIMEDOUT,
+    )
 
 
 def _reason(error: BaseException) -> str:
