@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,11 +115,19 @@ def _renewing(store: Store, settings: Settings) -> EtcdStore | None:
     return store if isinstance(store, EtcdStore) else None
 
 
-def _warn(driver: Driver, texts: tuple[str, ...], log: Log) -> None:
-    """Credentials have other warnings than before: for the log, and for the status of every node."""
-    for text in texts:
-        log(text, "warning")
-    driver.feed(driver.node.warnings_changed, "credentials", texts)
+def _warner(driver: Driver, log: Log) -> Callable[[tuple[str, ...]], None]:
+    """Takes all warnings about credentials: for the status of every node, and for the log what is new of them."""
+    known: tuple[str, ...] = ()
+
+    def warn(texts: tuple[str, ...]) -> None:
+        nonlocal known
+        for text in texts:
+            if text not in known:
+                log(text, "warning")
+        known = texts
+        driver.feed(driver.node.warnings_changed, "credentials", texts)
+
+    return warn
 
 
 def public_addresses(node: Node) -> set[str]:
@@ -218,10 +226,7 @@ async def serve(settings: Settings) -> int:
     kernel = KernelWatch(driver, acts, enforcement.gate, runtime, log)
     credentials = _renewing(whole, settings)
     if credentials is not None:
-        credentials.watch_credentials(
-            note=lambda text: log(f"etcd: {text}"),
-            warn=lambda texts: _warn(driver, texts, log),
-        )
+        credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
     reloader = Reloader(settings, driver, engine, enforcement.gate, lambda: acts.configured, leaving, log, credentials)
     acts.on_gone = reloader.gone
 
