@@ -25,8 +25,10 @@ from locum.addresses.monitor import (
 )
 from locum.agent.acts import Acts
 from locum.agent.driver import Driver
+from locum.agent.port_watch import PortWatch, Situation
 from locum.connections.listeners import ListenerWatch
 from locum.errors import LocumError
+from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
 
 #: When ``monitor`` runs again that a script wanted to be run again, in seconds.
@@ -37,7 +39,13 @@ class KernelWatch:
     """Watches the network namespace of the agent."""
 
     def __init__(
-        self, driver: Driver, acts: Acts, gate: Gate | None, runtime: str, log: Callable[[str, str], None]
+        self,
+        driver: Driver,
+        acts: Acts,
+        engine: EventEngine,
+        gate: Gate | None,
+        runtime: str,
+        log: Callable[[str, str], None],
     ) -> None:
         self._driver = driver
         self._acts = acts
@@ -45,11 +53,17 @@ class KernelWatch:
         self._table = AddressTable()
         self._links = Links()
         self._monitor = KernelMonitor(self._event)
-        self._listeners = ListenerWatch(self._port_closed)
+        self._listeners = ListenerWatch(self._port_gone)
+        self._ports = PortWatch(
+            os.path.join(runtime, "listen"),
+            situation=self._situation,
+            watch=self._listeners.watch,
+            look=self._listeners.look,
+            closed=self._port_closed,
+        )
         self._gate = gate
         self._gate_watch = GateWatch(gate, self._gate_damaged) if gate is not None else None
-        self._listen = os.path.join(runtime, "listen")
-        self._listen_stamp: object = None
+        self._engine = engine
         self._again = os.path.join(runtime, "again")
         self._timer: asyncio.TimerHandle | None = None
         acts.on_event = self._event_ended
@@ -62,7 +76,7 @@ class KernelWatch:
         if self._gate_watch is not None:
             self._gate_watch.start(loop)
         self._read_links()
-        self._read_ports()
+        self._ports.read()
         self._audit()
 
     def close(self) -> None:
@@ -141,7 +155,7 @@ class KernelWatch:
     # -- listening sockets -----------------------------------------------------------------------------------
 
     def _event_ended(self, result: EventResult) -> None:
-        self._read_ports()
+        self._ports.event_ended()
         if result.event is Event.MONITOR:
             self._look_again()
 
@@ -152,21 +166,13 @@ class KernelWatch:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(AGAIN, self._driver.feed, self._driver.node.trigger_monitor)
 
-    def _read_ports(self) -> None:
-        """The ports that scripts declared (one file per script in ``listen``), when that changed."""
-        try:
-            names = sorted(os.listdir(self._listen))
-            stamp = [(name, os.stat(os.path.join(self._listen, name)).st_mtime_ns) for name in names]
-            if stamp == self._listen_stamp:
-                return
-            self._listen_stamp = stamp
-            ports = set()
-            for name in names:
-                with open(os.path.join(self._listen, name), encoding="utf-8", errors="replace") as file:
-                    ports |= {int(word) for word in file.read().split() if word.isdigit()}
-        except OSError:
-            return
-        self._listeners.watch(ports)
+    def _situation(self) -> Situation:
+        in_use = self._engine.in_use
+        enabled = frozenset(script.name for script in in_use.scripts if script.enabled)
+        return Situation(self._driver.node.leaving, self._engine.running, enabled or None)
+
+    def _port_gone(self, port: int) -> None:
+        self._ports.gone(port)
 
     def _port_closed(self, port: int) -> None:
         self._log(f"nothing listens on port {port} any more: running monitor", "warning")

@@ -223,7 +223,7 @@ async def serve(settings: Settings) -> int:
     # What may be much and is nobody's news has a root of its own, which no node watches.
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     driver = Driver(node, store, acts, log)
-    kernel = KernelWatch(driver, acts, enforcement.gate, runtime, log)
+    kernel = KernelWatch(driver, acts, engine, enforcement.gate, runtime, log)
     credentials = _renewing(whole, settings)
     if credentials is not None:
         credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
@@ -321,9 +321,13 @@ async def _pulse(page: Page, lateness: Lateness) -> None:
 async def _look_at_scripts(driver: Driver, engine: EventEngine) -> None:
     """Look whether the scripts, or their abilities, have changed."""
     late: tuple[str, ...] = ()
+    problem = ""
     while True:
         await asyncio.sleep(LOOK_PAUSE)
         driver.node.handles = await engine.handled()
+        if engine.directory_problem != problem:
+            problem = engine.directory_problem
+            driver.feed(driver.node.warnings_changed, "scripts", (problem,) if problem else ())
         before, late = late, engine.late
         if not set(late) <= set(before):
             # The monitor gives them their startup; until then they hear of nothing.

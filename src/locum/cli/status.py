@@ -144,7 +144,7 @@ def _scripts(daemon: DaemonState | None) -> Content:
     if scripts.ignored:
         others = f" and {len(scripts.ignored) - NAMED} others" if len(scripts.ignored) > NAMED else ""
         words += f"; never run: {'; '.join(scripts.ignored[:NAMED])}{others}"
-    return Cell(f"{words}; {scripts.problem}", "red") if scripts.problem else words
+    return Cell(f"{words}; the directory is at fault: see the warnings", "yellow") if scripts.problem else words
 
 
 def node_table(nodes: tuple[NodeReport, ...], on: Screen, wall: float) -> list[str]:

@@ -64,6 +64,11 @@ class ListenerWatch:
         with contextlib.suppress(NetlinkError):  # what cannot be listed now is found by polling
             self._report(self._ports - before)
 
+    def look(self, ports: Iterable[int]) -> None:
+        """Report those of ``ports`` that are watched and that nobody listens on now."""
+        with contextlib.suppress(NetlinkError):
+            self._report(self._ports & frozenset(ports))
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the present network namespace. Raises NetlinkError, PermissionRequired."""
         groups = (sock_diag.SKNLGRP_INET_TCP_DESTROY, sock_diag.SKNLGRP_INET6_TCP_DESTROY)

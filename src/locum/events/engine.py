@@ -85,6 +85,7 @@ class EventEngine:
         self._failures = 0
         self._stopping = False
         self._current: Run | None = None
+        self._event = Event.INIT
 
     async def start(self) -> None:
         """Check the directory, create what is missing, start the runner and wait until it is ready.
@@ -191,7 +192,7 @@ class EventEngine:
                     timeout,
                     {script.name: startup_timeout or timeout for script in late},
                 )
-                self._current = run
+                self._current, self._event = run, event
                 cancelled = await self._await(link, run)
                 self._current = None
                 results = self._with_startups(run)
@@ -231,6 +232,11 @@ class EventEngine:
     def status(self) -> dict[Event, EventStatus]:
         """The last run of each event and the last result of each of its scripts, of earlier daemons too."""
         return self._status.snapshot()
+
+    @property
+    def running(self) -> Event | None:
+        """The event whose scripts run now, if any."""
+        return self._event if self._current is not None else None
 
     async def inside(self, pid: int) -> Inside | None:
         """The script that runs now and that process ``pid`` is a part of, if any."""
