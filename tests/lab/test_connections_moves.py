@@ -17,6 +17,7 @@ from functools import partial
 
 import pytest
 
+from locum.connections.plain_tcp import TABLE
 from locum.lab import namespaces, processes
 from locum.lab.lab import Lab, down
 from locum.lab.layout import Layout
@@ -62,16 +63,20 @@ class Scene:
         assert report.node is not None
         return report.node
 
-    def start_server(self, node: str, port: int = PORT) -> None:
-        command = self.lab.command(node, [sys.executable, "-S", "-c", SERVER, str(port)])
+    def start_server(self, node: str, port: int = PORT, program: str = SERVER) -> None:
+        command = self.lab.command(node, [sys.executable, "-S", "-c", program, str(port)])
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.servers.append(server)
         assert server.stdout is not None
         assert server.stdout.readline() == "up\n"
 
-    def connect(self, address: str, port: int = PORT) -> socket.socket:
+    def connect(self, address: str, port: int = PORT, protocol: int = 0) -> socket.socket:
         def make() -> socket.socket:
-            return socket.create_connection((address, port), timeout=20)
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            made = socket.socket(family, socket.SOCK_STREAM, protocol)
+            made.settimeout(20)
+            made.connect((address, port))
+            return made
 
         made = namespaces.inside(self.lab.layout.namespace("client"), make)
         assert made.recv(1) == b"."
@@ -110,7 +115,9 @@ class Scene:
 
 @pytest.fixture(name="scene")
 def scene_fixture(make_lab: MakeLab) -> Iterator[Scene]:
-    lab = make_lab(nodes=3, addresses=4, hold=1.0, services=(), settings=f"[connections]\nports = [{PORT}]\n")
+    lab = make_lab(
+        nodes=3, addresses=4, hold=1.0, services=(), settings=f"[connections]\nports = [{PORT}, {MPTCP_PORT}]\n"
+    )
     scene = Scene(lab, [], [])
     try:
         for node in lab.layout.node_names:
@@ -125,6 +132,25 @@ def scene_fixture(make_lab: MakeLab) -> Iterator[Scene]:
             server.wait()
             assert server.stdout is not None
             server.stdout.close()
+
+
+#: As SERVER, but it listens with Multipath TCP, as servers written in Go do by default.
+MPTCP_SERVER = """
+import socket, sys
+listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 262)
+listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(("", int(sys.argv[1])))
+listener.listen(256)
+kept = []
+print("up", flush=True)
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(b".")
+    kept.append(connection)
+"""
+MPTCP_PORT = 4455
+MPTCP = 262  # IPPROTO_MPTCP
 
 
 def families(scene: Scene) -> list[str]:
@@ -338,3 +364,62 @@ def test_the_json_is_as_documented(scene: Scene) -> None:
         "connections": [{"client": f"{name[0]}:{name[1]}", "port": PORT, "added": False}],
     }
     assert locum_json(scene.lab, holder, "connections", "tickle", address)["count"] == 1
+
+
+def multipath(lab: Lab, node: str) -> list[str]:
+    """The connections of a node that use Multipath TCP, as ``ss`` sees them."""
+    done = lab.run(node, ["ss", "-HMtan", "state", "established"])
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if f":{MPTCP_PORT}" in line and "mptcp" in line.split()[0]]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/sys/net/mptcp/enabled"), reason="this kernel has no Multipath TCP")
+def test_a_client_that_speaks_multipath_tcp_is_told_of_a_move_like_any_other(scene: Scene) -> None:
+    """Its connection would outlive all of its paths, for a minute."""
+    lab = scene.lab
+    for node in lab.layout.node_names:
+        scene.start_server(node, MPTCP_PORT, MPTCP_SERVER)
+    four, six = families(scene)
+    for address in (four, six):
+        reader = BlockedReader(scene.connect(address, MPTCP_PORT, MPTCP))
+        old, _ = scene.move(address)
+        assert reader.wait(30.0), "60 s is the kernel's own limit"
+        assert isinstance(reader.error, ConnectionResetError)
+        assert scene.survivors(old, address) == []
+        assert multipath(lab, old) == []
+    # A firewall that is loaded anew takes all tables away.
+    lab.run(scene.holder(four), ["nft", "delete", "table", "inet", TABLE]).check_returncode()
+    lab.wait_for(
+        "the table to be there again",
+        lambda: lab.run(scene.holder(four), ["nft", "list", "table", "inet", TABLE]).returncode == 0,
+    )
+    # A host that is cut off.
+    client = scene.connect(four, MPTCP_PORT, MPTCP)
+    endpoint = "{}:{}".format(*client.getsockname())
+    lab.wait_for(
+        "the connection to be on the list",
+        lambda: endpoint in locum(lab, scene.holder(four), "connections", "list", four),
+    )
+    reader = BlockedReader(client)
+    lab.fault(scene.holder(four), "cut")
+    assert reader.wait(30.0)
+    assert isinstance(reader.error, ConnectionResetError)
+
+
+def test_multipath_tcp_can_be_allowed_and_kept_away_again_by_a_reload(scene: Scene) -> None:
+    lab = scene.lab
+
+    def there() -> bool:
+        return lab.run("n1", ["nft", "list", "table", "inet", TABLE]).returncode == 0
+
+    lab.wait_for("the table", there)
+    config = lab.node_directory("n1") / "config.toml"
+    text = config.read_text()
+    config.write_text(text.replace("[connections]\n", "[connections]\nmptcp = true\n"))
+    assert "settings of connections changed" in locum(lab, "n1", "reload")
+    lab.wait_for("the table to go", lambda: not there())
+    config.write_text(text)
+    locum(lab, "n1", "reload")
+    lab.wait_for("the table to come back", there)
+    locum(lab, "n1", "shutdown")
+    assert not there()

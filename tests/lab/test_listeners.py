@@ -105,6 +105,24 @@ def test_a_closed_listener_is_told(node: Namespace, address: str) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/sys/net/mptcp/enabled"), reason="this kernel has no Multipath TCP")
+def test_a_listener_of_multipath_tcp_is_seen_and_its_end_is_told(node: Namespace) -> None:
+    """Servers written in Go listen so by default."""
+
+    async def scenario() -> None:
+        with node.entered():
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+            sock.bind(("127.0.0.1", 7001))
+            sock.listen(8)
+            assert listening_ports() == {(4, 7001)}
+        async with watching(node, 7001) as closed:
+            sock.close()
+            await closed.until(bool)
+            assert closed == [7001]
+
+    asyncio.run(scenario())
+
+
 def test_a_killed_service_is_told_once_its_last_process_is_gone(node: Namespace) -> None:
     """As with nginx: the workers share the master's socket; while one of them lives, clients connect."""
     code = (

@@ -10,9 +10,8 @@ own transactions, several a second, make most of them. After every transaction t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from locum.addresses.gate import Gate
 from locum.errors import LocumError
 from locum.netlink import filters, nftables
 from locum.netlink.subscription import Subscription
@@ -24,13 +23,26 @@ if TYPE_CHECKING:
 _INTERVAL = 0.05
 
 
+class Watched(Protocol):
+    """Tables that can be looked at; a :class:`locum.addresses.gate.Gate` is one."""
+
+    @property
+    def port(self) -> int:
+        """The netlink port of own transactions, which are no news."""
+        ...
+
+    def verify(self) -> tuple[str, ...]:
+        """What is wrong with the tables, one line each."""
+        ...
+
+
 class GateWatch:
     """Calls ``on_damage(problems)`` when the tables of ``gate`` are no longer as it left them.
 
-    ``problems`` is one line each, as :meth:`Gate.verify` returns. The first look comes at once.
+    ``problems`` is one line each, as ``verify`` returns. The first look comes at once.
     """
 
-    def __init__(self, gate: Gate, on_damage: Callable[[tuple[str, ...]], None]) -> None:
+    def __init__(self, gate: Watched, on_damage: Callable[[tuple[str, ...]], None]) -> None:
         self._gate = gate
         self._on_damage = on_damage
         self._loop: asyncio.AbstractEventLoop | None = None

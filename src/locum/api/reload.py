@@ -78,6 +78,8 @@ class Reloader:
         self._engine = engine
         self._gate = gate
         self._log = log
+        #: Called after a reload that has changed something, with the new settings in force.
+        self.on_change: Callable[[], None] = lambda: None
 
     def request(self) -> None:
         """SIGHUP: reload, and log what is wrong."""
@@ -126,6 +128,7 @@ class Reloader:
         self._driver.feed(node.configure, identity_of(new, node.identity.margin, node.identity.warning))
         # The guard removes public addresses when the agent cannot: it must know the new ones as well.
         os.kill(os.getppid(), signal.SIGUSR1)
+        self.on_change()
         return differences(old, new), ignored
 
     def gone(self, address: str) -> None:

@@ -40,6 +40,7 @@ from locum.config.model import Settings
 from locum.connections.keeper import ConnectionKeeper, KeeperSettings
 from locum.connections.lists import Lists
 from locum.connections.operations import ConnectionOperations
+from locum.connections.plain_tcp import PlainTcp
 from locum.connections.ports import DeclaredPorts
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
@@ -133,6 +134,11 @@ def _warner(driver: Driver, log: Log) -> Callable[[tuple[str, ...]], None]:
 def public_addresses(node: Node) -> set[str]:
     """Every public address that some node of the cluster is configured for."""
     return {a.address for n in node.view.nodes.values() for a in n.record.addresses}
+
+
+def plain_addresses(settings: Settings) -> tuple[str, ...]:
+    """The public addresses from which Multipath TCP is kept."""
+    return () if settings.connections.mptcp else tuple(a.address for a in settings.addresses)
 
 
 def own_claim(node: Node, address: str) -> int:
@@ -229,6 +235,8 @@ async def serve(settings: Settings) -> int:
         credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
     reloader = Reloader(settings, driver, engine, enforcement.gate, lambda: acts.configured, leaving, log, credentials)
     acts.on_gone = reloader.gone
+    plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
+    reloader.on_change = plain.look
 
     def tell_guard() -> None:
         # The guard remembers it, should this agent die before the node has left.
@@ -270,6 +278,7 @@ async def serve(settings: Settings) -> int:
             acts.drop()
         await control.start(settings.paths)
         kernel.start()
+        plain.start()
         background += [
             loop.create_task(_start_engine(engine, node, acts, driver)),
             loop.create_task(_look_at_scripts(driver, engine)),
@@ -292,6 +301,7 @@ async def serve(settings: Settings) -> int:
         for task in background:
             task.cancel()
         kernel.close()
+        await plain.close()
         acts.close()
         await control.close()
         await connections.close()

@@ -299,8 +299,9 @@ def _script_value(value: object) -> ScriptValue | None:
 
 def _connections(table: Reader) -> ConnectionSettings:
     ports, reset_ports = (table.integers(key, 1, 65535) for key in ("ports", "reset_ports"))
+    mptcp = table.flag("mptcp")
     table.finish()
-    return ConnectionSettings(ports=ports or (), reset_ports=reset_ports or ())
+    return ConnectionSettings(ports=ports or (), reset_ports=reset_ports or (), mptcp=bool(mptcp))
 
 
 def _log(table: Reader) -> LogSettings:

@@ -91,10 +91,12 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
 
     ``ports``: connections to these are registered, so that their clients are told when an address moves, beside those
     that event scripts declare. ``reset_ports``: clients of these are reset by the node that gives the address up.
+    ``mptcp``: clients may use Multipath TCP.
     """
 
     ports: tuple[int, ...] = ()
     reset_ports: tuple[int, ...] = ()
+    mptcp: bool = False
 
 
 class LogSettings(msgspec.Struct, frozen=True):

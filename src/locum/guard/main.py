@@ -20,6 +20,7 @@ from locum.config.changes import taken_up
 from locum.config.environment import check_environment, environment_warnings
 from locum.config.load import load
 from locum.config.model import Settings
+from locum.connections import plain_tcp
 from locum.connections.destroy import destroy
 from locum.errors import ConfigError, LocumError
 from locum.events.directory import ScriptDirectory
@@ -189,6 +190,11 @@ def _watch(settings: Settings, agent: Callable[[Settings], int], page: Page, log
         page.clear()
         if silencer.finish():
             gate.remove()
+            try:
+                plain_tcp.remove()
+            except LocumError:
+                # A kernel without nf_tables; elsewhere the table does no harm, and the next daemon replaces it.
+                pass
         else:
             log(
                 "the kernel has not removed the public addresses in time: its gate stays, and keeps them silent",

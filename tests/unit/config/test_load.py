@@ -315,6 +315,8 @@ def test_the_documentation_has_every_key() -> None:
 def test_ports_of_connections() -> None:
     settings = parse('[cluster]\nstore = "memory:"\n[connections]\nports = [2049, 445, 445]\nreset_ports = [21]\n', "x")
     assert settings.connections == ConnectionSettings(ports=(445, 2049), reset_ports=(21,))
+    settings = parse('[cluster]\nstore = "memory:"\n[connections]\nmptcp = true\n', "x")
+    assert settings.connections == ConnectionSettings(mptcp=True)
 
 
 @pytest.mark.parametrize("value", ["445", '["445"]', "[0]", "[65536]", "[true]", "[1.5]"])

@@ -1,0 +1,189 @@
+"""Multipath TCP (RFC 8684) is kept from public addresses: what connects to them by it gets plain TCP.
+
+An MPTCP connection does not end with the TCP connections that carry it. When an address moves and its TCP connection
+is reset, the client's kernel hopes for another path and reports nothing for ``net.mptcp.close_timeout`` (a minute); the
+old node's socket stays as long. No segment of the new holder can end it: that needs a key which only the two ends know.
+And a connection that has found a second path, to the node's own address, stays with a node that no longer serves.
+
+So the option is taken out of every SYN to and from a public address: both ends then fall back to TCP, as behind any
+middlebox that does not know it (section 3.7), and every move is told as :mod:`locum.connections.keeper` does.
+
+Rules of this file: an nftables table of its own, so that the gate (:mod:`locum.addresses.gate`), on which safety rests,
+does not depend on it. It needs Linux 5.18 and nft 1.0.2; without them a warning says so once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from locum.addresses.gate_watch import GateWatch
+from locum.errors import LocumError
+from locum.netlink.nftables import NFPROTO_INET, Batch, NftSocket
+
+TABLE = "locum_plain_tcp"
+
+#: How long nft may take, in seconds.
+LIMIT = 30.0
+
+_GONE = """\
+add table inet {table}
+delete table inet {table}
+"""
+_RULES = """\
+table inet {table} {{
+	comment "{comment}"
+	# Before connection tracking and destination NAT.
+	chain arrive {{
+		type filter hook prerouting priority -301; policy accept;
+{arrive}	}}
+	chain leave {{
+		type filter hook output priority -301; policy accept;
+{leave}	}}
+}}
+"""
+_RULE = "\t\t{family} {side} {{ {addresses} }} tcp flags & (syn | ack) == syn reset tcp option mptcp\n"
+
+_NFT_PLACES = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft")
+
+
+def ruleset(addresses: Iterable[str]) -> tuple[str | None, str]:
+    """The comment that marks the table (None: no table), and the text for ``nft -f -``.
+
+    ``addresses`` are in canonical form.
+    """
+    wanted = sorted(set(addresses))
+    gone = _GONE.format(table=TABLE)
+    if not wanted:
+        return None, gone
+    groups = [("ip", [a for a in wanted if ":" not in a]), ("ip6", [a for a in wanted if ":" in a])]
+
+    def rules(side: str) -> str:
+        parts = (_RULE.format(family=f, side=side, addresses=", ".join(group)) for f, group in groups if group)
+        return "".join(parts)
+
+    arrive, leave = rules("daddr"), rules("saddr")
+    comment = f"Locum: no Multipath TCP on public addresses. Rules {zlib.crc32((arrive + leave).encode()):08x}"
+    return comment, gone + _RULES.format(table=TABLE, comment=comment, arrive=arrive, leave=leave)
+
+
+class PlainTcp:
+    """Keeps the table in the network namespace in which the object was started.
+
+    ``wanted`` gives the public addresses now, none when MPTCP is allowed.
+    """
+
+    def __init__(self, wanted: Callable[[], Iterable[str]], log: Callable[[str, str], None]) -> None:
+        self._wanted = wanted
+        self._log = log
+        self._netfilter: NftSocket | None = None
+        self._watch: GateWatch | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._refused: str | None = None
+
+    @property
+    def port(self) -> int:
+        """The netlink port of this object's own transactions."""
+        return self._netfilter.port if self._netfilter is not None else 0
+
+    def verify(self) -> tuple[str, ...]:
+        """What is wrong with the table in the kernel; () when it is as it should be, or cannot be had here."""
+        comment, _ = ruleset(self._wanted())
+        if self._netfilter is None or (comment is not None and comment == self._refused):
+            return ()
+        present = self._netfilter.table_comment(NFPROTO_INET, TABLE)
+        return () if present == comment else (f"nftables table {TABLE!r} is not as it should be",)
+
+    def start(self) -> None:
+        """Begin, in the running event loop; the table is loaded as soon as the loop turns."""
+        try:
+            self._netfilter = NftSocket()
+            self._watch = GateWatch(self, lambda _: self.look())
+            self._watch.start(asyncio.get_running_loop())
+        except LocumError as problem:
+            self._complain(str(problem))
+        self.look()
+
+    def look(self) -> None:
+        """Load the table if it is not as it should be: it was removed, or what is wanted has changed."""
+        if self._task is not None:
+            return
+        try:
+            wrong = self.verify()
+        except LocumError as problem:
+            wrong = (str(problem),)
+        if wrong:
+            self._task = asyncio.get_running_loop().create_task(self._load())
+
+    async def _load(self) -> None:
+        comment, text = ruleset(self._wanted())
+        try:
+            problem = await asyncio.to_thread(_nft, text)
+        finally:
+            self._task = None
+        # Not again before something else is wanted: what this kernel lacks it lacks for good.
+        self._refused = comment if problem else None
+        if problem:
+            self._complain(problem)
+        else:
+            # What is wanted may have changed meanwhile.
+            self.look()
+
+    def _complain(self, problem: str) -> None:
+        if _possible():
+            self._log(
+                f"Multipath TCP cannot be kept from public addresses ({problem}): its clients may wait a minute after "
+                "a move; set the sysctl net.mptcp.enabled=0, or GODEBUG=multipathtcp=0 for servers written in Go",
+                "warning",
+            )
+
+    async def close(self) -> None:
+        """Stop; the table stays for the next agent. Idempotent."""
+        if self._watch is not None:
+            self._watch.close()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        if self._netfilter is not None:
+            self._netfilter.close()
+            self._netfilter = None
+
+
+def remove() -> None:
+    """Remove the table of a daemon that has ended. Raises LocumError."""
+    netfilter = NftSocket()
+    try:
+        netfilter.commit(Batch().delete_table(NFPROTO_INET, TABLE), "cannot remove an nftables table")
+    finally:
+        netfilter.close()
+
+
+def _possible() -> bool:
+    """Whether sockets of this network namespace can use MPTCP at all."""
+    try:
+        return Path("/proc/sys/net/mptcp/enabled").read_text(encoding="ascii").strip() == "1"
+    except OSError:
+        return False
+
+
+def _nft(text: str) -> str:
+    """Have nft load ``text``; returns what was wrong, or ""."""
+    program = next((place for place in _NFT_PLACES if os.access(place, os.X_OK)), "nft")
+    try:
+        done = subprocess.run(
+            [program, "-f", "-"],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        return f"cannot run {program}: {problem}"
+    if done.returncode:
+        return (done.stderr.strip() or f"nft ended with status {done.returncode}").splitlines()[0]
+    return ""
