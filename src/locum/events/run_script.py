@@ -23,6 +23,7 @@ from locum.events.capture import Capture
 from locum.events.child import REASON, STACK_SIGNAL, Child, become_parent
 from locum.events.dump import clip, dump_session
 from locum.events.job import CANNOT_EXECUTE, TIMED_OUT, Job
+from locum.events.last_words import last_words
 from locum.events.processes import kill_session, process
 from locum.events.python_script import compile_script
 from locum.events.reason import first_line, reason_of_output
@@ -133,7 +134,13 @@ class ScriptRunner:
             drain = run.hand_over()
             self._unreaped += [pid for pid in (drain, child.pid if run.running else None) if pid is not None]
             self._record.ended()
-            return ended(outcome, status, run.text(), "" if outcome == "ok" else run.why())
+            if outcome == "ok":
+                return ended(outcome, status, run.text(), "")
+            # A monitor that failed may have started its service again already.
+            words = last_words(job.name, job.environment, started if job.event == "monitor" else math.inf)
+            for one in words:
+                run.note(one.note)
+            return ended(outcome, status, run.text(), "; ".join(filter(None, [run.why(), *(w.reason for w in words)])))
         except CannotStart as error:
             return ended("failed", error.status, str(error))
         except BaseException as error:
