@@ -96,11 +96,17 @@ class Reloader:
     async def reload(self) -> ReloadResult:
         """Apply the configuration file as it is now.
 
-        Raises ConfigError, or NoAnswer when its file system does not answer; then nothing has changed.
+        Raises ConfigError, or NoAnswer when its file system does not answer; then nothing has changed, and status says
+        so until a reload succeeds.
         """
         async with self._one:
-            new = await self._worker.run("reading the configuration", PATIENCE, _read, self.settings.source)
+            try:
+                new = await self._worker.run("reading the configuration", PATIENCE, _read, self.settings)
+            except LocumError as error:
+                self._warn(_unusable(error))
+                raise
             changes, ignored = self._apply(new)
+            self._warn("")
             warnings: tuple[str, ...] = ()
             if self._credentials is not None:
                 changes += await self._credentials.reread_credentials(self.settings.cluster.etcd)
@@ -111,6 +117,9 @@ class Reloader:
         for setting in ignored:
             self._log(f"reload: {setting} has changed: restart the daemon for that", "warning")
         return ReloadResult(changes, ignored, warnings)
+
+    def _warn(self, text: str) -> None:
+        self._driver.feed(self._driver.node.warnings_changed, "configuration", (text,) if text else ())
 
     def _apply(self, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Put ``new`` in force; what changes and what needs a restart."""
@@ -149,11 +158,24 @@ class Reloader:
             self._gate.configure(public, self._interfaces)
 
 
-def _read(source: str) -> Settings:
-    """The configuration of ``source``. Raises ConfigError with everything that is wrong. Blocks: for a thread."""
-    new = load(source)
+def _read(old: Settings) -> Settings:
+    """The configuration that follows ``old``; blocks, so it is for a thread. Raises ConfigError with all problems."""
+    new = load(old.source)
     # A node that runs goes on with the credentials that were last good, whatever their files are like now.
     problems = check_environment(new, with_credentials=False)
+    file = old.paths.public_addresses
+    if file is not None and new.paths.public_addresses is None and not new.addresses:
+        # The file with the name that is looked for by itself. Its loss must not be taken for the wish to serve nothing.
+        problems.append(
+            f"{file}: it was in use and is gone; expected it, or an empty file for no public address at all"
+        )
     if problems:
         raise ConfigError(new.source, problems)
     return new
+
+
+def _unusable(error: LocumError) -> str:
+    """The warning for as long as the configuration cannot be reloaded."""
+    first, *others = str(error).splitlines()
+    more = f" (and {len(others)} more)" if others else ""
+    return f"the last reload failed: {first}{more}. The configuration before it stays in force until one succeeds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ import pytest
 from locum.agent.driver import Driver
 from locum.api.reload import Reloader, ReloadResult
 from locum.config.load import load
+from locum.errors import ConfigError
 from locum.events.engine import EventEngine
 from locum.store.credential_files import CredentialFiles
 
@@ -32,12 +34,20 @@ class Rules:
         self.node = self
         self.identity = self
         self.margin, self.warning = 0.1, ""
+        self.warnings: tuple[str, ...] = ()
 
     def configure(self, *_: object) -> None:
         """Would take the new addresses."""
 
-    def feed(self, *_: object) -> None:
-        """Nobody looks at it here."""
+    def warnings_changed(self, source: str, texts: tuple[str, ...]) -> None:
+        """Would show them."""
+        assert source == "configuration"
+        self.warnings = texts
+
+    def feed(self, method: Callable[..., None], *arguments: object) -> None:
+        """Only warnings are looked at here."""
+        if method == self.warnings_changed:
+            method(*arguments)
 
 
 class Scene:
@@ -49,7 +59,7 @@ class Scene:
         self.logged: list[tuple[str, str]] = []
         monkeypatch.setattr("locum.api.reload.check_environment", lambda _, **__: [])
         monkeypatch.setattr("os.kill", lambda *_: None)
-        rules = Rules()
+        self.rules = rules = Rules()
         self.reloader = Reloader(
             load(self.path),
             cast(Driver, rules),
@@ -132,3 +142,36 @@ def test_only_a_restart_is_not_called_no_change(scene: Scene) -> None:
 def test_nothing_has_changed(scene: Scene) -> None:
     assert scene.reload().changes == ()
     assert scene.logged == [("info", "reloaded: nothing has changed")]
+
+
+def test_a_configuration_that_became_bad_changes_nothing_and_is_a_warning_until_a_reload_succeeds(scene: Scene) -> None:
+    before = scene.reloader.settings
+    scene.path.write_text(FIRST.replace("10.0.0.1/24", "10.0.0.1") + "[nonsense]\n")
+    with pytest.raises(ConfigError):
+        scene.reload()
+    assert scene.reloader.settings == before
+    (warning,) = scene.rules.warnings
+    assert warning.startswith(f"the last reload failed: {scene.path}:7: address")
+    assert "(and 1 more)" in warning
+    scene.path.write_text(FIRST)
+    scene.reload()
+    assert scene.rules.warnings == ()
+
+
+def test_the_loss_of_the_file_of_addresses_is_not_the_wish_to_serve_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "public_addresses"
+    monkeypatch.setattr("locum.config.load.DEFAULT_PUBLIC_ADDRESSES", str(file))
+    file.write_text("10.0.0.1/24 lo\n")
+    first = FIRST[: FIRST.index("[[address]]")]
+    monkeypatch.setattr("tests.unit.api.test_reload.FIRST", first)
+    scene = Scene(tmp_path / "locum.toml", monkeypatch)
+    assert [one.address for one in scene.reloader.settings.addresses] == ["10.0.0.1"]
+    file.unlink()
+    with pytest.raises(ConfigError, match="it was in use and is gone"):
+        scene.reload()
+    assert [one.address for one in scene.reloader.settings.addresses] == ["10.0.0.1"]
+    file.write_text("")
+    scene.reload()
+    assert scene.reloader.settings.addresses == ()
