@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -502,6 +503,78 @@ def test_what_testparm_prints_is_understood() -> None:
         samba.parse("").ports()
 
 
+#: Shares whose directories smbd does not look for in this machine's file system, or only once a client has come.
+NOT_LOOKED_FOR = """
+[blob]
+\tpath = /blob
+\tvfs objects = glusterfs
+[stacked]
+\tpath = /volumes/group/share
+\tvfs objects = acl_xattr,ceph_new
+[file]
+\tpath = /rados
+\tvfs objects = /usr/lib/x86_64-linux-gnu/samba/vfs/ceph.so
+[off]
+\tpath = /not/there
+\tavailable = no
+[hidden]
+\tpath = /hidden
+\t-valid = no
+[printers]
+\tpath = /var/spool/none
+\tprint ok = yes
+[made]
+\tpath = /made/on/demand
+\troot preexec = mkdir -p /made/on/demand
+[elsewhere]
+\tpath = /proxy
+\tmsdfs root = yes
+\tmsdfs proxy = \\server\\share
+[homes]
+\tbrowseable = no
+[nothing]
+\tcomment = without a path
+"""
+LOOKED_FOR = """
+[data]
+\tpath = "/srv/my data"
+[fuse]
+\tpath = /gluster/volume
+\tvfs objects = glusterfs_fuse shadow_copy2
+[snapshots]
+\tpath = /cephfs/share
+\tvfs objects = ceph_snapshots
+"""
+LOCAL = ("/srv/my data", "/gluster/volume", "/cephfs/share")
+
+
+def real_testparm(tmp_path: Path, text: str) -> samba.SambaConfiguration:
+    """What Samba itself makes of ``text``."""
+    (tmp_path / "smb.conf").write_text(text)
+    command = ["testparm", "--suppress-prompt", "--verbose", str(tmp_path / "smb.conf")]
+    return samba.parse(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+needs_testparm = pytest.mark.skipif(shutil.which("testparm") is None, reason="Samba is not installed")
+
+
+@needs_testparm
+def test_only_directories_that_smbd_looks_for_are_waited_for(tmp_path: Path) -> None:
+    places = "".join(f"\t{what} = {tmp_path}\n" for what in ("private dir", "lock directory", "cache directory"))
+    found = real_testparm(tmp_path, f"[global]\n{places}{LOOKED_FOR}{NOT_LOOKED_FOR}")
+    assert found.share_directories() == LOCAL
+    assert found.share_directories(skip=["DATA", "fuse"]) == LOCAL[2:]
+
+
+@needs_testparm
+def test_what_all_shares_have_in_common_holds_for_each_that_says_nothing_else(tmp_path: Path) -> None:
+    shares = "[a]\n\tpath = /a\n[b]\n\tpath = /b\n\tvfs objects =\n[c]\n\tpath = /c\n\tvfs objects = fruit\n"
+    assert real_testparm(tmp_path, f"[global]\n\tvfs objects = glusterfs\n{shares}").share_directories() == ("/b", "/c")
+    assert real_testparm(tmp_path, f"[global]\n\troot preexec = /bin/x\n{shares}").share_directories() == ()
+    below = samba.parse(f"[global]\nroot directory = /jail/\n{shares}")
+    assert below.share_directories() == ("/jail/a", "/jail/b", "/jail/c")
+
+
 class SambaScene(Scene):
     """50.samba over a testparm and an smbd of ours."""
 
@@ -554,6 +627,18 @@ def test_samba_from_start_to_end(smb: SambaScene, bench: Bench) -> None:
     smb.settings["cleanup-interval"] = 0
     smb.ok(Event.SHUTDOWN)
     assert smb.listens() == []
+
+
+def test_samba_does_not_wait_for_a_share_that_it_reaches_otherwise(smb: SambaScene) -> None:
+    smb.says(f"smb ports = {smb.port}\n[data]\npath = {smb.share}\n[g]\npath = /blob\nvfs objects = glusterfs")
+    smb.settings["timeout"] = 5
+    smb.ok(Event.STARTUP)
+    smb.ok(Event.MONITOR)
+    smb.says(f"smb ports = {smb.port}\n[data]\npath = {smb.share}\n[own]\npath = /blob\nvfs objects = own_module")
+    smb.ok(Event.MONITOR)
+    assert "/blob" in smb.fails(Event.MONITOR)
+    smb.settings["skip-shares"] = ["own"]
+    smb.ok(Event.MONITOR)
 
 
 def test_samba_waits_for_its_shares(smb: SambaScene) -> None:

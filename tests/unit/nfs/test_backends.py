@@ -156,6 +156,22 @@ def test_ganesha_exports_are_in_its_configuration(script: MakeScript, tmp_path: 
     assert backend("ganesha").directories() == ["/srv/a", "/srv/b"]
 
 
+def test_ganesha_exports_of_other_systems_are_no_directories_of_this_machine(
+    script: MakeScript, tmp_path: Path
+) -> None:
+    config = tmp_path / "ganesha.conf"
+    config.write_text("""\
+        NFS_Core_Param { NFS_Port = 2049; }
+        EXPORT { Export_Id = 1; Path = "/volumes/a"; FSAL { Name = CEPH; User_Id = "ganesha"; } }
+        EXPORT { Path = /vol0; FSAL { name = "GLUSTER"; hostname = localhost; volume = "vol0"; } }
+        EXPORT { Path = /srv/b; FSAL { Name = MDCACHE; FSAL { Name = VFS; } } }
+        EXPORT { Path = /far; FSAL { Name = PROXY_V4; Srv_Addr = 192.0.2.1; } }
+        EXPORT { FSAL { Name = XFS; } CLIENT { Clients = *; } Path = "/srv/c"; }
+    """)
+    script(config=str(config))
+    assert backend("ganesha").directories() == ["/srv/b", "/srv/c"]
+
+
 def test_ganesha_on_one_line_with_other_parameters(script: MakeScript, tmp_path: Path) -> None:
     config = tmp_path / "ganesha.conf"
     config.write_text('EXPORT { Export_Id = 1; Path = "/srv/a"; Pseudo = "/a"; }\n')

@@ -8,12 +8,18 @@ can be in a clustered database), so it has a time limit, and its last good answe
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from locum.events.toolbox.commands import TIMED_OUT, as_words, run
 from locum.events.toolbox.context import log, settings, state_dir
 from locum.events.toolbox.failure import Fail
 
 Sections = dict[str, dict[str, str]]
+
+#: VFS modules that reach another system by its own library: a share's path is one there, not of this machine
+#: (vfs_glusterfs(8), vfs_ceph(8), vfs_ceph_new(8), vfs_ceph_rgw(8)). All others of Samba, also glusterfs_fuse and
+#: ceph_snapshots, work on this machine's file systems.
+ELSEWHERE = frozenset({"glusterfs", "ceph", "ceph_new", "ceph_rgw"})
 
 
 class SambaConfiguration:
@@ -30,10 +36,48 @@ class SambaConfiguration:
             raise Fail("testparm says nothing of 'smb ports': set 'ports'")
         return found
 
-    def share_directories(self) -> tuple[str, ...]:
-        """The directories of all shares, each once. Those with ``%`` are templates (smb.conf(5))."""
-        paths = [values["path"].strip('"') for name, values in self.sections.items() if values.get("path")]
-        return tuple(dict.fromkeys(path for path in paths if path))
+    def share_directories(self, skip: Collection[str] = ()) -> tuple[str, ...]:
+        """The directories that smbd looks for in this machine's file system when a client comes, each once.
+
+        Those with ``%`` are templates (smb.conf(5)). ``skip``: names of shares that are left out.
+        """
+        skipped = {name.lower() for name in skip}
+        root = self._value("global", "root directory").strip('"')
+        paths = [
+            root.rstrip("/") + path if root else path
+            for name in self.sections
+            if name not in skipped and (path := self._value(name, "path").strip('"')) and self._is_local(name)
+        ]
+        return tuple(dict.fromkeys(paths))
+
+    def _is_local(self, name: str) -> bool:
+        """Whether a client of the share makes smbd look for its path, and in this machine's file system.
+
+        make_connection_snum of smbd/smb2_service.c: a share that is not available is refused first, a command for
+        new connections may make the directory. A printer's path is a spool, the path of a DFS proxy is not used.
+        """
+        if name in ("global", "ipc$") or not _is_true(self._value(name, "available"), True):
+            return False
+        if _is_true(self._value(name, "printable"), False) or self._value(name, "msdfs proxy"):
+            return False
+        if self._value(name, "preexec") or self._value(name, "root preexec"):
+            return False
+        modules = self._value(name, "vfs objects").replace(",", " ").replace('"', " ").split()
+        return ELSEWHERE.isdisjoint(map(_module, modules))
+
+    def _value(self, section: str, name: str) -> str:
+        """The value of a section. testparm leaves out what is as in [global]."""
+        own = self.sections.get(section, {})
+        return own[name] if name in own else self.sections.get("global", {}).get(name, "")
+
+
+def _module(word: str) -> str:
+    """The name of a VFS module, which may have a path before it and a parameter behind it."""
+    return os.path.basename(word).partition(":")[0].removesuffix(".so").lower()
+
+
+def _is_true(word: str, default: bool) -> bool:
+    return default if not word else word.lower() in ("yes", "true", "1", "on")
 
 
 def parse(text: str) -> SambaConfiguration:

@@ -45,6 +45,31 @@ _SEND = (
 )
 
 _PATH = re.compile(r"(?:^|[\s;{])Path\s*=\s*\"?([^\";]+)\"?\s*;", re.IGNORECASE)
+_EXPORT = re.compile(r"(?:^|[\s;}])EXPORT\s*\{", re.IGNORECASE)
+_NAME = re.compile(r"(?:^|[\s;{])Name\s*=\s*\"?(\w+)\"?\s*;", re.IGNORECASE)
+
+#: FSALs that reach another system by its library, or keep files in memory: an export's path is one there.
+ELSEWHERE = frozenset({"ceph", "gluster", "rgw", "proxy", "proxy_v3", "proxy_v4", "mem", "lizardfs", "saunafs"})
+
+
+def local_paths(text: str) -> list[str]:
+    """The paths of the exports in a configuration without comments that are directories of this machine."""
+    found: set[str] = set()
+    for begin in _EXPORT.finditer(text):
+        block = _block(text, begin.end())
+        if ELSEWHERE.isdisjoint(name.lower() for name in _NAME.findall(block)):
+            found.update(os.path.normpath(path.strip()) for path in _PATH.findall(block))
+    return sorted(found)
+
+
+def _block(text: str, start: int) -> str:
+    """What is between the brace before ``start`` and the one that closes it."""
+    depth = 1
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[start:place]
+    return text[start:]
 
 
 class Ganesha(Backend):
@@ -152,14 +177,14 @@ class Ganesha(Backend):
                 self._send(_OTHERS, argument)
 
     def export_directories(self) -> list[str]:
-        """The ``Path`` of every export in the configuration."""
+        """The ``Path`` of every export in the configuration whose FSAL works on this machine's file systems."""
         path = str(settings().get("config", DEFAULT_CONFIG))
         try:
             with open(path, encoding="utf-8") as file:
                 text = re.sub(r"#.*", "", file.read())
         except OSError as error:
             raise Fail(f"{path}: {error.strerror}") from None
-        return sorted({os.path.normpath(found.strip()) for found in _PATH.findall(text)})
+        return local_paths(text)
 
     def _root(self) -> str:
         return os.path.join(self._recovery, node_name())
