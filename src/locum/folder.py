@@ -269,8 +269,8 @@ def _walk(path: str, create: int | None) -> _Found:
                 stranger = status.st_uid
             if _shared(status) and not (steps and status.st_mode & stat.S_ISVTX):
                 problem = problem or (
-                    f"{place} can be written by others than its owner (mode {stat.S_IMODE(status.st_mode):04o}): "
-                    f"chmod go-w {place}"
+                    f"{place} can be written by others than its owner (mode {stat.S_IMODE(status.st_mode):04o})"
+                    + ("" if status.st_mode & stat.S_ISVTX else f": chmod go-w {place}")
                 )
     except BaseException:
         os.close(here)

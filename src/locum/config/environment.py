@@ -11,6 +11,7 @@ import stat
 
 from locum.config import credentials
 from locum.config.model import Settings
+from locum.folder import in_strange_hands
 
 #: <linux/capability.h>, and what each is needed for.
 CAPABILITIES = {
@@ -36,7 +37,7 @@ def check_environment(settings: Settings, *, with_credentials: bool = True) -> l
     if os.path.dirname(paths.control) not in directories.values():
         directories["paths.control"] = os.path.dirname(paths.control)
     for key, path in directories.items():
-        problems += _directory_problem(f"{settings.source}: {key}", path)
+        problems += _directory_problem(f"{settings.source}: {key}", path) or _strangers(settings, key, path)
     problems += _store_problems(settings)
     if with_credentials:
         problems += [remark.text for remark in credentials.examine(settings) if remark.kind == "unusable"]
@@ -58,6 +59,9 @@ def environment_warnings(settings: Settings, *, with_credentials: bool = True) -
         )
     if writable_by_others(settings.source):
         warnings.append(f"{settings.source}: others than its owner may write it; chmod go-w {settings.source}")
+    home = os.path.dirname(os.path.abspath(settings.source))
+    if reason := in_strange_hands(home):
+        warnings.append(f"{settings.source}: others than root may replace it, and so run programs as root: {reason}")
     if with_credentials:
         warnings += [r.text for r in credentials.examine(settings) if r.kind in ("ended", "warning")]
     return warnings
@@ -133,10 +137,18 @@ def _directory_problem(place: str, path: str) -> list[str]:
     return [f"{place}: found {path}, which cannot be made in {parent}; expected a directory that this process may make"]
 
 
+def _strangers(settings: Settings, key: str, path: str) -> list[str]:
+    """The daemon works there by name, so another user could have it open, change or give away what is not his."""
+    reason = in_strange_hands(path)
+    return [f"{settings.source}: {key}: found {path}, but {reason}; expected a place of root's alone"] if reason else []
+
+
 def _store_problems(settings: Settings) -> list[str]:
     store = settings.cluster.store
     if store.kind == "sqlite":
-        return _directory_problem(f"{settings.source}: cluster.store", os.path.dirname(store.path))
+        place = os.path.dirname(store.path)
+        problems = _directory_problem(f"{settings.source}: cluster.store", place)
+        return problems or _strangers(settings, "cluster.store", place)
     return []
 
 

@@ -23,6 +23,7 @@ from locum.events.plan import passed_over
 from locum.events.record import RunRecord
 from locum.events.run_script import Interruption, ScriptRunner
 from locum.events.status import StatusBook
+from locum.folder import in_strange_hands, private_folder
 
 #: How long another run over the same directory is waited for, seconds.
 PATIENCE = 3.0
@@ -40,12 +41,11 @@ def default_runtime(directory: str) -> str:
     else:
         base = os.path.join(tempfile.gettempdir(), f"locum-event-{os.geteuid()}")
     try:
-        os.makedirs(base, mode=0o700, exist_ok=True)
-        status = os.lstat(base)
+        private_folder(base)
     except OSError as error:
-        raise LocumError(f"{base}: cannot be created: {error.strerror}; give --runtime DIR") from None
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022 or not os.path.isdir(base):
-        raise UsageError(f"{base} belongs to somebody else or can be written by others: give --runtime DIR")
+        raise LocumError(
+            f"{base} cannot be a directory that only you can use: {error.strerror}; give --runtime DIR"
+        ) from None
     return os.path.join(base, os.path.realpath(directory).strip("/").replace("-", "--").replace("/", "-") or "root")
 
 
@@ -101,6 +101,9 @@ def run_directory(
 
 @contextmanager
 def _runner(runtime: str, state: str) -> Iterator[ScriptRunner]:
+    for place in (runtime, state):
+        if reason := in_strange_hands(place):
+            raise UsageError(f"{place}: {reason}; give directories that only you and root can change")
     try:
         os.makedirs(os.path.join(runtime, "listen"), exist_ok=True)
         os.makedirs(os.path.join(state, "scripts"), exist_ok=True)

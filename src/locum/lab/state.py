@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from locum.errors import LocumError, UsageError
+from locum.folder import in_strange_hands, private_folder
 from locum.lab.layout import Layout
 from locum.lab.processes import Process
 
@@ -66,18 +66,23 @@ class LabState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def base() -> Path:
     """The directory of all labs of this user: /run/locum-lab for root, else below the temporary directory.
 
-    Below the temporary directory, where others may write, it is checked to be this user's alone.
+    Below the temporary directory, where others may write, it is made and checked to be this user's alone. Raises
+    LocumError when another user could change what is there.
     """
     chosen = os.environ.get("LOCUM_LAB_DIR")
     if chosen:
+        if os.path.lexists(chosen) and (reason := in_strange_hands(chosen)):
+            raise LocumError(f"LOCUM_LAB_DIR: {reason}; choose a place that only you and root can change")
         return Path(chosen)
     if os.geteuid() == 0 and os.access("/run", os.W_OK):
         return Path(_ROOT_BASE)
     directory = Path(tempfile.gettempdir()) / f"locum-lab-{os.geteuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise LocumError(f"{directory} is not a directory that only you can use; remove it or set LOCUM_LAB_DIR")
+    try:
+        private_folder(str(directory))
+    except OSError as error:
+        raise LocumError(
+            f"{directory} cannot be a directory that only you can use: {error.strerror}; remove it or set LOCUM_LAB_DIR"
+        ) from None
     return directory
 
 
@@ -131,6 +136,7 @@ def locked(name: str, create: bool = False) -> Iterator[None]:
         try:
             if create:
                 directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+                base()  # another user may have made it a moment earlier
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             if create:

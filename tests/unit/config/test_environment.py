@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,36 @@ def test_capabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effective
     problems = environment._missing_capabilities()
     assert [problem.split()[1] for problem in problems] == missing
     assert all("run the daemon as root" in problem for problem in problems)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of another user")
+def test_root_does_not_work_in_directories_of_another_user(base: Path) -> None:
+    """Or that user would have files opened, changed and given away that are not theirs."""
+    for name in ("theirs", "home"):
+        (base / name).mkdir()
+        os.chown(base / name, 64123, 64123)
+    (base / "link").symlink_to(base / "theirs")
+    (base / "wide").mkdir()
+    (base / "wide").chmod(0o777)
+    found = parse(
+        f'[paths]\nruntime = "{base}/theirs/run"\nstate = "{base}/link/state"\ncontrol = "{base}/wide/c.sock"\n'
+        f'[cluster]\nstore = "sqlite:{base}/home/store.db"\n',
+        str(base / "home" / "c.toml"),
+    )
+    problems = check_environment(found)
+    assert [problem.split(": ")[1] for problem in problems] == [
+        "paths.runtime",
+        "paths.state",
+        "paths.control",
+        "cluster.store",
+    ]
+    assert all("but" in problem and "expected a place of root's alone" in problem for problem in problems)
+    assert any("may replace it" in warning for warning in environment_warnings(found))
+
+
+def test_places_below_a_temporary_directory_are_fine_when_they_are_there(base: Path) -> None:
+    """As root's in /tmp: nobody else can replace them."""
+    base.chmod(0o1777)
+    for name in ("run", "state"):
+        (base / name).mkdir()
+    assert check_environment(settings(base)) == []

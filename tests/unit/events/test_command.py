@@ -208,12 +208,23 @@ def test_bad_directories_are_named(locum: Locum, bench: Bench) -> None:
 def test_the_default_place_is_private(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(bench.place))
-    with pytest.raises(Exception, match="belongs to somebody else or can be written by others: give --runtime DIR"):
+    with pytest.raises(Exception, match=r"belongs to user .*; give --runtime DIR"):
         default_runtime(str(bench.scripts))
     monkeypatch.undo()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(bench.place))
     if os.geteuid() != 0:
         assert default_runtime("/a/b-c").endswith("/locum-event/a-b--c")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of another user")
+def test_root_runs_no_event_with_directories_of_another_user(locum: Locum, bench: Bench) -> None:
+    bench.shell("10.a", "exit 0\n")
+    theirs = bench.place / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 64123, 64123)
+    locum("run", "--dir", str(bench.scripts), "--runtime", str(theirs / "deep"), "monitor", status=2)
+    assert f"{theirs} belongs to user 64123" in locum.err
+    assert list(theirs.iterdir()) == []
 
 
 # -- list, check, enable, disable ----------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from locum.errors import UsageError
+from locum.errors import LocumError, UsageError
 from locum.lab import state
 from locum.lab.lab import Lab
 from locum.lab.layout import Layout
@@ -55,3 +56,29 @@ def test_a_directory_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LOCUM_LAB_DIR", "/tmp/" + "x" * 80)
     with pytest.raises(UsageError, match="LOCUM_LAB_DIR"):
         state.directory_of("lab")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of another user")
+def test_labs_do_not_live_in_a_directory_of_another_user(base: Path) -> None:
+    os.chown(base, 64123, 64123)
+    with pytest.raises(LocumError, match=r"LOCUM_LAB_DIR.* belongs to user 64123"):
+        state.base()
+    os.chown(base, 0, 0)
+    assert state.base() == base
+
+
+def test_the_folder_of_an_ordinary_user_is_made_private_or_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCUM_LAB_DIR")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(base))
+    found = state.base()
+    assert found.parent == base
+    assert found.stat().st_mode & 0o777 == 0o700
+    found.chmod(0o755)
+    with pytest.raises(LocumError, match="others can use it"):
+        state.base()
+    found.rmdir()
+    base.chmod(0o1777)
+    found.symlink_to(base)
+    with pytest.raises(LocumError, match="cannot be a directory that only you can use"):
+        state.base()
