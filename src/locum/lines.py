@@ -20,6 +20,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
+from locum import escape
+
 #: Bytes that wait at most. At a few hundred bytes a line this is the story of some minutes of trouble.
 ROOM = 256 * 1024
 #: Seconds that the end of a process waits for its last lines to be accepted.
@@ -56,8 +58,9 @@ class LineWriter:
         self._thread: threading.Thread | None = None
 
     def put(self, line: str) -> None:
-        """Write ``line`` (without its end) some time soon, or drop it. Never waits, never raises."""
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        """Write ``line`` (without its end) some time soon, or drop it; what could command a terminal is escaped. Never
+        waits, never raises."""
+        data = "\n".join(escape.lines(line)).encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
             if self._waiting + len(data) > self._room:
                 self._drop("")
@@ -144,8 +147,11 @@ class LineStream(io.TextIOBase):
         return self._descriptor
 
     def write(self, text: str) -> int:
-        """Put every whole line."""
-        *lines, self._rest = (self._rest + text).split("\n")
+        """Put every whole line. Lines after the first of one piece are indented: a message of an error in a traceback
+        can have several, and must not look like a line of the log."""
+        *lines, self._rest = (self._rest + text.removesuffix("\n").replace("\n", "\n" + escape.INDENT)).split("\n")
+        if text.endswith("\n"):
+            lines, self._rest = [*lines, self._rest], ""
         for line in lines:
             self._writer.put(line)
         return len(text)

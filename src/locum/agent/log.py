@@ -11,6 +11,7 @@ import json
 import time
 from typing import TextIO
 
+from locum.escape import paragraph
 from locum.lines import standard_error
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -28,7 +29,8 @@ class Log:
         standard_error.notice = self._dropped
 
     def __call__(self, text: str, level: str = "info") -> None:
-        """Log ``text`` (may have several lines)."""
+        """Log ``text``. Several lines stay several lines, those after the first indented; what could command a terminal
+        or forge a line is escaped (:mod:`locum.escape`)."""
         if LEVELS.index(level) < self._least:
             return
         line = self._line(text, level)
@@ -42,7 +44,7 @@ class Log:
         if self._json:
             return json.dumps({"time": round(now, 3), "level": level, "node": self._node, "text": text})
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
-        return f"{stamp} {level:<7} {self._node}: {text}"
+        return f"{stamp} {level:<7} {self._node}: {paragraph(text)}"
 
     def _dropped(self, count: int, why: str) -> str:
         because = f" ({why})" if why else ""

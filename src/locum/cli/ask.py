@@ -106,5 +106,5 @@ def watch_status(socket_path: str) -> Iterator[bytes]:
                 raise
             if not said:
                 said = True
-                print(f"locum: {error}; waiting for it", file=sys.stderr)
+                print(f"locum: {output.clean(str(error))}; waiting for it", file=sys.stderr)
         time.sleep(LOOK_AGAIN)

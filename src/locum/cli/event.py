@@ -14,6 +14,7 @@ from typing import Any
 import click
 import msgspec
 
+from locum import escape
 from locum.api.client import NoDaemon, call_raw
 from locum.cli import output
 from locum.cli.groups import DefaultGroup
@@ -321,7 +322,7 @@ def _complain(listing: Listing) -> None:
     listed = {os.path.basename(script.path) for script in listing.scripts}
     for problem in listing.problems:
         if not problem.fault and not (problem.ignored and problem.place in listed):
-            print(f"locum: {problem}", file=sys.stderr)
+            print(f"locum: {output.clean(str(problem))}", file=sys.stderr)
     if faults:
         raise ScriptDirectoryError(listing.directory, faults)
 
@@ -354,23 +355,18 @@ def _word(result: ScriptResult) -> str:
 
 def _said(result: ScriptResult) -> str:
     """The one line that matters: why it failed, else the first that it printed."""
-    return _clean(result.reason) if result.reason else _first_line(result.output)
+    return output.clean(result.reason) if result.reason else _first_line(result.output)
 
 
 def _first_line(text: str) -> str:
     for line in text.splitlines():
         if line.strip():
-            return _clean(line.strip())
+            return output.clean(line.strip())
     return ""
 
 
-def _clean(line: str) -> str:
-    """``line`` without what could command the terminal."""
-    return "".join(char if char.isprintable() or char == "\t" else f"\\x{ord(char):02x}" for char in line)
-
-
 def _indented(text: str) -> list[str]:
-    return [f"    {_clean(line)}" for line in text.rstrip("\n").splitlines()]
+    return [f"    {line}" for line in escape.lines(text.rstrip("\n"))]
 
 
 def _explain(failure: ScriptResult) -> None:

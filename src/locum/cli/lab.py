@@ -17,6 +17,7 @@ from typing import Any
 import click
 import msgspec
 
+from locum import escape
 from locum.cli.groups import PlainGroup
 from locum.cli.options import F
 from locum.errors import LocumError, UsageError
@@ -394,7 +395,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except LocumError as error:
-        click.echo(f"locum lab: {error}", err=True)
+        click.echo(f"locum lab: {escape.one_line(str(error))}", err=True)
         sys.exit(error.exit_status)
 
 

@@ -7,11 +7,14 @@ on terminals only (and not with NO_COLOR, https://no-color.org); no meaning is c
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from click.exceptions import Exit
+
+from locum import escape
 
 #: Exit status when the reader of our output has gone: 128 and SIGPIPE's number, as a shell says it.
 BROKEN_PIPE = 141
@@ -35,9 +38,20 @@ Content = str | Cell
 
 def clean(text: str) -> str:
     """``text`` on one line and without what could command the terminal: some of it comes from scripts."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else " " if char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+    return escape.one_line(text)
+
+
+#: What :meth:`Screen.paint` writes.
+_PAINT = re.compile("(\x1b\\[(?:0|{})m)".format("|".join(filter(None, STYLES.values()))))
+
+
+def harmless(line: str) -> str:
+    """``line`` without what could command the terminal, colours of ours excepted: whatever a caller forgot to clean."""
+    if line.isprintable():
+        return line
+    parts = _PAINT.split(line)
+    parts[::2] = map(escape.paragraph, parts[::2])
+    return "".join(parts)
 
 
 def _cell(content: Content) -> Cell:
@@ -137,14 +151,14 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 def emit(lines: Iterable[str]) -> None:
     """Print ``lines`` in one write."""
-    _write("".join(line + "\n" for line in lines))
+    _write("".join(harmless(line) + "\n" for line in lines))
 
 
 def emit_json(value: object, *, compact: bool = False) -> None:
     """Print ``value`` (or JSON text as bytes) as JSON: indented, or on one line when ``compact``."""
     text = value if isinstance(value, bytes) else msgspec.json.encode(value)
     shaped = text if compact else msgspec.json.format(text, indent=2)
-    _write(shaped.decode() + "\n")
+    _write(escape.in_json(shaped.decode()) + "\n")
 
 
 def _write(text: str) -> None:
@@ -178,4 +192,4 @@ def show_changes(pictures: Iterator[list[str]], on: Screen) -> None:
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
         for lines in pictures:
-            live.update(Text.from_ansi("\n".join(lines)), refresh=True)
+            live.update(Text.from_ansi("\n".join(map(harmless, lines))), refresh=True)

@@ -28,6 +28,7 @@ import sys
 from collections import deque
 from typing import Any
 
+from locum import escape
 from locum.errors import LocumError
 from locum.events.job import IGNORED_BY_RUNNER, Job
 from locum.events.record import RunRecord
@@ -188,4 +189,4 @@ def _preload() -> None:
         try:
             importlib.import_module(name)
         except Exception as error:
-            print(f"locum: cannot preload {name}: {error}", file=sys.stderr)
+            print(f"locum: cannot preload {name}: {escape.paragraph(str(error))}", file=sys.stderr)

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from locum import escape
 from locum.clock import boottime
 from locum.errors import LocumError
 from locum.lab import display, figures
@@ -194,10 +195,12 @@ def run(lab: Lab, *, rounds: int, budget: float, console: Console, json_file: Pa
     """Run the demo on a lab whose daemons do not run yet; ``budget``: begin no more rounds after so many seconds."""
     outcome = Demo(lab, rounds, budget, console).run()
     for problem in outcome.problems:
-        console.print(f"PROBLEM: {problem}", style="bold red", highlight=False, soft_wrap=True)
+        console.print(
+            f"PROBLEM: {escape.paragraph(problem)}", style="bold red", highlight=False, markup=False, soft_wrap=True
+        )
     if outcome.problems:
         # The lab is about to be removed, and its logs with it.
-        console.print(lab.logs(), highlight=False, markup=False, soft_wrap=True)
+        console.print("\n".join(escape.lines(lab.logs())), highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{outcome.questions} questions by ARP and neighbour discovery, {outcome.packets} packets from public "
         f"addresses heard, {outcome.violations} times two nodes for one address; {outcome.seconds:.0f} s in all",

@@ -26,7 +26,7 @@ import os
 import sys
 import time
 
-from locum import hosts
+from locum import escape, hosts
 from locum.folder import Folder
 from locum.nfs.daemon import NoDaemon, Refused, ask
 
@@ -186,7 +186,7 @@ def main(arguments: list[str]) -> int:
     try:
         record(arguments)
     except (Wrong, OSError) as error:
-        print(f"locum statd-callout: {error}", file=sys.stderr)
+        print(f"locum statd-callout: {escape.one_line(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, Wrong) else 1
     return 0
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from locum import escape
 from locum.nfs import nsm
 from locum.nfs.daemon import NoDaemon, Refused, ask
 
@@ -121,7 +122,7 @@ def notify_detached(
             status = 0
         except (NoDaemon, Refused, OSError) as error:
             text = f"not all could be done: {error}"
-        os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
+        os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {escape.paragraph(text)}\n".encode())
     finally:
         os._exit(status)
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 from rich.console import Console
 
+from locum import escape
 from locum.clock import boottime
 from locum.errors import LocumError
 from locum.lab import etcd_store
@@ -312,7 +313,7 @@ class Torture:
         self._print(f"{t - self._began:8.2f}  {text}")
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(escape.paragraph(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _broken(watching: Watching) -> bool:
