@@ -209,7 +209,9 @@ def test_workers_that_outlived_the_main_process(bench: Bench, shebang: str) -> N
 
 def test_a_service_that_ends_at_once(bench: Bench, shebang: str) -> None:
     result = run(bench, shebang, "locum_start_service web sh -c 'echo no such option; exit 2'")
-    assert (result.output, result.status) == ("no such option\nweb ended at once\n", 1)
+    assert result.status == 1
+    assert result.output.startswith("no such option\nweb ended at once\n")
+    assert f"last words in {bench.state / 'services' / '50.web.log'}: no such option" in result.reason
 
 
 def test_python_and_shell_share_a_service(bench: Bench, shebang: str) -> None:

@@ -60,7 +60,7 @@ def test_init_empties_what_scripts_noted(bench: Bench) -> None:
     left = {
         str(path.relative_to(bench.state)) for path in bench.state.rglob("*") if path.is_file() or path.is_symlink()
     }
-    assert left == {"store.sqlite", "scripts/60.nfs/deep/note", "scripts/60.nfs/link"}
+    assert left == {"store.sqlite", "scripts/60.nfs/deep/note", "scripts/60.nfs/link", "last-good/00.locum"}
     assert list((bench.runtime / "listen").iterdir()) == []
     assert (bench.scripts / "00.locum").exists(), "links are not followed"
 
