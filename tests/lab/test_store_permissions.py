@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from locum.store.memory import MemoryStore
+from locum.store.messages import PROTOCOL
 from locum.store.server import StoreServer
 from locum.store.sqlite import SqliteStore
 from tests.unit.store.harness import asynchronous
@@ -67,7 +68,7 @@ async def test_socket_is_for_root_its_owner_and_the_group(directory: str) -> Non
     await server.start(path, GROUP)
     try:
         assert "PermissionRequired no permission to connect" in await as_nobody(CONNECT, path, "[]")
-        assert "'protocol': 1" in await as_nobody(CONNECT, path, f"[{GROUP}]")
+        assert f"'protocol': {PROTOCOL}" in await as_nobody(CONNECT, path, f"[{GROUP}]")
         # The check holds without the mode, too.
         os.chmod(path, 0o666)
         assert "permission denied" in await as_nobody(CONNECT, path, "[]")

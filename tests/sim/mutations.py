@@ -16,7 +16,7 @@ import pytest
 from locum.cluster import plan as planning
 from locum.cluster.damping import Rule
 from locum.cluster.desk import NO_REASONS, Desk
-from locum.cluster.effects import SendBeat
+from locum.cluster.effects import ReadAnew, SendBeat
 from locum.cluster.following import Following
 from locum.cluster.hold import Observers, OwnHold
 from locum.cluster.leading import Leading
@@ -31,7 +31,7 @@ from locum.sim.agent import Agent
 from locum.sim.kernel import Kernel
 from locum.sim.process import Work
 from locum.sim.run import Knobs
-from locum.store.base import Commit, Condition, Operation
+from locum.store.base import Commit, CommitResult, Condition, Operation
 
 Patch = pytest.MonkeyPatch
 
@@ -81,8 +81,10 @@ def deadline_from_answer(patch: Patch) -> None:
     """The hold is counted from the store's answer, not from the sending of the beat."""
     original = Node.beat_done
 
-    def beat_done(self: Node, ticket: int, accepted: bool | None, _sent_at: float, now: float, wall: float) -> None:
-        original(self, ticket, accepted, now, now, wall)
+    def beat_done(
+        self: Node, ticket: int, result: CommitResult | None, _sent_at: float, now: float, wall: float
+    ) -> None:
+        original(self, ticket, result, now, now, wall)
 
     patch.setattr(Node, "beat_done", beat_done)
 
@@ -447,6 +449,106 @@ def links_undamped(patch: Patch) -> None:
     patch.setattr(Rule, "pause", lambda *_: 0.0)
 
 
+# -- a store that goes back -----------------------------------------------------------------------------------
+
+
+def what_is_known_outlives_the_store(patch: Patch) -> None:
+    """Whatever has the higher revision stays, also when everything is read anew."""
+    patch.setattr(View, "_contradiction", lambda *_: "")
+    patch.setattr(View, "answered", lambda *_: "")
+    patch.setattr(View, "apply", lambda self, batch: self._take(batch.changes, batch.revision))
+
+
+def begun_at_once(patch: Patch) -> None:
+    """A node claims and takes as soon as it has a hold, whoever may hold by what the store has lost."""
+    patch.setattr(Node, "_may_begin", lambda _: True)
+
+
+def waits_for_its_own_hold_only(patch: Patch) -> None:
+    """A node waits as long as it holds itself, however long others may."""
+    patch.setattr(Node, "_wait", lambda self: self.identity.hold + self.identity.margin)
+
+
+def last_beat_not_demanded(patch: Patch) -> None:
+    """The store carries out what a member decides, though it has lost the member's last beat."""
+    patch.setattr(Desk, "membership", lambda self: [self.view.condition(f"member/{self.name}")])
+
+
+def claims_without_the_last_beat(patch: Patch) -> None:
+    """The store takes claims of a member whose last beat it has lost."""
+    original = Desk.commit
+
+    def commit(self: Desk, kind: str, conditions: Any, *rest: Any) -> bool:
+        if kind == "claim":
+            conditions = [condition for condition in conditions if not condition.at_least]
+        return original(self, kind, conditions, *rest)
+
+    patch.setattr(Desk, "commit", commit)
+
+
+def gap_overlooked(patch: Patch) -> None:
+    """A hold that is regained after a gap goes on as if the store could not have gone back in it."""
+    original = Node._look_for_gap
+
+    def look_for_gap(self: Node, now: float, wall: float) -> None:
+        if self.hold.deadline == 0.0:
+            self.hold.proven = now
+            original(self, now, wall)
+
+    patch.setattr(Node, "_look_for_gap", look_for_gap)
+
+
+def gap_without_reading(patch: Patch) -> None:
+    """After a gap a node relies on the claims that it knew before."""
+    original = Node._look_for_gap
+
+    def look_for_gap(self: Node, now: float, wall: float) -> None:
+        original(self, now, wall)
+        self._stale_reads = -1
+        self.desk.effects = [effect for effect in self.desk.effects if not isinstance(effect, ReadAnew)]
+
+    patch.setattr(Node, "_look_for_gap", look_for_gap)
+
+
+def adopted_in_another_history(patch: Patch) -> None:
+    """A restarted agent goes on with a membership that lacks its last beat, and with what it had taken."""
+    original = Node._join
+
+    def join(self: Node) -> None:
+        if self._adoption is not None:
+            self._adoption = msgspec.structs.replace(self._adoption, revision=0)
+        original(self)
+
+    patch.setattr(Node, "_join", join)
+
+
+def refused_and_not_read_anew(patch: Patch) -> None:
+    """A node whose beat was refused goes on with what it knew."""
+    original = Node.beat_done
+
+    def beat_done(self: Node, *arguments: Any) -> None:
+        original(self, *arguments)
+        self._stale_reads = -1
+        self.desk.effects = [effect for effect in self.desk.effects if not isinstance(effect, ReadAnew)]
+
+    patch.setattr(Node, "beat_done", beat_done)
+
+
+#: The faults that matter for a store that goes back: whoever was cut off, frozen or restarted at the wrong time.
+BACK = (
+    "store_restored",
+    "store_restored",
+    "store_wiped",
+    "cut",
+    "cut_up",
+    "lag_watch",
+    "freeze_all",
+    "kill_agent",
+    "kill_all",
+    "link_down",
+    "delay_messages",
+)
+
 MUTATIONS: dict[str, Mutation] = {
     mutation.apply.__name__: mutation
     for mutation in (
@@ -503,6 +605,15 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(
             adoption_of_the_dead, ("I1", "I2", "liveness"), Knobs(only=("change_hold", "kill_agent"), nodes=3, calm=0.3)
         ),
+        Mutation(what_is_known_outlives_the_store, ("liveness", "I1"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(begun_at_once, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(waits_for_its_own_hold_only, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(last_beat_not_demanded, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(claims_without_the_last_beat, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(gap_overlooked, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(gap_without_reading, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(adopted_in_another_history, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(refused_and_not_read_anew, ("liveness", "I1"), Knobs(only=BACK, nodes=3, calm=0.5)),
         Mutation(closing_does_not_wait, ("liveness",)),
         Mutation(settled_while_moving, ("liveness",), Knobs(only=("link_down",), nodes=3, addresses=8, calm=0.5)),
         Mutation(changes_after_settling_forgotten, ("liveness",), Knobs(only=("store_outage",), calm=1.0)),

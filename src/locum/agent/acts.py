@@ -137,10 +137,10 @@ class Acts:
             self._gate_problem = ""
             self.on_gate("")
 
-    def confirm(self, incarnation: str, slot: int, deadline: float) -> None:
+    def confirm(self, incarnation: str, slot: int, deadline: float, revision: int, quiet: float) -> None:
         """The beat of ``slot`` was accepted: the gate is open until ``deadline``, for which it was armed."""
         # The page goes first: a guard that reads an old deadline would take away what the kernel still lets speak.
-        self._page.confirm(incarnation, slot, deadline)
+        self._page.confirm(incarnation, slot, deadline, revision, quiet)
         ticket = self._tickets.pop(slot, None)
         if self._gate is not None and ticket is not None:
             try:

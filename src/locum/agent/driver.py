@@ -41,6 +41,9 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._carrying = False
         self._view_moved = asyncio.Event()
+        # What is being read must be read once more; and what ends the present watch.
+        self._again = False
+        self._following: asyncio.Timeout | None = None
         #: Set to the problem (or None) when the node has left.
         self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         #: A commit that is not answered within this many seconds counts as unanswered.
@@ -132,11 +135,14 @@ class Driver:
                 self._acts.arm(effect.slot, self.node.hold.hold)
                 self._spawn(self._beat(effect, sent_at))
             case fx.ConfirmHold():
-                self._acts.confirm(self.node.incarnation, effect.slot, effect.deadline)
+                incarnation = self.node.incarnation
+                self._acts.confirm(incarnation, effect.slot, effect.deadline, effect.revision, effect.quiet)
             case fx.DropHold():
                 self._acts.drop()
             case fx.CommitWork():
                 self._spawn(self._commit(effect))
+            case fx.ReadAnew():
+                self._read_anew()
             case fx.RunEvent():
                 self._act(effect.ticket, self._acts.run_event(effect))
             case fx.TakeAddress():
@@ -198,8 +204,7 @@ class Driver:
 
     async def _beat(self, effect: fx.SendBeat, sent_at: float) -> None:
         result = await self._ask(effect.commit)
-        accepted = None if result is None else result.accepted
-        self.feed(self.node.beat_done, effect.ticket, accepted, sent_at)
+        self.feed(self.node.beat_done, effect.ticket, result, sent_at)
 
     async def _commit(self, effect: fx.CommitWork) -> None:
         self.feed(self.node.commit_done, effect.ticket, await self._ask(effect.commit))
@@ -232,19 +237,40 @@ class Driver:
         while True:
             try:
                 asked_at = boottime()
+                self._again, known = False, view.known
                 async with asyncio.timeout(self.patience):
                     snapshot = await self.store.read("")
-                self._read_at = asked_at
                 self._store_answers()
-                self.feed(self.node.view_changed, view.reset(snapshot))
+                if self._again:
+                    continue
+                self._read_at = asked_at
+                self.feed(self.node.view_changed, view.reset(snapshot, known))
                 self._changed()
-                async for batch in self.store.watch("", snapshot.revision):
-                    self._take(batch)
+                await self._follow(snapshot.revision)
             except WatchLost:
                 continue
             except (StoreError, TimeoutError) as error:
                 self._store_fails(error)
                 await asyncio.sleep(READ_PAUSE)
+
+    async def _follow(self, after: int) -> None:
+        """Take what changes after revision ``after``. Returns when everything must be read anew."""
+        if self._again:
+            return
+        try:
+            async with asyncio.timeout(None) as self._following:
+                async for batch in self.store.watch("", after):
+                    self._take(batch)
+        except TimeoutError:
+            if not self._again:
+                raise
+        finally:
+            self._following = None
+
+    def _read_anew(self) -> None:
+        self._again = True
+        if self._following is not None and not self._following.expired():
+            self._following.reschedule(asyncio.get_running_loop().time())
 
     def _take(self, batch: Batch) -> None:
         self._heard_at = boottime()

@@ -42,7 +42,7 @@ class PrefixedStore:
     async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
         """See :class:`locum.store.base.Store`."""
         return await self._store.commit(
-            [Condition(self._prefix + c.key, c.revision) for c in conditions],
+            [Condition(self._prefix + c.key, c.revision, c.at_least) for c in conditions],
             [
                 Put(self._prefix + o.key, o.value) if isinstance(o, Put) else Delete(self._prefix + o.key)
                 for o in operations

@@ -162,7 +162,7 @@ def adoption_of(page: Page, notes: HeldNotes) -> Adoption | None:
     with contextlib.closing(AddressTable()) as table:
         present = {(found.address, found.interface) for found in table.list()}
     missing = frozenset(address for address, name in held.items() if (address, name) not in present)
-    return Adoption(page.incarnation, page.deadline, page.slot, held, missing)
+    return Adoption(page.incarnation, page.deadline, page.slot, page.revision, page.quiet, held, missing)
 
 
 def leaving_of(settings: Settings, adoption: Adoption | None) -> list[str]:

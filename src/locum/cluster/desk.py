@@ -35,8 +35,10 @@ class Desk:
         self.now = 0.0
         self.wall = 0.0
         self.effects: list[Effect] = []
+        #: The revision of this membership's last accepted beat that is known here, 0 when there is none.
+        self.last_beat = 0
         self._tickets = 0
-        self._commits: dict[int, tuple[str, tuple[Operation, ...]]] = {}
+        self._commits: dict[int, tuple[str, tuple[Operation, ...], int]] = {}
         self._busy: set[str] = set()
         self._paused: dict[str, tuple[int, float]] = {}
         self._activity: tuple[int, str, Done] | None = None
@@ -68,6 +70,15 @@ class Desk:
 
     # -- commits ---------------------------------------------------------------------------------------
 
+    def membership(self) -> list[Condition]:
+        """The conditions that this node's membership stands, in a history of the store that has its last beat.
+
+        A store that was restored from a copy may have the membership at the same revision, but not that beat. What
+        the node decides rests on what it did until then, its claims above all.
+        """
+        beat = Condition(f"beat/{self.name}", self.last_beat, at_least=True)
+        return [self.view.condition(f"member/{self.name}"), *([beat] if self.last_beat else [])]
+
     def free(self, kind: str) -> bool:
         """Whether a commit of ``kind`` may be started now."""
         if kind in self._busy:
@@ -96,25 +107,39 @@ class Desk:
         ticket = self.ticket()
         commit = Commit(tuple(conditions), tuple(operations), unguarded)
         self._busy.add(kind)
-        self._commits[ticket] = (kind, commit.operations)
+        self._commits[ticket] = (kind, commit.operations, self.view.known)
         self.emit(CommitWork(ticket, commit))
         return True
 
     def commit_done(self, ticket: int, result: CommitResult | None) -> tuple[str, bool, set[str]] | None:
-        """A commit was answered: its kind, whether it took effect for all that is known, and the keys changed."""
+        """A commit was answered: its kind, whether it took effect for all that is known, and the keys changed.
+
+        An answer of another history of the store than the one known makes the view forget everything.
+        """
         entry = self._commits.pop(ticket, None)
         if entry is None:
             return None
-        kind, operations = entry
+        kind, operations, known = entry
         self._busy.discard(kind)
         if result is None:
             # Nobody knows whether it took effect: the watch will tell. Decisions go on from what it shows.
             self._paused[kind] = (2**63, self.now + UNANSWERED_PAUSE)
             return kind, False, set()
+        why = self.view.answered(result, operations, known)
+        if why:
+            changed = self.view.forget()
+            self.view.another_history = why
+            return kind, False, changed
         if not result.accepted:
             self._paused[kind] = (result.revision, self.now + REFUSED_PAUSE)
             return kind, False, set()
         return kind, True, self.view.applied(operations, result.revision)
+
+    def forget(self) -> None:
+        """The store has another history: what is under way there is not waited for."""
+        self._commits.clear()
+        self._busy.clear()
+        self._paused.clear()
 
     @property
     def waiting(self) -> bool:

@@ -14,7 +14,7 @@ from locum.store.base import Commit
 class SendBeat(msgspec.Struct, frozen=True):
     """Take the time, arm ``slot`` of the kernel's gate for a full hold, then commit; in this order, for safety.
 
-    Answer: ``beat_done(ticket, accepted, sent_at)``; ``accepted`` is None when the store did not answer and
+    Answer: ``beat_done(ticket, result, sent_at)``; ``result`` is None when the store did not answer and
     ``sent_at`` the CLOCK_BOOTTIME seconds taken *before* the gate was armed.
     """
 
@@ -24,10 +24,16 @@ class SendBeat(msgspec.Struct, frozen=True):
 
 
 class ConfirmHold(msgspec.Struct, frozen=True):
-    """The beat of ``slot`` was accepted: open the gate for what is left of its time; tell the guard ``deadline``."""
+    """The beat of ``slot`` was accepted: open the gate for what is left of its time; tell the guard ``deadline``.
+
+    ``revision``: the beat's, which an agent that adopts this hold must find in the store, or a later one. ``quiet``:
+    the CLOCK_BOOTTIME second before which such an agent may take nothing either.
+    """
 
     slot: int
     deadline: float
+    revision: int
+    quiet: float
 
 
 class DropHold(msgspec.Struct, frozen=True):
@@ -39,6 +45,10 @@ class CommitWork(msgspec.Struct, frozen=True):
 
     ticket: int
     commit: Commit
+
+
+class ReadAnew(msgspec.Struct, frozen=True):
+    """What the view has may not be what the store has: read everything, and watch from there. No answer."""
 
 
 class RunEvent(msgspec.Struct, frozen=True):
@@ -129,6 +139,7 @@ Effect = (
     | ConfirmHold
     | DropHold
     | CommitWork
+    | ReadAnew
     | RunEvent
     | TakeAddress
     | ReleaseAddress

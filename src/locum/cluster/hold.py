@@ -56,6 +56,8 @@ class OwnHold:
         self.interval = interval_for(hold)
         self.deadline = 0.0
         self.sequence = 0
+        #: When the last beat that the store accepted for this membership was sent.
+        self.proven = -math.inf
         self._next = 0.0
         self._slot: int | None = None
         self._under_way: dict[int, int] = {}
@@ -96,6 +98,7 @@ class OwnHold:
         if slot is None or not accepted or sent_at + self.hold <= self.deadline:
             return None
         self.deadline = sent_at + self.hold
+        self.proven = sent_at
         self._slot = slot
         return slot
 
@@ -106,12 +109,14 @@ class OwnHold:
     def adopt(self, deadline: float, slot: int, sequence: int) -> None:
         """Go on with the hold of a predecessor: it lasts until ``deadline`` and is carried by ``slot``."""
         self.deadline = deadline
+        self.proven = deadline - self.hold
         self._slot = slot
         self.sequence = sequence
 
     def lose(self) -> None:
         """The membership is gone: no hold, and no beat under way counts any more."""
         self.deadline = 0.0
+        self.proven = -math.inf
         self._slot = None
         self._next = 0.0
         self._under_way.clear()
@@ -179,6 +184,11 @@ class Observers:
     def forget(self, node: str) -> None:
         """``node`` is a member no more."""
         self._seen.pop(node, None)
+
+    def forget_all(self) -> None:
+        """What was seen may be another history's: everything counts from when it is seen the next time."""
+        self._seen.clear()
+        self._orphans.clear()
 
     def trusted(self, now: float, hold: float = math.inf) -> bool:
         """Whether this node's sight of the store is fresh enough to judge others, whose hold is ``hold`` seconds.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from locum.cluster import schema
 from locum.cluster.desk import Desk
-from locum.cluster.schema import MemberRecord, NodeRecord, NumberRecord
+from locum.cluster.schema import HistoryRecord, MemberRecord, NodeRecord, NumberRecord
 from locum.store.base import Delete, Operation, Put
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Joining:
             return
         self._blocked("")
         conditions = [view.condition(f"{kind}/{name}") for kind in ("member", "beat", "node")]
-        conditions.append(view.condition(f"number/{number}"))
+        conditions += [view.condition(f"number/{number}"), view.condition("history")]
         operations: list[Operation] = [Delete(f"{kind}/{name}") for kind in ("beat", "health", "phase")]
         operations.append(
             Put(
@@ -101,6 +101,9 @@ class Joining:
         )
         operations.append(Put(f"node/{name}", schema.encode(self._node_record(number, self.identity))))
         operations.append(Put(f"number/{number}", schema.encode(NumberRecord(name))))
+        if view.history is None:
+            # Absent, or so that nobody can read it.
+            operations.append(Put("history", schema.encode(HistoryRecord(incarnation))))
         old = view.nodes.get(name)
         if old is not None and old.record.number != number:
             # A number that another node has meanwhile is not ours to free.

@@ -22,7 +22,7 @@ from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put
 #: Kinds of keys that can make another plan necessary.
 PLANNING_KEYS = frozenset({"node", "member", "admin", "health", "phase", "prefer", "tunable", "plan", "leader"})
 #: Kinds of keys that the leader writes anew when somebody made them unreadable.
-MENDED = ("leader", "admin", "prefer", "tunable", "number")
+MENDED = ("leader", "admin", "prefer", "tunable", "number", "history")
 
 
 class Leading:
@@ -44,6 +44,12 @@ class Leading:
         if plan is not None:
             self._epoch_floor = max(self._epoch_floor, plan.record.epoch)
 
+    def forget(self) -> None:
+        """The store may have another history: whose hold was proven to be over there says nothing here."""
+        self._proven.clear()
+        self._expiring = ""
+        self._replan = True
+
     def leads(self, incarnation: str) -> bool:
         """Whether this node's ``incarnation`` is the leader as far as it knows."""
         leader = self._desk.view.leader
@@ -56,7 +62,7 @@ class Leading:
             return
         leader = view.leader
         me = Put("leader", schema.encode(LeaderRecord(desk.name, incarnation)))
-        standing = [view.condition(f"member/{desk.name}"), view.condition("leader")]
+        standing = [*desk.membership(), view.condition("leader")]
         if leader is None or not view.alive(leader.record.node, leader.record.incarnation):
             if self._may_lead():
                 desk.commit("lead", standing, [me])
@@ -204,7 +210,7 @@ class Leading:
         known: dict[str, Record] = {}
         for key in sorted(view.corrupt):
             kind, name = schema.split_key(key)
-            record = view.known(key)
+            record = view.record_of(key)
             lonely_node = kind == "node" and name not in view.members
             claimed = isinstance(record, ClaimRecord) and view.alive(record.node, record.incarnation)
             if record is not None and record is not UNREADABLE and (kind in MENDED or lonely_node or claimed):

@@ -3,6 +3,7 @@
 ::
 
     JOINING ──member key written──> MEMBER ──member key gone──> LOST ──all released──> JOINING
+                                      │   (or the store's history is another)
                                       │
                                       └──leave(), nothing left to serve, shutdown ran──> LEFT
 
@@ -23,7 +24,7 @@ import msgspec
 from locum.cluster import schema
 from locum.cluster.checking import Checking
 from locum.cluster.desk import Desk
-from locum.cluster.effects import ConfirmHold, DropHold, Effect, Exit, RunEvent, SendBeat
+from locum.cluster.effects import ConfirmHold, DropHold, Effect, Exit, ReadAnew, RunEvent, SendBeat
 from locum.cluster.following import Following
 from locum.cluster.hold import Observers, OwnHold
 from locum.cluster.joining import Joining, part_of_membership
@@ -37,6 +38,8 @@ from locum.store.base import Commit, CommitResult, Delete, Put
 
 #: How long a leaving node tries to tell the store, in seconds.
 FAREWELL_LIMIT = 3.0
+#: How long a node says in its health that the store's history has changed, in seconds.
+TELL_HISTORY = 3600.0
 #: Shortest time between two looks at something that is due but waits for something else, in seconds.
 LOOK_AGAIN = 0.02
 
@@ -58,14 +61,17 @@ class Identity(msgspec.Struct, frozen=True):
 class Adoption(msgspec.Struct, frozen=True):
     """What a restarted agent takes over from its predecessor, while the guard kept watch.
 
-    ``deadline``: CLOCK_BOOTTIME seconds until which the hold lasts, carried by gate slot ``slot``. ``held``:
-    address → interface of every address that had been taken completely. ``missing``: those of them that the kernel had
-    lost meanwhile, and that were configured again.
+    ``deadline``: CLOCK_BOOTTIME seconds until which the hold lasts, carried by gate slot ``slot`` and by the beat that
+    the store accepted at ``revision``; before ``quiet`` nothing may be claimed or taken by it. ``held``: address →
+    interface of every address that had been taken completely. ``missing``: those of them that the kernel had lost
+    meanwhile, and that were configured again.
     """
 
     incarnation: str
     deadline: float
     slot: int
+    revision: int
+    quiet: float
     held: Mapping[str, str]
     missing: frozenset[str] = frozenset()
 
@@ -102,6 +108,15 @@ class Node:
         self._was_inactive = False
         # When the whole situation was looked at last.
         self._looked = -math.inf
+        # Beats under way → the highest revision that was known when each was sent.
+        self._known: dict[int, int] = {}
+        # Nothing is claimed or taken before this time, nor before the store was read anew after so many reads.
+        self._quiet_until = 0.0
+        self._stale_reads = -1
+        # The longest time, in seconds, for which some node may go on by a hold of another history.
+        self._longest_wait = 0.0
+        # The unix time until which the other nodes are told of it, and what.
+        self._history_note = (0.0, "")
         self.desk = Desk(identity.name, view)
         self.hold = OwnHold(identity.hold)
         self.observers = Observers(self.hold.interval)
@@ -124,24 +139,43 @@ class Node:
         """The driver has fed the view from the watch; ``keys`` is what the view said had changed."""
         held = self.hold.valid(self.desk.now)
         self._enter(now, wall)
+        if self.view.another_history:
+            self._begin_history()
+            held = True
         self._keys_changed(keys)
         # Most changes are beats, which only move the time at which somebody would be expired: next_wakeup has it.
         only_beats = bool(keys) and all(key.startswith("beat/") for key in keys)
         if not only_beats or held != self.hold.valid(now):
             self._step()
 
-    def beat_done(self, ticket: int, accepted: bool | None, sent_at: float, now: float, wall: float) -> None:
+    def beat_done(self, ticket: int, result: CommitResult | None, sent_at: float, now: float, wall: float) -> None:
         """A beat was answered; see :class:`locum.cluster.effects.SendBeat`."""
+        accepted = None if result is None else result.accepted
+        known = self._known.pop(ticket, None)
+        if result is not None and known is not None:
+            beat = Put(f"beat/{self.desk.name}", b"")
+            self.view.another_history = self.view.answered(result, [beat], known)
+            if self.view.another_history:
+                self.view.forget()
+                self._enter(now, wall)
+                self._begin_history()
+                self._step()
+                return
+        if accepted and self.stage is Stage.MEMBER and self.hold.under_way(ticket):
+            self._look_for_gap(now, wall)
         # The hold is prolonged before it is looked at: an answer that arrives late but still counts must not
         # be preceded by the end of the hold.
         current = self.hold.under_way(ticket)
         slot = self.hold.finished(ticket, accepted, sent_at) if self.stage is Stage.MEMBER else None
+        if result is not None and accepted and current and self.stage is Stage.MEMBER:
+            self.desk.last_beat = max(self.desk.last_beat, result.revision)
         if slot is not None and now < self.hold.deadline:
-            self.desk.emit(ConfirmHold(slot, self.hold.deadline))
+            self.desk.emit(ConfirmHold(slot, self.hold.deadline, self.desk.last_beat, self._quiet_until))
         self._enter(now, wall)
         # A refusal of a beat of an earlier membership says nothing about this one.
         if accepted is False and current and self.stage is Stage.MEMBER:
             self.desk.free("beat")
+            # Or the store was restored from a copy that has the membership, but not its last beat.
             self._lose("the store refused a beat: another node expired this membership")
         self._step()
 
@@ -149,12 +183,16 @@ class Node:
         """A commit was answered; ``result`` is None when the store did not answer."""
         self._enter(now, wall)
         answer = self.desk.commit_done(ticket, result)
-        if answer is not None:
+        if self.view.another_history:
+            self._begin_history()
+        elif answer is not None:
             kind, accepted, keys = answer
             if kind == "lead":
                 self.leading.finished(accepted)
             if not accepted and result is not None:
                 self.serving.claim_failed(kind)
+            if kind == "join" and not accepted and result is not None:
+                self._doubt_view()
             if kind == "farewell" and accepted:
                 self._left(None)
             self._keys_changed(keys)
@@ -260,7 +298,7 @@ class Node:
         """The CLOCK_BOOTTIME second at which :meth:`tick` must be called at the latest (inf: never)."""
         desk = self.desk
         due = [desk.next_pause_end(), self._farewell_until]
-        if self.stage is Stage.LOST and desk.idle and not self.serving.local:
+        if self.stage is Stage.LOST and desk.idle and not self.serving.local and self._read_since():
             due.append(desk.now)
         if self.stage is Stage.JOINING:
             due.append(self.joining.next_due())
@@ -268,6 +306,8 @@ class Node:
             # Since the last look and not since the last input: the beats of others are inputs without a look.
             due += [self.hold.next_due, self.serving.next_due(self._looked), self.following.next_due(self._looked)]
             due += [self.checking.steady_at(self._looked), self.obstacles.next_due(self._looked)]
+            if self._quiet_until > self._looked:
+                due.append(self._quiet_until)
             due.append(self.leading.next_due(self.incarnation))
             if self.hold.deadline > desk.now:
                 due.append(self.hold.deadline)
@@ -295,6 +335,8 @@ class Node:
             kind, node = schema.split_key(key)
             if kind == "member":
                 self.observers.forget(node)
+            if kind in ("member", "node"):
+                self._wait()
             if kind == "beat" and node == self.desk.name:
                 beat = view.beats.get(node)
                 if beat is not None and beat.record.incarnation == self.incarnation:
@@ -310,9 +352,14 @@ class Node:
 
     def _step(self) -> None:
         self._looked = self.desk.now
-        if self.stage is Stage.LEFT or not self.view.loaded:
-            if not self.view.loaded and self.leaving:
-                self._left(None)
+        if self.stage is Stage.LEFT:
+            return
+        if not self.view.loaded:
+            # Nothing is known of the cluster; what is here can be released all the same.
+            if self.stage is Stage.LOST:
+                self._activity_step()
+            if self.leaving:
+                self._leave_step()
             return
         if self.stage is Stage.MEMBER and f"member/{self.desk.name}" in self.view.corrupt:
             # Whoever starts anew cannot read that we are a member, and frees our claims after a hold.
@@ -324,7 +371,7 @@ class Node:
                 # Our own farewell, seen in the watch before its answer came.
                 self._left(None)
                 return
-        if self.stage is Stage.LOST and not self.serving.local and self.desk.idle:
+        if self.stage is Stage.LOST and not self.serving.local and self.desk.idle and self._read_since():
             self.stage = Stage.JOINING
         if self.stage is Stage.JOINING:
             self._join()
@@ -348,6 +395,7 @@ class Node:
         if self.incarnation and self.view.alive(self.desk.name, self.incarnation):
             self.stage = Stage.MEMBER
             self.hold.lose()
+            self.desk.last_beat = 0
             self.following.join()
             self.checking.unearn()
             self.desk.note(f"joined as {self.incarnation}")
@@ -359,8 +407,12 @@ class Node:
             self.incarnation = candidate
 
     def _may_adopt(self, adoption: Adoption) -> bool:
-        """Whether the membership stands, and on terms that this agent keeps: others wait as long as its key says."""
-        if not self.view.alive(self.desk.name, adoption.incarnation):
+        """Whether the membership stands with the beat that it was held by, and on terms that this agent keeps.
+
+        Others wait as long as its key says. A store without that beat was restored from an older copy.
+        """
+        view, beat = self.view, f"beat/{self.desk.name}"
+        if not view.alive(self.desk.name, adoption.incarnation) or view.revision_of(beat) < adoption.revision:
             return False
         terms = self.view.members[self.desk.name].record
         return terms.hold == self.identity.hold and terms.margin >= self.identity.margin
@@ -369,6 +421,8 @@ class Node:
         self.stage = Stage.MEMBER
         self.incarnation = adoption.incarnation
         self.hold.adopt(adoption.deadline, adoption.slot, self._last_sequence())
+        self.desk.last_beat = adoption.revision
+        self._quiet_until = adoption.quiet
         claims = {
             a: c.record
             for a, c in self.view.claims.items()
@@ -394,9 +448,75 @@ class Node:
         self.stage = Stage.LOST
         self.incarnation = ""
         self.hold.lose()
+        self.desk.last_beat = 0
         self.serving.doubt()
         self.checking.lost()
         self.desk.emit(DropHold())
+        self._doubt_view()
+
+    # -- a store that goes back ----------------------------------------------------------------------------------
+
+    def _begin_history(self) -> None:
+        """The store's history is another one: silent at once, and nothing that was known before counts any more."""
+        why, self.view.another_history = self.view.another_history, ""
+        what = f"the store's history has changed: it was wiped or restored from a copy ({why})"
+        self._history_note = (
+            self.desk.wall + TELL_HISTORY,
+            f"{what}; what was committed since the copy is lost: check what admins had set",
+        )
+        self._known.clear()
+        self.desk.forget()
+        self.observers.forget_all()
+        self.leading.forget()
+        self.serving.forget()
+        if self.stage is Stage.MEMBER:
+            self._lose(what)
+        elif self.stage is not Stage.LEFT:
+            self.incarnation = ""
+            self.desk.note(what, "error")
+            self._doubt_view()
+
+    def _look_for_gap(self, now: float, wall: float) -> None:
+        """A beat was accepted: whether the store can have gone back unseen since the last one.
+
+        A copy is older than the longest hold and its margin (``docs/safety.md``). So a store that was restored
+        since this node's last accepted beat lacks that beat, and refuses the next one, unless the gap between the two
+        is at least as long. Then, as at the beginning of a membership, some node may still go on by the hold that it
+        has in another history, with claims that this one does not show: nothing is claimed or taken until all of
+        those are over.
+        """
+        hold = self.hold
+        if now < hold.proven + hold.hold + self.identity.margin:
+            return
+        # The end of the hold comes first; and whatever the view knows may be another history's.
+        self._enter(now, wall)
+        self.observers.forget_all()
+        for node in self.view.members:
+            self.observers.beat_seen(node, self.view.revision_of(f"beat/{node}"), now)
+        self.leading.forget()
+        self._doubt_view()
+        self._quiet_until = now + self._wait()
+
+    def _doubt_view(self) -> None:
+        """What the view knows may be partly another history's: a watch that goes on after a break cannot tell."""
+        self._stale_reads = self.view.reads
+        self.desk.emit(ReadAnew())
+
+    def _wait(self) -> float:
+        """The longest hold and margin that this node has ever heard of, in seconds."""
+        view, own = self.view, self.identity.hold + self.identity.margin
+        waits = [node.record.wait for node in view.nodes.values()]
+        waits += [member.record.hold + member.record.margin for member in view.members.values()]
+        self._longest_wait = max(self._longest_wait, own, *waits)
+        return self._longest_wait
+
+    def _read_since(self) -> bool:
+        """Whether the store was read since the view was last doubted."""
+        return self.view.reads != self._stale_reads
+
+    def _may_begin(self) -> bool:
+        """Whether this node may claim and take: no hold of another history can last any more."""
+        return self.desk.now >= self._quiet_until and self._read_since()
 
     def _member_step(self) -> None:
         desk, now = self.desk, self.desk.now
@@ -406,10 +526,10 @@ class Node:
         plan = self.following.plan(self.incarnation)
         mine = assigned(plan, desk.name, self.incarnation)
         hold_valid = self.hold.valid(now)
-        if hold_valid:
+        if hold_valid and self._read_since():
             self.leading.step(self.incarnation)
         revision = self.view.plan.revision if self.view.plan is not None else 0
-        may_take = hold_valid and plan is not None and self.following.may_move(plan)
+        may_take = hold_valid and plan is not None and self.following.may_move(plan) and self._may_begin()
         self.serving.step(mine, revision, self.incarnation, may_take)
         if plan is not None and hold_valid:
             settled = self.serving.settled(mine)
@@ -424,10 +544,10 @@ class Node:
         slot = self.hold.begin(ticket, desk.now)
         self.observers.beat_sent(self.hold.sequence, desk.now)
         record = BeatRecord(self.incarnation, self.hold.sequence)
-        condition = self.view.condition(f"member/{desk.name}")
         put = Put(f"beat/{desk.name}", schema.encode(record))
         reason = {put.key: "the node alone writes it, and its membership, a condition, proves which life of the node"}
-        desk.emit(SendBeat(ticket, slot, Commit((condition,), (put,), reason)))
+        self._known[ticket] = self.view.known
+        desk.emit(SendBeat(ticket, slot, Commit(tuple(desk.membership()), (put,), reason)))
 
     def _write_health(self) -> None:
         key = f"health/{self.desk.name}"
@@ -441,7 +561,7 @@ class Node:
             refused=self.serving.refusals.reasons(),
             leaving=self.leaving,
             handles=self.handles,
-            warning=self.identity.warning,
+            warning=self._warning(),
             unable=self.obstacles.unable(self.desk.now),
             unsteady=self.serving.unsteady(),
             settling=self.checking.settling(),
@@ -451,6 +571,10 @@ class Node:
         if known is None or known.record != truth or key in self.view.corrupt:
             member = self.view.condition(f"member/{self.desk.name}")
             self.desk.commit("health", [member, self.view.condition(key)], [Put(key, schema.encode(truth))])
+
+    def _warning(self) -> str:
+        until, note = self._history_note
+        return "; ".join(part for part in (self.identity.warning, note if self.desk.wall < until else "") if part)
 
     def _inactive(self) -> bool:
         return inactive(self.view, self.desk.name, self.desk.wall)
@@ -494,7 +618,7 @@ class Node:
         if hold_valid and plan is not None:
             if self.following.prepare_due(plan):
                 return lambda: self.following.prepare(plan), True
-            if may_move and (take := self.serving.take_due(mine, self.incarnation)) is not None:
+            if may_move and self._may_begin() and (take := self.serving.take_due(mine, self.incarnation)) is not None:
                 return lambda: self.serving.take(take), True
             if may_move and (update := self.serving.update_due(mine)) is not None:
                 return lambda: self.serving.update(update), True

@@ -16,6 +16,7 @@ key                    record                                       written by
 ``phase/<name>``       :class:`PhaseRecord`                         the node, as it follows a plan
 ``leader``             :class:`LeaderRecord`                        whoever takes it
 ``plan``               :class:`PlanRecord`                          the leader
+``history``            :class:`HistoryRecord` (durable)             the first node to join; never modified
 ``claim/<address>``    :class:`ClaimRecord`                         the holder; deleted by it, or by whoever
                                                                     proves that its hold is over
 =====================  ===========================================  =====================================
@@ -186,6 +187,15 @@ class PhaseRecord(msgspec.Struct, frozen=True):
         return PHASES.index(self.phase) >= PHASES.index(phase)
 
 
+class HistoryRecord(msgspec.Struct, frozen=True):
+    """The random name of the store's history, which tells a store that was emptied and filled again from the old one.
+
+    A copy of the store has the same name; revisions tell it apart (:class:`locum.cluster.view.View`).
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=40)]
+
+
 class ClaimRecord(msgspec.Struct, frozen=True):
     """The right to hold an address. ``interface``: where it is served. ``serving``: ``takeip`` has succeeded."""
 
@@ -207,10 +217,14 @@ Record = (
     | PhaseRecord
     | LeaderRecord
     | PlanRecord
+    | HistoryRecord
     | ClaimRecord
 )
 
-#: First part of the key → record type. "leader" and "plan" have no second part.
+#: Kinds of which there is one key, without a second part.
+SINGLES = ("leader", "plan", "history")
+
+#: First part of the key → record type.
 RECORDS: dict[str, type[Record]] = {
     "node": NodeRecord,
     "number": NumberRecord,
@@ -223,6 +237,7 @@ RECORDS: dict[str, type[Record]] = {
     "phase": PhaseRecord,
     "leader": LeaderRecord,
     "plan": PlanRecord,
+    "history": HistoryRecord,
     "claim": ClaimRecord,
 }
 
@@ -252,7 +267,7 @@ def decode(key: str, value: bytes) -> Record | None:
     decoder = _decoders.get(kind)
     if decoder is None:
         return None
-    if bool(name) == (kind in ("leader", "plan")):
+    if bool(name) == (kind in SINGLES):
         raise StoreCorrupt(f"store key {key!r}: not a key that Locum writes; delete it")
     try:
         record = decoder.decode(value)

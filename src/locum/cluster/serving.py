@@ -123,6 +123,10 @@ class Serving:
             if local.held and before.get(local.interface) is False and self.links.get(local.interface):
                 self.upkeep.forgotten(address, self._desk.now)
 
+    def forget(self) -> None:
+        """The store has another history: revisions of claims mean nothing there."""
+        self._given_up.clear()
+
     def address_removed(self, address: str, interface: str) -> None:
         """An address vanished from the kernel; if it is held there, it comes back."""
         if self._is_held(address, interface) and self.upkeep.lost(address, self._desk.now):
@@ -360,7 +364,7 @@ class Serving:
             self._chunk = CLAIMS_PER_COMMIT
             return
         chunk = wanted[: self._chunk]
-        conditions = [view.condition(f"member/{self._desk.name}"), Condition("plan", plan_revision)]
+        conditions = [*self._desk.membership(), Condition("plan", plan_revision)]
         conditions += [Condition(f"claim/{address}", 0) for address, _ in chunk]
         self._desk.commit(
             "claim",
@@ -378,7 +382,7 @@ class Serving:
             unwanted = address not in mine or address in self.refusals
             if address in self.local or not unwanted or not self.claimed(address, incarnation):
                 continue
-            conditions = [view.condition(f"member/{self._desk.name}"), view.condition(f"claim/{address}")]
+            conditions = [*self._desk.membership(), view.condition(f"claim/{address}")]
             if self._desk.commit(f"unclaim {address}", conditions, [Delete(f"claim/{address}")]):
                 self._given_up[address] = view.revision_of(f"claim/{address}")
 
@@ -391,7 +395,7 @@ class Serving:
                 del self._given_up[address]
             elif interface is not None and not self._firmly_claimed(address, incarnation):
                 record = ClaimRecord(self._desk.name, incarnation, interface)
-                conditions = [view.condition(f"member/{self._desk.name}"), view.condition(f"claim/{address}")]
+                conditions = [*self._desk.membership(), view.condition(f"claim/{address}")]
                 self._desk.commit(f"reclaim {address}", conditions, [Put(f"claim/{address}", schema.encode(record))])
 
     def _mend(self, incarnation: str) -> None:
@@ -411,8 +415,8 @@ class Serving:
                 conditions.append(view.condition(key))
                 operations.append(Put(key, schema.encode(truth)))
         if operations:
-            member = view.condition(f"member/{self._desk.name}")
-            self._desk.commit("mend", [member, *conditions[:CLAIMS_PER_COMMIT]], operations[:CLAIMS_PER_COMMIT])
+            membership = self._desk.membership()
+            self._desk.commit("mend", [*membership, *conditions[:CLAIMS_PER_COMMIT]], operations[:CLAIMS_PER_COMMIT])
 
     # -- ends of activities ----------------------------------------------------------------------------
 

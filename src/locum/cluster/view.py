@@ -4,6 +4,17 @@ It is fed by the store's watch, and by the node's own accepted commits ahead of 
 committed; waiting for their echo would cost a round trip). Per key it only moves forward in revision. The
 whole need not be a snapshot of one revision: every write that a decision leads to is conditional on the
 revisions that the decision read, so a mixed view costs a retry, never a wrong write.
+
+All of that holds within one history. A store that is wiped or restored from a copy goes back, and gives revisions out
+again, for other contents. Within one history nothing below can happen, so each is proof of another one:
+
+- the name under ``history`` differs, or the key is gone;
+- an answer, a read or the watch shows a revision below one that was known before it was asked for; or a commit that
+  wrote something was accepted at such a revision, or at that very one;
+- a full read shows a key at an older revision than the one known, although the read itself is newer than that; or
+  with another value at the same revision; or without the key at the very revision that wrote it.
+
+Then the view forgets everything (:meth:`View.forget`) and says why (:attr:`View.another_history`).
 """
 
 from __future__ import annotations
@@ -19,6 +30,7 @@ from locum.cluster.schema import (
     BeatRecord,
     ClaimRecord,
     HealthRecord,
+    HistoryRecord,
     LeaderRecord,
     MemberRecord,
     NodeRecord,
@@ -30,7 +42,7 @@ from locum.cluster.schema import (
     TunableRecord,
 )
 from locum.errors import StoreCorrupt
-from locum.store.base import Batch, Change, Condition, Delete, Operation, Put, Snapshot
+from locum.store.base import Batch, Change, CommitResult, Condition, Delete, Entry, Operation, Put, Snapshot
 
 T = TypeVar("T", bound=Record)
 
@@ -68,8 +80,17 @@ class View:
     """The mirror. Read its tables freely; change it only through :meth:`apply`, :meth:`applied` and :meth:`reset`."""
 
     def __init__(self) -> None:
+        #: Up to here the watch has shown everything.
         self.revision = 0
+        #: The highest revision that the store has shown in any way.
+        self.known = 0
         self.loaded = False
+        #: How often the whole was read.
+        self.reads = 0
+        #: Why the store's history is another one than before, until the node has taken note of it; else "".
+        self.another_history = ""
+        # Everything was forgotten: what still comes from before the next read does not count.
+        self._deaf = False
         self.nodes: Table[NodeRecord] = {}
         self.numbers: Table[NumberRecord] = {}
         self.admin: Table[AdminRecord] = {}
@@ -80,7 +101,7 @@ class View:
         self.health: Table[HealthRecord] = {}
         self.phases: Table[PhaseRecord] = {}
         self.claims: Table[ClaimRecord] = {}
-        self._singles: dict[str, Table[Record]] = {"leader": {}, "plan": {}}
+        self._singles: dict[str, Table[Record]] = {kind: {} for kind in schema.SINGLES}
         #: Keys whose value is not a record of their kind, with the complaint. They count as present; the
         #: record that was known before stays in its table.
         self.corrupt: dict[str, str] = {}
@@ -114,7 +135,12 @@ class View:
         """The present plan."""
         return cast("Versioned[PlanRecord] | None", self._singles["plan"].get(""))
 
-    def known(self, key: str) -> Record | None:
+    @property
+    def history(self) -> Versioned[HistoryRecord] | None:
+        """The name of the store's history."""
+        return cast("Versioned[HistoryRecord] | None", self._singles["history"].get(""))
+
+    def record_of(self, key: str) -> Record | None:
         """The record behind ``key`` that was read last, of whatever kind it is."""
         kind, name = schema.split_key(key)
         found = self._tables.get(kind, {}).get(name)
@@ -140,22 +166,109 @@ class View:
             return claim.record.node
         return None
 
-    def reset(self, snapshot: Snapshot) -> set[str]:
-        """Become ``snapshot``; returns the keys that changed by it."""
+    def reset(self, snapshot: Snapshot, known: int = 0) -> set[str]:
+        """Become ``snapshot``; returns the keys that changed by it.
+
+        ``known``: what :attr:`known` was when the snapshot was asked for.
+        """
+        changed: set[str] = set()
+        why = self._contradiction(snapshot, known)
+        if why:
+            changed = self.forget()
+            self.another_history = why
         present = {entry.key for entry in snapshot.entries}
         gone = [Change(key, None, snapshot.revision) for key in self._revisions if key not in present]
         changes = [*gone, *(Change(e.key, e.value, e.revision) for e in snapshot.entries)]
         self.loaded = True
-        return self._take(changes, snapshot.revision, gap=True)
+        self._deaf = False
+        self.reads += 1
+        return changed | self._take(changes, snapshot.revision, gap=True)
 
     def apply(self, batch: Batch) -> set[str]:
         """Take one commit from the watch; returns the keys that changed by it."""
+        if self._deaf:
+            return set()
+        if batch.revision <= self.revision:
+            why = f"its watch went back from revision {self.revision} to {batch.revision}"
+        else:
+            why = self._other_name({change.key: change.value for change in batch.changes}, whole=False)
+        if why:
+            changed = self.forget()
+            self.another_history = why
+            return changed
         return self._take(batch.changes, batch.revision)
+
+    def forget(self) -> set[str]:
+        """Know nothing any more, as before the first read; returns the keys that were known."""
+        keys = set(self._revisions)
+        for table in self._tables.values():
+            table.clear()
+        for memory in (self.corrupt, self._revisions, self._tombstones):
+            memory.clear()
+        self.revision = self.known = 0
+        self.loaded = False
+        self._deaf = True
+        return keys
+
+    def answered(self, result: CommitResult, operations: Sequence[Operation], known: int) -> str:
+        """Take note of an answer's revision; returns why it is another history's, if it is.
+
+        ``known``: what :attr:`known` was when the commit was sent.
+        """
+        wrote = result.accepted and any(isinstance(operation, Put) for operation in operations)
+        if result.revision < known or (wrote and result.revision == known):
+            return f"its revision went back from {known} to {result.revision}"
+        self.known = max(self.known, result.revision)
+        return ""
+
+    def _contradiction(self, snapshot: Snapshot, known: int) -> str:
+        """Why ``snapshot`` cannot belong to the history that was known, or ""."""
+        if snapshot.revision < known:
+            return f"its revision went back from {known} to {snapshot.revision}"
+        present = {entry.key: entry for entry in snapshot.entries}
+        why = self._other_name({key: entry.value for key, entry in present.items()}, whole=True)
+        if why:
+            return why
+        for key, revision in self._revisions.items():
+            entry = present.get(key)
+            if entry is None:
+                if revision == snapshot.revision:
+                    return f"{key} is missing at the revision that wrote it, {revision}"
+            elif entry.revision < revision <= snapshot.revision:
+                return f"{key} went back from revision {revision} to {entry.revision}"
+            elif entry.revision == revision and self._differs(entry):
+                return f"{key} has another value at revision {revision}"
+        return ""
+
+    def _other_name(self, values: dict[str, bytes | None], *, whole: bool) -> str:
+        """Why ``values`` (all keys, if ``whole``; else those that change) name another history, or ""."""
+        known = self.history
+        if known is None or not (whole or "history" in values):
+            return ""
+        value = values.get("history")
+        if value is None:
+            return "the name of its history is gone"
+        try:
+            record = schema.decode("history", value)
+        except StoreCorrupt:
+            # Spoiled by a stranger; the leader writes it anew.
+            return ""
+        return "" if record == known.record else "its history has another name"
+
+    def _differs(self, entry: Entry) -> bool:
+        kind, name = schema.split_key(entry.key)
+        known = self._tables.get(kind, {}).get(name)
+        if known is None or entry.key in self.corrupt:
+            return False
+        try:
+            return schema.decode(entry.key, entry.value) != known.record
+        except StoreCorrupt:
+            return True
 
     def applied(self, operations: Sequence[Operation], revision: int) -> set[str]:
         """Take an own accepted commit ahead of its echo; returns the keys that changed by it."""
         changed: set[str] = set()
-        if revision <= self.revision:
+        if revision <= self.revision or self._deaf:
             # The watch has shown it already, and perhaps what others made of it since.
             return changed
         for operation in operations:
@@ -168,6 +281,7 @@ class View:
 
     def _take(self, changes: Iterable[Change], revision: int, *, gap: bool = False) -> set[str]:
         changed = {c.key for c in changes if self._one(c.key, c.value, c.revision, gap=gap)}
+        self.known = max(self.known, revision)
         if revision > self.revision:
             self.revision = revision
             if self._tombstones:

@@ -13,7 +13,8 @@ import struct
 
 _DEADLINE = struct.Struct("<d")
 _SLOT = struct.Struct("<q")
-_SIZE = 64
+_SIZE = 80
+_REVISION_AT, _QUIET_AT = 64, 72
 _PULSE_AT = 16
 _NAME_AT, _NAME_LENGTH = 24, 40
 
@@ -50,16 +51,31 @@ class Page:
         """When the agent last said that it is running, CLOCK_BOOTTIME seconds."""
         return float(_DEADLINE.unpack_from(self._memory, _PULSE_AT)[0])
 
+    @property
+    def revision(self) -> int:
+        """The store's revision of the beat that carries the hold."""
+        return int(_SLOT.unpack_from(self._memory, _REVISION_AT)[0])
+
+    @property
+    def quiet(self) -> float:
+        """CLOCK_BOOTTIME seconds before which nothing may be taken by this hold."""
+        return float(_DEADLINE.unpack_from(self._memory, _QUIET_AT)[0])
+
     def beat(self, now: float) -> None:
         """The agent is running at ``now``."""
         _DEADLINE.pack_into(self._memory, _PULSE_AT, now)
 
-    def confirm(self, incarnation: str, slot: int, deadline: float) -> None:
-        """The hold of ``incarnation`` lasts until ``deadline``, carried by ``slot``."""
+    def confirm(self, incarnation: str, slot: int, deadline: float, revision: int, quiet: float) -> None:
+        """The hold of ``incarnation`` lasts until ``deadline``, carried by ``slot``, by the beat of ``revision``.
+
+        Nothing may be taken by it before ``quiet``.
+        """
         if incarnation != self.incarnation:
             _DEADLINE.pack_into(self._memory, 0, 0.0)
             self._memory[_NAME_AT : _NAME_AT + _NAME_LENGTH] = incarnation.encode("ascii").ljust(_NAME_LENGTH, b"\0")
         _SLOT.pack_into(self._memory, 8, slot)
+        _SLOT.pack_into(self._memory, _REVISION_AT, revision)
+        _DEADLINE.pack_into(self._memory, _QUIET_AT, quiet)
         _DEADLINE.pack_into(self._memory, 0, deadline)
 
     def clear(self) -> None:

@@ -63,6 +63,8 @@ class Acts(Process):
             yield
             page.incarnation = incarnation
         page.slot = effect.slot
+        page.revision = effect.revision
+        page.quiet = effect.quiet
         yield
         page.deadline = effect.deadline
         self.machine.deadline_set()

@@ -42,13 +42,17 @@ class Agent(Acts):
         self._tick_queued = False
         #: When it had read the store for the first time, true time.
         self.read_at = math.inf
+        # What is being read must be read once more; and a watch is there or asked for.
+        self._again = self._following = False
         page = machine.page
         self.adoption: Adoption | None = None
         if page.incarnation:
             held = self._noted(page.incarnation)
             present = {(address, name) for address, (name, _) in self.kernel.addresses.items()}
             missing = frozenset(address for address, name in held.items() if (address, name) not in present)
-            self.adoption = Adoption(page.incarnation, page.deadline, page.slot, held, missing)
+            self.adoption = Adoption(
+                page.incarnation, page.deadline, page.slot, page.revision, page.quiet, held, missing
+            )
         self.node = self.node_class(machine.identity, View(), machine.new_incarnation, self.adoption)
         self.node.handles = machine.handles
         patience = max(1.0, machine.identity.hold)
@@ -219,6 +223,8 @@ class Agent(Acts):
                         self.post("task", self._commit, effect, self._author(effect.commit))
                     case fx.DropHold():
                         yield from self._drop()
+                    case fx.ReadAnew():
+                        self._read_anew()
                     case fx.RunEvent():
                         self.post("task", self._run_event, effect)
                     case fx.TakeAddress():
@@ -265,10 +271,9 @@ class Agent(Acts):
         yield
 
         def done(result: CommitResult | None) -> Work:
-            accepted = None if result is None else result.accepted
-            if self.world.trace.on and not accepted:
+            if self.world.trace.on and (result is None or not result.accepted):
                 self.say(f"beat {effect.ticket}: {'no answer' if result is None else 'refused'}")
-            return self._feed(self.node.beat_done, effect.ticket, accepted, sent_at)
+            return self._feed(self.node.beat_done, effect.ticket, result, sent_at)
 
         self.store.commit(author, effect.commit.conditions, effect.commit.operations, done)
 
@@ -292,30 +297,56 @@ class Agent(Acts):
         self.post("answer", done, result)
 
     def _read(self) -> None:
-        if self.alive:
-            self.store.read(self._read_done)
+        if not self.alive:
+            return
+        self._following = self._again = False
+        known = self.node.view.known
 
-    def _read_done(self, snapshot: Snapshot | None) -> Work:
+        def done(snapshot: Snapshot | None) -> Work:
+            return self._read_done(snapshot, known)
+
+        self.store.read(done)
+
+    def _read_done(self, snapshot: Snapshot | None, known: int) -> Work:
         if snapshot is None:
             self.world.engine.after(READ_PAUSE, self._read)
             return
         yield
+        if self._again:
+            self._read()
+            return
         self.read_at = min(self.read_at, self.world.engine.now)
-        keys = self.node.view.reset(snapshot)
+        keys = self.node.view.reset(snapshot, known)
         yield from self._feed(self.node.view_changed, keys)
+        if self._again:
+            self._read()
+            return
+        self._following = True
         self.store.follow(snapshot.revision, self._batch, self._watch_lost)
+
+    def _read_anew(self) -> None:
+        """What is being read must be read once more, or the watch ends and everything is read."""
+        self._again = True
+        if self._following:
+            self._following = False
+            self.store.unfollow()
+            self.world.engine.after(0.0, self._read)
 
     def _watch_lost(self) -> None:
         self.post("watch", self._read_again)
 
     def _read_again(self) -> Work:
         yield
-        self.world.engine.after(READ_PAUSE, self._read)
+        if self._following:
+            self._following = False
+            self.world.engine.after(READ_PAUSE, self._read)
 
     def _batch(self, batch: Batch) -> None:
         self.post("watch", self._changed, batch)
 
     def _changed(self, batch: Batch) -> Work:
+        if not self._following:
+            return
         keys = self.node.view.apply(batch)
         if keys:
             yield from self._feed(self.node.view_changed, keys)

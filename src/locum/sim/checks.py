@@ -72,6 +72,8 @@ class Checks:
         self._spoiled_claims: dict[str, ClaimRecord] = {}
         #: Machine → true time of its last beat that the store accepted.
         self.beaten: dict[str, float] = {}
+        #: Machine → until when it may hold by claims of a history that the store has lost, true time.
+        self._legacy: dict[str, float] = {}
         self.looks = 0
         #: How often a plan gave an address to another node.
         self.moves = 0
@@ -97,7 +99,7 @@ class Checks:
                     self.fail("I1", f"{machine.name} and {other.name} both speak for {address}")
             owner = self._claimant(address)
             self._world.promises.speaks(machine, address)
-            if owner != machine.name:
+            if owner != machine.name and not self._holds_of_old(machine):
                 self.fail("I1", f"{machine.name} speaks for {address}, which {owner or 'nobody'} has claimed")
 
     def _claimant(self, address: str) -> str:
@@ -111,6 +113,21 @@ class Checks:
         record = schema.decode(key, entry.value)
         assert isinstance(record, ClaimRecord)
         return record.node
+
+    def _holds_of_old(self, machine: Host) -> bool:
+        """Whether a hold of ``machine`` from before the store went back may last: two must not speak all the same."""
+        return self._world.engine.now < self._legacy.get(machine.name, -1.0)
+
+    def went_back(self) -> None:
+        """The store was wiped or restored: what it has now is the truth, and holds from before end by themselves."""
+        core, now = self._world.store.core, self._world.engine.now
+        for machine in self._world.machines.values():
+            self._legacy[machine.name] = now + 1.001 * machine.identity.hold + 0.02
+        self.spoiled.clear()
+        self._spoiled_claims.clear()
+        for key in self.confirmed:
+            entry = core.get(key)
+            self.confirmed[key] = entry.value if entry is not None else None
 
     # -- commits: I1, I8, I9 ---------------------------------------------------------------------------------
 
@@ -176,7 +193,9 @@ class Checks:
                     self.fail("I8", f"{author.name} writes a claim of {owner} on {address}")
                 self._leaders_alone(author, before, changes, f"the claim of {owner}")
         for machine in self._world.machines.values():
-            if machine.name != owner and machine.kernel.speaks(address) and not _excused(machine):
+            if machine.name == owner or _excused(machine) or self._holds_of_old(machine):
+                continue
+            if machine.kernel.speaks(address):
                 what = f"is claimed by {owner}" if owner else "is free"
                 self.fail("I1", f"{address} {what} while {machine.name} still speaks for it")
         old = before.get(f"claim/{address}")

@@ -65,6 +65,8 @@ WEIGHTS = {
     "leave": 1.5,
     "reload": 1.0,
     "change_hold": 0.7,
+    "store_wiped": 0.3,
+    "store_restored": 0.7,
 }
 
 
@@ -136,7 +138,7 @@ class Faults(ProcessHarm, StoreHarm, OutsideHarm):
                 machine.start_daemon()
         for step in list(self._stepped):
             self._step_back(step)
-        if not world.store.up:
+        if not world.store.up and not world.store.restoring:
             world.store.start_again()
         clean = random.random() < 0.6
         world.engine.after(0.001, self._admins.tidy_up, clean)

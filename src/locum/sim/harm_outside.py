@@ -290,6 +290,10 @@ class OutsideHarm(Harm):
     def change_hold(self) -> None:
         """An admin writes another hold into a node's configuration: the next agent has it."""
         machine = self._someone()
+        store = self._world.store
+        if store.restoring or self._world.engine.now - store.went_back_at < 10.0:
+            # A daemon that starts now must know the longest hold before.
+            return
         hold = self._random.choice(HOLDS)
         self._say(f"{machine.name} is configured for a hold of {hold} s from its agent's next start")
         machine.next_hold = (hold, margin_for(hold))

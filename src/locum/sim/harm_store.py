@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from locum.cluster import schema
 from locum.cluster.admin import AdminRequest
+from locum.cluster.schema import NodeRecord
+from locum.errors import StoreCorrupt
 from locum.sim.harm import Harm
 from locum.sim.network import DOWN, UP
 
@@ -132,7 +135,7 @@ class StoreHarm(Harm):
             store.break_watches()
 
         def over() -> None:
-            if not store.up:
+            if not store.up and not store.restoring:
                 self._say("the store is back")
                 store.start_again()
 
@@ -145,3 +148,75 @@ class StoreHarm(Harm):
         if self._random.random() < 0.5:
             store.core.compact(store.core.revision)
         store.break_watches()
+
+    # -- a store that goes back ------------------------------------------------------------------------------
+
+    def store_wiped(self) -> str:
+        """The store is emptied."""
+        return self._go_back("store_wiped", 0)
+
+    def store_restored(self) -> str:
+        """The store is restored from a copy of any age."""
+        random, past = self._random, self._world.store.past
+        recent = past[-random.choice((5, 50, 500)) :]
+        commits = len(past) - random.randrange(len(recent) + 1)
+        if random.random() < 0.5:
+            # Just before something that makes a difference: a node was expired, or a claim was made.
+            kind, made = random.choice((("member/", False), ("claim/", True)))
+            chosen = [
+                number
+                for number, (_, batch) in enumerate(past)
+                if any(c.key.startswith(kind) and (c.value is not None) == made for c in batch.changes)
+            ]
+            commits = random.choice(chosen[-8:] or [commits])
+        return self._go_back("store_restored", commits)
+
+    def _go_back(self, kind: str, commits: int) -> str:
+        """Back to the state after so many ``commits``, perhaps with an outage, perhaps with revisions that jump.
+
+        Two assumptions (``docs/safety.md``): what the copy has is older than the longest hold and twice its margin; and
+        a daemon that starts after it knows the longest hold, by its own configuration or by the copy.
+        """
+        world, random = self._world, self._random
+        store, machines = world.store, world.machines.values()
+        promises = [(m.identity.hold, m.identity.margin) for m in machines]
+        longest = max(hold + margin for hold, margin in promises)
+        promises += [m.next_hold for m in machines if m.next_hold is not None]
+        copy = store.copy_at(commits)
+        records = []
+        for entry in copy.values():
+            try:
+                records.append(schema.decode(entry.key, entry.value))
+            except StoreCorrupt:
+                return f"{kind} left out"
+        told = max((record.wait for record in records if isinstance(record, NodeRecord)), default=0.0)
+        if not store.up or longest > max(min(hold + margin for hold, margin in promises), told) + 1e-9:
+            return f"{kind} left out"
+        age = 1.002 * max(hold + 2 * margin for hold, margin in promises)
+        taken = store.past[commits - 1][0] if commits else 0.0
+        away = max(0.0, taken + age - world.engine.now) + random.choice((0.0, 0.0, 0.01, 0.5, 3.0)) * random.random()
+        skip = random.choice((0, 0, 0, 1, 5, 100_000))
+        self._say(f"{kind}: {len(store.past) - commits} commits are lost; the store is away for {away:.3f} s")
+        for machine in machines:
+            self._disturb(machine, away + 60.0)
+        store.up, store.restoring = False, True
+        store.back_at = world.engine.now + away
+        world.engine.after(away, self._gone_back, commits, skip)
+        return kind
+
+    def _gone_back(self, commits: int, skip: int) -> None:
+        world = self._world
+        store = world.store
+        self._say("the store is back, in another history")
+        store.go_back(commits, skip)
+        world.healed_revision = min(world.healed_revision, store.core.revision)
+        world.checks.went_back()
+        world.set_tunables()
+        store.restoring = False
+        store.start_again()
+        for machine in world.machines.values():
+            # A node that comes back now may have seen nothing of what was lost.
+            if self._random.random() < 0.5 and not machine.suspended and machine.powered:
+                soon = self._random.random() * machine.identity.hold
+                world.engine.after(soon, self._whole, machine)
+                world.engine.after(soon, machine.thaw)

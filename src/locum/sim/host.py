@@ -44,6 +44,8 @@ class Page:
     def __init__(self) -> None:
         self.deadline = 0.0
         self.slot = 0
+        self.revision = 0
+        self.quiet = 0.0
         self.incarnation = ""
 
     def clear(self) -> None:

@@ -36,6 +36,9 @@ def unrest(world: World) -> str | None:
 
 def _complaints(world: World) -> Iterator[str]:
     active = {}
+    if world.store.restoring:
+        yield "the store is being restored"
+        return
     for machine in world.machines.values():
         if machine.name in world.retired:
             if machine.guard or machine.kernel.addresses or f"member/{machine.name}" in _members(world):

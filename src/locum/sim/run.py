@@ -135,6 +135,7 @@ def rest_bound(world: World) -> float:
     timeout = tunables["EventTimeout"]
     bound = 5.0  # daemons start
     bound += 4 * wait  # rivals, the leader, then the others are expired; an outage grants everybody a hold again
+    bound += max(0.0, world.store.back_at - world.engine.now) + 2 * wait  # a store that is being restored
     bound += 3 * patience  # commits that nobody answers
     bound += 3 * timeout  # scripts that hang, one on top of another
     bound += 4 * len({h.address for hs in shape.hosted for h in hs}) * shape.usual[1]  # releases and takes, twice

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from locum.sim.engine import Engine
 from locum.sim.network import DOWN, UP, Link
-from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot, WatchLost
+from locum.store.base import Batch, CommitResult, Condition, Entry, Operation, Snapshot, WatchLost
 from locum.store.keyvalue import KeyValue
 
 
@@ -44,6 +44,15 @@ class StoreService:
         self.random = random
         self.core = KeyValue(history_commits=history)
         self.up = True
+        #: It is being wiped or restored; nothing else brings it back.
+        self.restoring = False
+        self.back_at = 0.0
+        #: How often it has gone back, and when it did last, true time.
+        self.histories = 0
+        self.went_back_at = -1.0e9
+        #: Every commit of this history, with the time at which it took effect.
+        self.past: list[tuple[float, Batch]] = []
+        self._history = history
         self.observer: Observer | None = None
         #: Called with a node's commit (beats excepted) just before it takes effect.
         self.meddler: Callable[[Author], None] | None = None
@@ -70,6 +79,7 @@ class StoreService:
         if self.observer is not None:
             self.observer.committed(author, core, batch)
         core.apply(batch)
+        self.past.append((self.engine.now, batch))
         for watch in self.watches:
             watch.push(batch)
         return CommitResult(True, batch.revision)
@@ -80,6 +90,36 @@ class StoreService:
         waiting, self._waiting = self._waiting, []
         for act, arguments in waiting:
             self.engine.after(self.random.random() * 0.05, act, *arguments)
+
+    def copy_at(self, commits: int) -> dict[str, Entry]:
+        """What the store had after so many ``commits`` of this history."""
+        entries: dict[str, Entry] = {}
+        for _, batch in self.past[:commits]:
+            for change in batch.changes:
+                if change.value is None:
+                    entries.pop(change.key, None)
+                else:
+                    entries[change.key] = Entry(change.key, change.value, change.revision)
+        return entries
+
+    def go_back(self, commits: int, skip: int) -> None:
+        """Be as after so many ``commits``; revisions go on from there, or from ``skip`` later.
+
+        No connection survives that, so nothing that is under way arrives, but clients may send a commit again. A watch
+        goes on after the last revision that it had, if the store has its history, whatever that revision was once.
+        """
+        entries = self.copy_at(commits)
+        revision = self.past[commits - 1][1].revision if commits else 0
+        del self.past[commits:]
+        self.core = KeyValue(revision=revision + skip, entries=entries.values(), history_commits=self._history)
+        self.histories += 1
+        self.went_back_at = self.engine.now
+        self._waiting.clear()
+        for watch in list(self.watches):
+            if self.random.random() < 0.5:
+                watch.broken()
+            else:
+                watch.deaf_until = watch.pushed
 
     def break_watches(self) -> None:
         """Every connection is lost: the store was restarted."""
@@ -104,6 +144,8 @@ class Watch:
         self._under_way: deque[tuple[int, Batch]] = deque()
         self._serial = 0
         self._kept: deque[Batch] = deque()
+        #: The last revision that set out; and the one up to which nothing is sent, because the client has had it.
+        self.pushed = self.deaf_until = 0
         #: Seconds by which the stream lags behind at present.
         self.lag = 0.0
         self._open = True
@@ -111,6 +153,9 @@ class Watch:
 
     def push(self, batch: Batch) -> None:
         """A commit has taken effect."""
+        if batch.revision <= self.deaf_until:
+            return
+        self.pushed = batch.revision
         engine = self._service.engine
         when = engine.now + self._link.some_delay() + self.lag
         self._last = when = max(when, self._last)
@@ -171,7 +216,7 @@ class StoreClient:
         self._link = link
         self._patience = patience
         self._post = post
-        self._serial = 0
+        self._serial = self._asked = 0
         self._pending: dict[int, Callable[..., Iterator[None]]] = {}
         self._timeouts: deque[tuple[float, int]] = deque()
         self._timing = False
@@ -195,8 +240,10 @@ class StoreClient:
     ) -> None:
         """Send a commit; ``done`` gets its result, or None when there was none in time."""
         serial = self._expect(done)
+        service = self._service
+        sent = (service.histories, service.engine.now)
         self._link.send_commit(
-            _is_beat(operations), self._service.receive, self._committing, serial, author, conditions, operations
+            _is_beat(operations), service.receive, self._committing, serial, sent, author, conditions, operations
         )
 
     def read(self, done: Callable[[Snapshot | None], Iterator[None]]) -> None:
@@ -205,17 +252,23 @@ class StoreClient:
 
     def follow(self, after: int, deliver: Callable[[Batch], None], lost: Callable[[], None]) -> None:
         """Watch everything after revision ``after``; ``lost`` is called when that cannot be or ends."""
-        if self.watch is not None:
-            self.watch.close()
-        self.watch = None
+        self.unfollow()
 
         def answered(result: object) -> Iterator[None]:
             if result is None:
                 lost()
             yield
 
-        serial = self._expect(answered)
+        self._asked = serial = self._expect(answered)
         self._link.send(UP, self._service.receive, self._watching, serial, after, deliver, lost)
+
+    def unfollow(self) -> None:
+        """Give the watch up."""
+        if self.watch is not None:
+            self.watch.close()
+            self.watch = None
+        # One that was asked for and has not been answered yet must not come after the next.
+        self._pending.pop(self._asked, None)
 
     def _expect(self, done: Callable[..., Iterator[None]]) -> int:
         self._serial += 1
@@ -238,8 +291,19 @@ class StoreClient:
             self._service.engine.at(timeouts[0][0], self._look)
 
     def _committing(
-        self, serial: int, author: Author, conditions: Sequence[Condition], operations: Sequence[Operation]
+        self,
+        serial: int,
+        sent: tuple[int, float],
+        author: Author,
+        conditions: Sequence[Condition],
+        operations: Sequence[Operation],
     ) -> None:
+        service = self._service
+        if sent[0] != service.histories:
+            # It died with the store that it was sent to, unless the client still tries.
+            tries = service.engine.now - sent[1] < self._patience and not self._closed
+            if not tries or service.random.random() < 0.5:
+                return
         result = self._service.commit(author, conditions, operations)
         self._link.send(DOWN, self._answer, serial, result)
 
@@ -258,6 +322,7 @@ class StoreClient:
         if self.watch is not None:
             self.watch.close()
         self.watch = Watch(self._service, self._link, deliver, lost)
+        self.watch.pushed = after
         for batch in missed:
             self.watch.push(batch)
 

@@ -118,10 +118,15 @@ class World:
     def start(self) -> None:
         """Tunables are set and every daemon is started."""
         self.promises.begin()
-        for name, value in sorted(self.shape.tunables.items()):
-            self.store.commit(ADMIN, (), (Put(f"tunable/{name}", schema.encode(TunableRecord(value))),))
+        self.set_tunables()
         for machine in self.machines.values():
             self.engine.after(machine.random.random() * 0.5, machine.start_daemon)
+
+    def set_tunables(self) -> None:
+        """An admin sets the tunables of this run, if the store does not have them."""
+        for name, value in sorted(self.shape.tunables.items()):
+            if self.store.core.get(f"tunable/{name}") is None:
+                self.store.commit(ADMIN, (), (Put(f"tunable/{name}", schema.encode(TunableRecord(value))),))
 
     def run_for(self, seconds: float) -> None:
         """Let time pass."""

@@ -5,7 +5,9 @@ gives every commit a revision, and lets a client watch a prefix from a revision,
 locks are asked of it: whether a node is alive is Locum's own decision (:mod:`locum.cluster.hold`).
 
 Revisions are positive integers that only grow; 0 is "before everything". The revision of a *key* is the
-revision of the commit that wrote its present value (etcd: ``mod_revision``).
+revision of the commit that wrote its present value (etcd: ``mod_revision``). A store that is wiped or restored from a
+copy breaks this rule: revisions that were given out before are given out again, for other commits. Users of a store
+must survive that (``docs/safety.md``).
 """
 
 from __future__ import annotations
@@ -47,10 +49,18 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """``key`` must be at ``revision``; 0 means that the key must be absent."""
+    """``key`` must be at ``revision``; 0 means that the key must be absent.
+
+    With ``at_least``, a later revision is as good: the key has not gone back.
+    """
 
     key: str
     revision: int
+    at_least: bool = False
+
+    def holds(self, present: int) -> bool:
+        """Whether the condition holds for a key whose revision is ``present`` (0: absent)."""
+        return present >= self.revision if self.at_least else present == self.revision
 
 
 class Put(msgspec.Struct, frozen=True, tag="put"):

@@ -137,7 +137,7 @@ class KeyValue:
         check_commit(conditions, operations)
         for condition in conditions:
             entry = self._entries.get(condition.key)
-            if (0 if entry is None else entry.revision) != condition.revision:
+            if not condition.holds(0 if entry is None else entry.revision):
                 return None
         revision = self._revision + 1
         changes: list[Change] = []

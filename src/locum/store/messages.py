@@ -14,7 +14,7 @@ import msgspec
 from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot
 
 #: Said in the greeting; changes when an old client and a new server would misunderstand each other.
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 
 
 class Read(msgspec.Struct, frozen=True, tag_field="request", tag="read"):

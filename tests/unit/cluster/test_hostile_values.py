@@ -39,13 +39,14 @@ def value(random: Random, kind: str) -> Record:
         "leader": schema.LeaderRecord(name, life),
         "plan": schema.PlanRecord(epoch, {address: name}, {name: life}, name, random.random() < 0.5),
         "claim": schema.ClaimRecord(name, life, name, True),
+        "history": schema.HistoryRecord(life),
     }
     return made[kind]
 
 
 def key(random: Random, kind: str) -> str:
     """A key of ``kind``: a node's, an address's, a number, or something that Locum would not write."""
-    if kind in ("leader", "plan"):
+    if kind in schema.SINGLES:
         return kind
     if kind in ("claim", "prefer"):
         return f"{kind}/{random.choice(ADDRESSES)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from locum.cluster.effects import CommitWork, Effect, SendBeat, TakeAddress
+from locum.cluster.effects import CommitWork, Effect, ReadAnew, SendBeat, TakeAddress
 from locum.cluster.node import Identity, Node
 from locum.cluster.schema import HostedAddress
 from locum.cluster.view import View
@@ -82,9 +82,12 @@ class Cluster:
             case SendBeat() | CommitWork():
                 result = self.core.commit(effect.commit.conditions, effect.commit.operations)
                 if isinstance(effect, SendBeat):
-                    node.beat_done(effect.ticket, result.accepted, self.now, self.now, wall)
+                    node.beat_done(effect.ticket, result, self.now, self.now, wall)
                 else:
                     node.commit_done(effect.ticket, result, self.now, wall)
+            case ReadAnew():
+                keys = node.view.reset(self.core.snapshot(""), node.view.known)
+                node.view_changed(keys, self.now, wall)
             case TakeAddress() if self.hangs(name, effect.address):
                 self.takes.append((name, effect.address))
                 self.under_way[name] = (self.now + LIMIT, effect.ticket)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from locum.cluster import schema
-from locum.cluster.effects import CommitWork, Note, SendBeat
+from locum.cluster.effects import CommitWork, Note, ReadAnew, SendBeat
 from locum.cluster.node import Identity, Node, Stage
 from locum.cluster.plan import NodeState, node_state
 from locum.cluster.schema import AdminRecord, HostedAddress, MemberRecord, PreferRecord, Record
@@ -68,9 +68,12 @@ class Cluster:
                     case SendBeat() | CommitWork():
                         result = self.core.commit(effect.commit.conditions, effect.commit.operations)
                         if isinstance(effect, SendBeat):
-                            node.beat_done(effect.ticket, result.accepted, self.now, self.now, wall)
+                            node.beat_done(effect.ticket, result, self.now, self.now, wall)
                         else:
                             node.commit_done(effect.ticket, result, self.now, wall)
+                    case ReadAnew():
+                        keys = node.view.reset(self.core.snapshot(""), node.view.known)
+                        node.view_changed(keys, self.now, wall)
                     case Note():
                         self.notes.append(f"{name}: {effect.text}")
                     case _ if hasattr(effect, "ticket"):

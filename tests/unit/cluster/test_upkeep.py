@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from locum.cluster.effects import CommitWork, Effect, Restore, SendBeat, TakeAgain
+from locum.cluster.effects import CommitWork, Effect, ReadAnew, Restore, SendBeat, TakeAgain
 from locum.cluster.explain import Situation, why_unserved
 from locum.cluster.node import Identity, Node
 from locum.cluster.obstacles import LONGEST_WARNING, MOST_WARNINGS, Obstacles
@@ -78,9 +78,12 @@ class Cluster:
                     case SendBeat() | CommitWork():
                         result = self.core.commit(effect.commit.conditions, effect.commit.operations)
                         if isinstance(effect, SendBeat):
-                            node.beat_done(effect.ticket, result.accepted, self.now, self.now, wall)
+                            node.beat_done(effect.ticket, result, self.now, self.now, wall)
                         else:
                             node.commit_done(effect.ticket, result, self.now, wall)
+                    case ReadAnew():
+                        keys = node.view.reset(self.core.snapshot(""), node.view.known)
+                        node.view_changed(keys, self.now, wall)
                     case Restore():
                         node.restored(effect.address, effect.interface, self.problem(name), self.now, wall)
                     case _ if hasattr(effect, "ticket"):

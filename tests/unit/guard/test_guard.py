@@ -32,12 +32,13 @@ def wait_for_end(child: Child, now: float) -> int:
 class TestPage:
     def test_what_the_agent_writes_the_guard_and_the_next_agent_read(self, tmp_path: Path) -> None:
         agent, guard = Page(str(tmp_path / "hold")), Page(str(tmp_path / "hold"))
-        agent.confirm("0123456789abcdef", slot=3, deadline=1234.5)
+        agent.confirm("0123456789abcdef", slot=3, deadline=1234.5, revision=2**40, quiet=1233.5)
         assert (guard.incarnation, guard.slot, guard.deadline) == ("0123456789abcdef", 3, 1234.5)
+        assert (guard.revision, guard.quiet) == (2**40, 1233.5)
 
     def test_i1_a_new_incarnation_does_not_inherit_the_deadline_of_the_old(self, tmp_path: Path) -> None:
         page = Page(str(tmp_path / "hold"))
-        page.confirm("old", slot=1, deadline=1000.0)
+        page.confirm("old", slot=1, deadline=1000.0, revision=7, quiet=0.0)
         page.clear()
         assert page.deadline == 0.0
         assert page.incarnation == ""

@@ -178,3 +178,8 @@ async def test_order_of_endpoints() -> None:
     endpoints.heard(c, Header(2, 1, 1))
     assert "a and c belong to different etcd clusters (1 and 2)" in endpoints.fatal
     assert not c.up
+
+
+def test_a_condition_that_a_key_has_not_gone_back_is_sent_as_greater() -> None:
+    request = json.loads(messages.txn_request(b"/l/", [Condition("a", 7, at_least=True)], []))
+    assert [(one["result"], one["mod_revision"]) for one in request["compare"]] == [("GREATER", "6")]

@@ -22,6 +22,7 @@ from locum.store.base import Put, Store, WatchLost
 from locum.store.client import UnixStore
 from locum.store.keyvalue import KeyValue
 from locum.store.memory import MemoryStore
+from locum.store.messages import PROTOCOL
 from locum.store.server import MAX_WATCHES, StoreServer, group_id
 from tests.unit.store.harness import Watched, asynchronous, until
 
@@ -45,7 +46,7 @@ async def serving(tmp_path: Path, core: KeyValue | None = None) -> AsyncIterator
 async def raw(path: str, buffer: int = 2**25) -> Streams:
     """A connection without a client's manners; the greeting is read. ``buffer``: bytes that it takes unread."""
     reader, writer = await asyncio.open_unix_connection(path, limit=buffer // 2)
-    assert json.loads(await reader.readline())["protocol"] == 1
+    assert json.loads(await reader.readline())["protocol"] == PROTOCOL
     return reader, writer
 
 

@@ -164,8 +164,9 @@ def txn_request(prefix: bytes, conditions: Sequence[Condition], operations: Sequ
         {
             "key": prefix + condition.key.encode(),
             "target": "MOD",
-            "result": "EQUAL",
-            "mod_revision": str(condition.revision),
+            # etcd knows no "at least".
+            "result": "GREATER" if condition.at_least else "EQUAL",
+            "mod_revision": str(condition.revision - condition.at_least),
         }
         for condition in conditions
     ]
