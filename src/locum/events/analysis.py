@@ -1,7 +1,8 @@
 """What can be learned about one script from its bytes alone, without running it.
 
-Rules of this file: it reads no directory and runs nothing. Given the content of a file it says how the file would be
-started (shebang), which events it handles as far as that can be known, and what is wrong with it.
+Rules of this file: it reads no directory and runs nothing of the script. A shell is asked to parse it (``sh -n``):
+a script that an upgrade broke should be known before it fails an event. Given the content of a file it says how the
+file would be started (shebang), which events it handles as far as that can be known, and what is wrong with it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import enum
 import os
 import re
 import shutil
+import subprocess
 
 import msgspec
 
@@ -20,6 +22,12 @@ PYTHON_INTERPRETER = "locum-script"
 
 #: Only this much of a script is read to see which events it mentions, bytes.
 READ_LIMIT = 1 << 20
+
+#: Shells that parse a script without running it when they get ``-n`` (POSIX, sh(1)).
+_SHELLS = ("sh", "dash", "ash", "bash", "ksh", "mksh")
+#: Longest time that a shell may take for that, seconds.
+_PARSE_LIMIT = 5.0
+_LINE = re.compile(r"^(?:line )?([0-9]+): ")
 
 _EVENT_WORDS = {
     event.value: re.compile(rb"(?<![A-Za-z0-9_])" + event.value.encode() + rb"(?![A-Za-z0-9_])") for event in Event
@@ -50,8 +58,11 @@ class Analysis(msgspec.Struct, frozen=True):
     remarks: tuple[str, ...] = ()
 
 
-def analyse(content: bytes, path: str, search_path: str) -> Analysis:
-    """Analyse a script's ``content``; ``search_path`` is the PATH that scripts get, for ``#!/usr/bin/env``."""
+def analyse(content: bytes, path: str, search_path: str, parse: bool = True) -> Analysis:
+    """Analyse a script's ``content``; ``search_path`` is the PATH that scripts get, for ``#!/usr/bin/env``.
+
+    Without ``parse`` no shell is started: for content that other users could have written.
+    """
     if not content.startswith(b"#!"):
         if content.startswith(b"\x7fELF"):
             return Analysis(Kind.BINARY, None)
@@ -65,6 +76,8 @@ def analyse(content: bytes, path: str, search_path: str) -> Analysis:
         events, problems, remarks = analyse_python(content, path)
         return Analysis(Kind.PYTHON, events, problems, remarks)
     problem = _interpreter_problem(words, search_path)
+    if problem is None and parse and len(content) < READ_LIMIT:
+        problem = _shell_problem(words, content, search_path)
     mentioned = tuple(name for name, word in _EVENT_WORDS.items() if word.search(content))
     # A script that names no event at all chooses what to do in some other way: expect it to handle anything.
     return Analysis(Kind.TEXT, mentioned or None, (problem,) if problem else ())
@@ -93,3 +106,39 @@ def _interpreter_problem(words: list[str], search_path: str) -> str | None:
     if os.path.isdir(interpreter) or not os.access(interpreter, os.X_OK):
         return f"its interpreter {interpreter} does not exist or is not executable"
     return None
+
+
+def _shell_problem(words: list[str], content: bytes, search_path: str) -> str | None:
+    """Why the shell named by the words of a ``#!`` line cannot parse the script; None also when it cannot be asked."""
+    name = os.path.basename(words[0])
+    if name == "env":
+        arguments = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+        name = os.path.basename(arguments[0]) if arguments else ""
+        shell = shutil.which(name, path=search_path) or ""
+    else:
+        shell = words[0]
+    if name not in _SHELLS or not shell or b"\0" in content:  # with NUL: something packed behind an 'exit'
+        return None
+    try:
+        done = subprocess.run(
+            [shell, "-n"],
+            input=content,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={"PATH": search_path, "LANG": "C.UTF-8"},
+            cwd="/",
+            timeout=_PARSE_LIMIT,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    if done.returncode == 0 or not said:
+        return None
+    # dash: "/bin/sh: 3: Syntax error: …"; bash: "bash: line 3: syntax error …".
+    text = said[0].removeprefix(f"{shell}: ").removeprefix(f"{name}: ")
+    return f"{name} cannot parse it: {_LINE.sub(_line, text)}"
+
+
+def _line(match: re.Match[str]) -> str:
+    return f"line {match[1]}: "

@@ -1,6 +1,6 @@
 """A directory of event scripts: which files are scripts, in which order, and what is wrong with them.
 
-Rules of this file: it reads the file system and never runs anything, changes nothing. Names and order follow CTDB
+Rules of this file: it reads the file system, runs nothing of a script and changes nothing. Names and order follow CTDB
 (``NN.name``, ``ctdb/config/events/README``); what others could write is refused, for scripts run as root.
 
 Three sorts of problem. A *fault* keeps a daemon from starting; one that runs already goes on with the scripts that it
@@ -278,6 +278,7 @@ class ScriptDirectory:
         def fault(text: str) -> None:
             problems.append(Problem(name, text, enabled))
 
+        faults = len(problems)
         for text in unsafe(status, path):
             fault(text)
         if status is not link:
@@ -292,7 +293,8 @@ class ScriptDirectory:
             except OSError as error:
                 fault(f"cannot be read: {error.strerror}")
                 return None
-            known = (signature, analyse(content, path, self._search_path))
+            safe = len(problems) == faults
+            known = (signature, analyse(content, path, self._search_path, safe))
         analyses[name] = known
         analysis = known[1]
         for text in analysis.problems:

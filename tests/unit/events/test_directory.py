@@ -235,6 +235,9 @@ def test_a_stray_file_is_named_and_stops_nothing(bench: Bench, name: str) -> Non
         ("#!sh\nexit 0\n", "its interpreter sh is not an absolute path"),
         ("#!/usr/bin/env no-such-shell\nexit 0\n", "its interpreter no-such-shell is not found in /usr/local/sbin"),
         ("#!/bin/sh\r\nexit 0\r\n", "has Windows line ends"),
+        ("#!/bin/sh\nif true; then\n", "sh cannot parse it: "),
+        ("#!/bin/bash\ncase x in\n", "bash cannot parse it: "),
+        ("#!/usr/bin/env bash\nf() {\n", "bash cannot parse it: "),
         (PYTHON + "def monitor(:\n", "Python syntax error in line 2"),
         (PYTHON + "def monitor():\n    x = '\0'\n", "Python"),
     ],
@@ -247,6 +250,22 @@ def test_a_script_that_cannot_run_is_a_fault_when_enabled(bench: Bench, text: st
     (bench.scripts / "10.bad").chmod(0o644)
     assert len(ScriptDirectory(bench.scripts).load()) == 1
     assert problem in problems(bench)[0]
+
+
+def test_parsing_a_script_runs_nothing_of_it(bench: Bench) -> None:
+    bench.shell("10.a", f"touch {bench.place}/ran\n$(touch {bench.place}/ran)\nexit 0\n")
+    assert ScriptDirectory(bench.scripts).load()
+    assert not bench.file("ran").exists()
+
+
+def test_no_shell_is_given_what_others_could_have_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.script("10.open", SHELL, mode=0o777)
+
+    def refuse(*_: object, **__: object) -> object:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.run", refuse)
+    assert len(faults(bench)) == 1
 
 
 def test_every_problem_is_named_at_once(bench: Bench) -> None:

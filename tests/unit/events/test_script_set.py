@@ -30,6 +30,10 @@ def break_syntax(bench: Bench) -> None:
     bench.script("40.py", PYTHON + "def monitor(:\n")
 
 
+def break_shell(bench: Bench) -> None:
+    bench.script("40.py", SHELL + 'case "$1" in\n')
+
+
 def break_mode(bench: Bench) -> None:
     (bench.scripts / "40.py").chmod(0o777)
 
@@ -42,7 +46,7 @@ def empty_it(bench: Bench) -> None:
     bench.script("40.py", "")
 
 
-@pytest.mark.parametrize("harm", [break_syntax, break_mode, break_interpreter, empty_it])
+@pytest.mark.parametrize("harm", [break_syntax, break_shell, break_mode, break_interpreter, empty_it])
 def test_a_script_at_fault_stays_as_it_was_and_the_others_follow_the_directory(
     bench: Bench, harm: Callable[[Bench], None]
 ) -> None:
