@@ -323,11 +323,11 @@ def _totals(scene: Scene, node: str) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["list", "192.0.2.77"], "192.0.2.77 is no public address of this cluster"),
+        (["list", "192.0.2.77"], "192.0.2.77 is not a public address of this cluster"),
         (["list", "nonsense"], "'nonsense' is not an IP address"),
         (["add", "10.0.0.1", "10.0.0.2:5"], "'10.0.0.1' is not ADDRESS:PORT"),
         (["add", "10.0.0.1:0", "10.0.0.2:5"], "'10.0.0.1:0' is not ADDRESS:PORT"),
-        (["add", "10.0.0.1:5", "10.0.0.2:5"], "10.0.0.2 is no public address"),
+        (["add", "10.0.0.1:5", "10.0.0.2:5"], "10.0.0.2 is not a public address"),
         (["add", "10.77.0.2:5", "10.0.0.2:5"], "the client comes first"),
         (["add", "[fd77::9]:5", "10.77.0.2:5"], "one is IPv4, the other IPv6"),
         (["add", "10.0.0.1:5"], "a connection needs both endpoints"),

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-import msgspec
 
 from locum.api.client import call_raw
 from locum.api.model import AdminResult
 from locum.cli import output
-from locum.errors import ProtocolError
+from locum.cli.ask import decode
+from locum.cli.options import Number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,14 +22,12 @@ WAIT, ANSWER = 20.0, 15.0
 #: Exit status when a change was accepted and its effect was not reached in time.
 INCOMPLETE = 1
 
-_decoder = msgspec.json.Decoder(AdminResult)
-
 
 def wait_options(function: F) -> F:
     """``--wait`` and ``--no-wait`` of a command that moves addresses."""
     waiting = click.option(
         "--wait",
-        type=click.FloatRange(0, 600),
+        type=Number("a number of seconds", 0, 600),
         default=WAIT,
         show_default=True,
         metavar="SECONDS",
@@ -42,10 +40,7 @@ def run(socket_path: str, as_json: bool, wait: float = 0.0, **request: object) -
     """Carry out an admin command and say what happened; returns the exit status."""
     message = {"op": "admin", "wait": wait, **{name: value for name, value in request.items() if value is not None}}
     result = call_raw(socket_path, message, wait + ANSWER)
-    try:
-        done = _decoder.decode(result)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"the daemon's answer is not of this version: {error}") from None
+    done = decode(result, AdminResult)
     if as_json:
         output.emit_json(result)
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -24,7 +25,7 @@ OLD = 3
 #: Pause before a watch looks again for a daemon that went away, in seconds.
 LOOK_AGAIN = 0.5
 
-_status = msgspec.json.Decoder(StatusReport)
+T = TypeVar("T")
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -73,14 +74,19 @@ def old_lines(report: StatusReport, on: Screen, wall: float) -> list[str]:
     return [*output.items(reasons, on, "red", mark="! "), ""]
 
 
-def decode_status(result: bytes) -> StatusReport:
-    """The report in ``result``. Raises ProtocolError when it is none."""
+def decode(result: bytes, kind: type[T]) -> T:
+    """``result`` as a ``kind``. Raises ProtocolError when it is none."""
     try:
-        return _status.decode(result)
+        return msgspec.json.decode(result, type=kind)
     except msgspec.DecodeError as error:
         raise ProtocolError(
-            f"the daemon's answer is not a status of this version ({error}): are 'locum' and the daemon of one version?"
+            f"the daemon's answer is not of this version ({error}): are 'locum' and the daemon of one version?"
         ) from None
+
+
+def decode_status(result: bytes) -> StatusReport:
+    """The report in ``result``. Raises ProtocolError when it is none."""
+    return decode(result, StatusReport)
 
 
 def ask_status(socket_path: str, *, as_json: bool) -> Told:

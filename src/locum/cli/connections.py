@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 import click
 import msgspec
 
-from locum.api.client import call
+from locum.api.client import call_raw
 from locum.cli import output
-from locum.cli.ask import ask
+from locum.cli.ask import ask, decode
 from locum.cli.groups import DefaultGroup
-from locum.cli.options import json_option, socket_option
+from locum.cli.options import Number, json_option, socket_option
 from locum.cli.output import Content, Screen
 from locum.connections.report import AddressConnections, ConnectionsResult
 from locum.errors import UsageError
-
-_reports = msgspec.json.Decoder(list[AddressConnections])
 
 
 @click.group("connections", cls=DefaultGroup)
@@ -33,10 +31,10 @@ def connections() -> None:
 def list_connections(ctx: click.Context, address: str | None, as_json: bool, socket_path: str) -> None:
     """How many connections are registered for each public address, or every one of ADDRESS."""
     told = ask(socket_path, {"op": "connections-list", "address": address})
+    reports = decode(told.result, list[AddressConnections])
     if as_json:
         output.emit_json(told.result)
     else:
-        reports = _reports.decode(told.result)
         output.emit(render_one(reports[0], output.screen()) if address else render(reports, output.screen()))
     ctx.exit(told.status)
 
@@ -81,7 +79,13 @@ def tickle(address: str, as_json: bool, socket_path: str) -> None:
 
 @connections.command("kill")
 @click.argument("address")
-@click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, help="Only this port; can be repeated.")
+@click.option(
+    "--port",
+    "ports",
+    type=Number("a port", 1, 65535, whole=True),
+    multiple=True,
+    help="Only this port; can be repeated.",
+)
 @json_option
 @socket_option
 def kill(address: str, ports: tuple[int, ...], as_json: bool, socket_path: str) -> None:
@@ -137,10 +141,11 @@ def _pairs(client: str | None, public: str | None) -> list[list[str]]:
 
 def _do(socket_path: str, as_json: bool, request: Mapping[str, object]) -> None:
     if request.get("pairs") == []:
-        result: object = msgspec.to_builtins(ConnectionsResult("nothing was given on standard input", 0))
+        result = msgspec.json.encode(ConnectionsResult("nothing was given on standard input", 0))
     else:
-        result = call(socket_path, request)
+        result = call_raw(socket_path, request)
+    done = decode(result, ConnectionsResult)
     if as_json:
         output.emit_json(result)
     else:
-        output.emit([msgspec.convert(result, ConnectionsResult).message])
+        output.emit([output.clean(done.message)])

@@ -7,7 +7,7 @@ import sys
 import click
 
 from locum.cli import output
-from locum.cli.options import DEFAULT_CONFIG, config_option, socket_option
+from locum.cli.options import DEFAULT_CONFIG, Number, config_option, socket_option
 
 
 @click.command("daemon")
@@ -27,7 +27,7 @@ def daemon(ctx: click.Context, config_path: str) -> None:
 @click.command("shutdown")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.1, 86400),
+    type=Number("a number of seconds", 0.1, 86400),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

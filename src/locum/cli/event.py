@@ -17,10 +17,11 @@ import msgspec
 from locum import escape
 from locum.api.client import NoDaemon, call_raw
 from locum.cli import output
+from locum.cli.ask import decode
 from locum.cli.groups import DefaultGroup
-from locum.cli.options import json_option, socket_option
+from locum.cli.options import Number, json_option, socket_option
 from locum.cli.output import Cell, Content
-from locum.errors import LocumError, ProtocolError, ScriptDirectoryError, UsageError
+from locum.errors import LocumError, ScriptDirectoryError, UsageError
 from locum.events.analysis import Kind
 from locum.events.directory import Listing, ScriptDirectory
 from locum.events.model import Event, EventResult, EventStatus, Outcome, ScriptResult
@@ -120,7 +121,9 @@ def disable(script: str, directory: str | None, socket_path: str) -> None:
 @click.argument("name", metavar="EVENT")
 @click.argument("arguments", nargs=-1, metavar="[ARGUMENT]...")
 @dir_option
-@click.option("--timeout", type=click.FloatRange(0.1, 86400), metavar="SECONDS", help="Limit of each script [30].")
+@click.option(
+    "--timeout", type=Number("a number of seconds", 0.1, 86400), metavar="SECONDS", help="Limit of each script [30]."
+)
 @click.option("--config", type=click.Path(), metavar="FILE", help="With --dir: scripts' settings and the node's name.")
 @click.option("--set", "assignments", multiple=True, metavar="SCRIPT:KEY=VALUE", help="With --dir: a script's setting.")
 @click.option("--runtime", type=click.Path(), metavar="DIR", help="With --dir: LOCUM_RUNTIME; state is below it.")
@@ -221,10 +224,7 @@ def _ask(socket_path: str, request: Mapping[str, object], kind: type, timeout: f
         answer = call_raw(socket_path, request, timeout)
     except NoDaemon as error:
         raise LocumError(f"{error}; without a daemon, give --dir DIR") from None
-    try:
-        return msgspec.json.decode(answer, type=kind)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"the daemon's answer is not of this version: {error}") from None
+    return decode(answer, kind)
 
 
 def _directory(directory: str | None, socket_path: str) -> str:

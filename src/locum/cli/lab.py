@@ -19,7 +19,7 @@ import msgspec
 
 from locum import escape
 from locum.cli.groups import PlainGroup
-from locum.cli.options import F
+from locum.cli.options import F, Number
 from locum.errors import LocumError, UsageError
 from locum.lab import faults, namespaces, processes, rootless, service_table, transfers
 from locum.lab import observer as observing
@@ -45,7 +45,7 @@ _store_option = click.option(
     "--store", default="embedded", show_default=True, help="embedded, embedded-file or etcd (a member on each node)."
 )
 _seconds_option = click.option(
-    "--seconds", default=None, type=float, help="End after this time; else when interrupted."
+    "--seconds", default=None, type=Number("a number of seconds", 0), help="End after this time; else when interrupted."
 )
 _output_option = click.option(
     "--output", default="-", type=click.File("w"), help="A file for the lines instead of standard output."
@@ -54,7 +54,7 @@ _output_option = click.option(
 
 def _milliseconds(name: str, default: float, least: float, text: str) -> Callable[[F], F]:
     """An option that takes a time of at least ``least`` milliseconds."""
-    kind = click.FloatRange(least)
+    kind = Number("a number of milliseconds", least)
     return click.option(name, type=kind, default=default, show_default=True, metavar="MS", help=text)
 
 
@@ -239,7 +239,12 @@ def probe(
 @lab.command()
 @name_option
 @_milliseconds("--interval", 10.0, 0.1, "Milliseconds between two questions per address.")
-@click.option("--window", default=None, type=float, help="Milliseconds of the criterion; three intervals if not given.")
+@click.option(
+    "--window",
+    default=None,
+    type=Number("a number of milliseconds", 0),
+    help="Milliseconds of the criterion; three intervals if not given.",
+)
 @_seconds_option
 @_output_option
 def observe(*, name: str, interval: float, window: float | None, seconds: float | None, output: Any) -> None:

@@ -11,7 +11,7 @@ import click
 from locum.cli import admin, output
 from locum.cli.ask import ask_status, decode_status, old_lines
 from locum.cli.groups import DefaultGroup
-from locum.cli.options import json_option, socket_option
+from locum.cli.options import Number, json_option, socket_option
 from locum.cli.status import node_table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,7 +91,11 @@ def continue_(ctx: click.Context, node_name: str, as_json: bool, socket_path: st
 
 @node.command("ban")
 @_node_argument
-@click.option("--seconds", type=float, help="How long; the tunable RecoveryBanPeriod when not given.")
+@click.option(
+    "--seconds",
+    type=Number("a number of seconds"),
+    help="How long; the tunable RecoveryBanPeriod when not given.",
+)
 @admin.wait_options
 @json_option
 @socket_option

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,6 +14,43 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Where the configuration is unless a command says otherwise.
 DEFAULT_CONFIG = "/etc/locum/locum.toml"
+
+
+if TYPE_CHECKING:
+    _NumberType = click.ParamType[float]
+else:  # a class without parameters in earlier versions of click
+    _NumberType = click.ParamType
+
+
+class Number(_NumberType):
+    """A number of something from ``least`` to ``most``, both included; None: without a limit.
+
+    "nan" and "inf" are none: JSON has no such numbers, and no comparison refuses the first.
+    """
+
+    name = "number"
+
+    def __init__(
+        self, what: str, least: float | None = None, most: float | None = None, *, whole: bool = False
+    ) -> None:
+        self._least = -math.inf if least is None else least
+        self._most = math.inf if most is None else most
+        self._whole = whole
+        self._expected = what
+        if most is not None:
+            self._expected += f" from {self._least:.12g} to {most:.12g}"
+        elif least is not None:
+            self._expected += f" of {least:.12g} or more"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that ``value`` is."""
+        try:
+            number: float = int(str(value)) if self._whole else float(str(value))
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and self._least <= number <= self._most):
+            self.fail(f"{value!r} is not {self._expected}", param, ctx)
+        return number
 
 
 def socket_option(function: F) -> F:

@@ -7,11 +7,11 @@ import msgspec
 
 from locum.api.model import TunableReport
 from locum.cli import admin, output
-from locum.cli.ask import Told, ask
+from locum.cli.ask import Told, ask, decode
 from locum.cli.groups import DefaultGroup
 from locum.cli.options import json_option, socket_option
 from locum.cli.output import Cell, Content
-from locum.errors import ProtocolError, UsageError
+from locum.errors import UsageError
 
 
 @click.group("tunable", cls=DefaultGroup)
@@ -21,10 +21,7 @@ def tunable() -> None:
 
 def _ask(socket_path: str) -> tuple[Told, tuple[TunableReport, ...]]:
     told = ask(socket_path, {"op": "tunables"})
-    try:
-        return told, msgspec.json.decode(told.result, type=tuple[TunableReport, ...])
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"the daemon's answer is not of this version: {error}") from None
+    return told, decode(told.result, tuple[TunableReport, ...])
 
 
 @tunable.command("list")

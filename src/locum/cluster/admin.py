@@ -335,7 +335,7 @@ def _ban(task: _Task) -> AdminChange:
         seconds = task.situation().tunables.recovery_ban_period
     if not 0 < seconds <= LONGEST_BAN:
         raise UsageError(
-            f"cannot ban for {seconds:g} s: a ban lasts more than 0 and at most {LONGEST_BAN:g} s; "
+            f"cannot ban for {seconds:g} s: a ban lasts more than 0 and at most {LONGEST_BAN:.0f} s; "
             f"'locum node stop {node}' lasts until 'locum node continue'"
         )
     new = msgspec.structs.replace(

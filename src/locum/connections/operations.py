@@ -105,7 +105,7 @@ class ConnectionOperations:
         except ValueError:
             raise UsageError(f"{text!r} is not an IP address") from None
         if address not in self._public():
-            raise UsageError(f"{address} is no public address of this cluster; 'locum ip' lists them")
+            raise UsageError(f"{address} is not a public address of this cluster; 'locum ip' lists them")
         return address
 
     def _here(self, address: str) -> str:
@@ -127,7 +127,7 @@ class ConnectionOperations:
             (client, client_port), (address, port) = parse_endpoint(pair[0]), parse_endpoint(pair[1])
             if address not in public:
                 turned = " (the client comes first, then the public address)" if client in public else ""
-                raise UsageError(f"{address} is no public address of this cluster{turned}")
+                raise UsageError(f"{address} is not a public address of this cluster{turned}")
             if (":" in client) != (":" in address):
                 raise UsageError(f"{pair[0]} and {pair[1]} cannot be connected: one is IPv4, the other IPv6")
             found.setdefault(address, set()).add(Connection(address, port, client, client_port).entry)

@@ -92,10 +92,10 @@ def test_no_arguments_show_the_help() -> None:
         (["node", "x"], "there are list, disable"),
         (["status", "--jsno"], "no such option"),
         (["ip", "move"], "missing argument 'ADDRESS'"),
-        (["node", "ban", "--seconds", "soon"], "'soon' is not a valid float"),
+        (["node", "ban", "--seconds", "soon"], "'soon' is not a number of seconds"),
         (["event", "lits"], "did you mean 'list'?"),
         (["lab", "stauts"], "did you mean 'status'?"),
-        (["shutdown", "--timeout", "-1"], "-1.0 is not in the range"),
+        (["shutdown", "--timeout", "-1"], "'-1' is not a number of seconds from 0.1 to 86400"),
     ],
 )
 def test_wrong_usage(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +104,26 @@ def test_wrong_usage(arguments: list[str], text: str, capsys: pytest.CaptureFixt
     assert error.startswith("locum: ")
     assert text in error
     assert "--help' shows how it is used" in error
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999", "", "5s"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "node ban n1 --seconds",
+        "node disable n1 --wait",
+        "ip move 10.0.0.1 n1 --wait",
+        "shutdown --timeout",
+        "event run monitor --dir / --timeout",
+        "connections kill 10.0.0.1 --port",
+        "lab probe --seconds",
+    ],
+)
+def test_a_number_that_is_none_is_refused_before_anything_is_asked(command: str, number: str, locum: Command) -> None:
+    """JSON makes null of "not a number": the daemon would take its default."""
+    locum(*command.split(), number, status=2)
+    assert f"{number!r} is not a " in locum.err
+    assert locum.daemon.requests == []
 
 
 @pytest.mark.parametrize("name", ["ip", "node", "event", "tunable", "connections", "lab"])
