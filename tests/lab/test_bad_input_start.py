@@ -329,7 +329,7 @@ def test_a_store_that_is_not_there_is_waited_for(place: Place) -> None:
     )
     place.lab.start_daemon("n1")
     place.lab.wait_for("the daemon to answer", lambda: answers(place.lab))
-    text = locum(place.lab, "n1", "status")
+    text = locum(place.lab, "n1", "status", status=3)
     assert "has not read the store yet" in text
     assert str(late) in text
     refused = locum(place.lab, "n1", "node", "disable", "n1", status=2)

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 import locum.events
+from locum.events import link
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
+from locum.threads import Worker
 from tests.lab.namespaces import Namespace
 
 pytestmark = pytest.mark.lab
@@ -54,6 +56,8 @@ class Node:
                 await engine.stop()
 
         with self.space.entered():
+            # The thread that starts runners stays in the namespace where it began.
+            link._spawner = Worker("spawner", threads=2, room=2)
             return asyncio.run(go())
 
 
