@@ -58,6 +58,14 @@ def monitored(lab: Lab, node: str, times: int) -> None:
     lab.wait_for(f"{times} monitors on {node}", lambda: len(seen(lab, node, "monitor")) >= before + times, 60)
 
 
+def kill_agent(lab: Lab, node: str) -> None:
+    """Kill the agent, and wait until its guard has started another one."""
+    agent = lab.agent(node)
+    assert agent is not None
+    processes.send(agent, signal.SIGKILL)
+    lab.wait_for(f"another agent on {node}", lambda: lab.agent(node) not in (None, agent))
+
+
 def all_well(report: StatusReport) -> None:
     assert {node.name: node.state for node in report.nodes} == dict.fromkeys(("n1", "n2", "n3"), "OK")
     assert all(address.state == "served" for address in report.addresses)
@@ -104,10 +112,7 @@ def test_a_broken_script_on_all_nodes_runs_on_as_it_was_and_agents_restart_with_
     assert lab.served() == before
     for node in lab.layout.node_names:
         assert any(warning.startswith(f"{node}: script directory ") for warning in report.warnings), report.warnings
-    agent = lab.agent("n2")
-    assert agent is not None
-    processes.send(agent, signal.SIGKILL)
-    lab.wait_for("another agent", lambda: lab.agent("n2") not in (None, agent))
+    kill_agent(lab, "n2")
     monitored(lab, "n2", 2)
     reconfigure(lab)
     all_well(lab.status())
@@ -136,6 +141,44 @@ def test_a_recovered_that_fails_on_all_nodes_bans_none(lab: Lab) -> None:
     everywhere(lab, lambda node: (lab.node_directory(node) / "fail-recovered").unlink())
     lab.wait_served(120)
     assert set(lab.served()) == set(before)
+
+
+def test_a_monitor_that_fails_on_all_nodes_leaves_every_address_served(lab: Lab) -> None:
+    everywhere(lab, lambda node: (lab.node_directory(node) / "fail-monitor").write_text("1"))
+    everywhere(lab, lambda node: wait_state(lab, node, "UNHEALTHY"))
+    everywhere(lab, lambda node: monitored(lab, node, 2))
+    assert len(lab.served()) == lab.layout.addresses
+    report = lab.status()
+    assert {node.state for node in report.nodes} == {"UNHEALTHY"}
+    assert all(address.serving for address in report.addresses)
+    everywhere(lab, lambda node: (lab.node_directory(node) / "fail-monitor").unlink())
+    lab.wait_served()
+
+
+def warned(lab: Lab, node: str) -> bool:
+    """Whether the cluster knows that the node's configuration is at fault."""
+    return any(one.startswith(f"{node}: the configuration cannot be read: ") for one in lab.status().warnings)
+
+
+def wait_warned(lab: Lab, node: str) -> None:
+    lab.wait_for(f"a warning about {node}", lambda: warned(lab, node))
+
+
+def test_a_configuration_that_became_bad_on_all_nodes_changes_nothing(lab: Lab) -> None:
+    before = lab.served()
+    good = {node: (lab.node_directory(node) / "config.toml").read_text() for node in lab.layout.node_names}
+    everywhere(lab, lambda node: (lab.node_directory(node) / "config.toml").write_text(good[node] + "[nonsense]\n"))
+    everywhere(lab, lambda node: locum(lab, node, "reload", status=2))
+    for node in lab.layout.node_names:
+        assert warned(lab, node)
+        kill_agent(lab, node)
+        monitored(lab, node, 1)
+        wait_warned(lab, node)
+    all_well(lab.status())
+    assert lab.served() == before
+    everywhere(lab, lambda node: (lab.node_directory(node) / "config.toml").write_text(good[node]))
+    everywhere(lab, lambda node: locum(lab, node, "reload"))
+    lab.wait_for("the warnings to go", lambda: not any("cannot be read" in w for w in lab.status().warnings))
 
 
 def test_a_script_that_comes_to_running_nodes_gets_startup_first_and_none_becomes_unhealthy(lab: Lab) -> None:

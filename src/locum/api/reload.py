@@ -118,6 +118,15 @@ class Reloader:
             self._log(f"reload: {setting} has changed: restart the daemon for that", "warning")
         return ReloadResult(changes, ignored, warnings)
 
+    async def look(self) -> None:
+        """Warn when the configuration that is in force could not be read now: an agent that restarts does not read it,
+        and does not know what an earlier one has warned of."""
+        async with self._one:
+            try:
+                await self._worker.run("reading the configuration", PATIENCE, _read, self.settings)
+            except LocumError as error:
+                self._warn(_unusable(error))
+
     def _warn(self, text: str) -> None:
         self._driver.feed(self._driver.node.warnings_changed, "configuration", (text,) if text else ())
 
@@ -178,4 +187,4 @@ def _unusable(error: LocumError) -> str:
     """The warning for as long as the configuration cannot be reloaded."""
     first, *others = str(error).splitlines()
     more = f" (and {len(others)} more)" if others else ""
-    return f"the last reload failed: {first}{more}. The configuration before it stays in force until one succeeds"
+    return f"the configuration cannot be read: {first}{more}. What was in force stays so until a reload succeeds"

@@ -272,6 +272,7 @@ async def serve(settings: Settings) -> int:
             # Before anything that takes time: the hold runs out, and the next beat must not wait for scripts.
             bits = {a.address: a.bits for a in settings.addresses}
             acts.adopt((a, bits[a], name) for a, name in adoption.held.items() if a in bits)
+            background.append(loop.create_task(reloader.look()))
         else:
             # Also when a predecessor died while it dropped its hold.
             notes.clear()

@@ -151,11 +151,14 @@ def test_a_configuration_that_became_bad_changes_nothing_and_is_a_warning_until_
         scene.reload()
     assert scene.reloader.settings == before
     (warning,) = scene.rules.warnings
-    assert warning.startswith(f"the last reload failed: {scene.path}:7: address")
+    assert warning.startswith(f"the configuration cannot be read: {scene.path}:7: address")
     assert "(and 1 more)" in warning
+    scene.rules.warnings = ("nothing yet",)
+    asyncio.run(scene.reloader.look())
+    assert list(scene.rules.warnings) == [warning], "an agent that restarts warns as well"
     scene.path.write_text(FIRST)
     scene.reload()
-    assert scene.rules.warnings == ()
+    assert not scene.rules.warnings
 
 
 def test_the_loss_of_the_file_of_addresses_is_not_the_wish_to_serve_none(
