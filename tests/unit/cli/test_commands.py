@@ -247,6 +247,23 @@ def test_shutdown_says_when_it_cannot_see_the_end_of_the_daemon(locum: Command) 
     assert locum("shutdown", "--no-wait") == "the daemon leaves the cluster\n"
 
 
+def test_shutdown_from_within_an_event_does_not_wait(locum: Command) -> None:
+    message = "leaves the cluster when the event recovered (script 25.a) has ended"
+    locum.scene.answers["shutdown"] = lambda _: success({"message": message, "inside": "recovered"})
+    assert locum("shutdown") == f"the daemon {message}\n"
+
+
+def test_status_lists_the_files_that_never_run_and_says_when_the_directory_is_at_fault(locum: Command) -> None:
+    ignored = [f"{number}.web.bak: is a copy" for number in range(10, 20)]
+    status = status_of(locum.scene.view)
+    scripts = {"directory": "/etc/locum/events", "in_use": 4, "ignored": ignored, "problem": ""}
+    locum.scene.answers["status"] = lambda _: success({**status, "daemon": {**status["daemon"], "scripts": scripts}})
+    text = locum("status")
+    assert f"Scripts  4 in use from /etc/locum/events; never run: {'; '.join(ignored[:6])} and 4 others\n" in text
+    scripts.update(ignored=[], problem="two scripts")
+    assert "Scripts  4 in use from /etc/locum/events; the directory is at fault: see the warnings\n" in locum("status")
+
+
 def test_watch_json_prints_a_line_per_change(locum: Command) -> None:
     first = status_of(locum.scene.view)
     second = {**first, "leader": "n3"}
