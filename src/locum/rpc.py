@@ -132,10 +132,16 @@ def encode_getport(program: int, version: int, *, tcp: bool, v6: bool) -> tuple[
 def decode_getport(results: bytes, *, v6: bool) -> int:
     """The port in its answer; 0 when the program is not registered."""
     answer = Unpacker(results)
-    if not v6:
-        return answer.uint()
-    parts = answer.string().split(".")  # a universal address: host, then the port in two bytes (RFC 5665)
-    return int(parts[-2]) * 256 + int(parts[-1]) if len(parts) > 2 else 0
+    if v6:
+        parts = answer.string().split(".")  # a universal address: host, then the port in two bytes (RFC 5665)
+        if not all(part.isascii() and part.isdigit() and len(part) <= 3 for part in parts[-2:]) and len(parts) > 2:
+            raise Malformed("not a universal address")
+        port = int(parts[-2]) * 256 + int(parts[-1]) if len(parts) > 2 else 0
+    else:
+        port = answer.uint()
+    if port > 65535:
+        raise Malformed(f"{port} is not a port")
+    return port
 
 
 def port_of(

@@ -14,6 +14,8 @@ import socket
 import zlib
 from collections.abc import Iterable, Sequence
 
+from locum.errors import LocumError
+
 TABLE = "locum"
 
 #: How many beats can be under way at once, each with its own slot.
@@ -224,8 +226,19 @@ def is_egress_chain(name: str) -> bool:
     return name.startswith(_EGRESS_PREFIX)
 
 
+def _quotable(interface: str) -> str:
+    """The name of an interface as nft(8) may have it between quotes, where nothing can be escaped.
+
+    Raises LocumError for one that would end there: the kernel allows it, and a container can give it to a device that
+    comes back from it.
+    """
+    if not interface.isprintable() or set('"\\*') & set(interface):
+        raise LocumError(f"the packet filter cannot have an interface called {interface!r}: rename it (ip link set)")
+    return interface
+
+
 def _elements(values: Iterable[str], quoted: bool = False) -> str:
-    text = ", ".join(f'"{value}"' if quoted else value for value in values)
+    text = ", ".join(f'"{_quotable(value)}"' if quoted else value for value in values)
     return f" elements = {{ {text} }};" if text else ""
 
 
@@ -311,14 +324,16 @@ def egress_ruleset(public4: Sequence[str], public6: Sequence[str], devices: Sequ
         gate=_gate("meta protocol"),
         # The deepest first: a jump needs its target.
         frames="".join(_frame(depth) for depth in range(TAG_DEPTH, -1, -1)),
-        chains="".join(_EGRESS.format(name=egress_chain(number), interface=name) for number, name in devices),
+        chains="".join(
+            _EGRESS.format(name=egress_chain(number), interface=_quotable(name)) for number, name in devices
+        ),
     )
     return replace("netdev") + netdev
 
 
 def egress_addition(number: int, interface: str) -> str:
     """One more interface for the netdev table that is there."""
-    return f"table netdev {TABLE} {{\n{_EGRESS.format(name=egress_chain(number), interface=interface)}}}\n"
+    return f"table netdev {TABLE} {{\n{_EGRESS.format(name=egress_chain(number), interface=_quotable(interface))}}}\n"
 
 
 def replace(family: str) -> str:

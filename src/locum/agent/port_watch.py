@@ -61,7 +61,7 @@ class PortWatch:
             ports = set()
             for name in names:
                 with open(os.path.join(self._directory, name), encoding="utf-8", errors="replace") as file:
-                    ports |= {int(word) for word in file.read().split() if word.isdigit()}
+                    ports |= {int(word) for word in file.read().split() if word.isdecimal() and len(word) <= 5}
         except OSError:
             return
         self._stamp = stamp

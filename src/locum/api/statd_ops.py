@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from locum import hosts
 from locum.errors import StoreUnavailable, UsageError
 from locum.outside import UNDECODABLE
 from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Entry, Operation, Put, Store, carry_out
@@ -66,7 +67,10 @@ class _Value(msgspec.Struct, frozen=True):
 
 
 class StatdClient(msgspec.Struct, frozen=True):
-    """A client to be notified when ``address`` moves; ``revision`` tells this record from a later one."""
+    """A client to be notified when ``address`` moves; ``revision`` tells this record from a later one.
+
+    ``recorded``: how the record spells the client, when that is not the one form (another version wrote it).
+    """
 
     address: str
     client: str
@@ -74,6 +78,7 @@ class StatdClient(msgspec.Struct, frozen=True):
     at: float
     node: str
     server: str = ""
+    recorded: str = ""
 
 
 class StatdOperations:
@@ -108,13 +113,15 @@ class StatdOperations:
         final: dict[str, tuple[StatdChange, bool]] = {}
         known = set(self._known())
         for change in request.changes:
-            if change.do not in ("add", "del") or not change.client or len(change.client) > 255:
-                raise UsageError(f"no change of a statd client: {change.do!r} {change.client!r}")
-            addresses = [change.server] if change.server in known else self._served()
+            client = _host(change.client)
+            if change.do not in ("add", "del") or not client:
+                raise UsageError(f"no change of a statd client: {change.do!r} {change.client[:255]!r}")
+            server = _host(change.server)
+            addresses = [server] if server in known else self._served()
             for address in addresses:
-                if not _same_family(address, change.client):
+                if not _same_family(address, client):
                     continue
-                final[_key(address, change.client)] = (change, change.do == "add")
+                final[_key(address, client)] = (msgspec.structs.replace(change, server=server), change.do == "add")
         keys = list(final)
         for begin in range(0, len(keys), MAX_OPERATIONS):
             await self._write({key: final[key] for key in keys[begin : begin + MAX_OPERATIONS]})
@@ -150,11 +157,15 @@ class StatdOperations:
     async def clients(self, message: Message) -> object:
         """Who is recorded for ``addresses``; for all of the cluster's when none is given."""
         request = _parse(message)
-        prefixes = [_key(address, "") for address in request.addresses] or [_CLIENTS]
+        try:
+            prefixes = [_key(hosts.address(address), "") for address in request.addresses] or [_CLIENTS]
+        except ValueError as error:
+            raise UsageError(f"statd: {error}") from None
         found: list[StatdClient] = []
         for prefix in prefixes:
             found += [_decode(entry) for entry in (await _limited(self._bulk.read(prefix))).entries]
-        return found
+        # What is no host cannot be told, and is of a stranger: nothing here has written it.
+        return [one for one in found if one.client]
 
     async def forget(self, message: Message) -> object:
         """``forget``: (address, client, revision) that are to go unless they were recorded again since."""
@@ -199,8 +210,7 @@ async def _limited(work: Awaitable[T]) -> T:
 
 def _same_family(address: str, client: str) -> bool:
     """False when the client is an address of the other family: it cannot have come by this one."""
-    numeric = ":" in client or client.replace(".", "").isdigit()
-    return not numeric or (":" in address) == (":" in client)
+    return not hosts.is_address(client) or (":" in address) == (":" in client)
 
 
 def _parse(message: Message) -> _Request:
@@ -220,4 +230,22 @@ def _decode(entry: Entry) -> StatdClient:
         value = msgspec.json.decode(entry.value, type=_Value)
     except UNDECODABLE:
         value = _Value(0.0, "")  # somebody else wrote it; the client is to be told all the same
-    return StatdClient(unquote(address), unquote(client), entry.revision, value.at, value.node, value.server)
+    recorded = unquote(client)
+    host = _host(recorded)
+    return StatdClient(
+        unquote(address),
+        host,
+        entry.revision,
+        value.at,
+        value.node,
+        value.server,
+        recorded if recorded != host else "",
+    )
+
+
+def _host(text: str) -> str:
+    """The one form of a client's or server's name or address; empty when it is neither."""
+    try:
+        return hosts.host(text)
+    except ValueError:
+        return ""

@@ -11,12 +11,12 @@ plan obeys where it can; :class:`WaitFor` only watches, for a bounded time.
 from __future__ import annotations
 
 import copy
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
+from locum import hosts
 from locum.cluster import schema
 from locum.cluster.explain import Situation, names, unready, why_not, why_unserved
 from locum.cluster.plan import NodeState, current_health, node_state
@@ -228,7 +228,7 @@ class _Task:
 
 def _canonical(text: str) -> str | None:
     try:
-        return ipaddress.ip_address(text).compressed
+        return hosts.address(text)
     except ValueError:
         return None
 

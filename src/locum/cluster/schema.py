@@ -28,12 +28,12 @@ commit, so that a ``member`` key which a stranger deleted does not free what its
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from locum import hosts
 from locum.config.tunables import TUNABLES
 from locum.errors import StoreCorrupt
 from locum.outside import UNDECODABLE
@@ -293,8 +293,8 @@ def _problem(record: Record, name: str) -> str | None:
 
 
 def _is_address(text: str) -> bool:
+    """In its one form: other spellings would be other addresses of the cluster."""
     try:
-        ipaddress.ip_address(text)
+        return hosts.address(text) == text
     except ValueError:
         return False
-    return True

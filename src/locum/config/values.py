@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 
+from locum import hosts
 from locum.store.location import FORMS, MAX_SOCKET_PATH, NotAStore, StoreUrl, parse_store_url
 
 #: IFNAMSIZ is 16 with the final NUL (netdevice(7)).
@@ -47,9 +48,10 @@ def setting_name(text: str) -> str:
 
 def interface(text: str) -> str:
     """A network interface's name, by the kernel's rules (dev_valid_name)."""
-    bad = any(character in "/:" or character.isspace() for character in text)
+    # The kernel takes quotes and control characters as well; in the packet filter's rules they would end the name.
+    bad = any(character in '/:"\\*' or character.isspace() or not character.isprintable() for character in text)
     if not text or bad or text in (".", "..") or len(text.encode()) > MAX_INTERFACE_NAME:
-        raise BadValue(f"the name of a network interface (1 to {MAX_INTERFACE_NAME} characters)")
+        raise BadValue(f"the name of a network interface (1 to {MAX_INTERFACE_NAME} printable characters)")
     return text
 
 
@@ -77,7 +79,7 @@ def socket_path(text: str) -> str:
 
 def plain_address(text: str) -> str:
     """One host's IPv4 or IPv6 address, canonical."""
-    return str(_address(text))
+    return hosts.of_bytes(_address(text).packed)
 
 
 def public_address(text: str) -> tuple[str, int]:
@@ -98,7 +100,7 @@ def public_address(text: str) -> tuple[str, int]:
             raise BadValue(f"an address of a host; this is the subnet {network} itself")
         if address.version == 4 and address == network.broadcast_address:
             raise BadValue(f"an address of a host; this is the broadcast address of {network}")
-    return str(address), bits
+    return hosts.of_bytes(address.packed), bits
 
 
 def store_location(text: str) -> StoreUrl:
@@ -130,6 +132,8 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
             raise BadValue("an address that clients can route to; this one is link-local")
     if address.is_multicast or address.is_unspecified or address.is_loopback or str(address) == "255.255.255.255":
         raise BadValue("the address of a host; this one is unspecified, loopback, multicast or broadcast")
+    if address.version == 6 and int(address) >> 32 == 0:
+        raise BadValue("a real IPv6 address; ::/96 has none any more (RFC 4291 2.5.5.1)")
     if address.version == 4 and int(address) >> 24 == 0:
         raise BadValue("the address of a host; 0.0.0.0/8 has none (RFC 1122 3.2.1.3)")
     return address

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from locum import hosts
 from locum.errors import UsageError
 
 
@@ -42,17 +43,13 @@ class ConnectionsResult(msgspec.Struct, frozen=True):
 
 def parse_endpoint(text: str) -> tuple[str, int]:
     """``192.0.2.1:445``, ``[2001:db8::1]:445`` → (address in its canonical form, port). Raises UsageError."""
-    import ipaddress  # noqa: PLC0415  (only the daemon needs it)
-
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     try:
-        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        address = hosts.address(host[1:-1] if bracketed else host)
     except ValueError:
-        address = None
+        address = ""
     number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-    # A zone ("%eth0") means something on one host only.
-    if address is None or "%" in host or not colon or not 0 < number < 65536 or (address.version == 6) != bracketed:
+    if not address or not colon or not 0 < number < 65536 or (":" in host) != bracketed:
         raise UsageError(f"{text!r} is not ADDRESS:PORT ([ADDRESS]:PORT for IPv6)")
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address), number
+    return address, number

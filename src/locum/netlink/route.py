@@ -11,6 +11,7 @@ import socket
 import struct
 from typing import NamedTuple
 
+from locum import hosts
 from locum.errors import NetlinkError
 from locum.netlink import core
 from locum.netlink.core import NetlinkSocket, Request
@@ -108,8 +109,8 @@ def packed(address: str) -> bytes:
 
 
 def canonical(address: str) -> str:
-    """The one spelling of ``address`` that this package compares. Raises ValueError when it is not one."""
-    return socket.inet_ntop(family_of(address), packed(address))
+    """The one spelling of ``address`` (:mod:`locum.hosts`). Raises ValueError when it is not one."""
+    return hosts.address(address)
 
 
 # -- links ---------------------------------------------------------------------------------------------------------

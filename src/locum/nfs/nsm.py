@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from locum import rpc
+from locum import hosts, rpc
 from locum.xdr import Malformed, Packer, Unpacker
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class _Round:
                 continue
             talk = self._open.get(int.from_bytes(data[:4], "big"))
             # From somebody else than who was asked: not an answer.
-            if talk is not None and sender[0].partition("%")[0] == talk.target[0]:
+            if talk is not None and hosts.address(sender[0].partition("%")[0]) == talk.target[0].partition("%")[0]:
                 self._answered(talk, data)
 
     def _answered(self, talk: _Talk, data: bytes) -> None:

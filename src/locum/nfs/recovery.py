@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from locum import escape
+from locum import escape, hosts
 from locum.nfs import nsm
 from locum.nfs.daemon import NoDaemon, Refused, ask
 
@@ -27,6 +27,7 @@ DEFAULT_TIMEOUT = 60.0
 READY_WITHIN = 300.0
 #: Seconds for the names of clients to be looked up, all of them together, and how many at once.
 _LOOKUP_WITHIN, _LOOKUPS = 10.0, 16
+_HOSTS, _RESOLVER = "/etc/hosts", "/etc/resolv.conf"
 
 
 def clients_of(addresses: Sequence[str]) -> list[dict[str, Any]]:
@@ -69,7 +70,7 @@ def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
     }
     # An address that has left meanwhile explains the silence: its clients are the new holder's to tell, and to forget.
     gone = [
-        (record["address"], record["client"], record["revision"])
+        (record["address"], record.get("recorded") or record["client"], record["revision"])
         for record in records
         if (record["address"], found.get(_client_of(record))) in silent and _is_here(record["address"])
     ]
@@ -148,11 +149,39 @@ def look_up(clients: Collection[tuple[str, bool]]) -> dict[tuple[str, bool], str
 def _resolve(name: str, v6: bool) -> str | None:
     import socket  # noqa: PLC0415
 
+    family = socket.AF_INET6 if v6 else socket.AF_INET
+    # A host may be called 4711 (RFC 1123, section 2.1). Resolvers take that for an address, unless it ends with a dot.
+    for asked in _questions(name) if hosts.is_number(name) else (name,):
+        try:
+            found = socket.getaddrinfo(asked, None, family, socket.SOCK_DGRAM)
+        except (OSError, UnicodeError):
+            continue
+        if found:
+            return str(found[0][4][0])
+    return None
+
+
+def _questions(name: str) -> Iterator[str]:
+    """What to ask the resolver for a name that looks like a number: the addresses that this machine's own table has for
+    it, and the name in each domain that is searched (hosts(5), resolv.conf(5))."""
+    for words in _words(_HOSTS):
+        if name in map(str.lower, words[1:]) and hosts.is_address(words[0]):
+            yield words[0]
+    domains: list[str] = []
+    for words in _words(_RESOLVER):
+        if words[0] in ("search", "domain"):
+            domains = words[1:]
+    yield from (f"{name}.{domain.strip('.')}." for domain in domains[:8])
+    yield f"{name}."
+
+
+def _words(path: str) -> list[list[str]]:
     try:
-        found = socket.getaddrinfo(name, None, socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
-    except (OSError, UnicodeError):
-        return None
-    return str(found[0][4][0]) if found else None
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read(1 << 20).splitlines()
+    except OSError:
+        return []
+    return [words for line in lines if (words := line.partition("#")[0].split())]
 
 
 def _client_of(record: Mapping[str, Any]) -> tuple[str, bool]:
@@ -160,7 +189,7 @@ def _client_of(record: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _is_name(client: str) -> bool:
-    return ":" not in client and not client.replace(".", "").isdigit()
+    return not hosts.is_address(client)
 
 
 def _is_here(address: str) -> bool:

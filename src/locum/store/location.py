@@ -20,6 +20,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from locum import hosts
 from locum.errors import UsageError
 
 #: etcd's port for clients.
@@ -100,13 +101,13 @@ def _endpoint(text: str) -> str:
     if not port.isascii() or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
         raise NotAStore(f"{port!r} is not a port (endpoint {text!r}; expected HOST:PORT)")
     if host.startswith("["):
-        # Needed only here; its import costs more than the rest of this file.
-        import ipaddress  # noqa: PLC0415
-
         try:
-            host = f"[{ipaddress.IPv6Address(host[1:-1] if host.endswith(']') else '')}]"
+            address = hosts.address(host[1:-1] if host.endswith("]") else "")
+            host = f"[{address}]" if ":" in address else address
         except ValueError:
             raise NotAStore(f"{host} is not an IPv6 address in brackets") from None
+    elif hosts.is_number(host):
+        raise NotAStore(f"{host!r} is not a host: programs take it for different addresses (endpoint {text!r})")
     elif not _NAME.match(host):
         raise NotAStore(f"{host!r} is not a host (endpoint {text!r}; IPv6 addresses go in brackets)")
-    return f"{host}:{int(port)}"
+    return f"{host.lower()}:{int(port)}"

@@ -148,7 +148,7 @@ def expected_ports() -> list[int]:
     """What the script has declared (:func:`expect_listen`)."""
     try:
         with open(_path(), encoding="ascii", errors="replace") as file:
-            return [int(line) for line in file.read().split() if line.isdigit()]
+            return [int(line) for line in file.read().split() if line.isdecimal()]
     except FileNotFoundError:
         return []
 

@@ -37,7 +37,7 @@ def check(program: int | str, version: int, host: str = "127.0.0.1", *, tcp: boo
     """
     number = program if isinstance(program, int) else PROGRAMS.get(program)
     if number is None:
-        if not str(program).isdigit():
+        if not str(program).isdecimal():
             raise rpc.RpcError(
                 f"no RPC program is called {program!r}; give its number, or one of {', '.join(PROGRAMS)}"
             )
@@ -50,7 +50,7 @@ def check(program: int | str, version: int, host: str = "127.0.0.1", *, tcp: boo
 
 def main(arguments: list[str]) -> int:
     """``rpc.py PROGRAM VERSION [HOST [tcp|udp]]``, for the shell functions."""
-    if not 2 <= len(arguments) <= 4 or not arguments[1].isdigit():
+    if not 2 <= len(arguments) <= 4 or not arguments[1].isdecimal():
         print("usage: PROGRAM VERSION [HOST [tcp|udp]]", file=sys.stderr)
         return 2
     program, version, host, protocol = (*arguments, *("127.0.0.1", "tcp")[len(arguments) - 2 :])

@@ -31,7 +31,7 @@ class SambaConfiguration:
     def ports(self) -> tuple[int, ...]:
         """``smb ports``. Raises Fail when there are none."""
         words = self.sections.get("global", {}).get("smb ports", "").replace(",", " ").split()
-        found = tuple(int(word) for word in words if word.isdigit())
+        found = tuple(int(word) for word in words if word.isdecimal())
         if not found:
             raise Fail("testparm says nothing of 'smb ports': set 'ports'")
         return found

@@ -71,4 +71,4 @@ def _is_off(value: str) -> bool:
 
 def _number(options: Mapping[str, str], name: str, default: int) -> int:
     value = options.get(name, "")
-    return int(value) if value.isdigit() else default
+    return int(value) if value.isdecimal() else default
