@@ -12,7 +12,8 @@ tells has it already, and an IPv4 address that is mapped into IPv6 is the IPv4 a
 
 from __future__ import annotations
 
-import socket
+# The module socket imports much that a command which only reads the configuration need not wait for.
+import _socket as socket
 
 _MAPPED = bytes(10) + b"\xff\xff"
 #: RFC 1035, section 2.3.4, without the root's label.

@@ -28,6 +28,7 @@ commit, so that a ``member`` key which a stranger deleted does not free what its
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -46,6 +47,8 @@ _Number = Annotated[int, Meta(ge=0, le=999)]
 _Count = Annotated[int, Meta(ge=0, le=2**62)]
 _UnixTime = Annotated[float, Meta(ge=0, le=1e11)]
 _Bits = Annotated[int, Meta(ge=0, le=128)]
+# As the configuration has it (config/values.py).
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 # The guard's page has room for 40 bytes.
 _Incarnation = Annotated[str, Meta(min_length=1, max_length=40)]
 
@@ -280,6 +283,8 @@ def decode(key: str, value: bytes) -> Record | None:
 
 def _problem(record: Record, name: str) -> str | None:
     """What is wrong with a record of the right shape, whose key says ``name`` after its kind."""
+    if (problem := _strange_name(record, name)) is not None:
+        return problem
     if isinstance(record, PhaseRecord) and record.phase not in PHASES:
         return f"phase {record.phase!r} is none of {', '.join(PHASES)}"
     if isinstance(record, TunableRecord) and name in TUNABLES:
@@ -290,6 +295,22 @@ def _problem(record: Record, name: str) -> str | None:
             (f"{h.address!r} is not an IP address" for h in record.addresses if not _is_address(h.address)), None
         )
     return None
+
+
+def _strange_name(record: Record, name: str) -> str | None:
+    """Why a name in key or record is none that a node has: scripts use them in paths and commands."""
+    nodes: list[str] = []
+    if isinstance(record, NodeRecord | AdminRecord | MemberRecord | BeatRecord | HealthRecord | PhaseRecord):
+        nodes.append(name)
+    elif isinstance(record, ClaimRecord | PreferRecord):
+        if not _is_address(name):
+            return f"{name!r} is not an IP address"
+        nodes.append(record.node)
+    elif isinstance(record, NumberRecord | LeaderRecord):
+        nodes.append(record.node)
+    elif isinstance(record, PlanRecord):
+        nodes += [*record.assignment.values(), *record.participants]
+    return next((f"{node!r} is not the name of a node" for node in nodes if not _NODE.fullmatch(node)), None)
 
 
 def _is_address(text: str) -> bool:

@@ -155,6 +155,8 @@ class Notes:
             return []
 
     def _write(self, kind: str, name: str) -> None:
+        if "/" in name or name.startswith("."):
+            raise ValueError(f"{name!r} is neither an address nor the name of a node")
         directory = os.path.join(self._path, kind)
         os.makedirs(directory, exist_ok=True)
         with open(os.path.join(directory, name), "w", encoding="ascii"):

@@ -34,7 +34,9 @@ def prepare(root: str) -> None:
 
 
 def arguments(node: str) -> tuple[str, str]:
-    """What makes a server read the records of ``node``."""
+    """What makes a server read the records of ``node``. Raises ValueError for what is no name of a node."""
+    if "/" in node or node.startswith("."):
+        raise ValueError(f"{node!r} is not the name of a node")
     return os.path.join("..", node), os.path.join("..", node, _LINK)
 
 

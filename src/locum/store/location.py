@@ -102,7 +102,7 @@ def _endpoint(text: str) -> str:
         raise NotAStore(f"{port!r} is not a port (endpoint {text!r}; expected HOST:PORT)")
     if host.startswith("["):
         try:
-            address = hosts.address(host[1:-1] if host.endswith("]") else "")
+            address = hosts.address(host[1:-1] if host.endswith("]") and ":" in host else "")
             host = f"[{address}]" if ":" in address else address
         except ValueError:
             raise NotAStore(f"{host} is not an IPv6 address in brackets") from None

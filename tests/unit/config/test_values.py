@@ -192,7 +192,7 @@ def test_the_customary_file() -> None:
     assert problems == [
         (7, "found no interface in '10.1.1.4/24'; expected ADDRESS/BITS IFACE[,IFACE...]"),
         (8, "found 3 words in '10.1.1.5/24 eth1 eth2'; expected ADDRESS/BITS IFACE[,IFACE...]"),
-        (9, "found 'eth1,,eth2'; expected the name of a network interface (1 to 15 characters)"),
+        (9, "found 'eth1,,eth2'; expected the name of a network interface (1 to 15 printable characters)"),
         (10, "found 'eth1,eth1'; expected each interface once"),
         (11, "found '10.1.1.300/24'; expected an IPv4 or IPv6 address"),
     ]

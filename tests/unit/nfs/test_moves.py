@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from locum.nfs import moves, v4_records
 from locum.nfs.moves import Notes, former_holders, holders, lost, will_move
 
 
@@ -118,3 +121,16 @@ def test_notes_between_events(tmp_path: Path) -> None:
 def test_damaged_note_is_no_note(tmp_path: Path) -> None:
     (tmp_path / "holders.json").write_text("{")
     assert Notes(str(tmp_path)).settled() is None
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", ".", "..", "a/b"])
+def test_notes_are_made_of_names_alone(tmp_path: Path, name: str) -> None:
+    """Names of nodes are from the store; one that is a path would have root make or empty any file."""
+    notes = moves.Notes(str(tmp_path / "a" / "b"))
+    with pytest.raises(ValueError, match="name of a node"):
+        notes.expect([name])
+    with pytest.raises(ValueError, match="name of a node"):
+        notes.took(name)
+    with pytest.raises(ValueError, match="name of a node"):
+        v4_records.arguments(name)
+    assert list(tmp_path.rglob("*")) == []

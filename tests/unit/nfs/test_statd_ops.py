@@ -37,6 +37,9 @@ class Cluster:
     def record(self, node: str, do: str, client: str, server: str = "host", at: float = 0.0) -> None:
         self.ask(node, "statd-record", changes=[{"do": do, "client": client, "server": server, "at": at}])
 
+    def put(self, key: str, value: bytes) -> None:
+        asyncio.run(_await(self.store.commit((), [Put(key, value)])))
+
     def clients(self, *addresses: str) -> list[tuple[str, str]]:
         return [(one["address"], one["client"]) for one in self.ask("n1", "statd-clients", addresses=addresses)]
 
@@ -90,10 +93,29 @@ def test_addresses_do_not_share_beginnings(cluster: Cluster) -> None:
     assert cluster.clients("10.0.0.2") == []
 
 
-def test_names_with_odd_characters(cluster: Cluster) -> None:
-    for client in ("a/b", "ü", "with blank", "%41", "fd77::9"):
+def test_a_client_has_one_record_however_it_is_spelt(cluster: Cluster) -> None:
+    for client in ("ü.Example.", "xn--tda.example", "FD77:0::9", "fd77::9", "4711"):
         cluster.record("n1", "add", client)
-    assert {client for _, client in cluster.clients("fd77::1")} == {"a/b", "ü", "with blank", "%41", "fd77::9"}
+    assert {client for _, client in cluster.clients("fd77::1")} == {"xn--tda.example", "fd77::9", "4711"}
+    # A host that is called like a number is no address, and so of both families.
+    assert {client for _, client in cluster.clients("10.0.0.1")} == {"xn--tda.example", "4711"}
+
+
+@pytest.mark.parametrize("client", ["a/b", "with blank", "%41", "../x", "a\x1b[2J", "fe80::9%eth0", "", "a" * 300])
+def test_what_is_no_host_is_no_client(cluster: Cluster, client: str) -> None:
+    with pytest.raises(UsageError, match="no change of a statd client"):
+        cluster.record("n1", "add", client)
+
+
+def test_records_of_another_version_are_told_and_forgotten_and_those_of_strangers_passed_over(
+    cluster: Cluster,
+) -> None:
+    for client in ("Old.Example", "a%2Fb", "%1B[2J"):
+        cluster.put(f"statd/client/10.0.0.1/{client}", b'{"at": 1, "node": "n1"}')
+    [one] = cluster.ask("n1", "statd-clients", addresses=["10.0.0.1"])
+    assert (one["client"], one["recorded"]) == ("old.example", "Old.Example")
+    forget = [(one["address"], one["recorded"], one["revision"])]
+    assert cluster.ask("n1", "statd-forget", forget=forget) == {"forgotten": 1}
 
 
 def test_forgotten_only_when_not_recorded_again(cluster: Cluster) -> None:
