@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
 from locum.cluster import schema
@@ -371,5 +372,25 @@ def test_a_spoiled_claim_that_its_node_does_not_know_any_more_is_written_anew() 
     node.serving.local.clear()
     cluster.put("claim/10.0.0.1", b"garbage")
     node.view.reset(cluster.core.snapshot(""))
+    cluster.run(8.0)
+    cluster.settled()
+
+
+def test_a_node_takes_no_address_that_its_own_configuration_lacks() -> None:
+    """Whatever a writer of the store says that it could host, and on which interfaces."""
+    cluster = started("n1", "n2")
+    own = cluster.get("node/n1")
+    assert isinstance(own, schema.NodeRecord)
+    foreign = HostedAddress("192.0.2.66", 8, ("lo",))
+    other = HostedAddress(ADDRESS.address, 8, ("lo",))
+    plan = cluster.get("plan")
+    assert isinstance(plan, schema.PlanRecord)
+    assignment = {**plan.assignment, foreign.address: "n1"}
+    cluster.put("node/n1", msgspec.structs.replace(own, addresses=(other, foreign)))
+    cluster.put("plan", msgspec.structs.replace(plan, epoch=plan.epoch + 1, assignment=assignment))
+    for _ in range(40):
+        cluster.run(0.1)
+        assert cluster.core.get(f"claim/{foreign.address}") is None
+        assert foreign.address not in cluster.nodes["n1"].serving.local
     cluster.run(8.0)
     cluster.settled()
