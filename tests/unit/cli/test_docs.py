@@ -89,3 +89,15 @@ def test_the_help_of_the_lab_names_every_service_client_and_fault() -> None:
     page = (DOCS / "lab.md").read_text()
     for service in SERVICES:
         assert f"| `{service}` |" in page, f"docs/lab.md has no row for {service}"
+
+
+def test_every_test_that_the_page_on_security_names_exists() -> None:
+    """What stops an attacker is what a test shows."""
+    page = (DOCS / "security.md").read_text(encoding="utf-8")
+    tests = DOCS.parent / "tests"
+    text = "\n".join(path.read_text(encoding="utf-8") for path in tests.rglob("test_*.py"))
+    names = set(re.findall(r"`(test_\w+)`", page))
+    assert len(names) > 20
+    assert {name for name in names if f"def {name}(" not in text} == set()
+    files = set(re.findall(r"`((?:unit|lab)/[\w/]+\.py)`", page))
+    assert {file for file in files if not (tests / file).is_file()} == set()
