@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from locum.errors import UsageError
+from locum.errors import StoreUnavailable, UsageError
 from locum.store.credential_files import CredentialFiles
 from locum.store.credentials import Secret
-from locum.store.etcd import renewal
+from locum.store.etcd import EtcdStore, renewal
 from locum.store.etcd.messages import Refused, from_the_future
 from locum.store.etcd.renewal import Login, Renewal, Verdict
+from locum.store.factory import EtcdOptions
 from tests.lab.certificates import Authority
 from tests.unit.store.harness import asynchronous, until
 
@@ -51,8 +52,12 @@ class Scene:
         self.renewal.on_note = self.notes.append
         self.renewal.on_warnings = self.told.append
 
-    def put(self, number: int) -> None:
-        """Put a pair where the node reads it."""
+    def put(self, number: int, *, key_only: bytes | None = None) -> None:
+        """Put a pair where the node reads it; or only a key, with that content."""
+        assert self.files.key is not None
+        if key_only is not None:
+            Path(self.files.key).write_bytes(key_only)
+            return
         for source, place in zip(self.pairs[number], (self.files.cert, self.files.key), strict=True):
             assert place is not None
             shutil.copy(source, place)
@@ -221,3 +226,18 @@ async def test_a_reload_with_a_wrong_combination_changes_nothing(scene: Scene) -
 )
 def test_a_token_from_the_future(token: str, applied: int, waits: bool) -> None:
     assert from_the_future(token, applied) == waits
+
+
+@asynchronous
+async def test_a_node_without_its_store_says_what_is_wrong_with_its_files(scene: Scene) -> None:
+    """It cannot tell the other nodes; its own status shows why the store does not answer."""
+    options = EtcdOptions(ca=scene.files.ca, cert=scene.files.cert, key=scene.files.key)
+    store = EtcdStore(["127.0.0.1:1"], options)
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.read("")
+    assert "key" not in str(caught.value)
+    scene.put(0, key_only=b"")
+    await store.reread_credentials(options.files)
+    with pytest.raises(StoreUnavailable, match=r"connection refused.*the last good one stays in use"):
+        await store.read("")
+    await store.close()

@@ -177,9 +177,17 @@ class EtcdStore:
                 return await call
         except TimeoutError:
             self._check_open()
-            raise self._endpoints.unavailable(f"no answer within {self._options.timeout:g} s") from None
+            error = self._endpoints.unavailable(f"no answer within {self._options.timeout:g} s")
+            raise self._with_credentials(error) from None
         except Refused as error:
-            raise StoreUnavailable(f"etcd: {error}") from None
+            raise self._with_credentials(StoreUnavailable(f"etcd: {error}")) from None
+        except StoreUnavailable as error:
+            raise self._with_credentials(error) from None
+
+    def _with_credentials(self, error: StoreUnavailable) -> StoreUnavailable:
+        """``error`` with what is wrong with credentials, which a node without its store can tell nobody else."""
+        found = [text for text in self.credential_warnings if text.removeprefix("etcd: ") not in str(error)]
+        return StoreUnavailable("; ".join([str(error), *found])) if found else error
 
     async def _commit(self, body: bytes) -> CommitResult:
         async def attempt(endpoint: Endpoint) -> CommitResult:
