@@ -464,26 +464,9 @@ def begun_at_once(patch: Patch) -> None:
     patch.setattr(Node, "_may_begin", lambda _: True)
 
 
-def waits_for_its_own_hold_only(patch: Patch) -> None:
-    """A node waits as long as it holds itself, however long others may."""
-    patch.setattr(Node, "_wait", lambda self: self.identity.hold + self.identity.margin)
-
-
 def last_beat_not_demanded(patch: Patch) -> None:
     """The store carries out what a member decides, though it has lost the member's last beat."""
     patch.setattr(Desk, "membership", lambda self: [self.view.condition(f"member/{self.name}")])
-
-
-def claims_without_the_last_beat(patch: Patch) -> None:
-    """The store takes claims of a member whose last beat it has lost."""
-    original = Desk.commit
-
-    def commit(self: Desk, kind: str, conditions: Any, *rest: Any) -> bool:
-        if kind == "claim":
-            conditions = [condition for condition in conditions if not condition.at_least]
-        return original(self, kind, conditions, *rest)
-
-    patch.setattr(Desk, "commit", commit)
 
 
 def gap_overlooked(patch: Patch) -> None:
@@ -607,12 +590,18 @@ MUTATIONS: dict[str, Mutation] = {
         ),
         Mutation(what_is_known_outlives_the_store, ("liveness", "I1"), Knobs(only=BACK, nodes=3, calm=0.5)),
         Mutation(begun_at_once, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
-        Mutation(waits_for_its_own_hold_only, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
-        Mutation(last_beat_not_demanded, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
-        Mutation(claims_without_the_last_beat, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(
+            last_beat_not_demanded,
+            ("I1", "I2", "liveness"),
+            Knobs(only=("store_restored", "kill_all", "link_down", "admin"), nodes=3, calm=0.5),
+        ),
         Mutation(gap_overlooked, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
-        Mutation(gap_without_reading, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
-        Mutation(adopted_in_another_history, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(gap_without_reading, ("I1", "I2", "liveness"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(
+            adopted_in_another_history,
+            ("I1", "I2"),
+            Knobs(only=("store_restored", "kill_agent", "scripts_slow", "link_down"), nodes=3, addresses=12, calm=0.4),
+        ),
         Mutation(refused_and_not_read_anew, ("liveness", "I1"), Knobs(only=BACK, nodes=3, calm=0.5)),
         Mutation(closing_does_not_wait, ("liveness",)),
         Mutation(settled_while_moving, ("liveness",), Knobs(only=("link_down",), nodes=3, addresses=8, calm=0.5)),

@@ -248,7 +248,7 @@ class Driver:
                 self._changed()
                 await self._follow(snapshot.revision)
             except WatchLost:
-                continue
+                self.feed(self.node.watch_lost)
             except (StoreError, TimeoutError) as error:
                 self._store_fails(error)
                 await asyncio.sleep(READ_PAUSE)

@@ -148,6 +148,18 @@ class Node:
         if not only_beats or held != self.hold.valid(now):
             self._step()
 
+    def watch_lost(self, now: float, wall: float) -> None:
+        """The store does not have the place at which the watch was; the driver reads everything anew.
+
+        So it is after a crash of the embedded store, and after a restored copy of one was started, which cannot be told
+        apart by beats: a crash may lose their last values, and their keys get new revisions then
+        (:mod:`locum.store.sqlite`). What is held stays; nothing is begun before all holds of another history are over.
+        """
+        self._enter(now, wall)
+        self._stale_reads = self.view.reads
+        self._quiet_until = max(self._quiet_until, now + self._wait())
+        self._step()
+
     def beat_done(self, ticket: int, result: CommitResult | None, sent_at: float, now: float, wall: float) -> None:
         """A beat was answered; see :class:`locum.cluster.effects.SendBeat`."""
         accepted = None if result is None else result.accepted

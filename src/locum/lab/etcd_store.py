@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ PEER_PORT = 2380
 _MOST_MEMBERS = 5
 #: How long a new cluster may take to elect a leader and answer, in seconds.
 _READY_WITHIN = 60.0
+#: How long a killed process may take to end, in seconds.
+_GONE_WITHIN = 10.0
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
@@ -65,6 +68,29 @@ class EtcdLabStore:
         if processes.alive(running[place]):
             return running
         return (*running[:place], self._start_member(node), *running[place + 1 :])
+
+    def copy(self, target: Path) -> None:
+        """Save a snapshot, as its manual says for backups."""
+        node = self.hosts[0]
+        self._etcdctl(node, "--endpoints", self._address(node, CLIENT_PORT), "snapshot", "save", str(target))
+
+    def go_back(self, copy: Path | None, running: tuple[Process, ...]) -> tuple[Process, ...]:
+        """Kill every member; all begin anew, or with the snapshot ``copy``."""
+        end(running)
+        for node in self.hosts:
+            shutil.rmtree(self._data / node, ignore_errors=True)
+            if copy is not None:
+                self._etcdctl(
+                    node,
+                    *("snapshot", "restore", str(copy), "--name", node, "--data-dir", str(self._data / node)),
+                    *("--initial-advertise-peer-urls", self._address(node, PEER_PORT)),
+                    *("--initial-cluster", self._members, "--initial-cluster-token", self._layout.name),
+                )
+        return tuple(self._start_member(node) for node in self.hosts)
+
+    def _etcdctl(self, node: str, *arguments: str) -> None:
+        command = ["ip", "netns", "exec", self._layout.namespace(node), "env", "ETCDCTL_API=3", "etcdctl", *arguments]
+        namespaces.run(command)
 
     def process(self, node: str, running: tuple[Process, ...]) -> Process:
         """The node's member."""
@@ -174,7 +200,7 @@ class EtcdLabStore:
             *("--advertise-client-urls", self._address(node, CLIENT_PORT)),
             *("--listen-peer-urls", self._address(node, PEER_PORT)),
             *("--initial-advertise-peer-urls", self._address(node, PEER_PORT)),
-            *("--initial-cluster", ",".join(f"{host}={self._address(host, PEER_PORT)}" for host in self.hosts)),
+            *("--initial-cluster", self._members),
             *("--initial-cluster-token", self._layout.name),
             *("--heartbeat-interval", str(heartbeat)),
             *("--election-timeout", str(election)),
@@ -185,8 +211,20 @@ class EtcdLabStore:
             *("--log-level", "warn"),
         )
 
+    @property
+    def _members(self) -> str:
+        return ",".join(f"{host}={self._address(host, PEER_PORT)}" for host in self.hosts)
+
     def _address(self, node: str, port: int) -> str:
         return f"http://{self._layout.private_address(node)}:{port}"
+
+
+def end(running: Sequence[Process]) -> None:
+    """Kill processes and wait until they are gone. Raises LocumError."""
+    for process in running:
+        processes.send(process, signal.SIGKILL)
+    if left := processes.wait_gone(list(running), _GONE_WITHIN):
+        raise LocumError(f"pid {', '.join(str(process.pid) for process in left)} did not end when it was killed")
 
 
 def pace(hold: float) -> tuple[int, int]:

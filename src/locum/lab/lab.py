@@ -218,6 +218,18 @@ class Lab:
         """Start the store's process of that node again; one that runs is left alone."""
         self._record(store_processes=self.store.restart(node, self.state.store_processes))
 
+    def copy_store(self) -> Path:
+        """A copy of what the store has now. Raises LocumError."""
+        copies = self.directory / "copies"
+        copies.mkdir(exist_ok=True)
+        copy = copies / str(len(list(copies.iterdir())))
+        self.store.copy(copy)
+        return copy
+
+    def store_goes_back(self, copy: Path | None) -> None:
+        """Wipe the store, or restore it from a copy; daemons are not touched. Raises LocumError."""
+        self._record(store_processes=self.store.go_back(copy, self.state.store_processes))
+
     def start_services(self, node: str) -> None:
         """Start the node's services; those that run are left alone."""
         for name in self.state.services:

@@ -7,14 +7,16 @@ private network itself is the path and cutting that is enough.
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Protocol
 
-from locum.errors import UsageError
+from locum.errors import LocumError, UsageError
 from locum.lab import processes, relay
-from locum.lab.etcd_store import EtcdLabStore
+from locum.lab.etcd_store import EtcdLabStore, end
 from locum.lab.layout import Layout
 from locum.lab.processes import Children, Process
 
@@ -41,6 +43,14 @@ class LabStore(Protocol):
 
     def restart(self, node: str, running: tuple[Process, ...]) -> tuple[Process, ...]:
         """Start that process again, if it does not run; returns ``running`` with the new one."""
+        ...
+
+    def copy(self, target: Path) -> None:
+        """Write a copy of what the store has to ``target``, as an admin's backup does. Raises LocumError."""
+        ...
+
+    def go_back(self, copy: Path | None, running: tuple[Process, ...]) -> tuple[Process, ...]:
+        """Kill all of the store, put ``copy`` (None: nothing) in its place, start it again. Raises LocumError."""
         ...
 
     def url(self, node: str) -> str:
@@ -81,7 +91,7 @@ class EmbeddedLabStore:
         return self._directory / "store.sock"
 
     def start(self) -> tuple[Process, ...]:
-        data = ["--data", str(self._directory / "store.db")] if self._keeps else []
+        data = ["--data", str(self._data)] if self._keeps else []
         return (
             self._spawn(
                 [sys.executable, "-m", "locum.store.server", "--socket", str(self._socket), *data],
@@ -97,6 +107,36 @@ class EmbeddedLabStore:
 
     def restart(self, node: str, running: tuple[Process, ...]) -> tuple[Process, ...]:
         return running if processes.alive(running[0]) else self.start()
+
+    def copy(self, target: Path) -> None:
+        self._need_file()
+        source = sqlite3.connect(f"file:{self._data}?mode=ro", uri=True)
+        backup = sqlite3.connect(target)
+        try:
+            source.backup(backup)
+        except sqlite3.Error as error:
+            raise LocumError(f"cannot copy {self._data}: {error}") from error
+        finally:
+            source.close()
+            backup.close()
+
+    def go_back(self, copy: Path | None, running: tuple[Process, ...]) -> tuple[Process, ...]:
+        if copy is not None:
+            self._need_file()
+        end(running)
+        for left in self._directory.glob(f"{self._data.name}*"):
+            left.unlink()
+        if copy is not None:
+            shutil.copyfile(copy, self._data)
+        return self.start()
+
+    def _need_file(self) -> None:
+        if not self._keeps:
+            raise UsageError("a store in memory has no copies; --store embedded-file has")
+
+    @property
+    def _data(self) -> Path:
+        return self._directory / "store.db"
 
     def url(self, node: str) -> str:
         return f"unix:{self._relay_socket(node)}"

@@ -195,7 +195,7 @@ class StoreHarm(Harm):
         age = 1.002 * max(hold + 2 * margin for hold, margin in promises)
         taken = store.past[commits - 1][0] if commits else 0.0
         away = max(0.0, taken + age - world.engine.now) + random.choice((0.0, 0.0, 0.01, 0.5, 3.0)) * random.random()
-        skip = random.choice((0, 0, 0, 1, 5, 100_000))
+        skip = random.choice((0, 0, 1, 30, 100_000))
         self._say(f"{kind}: {len(store.past) - commits} commits are lost; the store is away for {away:.3f} s")
         for machine in machines:
             self._disturb(machine, away + 60.0)

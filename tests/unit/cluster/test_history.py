@@ -287,3 +287,16 @@ def test_the_others_are_told_of_it_for_an_hour() -> None:
     assert "history has changed" in scene.node._warning()
     scene.node.tick(scene.now, 1.7e9 + 3601)
     assert scene.node._warning() == ""
+
+
+def test_i1_after_a_watch_that_lost_its_place_nothing_is_begun_and_what_is_held_stays() -> None:
+    scene = Scene()
+    scene.answer(scene.beat(0.5), CommitResult(True, 21))
+    scene.node.watch_lost(scene.now, 1.7e9)
+    assert not any(isinstance(effect, DropHold) for effect in scene.effects())
+    assert scene.node.serving.local["10.0.0.1"].held
+    scene.node.serving.local.clear()
+    scene.read(Snapshot(22, member_entries("abc", beat=21)))
+    waited = scene.claims(10.0)
+    assert waited is not None
+    assert waited >= WAIT - 0.01
