@@ -261,13 +261,24 @@ def _bind(path: str, group: int | None, backlog: int) -> socket.socket:
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
         if group is not None:
-            os.chown(path, -1, group)
-            os.chmod(path, 0o660)
+            _give(path, group)
         sock.listen(backlog)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _give(path: str, group: int) -> None:
+    """Let ``group`` connect to the socket at ``path``; to the socket, whatever has its name meanwhile."""
+    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(handle).st_mode):
+            raise UsageError(f"cannot create socket {path}: another process has replaced it")
+        os.chown(f"/proc/self/fd/{handle}", -1, group)
+        os.chmod(f"/proc/self/fd/{handle}", 0o660)
+    finally:
+        os.close(handle)
 
 
 class FrameSocket:

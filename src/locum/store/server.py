@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ import msgspec
 
 from locum import wire
 from locum.errors import LocumError, ProtocolError, UsageError
+from locum.folder import in_strange_hands
 from locum.lines import LineWriter, standard_error, take_standard_error
 from locum.store import messages
 from locum.store.base import Batch, WatchLost
@@ -213,6 +215,8 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
     loop.set_exception_handler(_complain)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if data is not None:
+        _check_place(data)
     store = open_data(data)
     server = StoreServer(store)
     try:
@@ -231,6 +235,12 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
 def _complain(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     """One line for what asyncio would print a traceback of, such as a connection for which no descriptor is free."""
     print(f"store: {context.get('message')}: {context.get('exception')}", file=sys.stderr, flush=True)
+
+
+def _check_place(data: str) -> None:
+    """Raise UsageError when another user could replace the files of the store, which are opened by name."""
+    if reason := in_strange_hands(os.path.dirname(os.path.abspath(data))):
+        raise UsageError(f"{data}: {reason}; expected a place that only this user and root can change")
 
 
 def group_id(name: str | None) -> int | None:

@@ -293,3 +293,23 @@ def test_command_ends_cleanly(tmp_path: Path) -> None:
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (0, "", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "d.lock"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of another user")
+def test_a_store_is_not_kept_in_a_directory_of_another_user(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 64123, 64123)
+    command = [
+        sys.executable,
+        "-m",
+        "locum.store.server",
+        "--socket",
+        str(tmp_path / "s"),
+        "--data",
+        str(theirs / "db"),
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "belongs to user 64123" in done.stderr
+    assert list(theirs.iterdir()) == []

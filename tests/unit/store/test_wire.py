@@ -206,3 +206,23 @@ async def test_server_answers_blocking_clients(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing listens"):
         wire.FrameSocket.connect(path)
     assert [file.name for file in tmp_path.iterdir()] == ["s.lock"]  # noqa: ASYNC240
+
+
+def test_a_socket_that_another_process_replaces_gives_nothing_else_to_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a directory of another user, who puts a link in its place before it is given to the group."""
+    secret, path = tmp_path / "secret", tmp_path / "s"
+    secret.write_text("root's alone")
+    secret.chmod(0o600)
+    real = wire._give
+
+    def swapping(at: str, group: int) -> None:
+        path.unlink()
+        path.symlink_to(secret)
+        real(at, group)
+
+    monkeypatch.setattr(wire, "_give", swapping)
+    with pytest.raises(UsageError, match="replaced"):
+        wire.listen(str(path), group=os.getgid())
+    assert secret.stat().st_mode & 0o777 == 0o600
