@@ -9,15 +9,14 @@ own transactions, several a second, make most of them. After every transaction t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from locum.errors import LocumError
-from locum.netlink import filters, nftables
+from locum.netlink import core, filters, nftables
 from locum.netlink.subscription import Subscription
-
-if TYPE_CHECKING:
-    import asyncio
 
 #: Seconds between two looks at the tables when others change nftables all the time.
 _INTERVAL = 0.05
@@ -39,12 +38,22 @@ class Watched(Protocol):
 class GateWatch:
     """Calls ``on_damage(problems)`` when the tables of ``gate`` are no longer as it left them.
 
-    ``problems`` is one line each, as ``verify`` returns. The first look comes at once.
+    ``problems`` is one line each, as ``gate.verify`` returns. The first look comes at once. ``verify`` is called
+    instead of that method, so that the caller's thread for the gate does it.
     """
 
-    def __init__(self, gate: Watched, on_damage: Callable[[tuple[str, ...]], None]) -> None:
+    def __init__(
+        self,
+        gate: Watched,
+        on_damage: Callable[[tuple[str, ...]], None],
+        verify: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
+    ) -> None:
         self._gate = gate
         self._on_damage = on_damage
+        self._verify = verify if verify is not None else self._verify_here
+        self._looking: asyncio.Task[None] | None = None
+        self._other = ""
+        self._other_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: Subscription | None = None
         self._next_look: asyncio.TimerHandle | None = None
@@ -68,12 +77,22 @@ class GateWatch:
             self._news.close()
         if self._next_look is not None:
             self._next_look.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         self._news = self._loop = self._next_look = None
+
+    def other(self, seconds: float) -> str:
+        """The program that changed nftables last, if that was within so many ``seconds``: ``nft (process 123)``."""
+        return self._other if self._other and time.monotonic() - self._other_at <= seconds else ""
 
     def _readable(self) -> None:
         assert self._news is not None
-        for _ in self._news.news():
+        for data in self._news.news():
             self._dirty = True
+            for message in core.messages(data or b""):
+                found = nftables.parse_generation(message.payload)
+                if found.name:
+                    self._other, self._other_at = f"{found.name} (process {found.pid})", time.monotonic()
         if self._dirty and self._next_look is None:
             self._look()
 
@@ -81,11 +100,18 @@ class GateWatch:
         self._next_look = None
         if not self._dirty or self._loop is None:
             return
-        self._dirty = False
+        if self._looking is None or self._looking.done():
+            self._dirty = False
+            self._looking = self._loop.create_task(self._examine())
         self._next_look = self._loop.call_later(_INTERVAL, self._look)
+
+    async def _examine(self) -> None:
         try:
-            problems = self._gate.verify()
+            problems = await self._verify()
         except LocumError as problem:
             problems = (str(problem),)
         if problems:
             self._on_damage(problems)
+
+    async def _verify_here(self) -> tuple[str, ...]:
+        return self._gate.verify()

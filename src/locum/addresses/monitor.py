@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from locum.addresses.links import usable
 from locum.netlink import core, route
 from locum.netlink.core import NetlinkSocket
+from locum.netlink.route import AddressMessage, LinkMessage
 from locum.netlink.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -61,11 +62,24 @@ KernelEvent = LinkChanged | AddressAdded | AddressRemoved | Resync
 _Key = tuple[int, str, int]
 
 
-class KernelMonitor:
-    """Calls ``callback`` with each :data:`KernelEvent` of the network namespace in which it was started."""
+class Present(NamedTuple):
+    """Links and addresses as the kernel lists them."""
 
-    def __init__(self, callback: Callable[[KernelEvent], None]) -> None:
+    links: list[LinkMessage]
+    addresses: list[AddressMessage]
+
+
+class KernelMonitor:
+    """Calls ``callback`` with each :data:`KernelEvent` of the network namespace in which it was started.
+
+    After a :class:`Resync` it must learn anew what is there. It does so itself, which may have to wait for the kernel,
+    unless ``learns`` is false: then the caller has :meth:`look` called where waiting is allowed, and gives its result
+    to :meth:`learn`.
+    """
+
+    def __init__(self, callback: Callable[[KernelEvent], None], *, learns: bool = True) -> None:
         self._callback = callback
+        self._learns = learns
         self._news: Subscription | None = None
         self._requests: NetlinkSocket | None = None
         self._links: dict[int, tuple[str, bool]] = {}
@@ -81,7 +95,7 @@ class KernelMonitor:
                 loop, route.NETLINK_ROUTE, groups, self._readable, "cannot watch links and addresses"
             )
             # After joining: a change in between is in both, and the second time it is nothing new.
-            self._learn()
+            self.learn(self.look())
         except BaseException:
             self.close()
             raise
@@ -93,10 +107,14 @@ class KernelMonitor:
                 opened.close()
         self._news = self._requests = None
 
-    def _learn(self) -> None:
+    def look(self) -> Present:
+        """What is there now. Raises NetlinkError. One call at a time."""
         assert self._requests is not None
-        links = route.links(self._requests)
-        addresses = route.addresses(self._requests)
+        return Present(route.links(self._requests), route.addresses(self._requests))
+
+    def learn(self, present: Present) -> None:
+        """What :meth:`look` has found is known and makes no events."""
+        links, addresses = present
         self._links = {link.ifindex: (link.name, usable(link)) for link in links}
         self._addresses = {(a.ifindex, a.address, a.bits): b"" for a in addresses}
         self._seen = set()
@@ -105,7 +123,8 @@ class KernelMonitor:
         assert self._news is not None
         for data in self._news.news():
             if data is None:
-                self._learn()
+                if self._learns:
+                    self.learn(self.look())
                 self._callback(Resync())
             else:
                 for message in core.messages(data):

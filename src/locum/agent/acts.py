@@ -9,29 +9,35 @@ gate's clock runs in the kernel.
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from locum.addresses.announce import Announcer
 from locum.addresses.gate import Ticket
-from locum.addresses.kernel import AddressTable
+from locum.addresses.kernel import AddressTable, Item
+from locum.agent.gate_work import GateWork
 from locum.agent.held import HeldNotes
+from locum.agent.kernel_calls import KernelCalls
 from locum.clock import boottime
 from locum.cluster import effects as fx
 from locum.config.tunables import Tunables
 from locum.connections.keeper import ConnectionKeeper
-from locum.errors import LocumError, NetlinkError
+from locum.errors import LocumError
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
 from locum.guard.gatekeeper import Enforcement
 from locum.guard.page import Page
+from locum.threads import NoAnswer
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Outcome = tuple[bool, str]
 
 #: Renewing lifetimes at every beat would be wasteful; this often is enough, in seconds.
 RENEW_INTERVAL = 0.5
-#: A gate that could not be put back is tried again this often, in seconds.
-GATE_PAUSE = 1.0
+#: How long the removal of a note is waited for, in seconds.
+NOTE_LIMIT = 2.0
 
 
 def _nobody(*_: object) -> None:
@@ -54,12 +60,14 @@ class Acts:
         page: Page,
         notes: HeldNotes,
         connections: ConnectionKeeper,
+        calls: KernelCalls,
         tunables: Callable[[], Tunables],
         incarnation: Callable[[], str],
         log: Callable[[str, str], None],
     ) -> None:
         self._table = table
-        self._gate = enforcement.gate
+        self._calls = calls
+        self._gate = GateWork(enforcement.gate) if enforcement.gate is not None else None
         self._announcer = announcer
         self._engine = engine
         self._page = page
@@ -75,13 +83,10 @@ class Acts:
         # Those whose take is complete. Renewing one that is just being released would configure it again.
         self._renewable: dict[str, tuple[int, str]] = {}
         self._renewed = 0.0
+        self._renewing = False
         self._announcements: dict[str, asyncio.Task[None]] = {}
-        # Addresses that the gate lets through though it was told to mute them: it is not armed while there are any.
-        self._unmuted: set[str] = set()
-        # Why the gate could not be put back, and when to try again.
-        self._gate_gone = ""
-        self._next_gate = 0.0
         self._gate_problem = ""
+        self._background: set[asyncio.Task[None]] = set()
         #: Address → why its announcements could not be sent, of those whose latest was not.
         self.unannounced: dict[str, str] = {}
         #: Called after every event, with its result.
@@ -99,31 +104,19 @@ class Acts:
 
     # -- the hold --------------------------------------------------------------------------------------------
 
-    def arm(self, slot: int, hold: float) -> None:
-        """Start the kernel's timer of ``slot`` for ``hold`` seconds; it opens nothing before it is confirmed."""
+    async def arm(self, slot: int, hold: float) -> None:
+        """Start the kernel's timer of ``slot`` for ``hold`` seconds; it opens nothing before it is confirmed.
+
+        The timer runs from a moment after this call began, and has begun when it returns.
+        """
         if self._gate is not None:
             self._tickets.pop(slot, None)
             try:
-                self._mend_gate()
-                self._tickets[slot] = self._gate.arm(slot, hold)
+                self._tickets[slot] = await self._calls.on_gate("arming the gate", self._gate.arm, slot, hold)
             except LocumError as error:
                 # The beat goes on: others may rely on this node being alive. It cannot be confirmed, so the gate
                 # stays as it is and closes when its time is over; soon the node says that it can serve nothing.
                 self._gate_fails(f"the kernel's gate cannot be armed: {error}")
-
-    def _mend_gate(self) -> None:
-        """What failed before the gate may open again: put it back, and mute what it was to mute. Raises LocumError."""
-        assert self._gate is not None
-        if self._gate_gone:
-            now = boottime()
-            if now < self._next_gate:
-                raise NetlinkError(self._gate_gone, errno.EAGAIN)
-            self._next_gate = now + GATE_PAUSE
-            self._gate.restore()
-            self._gate_gone = ""
-        if self._unmuted:
-            self._gate.deny(self._unmuted)
-            self._unmuted.clear()
 
     def _gate_fails(self, problem: str) -> None:
         if problem != self._gate_problem:
@@ -138,65 +131,112 @@ class Acts:
             self.on_gate("")
 
     def confirm(self, incarnation: str, slot: int, deadline: float, revision: int, quiet: float) -> None:
-        """The beat of ``slot`` was accepted: the gate is open until ``deadline``, for which it was armed."""
+        """The beat of ``slot`` was accepted: the gate opens until ``deadline``, for which it was armed. Does not wait
+        for it."""
         # The page goes first: a guard that reads an old deadline would take away what the kernel still lets speak.
         self._page.confirm(incarnation, slot, deadline, revision, quiet)
         ticket = self._tickets.pop(slot, None)
         if self._gate is not None and ticket is not None:
-            try:
-                self._gate.confirm(ticket)
-                self._gate_works()
-            except LocumError as error:
-                self._gate_fails(f"the kernel's gate cannot be opened: {error}")
+            self._spawn(
+                self._opened(self._calls.start(self._calls.gate, "opening the gate", self._gate.confirm, ticket))
+            )
         self._renew(deadline)
+
+    async def _opened(self, opening: asyncio.Future[bool]) -> None:
+        try:
+            await opening
+            self._gate_works()
+        except LocumError as error:
+            self._gate_fails(f"the kernel's gate cannot be opened: {error}")
 
     def _renew(self, deadline: float) -> None:
         """Renew the lifetimes of what is configured, now and then; where they are all there is, after every beat."""
         now = boottime()
         soon = self._gate is not None and now - self._renewed < RENEW_INTERVAL
-        if not self._renewable or soon or now >= deadline:
+        if not self._renewable or soon or self._renewing or now >= deadline:
             return
         self._renewed = now
+        self._renewing = True
         items = [(address, bits, name) for address, (bits, name) in self._renewable.items()]
-        for (address, _, name), problem in self._table.renew(items, self._lifetime):
-            self._log(f"cannot renew {address} on {name}: {problem}", "warning")
-            self.on_renewal_failed(address, name, str(problem))
+        self._spawn(self._told_renewal(self._on_addresses("renewing lifetimes", self._renew_now, items, deadline)))
 
-    def restore_gate(self) -> None:
+    def _renew_now(self, items: list[Item], deadline: float) -> tuple[tuple[Item, LocumError], ...]:
+        """On the thread. A hold that ended before the kernel came to this must not be prolonged."""
+        return self._table.renew(items, self._lifetime) if boottime() < deadline else ()
+
+    async def _told_renewal(self, renewal: asyncio.Future[tuple[tuple[Item, LocumError], ...]]) -> None:
+        try:
+            for (address, _, name), problem in await renewal:
+                self._log(f"cannot renew {address} on {name}: {problem}", "warning")
+                self.on_renewal_failed(address, name, str(problem))
+        except LocumError as error:
+            self._log(f"cannot renew the lifetimes of public addresses: {error}", "warning")
+        finally:
+            self._renewing = False
+
+    async def restore_gate(self) -> None:
         """Somebody removed or changed our rules: put them back, shut until the next beat is confirmed."""
         if self._gate is None:
             return
         self._tickets.clear()
         try:
-            self._gate.restore()
+            await self._calls.on_gate("putting the gate back", self._gate.restore)
         except LocumError as error:
             # Without it nothing would keep this node to its hold: no address is configured before it is back.
-            self._gate_gone = f"it cannot be put back: {error}"
             self._gate_fails(f"the kernel's gate cannot be put back: {error}; removing all public addresses")
             for address, (bits, interface) in list(self.configured.items()):
-                self._remove_from_kernel(address, bits, interface)
+                await self._remove_from_kernel(address, bits, interface)
 
     def drop(self) -> None:
-        """There is no hold: silent at once, and every address of ours goes."""
+        """There is no hold: silent at once, and every address of ours goes.
+
+        Does not wait for the kernel. Whatever is done later at the gate, or about addresses, comes after this: the same
+        threads do it, in order. So the gate cannot open for what this mutes.
+        """
         self._page.clear()
         self._tickets.clear()
         if self._gate is not None:
-            # Also what only a predecessor knew of.
-            held = self._gate.held
-            try:
-                self._gate.shut()
-            except LocumError as error:
-                self._log(f"the kernel's gate cannot be shut: {error}; it closes when its time is over", "error")
-            self._unmuted |= held
-            try:
-                self._gate.deny(held)
-                self._unmuted -= held
-            except LocumError as error:
-                self._log(f"the kernel's gate cannot be emptied: {error}; it is not opened before that", "error")
+            self._spawn(self._told_drop(self._calls.start(self._calls.gate, "shutting the gate", self._gate.drop)))
         gone = list(self.configured.items())
-        for address, (bits, interface) in gone:
-            self._remove(address, bits, interface)
+        for address, _ in gone:
+            self._stop_serving(address)
+        if gone:
+            items = [(address, bits, interface) for address, (bits, interface) in gone]
+            removal = self._on_addresses("removing addresses", self._remove_now, items)
+            self._spawn(self._told_removal(removal, items))
         self._connections.dropped(address for address, _ in gone)
+
+    async def _told_drop(self, drop: asyncio.Future[list[str]]) -> None:
+        try:
+            for problem in await drop:
+                self._log(problem, "error")
+        except LocumError as error:
+            self._log(str(error), "error")
+
+    def _remove_now(self, items: list[Item]) -> list[str]:
+        """On the thread: remove; the problem of each, "" when it is gone."""
+        problems = []
+        for item in items:
+            try:
+                self._table.remove(*item)
+                problems.append("")
+            except LocumError as error:
+                problems.append(str(error))
+        return problems
+
+    async def _told_removal(self, removal: asyncio.Future[list[str]], items: list[Item]) -> None:
+        try:
+            problems = await removal
+        except LocumError as error:
+            problems = [str(error)] * len(items)
+        for (address, _, interface), problem in zip(items, problems, strict=True):
+            self._told_removed(address, interface, problem)
+
+    def _told_removed(self, address: str, interface: str, problem: str) -> None:
+        if problem:
+            self._log(f"cannot remove {address} from {interface}: {problem}", "error")
+        else:
+            self.on_gone(address)
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -248,17 +288,17 @@ class Acts:
         await self.engine_ready.wait()
         if boottime() >= self._page.deadline:
             return False, "the hold has ended"
-        self._begin(address)
+        await self._begin(address)
         self.configured[address] = (bits, interface)
-        if not self._allow(address):
-            self._abandon(address)
+        if not await self._allow(address):
+            await self._abandon(address)
             return False, "the kernel's gate cannot be changed"
         arguments = (interface, address, str(bits))
         ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses())
         if ok:
-            ok, reason = self._ensure(address, bits, interface)
+            ok, reason = await self._ensure(address, bits, interface)
         if not ok:
-            self._abandon(address)
+            await self._abandon(address)
             return False, reason
         self._completed(address, bits, interface)
         self._announce(interface, address)
@@ -268,16 +308,16 @@ class Acts:
     async def release(self, effect: fx.ReleaseAddress) -> Outcome:
         """``releaseip``: mute it, end its connections, run the scripts, see that it is gone."""
         address, bits, interface = effect.address, effect.bits, effect.interface
-        self._begin(address)
+        await self._begin(address)
         self.configured.setdefault(address, (bits, interface))
         await self._connections.releasing(address)
-        self._deny(address)
+        await self._deny(address)
         await self._connections.released(address)
         arguments = (interface, address, str(bits))
         try:
             return await self._run(Event.RELEASEIP, arguments, self._tunables().event_timeout)
         finally:
-            self._forget(address)
+            await self._forget(address)
             if self._gate is None:
                 # Nothing was muted: connections could be made until just now.
                 self._connections.dropped([address])
@@ -286,24 +326,24 @@ class Acts:
         """``updateip``: the address changes its interface."""
         address, bits = effect.address, effect.bits
         old, new = effect.old_interface, effect.new_interface
-        self._begin(address)
+        await self._begin(address)
         arguments = (old, new, address, str(bits))
         ok, reason = await self._run(Event.UPDATEIP, arguments, self._tunables().event_timeout, self._for_addresses())
-        self._remove_from_kernel(address, bits, old)
         self.configured[address] = (bits, new)
+        await self._remove_from_kernel(address, bits, old)
         if ok:
-            ok, reason = self._ensure(address, bits, new)
+            ok, reason = await self._ensure(address, bits, new)
         if not ok:
-            self._abandon(address)
+            await self._abandon(address)
             return False, reason
         self._completed(address, bits, new)
         self._announce(new, address)
         self._connections.updated(address, new)
         return True, ""
 
-    def restore(self, effect: fx.Restore) -> str:
+    async def restore(self, effect: fx.Restore) -> str:
         """Configure and announce an address again that is held and was removed; the problem, "" when it is there."""
-        ok, reason = self._ensure(effect.address, effect.bits, effect.interface)
+        ok, reason = await self._ensure(effect.address, effect.bits, effect.interface)
         if ok:
             self._announce(effect.interface, effect.address)
         return reason
@@ -311,114 +351,143 @@ class Acts:
     async def take_again(self, effect: fx.TakeAgain) -> Outcome:
         """``takeip`` once more, for what scripts had attached to the address; it speaks and is renewed meanwhile."""
         address, bits, interface = effect.address, effect.bits, effect.interface
-        self._forget_note(address)
+        await self._forget_note(address)
         arguments = (interface, address, str(bits))
         ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses())
         if ok:
-            ok, reason = self._ensure(address, bits, interface)
+            ok, reason = await self._ensure(address, bits, interface)
         if not ok:
-            self._abandon(address)
+            await self._abandon(address)
             return False, reason
         self._completed(address, bits, interface)
         return True, ""
 
-    def adopt(self, held: Iterable[tuple[str, int, str]]) -> None:
+    async def adopt(self, held: Iterable[tuple[str, int, str]]) -> None:
         """Addresses (address, bits, interface) that a predecessor left here with a valid hold."""
         for address, bits, interface in held:
             self.configured[address] = self._renewable[address] = (bits, interface)
-            self._allow(address)
-            self._ensure(address, bits, interface)
+            await self._allow(address)
+            await self._ensure(address, bits, interface)
             self._connections.adopted(address, interface)
 
-    def _begin(self, address: str) -> None:
+    async def _begin(self, address: str) -> None:
         """``address`` is about to be changed: a crash in between must lead to doing it again."""
-        self._forget_note(address)
         self._renewable.pop(address, None)
+        await self._forget_note(address)
 
-    def _forget_note(self, address: str) -> None:
+    async def _forget_note(self, address: str) -> None:
         try:
-            self._notes.remove(address)
-        except OSError as error:
+            await self._calls.files.run(f"removing the note of {address}", NOTE_LIMIT, self._notes.remove, address)
+        except (OSError, NoAnswer) as error:
             # After a crash a successor takes it for complete; it does what the plan says all the same.
             self._log(f"cannot note that {address} is about to change: {error}", "warning")
 
     def _completed(self, address: str, bits: int, interface: str) -> None:
         self._renewable[address] = (bits, interface)
+        what = f"noting that {address} is held"
+        self._spawn(
+            self._told_note(
+                address,
+                self._calls.start(self._calls.files, what, self._notes.add, address, self._incarnation(), interface),
+            )
+        )
+
+    async def _told_note(self, address: str, noting: asyncio.Future[None]) -> None:
         try:
-            self._notes.add(address, self._incarnation(), interface)
-        except OSError as error:
+            await noting
+        except (OSError, NoAnswer) as error:
             # The note only spares the scripts a second takeip if the agent crashes: no reason not to serve.
             self._log(f"cannot note that {address} is held: {error}", "warning")
 
-    def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
+    async def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
         if boottime() >= self._page.deadline:
             return False, "the hold has ended"
-        if self._gate_gone:
-            return False, f"the kernel's gate: {self._gate_gone}"
+        if self._gate is not None and self._gate.gone:
+            return False, f"the kernel's gate: {self._gate.gone}"
         try:
-            self._table.add(address, bits, interface, self._lifetime)
+            added = await self._on_addresses(f"configuring {address}", self._add_now, address, bits, interface)
         except LocumError as error:
             return False, str(error)
-        return True, ""
+        return (True, "") if added else (False, "the hold has ended")
 
-    def _forget(self, address: str) -> None:
+    def _add_now(self, address: str, bits: int, interface: str) -> bool:
+        """On the thread: configure it; False when the hold has ended before the kernel came to it."""
+        if boottime() >= self._page.deadline:
+            return False
+        self._table.add(address, bits, interface, self._lifetime)
+        return True
+
+    async def _forget(self, address: str) -> None:
         """``address`` is muted, then whatever is configured of it goes."""
-        muted = self._deny(address)
+        muted = await self._deny(address)
         # A hold that was lost meanwhile has removed it already.
         present = self.configured.get(address)
-        problem = self._remove(address, *present) if present is not None else ""
+        problem = await self._remove(address, *present) if present is not None else ""
         if problem and not muted:
             self.on_still_here(address, problem)
 
-    def _abandon(self, address: str) -> None:
+    async def _abandon(self, address: str) -> None:
         """:meth:`_forget`, for an address that was not released."""
-        self._forget(address)
+        await self._forget(address)
         self._connections.dropped([address])
 
-    def _deny(self, address: str) -> bool:
+    async def _deny(self, address: str) -> bool:
         """Whether the gate mutes ``address`` now."""
         if self._gate is None:
             return False
-        self._unmuted.add(address)
         try:
-            self._gate.deny([address])
+            await self._calls.on_gate(f"muting {address}", self._gate.deny, address)
         except LocumError as error:
             self._log(f"the kernel's gate cannot be changed: {error}", "error")
             return False
-        self._unmuted.discard(address)
         return True
 
-    def _allow(self, address: str) -> bool:
+    async def _allow(self, address: str) -> bool:
         if self._gate is None:
             return True
         try:
-            self._gate.allow([address])
-            self._unmuted.discard(address)
+            await self._calls.on_gate(f"letting {address} through the gate", self._gate.allow, address)
         except LocumError as error:
             self._log(f"the kernel's gate cannot be changed: {error}", "error")
             return False
         return True
 
-    def _remove(self, address: str, bits: int, interface: str) -> str:
-        """Remove it from the kernel and forget it; the problem, "" when it is gone."""
+    def _stop_serving(self, address: str) -> None:
         task = self._announcements.pop(address, None)
         if task is not None:
             task.cancel()
-        problem = self._remove_from_kernel(address, bits, interface)
         self.configured.pop(address, None)
         self._renewable.pop(address, None)
         self.unannounced.pop(address, None)
-        if not problem:
-            self.on_gone(address)
+
+    async def _remove(self, address: str, bits: int, interface: str) -> str:
+        """Remove it from the kernel and forget it; the problem, "" when it is gone."""
+        removal = self._on_addresses(f"removing {address}", self._remove_now, [(address, bits, interface)])
+        self._stop_serving(address)
+        try:
+            (problem,) = await removal
+        except LocumError as error:
+            problem = str(error)
+        self._told_removed(address, interface, problem)
         return problem
 
-    def _remove_from_kernel(self, address: str, bits: int, interface: str) -> str:
+    async def _remove_from_kernel(self, address: str, bits: int, interface: str) -> str:
         try:
-            self._table.remove(address, bits, interface)
+            await self._on_addresses(f"removing {address}", self._table.remove, address, bits, interface)
         except LocumError as error:
             self._log(f"cannot remove {address} from {interface}: {error}", "error")
             return str(error)
         return ""
+
+    def _on_addresses(
+        self, what: str, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
+    ) -> asyncio.Future[T]:
+        return self._calls.start(self._calls.addresses, what, function, *arguments, **named)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def appeared(self, address: str, interface: str) -> None:
         """The kernel says that ``address`` is configured on ``interface``. If it is being taken there, announce it now:
@@ -445,16 +514,23 @@ class Acts:
         self._announcements.pop(address, None)
 
     def _announce_once(self, interface: str, address: str) -> None:
-        if boottime() >= self._page.deadline:
-            return
+        if boottime() < self._page.deadline:
+            announcing = self._on_addresses(f"announcing {address}", self._announce_now, interface, address)
+            self._spawn(self._told_announcement(interface, address, announcing))
+
+    def _announce_now(self, interface: str, address: str) -> bool:
+        """On the thread; also True when the hold has ended before the kernel came to it."""
+        return boottime() >= self._page.deadline or self._announcer.announce(interface, address)
+
+    async def _told_announcement(self, interface: str, address: str, announcing: asyncio.Future[bool]) -> None:
         problem = ""
         try:
-            if not self._announcer.announce(interface, address):
+            if not await announcing:
                 problem = "it was not sent"
         except LocumError as error:
             problem = str(error)
             self._log(f"cannot announce {address} on {interface}: {error}", "warning")
-        if problem:
+        if problem and address in self.configured:
             # The audit tells, and announces again (agent/auditor.py).
             self.unannounced[address] = problem
         else:
@@ -465,3 +541,5 @@ class Acts:
         for task in self._announcements.values():
             task.cancel()
         self._announcements.clear()
+        for task in list(self._background):
+            task.cancel()

@@ -40,6 +40,8 @@ class Driver:
         self._activity: tuple[int, asyncio.Task[tuple[bool, str]]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._carrying = False
+        # Whether a beat waits for the kernel to arm its slot.
+        self._arming = False
         self._view_moved = asyncio.Event()
         # What is being read must be read once more; and what ends the present watch.
         self._again = False
@@ -131,9 +133,7 @@ class Driver:
     def _start(self, effect: fx.Effect) -> None:
         match effect:
             case fx.SendBeat():
-                sent_at = boottime()
-                self._acts.arm(effect.slot, self.node.hold.hold)
-                self._spawn(self._beat(effect, sent_at))
+                self._spawn(self._beat(effect, boottime()))
             case fx.ConfirmHold():
                 incarnation = self.node.incarnation
                 self._acts.confirm(incarnation, effect.slot, effect.deadline, effect.revision, effect.quiet)
@@ -157,8 +157,7 @@ class Driver:
             case fx.TakeAgain():
                 self._act(effect.ticket, self._acts.take_again(effect))
             case fx.Restore():
-                problem = self._acts.restore(effect)
-                self.feed(self.node.restored, effect.address, effect.interface, problem)
+                self._spawn(self._restore(effect))
             case fx.Note():
                 self._log(effect.text, effect.level)
             case fx.Exit():
@@ -203,8 +202,28 @@ class Driver:
     # -- the store -----------------------------------------------------------------------------------------
 
     async def _beat(self, effect: fx.SendBeat, sent_at: float) -> None:
+        if self._arming:
+            # Another program holds the kernel's lock; one beat waits for it, and more would be of no use.
+            self.feed(self.node.beat_done, effect.ticket, None, sent_at)
+            return
+        self._arming = True
+        try:
+            await self._acts.arm(effect.slot, self.node.hold.hold)
+        finally:
+            self._arming = False
+        if boottime() - sent_at > self.node.hold.interval:
+            # Much of its hold is over before it is sent; another one follows at once.
+            asyncio.get_running_loop().call_soon(self._feed_unless_ended, self.node.beat_now)
         result = await self._ask(effect.commit)
         self.feed(self.node.beat_done, effect.ticket, result, sent_at)
+
+    def _feed_unless_ended(self, method: Callable[..., None]) -> None:
+        if not self.ended.done():
+            self.feed(method)
+
+    async def _restore(self, effect: fx.Restore) -> None:
+        problem = await self._acts.restore(effect)
+        self.feed(self.node.restored, effect.address, effect.interface, problem)
 
     async def _commit(self, effect: fx.CommitWork) -> None:
         self.feed(self.node.commit_done, effect.ticket, await self._ask(effect.commit))

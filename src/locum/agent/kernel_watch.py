@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from locum.addresses.gate import Gate
 from locum.addresses.gate_watch import GateWatch
@@ -25,14 +26,18 @@ from locum.addresses.monitor import (
 )
 from locum.agent.acts import Acts
 from locum.agent.driver import Driver
+from locum.agent.kernel_calls import KernelCalls
 from locum.agent.port_watch import PortWatch, Situation
 from locum.connections.listeners import ListenerWatch
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
+from locum.threads import NoAnswer
 
 #: When ``monitor`` runs again that a script wanted to be run again, in seconds.
 AGAIN = 1.0
+#: How long files of scripts in the runtime directory are waited for, in seconds.
+FILE_LIMIT = 5.0
 
 
 class KernelWatch:
@@ -44,15 +49,17 @@ class KernelWatch:
         acts: Acts,
         engine: EventEngine,
         gate: Gate | None,
+        calls: KernelCalls,
         runtime: str,
         log: Callable[[str, str], None],
     ) -> None:
+        self._calls = calls
         self._driver = driver
         self._acts = acts
         self._log = log
         self._table = AddressTable()
         self._links = Links()
-        self._monitor = KernelMonitor(self._event)
+        self._monitor = KernelMonitor(self._event, learns=False)
         self._listeners = ListenerWatch(self._port_gone)
         self._ports = PortWatch(
             os.path.join(runtime, "listen"),
@@ -60,9 +67,17 @@ class KernelWatch:
             watch=self._listeners.watch,
             look=self._listeners.look,
             closed=self._port_closed,
+            reads=False,
         )
         self._gate = gate
-        self._gate_watch = GateWatch(gate, self._gate_damaged) if gate is not None else None
+        self._gate_watch: GateWatch | None = None
+        if gate is not None:
+            self._gate_watch = GateWatch(
+                gate, self._gate_damaged, lambda: calls.on_gate("looking at the gate", gate.verify)
+            )
+            calls.culprit = self._gate_watch.other
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._links_look, self._audit_look = _Look(self._read_links), _Look(self._audit)
         self._engine = engine
         self._again = os.path.join(runtime, "again")
         self._timer: asyncio.TimerHandle | None = None
@@ -75,14 +90,18 @@ class KernelWatch:
         self._listeners.start(loop)
         if self._gate_watch is not None:
             self._gate_watch.start(loop)
-        self._read_links()
-        self._ports.read()
-        self._audit()
+        self._links_look.wanted()
+        self._spawn(self._with_ports(self._ports.read))
+        self._audit_look.wanted()
 
     def close(self) -> None:
         """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
+        for look in (self._links_look, self._audit_look):
+            look.close()
+        for task in list(self._tasks):
+            task.cancel()
         self._monitor.close()
         self._listeners.close()
         if self._gate_watch is not None:
@@ -95,33 +114,49 @@ class KernelWatch:
     def _event(self, event: KernelEvent) -> None:
         match event:
             case LinkChanged():
-                self._read_links()
-                self._cover_interfaces()
+                self._links_look.wanted()
+                self._spawn(self._cover_interfaces())
             case AddressRemoved(address=address, interface=interface):
                 self._driver.feed(self._driver.node.address_removed, address, interface)
             case AddressAdded(address=address, bits=bits, interface=interface):
                 self._acts.appeared(address, interface)
                 self._check(address, bits, interface)
             case _:
-                self._read_links()
-                self._audit()
+                self._spawn(self._learn_anew())
 
-    def _cover_interfaces(self) -> None:
+    async def _learn_anew(self) -> None:
+        try:
+            self._monitor.learn(await self._calls.on_addresses("listing links and addresses", self._monitor.look))
+        except LocumError as error:
+            self._log(str(error), "error")
+        self._links_look.wanted()
+        self._audit_look.wanted()
+
+    async def _cover_interfaces(self) -> None:
         """An interface that came back has no egress chain yet: before Linux 6.16 the chain goes with the interface."""
         if self._gate is not None:
             try:
-                self._gate.ensure_interfaces()
+                await self._calls.on_gate("covering an interface", self._gate.ensure_interfaces)
             except LocumError as error:
                 self._log(f"the gate cannot cover an interface: {error}", "error")
 
-    def _read_links(self) -> None:
-        links = {name: state.up for name, state in self._links.list().items()}
-        self._driver.feed(self._driver.node.links_changed, links)
+    async def _read_links(self) -> None:
+        try:
+            found = await self._calls.on_addresses("listing interfaces", self._links.list)
+        except LocumError as error:
+            self._log(str(error), "error")
+            return
+        self._driver.feed(self._driver.node.links_changed, {name: state.up for name, state in found.items()})
 
-    def _audit(self) -> None:
+    async def _audit(self) -> None:
         """Compare what is configured with what should be, after messages were lost."""
         present = set()
-        for found in self._table.list():
+        try:
+            listed = await self._calls.on_addresses("listing addresses", self._table.list)
+        except LocumError as error:
+            self._log(str(error), "error")
+            return
+        for found in listed:
             present.add((found.address, found.interface))
             self._check(found.address, found.bits, found.interface)
         for address, (_, interface) in list(self._acts.configured.items()):
@@ -137,15 +172,27 @@ class KernelWatch:
         if configured is not None and (configured[1] == interface or not node.desk.idle):
             return
         self._log(f"{address} was found on {interface} and is not served there: removing it", "warning")
+        self._spawn(self._remove(address, bits, interface))
+
+    async def _remove(self, address: str, bits: int, interface: str) -> None:
         try:
-            self._table.remove(address, bits, interface)
+            await self._calls.on_addresses(f"removing {address}", self._remove_now, address, bits, interface)
         except LocumError as error:
             self._log(f"cannot remove {address} from {interface}: {error}", "error")
+
+    def _remove_now(self, address: str, bits: int, interface: str) -> None:
+        """On the thread. It may have come to be ours while the kernel had no time for this."""
+        configured = self._acts.configured.get(address)
+        if configured is None or configured[1] != interface:
+            self._table.remove(address, bits, interface)
 
     def _gate_damaged(self, problems: tuple[str, ...]) -> None:
         """Somebody changed our nftables rules, most likely by reloading a firewall."""
         self._log(f"{'; '.join(problems)}: restoring them", "warning")
-        self._acts.restore_gate()
+        self._spawn(self._restore_gate(problems))
+
+    async def _restore_gate(self, problems: tuple[str, ...]) -> None:
+        await self._acts.restore_gate()
         # The gate is shut now; the next accepted beat opens it.
         self._driver.feed(self._driver.node.beat_now)
         if any("is gone" in problem for problem in problems):
@@ -155,14 +202,14 @@ class KernelWatch:
     # -- listening sockets -----------------------------------------------------------------------------------
 
     def _event_ended(self, result: EventResult) -> None:
-        self._ports.event_ended()
+        self._spawn(self._with_ports(self._ports.event_ended))
         if result.event is Event.MONITOR:
-            self._look_again()
+            self._spawn(self._look_again())
 
-    def _look_again(self) -> None:
+    async def _look_again(self) -> None:
         """A script that tolerates a failure once or twice wants to know soon whether it stays (``monitor_again``)."""
-        with contextlib.suppress(OSError):
-            os.unlink(self._again)
+        with contextlib.suppress(OSError, NoAnswer):
+            await self._calls.files.run("looking whether monitor is to run again", FILE_LIMIT, os.unlink, self._again)
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(AGAIN, self._driver.feed, self._driver.node.trigger_monitor)
 
@@ -172,8 +219,44 @@ class KernelWatch:
         return Situation(self._driver.node.leaving, self._engine.running, enabled or None)
 
     def _port_gone(self, port: int) -> None:
-        self._ports.gone(port)
+        self._spawn(self._with_ports(self._ports.gone, port))
+
+    async def _with_ports(self, act: Callable[..., None], *arguments: int) -> None:
+        """Call ``act`` when what scripts have declared has been read, or cannot be."""
+        with contextlib.suppress(NoAnswer):
+            await self._calls.files.run("reading declared ports", FILE_LIMIT, self._ports.load)
+        act(*arguments)
 
     def _port_closed(self, port: int) -> None:
         self._log(f"nothing listens on port {port} any more: running monitor", "warning")
         self._driver.feed(self._driver.node.trigger_monitor)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Look:
+    """A look that takes a while: one at a time, and one more after it when it was wanted meanwhile."""
+
+    def __init__(self, look: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._look = look
+        self._wanted = False
+        self._task: asyncio.Task[None] | None = None
+
+    def wanted(self) -> None:
+        """Something has changed."""
+        self._wanted = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            await self._look()
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()

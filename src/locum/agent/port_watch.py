@@ -29,7 +29,8 @@ class PortWatch:
     """Tells ``closed(port)`` when nobody listens on a declared port who should.
 
     ``directory`` has the declarations; ``watch`` is given the ports to watch whenever they change; ``look`` is asked to
-    say again (by :meth:`gone`) which of some ports nobody listens on.
+    say again (by :meth:`gone`) which of some ports nobody listens on. Files are read by every call, unless ``reads`` is
+    false: then the caller has :meth:`load` called before, where waiting is allowed.
     """
 
     def __init__(
@@ -40,23 +41,26 @@ class PortWatch:
         watch: Callable[[Collection[int]], None],
         look: Callable[[Collection[int]], None],
         closed: Callable[[int], None],
+        reads: bool = True,
     ) -> None:
+        self._reads = reads
         self._directory = directory
         self._situation = situation
         self._watch = watch
         self._look = look
         self._closed = closed
+        self._loaded: tuple[list[tuple[str, int]], frozenset[int]] | None = None
         self._stamp: object = None
         self._ports: frozenset[int] = frozenset()
         self._doubtful: set[int] = set()
 
-    def read(self) -> None:
-        """Watch what is declared now, if that has changed."""
+    def load(self) -> None:
+        """Read the files of scripts that run, if any has changed."""
         enabled = self._situation().enabled
         try:
             names = [n for n in sorted(os.listdir(self._directory)) if enabled is None or n in enabled]
             stamp = [(name, os.stat(os.path.join(self._directory, name)).st_mtime_ns) for name in names]
-            if stamp == self._stamp:
+            if self._loaded is not None and stamp == self._loaded[0]:
                 return
             ports = set()
             for name in names:
@@ -64,8 +68,15 @@ class PortWatch:
                     ports |= {int(word) for word in file.read().split() if word.isdecimal() and len(word) <= 5}
         except OSError:
             return
-        self._stamp = stamp
-        self._ports = frozenset(ports)
+        self._loaded = stamp, frozenset(ports)
+
+    def read(self) -> None:
+        """Watch what is declared now, if that has changed."""
+        if self._reads:
+            self.load()
+        if self._loaded is None or self._loaded[0] == self._stamp:
+            return
+        self._stamp, self._ports = self._loaded
         self._watch(self._ports)
 
     def gone(self, port: int) -> None:

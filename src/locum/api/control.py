@@ -44,6 +44,10 @@ Message = Mapping[str, object]
 _decoder = msgspec.json.Decoder(dict[str, object])
 
 
+async def _no_gate() -> None:
+    """Nothing is known of a gate."""
+
+
 class ControlServer:
     """Serves the socket of one agent. ``leaving`` is called when an admin has the node leave."""
 
@@ -52,7 +56,7 @@ class ControlServer:
         driver: Driver,
         engine: EventEngine,
         reloader: Reloader,
-        gate: Callable[[], GateReport | None] = lambda: None,
+        gate: Callable[[], Awaitable[GateReport | None]] = _no_gate,
         leaving: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver = driver
@@ -158,7 +162,7 @@ class ControlServer:
         present = self._report()
         if present.daemon is None:
             return present
-        daemon = msgspec.structs.replace(present.daemon, gate=self._gate(), scripts=self._scripts())
+        daemon = msgspec.structs.replace(present.daemon, gate=await self._gate(), scripts=self._scripts())
         return msgspec.structs.replace(present, daemon=daemon)
 
     def _scripts(self) -> ScriptsReport:

@@ -6,16 +6,20 @@ Rules of this file: it only looks. It asks the kernel, so it is done when somebo
 from __future__ import annotations
 
 from locum.addresses.gate import Gate
+from locum.agent.kernel_calls import KernelCalls
 from locum.api.model import GateReport
 from locum.errors import LocumError
 
+#: How long the kernel may take to answer, in seconds.
+LIMIT = 2.0
 
-def gate_report(gate: Gate | None) -> GateReport | None:
+
+async def gate_report(gate: Gate | None, calls: KernelCalls) -> GateReport | None:
     """The state of ``gate``; None when there is none."""
     if gate is None:
         return None
     try:
-        state = gate.state()
+        state = await calls.gate.run("asking for the gate's state", LIMIT, gate.state)
     except LocumError as error:
         return GateReport(problem=str(error))
     return GateReport(

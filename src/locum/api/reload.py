@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 import msgspec
 
-from locum.addresses.gate import Gate
 from locum.agent.driver import Driver
 from locum.config.changes import differences, needs_restart, taken_up
 from locum.config.environment import check_environment
@@ -52,7 +51,8 @@ class Reloader:
     """Applies what may change while a node runs: addresses, settings of scripts and of connections, credentials.
 
     ``present`` returns the addresses that are on this machine. One that the configuration has no more is ``leaving``:
-    the gate's business until it has been released (:meth:`gone`), because until then it is held like the others.
+    the gate's business until it has been released (:meth:`gone`), because until then it is held like the others:
+    ``judge`` has the gate judge these addresses on these interfaces, and may raise LocumError.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Reloader:
         settings: Settings,
         driver: Driver,
         engine: EventEngine,
-        gate: Gate | None,
+        judge: Callable[[list[str], list[str]], Awaitable[None]],
         present: Callable[[], Iterable[str]],
         leaving: Iterable[str],
         log: Callable[[str, str], None],
@@ -76,7 +76,7 @@ class Reloader:
         self._interfaces = public_interfaces(settings)
         self._driver = driver
         self._engine = engine
-        self._gate = gate
+        self._judge_by_gate = judge
         self._log = log
         #: Called after a reload that has changed something, with the new settings in force.
         self.on_change: Callable[[], None] = lambda: None
@@ -105,7 +105,7 @@ class Reloader:
             except LocumError as error:
                 self._warn(_unusable(error))
                 raise
-            changes, ignored = self._apply(new)
+            changes, ignored = await self._apply(new)
             self._warn("")
             warnings: tuple[str, ...] = ()
             if self._credentials is not None:
@@ -130,7 +130,7 @@ class Reloader:
     def _warn(self, text: str) -> None:
         self._driver.feed(self._driver.node.warnings_changed, "configuration", (text,) if text else ())
 
-    def _apply(self, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    async def _apply(self, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Put ``new`` in force; what changes and what needs a restart."""
         from locum.api.serve import identity_of, script_environment  # noqa: PLC0415  (serve imports this module)
 
@@ -139,11 +139,12 @@ class Reloader:
         # What needs a restart stays as it was in everything that follows.
         new = taken_up(old, new)
         self._leaving = {*self._leaving, *self._present()} - {a.address for a in new.addresses}
-        self._judge(new)
+        await self._judge(new)
         self.settings = new
         self._engine.configure(new.scripts, script_environment(new))
         node = self._driver.node
-        self._driver.feed(node.configure, identity_of(new, node.identity.margin, node.identity.warning))
+        present = node.identity
+        self._driver.feed(node.configure, identity_of(new, present.margin, present.warning, present.machine))
         # The guard removes public addresses when the agent cannot: it must know the new ones as well.
         os.kill(os.getppid(), signal.SIGUSR1)
         self.on_change()
@@ -153,18 +154,22 @@ class Reloader:
         """``address`` has left this machine."""
         if address in self._leaving:
             self._leaving.discard(address)
-            try:
-                self._judge(self.settings)
-            except LocumError as error:
-                self._log(str(error), "error")
+            task = asyncio.get_running_loop().create_task(self._judge_and_log())
+            self._requested.add(task)
+            task.add_done_callback(self._requested.discard)
 
-    def _judge(self, settings: Settings) -> None:
-        """Have the gate judge the addresses of ``settings``, and those that are still here. Raises NetlinkError."""
+    async def _judge_and_log(self) -> None:
+        try:
+            await self._judge(self.settings)
+        except LocumError as error:
+            self._log(str(error), "error")
+
+    async def _judge(self, settings: Settings) -> None:
+        """Have the gate judge the addresses of ``settings``, and those that are still here. Raises LocumError."""
         interfaces = public_interfaces(settings)
         self._interfaces = sorted({*interfaces, *self._interfaces}) if self._leaving else interfaces
-        if self._gate is not None:
-            public = [*(a.address for a in settings.addresses), *sorted(self._leaving)]
-            self._gate.configure(public, self._interfaces)
+        public = [*(a.address for a in settings.addresses), *sorted(self._leaving)]
+        await self._judge_by_gate(public, self._interfaces)
 
 
 def _read(old: Settings) -> Settings:

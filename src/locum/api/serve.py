@@ -25,6 +25,7 @@ from locum.addresses.kernel import AddressTable
 from locum.agent.acts import Acts
 from locum.agent.driver import Driver
 from locum.agent.held import HeldNotes
+from locum.agent.kernel_calls import KernelCalls
 from locum.agent.kernel_watch import KernelWatch
 from locum.agent.log import Log
 from locum.agent.prefixed import PrefixedStore
@@ -51,13 +52,14 @@ from locum.guard.page import Page
 from locum.lateness import PACE, Lateness, Stop
 from locum.store.base import Store
 from locum.store.factory import EtcdOptions, open_store
-from locum.threads import use_bounded_executor
+from locum.threads import NoAnswer, use_bounded_executor
 
 if TYPE_CHECKING:
     from locum.store.etcd import EtcdStore
 
-#: How often the agent looks what its scripts handle, in seconds.
+#: How often the agent looks what its scripts handle and declare, and how long it waits for files then, in seconds.
 LOOK_PAUSE = 1.0
+LOOK_LIMIT = 5.0
 #: A complaint of the event loop is not repeated sooner, in seconds.
 COMPLAINT_PAUSE = 10.0
 
@@ -72,8 +74,8 @@ def machine_identity(settings: Settings) -> str:
     return f"{socket.gethostname()} {boot} net:{namespace} {settings.paths.runtime}"
 
 
-def identity_of(settings: Settings, margin: float, warning: str) -> Identity:
-    """The node that ``settings`` describe."""
+def identity_of(settings: Settings, margin: float, warning: str, machine: str) -> Identity:
+    """The node that ``settings`` describe, on ``machine`` (:func:`machine_identity`)."""
     return Identity(
         name=settings.node.name,
         hold=settings.cluster.hold,
@@ -81,7 +83,7 @@ def identity_of(settings: Settings, margin: float, warning: str) -> Identity:
         number=settings.node.number,
         private_address=settings.node.private_address or "",
         addresses=tuple(HostedAddress(a.address, a.bits, a.interfaces) for a in settings.addresses),
-        machine=machine_identity(settings),
+        machine=machine,
         version=__version__,
         warning=warning,
     )
@@ -177,9 +179,15 @@ async def serve(settings: Settings) -> int:
     runtime = settings.paths.runtime
     page = Page(os.path.join(runtime, "hold"))
     notes = HeldNotes(os.path.join(runtime, "held"))
-    adoption = adoption_of(page, notes)
+    calls = KernelCalls(log)
+    lateness = Lateness(lambda stop: log(_stood(stop), "warning"))
+    lateness.start()
+    use_bounded_executor()
+    # From here on the guard hears of this agent, however long the kernel takes for what follows.
+    background = [asyncio.get_running_loop().create_task(_pulse(page, lateness))]
+    adoption = await calls.on_addresses("looking at what an earlier agent left", adoption_of, page, notes)
     leaving = leaving_of(settings, adoption)
-    enforcement = enforcement_of(settings, log, leaving)
+    enforcement = await calls.on_gate("taking over the gate", enforcement_of, settings, log, leaving)
     engine = EventEngine(
         Path(settings.paths.events),
         runtime=Path(runtime),
@@ -189,7 +197,7 @@ async def serve(settings: Settings) -> int:
         log=log,
     )
     node = Node(
-        identity_of(settings, enforcement.margin, enforcement.warning),
+        identity_of(settings, enforcement.margin, enforcement.warning, machine_identity(settings)),
         View(),
         lambda: secrets.token_hex(8),
         adoption,
@@ -200,7 +208,7 @@ async def serve(settings: Settings) -> int:
     def connection_settings() -> KeeperSettings:
         tunables, given = node.desk.tunables, reloader.settings.connections
         return KeeperSettings(
-            ports=declared.read().union(given.ports),
+            ports=declared.ports.union(given.ports),
             reset_ports=frozenset(given.reset_ports),
             interval=tunables.tickle_update_interval,
             tickle_count=tunables.tickle_count,
@@ -221,6 +229,7 @@ async def serve(settings: Settings) -> int:
         page=page,
         notes=notes,
         connections=connections,
+        calls=calls,
         tunables=lambda: node.desk.tunables,
         incarnation=lambda: node.incarnation,
         log=log,
@@ -229,11 +238,16 @@ async def serve(settings: Settings) -> int:
     # What may be much and is nobody's news has a root of its own, which no node watches.
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     driver = Driver(node, store, acts, log)
-    kernel = KernelWatch(driver, acts, engine, enforcement.gate, runtime, log)
+    kernel = KernelWatch(driver, acts, engine, enforcement.gate, calls, runtime, log)
     credentials = _renewing(whole, settings)
     if credentials is not None:
         credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
-    reloader = Reloader(settings, driver, engine, enforcement.gate, lambda: acts.configured, leaving, log, credentials)
+
+    async def judge(addresses: list[str], interfaces: list[str]) -> None:
+        if enforcement.gate is not None:
+            await calls.on_gate("changing what the gate judges", enforcement.gate.configure, addresses, interfaces)
+
+    reloader = Reloader(settings, driver, engine, judge, lambda: acts.configured, leaving, log, credentials)
     acts.on_gone = reloader.gone
     plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
     reloader.on_change = plain.look
@@ -242,7 +256,7 @@ async def serve(settings: Settings) -> int:
         # The guard remembers it, should this agent die before the node has left.
         os.kill(os.getppid(), signal.SIGUSR2)
 
-    control = ControlServer(driver, engine, reloader, lambda: gate_report(enforcement.gate), tell_guard)
+    control = ControlServer(driver, engine, reloader, lambda: gate_report(enforcement.gate, calls), tell_guard)
     statd = StatdOperations(
         bulk,
         settings.node.name,
@@ -256,22 +270,17 @@ async def serve(settings: Settings) -> int:
         holder=node.view.claim_holder,
     )
     control.add(on_connections.table())
-    background: list[asyncio.Task[None]] = []
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_Complaints(log))
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
-    lateness = Lateness(lambda stop: log(_stood(stop), "warning"))
-    use_bounded_executor()
     try:
-        lateness.start()
-        background.append(loop.create_task(_pulse(page, lateness)))
         connections.start()
         if adoption is not None:
             # Before anything that takes time: the hold runs out, and the next beat must not wait for scripts.
             bits = {a.address: a.bits for a in settings.addresses}
-            acts.adopt((a, bits[a], name) for a, name in adoption.held.items() if a in bits)
+            await acts.adopt((a, bits[a], name) for a, name in adoption.held.items() if a in bits)
             background.append(loop.create_task(reloader.look()))
         else:
             # Also when a predecessor died while it dropped its hold.
@@ -283,6 +292,7 @@ async def serve(settings: Settings) -> int:
         background += [
             loop.create_task(_start_engine(engine, node, acts, driver)),
             loop.create_task(_look_at_scripts(driver, engine)),
+            loop.create_task(_look_at_ports(declared, calls)),
             loop.create_task(_leave(stopping, driver)),
         ]
         if adoption is None:
@@ -308,6 +318,7 @@ async def serve(settings: Settings) -> int:
         await connections.close()
         await engine.stop()
         await store.close()
+        calls.close()
 
 
 async def _start_engine(engine: EventEngine, node: Node, acts: Acts, driver: Driver) -> None:
@@ -343,6 +354,14 @@ async def _look_at_scripts(driver: Driver, engine: EventEngine) -> None:
         if not set(late) <= set(before):
             # The monitor gives them their startup; until then they hear of nothing.
             driver.feed(driver.node.trigger_monitor)
+
+
+async def _look_at_ports(declared: DeclaredPorts, calls: KernelCalls) -> None:
+    """Look whether scripts have declared other ports."""
+    while True:
+        with contextlib.suppress(NoAnswer):
+            await calls.files.run("reading declared ports", LOOK_LIMIT, declared.read)
+        await asyncio.sleep(LOOK_PAUSE)
 
 
 def _stood(stop: Stop) -> str:

@@ -29,6 +29,8 @@ TABLE = "locum_plain_tcp"
 
 #: How long nft may take, in seconds.
 LIMIT = 30.0
+#: How long the end of the agent waits for it, in seconds.
+PATIENCE = 1.0
 
 _GONE = """\
 add table inet {table}
@@ -146,7 +148,8 @@ class PlainTcp:
         if self._watch is not None:
             self._watch.close()
         if self._task is not None:
-            await asyncio.wait([self._task])
+            # An nft that waits for the kernel's lock ends by itself.
+            await asyncio.wait([self._task], timeout=PATIENCE)
         if self._netfilter is not None:
             self._netfilter.close()
             self._netfilter = None

@@ -17,18 +17,19 @@ class DeclaredPorts:
     def __init__(self, listen: str) -> None:
         self._directories = (listen, os.path.join(os.path.dirname(listen), "connections"))
         self._stamp: object = None
-        self._ports: frozenset[int] = frozenset()
+        #: The ports of the last reading.
+        self.ports: frozenset[int] = frozenset()
 
     def read(self) -> frozenset[int]:
         """The ports in force; those of the last reading when the directories cannot be read."""
         try:
             stamp = [line for directory in self._directories for line in _stamp(directory)]
             if stamp != self._stamp:
-                self._ports = _ports(path for path, _, _ in stamp)
+                self.ports = _ports(path for path, _, _ in stamp)
                 self._stamp = stamp
         except OSError:
             pass
-        return self._ports
+        return self.ports
 
 
 def _stamp(directory: str) -> list[tuple[str, int, int]]:

@@ -48,6 +48,7 @@ _DATA_VALUE = 1
 _ELEMENT_INTERVAL_END = 1
 _OBJECT_TABLE, _OBJECT_NAME, _OBJECT_TYPE, _OBJECT_DATA = 1, 2, 3, 4
 _OBJECT_COUNTER = 1
+_GENERATION_PID, _GENERATION_NAME = 2, 3
 _COUNTER_PACKETS = 2
 
 _NFGENMSG = struct.Struct(">BBH")
@@ -56,6 +57,20 @@ _BE64 = struct.Struct(">Q")
 
 #: Elements in one message: their list is one attribute, and an attribute's length has 16 bits.
 _ELEMENTS_PER_MESSAGE = 1000
+
+
+class Generation(NamedTuple):
+    """Who made a transaction: the process's number and name."""
+
+    pid: int
+    name: str
+
+
+def parse_generation(payload: bytes) -> Generation:
+    """The news that the kernel sends after a transaction (``nf_tables_fill_gen_info`` in nf_tables_api.c)."""
+    attributes = core.parse(payload, _NFGENMSG.size)
+    pid = attributes.get(_GENERATION_PID, b"")
+    return Generation(_BE32.unpack(pid)[0] if len(pid) == 4 else 0, core.text(attributes.get(_GENERATION_NAME, b"")))
 
 
 class Element(NamedTuple):

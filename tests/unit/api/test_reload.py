@@ -33,7 +33,7 @@ class Rules:
     def __init__(self) -> None:
         self.node = self
         self.identity = self
-        self.margin, self.warning = 0.1, ""
+        self.margin, self.warning, self.machine = 0.1, "", "here"
         self.warnings: tuple[str, ...] = ()
 
     def configure(self, *_: object) -> None:
@@ -50,6 +50,10 @@ class Rules:
             method(*arguments)
 
 
+async def judged(_addresses: list[str], _interfaces: list[str]) -> None:
+    """The gate takes everything."""
+
+
 class Scene:
     """A reloader whose node, engine and guard are not there, and what it logs."""
 
@@ -64,7 +68,7 @@ class Scene:
             load(self.path),
             cast(Driver, rules),
             cast(EventEngine, rules),
-            None,
+            judged,
             present=list,
             leaving=(),
             log=lambda text, level: self.logged.append((level, text)),
