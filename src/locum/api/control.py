@@ -18,7 +18,7 @@ from locum import wire
 from locum.agent.driver import Driver
 from locum.api import answers, report
 from locum.api.admin_ops import AdminOperations
-from locum.api.model import DaemonState, GateReport, ScriptsReport, StatusReport
+from locum.api.model import DaemonState, GateReport, LoopReport, ScriptsReport, StatusReport
 from locum.api.reload import Reloader
 from locum.clock import boottime
 from locum.config.model import PathSettings
@@ -58,9 +58,11 @@ class ControlServer:
         reloader: Reloader,
         gate: Callable[[], Awaitable[GateReport | None]] = _no_gate,
         leaving: Callable[[], None] = lambda: None,
+        loop: Callable[[], LoopReport | None] = lambda: None,
     ) -> None:
         self._driver = driver
         self._leaving = leaving
+        self._loop = loop
         self._gate = gate
         self._engine = engine
         self._reloader = reloader
@@ -162,7 +164,9 @@ class ControlServer:
         present = self._report()
         if present.daemon is None:
             return present
-        daemon = msgspec.structs.replace(present.daemon, gate=await self._gate(), scripts=self._scripts())
+        daemon = msgspec.structs.replace(
+            present.daemon, gate=await self._gate(), scripts=self._scripts(), loop=self._loop()
+        )
         return msgspec.structs.replace(present, daemon=daemon)
 
     def _scripts(self) -> ScriptsReport:

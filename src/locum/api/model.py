@@ -103,6 +103,23 @@ class ScriptsReport(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+class LoopReport(msgspec.Struct, frozen=True):
+    """Whether the answering daemon's event loop turns, on which beats and answers depend.
+
+    ``longest``: the longest time that it stood within the last hour, in seconds (0: never for long), ``where`` (file
+    and line, "" when that could not be seen), and ``at`` unix time in seconds; ``everything``: not the loop alone, the
+    whole process stood. ``hanging``: calls that have been under way for more than a second on the daemon's threads.
+    ``dropped``: lines of the log that standard error did not accept.
+    """
+
+    longest: float = 0.0
+    where: str = ""
+    at: float = 0.0
+    everything: bool = False
+    hanging: tuple[str, ...] = ()
+    dropped: int = 0
+
+
 class DaemonState(msgspec.Struct, frozen=True):
     """What the answering daemon knows of itself beside its view of the cluster.
 
@@ -110,7 +127,7 @@ class DaemonState(msgspec.Struct, frozen=True):
     old the node's view may be, None before it has read the store. ``store`` is the store's
     location, ``store_problem`` is empty while it answers. ``stage``: joining, member, lost or left. ``activity``: the
     event that runs, if any. ``obstacle``: why the node cannot join the cluster at present, or "". ``gate`` is None
-    where nftables cannot enforce holds, and in the lines of a watch; ``scripts`` is None there too.
+    where nftables cannot enforce holds, and in the lines of a watch; ``scripts`` and ``loop`` are None there too.
     """
 
     hold_left: float = 0.0
@@ -122,6 +139,7 @@ class DaemonState(msgspec.Struct, frozen=True):
     obstacle: str = ""
     gate: GateReport | None = None
     scripts: ScriptsReport | None = None
+    loop: LoopReport | None = None
     age: float | None = None
 
 

@@ -31,6 +31,7 @@ from locum.agent.log import Log
 from locum.agent.prefixed import PrefixedStore
 from locum.api.control import ControlServer
 from locum.api.gate_report import gate_report
+from locum.api.loop_report import loop_report
 from locum.api.reload import Reloader
 from locum.api.statd_ops import StatdOperations
 from locum.clock import boottime
@@ -256,7 +257,14 @@ async def serve(settings: Settings) -> int:
         # The guard remembers it, should this agent die before the node has left.
         os.kill(os.getppid(), signal.SIGUSR2)
 
-    control = ControlServer(driver, engine, reloader, lambda: gate_report(enforcement.gate, calls), tell_guard)
+    control = ControlServer(
+        driver,
+        engine,
+        reloader,
+        lambda: gate_report(enforcement.gate, calls),
+        tell_guard,
+        lambda: loop_report(lateness),
+    )
     statd = StatdOperations(
         bulk,
         settings.node.name,

@@ -75,6 +75,7 @@ def render(report: StatusReport, on: Screen, wall: float) -> list[str]:
             ("Store", _store(report.daemon)),
             ("Gate", _gate(report.daemon)),
             ("Scripts", _scripts(report.daemon)),
+            ("Loop", _loop(report.daemon)),
         ],
         on,
     )
@@ -145,6 +146,26 @@ def _scripts(daemon: DaemonState | None) -> Content:
         others = f" and {len(scripts.ignored) - NAMED} others" if len(scripts.ignored) > NAMED else ""
         words += f"; never run: {'; '.join(scripts.ignored[:NAMED])}{others}"
     return Cell(f"{words}; the directory is at fault: see the warnings", "yellow") if scripts.problem else words
+
+
+#: A shorter stop of the daemon's event loop is not worth a line, seconds.
+WORTH_A_LINE = 0.1
+
+
+def _loop(daemon: DaemonState | None) -> Content:
+    loop = daemon.loop if daemon is not None else None
+    if loop is None:
+        return ""
+    words = []
+    if loop.longest >= WORTH_A_LINE:
+        where = "with the whole process" if loop.everything else f"in {loop.where or 'a place that was not seen'}"
+        words.append(f"longest stop in the last hour {loop.longest:.1f} s {where}")
+    words += [f"hangs: {call}" for call in loop.hanging]
+    if loop.dropped:
+        words.append(f"{output.count(loop.dropped, 'log line', 'log lines')} dropped")
+    if not words:
+        return ""
+    return Cell("; ".join(words), "yellow") if loop.hanging or loop.longest >= 1.0 else "; ".join(words)
 
 
 def node_table(nodes: tuple[NodeReport, ...], on: Screen, wall: float) -> list[str]:
