@@ -94,3 +94,13 @@ def test_what_commands_write() -> None:
     assert writes_of(("ip", "auto", "fd77::2"), 5.0) == (Write("preferred fd77::2", None, 5.0),)
     assert writes_of(("tunable", "set", "TickleCount", "4"), 5.0) == (Write("tunable TickleCount", 4.0, 5.0),)
     assert writes_of(("event", "run", "monitor"), 5.0) == ()
+
+
+def test_a_store_that_went_back_owes_nothing_that_was_confirmed_before() -> None:
+    made = ledger(("n1", 1.0, 2.0), ("n2", 3.0, None))
+    made.forget()
+    assert not lost(made, None)
+    write = Write("key", "n3", 5.0)
+    made.begin(write)
+    made.end(write, 6.0)
+    assert lost(made, None)

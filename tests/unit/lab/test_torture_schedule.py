@@ -9,6 +9,7 @@ import pytest
 from locum.lab.torture.kinds import (
     EVENTS_BY_HAND,
     FLEETING,
+    GOING_BACK,
     GROUPS,
     NO_AGENT,
     NOT_WITH_FLUSH,
@@ -120,3 +121,12 @@ def test_a_round_is_as_long_as_what_happens_in_it() -> None:
     acts = (Act(1.0, "freeze", "n1", 2.5), Act(2.0, "cut", "n2", None), Act(3.0, "kill-agent", "n3"))
     assert Round(0, acts, (), False).length == 3.5
     assert Round(0, (), (), False).length == 0.0
+
+
+@pytest.mark.parametrize("store", ["embedded-file", "etcd"])
+def test_the_store_goes_back_in_some_rounds_and_the_round_knows(store: str) -> None:
+    drawn = rounds(SHAPES[store])
+    found = [one for one in drawn if any(act.kind in GOING_BACK for act in one.acts)]
+    assert {act.kind for one in found for act in one.acts} >= GOING_BACK
+    assert all(one.store_disturbed for one in found)
+    assert [one for one in drawn if one.went_back] == found

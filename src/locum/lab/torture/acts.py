@@ -19,6 +19,7 @@ from locum.lab import namespaces, processes
 from locum.lab.lab import Lab
 from locum.lab.processes import Process
 from locum.lab.torture.commands import Commands
+from locum.lab.torture.kinds import ON_STORE
 from locum.lab.torture.schedule import Act
 
 #: What undoing a daemon's orderly end waits for, in seconds, before it kills what is left.
@@ -52,8 +53,10 @@ class Hand:
 
     def __init__(self, lab: Lab, commands: Commands) -> None:
         self._lab = lab
+        self._commands = commands
         self._ask = commands.ask
         self._bits = {public.address: public.bits for public in lab.layout.public_addresses}
+        self._copy: Path | None = None
         self._limits: dict[str, tuple[Process, tuple[int, int]]] = {}
 
     # -- what acts need --------------------------------------------------------------------------------------------
@@ -84,6 +87,11 @@ class Hand:
         shutil.copytree(state, disk, dirs_exist_ok=True)
         shutil.rmtree(state)
         state.symlink_to(disk)
+
+    def copy_store(self) -> None:
+        """Keep a copy of the store for acts that come later, where it has any. Raises LocumError."""
+        if "restore-store" in ON_STORE[self._lab.state.store]:
+            self._copy = self._lab.copy_store()
 
     # -- doing and undoing -----------------------------------------------------------------------------------------
 
@@ -148,6 +156,8 @@ class Hand:
             "remove-address": self._remove_address,
             "foreign-address": self._foreign_address,
             "flush": self._flush,
+            "wipe-store": lambda _: self._go_back(None),
+            "restore-store": lambda _: self._go_back(self._copy),
             "disable": lambda act: self._ask(act.asked, "node", "disable", act.node),
             "stop": lambda act: self._ask(act.asked, "node", "stop", act.node),
             "ban": lambda act: self._ask(act.asked, "node", "ban", act.node, "--seconds", act.detail),
@@ -157,6 +167,10 @@ class Hand:
             "event": lambda act: self._ask(act.asked, "event", "run", act.detail),
             "reload": lambda act: self._ask(act.asked, "reload"),
         }
+
+    def _go_back(self, copy: Path | None) -> None:
+        self._lab.store_goes_back(copy)
+        self._commands.forget()
 
     def _order(self, act: Act) -> Path:
         return self._orders(act.node) / f"{act.kind}-{act.detail}"

@@ -24,6 +24,8 @@ REFUSAL = 20.0
 #: A client that missed all announcements asks again when its entry for the address is neither fresh (Linux: up to 1.5
 #: times base_reachable_time, 30 s) nor answers three questions, one a second, after a delay of 5 s (arp(7)).
 NEIGHBOUR = 45.0 + 5.0 + 3.0
+#: Tunables that a store which went back does not know any more have their defaults: MonitorInterval, EventTimeout.
+DEFAULT_MONITOR, DEFAULT_TIMEOUT = 15.0, 30.0
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -65,7 +67,7 @@ def standing(storm: Round, shape: Shape, *, slack: float, election: float) -> Bo
         parts.append(Part("another hold: the store was disturbed", shape.hold + MARGIN))
         if election:
             parts.append(Part("two elections", 2 * election))
-    return Bound((*parts, *_trouble(storm, shape)))
+    return Bound((*parts, *_gone_back(storm, shape), *_trouble(storm, shape)))
 
 
 def healed(storm: Round, shape: Shape, *, slack: float, election: float) -> Bound:
@@ -88,11 +90,20 @@ def healed(storm: Round, shape: Shape, *, slack: float, election: float) -> Boun
 
 def pause(storm: Round, shape: Shape, *, slack: float) -> Bound:
     """For how long an address that was served may be without an answer again: it moves, by way of the scripts."""
-    return Bound((Part("slack", slack), *_trouble(storm, shape)))
+    return Bound((Part("slack", slack), *_gone_back(storm, shape), *_trouble(storm, shape)))
+
+
+def _gone_back(storm: Round, shape: Shape) -> Sequence[Part]:
+    if not storm.went_back:
+        return ()
+    return (
+        Part("all join anew: the store went back", START + DEFAULT_MONITOR),
+        Part("and wait for the holds from before", 2 * (shape.hold + MARGIN)),
+    )
 
 
 def _trouble(storm: Round, shape: Shape) -> Sequence[Part]:
-    limit = longest("EventTimeout")
+    limit = max(longest("EventTimeout"), DEFAULT_TIMEOUT if storm.went_back else 0.0)
     hanging = _details(storm, ("hang-script",))
     parts = []
     if any(act.kind == "mute-public" for act in storm.acts):

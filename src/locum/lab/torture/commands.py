@@ -62,6 +62,12 @@ class Commands:
         )
         self._running.append(_Command(f"{node}: locum {' '.join(arguments)}", time.monotonic(), process, writes))
 
+    def forget(self) -> None:
+        """The store went back: what was confirmed, and what is being confirmed just now, may be lost."""
+        self.collect()
+        self.ledger.forget()
+        self._running = [msgspec.structs.replace(command, writes=()) for command in self._running]
+
     def collect(self, *, wait: float = 0.0) -> None:
         """Take in what commands said, waiting at most ``wait`` seconds for each; give up those that take too long."""
         running = []

@@ -43,11 +43,13 @@ PASSING: dict[str, int] = {
 }
 #: Acts on the store: on a node's etcd member, or on the embedded store of all nodes.
 ON_STORE: dict[str, dict[str, int]] = {
-    "etcd": {"kill-etcd": 3, "freeze-etcd": 3},
-    "embedded-file": {"kill-store": 2, "freeze-store": 2},
+    "etcd": {"kill-etcd": 3, "freeze-etcd": 3, "wipe-store": 1, "restore-store": 1},
+    "embedded-file": {"kill-store": 2, "freeze-store": 2, "wipe-store": 1, "restore-store": 1},
     "embedded": {},
 }
-WHOLE_STORE = frozenset({"kill-store", "freeze-store"})
+#: The store is killed and begins anew, with nothing or with a copy from an earlier round.
+GOING_BACK = frozenset({"wipe-store", "restore-store"})
+WHOLE_STORE = frozenset({"kill-store", "freeze-store"}) | GOING_BACK
 #: Acts that a node's etcd member is lost to the others by.
 WAY_TO_ETCD = frozenset({"cut", "cut-private", "mute-private", "deaf-private"})
 #: Only where the private network is the way to the store; a Unix socket has no directions to cut.

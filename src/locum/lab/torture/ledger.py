@@ -69,6 +69,11 @@ class Ledger:
         """It was answered, and it did nothing."""
         self._writes[write.key].remove(write)
 
+    def forget(self) -> None:
+        """The store went back: what was confirmed may be lost. What was not may still take effect."""
+        for key, writes in self._writes.items():
+            self._writes[key] = [write for write in writes if write.ended == math.inf]
+
     def candidates(self, key: str) -> tuple[Write, ...]:
         """The writes of which each may be the last; empty when nothing is known about the key."""
         found = self._writes.get(key, [])

@@ -47,6 +47,8 @@ _ASK_INTERVAL = 0.005
 _REMEMBERED = 120.0
 #: No look at the cluster lasts longer, in seconds, however late the machine is.
 _PATIENCE = 180.0
+#: After every so many rounds the store is copied anew, to be restored from later.
+_COPY_EVERY = 5
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -134,6 +136,11 @@ class Torture:
         now = time.time()
         first = self._lab.layout.node_names[0]
         self._commands.ledger.take(self._commands.seen_by(first), now)
+        self._set_tunables()
+        self._hand.copy_store()
+
+    def _set_tunables(self) -> None:
+        first = self._lab.layout.node_names[0]
         for name, values in TUNABLES.items():
             self._commands.ask(first, "tunable", "set", name, f"{values[0]:g}")
         self._commands.collect(wait=20.0)
@@ -158,6 +165,10 @@ class Torture:
         phases.append(Phase("healed", start, boottime(), bound.seconds, pause.seconds))
         if settled:
             self._check_confirmed(self._lab.layout.node_names, watching)
+            if storm.went_back:
+                self._set_tunables()
+            if storm.number % _COPY_EVERY == 0:
+                self._hand.copy_store()
         time.sleep(_PROBE_TIMEOUT + 0.2)  # what is undecided belongs to the phases, too
         watching.read()
         self._judge(phases, watching)

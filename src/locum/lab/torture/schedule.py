@@ -20,6 +20,7 @@ from locum.lab.torture.kinds import (
     ADMIN,
     EVENTS_BY_HAND,
     FLEETING,
+    GOING_BACK,
     GROUPS,
     NO_AGENT,
     NOT_TOGETHER,
@@ -96,6 +97,8 @@ class Round(msgspec.Struct, frozen=True):
     acts: tuple[Act, ...]
     fit: tuple[str, ...]
     store_disturbed: bool
+    #: The store was wiped or restored.
+    went_back: bool = False
 
     @property
     def length(self) -> float:
@@ -120,12 +123,13 @@ def draw(seed: int, number: int, shape: Shape) -> Round:
             acts.append(act)
     acts += _late_flushes(dice, shape, acts)
     acts.sort(key=lambda act: act.at)
-    disturbing = {*WAY_TO_ETCD, *ON_STORE["etcd"]} if shape.store == "etcd" else WHOLE_STORE
+    disturbing = {*WAY_TO_ETCD, *ON_STORE["etcd"], *GOING_BACK} if shape.store == "etcd" else WHOLE_STORE
     return Round(
         number=number,
         acts=tuple(acts),
         fit=tuple(node for node in shape.nodes if _is_fit(node, shape, acts)),
         store_disturbed=any(act.kind in disturbing for act in acts),
+        went_back=any(act.kind in GOING_BACK for act in acts),
     )
 
 
@@ -149,6 +153,8 @@ def _draw_act(
         if kind in FLEETING and lasts is None:
             lasts = round(dice.uniform(0.1, 5.0), 2)
         act = Act(at, kind, victim, lasts, detail=detail)
+    elif kind in GOING_BACK:
+        act = Act(at, kind, shape.nodes[0])
     else:
         act = Act(at, kind, dice.choice(shape.members) if shape.members else shape.nodes[0], lasts)
     if kind in ADMIN:
