@@ -175,3 +175,24 @@ def test_keys_that_locum_does_not_write_are_named_or_left_alone(lab: Lab) -> Non
     for key in (*strange, *foreign):
         stranger.commit(Delete, key)
     assert wait_settled(lab).epoch == before.epoch
+
+
+def test_records_that_contradict_a_node_end_no_daemon(lab: Lab) -> None:
+    """Its name on another machine, alive; its number with a node that does not exist; nesting without end."""
+    stranger = Stranger(lab)
+    before = agents(lab)
+    wait_settled(lab)
+    deep = b'{"incarnation":"a","sequence":1,"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    stranger.commit(lambda whole: Put(whole, schema.encode(schema.NumberRecord("ghost"))), "number/1")
+    foreign = schema.MemberRecord("foreign", 0.5, 0.05, "elsewhere")
+    stranger.commit(lambda whole: Put(whole, schema.encode(foreign)), "member/n1")
+    for sequence in range(5):
+        beat = schema.BeatRecord("foreign", sequence)
+        stranger.commit(lambda whole, beat=beat: Put(whole, schema.encode(beat)), "beat/n1")  # type: ignore[misc]
+    for key in ("beat/n2", "plan", "phase/n3"):
+        stranger.commit(lambda whole: Put(whole, deep), key)
+    wait_settled(lab)
+    assert agents(lab) == before, "an agent was started anew"
+    for node in lab.layout.node_names:
+        assert "Traceback" not in lab.daemon_log(node).read_text()
+    assert "another node named 'n1' is alive" not in locum(lab, "n1", "status")

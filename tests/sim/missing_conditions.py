@@ -42,6 +42,7 @@ COMMITS: dict[str, Match] = {
     "plan": lambda sort, o: sort == "lead" and _puts(o, "plan"),
     "lift": lambda sort, o: sort == "lead" and _puts(o, "admin/"),
     "free": lambda sort, o: sort == "lead" and not _expires(o) and all(isinstance(x, Delete) for x in o),
+    "repair": lambda sort, o: sort == "lead" and all(isinstance(x, Put) for x in o),
     "claim": _kind("claim"),
     "unclaim": lambda sort, _: sort.startswith("unclaim"),
     "reclaim": lambda sort, _: sort.startswith("reclaim"),
@@ -54,6 +55,11 @@ COMMITS: dict[str, Match] = {
     "farewell": _kind("farewell"),
     "ban": _kind("ban"),
 }
+
+
+def named(sort: str, operations: Sequence[Operation]) -> str:
+    """The name of a commit: the first of :data:`COMMITS` that it is."""
+    return next((name for name, match in COMMITS.items() if match(sort, operations)), f"unknown {sort}")
 
 
 class Missing(NamedTuple):
@@ -72,7 +78,7 @@ class Missing(NamedTuple):
 
     def apply(self, patch: pytest.MonkeyPatch) -> None:
         """Leave the condition out."""
-        original, match = Desk.commit, COMMITS[self.commit]
+        original = Desk.commit
 
         def commit(
             desk: Desk,
@@ -81,7 +87,7 @@ class Missing(NamedTuple):
             operations: Sequence[Operation],
             unguarded: Mapping[str, str] = NO_REASONS,
         ) -> bool:
-            if match(sort, operations):
+            if named(sort, operations) == self.commit:
                 conditions = [c for c in conditions if not self._is(c.key, desk.name)]
                 unguarded = dict.fromkeys((operation.key for operation in operations), "a deliberate defect")
             return original(desk, sort, conditions, operations, unguarded)
@@ -93,53 +99,86 @@ class Missing(NamedTuple):
         return kind == self.condition and (not self.whose or (self.whose == "own_") == (name == me))
 
 
-_LATE = Knobs(only=("delay_messages", "freeze_all", "delete_key", "cut_up"), nodes=3, calm=0.2)
+#: Another writes once more what a decision was made from, while nodes are killed, cut off, moved, banned or restarted.
+_AGENTS = Knobs(only=("meddle", "late_release", "kill_agent"), nodes=3, calm=0.15)
+_MACHINES = Knobs(only=("meddle", "delete_key", "spoil_key", "kill_all", "cut"), nodes=3, calm=0.15)
+_ADMINS = Knobs(only=("meddle", "admin", "scripts_fail"), nodes=3, calm=0.1)
+_LEAVING = Knobs(only=("meddle", "leave", "reload", "kill_all", "change_hold"), nodes=3, calm=0.1)
+_JOINING = Knobs(only=("meddle", "kill_all", "power_off"), nodes=3, calm=0.1, hold=0.5)
+_ORPHANS = Knobs(only=("meddle", "delete_key", "abandon", "spoil_key"), nodes=3, calm=0.1, hold=0.25)
+_REPAIRS = Knobs(only=("meddle", "spoil_key", "abandon", "store_restart", "link_down"), nodes=3, calm=0.08)
 
-MISSING = tuple(
-    Missing(commit, condition, whose=whose)
-    for commit, condition, whose in (
-        ("lead", "member", ""),
-        ("lead", "leader", ""),
-        ("expire", "member", "own_"),
-        ("expire", "member", "other_"),
-        ("expire", "leader", ""),
-        ("expire", "beat", ""),
-        ("expire", "claim", ""),
-        ("plan", "member", ""),
-        ("plan", "leader", ""),
-        ("plan", "plan", ""),
-        ("lift", "member", ""),
-        ("lift", "leader", ""),
-        ("lift", "admin", ""),
-        ("free", "member", "own_"),
-        ("free", "member", "other_"),
-        ("free", "leader", ""),
-        ("free", "claim", ""),
-        ("free", "beat", ""),
-        ("free", "health", ""),
-        ("free", "phase", ""),
-        ("claim", "member", ""),
-        ("claim", "plan", ""),
-        ("claim", "claim", ""),
-        ("unclaim", "member", ""),
-        ("unclaim", "claim", ""),
-        ("reclaim", "member", ""),
-        ("reclaim", "claim", ""),
-        ("mend", "member", ""),
-        ("mend", "claim", ""),
-        ("phase", "member", ""),
-        ("phase", "phase", ""),
-        ("health", "member", ""),
-        ("health", "health", ""),
-        ("join", "member", ""),
-        ("join", "beat", ""),
-        ("join", "node", ""),
-        ("join", "number", ""),
-        ("join", "claim", ""),
-        ("node", "node", ""),
-        ("number", "number", ""),
-        ("farewell", "member", ""),
-        ("farewell", "leader", ""),
-        ("ban", "admin", ""),
-    )
+MISSING = (
+    Missing("lead", "member", _MACHINES),
+    Missing("lead", "leader", _AGENTS),
+    Missing("expire", "member", _AGENTS, whose="own_"),
+    Missing("expire", "member", _MACHINES, whose="other_"),
+    Missing("expire", "leader", _AGENTS),
+    Missing("expire", "beat", _MACHINES),
+    Missing("expire", "claim", _AGENTS),
+    Missing("plan", "member", _AGENTS),
+    Missing("plan", "leader", _AGENTS),
+    Missing("plan", "plan", _AGENTS),
+    Missing("lift", "member", _ADMINS),
+    Missing("lift", "leader", _ADMINS),
+    Missing("lift", "admin", _ADMINS),
+    Missing("free", "member", _ORPHANS, whose="own_"),
+    Missing("free", "leader", _ORPHANS),
+    Missing("free", "claim", _ORPHANS),
+    Missing("repair", "member", _REPAIRS, whose="own_"),
+    Missing("repair", "node", _REPAIRS),
+    Missing("repair", "claim", _REPAIRS),
+    Missing("claim", "member", _AGENTS),
+    Missing("claim", "plan", _AGENTS),
+    Missing("unclaim", "member", _AGENTS),
+    Missing("unclaim", "claim", _AGENTS),
+    Missing("reclaim", "member", _AGENTS),
+    Missing("reclaim", "claim", _ADMINS),
+    Missing("mend", "member", _AGENTS),
+    Missing("mend", "claim", _AGENTS),
+    Missing("phase", "member", _AGENTS),
+    Missing("phase", "phase", _AGENTS),
+    Missing("health", "member", _AGENTS),
+    Missing("health", "health", _AGENTS),
+    Missing("join", "member", _MACHINES),
+    Missing("join", "beat", _JOINING),
+    Missing("join", "node", _AGENTS),
+    Missing("join", "number", _AGENTS),
+    Missing("join", "claim", _JOINING),
+    Missing("node", "node", _MACHINES),
+    Missing("farewell", "member", _LEAVING),
+    Missing("farewell", "leader", _LEAVING),
+    Missing("ban", "admin", _ADMINS),
 )
+
+#: Conditions that no history of the simulation needs, and what stands for them.
+IMPLIED = {
+    "claim_without_claim": "one plan gives an address to one node and the plan is a condition; without both of them "
+    "the mutation claim_not_conditional is found",
+    "number_without_number": "only a stranger's hand makes a node write its number anew: "
+    "tests/unit/cluster/test_joining.py",
+    "free_without_other_member": "an incarnation never returns, so the claim itself (a condition) tells all",
+    "repair_without_other_member": "whoever ends a membership deletes its claims, each of which is a condition",
+    "repair_without_leader": "what is repaired is written as it was, and each key is a condition",
+    "free_without_beat": "garbage of a node that is not a member, which that membership (a condition) alone replaces",
+    "free_without_health": "as free_without_beat",
+    "free_without_phase": "as free_without_beat",
+}
+
+
+def watch_conditions(patch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """A set that fills with (commit, kind of a key that it has a condition on) while the simulation runs."""
+    original, seen = Desk.commit, set[tuple[str, str]]()
+
+    def commit(
+        desk: Desk,
+        sort: str,
+        conditions: Sequence[Condition],
+        operations: Sequence[Operation],
+        unguarded: Mapping[str, str] = NO_REASONS,
+    ) -> bool:
+        seen.update((named(sort, operations), condition.key.partition("/")[0]) for condition in conditions)
+        return original(desk, sort, conditions, operations, unguarded)
+
+    patch.setattr(Desk, "commit", commit)
+    return seen

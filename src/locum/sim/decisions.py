@@ -39,16 +39,19 @@ def as_read(view: View, name: str, operations: Iterable[Operation]) -> dict[str,
 def _of_another(name: str, key: str, before: KeyValue) -> bool:
     """Whether ``key`` is a thing of another node than ``name``, which only the leader may write."""
     kind, subject = schema.split_key(key)
-    if kind != "claim":
-        return kind in ("member", "admin", *ENDS_WITH_MEMBER) and subject != name
+    if kind == "claim":
+        return _holder(before, key) not in ("", name)
+    return kind in ("member", "admin", "node", *ENDS_WITH_MEMBER) and subject != name
+
+
+def _holder(before: KeyValue, key: str) -> str:
+    """The node that has the claim at ``key``; "" when nobody has, or the claim cannot be read."""
     entry = before.get(key)
-    if entry is None:
-        return False
     try:
-        record = schema.decode(key, entry.value)
+        record = schema.decode(key, entry.value) if entry is not None else None
     except StoreCorrupt:
-        return False
-    return isinstance(record, ClaimRecord) and record.node != name
+        return ""
+    return record.node if isinstance(record, ClaimRecord) else ""
 
 
 def stale(name: str, read: Mapping[str, int], before: KeyValue, batch: Batch) -> str | None:
@@ -62,7 +65,7 @@ def stale(name: str, read: Mapping[str, int], before: KeyValue, batch: Batch) ->
     membership = f"member/{name}"
     for change in batch.changes:
         kind, subject = schema.split_key(change.key)
-        ends = kind in ENDS_WITH_MEMBER and (f"member/{subject}" in written or change.value is None)
+        ends = kind in ENDS_WITH_MEMBER and f"member/{subject}" in written
         own_beat = kind == "beat" and subject == name and change.value is not None
         if changed(change.key) and not ends and not own_beat:
             return f"{name} writes {change.key}, which has changed since it decided to"
@@ -73,6 +76,10 @@ def stale(name: str, read: Mapping[str, int], before: KeyValue, batch: Batch) ->
             return f"{name} writes {change.key} although the lead has changed since it decided to"
         if kind == "claim" and change.value is not None and before.get(change.key) is None and changed("plan"):
             return f"{name} claims {subject} by a plan that is not the present one"
-        if kind == "member" and subject != name and changed(f"beat/{subject}"):
+        left = subject == name and change.value is None
+        if kind == "member" and not left and changed(f"beat/{subject}"):
             return f"{name} ends the membership of {subject}, which has beaten since"
+        holder = _holder(before, change.key) if kind == "claim" and change.value is None else name
+        if holder != name and f"member/{holder}" not in written and changed(f"member/{holder}"):
+            return f"{name} frees {subject} although the membership of {holder} has changed since"
     return None

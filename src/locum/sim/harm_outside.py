@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: What a stranger may spoil or delete and the cluster must survive (``docs/simulation.md``).
 SPOILABLE = ("beat", "health", "phase", "plan", "leader", "member", "claim", "node")
 #: What another writer may write again, unchanged, under a decision: everything that decisions read.
-REWRITTEN = ("health", "phase", "plan", "leader", "member", "claim", "node", "number", "admin")
+REWRITTEN = ("beat", "health", "phase", "plan", "leader", "member", "claim", "node", "number", "admin")
 #: Of these, what admins write.
 DURABLE = ("admin/", "node/", "number/")
 DELETABLE = ("beat", "health", "phase", "plan", "leader", "member")
