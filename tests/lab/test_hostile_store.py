@@ -30,6 +30,8 @@ DECISIONS = (
     ("node", "disable", "n3"),
     ("ip", "move", "10.77.0.2", "n1"),
     ("tunable", "set", "TickleCount", "5"),
+    # What is lost here comes back at once, again and again: the damping of flaps would keep it waiting.
+    ("tunable", "set", "HealthyDelay", "0"),
 )
 GARBAGE = (b"", b"garbage", b"[]", b"{}", b"\xff\xfe\x00", b'{"node":', b"1e999")
 #: How a changed value may look when it is a record all the same.
