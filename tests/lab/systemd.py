@@ -16,7 +16,7 @@ set -e
 mount -t cgroup2 none /sys/fs/cgroup
 mkdir /sys/fs/cgroup/{group}
 echo $$ >/sys/fs/cgroup/{group}/cgroup.procs
-mount -t tmpfs tmpfs /run
+mount -t tmpfs -o mode=755 tmpfs /run
 ip link set lo up
 mkdir -p /run/systemd/system /run/user/systemd/user
 cp /usr/bin/systemctl /run/systemctl

@@ -75,6 +75,17 @@ def test_states_are_told_apart(stage: Stage) -> None:
     assert states[open_.client_port] == inet_diag.ESTABLISHED
 
 
+@pytest.mark.parametrize(("bound", "address"), [("", P4), ("", P6), (P4, P4), (P6, P6)])
+def test_connections_of_a_socket_that_is_bound_to_a_device_are_ended(stage: Stage, bound: str, address: str) -> None:
+    listener = stage.listen(stage.old, bound)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+    talk = stage.connect(listener, address)
+    with stage.old.entered():
+        assert [c.remote_port for c in connections([address])] == [talk.client_port]
+        assert destroy([address]).destroyed == 1
+        assert connections([address]) == []
+
+
 def test_a_census_tells_what_came_and_went(stage: Stage) -> None:
     listener, mapped = stage.listen(stage.old, P4), stage.listen(stage.old, "", 4451)
     with stage.old.entered():
