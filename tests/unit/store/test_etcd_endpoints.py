@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ class Members:
 
     def __init__(self, **behaviour: str) -> None:
         self.behaviour = behaviour
+        self.renewal = SimpleNamespace(warnings=())
         #: How long a request to one that hangs is waited for, in seconds.
         self.patience = 1000.0
         #: Commits that each endpoint was sent.

@@ -292,7 +292,7 @@ def test_command_ends_cleanly(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (0, "", "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "d.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "d.lock", "s.lock"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of another user")
