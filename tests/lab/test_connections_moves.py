@@ -331,7 +331,7 @@ def _totals(scene: Scene, node: str) -> list[dict[str, object]]:
         (["add", "10.77.0.2:5", "10.0.0.2:5"], "the client comes first"),
         (["add", "[fd77::9]:5", "10.77.0.2:5"], "one is IPv4, the other IPv6"),
         (["add", "10.0.0.1:5"], "a connection needs both endpoints"),
-        (["kill", "10.77.0.2", "--port", "0"], "0 is not in the range"),
+        (["kill", "10.77.0.2", "--port", "0"], "'0' is not a port from 1 to 65535"),
     ],
 )
 def test_wrong_requests_are_refused_with_the_reason(wrong: Lab, arguments: list[str], complaint: str) -> None:
