@@ -213,6 +213,27 @@ class Gate:
                 return ()
             raise
 
+    def let_through(self) -> frozenset[str]:
+        """The addresses that the kernel lets through now while the gate is open, in every table: whoever loaded them.
+        Raises NetlinkError (ENOENT: the tables are gone), PermissionRequired."""
+        found: frozenset[str] | None = None
+        for family in (NFPROTO_INET, NFPROTO_ARP):
+            version = {socket.AF_INET: "4", socket.AF_INET6: "6"} if family == NFPROTO_INET else {socket.AF_INET: "4"}
+            for number, suffix in version.items():
+                keys = {e.key for e in self._netfilter.elements(family, TABLE, "held" + suffix)}
+                addresses = frozenset(socket.inet_ntop(number, key) for key in keys)
+                if family == NFPROTO_INET:
+                    found = addresses if found is None else found | addresses
+                elif found is not None:
+                    # ARP knows IPv4 alone.
+                    found = frozenset(a for a in found if ":" in a or a in addresses)
+        return found or frozenset()
+
+    def uncovered(self, interfaces: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``interfaces`` that exist and have no egress chain. Raises NetlinkError, PermissionRequired."""
+        covered = {name for chain in self._netfilter.chains(NFPROTO_NETDEV, TABLE) for name in chain.devices}
+        return tuple(name for _, name in _existing(interfaces) if name not in covered)
+
     def configure(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
         """Change which addresses are public and where, without disturbing those that stay. An address that leaves
         the set is no longer judged: remove it from the machine first. Raises NetlinkError, PermissionRequired."""

@@ -132,6 +132,21 @@ class AddressTable:
                 failed.append((item, core.error(number, f"cannot renew {item[0]}/{item[1]} on {item[2]!r}", detail)))
         return tuple(failed)
 
+    def put_last(self, items: Sequence[Item], lifetime: int) -> None:
+        """Remove addresses of one interface and add them again at once, so that they come after all others of their
+        subnets there: the kernel makes the next one the primary, from which the machine's own connections go out.
+
+        In one request; connections do not notice. Routes that name one of them as their source are lost. Raises
+        NetlinkError (some may be missing then), PermissionRequired.
+        """
+        interface = items[0][2]
+        index = self._prepared(interface, items[0][0])
+        requests = [route.delete_address(address, bits, index) for address, bits, _ in reversed(items)]
+        requests += [_request(address, bits, index, lifetime) for address, bits, _ in items]
+        for number, detail in self._netlink.request_many(requests):
+            if number not in (0, errno.EADDRNOTAVAIL):
+                raise core.error(number, f"cannot put public addresses of {interface!r} after its own", detail)
+
     def remove(self, address: str, bits: int, interface: str) -> bool:
         """Remove ``address`` from ``interface``, whatever its bits are there; False when it was not there.
 

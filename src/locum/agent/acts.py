@@ -89,6 +89,8 @@ class Acts:
         self._background: set[asyncio.Task[None]] = set()
         #: Address → why its announcements could not be sent, of those whose latest was not.
         self.unannounced: dict[str, str] = {}
+        #: (address, interface) that is removed and configured again by us: its removal is no news.
+        self.expected_removals: set[tuple[str, str]] = set()
         #: Called after every event, with its result.
         self.on_event: Callable[[EventResult], None] = _nobody
         #: Called with every address that has left this machine.
@@ -347,6 +349,62 @@ class Acts:
         if ok:
             self._announce(effect.interface, effect.address)
         return reason
+
+    # -- what the audit asks for -----------------------------------------------------------------------------
+
+    def held(self) -> dict[str, tuple[int, str]]:
+        """Address → (bits, interface) of what was taken completely."""
+        return dict(self._renewable)
+
+    async def replace(self, address: str) -> str:
+        """Remove a held address and configure it again; the problem, "" when it is there."""
+        bits, interface = self._renewable[address]
+        self.expected_removals.add((address, interface))
+        try:
+            done = await self._on_addresses(f"replacing {address}", self._replace_now, address, bits, interface)
+        except LocumError as error:
+            return str(error)
+        return "" if done else "the hold has ended"
+
+    def _replace_now(self, address: str, bits: int, interface: str) -> bool:
+        """On the thread; False when the hold has ended before the kernel came to it."""
+        if boottime() >= self._page.deadline:
+            return False
+        self._table.remove(address, bits, interface)
+        return self._add_now(address, bits, interface)
+
+    async def put_last(self, addresses: Iterable[str]) -> str:
+        """Put held addresses of one interface after its own ones; the problem, or ""."""
+        items = [(address, *self._renewable[address]) for address in addresses]
+        self.expected_removals |= {(address, interface) for address, _, interface in items}
+        try:
+            if items:
+                await self._on_addresses("putting public addresses last", self._put_last_now, items)
+        except LocumError as error:
+            return str(error)
+        return ""
+
+    def _put_last_now(self, items: list[Item]) -> None:
+        """On the thread."""
+        if boottime() < self._page.deadline:
+            self._table.put_last(items, self._lifetime)
+
+    async def renew(self, address: str) -> None:
+        """Configure a held address as it is, and what belongs to its interface."""
+        bits, interface = self._renewable[address]
+        await self._ensure(address, bits, interface)
+
+    async def allow(self, address: str) -> None:
+        """Let a held address through the gate, which has lost it."""
+        await self._allow(address)
+
+    async def mute(self, address: str) -> None:
+        """Shut an address out at the gate that is not here."""
+        await self._deny(address)
+
+    def announce_again(self, address: str) -> None:
+        """Announce a held address once more."""
+        self._announce_once(self._renewable[address][1], address)
 
     async def take_again(self, effect: fx.TakeAgain) -> Outcome:
         """``takeip`` once more, for what scripts had attached to the address; it speaks and is renewed meanwhile."""

@@ -82,6 +82,8 @@ class KernelWatch:
         self._again = os.path.join(runtime, "again")
         self._timer: asyncio.TimerHandle | None = None
         acts.on_event = self._event_ended
+        #: Called when links, or addresses that are not public ones, have changed.
+        self.on_change: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Begin to watch, and look once at everything."""
@@ -116,13 +118,23 @@ class KernelWatch:
             case LinkChanged():
                 self._links_look.wanted()
                 self._spawn(self._cover_interfaces())
+                self.on_change()
             case AddressRemoved(address=address, interface=interface):
+                if (address, interface) in self._acts.expected_removals:
+                    self._acts.expected_removals.discard((address, interface))
+                    return
                 self._driver.feed(self._driver.node.address_removed, address, interface)
+                self._others_changed(address)
             case AddressAdded(address=address, bits=bits, interface=interface):
                 self._acts.appeared(address, interface)
                 self._check(address, bits, interface)
+                self._others_changed(address)
             case _:
                 self._spawn(self._learn_anew())
+
+    def _others_changed(self, address: str) -> None:
+        if address not in self._driver.node.serving.hosted:
+            self.on_change()
 
     async def _learn_anew(self) -> None:
         try:

@@ -23,6 +23,7 @@ from locum import __version__
 from locum.addresses.announce import Announcer
 from locum.addresses.kernel import AddressTable
 from locum.agent.acts import Acts
+from locum.agent.auditor import Auditor
 from locum.agent.driver import Driver
 from locum.agent.held import HeldNotes
 from locum.agent.kernel_calls import KernelCalls
@@ -240,6 +241,8 @@ async def serve(settings: Settings) -> int:
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     driver = Driver(node, store, acts, log)
     kernel = KernelWatch(driver, acts, engine, enforcement.gate, calls, runtime, log)
+    auditor = Auditor(driver, acts, enforcement.gate is not None, log)
+    kernel.on_change = auditor.soon
     credentials = _renewing(whole, settings)
     if credentials is not None:
         credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
@@ -296,6 +299,7 @@ async def serve(settings: Settings) -> int:
             acts.drop()
         await control.start(settings.paths)
         kernel.start()
+        auditor.start()
         plain.start()
         background += [
             loop.create_task(_start_engine(engine, node, acts, driver)),
@@ -319,6 +323,7 @@ async def serve(settings: Settings) -> int:
         lateness.close()
         for task in background:
             task.cancel()
+        auditor.close()
         kernel.close()
         await plain.close()
         acts.close()

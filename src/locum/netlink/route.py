@@ -26,6 +26,8 @@ RTNLGRP_IPV4_IFADDR = 5
 RTNLGRP_IPV6_IFADDR = 9
 
 IFF_UP = 0x1
+IFF_LOOPBACK = 0x8
+IFF_NOARP = 0x80
 IFF_LOWER_UP = 0x10000
 
 IF_OPER_UNKNOWN = 0
@@ -33,12 +35,14 @@ IF_OPER_UP = 6
 
 IFA_F_SECONDARY = 0x01
 IFA_F_NODAD = 0x02
+IFA_F_DADFAILED = 0x08
 IFA_F_TENTATIVE = 0x40
 
 #: ``valid_lft`` that never ends.
 FOREVER = 0xFFFFFFFF
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_OPERSTATE, _IFLA_AF_SPEC, _IFLA_EXT_MASK = 1, 3, 16, 26, 29
+_IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 10, 18, 1
 _IFLA_INET_CONF = 1
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 #: ``include/uapi/linux/ip.h``; the array in IFLA_INET_CONF starts with item 1.
@@ -61,7 +65,8 @@ class LinkMessage(NamedTuple):
     """An interface: number, name, ``IFF_`` flags, ``IF_OPER_`` state, hardware address (raw), ``ARPHRD_`` kind.
 
     ``promote`` is the interface's own ``promote_secondaries``, None where it has no IPv4 part; ``forwards6`` says
-    whether it is an IPv6 router's.
+    whether it is an IPv6 router's. ``master`` is the number of the interface that it is a port of (bridge, bond, VRF),
+    0: of none; ``driver`` is what kind of virtual interface it is itself ("bridge", "vrf" ...), or "".
     """
 
     ifindex: int
@@ -72,6 +77,8 @@ class LinkMessage(NamedTuple):
     kind: int
     promote: bool | None = None
     forwards6: bool = False
+    master: int = 0
+    driver: str = ""
 
 
 class AddressMessage(NamedTuple):
@@ -126,6 +133,7 @@ def parse_link(payload: bytes) -> LinkMessage | None:
     name, operstate, hardware = "", IF_OPER_UNKNOWN, b""
     promote: bool | None = None
     forwards6 = False
+    master, driver = 0, ""
     for number, value in core.iterate(payload, _IFINFO.size):
         if number == _IFLA_IFNAME:
             name = core.text(value)
@@ -133,11 +141,15 @@ def parse_link(payload: bytes) -> LinkMessage | None:
             operstate = value[0]
         elif number == _IFLA_ADDRESS:
             hardware = value
+        elif number == _IFLA_MASTER and len(value) == 4:
+            master = _U32.unpack(value)[0]
+        elif number == _IFLA_LINKINFO:
+            driver = core.text(core.parse(value).get(_IFLA_INFO_KIND, b""))
         elif number == _IFLA_AF_SPEC:
             families = core.parse(value)
             promote = _setting(families, _AF_INET, _IFLA_INET_CONF, _IPV4_DEVCONF_PROMOTE_SECONDARIES - 1)
             forwards6 = bool(_setting(families, _AF_INET6, _IFLA_INET6_CONF, _DEVCONF_FORWARDING))
-    return LinkMessage(index, name, flags, operstate, hardware, kind, promote, forwards6)
+    return LinkMessage(index, name, flags, operstate, hardware, kind, promote, forwards6, master, driver)
 
 
 def _setting(families: dict[int, bytes], family: int, array: int, place: int) -> bool | None:
