@@ -23,10 +23,10 @@ def doctor(ctx: click.Context, config_path: str, as_json: bool) -> None:
     from locum.agent.prefixed import PrefixedStore  # noqa: PLC0415
     from locum.api.serve import store_of  # noqa: PLC0415
     from locum.config.load import load  # noqa: PLC0415
-    from locum.doctor import daemon, machine, store  # noqa: PLC0415
+    from locum.doctor import answers, daemon, machine, store  # noqa: PLC0415
 
     settings = load(config_path)
-    findings = [*machine.examine(settings), *daemon.examine(settings)]
+    findings = [*machine.examine(settings), *answers.examine(settings), *daemon.examine(settings)]
 
     async def measure() -> list[Finding]:
         whole = store_of(settings)

@@ -1,6 +1,7 @@
 """``locum doctor``: looks at a node and its store before somebody relies on them, and says what to change.
 
-:mod:`locum.doctor.machine` looks at clock, kernel and scripts, :mod:`locum.doctor.daemon` asks the daemon that runs,
+:mod:`locum.doctor.machine` looks at clock, kernel and scripts, :mod:`locum.doctor.answers` at the network's settings,
+:mod:`locum.doctor.daemon` asks the daemon that runs,
 :mod:`locum.doctor.store` measures the store against the hold, :mod:`locum.doctor.etcd` looks at what an etcd keeps.
 Nothing that they do touches a running cluster: kernel features are tried in a network namespace of its own, the store
 under a key of its own.
