@@ -53,12 +53,10 @@ def four(addresses: tuple[str, ...]) -> tuple[str, ...]:
 def test_a_kernel_that_loses_mutes_or_refuses_an_address(make_lab: MakeLab) -> None:
     """One cluster, one fault after another: all are mended, or the address moves."""
     lab = make_lab()
+    lab.wait_served()
     install_recorder(lab)
     for node in lab.layout.node_names:
         lab.write_script(node, "20.sourceroute", SOURCE_ROUTE)
-    for node in lab.layout.node_names:
-        locum(lab, node, "event", "check")
-    lab.wait_served()
     victim = next(n for n in lab.layout.node_names if four(addresses_of(lab, n)))
     other = next(n for n in lab.layout.node_names if n != victim)
     address = four(addresses_of(lab, victim))[0]
@@ -105,6 +103,7 @@ def test_a_kernel_that_loses_mutes_or_refuses_an_address(make_lab: MakeLab) -> N
 
 def test_an_address_that_no_kernel_accepts_says_so(make_lab: MakeLab) -> None:
     lab = make_lab(nodes=2, addresses=4)
+    lab.wait_served()
     six = next(p.address for p in lab.layout.public_addresses if ":" in p.address)
     for node in lab.layout.node_names:
         on(lab, node, "sysctl", "-qw", "net.ipv6.conf.eth1.disable_ipv6=1")
@@ -121,6 +120,7 @@ def test_an_address_that_no_kernel_accepts_says_so(make_lab: MakeLab) -> None:
 
 def test_a_link_that_is_lost_24_times_a_minute_moves_its_addresses_once_or_twice(make_lab: MakeLab) -> None:
     lab = make_lab()
+    lab.wait_served()
     victim = "n2"
     mine = addresses_of(lab, victim)
     assert mine

@@ -35,12 +35,21 @@ FATAL = frozenset({"missing", "duplicate", "tentative", "undelivered", "gate"})
 
 
 class Auditor:
-    """The audit of one node. ``gated``: the kernel's gate is in use."""
+    """The audit of one node. ``gated``: the kernel's gate is in use. ``others`` tells what goes wrong elsewhere at
+    present and has no consequence but that admins should know."""
 
-    def __init__(self, driver: Driver, acts: Acts, gated: bool, log: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        acts: Acts,
+        gated: bool,
+        log: Callable[[str, str], None],
+        others: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._driver = driver
         self._acts = acts
         self._gated = gated
+        self._others = others
         self._log = log
         self._worker = Worker("audit")
         self._task: asyncio.Task[None] | None = None
@@ -80,6 +89,8 @@ class Auditor:
 
     async def audit(self) -> None:
         """One audit."""
+        # News of what the last one removed has long come; what did not come must not hide a removal by others.
+        self._acts.expected_removals.clear()
         claims = self._claims()
         node = self._driver.node
         hosted = [Hosted(h.address, h.bits, h.interfaces) for h in node.serving.hosted.values()]
@@ -120,7 +131,7 @@ class Auditor:
                 texts.append(f"{address} could not be announced ({problem}): neighbours may go on sending elsewhere")
                 self._acts.announce_again(address)
         self._mended = mended
-        self._tell(tuple(texts))
+        self._tell((*texts, *self._others()))
 
     def _order(self, finding: Finding, mended: dict[tuple[str, str], int], texts: list[str]) -> None:
         key = (finding.kind, finding.interface)

@@ -241,7 +241,7 @@ async def serve(settings: Settings) -> int:
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     driver = Driver(node, store, acts, log)
     kernel = KernelWatch(driver, acts, engine, enforcement.gate, calls, runtime, log)
-    auditor = Auditor(driver, acts, enforcement.gate is not None, log)
+    auditor = Auditor(driver, acts, enforcement.gate is not None, log, connections.problems)
     kernel.on_change = auditor.soon
     credentials = _renewing(whole, settings)
     if credentials is not None:

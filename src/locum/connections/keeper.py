@@ -394,6 +394,10 @@ class ConnectionKeeper:
         if error is not None and not isinstance(error, StoreError):
             self._log(f"connections: unexpected {type(error).__name__}: {error}", "error")
 
+    def problems(self) -> tuple[str, ...]:
+        """What goes wrong at present: clients may not be told, or connections not ended, when an address moves."""
+        return tuple(f"connections: {problem}" for _, problem in sorted(self._said.items()) if problem)
+
     def _say(self, about: str, problem: str) -> None:
         """Log a problem once and not every second; "" when it is over."""
         if problem != self._said.get(about, ""):

@@ -50,6 +50,7 @@ class FakeActs:
     def __init__(self) -> None:
         self.done: list[tuple[str, object]] = []
         self.unannounced: dict[str, str] = {}
+        self.expected_removals: set[tuple[str, str]] = set()
         self.configured = {ADDRESS: (24, "eth1")}
 
     def held(self) -> dict[str, tuple[int, str]]:
