@@ -106,7 +106,7 @@ class Auditor:
         if len(steady) < len(claims):
             # What has moved meanwhile is looked at next time.
             self._trigger.set()
-        self._follow(findings(steady, hosted, seen))
+        await self._follow(findings(steady, hosted, seen))
 
     def _claims(self) -> list[Claim]:
         moving = self._driver.node.serving.moving
@@ -115,17 +115,17 @@ class Auditor:
 
     # -- what follows ----------------------------------------------------------------------------------------
 
-    def _follow(self, found: Iterable[Finding]) -> None:
+    async def _follow(self, found: Iterable[Finding]) -> None:
         mended: dict[tuple[str, str], int] = {}
         texts = []
         for finding in found:
             if finding.action == "warn":
                 texts.append(f"{finding.text} ({finding.advice})" if finding.advice else finding.text)
             elif finding.action == "order":
-                self._order(finding, mended, texts)
+                await self._order(finding, mended, texts)
             elif finding.action != "hint":
                 for address in finding.addresses:
-                    self._mend(finding, address, mended, texts)
+                    await self._mend(finding, address, mended, texts)
         for address, problem in self._acts.unannounced.items():
             if address in self._acts.held():
                 texts.append(f"{address} could not be announced ({problem}): neighbours may go on sending elsewhere")
@@ -133,7 +133,7 @@ class Auditor:
         self._mended = mended
         self._tell((*texts, *self._others()))
 
-    def _order(self, finding: Finding, mended: dict[tuple[str, str], int], texts: list[str]) -> None:
+    async def _order(self, finding: Finding, mended: dict[tuple[str, str], int], texts: list[str]) -> None:
         key = (finding.kind, finding.interface)
         mended[key] = self._mended.get(key, 0) + 1
         held = self._acts.held()
@@ -142,18 +142,18 @@ class Auditor:
             texts.append(finding.text)
             return
         self._log(f"{finding.text}: putting the public ones behind it", "warning")
-        problem = self._acts.put_last(addresses)
+        problem = await self._acts.put_last(addresses)
         if problem:
             texts.append(f"{finding.text}: {problem}")
         # Routes that name them as their source are gone.
         self._driver.feed(self._driver.node.scripts_forget, addresses)
 
-    def _mend(self, finding: Finding, address: str, mended: dict[tuple[str, str], int], texts: list[str]) -> None:
+    async def _mend(self, finding: Finding, address: str, mended: dict[tuple[str, str], int], texts: list[str]) -> None:
         node, acts = self._driver.node, self._acts
         if finding.action == "deny":
             if address not in acts.configured:
                 self._log(f"{finding.text}: muting it", "warning")
-                acts.mute(address)
+                await acts.mute(address)
             return
         if address not in acts.held() or address == node.serving.moving:
             return
@@ -172,11 +172,11 @@ class Auditor:
             return
         self._log(f"{finding.text}: mending that", "warning")
         if finding.action == "allow":
-            acts.allow(address)
+            await acts.allow(address)
         elif finding.action == "renew":
-            acts.renew(address)
+            await acts.renew(address)
         elif finding.action == "replace":
-            if acts.replace(address):
+            if await acts.replace(address):
                 self._driver.feed(node.address_removed, address, finding.interface)
             self._driver.feed(node.scripts_forget, [address])
 

@@ -56,18 +56,18 @@ class FakeActs:
     def held(self) -> dict[str, tuple[int, str]]:
         return dict(self.configured)
 
-    def replace(self, address: str) -> str:
+    async def replace(self, address: str) -> str:
         self.done.append(("replace", address))
         return ""
 
-    def put_last(self, addresses: list[str]) -> str:
+    async def put_last(self, addresses: list[str]) -> str:
         self.done.append(("put_last", addresses))
         return ""
 
-    def allow(self, address: str) -> None:
+    async def allow(self, address: str) -> None:
         self.done.append(("allow", address))
 
-    def mute(self, address: str) -> None:
+    async def mute(self, address: str) -> None:
         self.done.append(("mute", address))
 
     def announce_again(self, address: str) -> None:
