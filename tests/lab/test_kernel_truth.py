@@ -51,11 +51,11 @@ def four(addresses: tuple[str, ...]) -> tuple[str, ...]:
 
 def test_a_kernel_that_loses_mutes_or_refuses_an_address(make_lab: MakeLab) -> None:
     """One cluster, one fault after another: all are mended, or the address moves."""
-    lab = make_lab()
-    lab.wait_served()
+    lab = make_lab(daemons=False)
     install_recorder(lab)
     for node in lab.layout.node_names:
         lab.write_script(node, "20.sourceroute", SOURCE_ROUTE)
+    lab.start_daemons()
     victim = next(n for n in lab.layout.node_names if four(addresses_of(lab, n)))
     other = next(n for n in lab.layout.node_names if n != victim)
     address = four(addresses_of(lab, victim))[0]

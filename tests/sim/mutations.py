@@ -539,8 +539,8 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(
             deadline_from_answer, ("I1",), Knobs(only=("delay_messages", "freeze_all", "cut_up"), nodes=3, calm=0.2)
         ),
-        Mutation(beat_unconditional, ("I1", "I2")),
-        Mutation(armed_after_sending, ("I1",), Knobs(only=("stutter",), nodes=2, calm=0.2)),
+        Mutation(beat_unconditional, ("I1", "I2", "I8")),
+        Mutation(armed_after_sending, ("I1",), Knobs(only=("stutter", "hiccup"), nodes=2, calm=0.2)),
         Mutation(element_timeout_rounded_up, ("I1",)),
         Mutation(timeout_a_little_long, ("I1",)),
         Mutation(confirm_with_fresh_time, ("I1",)),
