@@ -56,6 +56,7 @@ def test_a_kernel_that_loses_mutes_or_refuses_an_address(make_lab: MakeLab) -> N
     for node in lab.layout.node_names:
         lab.write_script(node, "20.sourceroute", SOURCE_ROUTE)
     lab.start_daemons()
+    lab.wait_served()
     victim = next(n for n in lab.layout.node_names if four(addresses_of(lab, n)))
     other = next(n for n in lab.layout.node_names if n != victim)
     address = four(addresses_of(lab, victim))[0]
