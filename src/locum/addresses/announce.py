@@ -1,4 +1,5 @@
-"""Tell the neighbours that an address lives here: gratuitous ARP and unsolicited neighbour advertisements.
+"""Tell the neighbours that an address lives here (gratuitous ARP, unsolicited neighbour advertisements), or ask them
+whether it lives somewhere else.
 
 Rules of this file: one call is one burst; when and how often is the caller's business. It does not ask whether this
 node may speak for the address: the gate (:mod:`locum.addresses.gate`) drops what it may not say.
@@ -25,7 +26,8 @@ _NOBODY = b"\0" * 6
 _ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
 _ALL_NODES_MAC = b"\x33\x33\0\0\0\x01"  # RFC 2464, section 7
 
-_NEIGHBOUR_ADVERTISEMENT = 136
+_SOLICITED_NODE = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13]
+_NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 135, 136
 _ROUTER, _OVERRIDE = 0x80000000, 0x20000000
 _TARGET_LINK_ADDRESS = 2
 _HOP_LIMIT = 255
@@ -74,6 +76,16 @@ class Announcer:
                 complete = self._send(link.name, frame) and complete
         return complete
 
+    def ask(self, interface: str, *addresses: str) -> bool:
+        """Ask once whether another machine has ``addresses``, without claiming them. As :meth:`announce` otherwise."""
+        link = self._link(interface)
+        if link is None:
+            return False
+        complete = True
+        for address in addresses:
+            complete = self._send(link.name, question(address, link.mac)) and complete
+        return complete
+
     def _link(self, interface: str) -> _Link | None:
         found = route.link(self._netlink, interface)
         if found.kind not in _ETHERNET_KINDS or len(found.hardware) != 6:
@@ -100,6 +112,28 @@ def frames(address: str, mac: bytes, router: bool = False) -> list[bytes]:
     if len(raw) == 4:
         return [_arp(raw, mac, 1), _arp(raw, mac, 2)]
     return [_advertisement(raw, mac, router)]
+
+
+def question(address: str, mac: bytes) -> bytes:
+    """The Ethernet frame that asks who has ``address`` and says of its sender only the hardware address ``mac``: an ARP
+    probe (RFC 5227, section 2.1.1), or the solicitation of duplicate address detection (RFC 4862, section 5.4.2).
+    Raises ValueError.
+    """
+    raw = route.packed(address)
+    if len(raw) == 4:
+        body = _ARP.pack(1, 0x0800, 6, 4, 1, mac, bytes(4), _NOBODY, raw)
+        return (_ETHERNET.pack(_BROADCAST, mac, _ETH_P_ARP) + body).ljust(60, b"\0")
+    group = _SOLICITED_NODE + raw[13:]
+
+    def message(checksum: int) -> bytes:
+        # From the unspecified address, and therefore without the option with the sender's hardware address.
+        return struct.pack("!BBHI16s", _NEIGHBOUR_SOLICITATION, 0, checksum, 0, raw)
+
+    size = len(message(0))
+    pseudo_header = bytes(16) + group + struct.pack("!IxxxB", size, socket.IPPROTO_ICMPV6)
+    body = message(_checksum(pseudo_header + message(0)))
+    header = struct.pack("!IHBB", 6 << 28, size, socket.IPPROTO_ICMPV6, _HOP_LIMIT)
+    return _ETHERNET.pack(b"\x33\x33" + group[12:], mac, _ETH_P_IPV6) + header + bytes(16) + group + body
 
 
 def _arp(address: bytes, mac: bytes, operation: int) -> bytes:

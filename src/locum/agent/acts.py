@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from locum.addresses.announce import Announcer
 from locum.addresses.gate import Ticket
 from locum.addresses.kernel import AddressTable, Item
+from locum.addresses.wire_watch import WireWatch
 from locum.agent.gate_work import GateWork
 from locum.agent.held import HeldNotes
 from locum.agent.kernel_calls import KernelCalls
@@ -61,6 +62,7 @@ class Acts:
         notes: HeldNotes,
         connections: ConnectionKeeper,
         calls: KernelCalls,
+        wire: WireWatch,
         tunables: Callable[[], Tunables],
         incarnation: Callable[[], str],
         log: Callable[[str, str], None],
@@ -73,6 +75,7 @@ class Acts:
         self._page = page
         self._notes = notes
         self._connections = connections
+        self._wire = wire
         self._lifetime = enforcement.lifetime
         self._tickets: dict[int, Ticket] = {}
         self._tunables = tunables
@@ -290,6 +293,10 @@ class Acts:
         await self.engine_ready.wait()
         if boottime() >= self._page.deadline:
             return False, "the hold has ended"
+        # Heard since the probe, while other addresses were taken.
+        occupant = self._wire.occupant(address)
+        if occupant is not None:
+            return False, f"another machine has it: {occupant}"
         await self._begin(address)
         self.configured[address] = (bits, interface)
         if not await self._allow(address):
@@ -306,6 +313,15 @@ class Acts:
         self._announce(interface, address)
         self._connections.taken(address, interface)
         return True, ""
+
+    async def probe(self, effect: fx.ProbeAddresses) -> dict[str, str]:
+        """Ask on the wire who has these addresses; address → what was heard of another machine."""
+        return await self._wire.probe(effect.items)
+
+    def defend(self, interface: str, address: str) -> None:
+        """Another machine says that it has ``address``, which is held here: tell the neighbours once where it is."""
+        if address in self._renewable:
+            self._announce_once(interface, address)
 
     async def release(self, effect: fx.ReleaseAddress) -> Outcome:
         """``releaseip``: mute it, end its connections, run the scripts, see that it is gone."""
@@ -426,11 +442,13 @@ class Acts:
             self.configured[address] = self._renewable[address] = (bits, interface)
             await self._allow(address)
             await self._ensure(address, bits, interface)
+            self._wire.holds(address, interface)
             self._connections.adopted(address, interface)
 
     async def _begin(self, address: str) -> None:
         """``address`` is about to be changed: a crash in between must lead to doing it again."""
         self._renewable.pop(address, None)
+        self._wire.gone(address)
         await self._forget_note(address)
 
     async def _forget_note(self, address: str) -> None:
@@ -442,6 +460,7 @@ class Acts:
 
     def _completed(self, address: str, bits: int, interface: str) -> None:
         self._renewable[address] = (bits, interface)
+        self._wire.holds(address, interface)
         what = f"noting that {address} is held"
         self._spawn(
             self._told_note(
@@ -517,6 +536,7 @@ class Acts:
         self.configured.pop(address, None)
         self._renewable.pop(address, None)
         self.unannounced.pop(address, None)
+        self._wire.gone(address)
 
     async def _remove(self, address: str, bits: int, interface: str) -> str:
         """Remove it from the kernel and forget it; the problem, "" when it is gone."""

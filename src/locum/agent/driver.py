@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from locum.agent.acts import Acts
+from locum.agent.clusters import ClusterSearch
 from locum.clock import boottime
 from locum.cluster import effects as fx
 from locum.cluster.node import Node, Stage
@@ -28,9 +29,12 @@ READ_PAUSE = 0.1
 class Driver:
     """Runs one node until it leaves."""
 
-    def __init__(self, node: Node, store: Store, acts: Acts, log: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, node: Node, store: Store, acts: Acts, clusters: ClusterSearch, log: Callable[[str, str], None]
+    ) -> None:
         self.node = node
         self.store = store
+        self._clusters = clusters
         self._acts = acts
         self._log = log
         acts.on_gate = lambda problem: self.feed(node.gate_changed, problem)
@@ -151,6 +155,10 @@ class Driver:
                 self._act(effect.ticket, self._acts.release(effect))
             case fx.UpdateAddress():
                 self._act(effect.ticket, self._acts.update(effect))
+            case fx.ProbeAddresses():
+                self._spawn(self._probe(effect))
+            case fx.LookForClusters():
+                self._spawn(self._look(effect))
             case fx.CancelActivity():
                 if self._activity is not None and self._activity[0] == effect.ticket:
                     self._activity[1].cancel()
@@ -198,6 +206,14 @@ class Driver:
         else:
             ok, reason = task.result()
         self.feed(self.node.activity_done, ticket, ok, reason)
+
+    async def _probe(self, effect: fx.ProbeAddresses) -> None:
+        self.feed(self.node.probed, effect.ticket, await self._acts.probe(effect))
+
+    async def _look(self, effect: fx.LookForClusters) -> None:
+        hosted = list(self.node.serving.hosted)
+        problem, addresses = await self._clusters.search(hosted, self.patience)
+        self.feed(self.node.clusters_seen, effect.ticket, problem, addresses)
 
     # -- the store -----------------------------------------------------------------------------------------
 

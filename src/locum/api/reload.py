@@ -47,6 +47,10 @@ class Renewing(Protocol):
         ...
 
 
+def _nobody(_: Settings) -> None:
+    """Nobody listens yet."""
+
+
 class Reloader:
     """Applies what may change while a node runs: addresses, settings of scripts and of connections, credentials.
 
@@ -80,6 +84,8 @@ class Reloader:
         self._log = log
         #: Called after a reload that has changed something, with the new settings in force.
         self.on_change: Callable[[], None] = lambda: None
+        #: Called with the new settings.
+        self.on_reload: Callable[[Settings], None] = _nobody
 
     def request(self) -> None:
         """SIGHUP: reload, and log what is wrong."""
@@ -141,6 +147,7 @@ class Reloader:
         self._leaving = {*self._leaving, *self._present()} - {a.address for a in new.addresses}
         await self._judge(new)
         self.settings = new
+        self.on_reload(new)
         self._engine.configure(new.scripts, script_environment(new))
         node = self._driver.node
         present = node.identity

@@ -22,8 +22,10 @@ import msgspec
 from locum import __version__
 from locum.addresses.announce import Announcer
 from locum.addresses.kernel import AddressTable
+from locum.addresses.wire_watch import WireWatch
 from locum.agent.acts import Acts
 from locum.agent.auditor import Auditor
+from locum.agent.clusters import ClusterSearch
 from locum.agent.driver import Driver
 from locum.agent.held import HeldNotes
 from locum.agent.kernel_calls import KernelCalls
@@ -223,6 +225,16 @@ async def serve(settings: Settings) -> int:
         settings=connection_settings,
         log=log,
     )
+    node.lookout.watching = True
+    wire = WireWatch(
+        changed=lambda: driver.feed(node.warnings_changed, "wire", wire.warnings()),
+        log=log,
+    )
+
+    def watch_wire(settings: Settings) -> None:
+        node.serving.probing = settings.network.probe
+        wire.configure((a.address for a in settings.addresses), settings.network.ignore)
+
     acts = Acts(
         table=AddressTable(),
         enforcement=enforcement,
@@ -232,6 +244,7 @@ async def serve(settings: Settings) -> int:
         notes=notes,
         connections=connections,
         calls=calls,
+        wire=wire,
         tunables=lambda: node.desk.tunables,
         incarnation=lambda: node.incarnation,
         log=log,
@@ -239,7 +252,8 @@ async def serve(settings: Settings) -> int:
     store = PrefixedStore(whole, settings.cluster.name + "/")
     # What may be much and is nobody's news has a root of its own, which no node watches.
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
-    driver = Driver(node, store, acts, log)
+    clusters = ClusterSearch(whole, settings.cluster.name, settings.node.name, settings.cluster.same_addresses_as, log)
+    driver = Driver(node, store, acts, clusters, log)
     kernel = KernelWatch(driver, acts, engine, enforcement.gate, calls, runtime, log)
     auditor = Auditor(driver, acts, enforcement.gate is not None, log, connections.problems)
     kernel.on_change = auditor.soon
@@ -255,6 +269,8 @@ async def serve(settings: Settings) -> int:
     acts.on_gone = reloader.gone
     plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
     reloader.on_change = plain.look
+    wire.on_defence = acts.defend
+    reloader.on_reload = watch_wire
 
     def tell_guard() -> None:
         # The guard remembers it, should this agent die before the node has left.
@@ -288,6 +304,8 @@ async def serve(settings: Settings) -> int:
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     try:
         connections.start()
+        watch_wire(settings)
+        wire.start(loop)
         if adoption is not None:
             # Before anything that takes time: the hold runs out, and the next beat must not wait for scripts.
             bits = {a.address: a.bits for a in settings.addresses}
@@ -326,6 +344,7 @@ async def serve(settings: Settings) -> int:
         auditor.close()
         kernel.close()
         await plain.close()
+        wire.close()
         acts.close()
         await control.close()
         await connections.close()

@@ -89,6 +89,8 @@ class WaitFor(msgspec.Struct, frozen=True):
         if admin is not None and (admin.record.disabled or admin.record.stopped or admin.record.banned_until):
             return f"{self.node} was disabled, stopped or banned meanwhile"
         for address in self.missing(view):
+            if address in health.occupied:
+                return f"{self.node} does not take {address}: {health.occupied[address]}"
             if address in health.refused:
                 return f"{self.node} could not take {address}: {health.refused[address]}"
             pinned = view.prefer.get(address)

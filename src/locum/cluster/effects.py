@@ -70,6 +70,26 @@ class TakeAddress(msgspec.Struct, frozen=True):
     interface: str
 
 
+class ProbeAddresses(msgspec.Struct, frozen=True):
+    """Ask on the wire whether another machine has these (address, interface); all at once, without using any of them.
+
+    Answer: ``probed(ticket, found)``, found is address → what was heard, for those that another machine has.
+    """
+
+    ticket: int
+    items: tuple[tuple[str, str], ...]
+
+
+class LookForClusters(msgspec.Struct, frozen=True):
+    """Look for other clusters in the same store that host one of this node's addresses.
+
+    Answer: ``clusters_seen(ticket, problem, addresses)``: why this node must not serve ``addresses``, "" when it may
+    serve all of its own, None when the store did not answer.
+    """
+
+    ticket: int
+
+
 class ReleaseAddress(msgspec.Struct, frozen=True):
     """Mute the address, end its connections, run ``releaseip``, see that it is gone.
 
@@ -142,6 +162,8 @@ Effect = (
     | ReadAnew
     | RunEvent
     | TakeAddress
+    | ProbeAddresses
+    | LookForClusters
     | ReleaseAddress
     | UpdateAddress
     | CancelActivity

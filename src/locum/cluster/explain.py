@@ -119,6 +119,8 @@ def why_not(now: Situation, node: str, address: str) -> str | None:
     if node in now.unable:
         return now.unable[node]
     health = now.view.health[node].record
+    if address in health.occupied:
+        return f"does not take it ({health.occupied[address]})"
     if address in health.refused:
         return f"could not take it ({health.refused[address]})"
     if set(health.down).issuperset(hosted.interfaces):
@@ -150,7 +152,7 @@ def why_nobody(now: Situation, address: str) -> str:
 
 def _plural(predicate: str) -> str:
     verb, _, rest = predicate.partition(" ")
-    return f"{({'is': 'are', 'has': 'have'}).get(verb, verb)} {rest}"
+    return f"{({'is': 'are', 'has': 'have', 'does': 'do'}).get(verb, verb)} {rest}"
 
 
 def why_unserved(now: Situation, address: str) -> str:

@@ -66,22 +66,22 @@ class Joining:
         if member is not None and member.record.machine != self.identity.machine:
             rival = self._wait_for_rival(member.record)
             if desk.now < self._due:
-                self._blocked(rival)
+                self.blocked(rival)
                 return
         elif member is None and f"member/{name}" in view.corrupt and not self._waited_for_unknown():
             return
         number = self._number()
         if number is None:
             if self.identity.number is None:
-                self._blocked(f"all {NUMBERS} numbers of nodes are taken: remove nodes that are gone")
+                self.blocked(f"all {NUMBERS} numbers of nodes are taken: remove nodes that are gone")
                 return
             owner = view.numbers[str(self.identity.number)].record.node
-            self._blocked(
+            self.blocked(
                 f"number {self.identity.number} belongs to node {owner!r}: give this node another number, or none to "
                 f"get a free one ('locum node remove {owner}' frees the number if that node is gone)"
             )
             return
-        self._blocked("")
+        self.blocked("")
         conditions = [view.condition(f"{kind}/{name}") for kind in ("member", "beat", "node")]
         conditions += [view.condition(f"number/{number}"), view.condition("history")]
         operations: list[Operation] = [Delete(f"{kind}/{name}") for kind in ("beat", "health", "phase")]
@@ -122,7 +122,8 @@ class Joining:
         self.tried = incarnation
         desk.commit("join", conditions, operations, part_of_membership(name))
 
-    def _blocked(self, why: str) -> None:
+    def blocked(self, why: str) -> None:
+        """Something is in the way of joining, or ("") nothing is."""
         if why and why != self.obstacle:
             self._desk.note(f"cannot join: {why}; this node joins as soon as that is over", "error")
         self.obstacle = why

@@ -14,7 +14,7 @@ from locum.cluster import schema
 from locum.cluster.desk import Desk
 from locum.cluster.hold import Observers
 from locum.cluster.joining import part_of_membership
-from locum.cluster.plan import inactive, next_plan
+from locum.cluster.plan import configured, inactive, next_plan
 from locum.cluster.schema import AdminRecord, ClaimRecord, LeaderRecord, Record
 from locum.cluster.view import UNREADABLE
 from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put
@@ -133,6 +133,8 @@ class Leading:
         if self._free_orphans(standing) or self._mend(standing) or self._lift_bans(standing):
             return
         if self._replan:
+            if self._forget_held(standing):
+                return
             plan = next_plan(view, desk.tunables, desk.wall, self._epoch_floor)
             if plan is None:
                 self._replan = False
@@ -141,6 +143,15 @@ class Leading:
             if desk.commit("lead", conditions, [Put("plan", schema.encode(plan))]):
                 self._replan = False
                 desk.note(f"plan {plan.epoch}: {plan.cause}")
+
+    def _forget_held(self, standing: list[Condition]) -> bool:
+        """Forget that the cluster has held addresses that no node is configured for: another machine may get them."""
+        desk, view = self._desk, self._desk.view
+        nodes = [view.condition(f"node/{name}") for name in sorted(view.nodes)]
+        room = MAX_OPERATIONS - len(standing) - len(nodes)
+        gone = [f"held/{address}" for address in sorted(view.held.keys() - configured(view).keys())][: max(room, 0)]
+        conditions = [*standing, *nodes, *(view.condition(key) for key in gone)]
+        return bool(gone) and desk.commit("lead", conditions, [Delete(key) for key in gone])
 
     def finished(self, accepted: bool) -> None:
         """The commit of kind "lead" was answered."""

@@ -19,22 +19,24 @@ import enum
 import math
 from collections.abc import Callable, Collection, Mapping
 
-import msgspec
-
 from locum.cluster import schema
 from locum.cluster.checking import Checking
 from locum.cluster.desk import Desk
 from locum.cluster.effects import ConfirmHold, DropHold, Effect, Exit, ReadAnew, RunEvent, SendBeat
 from locum.cluster.following import Following
 from locum.cluster.hold import Observers, OwnHold
+from locum.cluster.identity import Adoption, Identity
 from locum.cluster.joining import Joining, part_of_membership
 from locum.cluster.leading import Leading
+from locum.cluster.lookout import Lookout
 from locum.cluster.obstacles import Obstacles
 from locum.cluster.plan import current_health, inactive
-from locum.cluster.schema import SETTLED, BeatRecord, HealthRecord, HostedAddress
+from locum.cluster.schema import SETTLED, BeatRecord, HealthRecord
 from locum.cluster.serving import Serving, assigned
 from locum.cluster.view import View
 from locum.store.base import Commit, CommitResult, Delete, Put
+
+__all__ = ["Adoption", "Identity", "Node", "Stage"]
 
 #: How long a leaving node tries to tell the store, in seconds.
 FAREWELL_LIMIT = 3.0
@@ -42,38 +44,6 @@ FAREWELL_LIMIT = 3.0
 TELL_HISTORY = 3600.0
 #: Shortest time between two looks at something that is due but waits for something else, in seconds.
 LOOK_AGAIN = 0.02
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """Who the node is, from its configuration and its machine. ``hold`` and ``margin`` in seconds."""
-
-    name: str
-    hold: float
-    margin: float
-    number: int | None = None
-    private_address: str = ""
-    addresses: tuple[HostedAddress, ...] = ()
-    machine: str = ""
-    version: str = ""
-    warning: str = ""
-
-
-class Adoption(msgspec.Struct, frozen=True):
-    """What a restarted agent takes over from its predecessor, while the guard kept watch.
-
-    ``deadline``: CLOCK_BOOTTIME seconds until which the hold lasts, carried by gate slot ``slot`` and by the beat that
-    the store accepted at ``revision``; before ``quiet`` nothing may be claimed or taken by it. ``held``: address →
-    interface of every address that had been taken completely. ``missing``: those of them that the kernel had lost
-    meanwhile, and that were configured again.
-    """
-
-    incarnation: str
-    deadline: float
-    slot: int
-    revision: int
-    quiet: float
-    held: Mapping[str, str]
-    missing: frozenset[str] = frozenset()
 
 
 class Stage(enum.Enum):
@@ -127,6 +97,7 @@ class Node:
         self.following = Following(self.desk)
         self.leading = Leading(self.desk, self.observers)
         self.joining = Joining(self.desk, identity)
+        self.lookout = Lookout(self.desk)
 
     # -- inputs: each says what happened, then looks at the whole --------------------------------------------
 
@@ -216,6 +187,20 @@ class Node:
         self.desk.activity_done(ticket, ok, reason)
         self._step()
 
+    def probed(self, ticket: int, found: Mapping[str, str], now: float, wall: float) -> None:
+        """A probe was answered; see :class:`locum.cluster.effects.ProbeAddresses`."""
+        self._enter(now, wall)
+        self.serving.probed(ticket, found)
+        self._step()
+
+    def clusters_seen(
+        self, ticket: int, problem: str | None, addresses: frozenset[str], now: float, wall: float
+    ) -> None:
+        """The store was searched; see :class:`locum.cluster.effects.LookForClusters`."""
+        self._enter(now, wall)
+        self.lookout.seen(ticket, problem, addresses)
+        self._step()
+
     def links_changed(self, links: Mapping[str, bool], now: float, wall: float) -> None:
         """The links' states, of all interfaces: name → up."""
         self._enter(now, wall)
@@ -288,6 +273,7 @@ class Node:
     def configure(self, identity: Identity, now: float, wall: float) -> None:
         """The configuration was reloaded. Name, hold and margin stay as they were until the node joins anew."""
         self._enter(now, wall)
+        self.lookout.configured(self.identity.addresses, identity.addresses)
         self.identity = identity
         self.joining.identity = identity
         self.serving.configure(identity.addresses)
@@ -313,13 +299,14 @@ class Node:
         if self.stage is Stage.LOST and desk.idle and not self.serving.local and self._read_since():
             due.append(desk.now)
         if self.stage is Stage.JOINING:
-            due.append(self.joining.next_due())
+            due += [self.joining.next_due(), self.lookout.next_due()]
         if self.stage is Stage.MEMBER:
             # Since the last look and not since the last input: the beats of others are inputs without a look.
             due += [self.hold.next_due, self.serving.next_due(self._looked), self.following.next_due(self._looked)]
             due += [self.checking.steady_at(self._looked), self.obstacles.next_due(self._looked)]
             if self._quiet_until > self._looked:
                 due.append(self._quiet_until)
+            due.append(self.lookout.next_due())
             due.append(self.leading.next_due(self.incarnation))
             if self.hold.deadline > desk.now:
                 due.append(self.hold.deadline)
@@ -385,6 +372,7 @@ class Node:
                 return
         if self.stage is Stage.LOST and not self.serving.local and self.desk.idle and self._read_since():
             self.stage = Stage.JOINING
+            self.lookout.begin()
         if self.stage is Stage.JOINING:
             self._join()
         if self.stage is Stage.MEMBER:
@@ -410,7 +398,11 @@ class Node:
             self.desk.last_beat = 0
             self.following.join()
             self.checking.unearn()
+            self.lookout.begin()
             self.desk.note(f"joined as {self.incarnation}")
+            return
+        if not self.lookout.clear():
+            self.joining.blocked(self.lookout.obstacle)
             return
         # Until a commit of this very incarnation is seen, each try has a name of its own.
         candidate = self._new_incarnation()
@@ -431,6 +423,7 @@ class Node:
 
     def _adopt(self, adoption: Adoption) -> None:
         self.stage = Stage.MEMBER
+        self.lookout.trust()
         self.incarnation = adoption.incarnation
         self.hold.adopt(adoption.deadline, adoption.slot, self._last_sequence())
         self.desk.last_beat = adoption.revision
@@ -542,7 +535,8 @@ class Node:
             self.leading.step(self.incarnation)
         revision = self.view.plan.revision if self.view.plan is not None else 0
         may_take = hold_valid and plan is not None and self.following.may_move(plan) and self._may_begin()
-        self.serving.step(mine, revision, self.incarnation, may_take)
+        may_take = self.lookout.look(self.identity.addresses) and may_take
+        self.serving.step(mine - self.lookout.barred(), revision, self.incarnation, may_take)
         if plan is not None and hold_valid:
             settled = self.serving.settled(mine)
             self.following.step(plan, self.incarnation, settled, self.serving.changes)
@@ -571,6 +565,7 @@ class Node:
             reason=self.checking.reason,
             down=self.serving.down(),
             refused=self.serving.refusals.reasons(),
+            occupied={**self.serving.refusals.occupied(), **self.lookout.occupied(self.serving.hosted)},
             leaving=self.leaving,
             handles=self.handles,
             warning=self._warning(),

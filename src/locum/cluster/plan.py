@@ -128,13 +128,16 @@ def _steady_first(view: View, willing: Mapping[str, HealthRecord]) -> dict[str, 
 
 
 def _possible(view: View, node: str, health: HealthRecord, useless: Collection[str]) -> frozenset[str]:
-    """The addresses that ``node`` has an interface for that is not ``useless``, and has not just failed to take."""
+    """The addresses that ``node`` has an interface for that is not ``useless``, and has neither failed to take just now
+    nor found on another machine."""
     record = view.nodes.get(node)
     down = set(useless)
     return frozenset(
         hosted.address
         for hosted in (record.record.addresses if record is not None else ())
-        if hosted.address not in health.refused and not down.issuperset(hosted.interfaces)
+        if hosted.address not in health.refused
+        and hosted.address not in health.occupied
+        and not down.issuperset(hosted.interfaces)
     )
 
 
@@ -217,6 +220,8 @@ def _cause(
             ill = (health.unable or health.reason) if health is not None and state == NodeState.UNHEALTHY else ""
             why = f" ({ill})" if ill else ""
             reasons.append(f"{node} is {state}{why}")
+        elif health is not None and not set(health.occupied).isdisjoint(old.assignment):
+            reasons.append(f"{node} found {', '.join(sorted(health.occupied))} on another machine")
         elif health is not None and health.refused:
             reasons.append(f"{node} could not take {', '.join(sorted(health.refused))}")
     moved = [a for a, n in assignment.items() if old.assignment.get(a) != n and a in view.prefer]

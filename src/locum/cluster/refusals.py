@@ -25,12 +25,13 @@ PROVEN = 60.0
 
 class Refusal(msgspec.Struct):
     """An address that could not be taken, until when others should take it, and how often that happened. ``latest``:
-    until when, if one of them has taken it."""
+    until when, if one of them has taken it. ``occupied``: another machine has the address."""
 
     reason: str
     until: float
     times: int
     latest: float
+    occupied: bool = False
 
 
 class Refusals:
@@ -53,7 +54,11 @@ class Refusals:
 
     def reasons(self) -> dict[str, str]:
         """Address → why it could not be taken, of those that are not to be tried again yet."""
-        return {address: refusal.reason for address, refusal in self._pending.items()}
+        return {address: refusal.reason for address, refusal in self._pending.items() if not refusal.occupied}
+
+    def occupied(self) -> dict[str, str]:
+        """Address → which other machine has it, of those that are not to be tried again yet."""
+        return {address: refusal.reason for address, refusal in self._pending.items() if refusal.occupied}
 
     def failures(self) -> dict[str, int]:
         """Address → how often it failed since it was last taken."""
@@ -67,8 +72,11 @@ class Refusals:
         """When the last of them is tried again at the latest, whoever else serves it; 0 without any."""
         return max((refusal.latest for refusal in self._pending.values()), default=0.0)
 
-    def add(self, address: str, reason: str, began: float, now: float) -> float:
-        """``address`` could not be taken; the try lasted from ``began`` to ``now``. Returns the pause in seconds."""
+    def add(self, address: str, reason: str, began: float, now: float, *, occupied: bool = False) -> float:
+        """``address`` could not be taken; the try lasted from ``began`` to ``now``. Returns the pause in seconds.
+
+        ``occupied``: another machine has it, which says nothing about the other addresses.
+        """
         taken = self._taken.pop(address, None)
         if taken is not None and now - taken > PROVEN:
             del self._history[address]
@@ -76,9 +84,10 @@ class Refusals:
         times = old.times + 1 if old is not None else 1
         pause: float = min(REFUSAL_PAUSE * 2 ** (times - 1), LONGEST_REFUSAL_PAUSE)
         longest = min(PATIENCE * (now - began), LONGEST_REFUSAL_PAUSE)
-        refusal = Refusal(reason, now + pause, times, now + max(pause, longest))
+        refusal = Refusal(reason, now + pause, times, now + max(pause, longest), occupied)
         self._pending[address] = self._history[address] = refusal
-        self.next_take = now + HANDOVER_PAUSE
+        if not occupied:
+            self.next_take = now + HANDOVER_PAUSE
         return pause
 
     def taken(self, address: str, now: float) -> None:

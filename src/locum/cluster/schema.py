@@ -10,6 +10,9 @@ key                    record                                       written by
 ``admin/<name>``       :class:`AdminRecord` (durable)               admin commands; the node that bans itself
 ``prefer/<address>``   :class:`PreferRecord` (durable)              ``locum ip move``
 ``tunable/<name>``     :class:`TunableRecord` (durable)             ``locum tunable set``
+``held/<address>``     :class:`HeldRecord` (durable)                the first node that holds the address;
+                                                                    the leader deletes it when no node
+                                                                    is configured for the address
 ``member/<name>``      :class:`MemberRecord`                        the node, at join; never modified
 ``beat/<name>``        :class:`BeatRecord`                          the node, several times per hold
 ``health/<name>``      :class:`HealthRecord`                        the node, on change
@@ -100,6 +103,13 @@ class TunableRecord(msgspec.Struct, frozen=True):
     value: float
 
 
+class HeldRecord(msgspec.Struct, frozen=True):
+    """A node of this cluster has held the address (``node`` was the first): it is the cluster's, and is taken without
+    asking on the wire whether another machine has it."""
+
+    node: str
+
+
 class MemberRecord(msgspec.Struct, frozen=True):
     """One membership. ``hold`` and ``margin`` in seconds: observers wait for their sum after the last beat seen.
 
@@ -131,6 +141,8 @@ class HealthRecord(msgspec.Struct, frozen=True):
     ``warnings``: more of that. ``unable``: why it can serve nothing, whatever its scripts say, or "". ``unsteady``:
     interfaces whose link came back too short a time ago to count, ``settling``: the same of the node's health, in
     words, or "" (:mod:`locum.cluster.damping`).
+    ``occupied``: addresses that another machine or another cluster has, with what is known of it; that is no fault of
+    this node.
     """
 
     incarnation: str
@@ -147,6 +159,7 @@ class HealthRecord(msgspec.Struct, frozen=True):
     unable: str = ""
     unsteady: tuple[str, ...] = ()
     settling: str = ""
+    occupied: dict[str, str] = {}
 
 
 class LeaderRecord(msgspec.Struct, frozen=True):
@@ -214,6 +227,7 @@ Record = (
     | AdminRecord
     | PreferRecord
     | TunableRecord
+    | HeldRecord
     | MemberRecord
     | BeatRecord
     | HealthRecord
@@ -234,6 +248,7 @@ RECORDS: dict[str, type[Record]] = {
     "admin": AdminRecord,
     "prefer": PreferRecord,
     "tunable": TunableRecord,
+    "held": HeldRecord,
     "member": MemberRecord,
     "beat": BeatRecord,
     "health": HealthRecord,

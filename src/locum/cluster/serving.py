@@ -15,9 +15,9 @@ import msgspec
 from locum.cluster import schema
 from locum.cluster.damping import Damper, Rule
 from locum.cluster.desk import Desk
-from locum.cluster.effects import ReleaseAddress, Restore, TakeAddress, TakeAgain, UpdateAddress
+from locum.cluster.effects import ProbeAddresses, ReleaseAddress, Restore, TakeAddress, TakeAgain, UpdateAddress
 from locum.cluster.refusals import Refusals
-from locum.cluster.schema import ClaimRecord, HostedAddress, PlanRecord
+from locum.cluster.schema import ClaimRecord, HeldRecord, HostedAddress, PlanRecord
 from locum.cluster.upkeep import Upkeep
 from locum.store.base import Condition, Delete, Put
 
@@ -52,7 +52,11 @@ class Serving:
         self._dampers: dict[str, Damper] = {}
         #: Count of takes, releases and updates; the follower compares it to know whether anything moved (I3).
         self.changes = 0
+        #: Whether an address that no node of the cluster has held is looked for on the wire first.
+        self.probing = False
         self._chunk = CLAIMS_PER_COMMIT
+        # Claimed for the first time ever → the ticket of the probe under way; 0: it found no other machine.
+        self._probes: dict[str, int] = {}
         # Address → the revision of its claim that this node has asked to be deleted (or may have, before a crash).
         # The deletion may still take effect, however late: such a claim is no ground to take the address.
         self._given_up: dict[str, int] = {}
@@ -109,6 +113,7 @@ class Serving:
         """The hold is over: nothing is held any more, but scripts must still be told."""
         self._doubted = True
         self.upkeep.clear()
+        self._probes.clear()
         for local in self.local.values():
             local.held = False
 
@@ -217,6 +222,7 @@ class Serving:
         if may_take:
             self._reclaim(mine, incarnation)
             self._claim(mine, plan_revision, incarnation)
+        self._probe(mine, incarnation)
 
     def claimed(self, address: str, incarnation: str) -> bool:
         """Whether this incarnation has the claim on ``address``."""
@@ -265,9 +271,47 @@ class Serving:
         for address in sorted(missing, key=lambda address: (failures.get(address, 0), address)):
             if others_first and address in failures:
                 return None
-            if self._firmly_claimed(address, incarnation) and self.interface_for(address) is not None:
+            if not self._firmly_claimed(address, incarnation) or self.interface_for(address) is None:
+                continue
+            if not self._unproven(address) or self._probes.get(address) == 0:
                 return address
         return None
+
+    # -- the first time ----------------------------------------------------------------------------------
+
+    def _unproven(self, address: str) -> bool:
+        """Whether nothing tells that the address is this cluster's: none of its nodes has held it."""
+        return self.probing and self._desk.view.revision_of(f"held/{address}") == 0
+
+    def _probe(self, mine: frozenset[str], incarnation: str) -> None:
+        """Ask on the wire for those that are claimed and were never held here: all at once, before any is taken."""
+        held = {address for address, local in self.local.items() if local.held}
+        wanted = {address for address in mine - held if address not in self.refusals}
+        self._probes = {address: ticket for address, ticket in self._probes.items() if address in wanted}
+        items = []
+        for address in sorted(wanted - self._probes.keys()):
+            interface = self.interface_for(address)
+            if interface is None or not self._firmly_claimed(address, incarnation):
+                continue
+            if self._unproven(address):
+                items.append((address, interface))
+        if items:
+            ticket = self._desk.ticket()
+            self._probes |= dict.fromkeys((address for address, _ in items), ticket)
+            self._desk.emit(ProbeAddresses(ticket, tuple(items)))
+
+    def probed(self, ticket: int, found: Mapping[str, str]) -> None:
+        """The answer to ``ticket``: ``found`` is address → what was heard of another machine that has it."""
+        now = self._desk.now
+        for address in [address for address, asked in self._probes.items() if asked == ticket]:
+            heard = found.get(address)
+            if heard is None:
+                self._probes[address] = 0
+                continue
+            del self._probes[address]
+            reason = f"another machine has it: {heard}"
+            pause = self.refusals.add(address, reason, now, now, occupied=True)
+            self._desk.note(f"{address} is not taken, {reason}; next try in {pause:.0f} s", "error")
 
     def _failures(self) -> dict[str, int]:
         """What could not be taken → how often here, and at how many other nodes at present."""
@@ -399,7 +443,8 @@ class Serving:
                 self._desk.commit(f"reclaim {address}", conditions, [Put(f"claim/{address}", schema.encode(record))])
 
     def _mend(self, incarnation: str) -> None:
-        """Write claims anew that say less than the truth, or that somebody overwrote with something unreadable."""
+        """Write claims anew that say less than the truth, or that somebody overwrote with something unreadable; and
+        with the first claim that says "serving" that the address is the cluster's."""
         view = self._desk.view
         operations, conditions = [], []
         for address, local in self.local.items():
@@ -414,6 +459,9 @@ class Serving:
             if claim is None or claim.record != truth or key in view.corrupt:
                 conditions.append(view.condition(key))
                 operations.append(Put(key, schema.encode(truth)))
+            if local.held and self._unproven(address):
+                conditions.append(view.condition(f"held/{address}"))
+                operations.append(Put(f"held/{address}", schema.encode(HeldRecord(self._desk.name))))
         if operations:
             membership = self._desk.membership()
             self._desk.commit("mend", [*membership, *conditions[:CLAIMS_PER_COMMIT]], operations[:CLAIMS_PER_COMMIT])

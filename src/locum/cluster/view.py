@@ -30,6 +30,7 @@ from locum.cluster.schema import (
     BeatRecord,
     ClaimRecord,
     HealthRecord,
+    HeldRecord,
     HistoryRecord,
     LeaderRecord,
     MemberRecord,
@@ -96,6 +97,7 @@ class View:
         self.admin: Table[AdminRecord] = {}
         self.prefer: Table[PreferRecord] = {}
         self.tunables: Table[TunableRecord] = {}
+        self.held: Table[HeldRecord] = {}
         self.members: Table[MemberRecord] = {}
         self.beats: Table[BeatRecord] = {}
         self.health: Table[HealthRecord] = {}
@@ -114,6 +116,7 @@ class View:
                 "admin": self.admin,
                 "prefer": self.prefer,
                 "tunable": self.tunables,
+                "held": self.held,
                 "member": self.members,
                 "beat": self.beats,
                 "health": self.health,

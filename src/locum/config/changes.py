@@ -21,6 +21,7 @@ TAKEN_UP: Final = (
     "addresses",
     "scripts",
     "connections",
+    "network",
     "tunables",
     "cluster.etcd",
     "cluster.profile",
@@ -35,6 +36,7 @@ NEEDS_RESTART: Final = (
     "cluster.name",
     "cluster.store",
     "cluster.hold",
+    "cluster.same_addresses_as",
     "paths.runtime",
     "paths.state",
     "paths.events",
@@ -70,6 +72,8 @@ def differences(running: Settings, new: Settings) -> tuple[str, ...]:
     changes += [f"settings of {n} changed" for n in names if running.scripts.get(n) != new.scripts.get(n)]
     if running.connections != new.connections:
         changes.append("settings of connections changed")
+    if running.network != new.network:
+        changes.append("settings of [network] changed")
     if running.tunables != new.tunables:
         # The cluster's are in the store: neither a reload nor a restart takes one away that somebody has set.
         changes.append("initial values of tunables changed: 'locum tunable set' changes those in force")

@@ -24,6 +24,7 @@ from locum.config.model import (
     ConnectionSettings,
     EtcdSettings,
     LogSettings,
+    NetworkSettings,
     NodeSettings,
     PathSettings,
     PublicAddress,
@@ -75,6 +76,7 @@ def parse(text: str, source: str) -> Settings:
         tunables=_tunables(root.table("tunables")),
         scripts=_scripts(root.table("scripts")),
         connections=_connections(root.table("connections")),
+        network=_network(root.table("network")),
         log=_log(root.table("log")),
     )
     root.finish()
@@ -136,6 +138,7 @@ def _cluster(table: Reader) -> ClusterSettings:
     store = table.text("store", values.store_location, required=values.STORE_FORMS)
     profile = table.choice("profile", PROFILES) or "default"
     hold = table.number("hold", *HOLD_BOUNDS, "seconds")
+    others = table.texts("same_addresses_as", values.names)
     etcd_table = table.table("etcd")
     etcd = _etcd(etcd_table)
     if table.has("etcd") and store is not None and store.kind != "etcd":
@@ -146,6 +149,7 @@ def _cluster(table: Reader) -> ClusterSettings:
         name=name or "locum",
         hold=PROFILE_HOLDS[profile] if hold is None else hold,
         profile=profile,
+        same_addresses_as=others or (),
         etcd=etcd,
     )
 
@@ -302,6 +306,13 @@ def _connections(table: Reader) -> ConnectionSettings:
     mptcp = table.flag("mptcp")
     table.finish()
     return ConnectionSettings(ports=ports or (), reset_ports=reset_ports or (), mptcp=bool(mptcp))
+
+
+def _network(table: Reader) -> NetworkSettings:
+    probe = table.flag("probe")
+    ignore = table.texts("ignore", values.hardware_addresses)
+    table.finish()
+    return NetworkSettings(probe=True if probe is None else probe, ignore=ignore or ())
 
 
 def _log(table: Reader) -> LogSettings:

@@ -68,6 +68,7 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     name: str = "locum"
     hold: float = PROFILE_HOLDS["default"]
     profile: Profile = "default"
+    same_addresses_as: tuple[str, ...] = ()
     etcd: EtcdSettings = EtcdSettings()
 
 
@@ -99,6 +100,16 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
     mptcp: bool = False
 
 
+class NetworkSettings(msgspec.Struct, frozen=True):
+    """``[network]``. ``probe``: ask on the wire for an address that the cluster takes for the first time.
+
+    ``ignore``: hardware addresses (``aa:bb:cc:dd:ee:ff``) that answer for everything, as a router with proxy ARP does.
+    """
+
+    probe: bool = True
+    ignore: tuple[str, ...] = ()
+
+
 class LogSettings(msgspec.Struct, frozen=True):
     """``[log]``."""
 
@@ -123,6 +134,7 @@ class Settings(msgspec.Struct, frozen=True):
     tunables: Mapping[str, int | float] = msgspec.field(default_factory=dict)
     scripts: Mapping[str, Mapping[str, ScriptValue]] = msgspec.field(default_factory=dict)
     connections: ConnectionSettings = ConnectionSettings()
+    network: NetworkSettings = NetworkSettings()
     log: LogSettings = LogSettings()
 
 

@@ -7,6 +7,7 @@ raises :class:`BadValue` with what is expected. It knows neither files nor the m
 from __future__ import annotations
 
 import ipaddress
+import string
 
 from locum import hosts
 from locum.store.location import FORMS, MAX_SOCKET_PATH, NotAStore, StoreUrl, parse_store_url
@@ -29,6 +30,20 @@ def name(text: str) -> str:
     if not _is_name(text, 63) or text[0] in _NAME_EXTRA:
         raise BadValue("1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit")
     return text
+
+
+def names(texts: list[str]) -> tuple[str, ...]:
+    """Names of clusters."""
+    return tuple(name(text) for text in texts)
+
+
+def hardware_addresses(texts: list[str]) -> tuple[str, ...]:
+    """Hardware addresses of Ethernet, in lower case."""
+    for text in texts:
+        parts = text.split(":")
+        if len(parts) != 6 or any(len(part) != 2 or set(part) - set(string.hexdigits) for part in parts):
+            raise BadValue("hardware addresses, aa:bb:cc:dd:ee:ff")
+    return tuple(text.lower() for text in texts)
 
 
 def script_name(text: str) -> str:

@@ -36,6 +36,19 @@ def examine(settings: Settings) -> Iterator[Finding]:
         hold = Finding("daemon", "problem", report.warnings[0], "see 'store' below, and its log")
     yield hold
     yield judge_gate(report.daemon)
+    yield from judge_network(report)
+
+
+def judge_network(report: StatusReport) -> Iterator[Finding]:
+    """Other machines and clusters that have this cluster's addresses."""
+    for warning in report.warnings:
+        if "another machine claims to have" in warning:
+            yield Finding(
+                "network", "warning", warning, "find that machine by its hardware address; see docs/safety.md"
+            )
+    for address in report.addresses:
+        if "another machine has it" in address.reason or "in the same store" in address.reason:
+            yield Finding("network", "problem", f"{address.address} is not served: {address.reason}")
 
 
 def judge_hold(daemon: DaemonState) -> Finding:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from locum.addresses.wire_watch import PROBE_INTERVAL, PROBE_WAIT, PROBES
 from locum.cluster import effects as fx
 from locum.cluster.node import Adoption, Node
 from locum.cluster.view import View
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: As in the real agent: pause before a store that did not answer is read again, in seconds.
 READ_PAUSE = 0.1
+#: How long the real agent asks on the wire for addresses that the cluster never held, in seconds.
+PROBE_TIME = PROBES * PROBE_INTERVAL + PROBE_WAIT - PROBE_INTERVAL
 
 
 class Agent(Acts):
@@ -55,6 +58,7 @@ class Agent(Acts):
             )
         self.node = self.node_class(machine.identity, View(), machine.new_incarnation, self.adoption)
         self.node.handles = machine.handles
+        self.node.serving.probing = True
         patience = max(1.0, machine.identity.hold)
         self.store = StoreClient(machine.world.store, machine.link, patience, self._answered)
 
@@ -237,6 +241,8 @@ class Agent(Acts):
                         self._cancel(effect)
                     case fx.TakeAgain():
                         self.post("task", self._take_again, effect)
+                    case fx.ProbeAddresses():
+                        self.world.engine.after(PROBE_TIME, self.post, "wire", self._probed, effect)
                     case fx.Restore():
                         yield from self._restore(effect)
                     case fx.Exit():
@@ -245,6 +251,11 @@ class Agent(Acts):
                         self.machine.agent_exited(self, effect.problem)
                         return
         self._set_timer()
+
+    def _probed(self, effect: fx.ProbeAddresses) -> Work:
+        yield
+        heard = {address: "a stranger" for address, _ in effect.items if address in self.world.strangers}
+        yield from self._feed(self.node.probed, effect.ticket, heard)
 
     def _author(self, commit: Commit) -> Author:
         name = self.machine.name

@@ -40,6 +40,7 @@ def value(random: Random, kind: str) -> Record:
         "plan": schema.PlanRecord(epoch, {address: name}, {name: life}, name, random.random() < 0.5),
         "claim": schema.ClaimRecord(name, life, name, True),
         "history": schema.HistoryRecord(life),
+        "held": schema.HeldRecord(name),
     }
     return made[kind]
 

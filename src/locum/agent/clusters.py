@@ -1,0 +1,81 @@
+"""Searches the store for other clusters that host the same addresses (:mod:`locum.cluster.rivals` judges).
+
+One read of the whole store, all clusters under its root; more only while another cluster has members with the same
+addresses and it is not known yet whether they live, which takes at most the hold that they promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from locum.clock import boottime
+from locum.cluster.rivals import Inspection, refusal
+from locum.errors import StoreError
+from locum.store.base import Store
+
+#: Pause between two readings while it is not known who lives, in seconds.
+READ_PAUSE = 0.1
+
+
+class ClusterSearch:
+    """``store`` is the whole store; ``own`` and ``node`` are this cluster's and this node's names.
+
+    ``allowed``: clusters that may have the same addresses.
+    """
+
+    def __init__(
+        self, store: Store, own: str, node: str, allowed: Iterable[str], log: Callable[[str, str], None]
+    ) -> None:
+        self._store = store
+        self._own = own
+        self._node = node
+        self._allowed = frozenset(allowed)
+        self._log = log
+        self._said = ""
+
+    async def search(self, addresses: Iterable[str], patience: float) -> tuple[str | None, frozenset[str]]:
+        """Why this node must not serve which of ``addresses``: ("", none) when it may serve all of them, (None, none)
+        when the store did not answer. ``patience``: seconds that one answer may take."""
+        inspection = Inspection(self._own, self._node, addresses, self._allowed)
+        try:
+            while True:
+                async with asyncio.timeout(patience):
+                    snapshot = await self._store.read("")
+                inspection.read(snapshot.entries, boottime())
+                if not inspection.undecided(boottime()):
+                    break
+                self._say(
+                    "another cluster has members with the same addresses: waiting to see whether they live",
+                    "warning",
+                )
+                await asyncio.sleep(READ_PAUSE)
+            for cluster, node, commit in inspection.expiries(boottime()):
+                async with asyncio.timeout(patience):
+                    result = await self._store.commit(commit.conditions, commit.operations)
+                if not result.accepted:
+                    # It lives after all: the next search sees that.
+                    return None, frozenset()
+                self._log(
+                    f"node {node!r} of cluster {cluster!r}, with addresses that this node has too, has been silent for "
+                    "its hold: expired it; delete the cluster's keys from the store if it is not in use",
+                    "warning",
+                )
+        except (StoreError, TimeoutError) as error:
+            self._say(f"cannot look for other clusters in the store: {error or 'no answer in time'}", "error")
+            return None, frozenset()
+        self._said = ""
+        rivals = inspection.rivals()
+        first = [rival for rival in rivals if rival.first]
+        for rival in rivals:
+            if not rival.first:
+                self._log(f"another cluster that came later: {refusal(self._own, [rival])}", "warning")
+        if not first:
+            return "", frozenset()
+        return refusal(self._own, first), frozenset(address for rival in first for address in rival.addresses)
+
+    def _say(self, text: str, level: str) -> None:
+        """Once, for as long as it is the same."""
+        if text != self._said:
+            self._log(text, level)
+        self._said = text

@@ -1,0 +1,171 @@
+"""The first time that a cluster takes an address: another machine may have it, or another cluster."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from locum.cluster.effects import Effect, LookForClusters, ProbeAddresses, TakeAddress
+from locum.cluster.lookout import OCCUPIED_PAUSE
+from locum.cluster.node import Node, Stage
+
+from .test_slow_takes import ADDRESSES, Cluster
+
+
+class Network(Cluster):
+    """A cluster whose nodes ask on the wire and look for other clusters. ``strangers``: address → what is heard of it.
+    ``problem``: what a look for other clusters finds, None: the store does not answer that."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(*names, hangs=lambda *_: False)
+        self.strangers: dict[str, str] = {}
+        self.problem: str | None = ""
+        self.shared: frozenset[str] = frozenset(ADDRESSES)
+        self.probes: list[tuple[str, ...]] = []
+        self.order: list[tuple[str, str]] = []
+        for node in self.nodes.values():
+            node.serving.probing = True
+
+    def _carry_out(self, name: str, node: Node, effect: Effect) -> None:
+        wall = 1.7e9 + self.now
+        if isinstance(effect, ProbeAddresses):
+            asked = tuple(address for address, _ in effect.items)
+            self.probes.append(asked)
+            self.order += [("probe", address) for address in asked]
+            found = {address: self.strangers[address] for address in asked if address in self.strangers}
+            node.probed(effect.ticket, found, self.now, wall)
+        elif isinstance(effect, LookForClusters):
+            node.clusters_seen(
+                effect.ticket, self.problem, self.shared if self.problem else frozenset(), self.now, wall
+            )
+        else:
+            if isinstance(effect, TakeAddress):
+                self.order.append(("take", effect.address))
+            super()._carry_out(name, node, effect)
+
+
+def test_i1_every_address_is_asked_for_before_its_first_take_and_all_at_once() -> None:
+    cluster = Network("n1")
+    cluster.until_served(ADDRESSES, 10)
+    assert cluster.probes == [ADDRESSES]
+    assert cluster.order[: len(ADDRESSES)] == [("probe", address) for address in ADDRESSES]
+    assert set(cluster.nodes["n1"].view.held) == set(ADDRESSES)
+
+
+def test_a_failover_asks_nobody() -> None:
+    cluster = Network("n1", "n2")
+    cluster.until_served(ADDRESSES, 10)
+    cluster.probes.clear()
+    del cluster.nodes["n2"]
+    cluster.until_served(ADDRESSES, 10)
+    assert set(cluster.served().values()) == {"n1"}
+    assert cluster.probes == []
+
+
+def test_what_another_machine_has_is_not_taken_and_the_node_gets_the_others_all_the_same() -> None:
+    cluster = Network("n1", "n2")
+    cluster.strangers = {ADDRESSES[0]: "hardware address 02:00:00:00:00:07 answers for it on eth0"}
+    cluster.until_served(ADDRESSES[1:], 10)
+    cluster.run(3)
+    assert set(cluster.served()) == set(ADDRESSES[1:])
+    assert set(cluster.served().values()) == {"n1", "n2"}, "it is no fault of either node"
+    health = cluster.nodes["n1"].view.health["n1"].record
+    assert "02:00:00:00:00:07" in health.occupied[ADDRESSES[0]]
+    assert health.refused == {}
+    assert ("take", ADDRESSES[0]) not in cluster.order
+
+
+def test_it_is_tried_again_less_and_less_often_and_taken_when_the_machine_is_gone() -> None:
+    cluster = Network("n1")
+    cluster.strangers = {ADDRESSES[0]: "somebody"}
+    cluster.run(100)
+    tries = [asked for asked in cluster.probes if ADDRESSES[0] in asked]
+    assert 4 <= len(tries) <= 6, "after 0, 5, 15, 35 and 75 s"
+    cluster.strangers.clear()
+    cluster.until_served(ADDRESSES, 200)
+
+
+def test_nothing_is_asked_where_the_configuration_says_so() -> None:
+    cluster = Network("n1")
+    cluster.nodes["n1"].serving.probing = False
+    cluster.strangers = {ADDRESSES[0]: "a router that answers for everything"}
+    cluster.until_served(ADDRESSES, 10)
+    assert cluster.probes == []
+
+
+def test_i1_a_node_that_sees_another_cluster_writes_nothing_and_joins_when_that_is_gone() -> None:
+    cluster = Network("n1")
+    node = cluster.nodes["n1"]
+    node.lookout.watching = True
+    cluster.problem = "cluster 'other' has 10.0.0.1"
+    cluster.run(4)
+    assert node.stage is Stage.JOINING
+    assert node.joining.obstacle == cluster.problem
+    assert cluster.core.snapshot("").entries == ()
+    cluster.problem = ""
+    cluster.until_served(ADDRESSES, OCCUPIED_PAUSE + 10)
+    assert node.joining.obstacle == ""
+
+
+def test_i1_a_member_that_sees_another_cluster_after_joining_claims_nothing() -> None:
+    """Both started at the same instant; the other was first."""
+    cluster = Network("n1")
+    node = cluster.nodes["n1"]
+    node.lookout.watching = True
+    while node.stage is not Stage.MEMBER:
+        cluster._step()
+        if "n1" in node.view.members:
+            cluster.problem = "cluster 'other' has 10.0.0.1"
+    cluster.problem = "cluster 'other' has 10.0.0.1"
+    node.lookout.begin()
+    cluster.run(10)
+    assert cluster.served() == {}
+    assert not node.view.claims
+    assert set(node.view.health["n1"].record.occupied) == set(ADDRESSES)
+
+
+def test_a_store_that_does_not_answer_a_look_is_asked_again() -> None:
+    cluster = Network("n1")
+    cluster.nodes["n1"].lookout.watching = True
+    cluster.problem = None
+    cluster.run(3)
+    assert cluster.served() == {}
+    cluster.problem = ""
+    cluster.until_served(ADDRESSES, 10)
+
+
+def test_what_a_reload_brings_is_looked_for_and_the_rest_is_served_meanwhile() -> None:
+    cluster = Network("n1")
+    node = cluster.nodes["n1"]
+    node.lookout.watching = True
+    every = node.identity.addresses
+    configured = [every[1:], every]
+
+    def configure() -> None:
+
+        node.configure(replace(node.identity, addresses=configured.pop(0)), cluster.now, 1.7e9 + cluster.now)
+
+    configure()
+    cluster.until_served(ADDRESSES[1:], 10)
+    cluster.problem, cluster.shared = "cluster 'other' has it", frozenset({ADDRESSES[0]})
+    configure()
+    cluster.run(3)
+    assert set(cluster.served()) == set(ADDRESSES[1:])
+    assert node.view.health["n1"].record.occupied == {ADDRESSES[0]: "cluster 'other' has it"}
+    cluster.problem = ""
+    cluster.until_served(ADDRESSES, OCCUPIED_PAUSE + 10)
+
+
+def test_the_cluster_forgets_an_address_that_no_node_is_configured_for() -> None:
+    """Another machine may get it: the next first time is one again."""
+
+    cluster = Network("n1")
+    node = cluster.nodes["n1"]
+    cluster.until_served(ADDRESSES, 10)
+    every = node.identity.addresses
+    node.configure(replace(node.identity, addresses=every[1:]), cluster.now, 1.7e9 + cluster.now)
+    cluster.run(3)
+    assert set(node.view.held) == set(ADDRESSES[1:])
+    cluster.probes.clear()
+    node.configure(replace(node.identity, addresses=every), cluster.now, 1.7e9 + cluster.now)
+    cluster.until_served(ADDRESSES, 10)
+    assert cluster.probes == [(ADDRESSES[0],)]
