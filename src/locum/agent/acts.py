@@ -9,7 +9,7 @@ gate's clock runs in the kernel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from locum.addresses.announce import Announcer
@@ -361,6 +361,8 @@ class Acts:
 
     async def restore(self, effect: fx.Restore) -> str:
         """Configure and announce an address again that is held and was removed; the problem, "" when it is there."""
+        # Until scripts have heard of it, it counts as not taken: the agent may end before they do.
+        await self._forget_note(effect.address)
         ok, reason = await self._ensure(effect.address, effect.bits, effect.interface)
         if ok:
             self._announce(effect.interface, effect.address)
@@ -436,9 +438,14 @@ class Acts:
         self._completed(address, bits, interface)
         return True, ""
 
-    async def adopt(self, held: Iterable[tuple[str, int, str]]) -> None:
-        """Addresses (address, bits, interface) that a predecessor left here with a valid hold."""
+    async def adopt(self, held: Iterable[tuple[str, int, str]], missing: Collection[str]) -> None:
+        """Addresses (address, bits, interface) that a predecessor left here with a valid hold.
+
+        ``missing``: those that the kernel has lost meanwhile; scripts have not heard of it.
+        """
         for address, bits, interface in held:
+            if address in missing:
+                await self._forget_note(address)
             self.configured[address] = self._renewable[address] = (bits, interface)
             await self._allow(address)
             await self._ensure(address, bits, interface)

@@ -309,7 +309,8 @@ async def serve(settings: Settings) -> int:
         if adoption is not None:
             # Before anything that takes time: the hold runs out, and the next beat must not wait for scripts.
             bits = {a.address: a.bits for a in settings.addresses}
-            await acts.adopt((a, bits[a], name) for a, name in adoption.held.items() if a in bits)
+            held = [(a, bits[a], name) for a, name in adoption.held.items() if a in bits]
+            await acts.adopt(held, adoption.missing)
             background.append(loop.create_task(reloader.look()))
         else:
             # Also when a predecessor died while it dropped its hold.

@@ -248,6 +248,8 @@ class Acts(Process):
         self._launch(ticket, "takeip", end, address, self._script_adds(address, interface))
 
     def _restore(self, effect: fx.Restore) -> Work:
+        self.machine.notes.pop(effect.address, None)
+        yield
         yield from self._ensure(effect.address, effect.interface)
         yield from self._report(self.node.restored, effect.address, effect.interface, self._ensured)
 

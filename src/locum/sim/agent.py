@@ -85,6 +85,9 @@ class Agent(Acts):
         else:
             for address, interface in self.adoption.held.items():
                 if address in machine.hosted:
+                    if address in self.adoption.missing:
+                        machine.notes.pop(address, None)
+                        yield
                     self.configured[address] = self._renewable[address] = interface
                     self.kernel.allow(address)
                     yield
