@@ -95,6 +95,7 @@ class Acts(Process):
         kernel.shut()
         yield
         kernel.deny(self._all_held())
+        machine.notes.clear()
         for address, interface in list(self.configured.items()):
             yield
             kernel.remove(address, interface)

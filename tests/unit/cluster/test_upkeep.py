@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from locum.cluster.effects import CommitWork, Effect, ReadAnew, Restore, SendBeat, TakeAgain
+from locum.cluster.effects import CommitWork, DropHold, Effect, ReadAnew, Restore, SendBeat, TakeAddress, TakeAgain
 from locum.cluster.explain import Situation, why_unserved
-from locum.cluster.node import Identity, Node
+from locum.cluster.node import Adoption, Identity, Node
 from locum.cluster.obstacles import LONGEST_WARNING, MOST_WARNINGS, Obstacles
 from locum.cluster.schema import HostedAddress
 from locum.cluster.upkeep import CALM, LONGEST_TELL_PAUSE, TELL_PAUSE, TRIES, Upkeep
@@ -147,6 +147,22 @@ def test_a_lifetime_that_cannot_be_renewed_gives_the_address_up_before_it_ends()
         cluster.run(0.5)
     cluster.run(1.0)
     assert cluster.holder not in (None, holder)
+
+
+def test_what_an_agent_adopts_after_its_hold_has_ended_is_dropped_and_taken_anew() -> None:
+    """The guard has removed it: what scripts had attached is gone, whatever the notes say."""
+    cluster = Cluster("n1")
+    old = cluster.nodes["n1"]
+    adoption = Adoption(
+        old.incarnation, cluster.now - 0.1, 0, cluster.core.revision, cluster.now - 60.0, {ADDRESS: "eth0"}
+    )
+    cluster.nodes["n1"] = node = Node(old.identity, View(), cluster._name, adoption)
+    node.view.reset(cluster.core.snapshot(""))
+    cluster.seen.clear()
+    cluster.run(5.0)
+    kinds = [type(effect) for _, effect in cluster.seen]
+    assert kinds.index(DropHold) < kinds.index(TakeAddress)
+    assert cluster.holder == "n1"
 
 
 def test_single_failures_far_apart_cost_nothing() -> None:
