@@ -21,6 +21,7 @@ from tests.lab.namespaces import (
     is_advertisement_of,
     is_arp_from,
     is_ip_from,
+    solicitation,
     wait_for,
 )
 
@@ -44,12 +45,12 @@ def tagged(frame: bytes, tags: bytes) -> bytes:
     return frame[:12] + tags + frame[12:]
 
 
-@pytest.fixture(name="container", params=["macvlan", "ipvlan"])
+@pytest.fixture(name="container", params=["macvlan"])
 def container_fixture(request: pytest.FixtureRequest, scene: Scene) -> Namespace:
     """A container with an interface of its own on the node's public one."""
     kind = str(request.param)
     made = scene.network.namespace("container")
-    mode = ("mode", "bridge") if kind == "macvlan" else ("mode", "l2")
+    mode = ("mode", "bridge")
     try:
         scene.node.run("ip", "link", "add", "inner", "link", "eth0", "type", kind, *mode)
     except AssertionError as problem:
@@ -127,6 +128,40 @@ def test_i1_a_frame_that_hides_its_kind_from_the_kernel_is_judged(scene: Scene, 
             sender.sendto(arp_request(scene.mac, A4, "10.77.0.9"), ("eth0", claimed))
         assert scene.client.tap.collect(is_arp_from(A4), SILENCE) is None, hex(claimed)
     sender.close()
+
+
+@pytest.mark.parametrize("address", [A4, A6])
+def test_i1_an_answer_that_waits_for_a_neighbour_is_judged_when_it_leaves(
+    scene: Scene, gate: Gate, address: str
+) -> None:
+    """The kernel's own answer (no process has it) waits until its neighbour is found, and the node is mute by then."""
+    scene.install(gate)
+    scene.configure(address)
+    gate.allow([address])
+    opened(gate)
+    client, four = scene.client.tap, address == A4
+    stranger = "10.77.0.77" if four else "fd77::77"
+    own = "10.77.0.1" if four else "fd77::1"
+
+    def question(source: str, target: str) -> bytes:
+        return arp_request(client.mac, source, target) if four else solicitation(client.mac, source, target)
+
+    def asked() -> bool:
+        shown = scene.node.run("ip", "neigh", "show", "to", stranger, "dev", "eth0")
+        return "INCOMPLETE" in shown
+
+    # With an open gate the answer leaves as soon as its receiver is known.
+    for mute in (False, True):
+        client.clear()
+        client.send((echo4 if four else echo6)(client.mac, scene.mac, stranger, address))
+        wait_for(asked, "the node to look for the stranger")
+        if mute:
+            gate.deny([address])
+        client.clear()
+        client.send(question(stranger, own))
+        answer = client.collect(is_ip_from(address), SILENCE if mute else 5)
+        assert (answer is None) == mute
+        scene.node.run("ip", "neigh", "flush", "to", stranger, "dev", "eth0")
 
 
 def test_other_stacks_on_the_device_are_not_judged(scene: Scene, gate: Gate, container: Namespace) -> None:

@@ -187,8 +187,8 @@ def test_an_interface_name_cannot_leave_its_quotes_in_the_packet_filter(name: st
     with pytest.raises(LocumError, match="rename it"):
         gate_rules.ruleset([], [], [name])
     with pytest.raises(LocumError, match="rename it"):
-        gate_rules.egress_ruleset([], [], [(1, name)])
+        gate_rules.egress_ruleset([], [], [gate_rules.Device(1, name, "")])
     with pytest.raises(LocumError, match="rename it"):
-        gate_rules.egress_addition(1, name)
+        gate_rules.egress_addition(gate_rules.Device(1, name, ""))
     with pytest.raises(BadValue):
         values.interface(name)

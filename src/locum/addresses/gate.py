@@ -19,14 +19,16 @@ caller chooses (:mod:`locum.cluster.hold`).
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from locum.addresses import gate_rules
-from locum.addresses.gate_rules import SLOTS, TABLE
+from locum.addresses.gate_rules import SLOTS, TABLE, Device
 from locum.errors import LocumError, NetlinkError, PermissionRequired
 from locum.netlink import route
 from locum.netlink.nftables import (
@@ -69,6 +71,10 @@ _SETS6 = (
     (NFPROTO_NETDEV, "6"),
     (NFPROTO_NETDEV, "6_target"),
 )
+
+#: linux/sockios.h, and the kinds of linux/if_arp.h whose frames begin as Ethernet's do (loopback among them).
+_SIOCGIFHWADDR = 0x8927
+_ETHERNET = (1, 772)
 
 _NFT_PLACES = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft")
 
@@ -133,6 +139,8 @@ class Gate:
         self._interfaces: tuple[str, ...] = ()
         self._held: set[str] = set()
         self._families: tuple[int, ...] = (NFPROTO_INET, NFPROTO_ARP)
+        #: Index of an interface → the hardware address that its egress chain judges, as far as this object knows.
+        self._hardware: dict[int, str] = {}
         self._fingerprint: object = None
         self._serials = [0] * SLOTS
         self._pending = [False] * SLOTS
@@ -163,6 +171,7 @@ class Gate:
         devices = _existing(names)
         try:
             self._load(base + gate_rules.egress_ruleset(public4, public6, devices))
+            self._hardware = {device.number: device.hardware for device in devices}
             families: tuple[int, ...] = (NFPROTO_INET, NFPROTO_ARP, NFPROTO_NETDEV)
         except GateUnavailable:
             # Either the kernel has no egress hook, or an interface went just now: the core has to stand anyway.
@@ -230,9 +239,15 @@ class Gate:
         return found or frozenset()
 
     def uncovered(self, interfaces: Iterable[str]) -> tuple[str, ...]:
-        """Those of ``interfaces`` that exist and have no egress chain. Raises NetlinkError, PermissionRequired."""
+        """Those of ``interfaces`` that exist and have no egress chain, or one for an earlier hardware address.
+
+        Raises NetlinkError, PermissionRequired.
+        """
         covered = {name for chain in self._netfilter.chains(NFPROTO_NETDEV, TABLE) for name in chain.devices}
-        return tuple(name for _, name in _existing(interfaces) if name not in covered)
+        return tuple(d.name for d in _existing(interfaces) if d.name not in covered or not self._is_judged(d))
+
+    def _is_judged(self, device: Device) -> bool:
+        return not device.hardware or self._hardware.get(device.number) == device.hardware
 
     def configure(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
         """Change which addresses are public and where, without disturbing those that stay. An address that leaves
@@ -253,18 +268,25 @@ class Gate:
         self.ensure_interfaces()
 
     def ensure_interfaces(self) -> None:
-        """See to it that every public interface that exists has its egress chain: before Linux 6.16 the kernel drops
+        """See to it that every public interface that exists has its egress chain, and that this judges what bears the
+        interface's present hardware address: before Linux 6.16 the kernel drops
         the chain together with an interface. For whenever an interface has appeared. Raises NetlinkError."""
         if NFPROTO_NETDEV not in self._families:
             return
-        covered = {name for chain in self._netfilter.chains(NFPROTO_NETDEV, TABLE) for name in chain.devices}
-        for number, name in _existing(self._interfaces):
-            if name not in covered:
-                try:
-                    self._load(gate_rules.egress_addition(number, name))
-                except GateUnavailable:
-                    if _existing([name]):
-                        raise
+        chains = self._netfilter.chains(NFPROTO_NETDEV, TABLE)
+        # On kernels since Linux 6.16 a chain outlives its interface, and its name has the number of the first one.
+        covered = {name: chain.name for chain in chains for name in chain.devices}
+        for device in _existing(self._interfaces):
+            try:
+                if device.name not in covered:
+                    self._load(gate_rules.egress_addition(device))
+                elif not self._is_judged(device):
+                    self._load(gate_rules.egress_hardware(covered[device.name], device))
+            except GateUnavailable:
+                if _existing([device.name]):
+                    raise
+                continue
+            self._hardware[device.number] = device.hardware
 
     def restore(self) -> None:
         """Load the tables again after somebody has removed or changed them: closed until the next beat that is armed
@@ -370,7 +392,7 @@ class Gate:
 
     def state(self) -> GateState:
         """What the kernel has now. Raises NetlinkError, PermissionRequired."""
-        existing = [name for _, name in _existing(self._interfaces)]
+        existing = [device.name for device in _existing(self._interfaces)]
         comments = {family: self._netfilter.table_comment(family, TABLE) for family in _FAMILY_NAMES}
         if comments[NFPROTO_INET] != gate_rules.identity() or comments[NFPROTO_ARP] != gate_rules.identity():
             return GateState(installed=False, egress_missing=tuple(existing))
@@ -501,11 +523,20 @@ def _by_family(addresses: Iterable[str]) -> tuple[list[str], list[str]]:
     return [a for a in ordered if ":" not in a], [a for a in ordered if ":" in a]
 
 
-def _existing(names: Iterable[str]) -> list[tuple[int, str]]:
+def _existing(names: Iterable[str]) -> list[Device]:
     found = []
-    for name in names:
-        try:
-            found.append((socket.if_nametoindex(name), name))
-        except OSError:
-            continue
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        for name in names:
+            try:
+                found.append(Device(socket.if_nametoindex(name), name, _hardware_address(asker, name)))
+            except OSError:
+                continue
     return found
+
+
+def _hardware_address(asker: socket.socket, name: str) -> str:
+    """The Ethernet address of an interface, "" for one of another kind. Raises OSError."""
+    request = name.encode()[:15].ljust(32, b"\0")
+    answer = fcntl.ioctl(asker, _SIOCGIFHWADDR, request)
+    kind, raw = int.from_bytes(answer[16:18], sys.byteorder), answer[18:24]
+    return raw.hex(":") if kind in _ETHERNET else ""

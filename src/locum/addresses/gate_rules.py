@@ -13,6 +13,7 @@ from __future__ import annotations
 import socket
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from locum.errors import LocumError
 
@@ -166,9 +167,11 @@ table netdev locum {{
 		# whatever protocol the sender told the kernel.
 		jump frame0
 	}}
-	# Only what a socket of this network namespace sent (a rule about the owner matches nothing that has none): a packet
-	# socket goes past the tables inet and arp. What the kernel itself says and what it passes on has been judged there.
-	# What other stacks send through the same device (macvlan, ipvlan, containers, virtual machines) is theirs.
+	# What a socket of this network namespace sent (a rule about the owner matches nothing that has none): a packet
+	# socket goes past the tables inet and arp. The base chains judge what bears the device's own hardware address, too:
+	# the kernel's own answers have no owner, and one that waits for its neighbour to be found leaves long after the
+	# other tables have judged it. What other stacks send through the same device under addresses of their own
+	# (macvlan, bridged containers and virtual machines) is theirs.
 	chain judge {{
 		meta skuid != 4294967295 jump sent
 	}}
@@ -209,11 +212,21 @@ TAG_DEPTH = 2
 _EGRESS = """\
 	chain {name} {{
 		type filter hook egress device "{interface}" priority 0; policy accept;
-		jump judge
+{own}		jump judge
 	}}
 """
 
+_OWN = "ether saddr {hardware} jump sent"
+
 _EGRESS_PREFIX = "egress-"
+
+
+class Device(NamedTuple):
+    """An interface that exists: its index, its name, its hardware address (``02:00:5e:00:53:01``; "" without one)."""
+
+    number: int
+    name: str
+    hardware: str
 
 
 def egress_chain(number: int) -> str:
@@ -291,6 +304,7 @@ def identity() -> str:
         _NETDEV,
         _FRAME,
         _EGRESS,
+        _OWN,
         str(SLOTS),
     )
     text = "".join((*parts, _tag_types(), str(TAG_DEPTH)))
@@ -314,8 +328,8 @@ def ruleset(public4: Sequence[str], public6: Sequence[str], interfaces: Sequence
     return replace("inet") + inet + replace("arp") + arp
 
 
-def egress_ruleset(public4: Sequence[str], public6: Sequence[str], devices: Sequence[tuple[int, str]]) -> str:
-    """Table ``netdev``, in place of one that is there, on interfaces that exist: (index, name)."""
+def egress_ruleset(public4: Sequence[str], public6: Sequence[str], devices: Sequence[Device]) -> str:
+    """Table ``netdev``, in place of one that is there, on interfaces that exist."""
     bytes4 = (f"0x{socket.inet_aton(address).hex()}" for address in public4)
     sets = _SETS.format(public4=_elements(public4)) + _sets6(public6) + _SETS4_BYTES.format(bytes4=_elements(bytes4))
     netdev = _NETDEV.format(
@@ -324,16 +338,28 @@ def egress_ruleset(public4: Sequence[str], public6: Sequence[str], devices: Sequ
         gate=_gate("meta protocol"),
         # The deepest first: a jump needs its target.
         frames="".join(_frame(depth) for depth in range(TAG_DEPTH, -1, -1)),
-        chains="".join(
-            _EGRESS.format(name=egress_chain(number), interface=_quotable(name)) for number, name in devices
-        ),
+        chains="".join(_egress(device) for device in devices),
     )
     return replace("netdev") + netdev
 
 
-def egress_addition(number: int, interface: str) -> str:
+def egress_addition(device: Device) -> str:
     """One more interface for the netdev table that is there."""
-    return f"table netdev {TABLE} {{\n{_EGRESS.format(name=egress_chain(number), interface=_quotable(interface))}}}\n"
+    return f"table netdev {TABLE} {{\n{_egress(device)}}}\n"
+
+
+def _egress(device: Device) -> str:
+    own = f"\t\t{_own(device)}\n" if device.hardware else ""
+    return _EGRESS.format(name=egress_chain(device.number), interface=_quotable(device.name), own=own)
+
+
+def _own(device: Device) -> str:
+    return _OWN.format(hardware=device.hardware)
+
+
+def egress_hardware(chain: str, device: Device) -> str:
+    """The interface has ``chain`` and another hardware address now. What bears the earlier one stays judged."""
+    return f"insert rule netdev {TABLE} {chain} {_own(device)}\n"
 
 
 def replace(family: str) -> str:

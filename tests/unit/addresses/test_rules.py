@@ -47,7 +47,9 @@ def test_broadcast_addresses(address: str, bits: int, expected: str | None) -> N
 
 
 def test_every_judging_chain_ends_in_the_gate_or_a_drop() -> None:
-    text = gate_rules.ruleset(["10.0.0.1"], ["fd00::1"], ["eth0"]) + gate_rules.egress_ruleset([], [], [(3, "eth0")])
+    text = gate_rules.ruleset(["10.0.0.1"], ["fd00::1"], ["eth0"]) + gate_rules.egress_ruleset(
+        [], [], [gate_rules.Device(3, "eth0", "02:00:00:00:00:03")]
+    )
     for held, public in itertools.product(("held4", "held6", "held6_target"), ("public4", "public6", "public6_target")):
         assert f"@{held} accept" not in text
         assert f"@{public} accept" not in text
@@ -72,7 +74,7 @@ def test_every_judging_chain_ends_in_the_gate_or_a_drop() -> None:
 
 def test_new_tables_start_with_nothing_held_and_no_slot_open() -> None:
     text = gate_rules.ruleset(["10.0.0.1"], ["fd00::1"], ["eth0"]) + gate_rules.egress_ruleset(
-        ["10.0.0.1"], ["fd00::1"], [(3, "eth0")]
+        ["10.0.0.1"], ["fd00::1"], [gate_rules.Device(3, "eth0", "02:00:00:00:00:03")]
     )
     for line in re.findall(r"^\tset .*$", text, re.M):
         name = line.split()[1]
