@@ -99,7 +99,7 @@ def beat_unconditional(patch: Patch) -> None:
 
 
 def armed_after_sending(patch: Patch) -> None:
-    """The gate's timer starts after the beat was sent."""
+    """The gate's timer starts some system calls after the beat was sent."""
     original = Agent._send_beat
 
     def send_beat(self: Agent, effect: Any) -> Work:
@@ -111,7 +111,8 @@ def armed_after_sending(patch: Patch) -> None:
             self.kernel.arm = arm  # type: ignore[method-assign]
 
         def later() -> Work:
-            yield
+            for _ in range(8):
+                yield
             for slot, timeout, _ in armed:
                 arm(slot, timeout, self.clock.wall() + timeout)
 
@@ -269,23 +270,23 @@ def notes_of_any_life(patch: Patch) -> None:
 
 
 def notes_outlive_a_retake(patch: Patch) -> None:
-    """The note of an earlier take stays while the address is taken again, and when that fails."""
-    original = Agent._take
+    """The note of an earlier take stays while the address is taken again or repaired, and when that fails."""
 
-    def take(self: Agent, effect: Any) -> Work:
-        notes, begin = self.machine.notes, self._begin
-        note = notes.get(effect.address)
+    def keep_note(name: str) -> None:
+        original = getattr(Agent, name)
 
-        def begin_with_note(address: str) -> None:
-            begin(address)
-            if note is not None:
-                notes[address] = note
+        def act(self: Agent, effect: Any) -> Work:
+            notes, address = self.machine.notes, effect.address
+            note = notes.get(address)
+            for _ in original(self, effect):
+                if note is not None:
+                    notes[address] = note
+                yield
 
-        self._begin = begin_with_note  # type: ignore[method-assign]
-        yield from original(self, effect)
-        self._begin = begin  # type: ignore[method-assign]
+        patch.setattr(Agent, name, act)
 
-    patch.setattr(Agent, "_take", take)
+    for name in ("_take", "_restore", "_take_again"):
+        keep_note(name)
 
 
 def _nothing(_self: Agent) -> Work:
@@ -540,7 +541,9 @@ MUTATIONS: dict[str, Mutation] = {
             deadline_from_answer, ("I1",), Knobs(only=("delay_messages", "freeze_all", "cut_up"), nodes=3, calm=0.2)
         ),
         Mutation(beat_unconditional, ("I1", "I2", "I8")),
-        Mutation(armed_after_sending, ("I1",), Knobs(only=("stutter", "hiccup"), nodes=2, calm=0.2)),
+        Mutation(
+            armed_after_sending, ("I1",), Knobs(only=("stutter",), nodes=2, hold=0.5, addresses=1, calm=0.6, rounds=1)
+        ),
         Mutation(element_timeout_rounded_up, ("I1",)),
         Mutation(timeout_a_little_long, ("I1",)),
         Mutation(confirm_with_fresh_time, ("I1",)),
@@ -554,7 +557,7 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(expiry_after_own_outage, ("expiry",), Knobs(only=("store_outage",), nodes=3, calm=2.0)),
         Mutation(
             expiry_without_beat_revision,
-            ("I1", "expiry"),
+            ("I8", "I1", "expiry"),
             Knobs(only=("delay_messages", "freeze_all", "cut"), nodes=3, calm=0.2),
         ),
         Mutation(expiry_without_claim_revision, ("I1", "I8"), Knobs(only=("late_release",), nodes=3, calm=0.5)),
@@ -582,7 +585,7 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(
             notes_outlive_a_retake,
             ("I1",),
-            Knobs(only=("store_outage", "scripts_fail", "scripts_slow", "kill_agent"), nodes=3, calm=0.2),
+            Knobs(only=("remove_by_hand", "scripts_fail", "kill_agent"), nodes=3, calm=0.2, rounds=1),
         ),
         Mutation(denials_forgotten, ("I1", "liveness")),
         Mutation(
