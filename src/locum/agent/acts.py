@@ -202,8 +202,6 @@ class Acts:
         self._tickets.clear()
         if self._gate is not None:
             self._spawn(self._told_drop(self._calls.start(self._calls.gate, "shutting the gate", self._gate.drop)))
-        clearing = self._calls.start(self._calls.files, "removing the notes of what was held", self._notes.clear)
-        self._spawn(self._told_clearing(clearing))
         gone = list(self.configured.items())
         for address, _ in gone:
             self._stop_serving(address)
@@ -212,13 +210,6 @@ class Acts:
             removal = self._on_addresses("removing addresses", self._remove_now, items)
             self._spawn(self._told_removal(removal, items))
         self._connections.dropped(address for address, _ in gone)
-
-    async def _told_clearing(self, clearing: asyncio.Future[None]) -> None:
-        try:
-            await clearing
-        except (OSError, NoAnswer) as error:
-            # The page names no membership now, so a successor believes none of them.
-            self._log(f"cannot remove the notes of what was held: {error}", "warning")
 
     async def _told_drop(self, drop: asyncio.Future[list[str]]) -> None:
         try:

@@ -436,9 +436,7 @@ class Node:
         self.serving.adopt(adoption.held, claims)
         self.serving.scripts_forget(adoption.missing)
         if not self.hold.valid(self.desk.now):
-            # The guard has removed the addresses: nothing of them may come back but by being taken anew.
             self.serving.doubt()
-            self.desk.emit(DropHold())
         health = current_health(self.view, self.desk.name)
         if health is not None:
             self.checking.adopt(health.started, health.earned, health.healthy, health.reason)

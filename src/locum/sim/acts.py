@@ -95,7 +95,6 @@ class Acts(Process):
         kernel.shut()
         yield
         kernel.deny(self._all_held())
-        machine.notes.clear()
         for address, interface in list(self.configured.items()):
             yield
             kernel.remove(address, interface)
