@@ -363,10 +363,18 @@ class Acts:
         """Configure and announce an address again that is held and was removed; the problem, "" when it is there."""
         # Until scripts have heard of it, it counts as not taken: the agent may end before they do.
         await self._forget_note(effect.address)
+        if not self._is_held(effect.address, effect.interface):
+            # The note took so long that the address went meanwhile, perhaps to another node.
+            return "it is not held here any more"
         ok, reason = await self._ensure(effect.address, effect.bits, effect.interface)
-        if ok:
+        if ok and self._is_held(effect.address, effect.interface):
             self._announce(effect.interface, effect.address)
         return reason
+
+    def _is_held(self, address: str, interface: str) -> bool:
+        """Whether ``address`` was taken completely, is on ``interface``, and is not about to go."""
+        present = self._renewable.get(address)
+        return present is not None and present[1] == interface
 
     # -- what the audit asks for -----------------------------------------------------------------------------
 
