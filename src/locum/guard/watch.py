@@ -21,6 +21,8 @@ from locum.guard.page import Page
 HUNG_AFTER = 8.0
 #: Longest sleep: how late a new deadline, or a child to be started, can be noticed.
 LONGEST_SLEEP = 0.5
+#: Pause before a child is tried again that the system did not let start, in seconds.
+START_PAUSE = 1.0
 #: How long children may take to stop when the guard gives up on an orderly end, in seconds.
 STOP_LIMIT = 5.0
 
@@ -107,7 +109,12 @@ class Watch:
                     self._pulse = (self._page.pulse, 0.0)
                     self._awake = 0.0
                     self._told = False
-                child.start(now)
+                try:
+                    child.start(now)
+                except OSError as error:
+                    # No process or memory to be had: no reason for this one to end as well.
+                    child.start_at = now + START_PAUSE
+                    self._log(f"cannot start the {child.name}: {error.strerror}; trying again", "error")
         self._check_pulse(now)
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -13,11 +14,14 @@ import pytest
 
 from locum.clock import boottime
 from locum.errors import UsageError
-from locum.guard.children import FREE_STARTS, LONGEST_PAUSE, Child, forked
+from locum.guard.children import FREE_STARTS, LONGEST_PAUSE, Child, Process, forked
 from locum.guard.kernel import BootTimer
 from locum.guard.locks import lock
 from locum.guard.page import Page
-from locum.guard.watch import Watch
+from locum.guard.watch import START_PAUSE, Watch
+
+#: The signals that the guard handles.
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 
 def wait_for_end(child: Child, now: float) -> int:
@@ -165,6 +169,28 @@ class TestWatch:
             guard.signal(signal.SIGTERM)
         assert wait_for_end(guard, 1.0) == 0
         assert lives.read_text() == "xx"
+
+    def test_a_system_that_has_no_process_to_spare_does_not_end_the_guard(self, tmp_path: Path) -> None:
+        tries = []
+
+        def start() -> Process:
+            tries.append(boottime())
+            if len(tries) == 1:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return forked("test-agent", lambda: 0)()
+
+        log: list[str] = []
+        page = Page(str(tmp_path / "hold"))
+        handlers = {number: signal.getsignal(number) for number in HANDLED}
+        try:
+            watch = Watch(page, Child("agent", start), [], lambda: None, lambda: None, lambda text, _: log.append(text))
+            assert watch.run() == 0
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        assert tries[1] - tries[0] >= START_PAUSE
+        assert log == [f"cannot start the agent: {os.strerror(errno.EAGAIN)}; trying again"]
 
 
 def _watch(page: Page, agent: Child) -> int:
