@@ -23,8 +23,9 @@ from locum.cluster.schema import MemberRecord, NodeRecord
 from locum.errors import StoreCorrupt
 from locum.store.base import Commit, Condition, Delete, Entry
 
-#: What a member that cannot be read is given to beat, in seconds: the longest hold that a configuration may ask for.
-UNREADABLE_WAIT = 61.0
+#: What a member that cannot be read is given to beat, in seconds: the longest hold that a configuration may ask for,
+#: and the margin that is added to it where lifetimes alone enforce it.
+UNREADABLE_WAIT = 125.0
 
 
 class _Member(msgspec.Struct, frozen=True):

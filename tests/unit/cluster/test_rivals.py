@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from locum.addresses.lifetimes import margin_without_gate
 from locum.cluster import schema
-from locum.cluster.rivals import Inspection, refusal
+from locum.cluster.hold import margin_for
+from locum.cluster.rivals import UNREADABLE_WAIT, Inspection, refusal
 from locum.cluster.schema import BeatRecord, HostedAddress, MemberRecord, NodeRecord, Record
+from locum.config.model import HOLD_BOUNDS
 from locum.store.base import Condition, Entry
 
 HOLD, MARGIN = 2.0, 0.1
@@ -149,8 +152,13 @@ def test_what_cannot_be_read_is_waited_for_and_named_by_nothing() -> None:
     contents.put("other/member/n2", b"nonsense")
     look = inspection("10.0.0.1")
     look.read(contents.all(), 0.0)
-    look.read(contents.all(), 30.0)
-    assert look.undecided(30.0)
-    look.read(contents.all(), 62.0)
-    assert not look.undecided(62.0)
-    assert [node for _, node, _ in look.expiries(62.0)] == ["n1"]
+    look.read(contents.all(), 120.0)
+    assert look.undecided(120.0)
+    look.read(contents.all(), 126.0)
+    assert not look.undecided(126.0)
+    assert [node for _, node, _ in look.expiries(126.0)] == ["n1"]
+
+
+def test_i1_a_member_that_cannot_be_read_is_waited_for_as_long_as_any_configuration_may_promise() -> None:
+    hold = HOLD_BOUNDS[1]
+    assert hold + margin_for(hold) + margin_without_gate(hold) <= UNREADABLE_WAIT
