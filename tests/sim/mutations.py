@@ -623,6 +623,11 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(gate_failures_forgotten, ("served",), Knobs(only=("refuse_gate",), nodes=3, calm=2.0)),
         Mutation(restored_without_a_word, ("liveness",), Knobs(only=("remove_by_hand",), calm=0.5)),
         Mutation(adopted_without_a_look, ("liveness",), Knobs(only=("remove_by_hand", "kill_agent"), calm=0.2)),
-        Mutation(links_undamped, ("moves",), Knobs(only=("flap_link",), nodes=3, calm=8.0), seeds=200),
+        Mutation(
+            links_undamped,
+            ("moves",),
+            # One seed in seven has the tunables with which moves are counted.
+            Knobs(only=("flap_link",), nodes=2, addresses=2, calm=10.0, trouble=40.0, rounds=1),
+        ),
     )
 }
