@@ -51,7 +51,7 @@ class Node:
             )
             await engine.start()
             try:
-                return await engine.run(event, arguments, timeout=60, environment=environment)
+                return await engine.run(event, arguments, timeout=60, environment=lambda: environment or {})
             finally:
                 await engine.stop()
 

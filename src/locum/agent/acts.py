@@ -258,18 +258,26 @@ class Acts:
         return None if ok else reason
 
     async def _run(
-        self, event: Event, arguments: tuple[str, ...], timeout: float, environment: Mapping[str, str] | None = None
+        self,
+        event: Event,
+        arguments: tuple[str, ...],
+        timeout: float,
+        environment: Callable[[], Mapping[str, str]] = dict,
     ) -> Outcome:
         await self.engine_ready.wait()
-        present = ",".join(f"{address}/{bits}@{name}" for address, (bits, name) in self._renewable.items())
-        extra = {"LOCUM_ADDRESSES": present, **(environment or {})}
+
+        def now() -> dict[str, str]:
+            # Asked when the scripts start: the event may have waited for its turn, and beats went on meanwhile.
+            present = ",".join(f"{address}/{bits}@{name}" for address, (bits, name) in self._renewable.items())
+            return {"LOCUM_ADDRESSES": present, **environment()}
+
         try:
             result = await self._engine.run(
                 event,
                 arguments,
                 timeout=timeout,
                 startup_timeout=self._tunables().event_timeout,
-                environment=extra,
+                environment=now,
             )
         except LocumError as error:
             return False, str(error)
@@ -303,7 +311,7 @@ class Acts:
             await self._abandon(address)
             return False, "the kernel's gate cannot be changed"
         arguments = (interface, address, str(bits))
-        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses())
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses)
         if ok:
             ok, reason = await self._ensure(address, bits, interface)
         if not ok:
@@ -346,7 +354,7 @@ class Acts:
         old, new = effect.old_interface, effect.new_interface
         await self._begin(address)
         arguments = (old, new, address, str(bits))
-        ok, reason = await self._run(Event.UPDATEIP, arguments, self._tunables().event_timeout, self._for_addresses())
+        ok, reason = await self._run(Event.UPDATEIP, arguments, self._tunables().event_timeout, self._for_addresses)
         self.configured[address] = (bits, new)
         await self._remove_from_kernel(address, bits, old)
         if ok:
@@ -437,7 +445,7 @@ class Acts:
         address, bits, interface = effect.address, effect.bits, effect.interface
         await self._forget_note(address)
         arguments = (interface, address, str(bits))
-        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses())
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses)
         if ok:
             ok, reason = await self._ensure(address, bits, interface)
         if not ok:

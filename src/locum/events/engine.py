@@ -151,9 +151,10 @@ class EventEngine:
         *,
         timeout: float,
         startup_timeout: float | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Callable[[], Mapping[str, str]] = dict,
     ) -> EventResult:
-        """Run ``event``; wait for its turn first. ``timeout`` is for each script, in seconds.
+        """Run ``event``; wait for its turn first. ``timeout`` is for each script, in seconds. ``environment`` is asked
+        for what scripts get beside what they always get, once they are about to start.
 
         A script that came to a running node gets ``startup`` (with ``startup_timeout``, ``timeout`` when None) before
         its first ``monitor``, and no other event until that has succeeded.
@@ -188,7 +189,7 @@ class EventEngine:
                     [(script, self._own_environment(script.name)) for script in chosen],
                     event,
                     arguments,
-                    {**common_environment(self._runtime, self._state), **self._environment, **(environment or {})},
+                    {**common_environment(self._runtime, self._state), **self._environment, **environment()},
                     timeout,
                     {script.name: startup_timeout or timeout for script in late},
                 )

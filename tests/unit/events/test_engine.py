@@ -77,6 +77,31 @@ def test_an_event_that_nobody_handles_starts_nothing(bench: Bench) -> None:
     assert outcomes(result) == {"20.other": "not-handled"}
 
 
+def test_an_event_that_waits_for_its_turn_gets_what_holds_when_it_starts(bench: Bench) -> None:
+    go_on, began = bench.file("go-on"), bench.file("began")
+    waits = f"touch {began}; while [ ! -e {go_on} ]; do sleep 0.01; done"
+    bench.shell("10.a", f'if [ "$1" = monitor ]; then {waits}; else echo $LOCUM_DEADLINE; fi\n')
+    deadline = 1
+
+    async def go() -> EventResult:
+        nonlocal deadline
+        async with bench.running() as engine:
+            first = asyncio.create_task(engine.run(Event.MONITOR, timeout=60))
+            await eventually(began.exists)
+            arguments = ("eth0", "10.0.0.1", "24")
+            second = asyncio.create_task(
+                engine.run(Event.TAKEIP, arguments, timeout=60, environment=lambda: {"LOCUM_DEADLINE": str(deadline)})
+            )
+            await asyncio.sleep(0.1)
+            deadline = 2
+            go_on.touch()
+            await first
+            return await second
+
+    (result,) = run_async(go()).scripts
+    assert result.output.strip() == "2"
+
+
 def test_arguments_environment_and_state(bench: Bench) -> None:
     report = (
         "import json, os, sys\n"
@@ -90,7 +115,7 @@ def test_arguments_environment_and_state(bench: Bench) -> None:
     async def go() -> EventResult:
         async with bench.running({"50.web": table}) as engine:
             return await engine.run(
-                Event.TAKEIP, ("eth0", "10.0.0.1", "24"), timeout=60, environment={"LOCUM_LIFETIME": "3"}
+                Event.TAKEIP, ("eth0", "10.0.0.1", "24"), timeout=60, environment=lambda: {"LOCUM_LIFETIME": "3"}
             )
 
     os.environ["NOT_FOR_SCRIPTS"] = "secret"
