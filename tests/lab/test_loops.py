@@ -2,70 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import random
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from locum.errors import LocumError
-from locum.lab.lab import Lab
 
 from .clusters import addresses_of, install_recorder, locum, node_report, seen, wait_state
 from .conftest import MakeLab
-
-#: Mounts a file system that never answers at DIR for SECONDS: what a dead NFS server is like.
-HANG = """
-import ctypes, os, sys, time
-libc = ctypes.CDLL(None, use_errno=True)
-descriptor = os.open("/dev/fuse", os.O_RDWR)
-options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
-if libc.mount(b"hung", sys.argv[1].encode(), b"fuse", 0, options):
-    sys.exit(os.strerror(ctypes.get_errno()))
-print("hangs", flush=True)
-time.sleep(float(sys.argv[2]))
-libc.umount2(sys.argv[1].encode(), 2)
-os.close(descriptor)
-"""
-
-
-@contextlib.contextmanager
-def log_that_no_one_reads(lab: Lab, node: str) -> Iterator[int]:
-    """Restart the daemon of a node with a pipe as its log, which is never read; gives the pipe."""
-    lab.stop_daemon(node)
-    path = lab.daemon_log(node)
-    path.rename(path.with_suffix(".before"))
-    os.mkfifo(path)
-    pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
-    try:
-        lab.start_daemon(node)
-        yield pipe
-    finally:
-        path.unlink()
-        os.close(pipe)
-
-
-def is_full(pipe: int) -> bool:
-    """Whether the pipe accepts nothing."""
-    try:
-        os.write(pipe, b"\n")
-    except BlockingIOError:
-        return True
-    return False
+from .hanging import is_full, log_that_is_not_read, path_that_hangs
 
 
 def test_a_log_that_no_one_reads_moves_no_address_and_the_node_can_be_stopped(make_lab: MakeLab) -> None:
     lab = make_lab(nodes=2, addresses=4)
     lab.wait_served()
     node = "n1"
-    with log_that_no_one_reads(lab, node) as pipe:
+    with log_that_is_not_read(lab, node) as pipe:
         wait_state(lab, node, "OK", limit=60.0)
         lab.wait_served()
         lab.wait_for(f"{node} to serve", lambda: addresses_of(lab, node), 60.0)
@@ -93,25 +48,16 @@ def test_a_log_that_no_one_reads_moves_no_address_and_the_node_can_be_stopped(ma
         lab.wait_for("its addresses elsewhere", lambda: not addresses_of(lab, node), 60.0)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")
 def test_a_script_directory_that_hangs_moves_no_address_and_events_go_on(make_lab: MakeLab) -> None:
     lab = make_lab(nodes=2, addresses=4)
     install_recorder(lab)
     lab.wait_served()
     node = "n1"
-    daemon = lab.state.nodes[node].daemon
-    assert daemon is not None
     before = node_report(lab, node)
     agent = lab.agent(node)
     served = lab.served()
     assert before is not None
-    command = ["nsenter", "-t", str(daemon.pid), "-m", sys.executable, "-c", HANG]
-    with subprocess.Popen(
-        [*command, str(lab.node_directory(node) / "events"), "12"], stdout=subprocess.PIPE, text=True
-    ) as hang:
-        assert hang.stdout is not None
-        if hang.stdout.readline() != "hangs\n":
-            pytest.skip("a FUSE file system cannot be mounted here")
+    with path_that_hangs(lab, node, lab.node_directory(node) / "events", most=12.0) as hang:
         begun = time.time()
         asked = 0
         locum(lab, node, "event", "run", "monitor")
