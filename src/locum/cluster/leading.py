@@ -206,6 +206,8 @@ class Leading:
                 read[f"member/{claim.record.node}"] = None
             elif kind in ("node", "beat", "health", "phase"):
                 read[f"member/{name}"] = None
+            elif kind == "member":
+                read[f"beat/{name}"] = None
         present = {condition.key for condition in standing}
         return [*standing, *(view.condition(key) for key in read if key not in present)]
 
