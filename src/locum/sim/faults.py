@@ -141,7 +141,9 @@ class Faults(ProcessHarm, StoreHarm, OutsideHarm):
         if not world.store.up and not world.store.restoring:
             world.store.start_again()
         clean = random.random() < 0.6
-        world.engine.after(0.001, self._admins.tidy_up, clean)
+        # What a store would lose that is about to go back cannot be decided now.
+        wait = max(world.store.back_at - world.engine.now, 0.0) if world.store.restoring else 0.0
+        world.engine.after(wait + 0.001, self._admins.tidy_up, clean)
 
     def _links_up(self, machine: Machine) -> None:
         if not all(machine.kernel.links.values()):
