@@ -524,7 +524,7 @@ def test_a_node_that_can_take_nothing_costs_the_others_no_service(cluster: Clust
         start = boottime()
         tell(lab, "n2", "fail-takeip")
         locum(lab, "n3", "node", "disable", "n1")
-        lab.wait_for("n2 to have failed", lambda: "cannot take" in lab.daemon_log("n2").read_text())
+        lab.wait_for("n2 to have failed", lambda: "cannot serve" in lab.daemon_log("n2").read_text())
         time.sleep(2.0)
         end = boottime()
     found = gaps.longest(watching.attempts, start, end)

@@ -160,6 +160,13 @@ IMPLIED = {
     "free_without_other_member": "an incarnation never returns, so the claim itself (a condition) tells all",
     "repair_without_other_member": "whoever ends a membership deletes its claims, each of which is a condition",
     "repair_without_leader": "what is repaired is written as it was, and each key is a condition",
+    **{
+        f"{commit}_without_beat": "holds in one history always; without it on every commit the mutation "
+        "last_beat_not_demanded is found"
+        for commit in ("lead", "plan", "lift", "repair", "claim", "unclaim", "reclaim", "mend", "phase", "health")
+    },
+    "join_without_history": "written once, when it is absent: tests/unit/cluster/test_history.py",
+    "mend_without_held": "says only that an address was held before: tests/unit/cluster/test_first_time.py",
     "free_without_beat": "garbage of a node that is not a member, which that membership (a condition) alone replaces",
     "free_without_health": "as free_without_beat",
     "free_without_phase": "as free_without_beat",
