@@ -7,59 +7,57 @@ same commit implies, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pytest
 
-from locum.cluster.desk import NO_REASONS, Desk
+from locum.cluster.commit_kinds import (
+    BanSelf,
+    Claim,
+    CommitKind,
+    CorrectClaims,
+    Expire,
+    Farewell,
+    ForgetHeld,
+    FreeKeys,
+    Join,
+    LiftBan,
+    Reclaim,
+    RepairKeys,
+    TakeLead,
+    Unclaim,
+    WriteHealth,
+    WriteNode,
+    WriteNumber,
+    WritePhase,
+    WritePlan,
+)
+from locum.cluster.commits import NO_REASONS, Commits
 from locum.sim.run import Knobs
-from locum.store.base import Condition, Delete, Operation, Put
+from locum.store.base import Condition, Operation
 
-#: Names of commits → whether a commit of kind ``sort`` with ``operations`` is one.
-Match = Callable[[str, Sequence[Operation]], bool]
-
-
-def _deletes(operations: Sequence[Operation], kind: str) -> bool:
-    return any(isinstance(o, Delete) and o.key.startswith(kind) for o in operations)
-
-
-def _puts(operations: Sequence[Operation], kind: str) -> bool:
-    return any(isinstance(o, Put) and o.key.startswith(kind) for o in operations)
-
-
-def _expires(operations: Sequence[Operation]) -> bool:
-    return _deletes(operations, "member/") and _deletes(operations, "beat/")
-
-
-def _kind(name: str) -> Match:
-    return lambda sort, _: sort == name
-
-
-COMMITS: dict[str, Match] = {
-    "lead": lambda sort, o: sort == "lead" and [x.key for x in o] == ["leader"] and _puts(o, "leader"),
-    "expire": lambda sort, o: sort == "lead" and _expires(o),
-    "plan": lambda sort, o: sort == "lead" and _puts(o, "plan"),
-    "lift": lambda sort, o: sort == "lead" and _puts(o, "admin/"),
-    "free": lambda sort, o: sort == "lead" and not _expires(o) and all(isinstance(x, Delete) for x in o),
-    "repair": lambda sort, o: sort == "lead" and all(isinstance(x, Put) for x in o),
-    "claim": _kind("claim"),
-    "unclaim": lambda sort, _: sort.startswith("unclaim"),
-    "reclaim": lambda sort, _: sort.startswith("reclaim"),
-    "mend": _kind("mend"),
-    "phase": _kind("phase"),
-    "health": _kind("health"),
-    "join": _kind("join"),
-    "node": _kind("node"),
-    "number": _kind("number"),
-    "farewell": _kind("farewell"),
-    "ban": _kind("ban"),
+#: Kinds of commits → how the tests call them.
+COMMITS: dict[type[CommitKind], str] = {
+    TakeLead: "lead",
+    Expire: "expire",
+    WritePlan: "plan",
+    LiftBan: "lift",
+    FreeKeys: "free",
+    ForgetHeld: "free",
+    RepairKeys: "repair",
+    Claim: "claim",
+    Unclaim: "unclaim",
+    Reclaim: "reclaim",
+    CorrectClaims: "mend",
+    WritePhase: "phase",
+    WriteHealth: "health",
+    Join: "join",
+    WriteNode: "node",
+    WriteNumber: "number",
+    Farewell: "farewell",
+    BanSelf: "ban",
 }
-
-
-def named(sort: str, operations: Sequence[Operation]) -> str:
-    """The name of a commit: the first of :data:`COMMITS` that it is."""
-    return next((name for name, match in COMMITS.items() if match(sort, operations)), f"unknown {sort}")
 
 
 class Missing(NamedTuple):
@@ -78,21 +76,21 @@ class Missing(NamedTuple):
 
     def apply(self, patch: pytest.MonkeyPatch) -> None:
         """Leave the condition out."""
-        original = Desk.commit
+        original = Commits.start
 
-        def commit(
-            desk: Desk,
-            sort: str,
+        def start(
+            commits: Commits,
+            kind: CommitKind,
             conditions: Sequence[Condition],
             operations: Sequence[Operation],
             unguarded: Mapping[str, str] = NO_REASONS,
         ) -> bool:
-            if named(sort, operations) == self.commit:
-                conditions = [c for c in conditions if not self._is(c.key, desk.name)]
+            if COMMITS[type(kind)] == self.commit:
+                conditions = [c for c in conditions if not self._is(c.key, commits._context.name)]
                 unguarded = dict.fromkeys((operation.key for operation in operations), "a deliberate defect")
-            return original(desk, sort, conditions, operations, unguarded)
+            return original(commits, kind, conditions, operations, unguarded)
 
-        patch.setattr(Desk, "commit", commit)
+        patch.setattr(Commits, "start", start)
 
     def _is(self, key: str, me: str) -> bool:
         kind, _, name = key.partition("/")
@@ -175,17 +173,17 @@ IMPLIED = {
 
 def watch_conditions(patch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     """A set that fills with (commit, kind of a key that it has a condition on) while the simulation runs."""
-    original, seen = Desk.commit, set[tuple[str, str]]()
+    original, seen = Commits.start, set[tuple[str, str]]()
 
-    def commit(
-        desk: Desk,
-        sort: str,
+    def start(
+        commits: Commits,
+        kind: CommitKind,
         conditions: Sequence[Condition],
         operations: Sequence[Operation],
         unguarded: Mapping[str, str] = NO_REASONS,
     ) -> bool:
-        seen.update((named(sort, operations), condition.key.partition("/")[0]) for condition in conditions)
-        return original(desk, sort, conditions, operations, unguarded)
+        seen.update((COMMITS[type(kind)], condition.key.partition("/")[0]) for condition in conditions)
+        return original(commits, kind, conditions, operations, unguarded)
 
-    patch.setattr(Desk, "commit", commit)
+    patch.setattr(Commits, "start", start)
     return seen

@@ -14,8 +14,10 @@ import msgspec
 import pytest
 
 from locum.cluster import plan as planning
+from locum.cluster.commit_kinds import Claim, CommitKind, LeaderCommit
+from locum.cluster.commits import NO_REASONS, Commits
+from locum.cluster.context import Context
 from locum.cluster.damping import Rule
-from locum.cluster.desk import NO_REASONS, Desk
 from locum.cluster.effects import ReadAnew, SendBeat
 from locum.cluster.following import Following
 from locum.cluster.hold import Observers, OwnHold
@@ -45,23 +47,23 @@ class Mutation(NamedTuple):
     seeds: int = 60
 
 
-def _without_conditions(patch: Patch, kind: str, unwanted: Callable[[Condition], bool]) -> None:
-    """Commits of ``kind`` lose the conditions that are ``unwanted``."""
-    original = Desk.commit
+def _without_conditions(patch: Patch, kinds: type[CommitKind], unwanted: Callable[[Condition], bool]) -> None:
+    """Commits of ``kinds`` lose the conditions that are ``unwanted``."""
+    original = Commits.start
 
-    def commit(
-        self: Desk,
-        sort: str,
+    def start(
+        self: Commits,
+        kind: CommitKind,
         conditions: Sequence[Condition],
         operations: Sequence[Operation],
         unguarded: Mapping[str, str] = NO_REASONS,
     ) -> bool:
-        if sort == kind:
+        if isinstance(kind, kinds):
             conditions = [c for c in conditions if not unwanted(c)]
             unguarded = dict.fromkeys((operation.key for operation in operations), "a deliberate defect")
-        return original(self, sort, conditions, operations, unguarded)
+        return original(self, kind, conditions, operations, unguarded)
 
-    patch.setattr(Desk, "commit", commit)
+    patch.setattr(Commits, "start", start)
 
 
 def unconditional(commit: Commit) -> Commit:
@@ -195,12 +197,12 @@ def expiry_after_own_outage(patch: Patch) -> None:
 
 def expiry_without_beat_revision(patch: Patch) -> None:
     """An expiry takes effect although the node has beaten since."""
-    _without_conditions(patch, "lead", lambda condition: condition.key.startswith("beat/"))
+    _without_conditions(patch, LeaderCommit, lambda condition: condition.key.startswith("beat/"))
 
 
 def expiry_without_claim_revision(patch: Patch) -> None:
     """An expiry deletes the claims that its leader has seen, whoever has made them anew since."""
-    _without_conditions(patch, "lead", lambda condition: condition.key.startswith("claim/"))
+    _without_conditions(patch, LeaderCommit, lambda condition: condition.key.startswith("claim/"))
 
 
 def orphans_freed_at_once(patch: Patch) -> None:
@@ -210,7 +212,7 @@ def orphans_freed_at_once(patch: Patch) -> None:
 
 def leader_write_unconditional(patch: Patch) -> None:
     """What a leader writes takes effect although it leads no more."""
-    _without_conditions(patch, "lead", lambda _condition: True)
+    _without_conditions(patch, LeaderCommit, lambda _condition: True)
 
 
 # -- claims ---------------------------------------------------------------------------------------------------
@@ -218,11 +220,11 @@ def leader_write_unconditional(patch: Patch) -> None:
 
 def claim_not_conditional(patch: Patch) -> None:
     """A claim is made although another node has one."""
-    _without_conditions(patch, "claim", lambda condition: condition.key.startswith("claim/"))
+    _without_conditions(patch, Claim, lambda condition: condition.key.startswith("claim/"))
     original = Serving._claim
 
     def claim(self: Serving, mine: frozenset[str], plan_revision: int, incarnation: str) -> None:
-        view = self._desk.view
+        view = self._context.view
         revisions = {key: view._revisions.pop(key) for key in list(view._revisions) if key.startswith("claim/")}
         for address in mine:
             if self.claimed(address, incarnation):
@@ -235,7 +237,7 @@ def claim_not_conditional(patch: Patch) -> None:
 
 def claim_of_a_dead_member(patch: Patch) -> None:
     """A claim is made although the membership is gone or the plan has changed."""
-    _without_conditions(patch, "claim", lambda condition: not condition.key.startswith("claim/"))
+    _without_conditions(patch, Claim, lambda condition: not condition.key.startswith("claim/"))
 
 
 def unclaim_before_release(patch: Patch) -> None:
@@ -311,7 +313,7 @@ def adoption_of_the_dead(patch: Patch) -> None:
         original(self, why)
         if "agent before this one" in why:
             self.serving.local.clear()
-            self.desk.effects.clear()
+            self.context.effects.clear()
 
     patch.setattr(Node, "_lose", lose)
 
@@ -396,7 +398,7 @@ def beats_starve(patch: Patch) -> None:
         looked, self._looked = self._looked, -math.inf
         soonest = original(self)
         self._looked = looked
-        return soonest if soonest > self.desk.now else self.desk.now + LOOK_AGAIN
+        return soonest if soonest > self.context.now else self.context.now + LOOK_AGAIN
 
     patch.setattr(Node, "next_wakeup", next_wakeup)
 
@@ -406,7 +408,7 @@ def orphan_of_a_lost_plan(patch: Patch) -> None:
     original = Leading._lead
 
     def lead(self: Leading, standing: list[Condition]) -> None:
-        if "plan" not in self._desk.view.corrupt:
+        if "plan" not in self._context.view.corrupt:
             original(self, standing)
 
     patch.setattr(Leading, "_lead", lead)
@@ -467,7 +469,7 @@ def begun_at_once(patch: Patch) -> None:
 
 def last_beat_not_demanded(patch: Patch) -> None:
     """The store carries out what a member decides, though it has lost the member's last beat."""
-    patch.setattr(Desk, "membership", lambda self: [self.view.condition(f"member/{self.name}")])
+    patch.setattr(Context, "membership", lambda self: [self.view.condition(f"member/{self.name}")])
 
 
 def gap_overlooked(patch: Patch) -> None:
@@ -489,7 +491,7 @@ def gap_without_reading(patch: Patch) -> None:
     def look_for_gap(self: Node, now: float, wall: float) -> None:
         original(self, now, wall)
         self._stale_reads = -1
-        self.desk.effects = [effect for effect in self.desk.effects if not isinstance(effect, ReadAnew)]
+        self.context.effects = [effect for effect in self.context.effects if not isinstance(effect, ReadAnew)]
 
     patch.setattr(Node, "_look_for_gap", look_for_gap)
 
@@ -513,7 +515,7 @@ def refused_and_not_read_anew(patch: Patch) -> None:
     def beat_done(self: Node, *arguments: Any) -> None:
         original(self, *arguments)
         self._stale_reads = -1
-        self.desk.effects = [effect for effect in self.desk.effects if not isinstance(effect, ReadAnew)]
+        self.context.effects = [effect for effect in self.context.effects if not isinstance(effect, ReadAnew)]
 
     patch.setattr(Node, "beat_done", beat_done)
 

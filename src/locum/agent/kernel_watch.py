@@ -181,7 +181,7 @@ class KernelWatch:
         if address not in node.serving.hosted:
             return
         configured = self._acts.configured.get(address)
-        if configured is not None and (configured[1] == interface or not node.desk.idle):
+        if configured is not None and (configured[1] == interface or not node.activity.idle):
             return
         self._log(f"{address} was found on {interface} and is not served there: removing it", "warning")
         self._spawn(self._remove(address, bits, interface))

@@ -152,13 +152,13 @@ class ControlServer:
             store_problem=self._driver.store_problem,
             stage=node.stage.value,
             obstacle=node.joining.obstacle,
-            activity=node.desk.activity,
+            activity=node.activity.name,
             age=self._driver.age(boottime()),
         )
 
     def _report(self) -> StatusReport:
         node, state = self._driver.node, self._state()
-        return report.status_report(node.view, node.desk.name, time.time(), node.desk.tunables, state)
+        return report.status_report(node.view, node.context.name, time.time(), node.context.tunables, state)
 
     async def _status(self, message: Message) -> object:
         present = self._report()
@@ -178,7 +178,7 @@ class ControlServer:
 
     async def _tunables(self, message: Message) -> object:
         node = self._driver.node
-        return report.tunable_reports(node.view, node.desk.tunables)
+        return report.tunable_reports(node.view, node.context.tunables)
 
     async def _reload(self, message: Message) -> object:
         return await self._reloader.reload()
@@ -210,7 +210,7 @@ class ControlServer:
                 f"{event} cannot be run from within {inside}: that would wait for it and keep it from beginning. "
                 "Leave it to the daemon; a monitor that creates $LOCUM_RUNTIME/again is followed by another one soon"
             )
-        tunables = self._driver.node.desk.tunables
+        tunables = self._driver.node.context.tunables
         timeout = tunables.monitor_timeout if event is Event.MONITOR else tunables.event_timeout
         result = await self._engine.run(event, timeout=timeout, startup_timeout=tunables.event_timeout)
         if event is Event.MONITOR:

@@ -210,7 +210,7 @@ async def serve(settings: Settings) -> int:
     declared = DeclaredPorts(os.path.join(runtime, "listen"))
 
     def connection_settings() -> KeeperSettings:
-        tunables, given = node.desk.tunables, reloader.settings.connections
+        tunables, given = node.context.tunables, reloader.settings.connections
         return KeeperSettings(
             ports=declared.ports.union(given.ports),
             reset_ports=frozenset(given.reset_ports),
@@ -245,7 +245,7 @@ async def serve(settings: Settings) -> int:
         connections=connections,
         calls=calls,
         wire=wire,
-        tunables=lambda: node.desk.tunables,
+        tunables=lambda: node.context.tunables,
         incarnation=lambda: node.incarnation,
         log=log,
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from locum.cluster.activity import Activity
+from locum.cluster.context import Context
 from locum.cluster.damping import Damper, Rule
-from locum.cluster.desk import Desk
 from locum.cluster.effects import RunEvent
 
 #: First pause after a failed ``startup`` or ``monitor``; it doubles up to the longest (monitor: MonitorInterval).
@@ -20,8 +21,9 @@ FIRST_PAUSE, LONGEST_STARTUP_PAUSE = 1.0, 30.0
 class Checking:
     """What this node's scripts say of its services."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: Context, activity: Activity) -> None:
+        self._context = context
+        self._activity = activity
         self.started = False
         self.earned = False
         self.healthy = False
@@ -58,16 +60,16 @@ class Checking:
         self._seen(False)
 
     def _rule(self) -> Rule:
-        tunables = self._desk.tunables
+        tunables = self._context.tunables
         return Rule(tunables.healthy_delay, tunables.damping_longest, tunables.damping_window, free=1)
 
     def _seen(self, healthy: bool) -> None:
-        self._damper.seen(healthy, self._desk.now, self._rule())
+        self._damper.seen(healthy, self._context.now, self._rule())
 
     def settling(self) -> str:
         """Why a monitor that passes does not count yet, "" when it does."""
         rule = self._rule()
-        if not self.healthy or not self._damper.unsteady(self._desk.now, rule):
+        if not self.healthy or not self._damper.unsteady(self._context.now, rule):
             return ""
         losses = self._damper.losses(rule)
         return (
@@ -86,7 +88,7 @@ class Checking:
 
     def due(self) -> Callable[[], None] | None:
         """What to run now: ``startup`` until it has succeeded, then ``monitor``."""
-        if self._desk.now < self._due:
+        if self._context.now < self._due:
             return None
         return self._monitor if self.started else self._startup
 
@@ -102,38 +104,38 @@ class Checking:
                 self.unearn()
                 return
             self.reason = f"startup failed: {reason}"
-            self._desk.note(f"{self.reason}; again in {self._pause:.0f} s", "error")
-            self._due = self._desk.now + self._pause
+            self._context.note(f"{self.reason}; again in {self._pause:.0f} s", "error")
+            self._due = self._context.now + self._pause
             self._pause = min(2 * self._pause, LONGEST_STARTUP_PAUSE)
 
         self.reason = "startup is running"
-        self._desk.emit(RunEvent(self._desk.begin("startup", done), "startup"))
+        self._context.emit(RunEvent(self._activity.begin("startup", done), "startup"))
 
     def _monitor(self) -> None:
         proof = self._proofs
 
         def done(ok: bool, reason: str) -> None:
-            if proof != self._proofs or (self._desk.cancelling and not ok):
+            if proof != self._proofs or (self._activity.cancelling and not ok):
                 self.trigger()
                 return
             self.judged = True
             self._seen(ok)
-            interval = self._desk.tunables.monitor_interval
+            interval = self._context.tunables.monitor_interval
             if ok:
                 if not self.healthy:
-                    self._desk.note("monitor passes: this node is healthy")
+                    self._context.note("monitor passes: this node is healthy")
                 self.earned = self.healthy = True
                 self.reason = ""
                 self._pause = FIRST_PAUSE
                 wait = interval
             else:
                 if self.healthy or self.reason != reason:
-                    self._desk.note(f"monitor fails: {reason}", "error")
+                    self._context.note(f"monitor fails: {reason}", "error")
                 self.healthy = False
                 self.reason = reason
                 wait = min(self._pause, interval)
                 self._pause = min(2 * self._pause, interval)
-            self._due = 0.0 if self._triggered else self._desk.now + wait
+            self._due = 0.0 if self._triggered else self._context.now + wait
 
         self._triggered = False
-        self._desk.emit(RunEvent(self._desk.begin("monitor", done), "monitor"))
+        self._context.emit(RunEvent(self._activity.begin("monitor", done), "monitor"))

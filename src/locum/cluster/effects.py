@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from locum.cluster.commit_kinds import CommitKind
 from locum.store.base import Commit
 
 
@@ -45,6 +46,7 @@ class CommitWork(msgspec.Struct, frozen=True):
 
     ticket: int
     commit: Commit
+    kind: CommitKind
 
 
 class ReadAnew(msgspec.Struct, frozen=True):

@@ -10,7 +10,10 @@ from __future__ import annotations
 import math
 
 from locum.cluster import schema
-from locum.cluster.desk import Desk
+from locum.cluster.activity import Activity
+from locum.cluster.commit_kinds import BanSelf, WritePhase
+from locum.cluster.commits import Commits
+from locum.cluster.context import Context
 from locum.cluster.effects import RunEvent
 from locum.cluster.plan import PREPARE_EVENTS, current_health, participants
 from locum.cluster.schema import DIRTY, PREPARED, RECOVERED, SETTLED, AdminRecord, PhaseRecord, PlanRecord
@@ -26,8 +29,10 @@ RETRY_PAUSE, LONGEST_RETRY_PAUSE = 1.0, 30.0
 class Following:
     """Where one node is with the present plan."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: Context, commits: Commits, activity: Activity) -> None:
+        self._context = context
+        self._commits = commits
+        self._activity = activity
         self._prepared = 0
         self._recovered = 0
         self._settled_changes = -1
@@ -39,7 +44,7 @@ class Following:
 
     def adopt(self, incarnation: str) -> None:
         """After a restart of the agent: go on from the phase that the store has."""
-        phase = self._desk.view.phases.get(self._desk.name)
+        phase = self._context.view.phases.get(self._context.name)
         if phase is not None and phase.record.incarnation == incarnation:
             self._phase = phase.record
             if phase.record.phase == RECOVERED:
@@ -55,14 +60,14 @@ class Following:
 
     def plan(self, incarnation: str) -> PlanRecord | None:
         """The present plan, when this incarnation takes part in it."""
-        plan = self._desk.view.plan
-        if plan is None or plan.record.participants.get(self._desk.name) != incarnation:
+        plan = self._context.view.plan
+        if plan is None or plan.record.participants.get(self._context.name) != incarnation:
             return None
         return plan.record
 
     def all_reached(self, plan: PlanRecord, phase: str) -> bool:
         """Whether every participant that is still a member has reached ``phase``."""
-        view = self._desk.view
+        view = self._context.view
         for node, incarnation in plan.participants.items():
             if not view.alive(node, incarnation):
                 continue
@@ -79,14 +84,14 @@ class Following:
 
     def step(self, plan: PlanRecord, incarnation: str, settled: bool, changes: int) -> None:
         """Write the phase that has been reached. ``changes`` counts takes and releases so far."""
-        own = self._desk.view.phases.get(self._desk.name)
+        own = self._context.view.phases.get(self._context.name)
         known = own.record if own is not None and own.record.incarnation == incarnation else None
         target = self._target(plan, incarnation, settled, changes)
-        if target is not None and (target != known or f"phase/{self._desk.name}" in self._desk.view.corrupt):
-            member = self._desk.view.condition(f"member/{self._desk.name}")
-            mine = self._desk.view.condition(f"phase/{self._desk.name}")
-            key = f"phase/{self._desk.name}"
-            self._desk.commit("phase", [member, mine], [Put(key, schema.encode(target))])
+        if target is not None and (target != known or f"phase/{self._context.name}" in self._context.view.corrupt):
+            member = self._context.view.condition(f"member/{self._context.name}")
+            mine = self._context.view.condition(f"phase/{self._context.name}")
+            key = f"phase/{self._context.name}"
+            self._commits.start(WritePhase(), [member, mine], [Put(key, schema.encode(target))])
 
     def _target(self, plan: PlanRecord, incarnation: str, settled: bool, changes: int) -> PhaseRecord | None:
         epoch = plan.epoch
@@ -95,7 +100,7 @@ class Following:
                 self._settled_changes = changes
             if changes != self._settled_changes:
                 if self._phase.phase != DIRTY:
-                    why = f"addresses of {self._desk.name} changed after plan {epoch} had settled"
+                    why = f"addresses of {self._context.name} changed after plan {epoch} had settled"
                     self._phase = PhaseRecord(incarnation, epoch, DIRTY, why)
             elif self._phase.phase == SETTLED and self._recovered == epoch:
                 self._phase = PhaseRecord(incarnation, epoch, RECOVERED)
@@ -122,15 +127,15 @@ class Following:
 
         def done(ok: bool, reason: str) -> None:
             if not ok:
-                self._desk.note(f"{event}: {reason}", "error")
+                self._context.note(f"{event}: {reason}", "error")
             if not events:
                 self._prepared = plan.epoch
 
-        self._desk.emit(RunEvent(self._desk.begin(event, done), event))
+        self._context.emit(RunEvent(self._activity.begin(event, done), event))
 
     def closing_due(self, plan: PlanRecord) -> bool:
         """Whether the closing events must run now."""
-        if self._recovered >= plan.epoch or self._desk.now < self._retry_at:
+        if self._recovered >= plan.epoch or self._context.now < self._retry_at:
             return False
         if self._phase is None or self._phase.epoch != plan.epoch or self._phase.phase != SETTLED:
             return False
@@ -141,8 +146,8 @@ class Following:
 
         A node that was stopped or banned releases as well, and says so by deleting its claims.
         """
-        holder = self._desk.view.claim_holder
-        return all(holder(address) in (None, plan.assignment.get(address)) for address in self._desk.view.claims)
+        holder = self._context.view.claim_holder
+        return all(holder(address) in (None, plan.assignment.get(address)) for address in self._context.view.claims)
 
     def close(self, plan: PlanRecord) -> None:
         """Run the closing events, one after the other, each as an activity of its own."""
@@ -160,33 +165,33 @@ class Following:
                 self._failures = 0
                 self._recovered = plan.epoch
 
-        self._desk.emit(RunEvent(self._desk.begin(event, done), event))
+        self._context.emit(RunEvent(self._activity.begin(event, done), event))
 
     def _failed(self, plan: PlanRecord, event: str, reason: str) -> None:
         """A closing event failed: again after a pause. A node on which it keeps failing is banned when another node
         has shown that the event can succeed; a fault that all nodes have in common is no reason to ban any of them."""
-        desk = self._desk
+        context = self._context
         self._failures += 1
-        limit = desk.tunables.ban_after_failures
+        limit = context.tunables.ban_after_failures
         over = self._failures - limit
-        self._retry_at = desk.now + (RETRY_PAUSE if over < 0 else min(RETRY_PAUSE * 2.0**over, LONGEST_RETRY_PAUSE))
+        self._retry_at = context.now + (RETRY_PAUSE if over < 0 else min(RETRY_PAUSE * 2.0**over, LONGEST_RETRY_PAUSE))
         if over < 0:
-            desk.note(f"{event} failed ({self._failures} of {limit}): {reason}", "error")
+            context.note(f"{event} failed ({self._failures} of {limit}): {reason}", "error")
         elif self._succeeds_elsewhere(plan):
             self._failures = 0
-            self._retry_at = desk.now + LONGEST_RETRY_PAUSE
+            self._retry_at = context.now + LONGEST_RETRY_PAUSE
             self.ban(f"{event} failed {limit + over} times: {reason}")
         else:
-            again = self._retry_at - desk.now
+            again = self._retry_at - context.now
             why = "no other node has got through it either, so this one is not banned"
-            desk.note(f"{event} failed {self._failures} times: {reason}; {why}; again in {again:.0f} s", "error")
+            context.note(f"{event} failed {self._failures} times: {reason}; {why}; again in {again:.0f} s", "error")
 
     def _succeeds_elsewhere(self, plan: PlanRecord) -> bool:
         """Whether another participant is through with the closing events of ``plan``."""
-        view = self._desk.view
+        view = self._context.view
         for node, incarnation in plan.participants.items():
             phase = view.phases.get(node)
-            if node == self._desk.name or phase is None or not view.alive(node, incarnation):
+            if node == self._context.name or phase is None or not view.alive(node, incarnation):
                 continue
             record = phase.record
             if (record.incarnation, record.epoch, record.phase) == (incarnation, plan.epoch, RECOVERED):
@@ -195,10 +200,10 @@ class Following:
 
     def _replacement(self) -> str | None:
         """Another node that can serve while this one is banned."""
-        view = self._desk.view
-        for node in participants(view, self._desk.wall):
+        view = self._context.view
+        for node in participants(view, self._context.wall):
             health, admin = current_health(view, node), view.admin.get(node)
-            if node == self._desk.name or health is None or not (health.earned and health.healthy) or health.leaving:
+            if node == self._context.name or health is None or not (health.earned and health.healthy) or health.leaving:
                 continue
             if admin is None or not admin.record.disabled:
                 return node
@@ -206,35 +211,37 @@ class Following:
 
     def ban(self, reason: str) -> None:
         """Ban this node: it gives up its addresses and stays out of plans for RecoveryBanPeriod seconds."""
-        desk = self._desk
-        old = desk.view.admin.get(desk.name)
-        period = desk.tunables.recovery_ban_period
+        context = self._context
+        old = context.view.admin.get(context.name)
+        period = context.tunables.recovery_ban_period
         self._ban = AdminRecord(
             disabled=old is not None and old.record.disabled,
             stopped=old is not None and old.record.stopped,
-            banned_until=desk.wall + period,
+            banned_until=context.wall + period,
             ban_reason=reason,
         )
-        desk.note(f"banning this node for {period:.0f} s: {reason}", "error")
+        context.note(f"banning this node for {period:.0f} s: {reason}", "error")
 
     def write_ban(self) -> None:
         """Write a decided ban until it is written."""
         if self._ban is None:
             return
-        key = f"admin/{self._desk.name}"
-        old = self._desk.view.admin.get(self._desk.name)
-        if (old is not None and old.record.banned_until > self._desk.wall) or self._ban.banned_until <= self._desk.wall:
+        key = f"admin/{self._context.name}"
+        old = self._context.view.admin.get(self._context.name)
+        if (
+            old is not None and old.record.banned_until > self._context.wall
+        ) or self._ban.banned_until <= self._context.wall:
             self._ban = None
             return
         other = self._replacement()
         if other is None:
-            self._desk.note("this node is not banned: no other node could serve meanwhile", "error")
+            self._context.note("this node is not banned: no other node could serve meanwhile", "error")
             self._ban = None
             return
         # Two nodes that ban themselves at once must not rely on each other: the later one finds a key changed.
-        condition = self._desk.view.condition
+        condition = self._context.view.condition
         conditions = [condition(key), condition(f"admin/{other}"), condition(f"member/{other}")]
-        self._desk.commit("ban", conditions, [Put(key, schema.encode(self._ban))])
+        self._commits.start(BanSelf(), conditions, [Put(key, schema.encode(self._ban))])
 
     def next_due(self, since: float) -> float:
         """When a failed closing event is to be tried again, if it was not yet at ``since``."""

@@ -12,7 +12,9 @@ import math
 from typing import TYPE_CHECKING
 
 from locum.cluster import schema
-from locum.cluster.desk import Desk
+from locum.cluster.commit_kinds import Join, WriteNode, WriteNumber
+from locum.cluster.commits import Commits
+from locum.cluster.context import Context
 from locum.cluster.schema import HistoryRecord, MemberRecord, NodeRecord, NumberRecord
 from locum.store.base import Delete, Operation, Put
 
@@ -43,8 +45,9 @@ def is_number(text: str) -> bool:
 class Joining:
     """Writes ``node``, ``number`` and ``member``; keeps ``node`` true after a reload."""
 
-    def __init__(self, desk: Desk, identity: Identity) -> None:
-        self._desk = desk
+    def __init__(self, context: Context, commits: Commits, identity: Identity) -> None:
+        self._context = context
+        self._commits = commits
         self.identity = identity
         #: The incarnation of the last try.
         self.tried = ""
@@ -59,13 +62,13 @@ class Joining:
 
     def step(self, incarnation: str) -> None:
         """Try to join as ``incarnation``; :attr:`obstacle` says what is in the way."""
-        desk, view, name = self._desk, self._desk.view, self._desk.name
-        if not desk.free("join"):
+        context, view, name = self._context, self._context.view, self._context.name
+        if not self._commits.free(Join()):
             return
         member = view.members.get(name)
         if member is not None and member.record.machine != self.identity.machine:
             rival = self._wait_for_rival(member.record)
-            if desk.now < self._due:
+            if context.now < self._due:
                 self.blocked(rival)
                 return
         elif member is None and f"member/{name}" in view.corrupt and not self._waited_for_unknown():
@@ -120,26 +123,26 @@ class Joining:
             # The number is void as long as its owner does not have it.
             conditions += [view.condition(f"{kind}/{owner_record.record.node}") for kind in ("node", "member")]
         self.tried = incarnation
-        desk.commit("join", conditions, operations, part_of_membership(name))
+        self._commits.start(Join(), conditions, operations, part_of_membership(name))
 
     def blocked(self, why: str) -> None:
         """Something is in the way of joining, or ("") nothing is."""
         if why and why != self.obstacle:
-            self._desk.note(f"cannot join: {why}; this node joins as soon as that is over", "error")
+            self._context.note(f"cannot join: {why}; this node joins as soon as that is over", "error")
         self.obstacle = why
 
     def refresh(self) -> None:
         """Write the node record anew when it is not what the configuration says."""
-        view, key = self._desk.view, f"node/{self._desk.name}"
-        known = view.nodes.get(self._desk.name)
+        view, key = self._context.view, f"node/{self._context.name}"
+        known = view.nodes.get(self._context.name)
         number = self._present_number(known.record.number if known is not None else None)
         if number is None:
             return
         # The hold of a membership does not change with the configuration.
-        member = view.members.get(self._desk.name)
+        member = view.members.get(self._context.name)
         truth = self._node_record(number, self.identity if member is None else member.record)
         if known is None or known.record != truth or key in view.corrupt:
-            self._desk.commit("node", [view.condition(key)], [Put(key, schema.encode(truth))])
+            self._commits.start(WriteNode(), [view.condition(key)], [Put(key, schema.encode(truth))])
         else:
             self._keep_number(number)
 
@@ -152,21 +155,23 @@ class Joining:
         return recorded if recorded in mine or not mine else min(mine)
 
     def _own_numbers(self) -> list[int]:
-        numbers = self._desk.view.numbers.items()
-        return [int(n) for n, found in numbers if found.record.node == self._desk.name and is_number(n)]
+        numbers = self._context.view.numbers.items()
+        return [int(n) for n, found in numbers if found.record.node == self._context.name and is_number(n)]
 
     def _keep_number(self, number: int) -> None:
         """Write the number's key anew when somebody deleted it, or gave it to a node that has another."""
-        view, key = self._desk.view, f"number/{number}"
+        view, key = self._context.view, f"number/{number}"
         owner = view.numbers.get(str(number))
         if owner is not None:
             other = view.nodes.get(owner.record.node)
-            if owner.record.node == self._desk.name or (other is not None and other.record.number == number):
+            if owner.record.node == self._context.name or (other is not None and other.record.number == number):
                 return
         elif view.revision_of(key):
             # It cannot be read and never could: a number is not worth a quarrel.
             return
-        self._desk.commit("number", [view.condition(key)], [Put(key, schema.encode(NumberRecord(self._desk.name)))])
+        self._commits.start(
+            WriteNumber(), [view.condition(key)], [Put(key, schema.encode(NumberRecord(self._context.name)))]
+        )
 
     def _node_record(self, number: int, promise: Identity | MemberRecord) -> NodeRecord:
         wait = promise.hold + promise.margin
@@ -174,7 +179,7 @@ class Joining:
 
     def _number(self) -> int | None:
         """The node's number: configured, or had before, or the lowest free one; None when it is another's."""
-        view, name = self._desk.view, self._desk.name
+        view, name = self._context.view, self._context.name
         if self.identity.number is not None:
             owner = view.numbers.get(str(self.identity.number))
             if owner is None or owner.record.node == name or self._void(self.identity.number, owner.record.node):
@@ -195,34 +200,34 @@ class Joining:
         It has none when its node record does not say so too: a join writes both in one commit. Nor when it is not a
         member while this node had the number before: the number then is the one by which admins know this node.
         """
-        view = self._desk.view
-        other, own = view.nodes.get(owner), view.nodes.get(self._desk.name)
+        view = self._context.view
+        other, own = view.nodes.get(owner), view.nodes.get(self._context.name)
         if other is None or other.record.number != number:
             return f"node/{owner}" not in view.corrupt
         return own is not None and own.record.number == number and view.revision_of(f"member/{owner}") == 0
 
     def _waited_for_unknown(self) -> bool:
         """A member of our name that cannot be read may be on another machine: wait for the longest known promise."""
-        desk, view = self._desk, self._desk.view
-        revision = view.revision_of(f"member/{self._desk.name}")
+        context, view = self._context, self._context.view
+        revision = view.revision_of(f"member/{self._context.name}")
         if self._rival is None or self._rival[0] != revision:
-            self._rival = (revision, view.revision_of(f"beat/{self._desk.name}"), desk.now)
+            self._rival = (revision, view.revision_of(f"beat/{self._context.name}"), context.now)
         waits = [node.record.wait for node in view.nodes.values()]
         self._due = self._rival[2] + max([*waits, self.identity.hold + self.identity.margin])
-        return desk.now >= self._due
+        return context.now >= self._due
 
     def _wait_for_rival(self, member: MemberRecord) -> str:
         """Watch a member of our name: if it beats it lives; if it is silent for its hold it is dead.
 
         Returns why this node must wait when the other lives, "" as long as that is not certain.
         """
-        desk, view, name = self._desk, self._desk.view, self._desk.name
+        context, view, name = self._context, self._context.view, self._context.name
         seen = (view.revision_of(f"member/{name}"), view.revision_of(f"beat/{name}"))
         alive = ""
         if self._rival is None or self._rival[0] != seen[0]:
-            self._rival = (*seen, desk.now)
+            self._rival = (*seen, context.now)
         elif self._rival[1] != seen[1]:
-            self._rival = (*seen, desk.now)
+            self._rival = (*seen, context.now)
             alive = (
                 f"another node named {name!r} is alive (on {member.machine or 'an unknown machine'}): "
                 "give one of the two another [node] name"

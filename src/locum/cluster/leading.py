@@ -11,7 +11,18 @@ import math
 from collections.abc import Iterable
 
 from locum.cluster import schema
-from locum.cluster.desk import Desk
+from locum.cluster.commit_kinds import (
+    CommitKind,
+    Expire,
+    ForgetHeld,
+    FreeKeys,
+    LiftBan,
+    RepairKeys,
+    TakeLead,
+    WritePlan,
+)
+from locum.cluster.commits import Commits
+from locum.cluster.context import Context
 from locum.cluster.hold import Observers
 from locum.cluster.joining import part_of_membership
 from locum.cluster.plan import configured, inactive, next_plan
@@ -28,81 +39,83 @@ MENDED = ("leader", "admin", "prefer", "tunable", "number", "history")
 class Leading:
     """The leader's part of a node; every member has one, at most one acts."""
 
-    def __init__(self, desk: Desk, observers: Observers) -> None:
-        self._desk = desk
+    def __init__(self, context: Context, commits: Commits, observers: Observers) -> None:
+        self._context = context
+        self._commits = commits
         self._observers = observers
         self._replan = True
         self._epoch_floor = 0
-        self._expiring = ""
+        self._expiring: Expire | None = None
         self._proven: set[str] = set()
 
     def keys_changed(self, keys: set[str]) -> None:
         """The view changed at ``keys``."""
         if not self._replan and any(key.partition("/")[0] in PLANNING_KEYS for key in keys):
             self._replan = True
-        plan = self._desk.view.plan
+        plan = self._context.view.plan
         if plan is not None:
             self._epoch_floor = max(self._epoch_floor, plan.record.epoch)
 
     def forget(self) -> None:
         """The store may have another history: whose hold was proven to be over there says nothing here."""
         self._proven.clear()
-        self._expiring = ""
+        self._expiring = None
         self._replan = True
 
     def leads(self, incarnation: str) -> bool:
         """Whether this node's ``incarnation`` is the leader as far as it knows."""
-        leader = self._desk.view.leader
-        return leader is not None and leader.record == LeaderRecord(self._desk.name, incarnation)
+        leader = self._context.view.leader
+        return leader is not None and leader.record == LeaderRecord(self._context.name, incarnation)
 
     def step(self, incarnation: str) -> None:
         """Act as leader, or take the lead when it is free. Called only while the own hold is valid."""
-        desk, view = self._desk, self._desk.view
-        if not desk.free("lead"):
+        context, view = self._context, self._context.view
+        if not self._commits.free(TakeLead()):
             return
         leader = view.leader
-        me = Put("leader", schema.encode(LeaderRecord(desk.name, incarnation)))
-        standing = [*desk.membership(), view.condition("leader")]
+        me = Put("leader", schema.encode(LeaderRecord(context.name, incarnation)))
+        standing = [*context.membership(), view.condition("leader")]
         if leader is None or not view.alive(leader.record.node, leader.record.incarnation):
             if self._may_lead():
-                desk.commit("lead", standing, [me])
-        elif leader.record.node != desk.name:
-            if self._observers.expired(view, leader.record.node, desk.now) and self._may_lead():
+                self._commits.start(TakeLead(), standing, [me])
+        elif leader.record.node != context.name:
+            if self._observers.expired(view, leader.record.node, context.now) and self._may_lead():
                 self._expire(leader.record.node, standing, [me])
         else:
             self._lead(standing)
 
     def next_due(self, incarnation: str) -> float:
         """When time alone will make something necessary: an expiry or the end of a ban."""
-        view = self._desk.view
+        view = self._context.view
         leads = self.leads(incarnation)
-        watched = [n for n in view.members if n != self._desk.name] if leads else []
+        watched = [n for n in view.members if n != self._context.name] if leads else []
         if not leads and view.leader is not None and view.leader.record.node in view.members:
             watched = [view.leader.record.node]
-        due = [self._observers.expires_at(view, n) for n in watched if n != self._desk.name]
+        due = [self._observers.expires_at(view, n) for n in watched if n != self._context.name]
         if leads:
-            wait = [a.record.banned_until - self._desk.wall for a in view.admin.values() if a.record.banned_until]
-            due += [self._desk.now + max(w, 0.0) for w in wait]
+            wait = [a.record.banned_until - self._context.wall for a in view.admin.values() if a.record.banned_until]
+            due += [self._context.now + max(w, 0.0) for w in wait]
             if (
                 self._replan
                 or view.corrupt
                 or any(not view.alive(c.record.node, c.record.incarnation) for c in view.claims.values())
             ):
-                due.append(self._desk.now + 0.1)
+                due.append(self._context.now + 0.1)
         return min(due, default=math.inf)
 
     def _may_lead(self) -> bool:
         """A stopped or banned node leads only when there is no other that lives."""
-        view, desk = self._desk.view, self._desk
-        if not inactive(view, desk.name, desk.wall):
+        view, context = self._context.view, self._context
+        if not inactive(view, context.name, context.wall):
             return True
         return all(
-            inactive(view, node, desk.wall) or self._observers.expired(view, node, desk.now) for node in view.members
+            inactive(view, node, context.wall) or self._observers.expired(view, node, context.now)
+            for node in view.members
         )
 
     def _expire(self, node: str, standing: list[Condition], first: list[Operation]) -> None:
         """Delete a silent node's membership and its claims, provided that the beat seen is still its last."""
-        desk, view = self._desk, self._desk.view
+        context, view = self._context, self._context.view
         incarnation = view.members[node].record.incarnation
         conditions = [
             *standing,
@@ -120,14 +133,15 @@ class Leading:
         # The node may have given a claim up since it was seen here, and another node may have made its own.
         conditions += [view.condition(key) for key in claims]
         operations += [Delete(key) for key in claims]
-        if desk.commit("lead", conditions, operations, part_of_membership(node)):
-            self._expiring = incarnation
-            desk.note(f"{node} has been silent for its hold: expiring it", "warning")
+        kind = Expire(node, incarnation)
+        if self._commits.start(kind, conditions, operations, part_of_membership(node)):
+            self._expiring = kind
+            context.note(f"{node} has been silent for its hold: expiring it", "warning")
 
     def _lead(self, standing: list[Condition]) -> None:
-        desk, view = self._desk, self._desk.view
+        context, view = self._context, self._context.view
         for node in sorted(view.members):
-            if node != desk.name and self._observers.expired(view, node, desk.now):
+            if node != context.name and self._observers.expired(view, node, context.now):
                 self._expire(node, standing, [])
                 return
         if self._free_orphans(standing) or self._mend(standing) or self._lift_bans(standing):
@@ -135,29 +149,29 @@ class Leading:
         if self._replan:
             if self._forget_held(standing):
                 return
-            plan = next_plan(view, desk.tunables, desk.wall, self._epoch_floor)
+            plan = next_plan(view, context.tunables, context.wall, self._epoch_floor)
             if plan is None:
                 self._replan = False
                 return
             conditions = [*standing, view.condition("plan")]
-            if desk.commit("lead", conditions, [Put("plan", schema.encode(plan))]):
+            if self._commits.start(WritePlan(plan.epoch), conditions, [Put("plan", schema.encode(plan))]):
                 self._replan = False
-                desk.note(f"plan {plan.epoch}: {plan.cause}")
+                context.note(f"plan {plan.epoch}: {plan.cause}")
 
     def _forget_held(self, standing: list[Condition]) -> bool:
         """Forget that the cluster has held addresses that no node is configured for: another machine may get them."""
-        desk, view = self._desk, self._desk.view
+        view = self._context.view
         nodes = [view.condition(f"node/{name}") for name in sorted(view.nodes)]
         room = MAX_OPERATIONS - len(standing) - len(nodes)
         gone = [f"held/{address}" for address in sorted(view.held.keys() - configured(view).keys())][: max(room, 0)]
         conditions = [*standing, *nodes, *(view.condition(key) for key in gone)]
-        return bool(gone) and desk.commit("lead", conditions, [Delete(key) for key in gone])
+        return bool(gone) and self._commits.start(ForgetHeld(), conditions, [Delete(key) for key in gone])
 
-    def finished(self, accepted: bool) -> None:
-        """The commit of kind "lead" was answered."""
-        if accepted and self._expiring:
-            self._proven.add(self._expiring)
-        self._expiring = ""
+    def finished(self, kind: CommitKind, accepted: bool) -> None:
+        """A commit of the leader was answered."""
+        if accepted and self._expiring is not None and kind == self._expiring:
+            self._proven.add(self._expiring.incarnation)
+        self._expiring = None
         if not accepted:
             self._replan = True
 
@@ -168,7 +182,7 @@ class Leading:
         In the first case this leader has the proof. In the second the node may hold for as long as its hold
         lasts, which nobody can look up any more: wait for the longest that any node has promised at its join.
         """
-        desk, view, observers = self._desk, self._desk.view, self._observers
+        context, view, observers = self._context, self._context.view, self._observers
         wait = max((m.record.hold + m.record.margin for m in view.members.values()), default=0.0)
         wait = max([wait, *(node.record.wait for node in view.nodes.values())])
         due: list[str] = []
@@ -176,27 +190,29 @@ class Leading:
             if view.alive(claim.record.node, claim.record.incarnation):
                 observers.orphan_gone(f"claim/{address}")
                 continue
-            since = observers.orphan_since(f"claim/{address}", view.revision_of(f"claim/{address}"), desk.now)
-            if claim.record.incarnation in self._proven or (since + wait <= desk.now and observers.trusted(desk.now)):
+            since = observers.orphan_since(f"claim/{address}", view.revision_of(f"claim/{address}"), context.now)
+            if claim.record.incarnation in self._proven or (
+                since + wait <= context.now and observers.trusted(context.now)
+            ):
                 due.append(f"claim/{address}")
         for key in view.corrupt:
             # A claim that cannot be read: its holder rewrites it at once; when nobody does, nobody holds it.
             # A membership that cannot be read: its node gives it up and joins anew, unless it is dead.
             kind, name = schema.split_key(key)
             if (kind == "claim" and name not in view.claims) or (kind == "member" and name not in view.members):
-                since = observers.orphan_since(key, view.revision_of(key), desk.now)
-                if since + wait <= desk.now and observers.trusted(desk.now):
+                since = observers.orphan_since(key, view.revision_of(key), context.now)
+                if since + wait <= context.now and observers.trusted(context.now):
                     due.append(key)
             elif kind in ("beat", "health", "phase") and name and name not in view.members:
                 # Says nothing without a membership; the node itself writes it again when it has one.
                 due.append(key)
         # Each key may need a second condition, on a membership.
         due = sorted(due)[: (MAX_OPERATIONS - len(standing)) // 2]
-        return bool(due) and desk.commit("lead", self._as_read(standing, due), [Delete(key) for key in due])
+        return bool(due) and self._commits.start(FreeKeys(), self._as_read(standing, due), [Delete(key) for key in due])
 
     def _as_read(self, standing: list[Condition], keys: Iterable[str]) -> list[Condition]:
         """``standing``, and that ``keys`` and the memberships that they belong to are as this node read them."""
-        view = self._desk.view
+        view = self._context.view
         read: dict[str, None] = {}
         for key in keys:
             read[key] = None
@@ -219,7 +235,7 @@ class Leading:
         living members: one that holds the address writes its claim anew by itself, but one that has released it, and
         has read the store anew since, does not know any more that the claim is its own.
         """
-        desk, view = self._desk, self._desk.view
+        context, view = self._context, self._context.view
         known: dict[str, Record] = {}
         for key in sorted(view.corrupt):
             kind, name = schema.split_key(key)
@@ -230,18 +246,18 @@ class Leading:
                 known[key] = record
         chosen = list(known)[: (MAX_OPERATIONS - len(standing)) // 2]
         conditions = self._as_read(standing, chosen)
-        if not chosen or not desk.commit("lead", conditions, [Put(key, schema.encode(known[key])) for key in chosen]):
+        operations = [Put(key, schema.encode(known[key])) for key in chosen]
+        if not chosen or not self._commits.start(RepairKeys(), conditions, operations):
             return False
-        desk.note(f"written anew as it was known: {', '.join(chosen)}", "warning")
+        context.note(f"written anew as it was known: {', '.join(chosen)}", "warning")
         return True
 
     def _lift_bans(self, standing: list[Condition]) -> bool:
-        desk, view = self._desk, self._desk.view
+        context, view = self._context, self._context.view
         for node, admin in sorted(view.admin.items()):
-            if 0 < admin.record.banned_until <= desk.wall:
+            if 0 < admin.record.banned_until <= context.wall:
                 free = AdminRecord(disabled=admin.record.disabled, stopped=admin.record.stopped)
-                desk.note(f"{node}: the ban is over")
-                return desk.commit(
-                    "lead", [*standing, view.condition(f"admin/{node}")], [Put(f"admin/{node}", schema.encode(free))]
-                )
+                context.note(f"{node}: the ban is over")
+                conditions = [*standing, view.condition(f"admin/{node}")]
+                return self._commits.start(LiftBan(node), conditions, [Put(f"admin/{node}", schema.encode(free))])
         return False

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from locum.cluster.desk import Desk
+from locum.cluster.context import Context
 from locum.cluster.effects import LookForClusters
 from locum.cluster.schema import HostedAddress
 
@@ -24,8 +24,8 @@ UNANSWERED_PAUSE, OCCUPIED_PAUSE = 0.2, 5.0
 class Lookout:
     """What one node knows of other clusters. Without ``watching`` it never looks, and nothing is barred."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self.watching = False
         # Addresses that are not to be claimed yet → why not, "" before the first look.
         self._barred: dict[str, str] = {}
@@ -63,7 +63,7 @@ class Lookout:
 
     def look(self, hosted: tuple[HostedAddress, ...]) -> bool:
         """As :meth:`clear`, for a member; and asks for what is barred once the node's own record has it."""
-        record = self._desk.view.nodes.get(self._desk.name)
+        record = self._context.view.nodes.get(self._context.name)
         if self._barred and not self._everything and record is not None and record.record.addresses == hosted:
             self._ask(frozenset(self._barred))
         return self.clear()
@@ -84,9 +84,9 @@ class Lookout:
         return self._next if waiting else math.inf
 
     def _ask(self, addresses: frozenset[str]) -> None:
-        if not self._ticket and self._desk.now >= self._next:
-            self._ticket, self._asked = self._desk.ticket(), addresses
-            self._desk.emit(LookForClusters(self._ticket))
+        if not self._ticket and self._context.now >= self._next:
+            self._ticket, self._asked = self._context.ticket(), addresses
+            self._context.emit(LookForClusters(self._ticket))
 
     def seen(self, ticket: int, problem: str | None, addresses: frozenset[str]) -> None:
         """The answer to a look; see :class:`locum.cluster.effects.LookForClusters`."""
@@ -94,18 +94,18 @@ class Lookout:
             return
         self._ticket = 0
         if problem is None:
-            self._next = self._desk.now + UNANSWERED_PAUSE
+            self._next = self._context.now + UNANSWERED_PAUSE
             return
-        self._next = self._desk.now + OCCUPIED_PAUSE
+        self._next = self._context.now + OCCUPIED_PAUSE
         if self._everything:
             if problem not in ("", self.obstacle):
-                self._desk.note(f"this node takes no address: {problem}", "error")
+                self._context.note(f"this node takes no address: {problem}", "error")
             self._everything, self.obstacle = bool(problem), problem
             return
         for address in self._asked & self._barred.keys():
             if problem and address in addresses:
                 if not self._barred[address]:
-                    self._desk.note(f"{address} is not taken: {problem}", "error")
+                    self._context.note(f"{address} is not taken: {problem}", "error")
                 self._barred[address] = problem
             else:
                 del self._barred[address]

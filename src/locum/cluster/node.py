@@ -20,8 +20,11 @@ import math
 from collections.abc import Callable, Collection, Mapping
 
 from locum.cluster import schema
+from locum.cluster.activity import Activity
 from locum.cluster.checking import Checking
-from locum.cluster.desk import Desk
+from locum.cluster.commit_kinds import Claim, Farewell, Join, LeaderCommit, WriteHealth
+from locum.cluster.commits import Commits
+from locum.cluster.context import Context
 from locum.cluster.effects import ConfirmHold, DropHold, Effect, Exit, ReadAnew, RunEvent, SendBeat
 from locum.cluster.following import Following
 from locum.cluster.hold import Observers, OwnHold
@@ -87,17 +90,19 @@ class Node:
         self._longest_wait = 0.0
         # The unix time until which the other nodes are told of it, and what.
         self._history_note = (0.0, "")
-        self.desk = Desk(identity.name, view)
+        self.context = Context(identity.name, view)
         self.hold = OwnHold(identity.hold)
         self.observers = Observers(self.hold.interval)
-        self.serving = Serving(self.desk)
+        self.commits = Commits(self.context)
+        self.activity = Activity(self.context)
+        self.serving = Serving(self.context, self.commits, self.activity)
         self.serving.configure(identity.addresses)
-        self.checking = Checking(self.desk)
+        self.checking = Checking(self.context, self.activity)
         self.obstacles = Obstacles(identity.hold)
-        self.following = Following(self.desk)
-        self.leading = Leading(self.desk, self.observers)
-        self.joining = Joining(self.desk, identity)
-        self.lookout = Lookout(self.desk)
+        self.following = Following(self.context, self.commits, self.activity)
+        self.leading = Leading(self.context, self.commits, self.observers)
+        self.joining = Joining(self.context, self.commits, identity)
+        self.lookout = Lookout(self.context)
 
     # -- inputs: each says what happened, then looks at the whole --------------------------------------------
 
@@ -108,7 +113,7 @@ class Node:
 
     def view_changed(self, keys: set[str], now: float, wall: float) -> None:
         """The driver has fed the view from the watch; ``keys`` is what the view said had changed."""
-        held = self.hold.valid(self.desk.now)
+        held = self.hold.valid(self.context.now)
         self._enter(now, wall)
         if self.view.another_history:
             self._begin_history()
@@ -136,7 +141,7 @@ class Node:
         accepted = None if result is None else result.accepted
         known = self._known.pop(ticket, None)
         if result is not None and known is not None:
-            beat = Put(f"beat/{self.desk.name}", b"")
+            beat = Put(f"beat/{self.context.name}", b"")
             self.view.another_history = self.view.answered(result, [beat], known)
             if self.view.another_history:
                 self.view.forget()
@@ -151,13 +156,12 @@ class Node:
         current = self.hold.under_way(ticket)
         slot = self.hold.finished(ticket, accepted, sent_at) if self.stage is Stage.MEMBER else None
         if result is not None and accepted and current and self.stage is Stage.MEMBER:
-            self.desk.last_beat = max(self.desk.last_beat, result.revision)
+            self.context.last_beat = max(self.context.last_beat, result.revision)
         if slot is not None and now < self.hold.deadline:
-            self.desk.emit(ConfirmHold(slot, self.hold.deadline, self.desk.last_beat, self._quiet_until))
+            self.context.emit(ConfirmHold(slot, self.hold.deadline, self.context.last_beat, self._quiet_until))
         self._enter(now, wall)
         # A refusal of a beat of an earlier membership says nothing about this one.
         if accepted is False and current and self.stage is Stage.MEMBER:
-            self.desk.free("beat")
             # Or the store was restored from a copy that has the membership, but not its last beat.
             self._lose("the store refused a beat: another node expired this membership")
         self._step()
@@ -165,26 +169,27 @@ class Node:
     def commit_done(self, ticket: int, result: CommitResult | None, now: float, wall: float) -> None:
         """A commit was answered; ``result`` is None when the store did not answer."""
         self._enter(now, wall)
-        answer = self.desk.commit_done(ticket, result)
+        answer = self.commits.answered(ticket, result)
+        refused = result is not None and answer is not None and not answer.accepted
         if self.view.another_history:
             self._begin_history()
         elif answer is not None:
-            kind, accepted, keys = answer
-            if kind == "lead":
-                self.leading.finished(accepted)
-            if not accepted and result is not None:
-                self.serving.claim_failed(kind)
-            if kind == "join" and not accepted and result is not None:
-                self._doubt_view()
-            if kind == "farewell" and accepted:
-                self._left(None)
-            self._keys_changed(keys)
+            match answer.kind:
+                case LeaderCommit():
+                    self.leading.finished(answer.kind, answer.accepted)
+                case Claim() if refused:
+                    self.serving.claim_refused()
+                case Join() if refused:
+                    self._doubt_view()
+                case Farewell() if answer.accepted:
+                    self._left(None)
+            self._keys_changed(answer.keys)
         self._step()
 
     def activity_done(self, ticket: int, ok: bool, reason: str, now: float, wall: float) -> None:
         """An event run has ended; ``reason`` says why it is not ok."""
         self._enter(now, wall)
-        self.desk.activity_done(ticket, ok, reason)
+        self.activity.ended(ticket, ok, reason)
         self._step()
 
     def probed(self, ticket: int, found: Mapping[str, str], now: float, wall: float) -> None:
@@ -289,15 +294,15 @@ class Node:
 
     def take_effects(self) -> list[Effect]:
         """What is to be done now, in order; handed out once."""
-        effects, self.desk.effects = self.desk.effects, []
+        effects, self.context.effects = self.context.effects, []
         return effects
 
     def next_wakeup(self) -> float:
         """The CLOCK_BOOTTIME second at which :meth:`tick` must be called at the latest (inf: never)."""
-        desk = self.desk
-        due = [desk.next_pause_end(), self._farewell_until]
-        if self.stage is Stage.LOST and desk.idle and not self.serving.local and self._read_since():
-            due.append(desk.now)
+        context = self.context
+        due = [self.commits.next_pause_end(), self._farewell_until]
+        if self.stage is Stage.LOST and self.activity.idle and not self.serving.local and self._read_since():
+            due.append(context.now)
         if self.stage is Stage.JOINING:
             due += [self.joining.next_due(), self.lookout.next_due()]
         if self.stage is Stage.MEMBER:
@@ -308,9 +313,9 @@ class Node:
                 due.append(self._quiet_until)
             due.append(self.lookout.next_due())
             due.append(self.leading.next_due(self.incarnation))
-            if self.hold.deadline > desk.now:
+            if self.hold.deadline > context.now:
                 due.append(self.hold.deadline)
-            if desk.idle and not self._inactive():
+            if self.activity.idle and not self._inactive():
                 due.append(self.checking.next_due())
         soonest = min(due)
         # What was due at the last look and was not done waits for something else; look again soon, but never spin.
@@ -320,15 +325,15 @@ class Node:
 
     def _enter(self, now: float, wall: float) -> None:
         """Every input begins here: the time, and whether the hold has ended since the last one."""
-        held = self.hold.valid(self.desk.now)
-        self.desk.now, self.desk.wall = now, wall
+        held = self.hold.valid(self.context.now)
+        self.context.now, self.context.wall = now, wall
         if held and not self.hold.valid(now):
-            self.desk.note("the hold has ended without an answer from the store: releasing all addresses", "error")
+            self.context.note("the hold has ended without an answer from the store: releasing all addresses", "error")
             self.serving.doubt()
-            self.desk.emit(DropHold())
+            self.context.emit(DropHold())
 
     def _keys_changed(self, keys: set[str]) -> None:
-        view, now = self.view, self.desk.now
+        view, now = self.view, self.context.now
         # In an order, so that a run of the simulation is the same in every process.
         for key in sorted(keys):
             kind, node = schema.split_key(key)
@@ -336,21 +341,21 @@ class Node:
                 self.observers.forget(node)
             if kind in ("member", "node"):
                 self._wait()
-            if kind == "beat" and node == self.desk.name:
+            if kind == "beat" and node == self.context.name:
                 beat = view.beats.get(node)
                 if beat is not None and beat.record.incarnation == self.incarnation:
                     self.observers.beat_echoed(beat.record.sequence, now)
             if kind in ("member", "beat") and node in view.members:
                 self.observers.beat_seen(node, view.revision_of(f"beat/{node}"), now)
-                if kind == "beat" and node != self.desk.name and self.observers.store_is_back(now):
+                if kind == "beat" and node != self.context.name and self.observers.store_is_back(now):
                     self.hold.hurry()
         if any(key in view.corrupt for key in keys):
             for key in sorted(keys & view.corrupt.keys()):
-                self.desk.note(view.corrupt[key], "error")
+                self.context.note(view.corrupt[key], "error")
         self.leading.keys_changed(keys)
 
     def _step(self) -> None:
-        self._looked = self.desk.now
+        self._looked = self.context.now
         if self.stage is Stage.LEFT:
             return
         if not self.view.loaded:
@@ -360,17 +365,17 @@ class Node:
             if self.leaving:
                 self._leave_step()
             return
-        if self.stage is Stage.MEMBER and f"member/{self.desk.name}" in self.view.corrupt:
+        if self.stage is Stage.MEMBER and f"member/{self.context.name}" in self.view.corrupt:
             # Whoever starts anew cannot read that we are a member, and frees our claims after a hold.
             self._lose("this node's membership cannot be read in the store")
-        if self.stage is Stage.MEMBER and not self.view.alive(self.desk.name, self.incarnation):
+        if self.stage is Stage.MEMBER and not self.view.alive(self.context.name, self.incarnation):
             if math.isinf(self._farewell_until):
                 self._lose("this node's membership is gone from the store")
             else:
                 # Our own farewell, seen in the watch before its answer came.
                 self._left(None)
                 return
-        if self.stage is Stage.LOST and not self.serving.local and self.desk.idle and self._read_since():
+        if self.stage is Stage.LOST and not self.serving.local and self.activity.idle and self._read_since():
             self.stage = Stage.JOINING
             self.lookout.begin()
         if self.stage is Stage.JOINING:
@@ -392,14 +397,14 @@ class Node:
                 self.serving.inherit(adoption.held)
                 self._lose("the membership of the agent before this one is gone, or was on other terms")
             return
-        if self.incarnation and self.view.alive(self.desk.name, self.incarnation):
+        if self.incarnation and self.view.alive(self.context.name, self.incarnation):
             self.stage = Stage.MEMBER
             self.hold.lose()
-            self.desk.last_beat = 0
+            self.context.last_beat = 0
             self.following.join()
             self.checking.unearn()
             self.lookout.begin()
-            self.desk.note(f"joined as {self.incarnation}")
+            self.context.note(f"joined as {self.incarnation}")
             return
         if not self.lookout.clear():
             self.joining.blocked(self.lookout.obstacle)
@@ -415,10 +420,10 @@ class Node:
 
         Others wait as long as its key says. A store without that beat was restored from an older copy.
         """
-        view, beat = self.view, f"beat/{self.desk.name}"
-        if not view.alive(self.desk.name, adoption.incarnation) or view.revision_of(beat) < adoption.revision:
+        view, beat = self.view, f"beat/{self.context.name}"
+        if not view.alive(self.context.name, adoption.incarnation) or view.revision_of(beat) < adoption.revision:
             return False
-        terms = self.view.members[self.desk.name].record
+        terms = self.view.members[self.context.name].record
         return terms.hold == self.identity.hold and terms.margin >= self.identity.margin
 
     def _adopt(self, adoption: Adoption) -> None:
@@ -426,37 +431,37 @@ class Node:
         self.lookout.trust()
         self.incarnation = adoption.incarnation
         self.hold.adopt(adoption.deadline, adoption.slot, self._last_sequence())
-        self.desk.last_beat = adoption.revision
+        self.context.last_beat = adoption.revision
         self._quiet_until = adoption.quiet
         claims = {
             a: c.record
             for a, c in self.view.claims.items()
-            if c.record.node == self.desk.name and c.record.incarnation == self.incarnation
+            if c.record.node == self.context.name and c.record.incarnation == self.incarnation
         }
         self.serving.adopt(adoption.held, claims)
         self.serving.scripts_forget(adoption.missing)
-        if not self.hold.valid(self.desk.now):
+        if not self.hold.valid(self.context.now):
             self.serving.doubt()
-        health = current_health(self.view, self.desk.name)
+        health = current_health(self.view, self.context.name)
         if health is not None:
             self.checking.adopt(health.started, health.earned, health.healthy, health.reason)
         self.following.adopt(self.incarnation)
-        self.desk.note(f"adopted {self.incarnation} with {len(adoption.held)} addresses")
+        self.context.note(f"adopted {self.incarnation} with {len(adoption.held)} addresses")
 
     def _last_sequence(self) -> int:
-        beat = self.view.beats.get(self.desk.name)
+        beat = self.view.beats.get(self.context.name)
         return beat.record.sequence if beat is not None else 0
 
     def _lose(self, why: str) -> None:
         """This incarnation is over: silent at once, then tell the scripts, then join anew."""
-        self.desk.note(f"{why}; releasing all addresses and joining anew", "error")
+        self.context.note(f"{why}; releasing all addresses and joining anew", "error")
         self.stage = Stage.LOST
         self.incarnation = ""
         self.hold.lose()
-        self.desk.last_beat = 0
+        self.context.last_beat = 0
         self.serving.doubt()
         self.checking.lost()
-        self.desk.emit(DropHold())
+        self.context.emit(DropHold())
         self._doubt_view()
 
     # -- a store that goes back ----------------------------------------------------------------------------------
@@ -466,11 +471,11 @@ class Node:
         why, self.view.another_history = self.view.another_history, ""
         what = f"the store's history has changed: it was wiped or restored from a copy ({why})"
         self._history_note = (
-            self.desk.wall + TELL_HISTORY,
+            self.context.wall + TELL_HISTORY,
             f"{what}; what was committed since the copy is lost: check what admins had set",
         )
         self._known.clear()
-        self.desk.forget()
+        self.commits.forget()
         self.observers.forget_all()
         self.leading.forget()
         self.serving.forget()
@@ -478,7 +483,7 @@ class Node:
             self._lose(what)
         elif self.stage is not Stage.LEFT:
             self.incarnation = ""
-            self.desk.note(what, "error")
+            self.context.note(what, "error")
             self._doubt_view()
 
     def _look_for_gap(self, now: float, wall: float) -> None:
@@ -505,7 +510,7 @@ class Node:
     def _doubt_view(self) -> None:
         """What the view knows may be partly another history's: a watch that goes on after a break cannot tell."""
         self._stale_reads = self.view.reads
-        self.desk.emit(ReadAnew())
+        self.context.emit(ReadAnew())
 
     def _wait(self) -> float:
         """The longest hold and margin that this node has ever heard of, in seconds."""
@@ -521,15 +526,15 @@ class Node:
 
     def _may_begin(self) -> bool:
         """Whether this node may claim and take: no hold of another history can last any more."""
-        return self.desk.now >= self._quiet_until and self._read_since()
+        return self.context.now >= self._quiet_until and self._read_since()
 
     def _member_step(self) -> None:
-        desk, now = self.desk, self.desk.now
+        context, now = self.context, self.context.now
         self._watch_inactivity()
         if self.hold.due(now):
             self._beat()
         plan = self.following.plan(self.incarnation)
-        mine = assigned(plan, desk.name, self.incarnation)
+        mine = assigned(plan, context.name, self.incarnation)
         hold_valid = self.hold.valid(now)
         if hold_valid and self._read_since():
             self.leading.step(self.incarnation)
@@ -545,18 +550,18 @@ class Node:
         self.joining.refresh()
 
     def _beat(self) -> None:
-        desk = self.desk
-        ticket = desk.ticket()
-        slot = self.hold.begin(ticket, desk.now)
-        self.observers.beat_sent(self.hold.sequence, desk.now)
+        context = self.context
+        ticket = context.ticket()
+        slot = self.hold.begin(ticket, context.now)
+        self.observers.beat_sent(self.hold.sequence, context.now)
         record = BeatRecord(self.incarnation, self.hold.sequence)
-        put = Put(f"beat/{desk.name}", schema.encode(record))
+        put = Put(f"beat/{context.name}", schema.encode(record))
         reason = {put.key: "the node alone writes it, and its membership, a condition, proves which life of the node"}
         self._known[ticket] = self.view.known
-        desk.emit(SendBeat(ticket, slot, Commit(tuple(desk.membership()), (put,), reason)))
+        context.emit(SendBeat(ticket, slot, Commit(tuple(context.membership()), (put,), reason)))
 
     def _write_health(self) -> None:
-        key = f"health/{self.desk.name}"
+        key = f"health/{self.context.name}"
         truth = HealthRecord(
             incarnation=self.incarnation,
             started=self.checking.started and self.checking.judged,
@@ -569,22 +574,22 @@ class Node:
             leaving=self.leaving,
             handles=self.handles,
             warning=self._warning(),
-            unable=self.obstacles.unable(self.desk.now),
+            unable=self.obstacles.unable(self.context.now),
             unsteady=self.serving.unsteady(),
             settling=self.checking.settling(),
             warnings=self.obstacles.warnings(),
         )
-        known = self.view.health.get(self.desk.name)
+        known = self.view.health.get(self.context.name)
         if known is None or known.record != truth or key in self.view.corrupt:
-            member = self.view.condition(f"member/{self.desk.name}")
-            self.desk.commit("health", [member, self.view.condition(key)], [Put(key, schema.encode(truth))])
+            member = self.view.condition(f"member/{self.context.name}")
+            self.commits.start(WriteHealth(), [member, self.view.condition(key)], [Put(key, schema.encode(truth))])
 
     def _warning(self) -> str:
         until, note = self._history_note
-        return "; ".join(part for part in (self.identity.warning, note if self.desk.wall < until else "") if part)
+        return "; ".join(part for part in (self.identity.warning, note if self.context.wall < until else "") if part)
 
     def _inactive(self) -> bool:
-        return inactive(self.view, self.desk.name, self.desk.wall)
+        return inactive(self.view, self.context.name, self.context.wall)
 
     def _watch_inactivity(self) -> None:
         """A node that is stopped or banned must prove its services again before it serves (I6).
@@ -599,23 +604,22 @@ class Node:
     # -- activities --------------------------------------------------------------------------------------------
 
     def _activity_step(self) -> None:
-        desk = self.desk
-        if desk.idle:
+        if self.activity.idle:
             work, _ = self._next_work()
             if work is not None:
                 work()
-        elif desk.activity == "monitor" or (desk.activity == "startup" and self.leaving):
+        elif self.activity.name == "monitor" or (self.activity.name == "startup" and self.leaving):
             # Moving addresses does not wait for a check that may take long.
             _, urgent = self._next_work()
             if urgent or self.leaving:
-                desk.cancel()
+                self.activity.cancel()
 
     def _next_work(self) -> tuple[Callable[[], None] | None, bool]:
         """The next thing to do, and whether it may interrupt a monitor."""
         member = self.stage is Stage.MEMBER
-        hold_valid = member and self.hold.valid(self.desk.now)
+        hold_valid = member and self.hold.valid(self.context.now)
         plan = self.following.plan(self.incarnation) if member else None
-        mine = assigned(plan, self.desk.name, self.incarnation)
+        mine = assigned(plan, self.context.name, self.incarnation)
         may_move = plan is None or self.following.may_move(plan)
         # Where there is no plan at all, somebody deleted it: that is no reason to stop serving before there is another.
         may_release = may_move and (self.view.plan is not None or not member or self._inactive())
@@ -641,32 +645,32 @@ class Node:
 
     def _leave_step(self) -> None:
         """Addresses are served elsewhere, then ``shutdown``, then the member key goes."""
-        if self.stage is Stage.LEFT or not self.desk.idle or self.serving.local:
+        if self.stage is Stage.LEFT or not self.activity.idle or self.serving.local:
             return
-        if self.stage is Stage.MEMBER and self.hold.valid(self.desk.now) and not self._nothing_left():
+        if self.stage is Stage.MEMBER and self.hold.valid(self.context.now) and not self._nothing_left():
             return
         if not self._shut_down:
             self._shut_down = True
             if self.checking.started:
-                self.desk.emit(RunEvent(self.desk.begin("shutdown", self._shutdown_done), "shutdown"))
+                self.context.emit(RunEvent(self.activity.begin("shutdown", self._shutdown_done), "shutdown"))
                 return
         if self.stage is not Stage.MEMBER:
             self._left(None)
             return
         if math.isinf(self._farewell_until):
-            self._farewell_until = self.desk.now + FAREWELL_LIMIT
-        if self.desk.now >= self._farewell_until:
+            self._farewell_until = self.context.now + FAREWELL_LIMIT
+        if self.context.now >= self._farewell_until:
             self._left(None)
             return
         self._say_farewell()
 
     def _shutdown_done(self, ok: bool, reason: str) -> None:
         if not ok:
-            self.desk.note(f"shutdown: {reason}", "error")
+            self.context.note(f"shutdown: {reason}", "error")
 
     def _nothing_left(self) -> bool:
         """Whether the cluster has taken over what this node served, as far as it can."""
-        view, name = self.view, self.desk.name
+        view, name = self.view, self.context.name
         if any(c.record.node == name and c.record.incarnation == self.incarnation for c in view.claims.values()):
             return False
         health = current_health(view, name)
@@ -678,16 +682,16 @@ class Node:
         return name not in plan.assignment.values() and self.following.all_reached(plan, SETTLED)
 
     def _say_farewell(self) -> None:
-        view, name = self.view, self.desk.name
+        view, name = self.view, self.context.name
         conditions = [view.condition(f"member/{name}")]
         operations = [Delete(f"{kind}/{name}") for kind in ("member", "beat", "health", "phase")]
         if self.leading.leads(self.incarnation):
             conditions.append(view.condition("leader"))
             operations.append(Delete("leader"))
-        self.desk.commit("farewell", conditions, operations, part_of_membership(name))
+        self.commits.start(Farewell(), conditions, operations, part_of_membership(name))
 
     def _left(self, problem: str | None) -> None:
         if self.stage is not Stage.LEFT:
             self.stage = Stage.LEFT
             self._farewell_until = math.inf
-            self.desk.emit(Exit(problem))
+            self.context.emit(Exit(problem))

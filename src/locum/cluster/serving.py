@@ -13,8 +13,11 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from locum.cluster import schema
+from locum.cluster.activity import Activity
+from locum.cluster.commit_kinds import Claim, CorrectClaims, Reclaim, Unclaim
+from locum.cluster.commits import Commits
+from locum.cluster.context import Context
 from locum.cluster.damping import Damper, Rule
-from locum.cluster.desk import Desk
 from locum.cluster.effects import ProbeAddresses, ReleaseAddress, Restore, TakeAddress, TakeAgain, UpdateAddress
 from locum.cluster.refusals import Refusals
 from locum.cluster.schema import ClaimRecord, HeldRecord, HostedAddress, PlanRecord
@@ -42,8 +45,10 @@ class Local(msgspec.Struct):
 class Serving:
     """The addresses of one node."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: Context, commits: Commits, activity: Activity) -> None:
+        self._context = context
+        self._commits = commits
+        self._activity = activity
         self.hosted: dict[str, HostedAddress] = {}
         self.local: dict[str, Local] = {}
         self.links: dict[str, bool] = {}
@@ -86,10 +91,10 @@ class Serving:
 
     def _is_unsteady(self, name: str) -> bool:
         damper = self._dampers.get(name)
-        return damper is not None and damper.unsteady(self._desk.now, self._rule())
+        return damper is not None and damper.unsteady(self._context.now, self._rule())
 
     def _rule(self) -> Rule:
-        tunables = self._desk.tunables
+        tunables = self._context.tunables
         return Rule(tunables.link_up_delay, tunables.damping_longest, tunables.damping_window)
 
     def adopt(self, held: Mapping[str, str], claims: Mapping[str, ClaimRecord]) -> None:
@@ -98,7 +103,7 @@ class Serving:
             interface = held.get(address, claim.interface)
             self.local[address] = Local(interface, self._bits(address), held=address in held)
             if address not in held:
-                self._given_up[address] = self._desk.view.revision_of(f"claim/{address}")
+                self._given_up[address] = self._context.view.revision_of(f"claim/{address}")
         for address, interface in held.items():
             if address not in claims:
                 # Somebody deleted the claim or made it unreadable: whoever knows less than we did may free it.
@@ -122,11 +127,11 @@ class Serving:
         before, self.links = self.links, dict(links)
         rule = self._rule()
         for name in {*before, *links}:
-            self._dampers.setdefault(name, Damper()).seen(self.links.get(name, False), self._desk.now, rule)
+            self._dampers.setdefault(name, Damper()).seen(self.links.get(name, False), self._context.now, rule)
         for address, local in self.local.items():
             # An interface that is switched off loses the routes through it, and its IPv6 addresses.
             if local.held and before.get(local.interface) is False and self.links.get(local.interface):
-                self.upkeep.forgotten(address, self._desk.now)
+                self.upkeep.forgotten(address, self._context.now)
 
     def forget(self) -> None:
         """The store has another history: revisions of claims mean nothing there."""
@@ -134,8 +139,8 @@ class Serving:
 
     def address_removed(self, address: str, interface: str) -> None:
         """An address vanished from the kernel; if it is held there, it comes back."""
-        if self._is_held(address, interface) and self.upkeep.lost(address, self._desk.now):
-            self._desk.note(f"{address} was removed from {interface} by another program: restoring it", "warning")
+        if self._is_held(address, interface) and self.upkeep.lost(address, self._context.now):
+            self._context.note(f"{address} was removed from {interface} by another program: restoring it", "warning")
             self._restore()
 
     def restored(self, address: str, interface: str, problem: str) -> None:
@@ -144,15 +149,15 @@ class Serving:
             # An activity decides, and puts the address where it belongs.
             return
         if not problem:
-            self.upkeep.restored(address, self._desk.now)
-        elif self.upkeep.failed(address, self._desk.now):
+            self.upkeep.restored(address, self._context.now)
+        elif self.upkeep.failed(address, self._context.now):
             self.give_up(address, interface, f"it was removed, and the kernel refuses it: {problem}")
         else:
-            self._desk.note(f"cannot restore {address} on {interface}: {problem}; trying again", "warning")
+            self._context.note(f"cannot restore {address} on {interface}: {problem}; trying again", "warning")
 
     def renewal_failed(self, address: str, interface: str, problem: str) -> None:
         """The lifetime of a held address cannot be renewed: it is about to leave."""
-        if self._is_held(address, interface) and self.upkeep.failed(address, self._desk.now):
+        if self._is_held(address, interface) and self.upkeep.failed(address, self._context.now):
             self.give_up(address, interface, f"the kernel does not renew its lifetime: {problem}")
 
     def give_up(self, address: str, interface: str, reason: str) -> None:
@@ -160,21 +165,21 @@ class Serving:
         if self._is_held(address, interface):
             self.local[address].held = False
             self.upkeep.released(address)
-            self._refuse(address, reason, self._desk.now)
+            self._refuse(address, reason, self._context.now)
 
     def scripts_forget(self, addresses: Collection[str]) -> None:
         """What scripts attached to these addresses may be gone, as after a firewall's reload: tell the scripts."""
         for address in addresses:
             local = self.local.get(address)
             if local is not None and local.held:
-                self.upkeep.forgotten(address, self._desk.now)
+                self.upkeep.forgotten(address, self._context.now)
 
     def still_here(self, address: str, reason: str) -> None:
         """The kernel neither removed nor muted ``address``, which is being given up: it keeps its claim until then."""
         if address not in self._stuck:
             text = f"{address} can be neither removed nor muted: {reason}; this node keeps its claim and tries again"
-            self._desk.note(text, "error")
-        self._stuck[address] = self._desk.now + STUCK_PAUSE
+            self._context.note(text, "error")
+        self._stuck[address] = self._context.now + STUCK_PAUSE
 
     @property
     def moving(self) -> str | None:
@@ -193,9 +198,9 @@ class Serving:
             local = self.local.get(address)
             return local is not None and self.links.get(local.interface, False) and self._moving != address
 
-        for address in self.upkeep.to_restore(self._desk.now, possible):
+        for address in self.upkeep.to_restore(self._context.now, possible):
             local = self.local[address]
-            self._desk.emit(Restore(address, local.bits, local.interface))
+            self._context.emit(Restore(address, local.bits, local.interface))
 
     # -- what there is to do ---------------------------------------------------------------------------
 
@@ -214,8 +219,8 @@ class Serving:
         plan's preparations are complete.
         """
         if plan_revision != self._plan[0]:
-            self._plan = (plan_revision, self._desk.now + PRECEDENCE)
-        self.refusals.lapse(self._desk.now, self._served)
+            self._plan = (plan_revision, self._context.now + PRECEDENCE)
+        self.refusals.lapse(self._context.now, self._served)
         self._restore()
         self._unclaim(mine, incarnation)
         self._mend(incarnation)
@@ -226,23 +231,23 @@ class Serving:
 
     def claimed(self, address: str, incarnation: str) -> bool:
         """Whether this incarnation has the claim on ``address``."""
-        claim = self._desk.view.claims.get(address)
-        return claim is not None and claim.record.node == self._desk.name and claim.record.incarnation == incarnation
+        claim = self._context.view.claims.get(address)
+        return claim is not None and claim.record.node == self._context.name and claim.record.incarnation == incarnation
 
     def _firmly_claimed(self, address: str, incarnation: str) -> bool:
         """Whether this incarnation has a claim on ``address`` that no deletion under way can end."""
         given_up = self._given_up.get(address)
-        return self.claimed(address, incarnation) and given_up != self._desk.view.revision_of(f"claim/{address}")
+        return self.claimed(address, incarnation) and given_up != self._context.view.revision_of(f"claim/{address}")
 
     def release_due(self, mine: frozenset[str], hold_valid: bool, may_release: bool, incarnation: str) -> str | None:
         """The next address to release, if any. Without a hold everything is, at once; else when the plan says so."""
         for address in self.local:
-            if self._desk.now < self._stuck.get(address, 0.0):
+            if self._context.now < self._stuck.get(address, 0.0):
                 continue
             if not hold_valid or address not in self.hosted:
                 return address
             if not self.claimed(address, incarnation) and (
-                not self.local[address].held or self._desk.view.claim_holder(address) is not None
+                not self.local[address].held or self._context.view.claim_holder(address) is not None
             ):
                 return address
             if may_release and (address not in mine or address in self.refusals or self._left_elsewhere(address)):
@@ -258,16 +263,16 @@ class Serving:
         """Begin to release ``address``."""
         local = self.local[address]
         self._start(address)
-        ticket = self._desk.begin("releaseip", lambda ok, reason: self._released(address, ok, reason))
-        self._desk.emit(ReleaseAddress(ticket, address, local.bits, local.interface))
+        ticket = self._activity.begin("releaseip", lambda ok, reason: self._released(address, ok, reason))
+        self._context.emit(ReleaseAddress(ticket, address, local.bits, local.interface))
 
     def take_due(self, mine: frozenset[str], incarnation: str) -> str | None:
         """The next address that is claimed and must be taken; those that could not be taken before are last."""
-        if self._desk.now < self.refusals.next_take:
+        if self._context.now < self.refusals.next_take:
             return None
         missing = [a for a in mine if a not in self.refusals and not ((local := self.local.get(a)) and local.held)]
         failures = self._failures()
-        others_first = self._desk.now < self._plan[1] and any(address not in failures for address in missing)
+        others_first = self._context.now < self._plan[1] and any(address not in failures for address in missing)
         for address in sorted(missing, key=lambda address: (failures.get(address, 0), address)):
             if others_first and address in failures:
                 return None
@@ -281,7 +286,7 @@ class Serving:
 
     def _unproven(self, address: str) -> bool:
         """Whether nothing tells that the address is this cluster's: none of its nodes has held it."""
-        return self.probing and self._desk.view.revision_of(f"held/{address}") == 0
+        return self.probing and self._context.view.revision_of(f"held/{address}") == 0
 
     def _probe(self, mine: frozenset[str], incarnation: str) -> None:
         """Ask on the wire for those that are claimed and were never held here: all at once, before any is taken."""
@@ -296,13 +301,13 @@ class Serving:
             if self._unproven(address):
                 items.append((address, interface))
         if items:
-            ticket = self._desk.ticket()
+            ticket = self._context.ticket()
             self._probes |= dict.fromkeys((address for address, _ in items), ticket)
-            self._desk.emit(ProbeAddresses(ticket, tuple(items)))
+            self._context.emit(ProbeAddresses(ticket, tuple(items)))
 
     def probed(self, ticket: int, found: Mapping[str, str]) -> None:
         """The answer to ``ticket``: ``found`` is address → what was heard of another machine that has it."""
-        now = self._desk.now
+        now = self._context.now
         for address in [address for address, asked in self._probes.items() if asked == ticket]:
             heard = found.get(address)
             if heard is None:
@@ -311,13 +316,13 @@ class Serving:
             del self._probes[address]
             reason = f"another machine has it: {heard}"
             pause = self.refusals.add(address, reason, now, now, occupied=True)
-            self._desk.note(f"{address} is not taken, {reason}; next try in {pause:.0f} s", "error")
+            self._context.note(f"{address} is not taken, {reason}; next try in {pause:.0f} s", "error")
 
     def _failures(self) -> dict[str, int]:
         """What could not be taken → how often here, and at how many other nodes at present."""
         found = self.refusals.failures()
-        for name, health in self._desk.view.health.items():
-            for address in health.record.refused if name != self._desk.name else ():
+        for name, health in self._context.view.health.items():
+            for address in health.record.refused if name != self._context.name else ():
                 found[address] = found.get(address, 0) + 1
         return found
 
@@ -329,8 +334,8 @@ class Serving:
         self._start(address)
         # From now on it may be here: whatever interrupts the take must lead to a release.
         self.local[address] = Local(interface, bits, held=False)
-        ticket = self._desk.begin("takeip", lambda ok, reason: self._taken(address, ok, reason))
-        self._desk.emit(TakeAddress(ticket, address, bits, interface))
+        ticket = self._activity.begin("takeip", lambda ok, reason: self._taken(address, ok, reason))
+        self._context.emit(TakeAddress(ticket, address, bits, interface))
 
     def update_due(self, mine: frozenset[str]) -> str | None:
         """The next held address whose interface has lost its link while another of its interfaces has it."""
@@ -346,12 +351,12 @@ class Serving:
         new = self.interface_for(address)
         assert new is not None, "update_due looked"
         self._start(address)
-        ticket = self._desk.begin("updateip", lambda ok, reason: self._updated(address, new, ok, reason))
-        self._desk.emit(UpdateAddress(ticket, address, local.bits, local.interface, new))
+        ticket = self._activity.begin("updateip", lambda ok, reason: self._updated(address, new, ok, reason))
+        self._context.emit(UpdateAddress(ticket, address, local.bits, local.interface, new))
 
     def retake_due(self, mine: frozenset[str]) -> str | None:
         """The next held address of which the scripts must hear once more."""
-        for address in self.upkeep.to_tell(self._desk.now):
+        for address in self.upkeep.to_tell(self._context.now):
             local = self.local.get(address)
             if local is not None and local.held and address in mine and self.links.get(local.interface, False):
                 return address
@@ -361,8 +366,8 @@ class Serving:
         """Begin to tell the scripts once more that ``address`` is here."""
         local = self.local[address]
         self._start(address)
-        ticket = self._desk.begin("takeip", lambda ok, reason: self._retaken(address, ok, reason))
-        self._desk.emit(TakeAgain(ticket, address, local.bits, local.interface))
+        ticket = self._activity.begin("takeip", lambda ok, reason: self._retaken(address, ok, reason))
+        self._context.emit(TakeAgain(ticket, address, local.bits, local.interface))
 
     def settled(self, mine: frozenset[str]) -> bool:
         """Whether what the plan gives this node is held where it belongs (or refused), and nothing else is here."""
@@ -370,8 +375,8 @@ class Serving:
             return False
         if any(address not in mine or address in self.refusals for address in self.local):
             return False
-        for address, claim in self._desk.view.claims.items():
-            if claim.record.node == self._desk.name and address not in self.local:
+        for address, claim in self._context.view.claims.items():
+            if claim.record.node == self._context.name and address not in self.local:
                 return False
         for address in mine:
             local = self.local.get(address)
@@ -389,14 +394,13 @@ class Serving:
 
     # -- commits ---------------------------------------------------------------------------------------
 
-    def claim_failed(self, kind: str) -> None:
-        """A commit of claims was refused: one by one, so that a single conflict does not keep the others back."""
-        if kind == "claim":
-            self._chunk = 1
+    def claim_refused(self) -> None:
+        """A commit of claims was refused: claim one by one, so that one conflict does not keep the others back."""
+        self._chunk = 1
 
     def _claim(self, mine: frozenset[str], plan_revision: int, incarnation: str) -> None:
-        view = self._desk.view
-        if not mine or not self._desk.free("claim"):
+        view = self._context.view
+        if not mine or not self._commits.free(Claim()):
             return
         wanted = []
         for address in sorted(mine):
@@ -408,44 +412,44 @@ class Serving:
             self._chunk = CLAIMS_PER_COMMIT
             return
         chunk = wanted[: self._chunk]
-        conditions = [*self._desk.membership(), Condition("plan", plan_revision)]
+        conditions = [*self._context.membership(), Condition("plan", plan_revision)]
         conditions += [Condition(f"claim/{address}", 0) for address, _ in chunk]
-        self._desk.commit(
-            "claim",
+        self._commits.start(
+            Claim(),
             conditions,
             [
-                Put(f"claim/{address}", schema.encode(ClaimRecord(self._desk.name, incarnation, interface)))
+                Put(f"claim/{address}", schema.encode(ClaimRecord(self._context.name, incarnation, interface)))
                 for address, interface in chunk
             ],
         )
 
     def _unclaim(self, mine: frozenset[str], incarnation: str) -> None:
         """Give up the claims on addresses that are not here and should not be."""
-        view = self._desk.view
-        for address in [a for a, c in view.claims.items() if c.record.node == self._desk.name]:
+        view = self._context.view
+        for address in [a for a, c in view.claims.items() if c.record.node == self._context.name]:
             unwanted = address not in mine or address in self.refusals
             if address in self.local or not unwanted or not self.claimed(address, incarnation):
                 continue
-            conditions = [*self._desk.membership(), view.condition(f"claim/{address}")]
-            if self._desk.commit(f"unclaim {address}", conditions, [Delete(f"claim/{address}")]):
+            conditions = [*self._context.membership(), view.condition(f"claim/{address}")]
+            if self._commits.start(Unclaim(address), conditions, [Delete(f"claim/{address}")]):
                 self._given_up[address] = view.revision_of(f"claim/{address}")
 
     def _reclaim(self, mine: frozenset[str], incarnation: str) -> None:
         """Write those claims anew that a deletion under way could end, when the address is wanted after all."""
-        view = self._desk.view
+        view = self._context.view
         for address in [a for a in self._given_up if a in mine and a not in self.refusals]:
             interface = self.interface_for(address)
             if not self.claimed(address, incarnation):
                 del self._given_up[address]
             elif interface is not None and not self._firmly_claimed(address, incarnation):
-                record = ClaimRecord(self._desk.name, incarnation, interface)
-                conditions = [*self._desk.membership(), view.condition(f"claim/{address}")]
-                self._desk.commit(f"reclaim {address}", conditions, [Put(f"claim/{address}", schema.encode(record))])
+                record = ClaimRecord(self._context.name, incarnation, interface)
+                conditions = [*self._context.membership(), view.condition(f"claim/{address}")]
+                self._commits.start(Reclaim(address), conditions, [Put(f"claim/{address}", schema.encode(record))])
 
     def _mend(self, incarnation: str) -> None:
         """Write claims anew that say less than the truth, or that somebody overwrote with something unreadable; and
         with the first claim that says "serving" that the address is the cluster's."""
-        view = self._desk.view
+        view = self._context.view
         operations, conditions = [], []
         for address, local in self.local.items():
             key = f"claim/{address}"
@@ -455,29 +459,31 @@ class Serving:
                 pass
             elif not self.claimed(address, incarnation) or not (local.held or key in view.corrupt):
                 continue
-            truth = ClaimRecord(self._desk.name, incarnation, local.interface, serving=local.held)
+            truth = ClaimRecord(self._context.name, incarnation, local.interface, serving=local.held)
             if claim is None or claim.record != truth or key in view.corrupt:
                 conditions.append(view.condition(key))
                 operations.append(Put(key, schema.encode(truth)))
             if local.held and self._unproven(address):
                 conditions.append(view.condition(f"held/{address}"))
-                operations.append(Put(f"held/{address}", schema.encode(HeldRecord(self._desk.name))))
+                operations.append(Put(f"held/{address}", schema.encode(HeldRecord(self._context.name))))
         if operations:
-            membership = self._desk.membership()
-            self._desk.commit("mend", [*membership, *conditions[:CLAIMS_PER_COMMIT]], operations[:CLAIMS_PER_COMMIT])
+            membership = self._context.membership()
+            self._commits.start(
+                CorrectClaims(), [*membership, *conditions[:CLAIMS_PER_COMMIT]], operations[:CLAIMS_PER_COMMIT]
+            )
 
     # -- ends of activities ----------------------------------------------------------------------------
 
     def _start(self, address: str) -> None:
         self._moving = address
-        self._began = self._desk.now
+        self._began = self._context.now
         self._doubted = False
         self.changes += 1
 
     def _gone(self, address: str) -> None:
         """``address`` has left this node, unless the kernel would neither remove nor mute it."""
         self.upkeep.released(address)
-        if self._stuck.get(address, 0.0) > self._desk.now:
+        if self._stuck.get(address, 0.0) > self._context.now:
             self.local[address].held = False
         else:
             self._stuck.pop(address, None)
@@ -488,7 +494,7 @@ class Serving:
         self._gone(address)
         if not ok:
             gone = "" if address in self.local else "; the address is gone all the same"
-            self._desk.note(f"releaseip {address}: {reason}{gone}", "warning")
+            self._context.note(f"releaseip {address}: {reason}{gone}", "warning")
 
     def _taken(self, address: str, ok: bool, reason: str) -> None:
         self._moving = None
@@ -497,7 +503,7 @@ class Serving:
             self.local[address].held = not self._doubted
             self._stuck.pop(address, None)
             self.upkeep.released(address)
-            self.refusals.taken(address, self._desk.now)
+            self.refusals.taken(address, self._context.now)
             return
         self._failed(address, f"takeip: {reason}")
 
@@ -512,7 +518,7 @@ class Serving:
     def _retaken(self, address: str, ok: bool, reason: str) -> None:
         self._moving = None
         if ok:
-            self.upkeep.told(address, self._desk.now)
+            self.upkeep.told(address, self._context.now)
             return
         self._failed(address, f"takeip, once more: {reason}")
 
@@ -523,12 +529,12 @@ class Serving:
             self._refuse(address, reason, self._began)
 
     def _refuse(self, address: str, reason: str, began: float) -> None:
-        pause = self.refusals.add(address, reason, began, self._desk.now)
-        self._desk.note(f"cannot serve {address} ({reason}); next try in {pause:.0f} s", "error")
+        pause = self.refusals.add(address, reason, began, self._context.now)
+        self._context.note(f"cannot serve {address} ({reason}); next try in {pause:.0f} s", "error")
 
     def _served(self, address: str) -> bool:
         """Whether some node says in its claim that it serves ``address``."""
-        claim = self._desk.view.claims.get(address)
+        claim = self._context.view.claims.get(address)
         return claim is not None and claim.record.serving
 
     def _bits(self, address: str) -> int:

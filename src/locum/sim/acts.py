@@ -147,7 +147,7 @@ class Acts(Process):
             # The engine starts it once it runs.
             self._waiting = lambda: self._launch(ticket, event, end, address, act)
             return
-        tunables = self.node.desk.tunables
+        tunables = self.node.context.tunables
         timeout = tunables.monitor_timeout if event == "monitor" else tunables.event_timeout
         seconds, ok, reason = machine.behaviour.draw(event, timeout)
         self.world.checks.event_started(machine, event, address)

@@ -137,7 +137,7 @@ class Agent(Acts):
         now, wall = self.clock.boot(), self.clock.wall()
         yield
         method(*arguments, now, wall)
-        if self.node.desk.effects:
+        if self.node.context.effects:
             yield from self._carry_out()
         else:
             self._set_timer()
@@ -179,7 +179,7 @@ class Agent(Acts):
         if address not in self.node.serving.hosted:
             return
         configured = self.configured.get(address)
-        if configured is not None and (configured == interface or not self.node.desk.idle):
+        if configured is not None and (configured == interface or not self.node.activity.idle):
             return
         yield
         self.kernel.remove(address, interface)

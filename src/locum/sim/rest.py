@@ -78,7 +78,7 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
         return f"is {node.stage.value}"
     if machine.link.settled_at > world.engine.now:
         return "has told the store something in the trouble that is still under way"
-    if node.desk.waiting:
+    if node.commits.waiting:
         return "has told the store something and waits for the answer"
     if node.view.revision < world.healed_revision:
         return "has not heard yet of what happened before the healing"
@@ -205,8 +205,8 @@ def _plan(world: World, active: dict[str, Machine]) -> Iterator[str]:
                 yield f"phase/{name} is corrupt"
         if not isinstance(record, PhaseRecord) or (record.epoch, record.phase) != (plan.epoch, RECOVERED):
             yield f"{name} is not recovered from plan {plan.epoch}: {record}"
-        if machine.agent is not None and machine.agent.node.desk.activity not in (None, "monitor"):
-            yield f"{name} runs {machine.agent.node.desk.activity}"
+        if machine.agent is not None and machine.agent.node.activity.name not in (None, "monitor"):
+            yield f"{name} runs {machine.agent.node.activity.name}"
     unclosed = world.checks.unclosed(sorted(active))
     if unclosed is not None:
         yield f"I3: {unclosed}"
