@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from locum.clock import boottime
 from locum.cluster.rivals import Inspection, refusal
 from locum.errors import StoreError
-from locum.store.base import Store
+from locum.store.base import Store, carry_out
 
 #: Pause between two readings while it is not known who lives, in seconds.
 READ_PAUSE = 0.1
@@ -52,7 +52,7 @@ class ClusterSearch:
                 await asyncio.sleep(READ_PAUSE)
             for cluster, node, commit in inspection.expiries(boottime()):
                 async with asyncio.timeout(patience):
-                    result = await self._store.commit(commit.conditions, commit.operations)
+                    result = await carry_out(self._store, commit)
                 if not result.accepted:
                     # It lives after all: the next search sees that.
                     return None, frozenset()
