@@ -184,7 +184,8 @@ def test_what_an_interface_lacks_is_read_from_the_kernel(scene: Scene, gate: Gat
         gate.ensure_interfaces()
         reader.close()
     after = scene.node.run("nft", "list", "chain", "netdev", "locum", chain)
-    assert after.count("ether saddr") == 2 and "ether saddr 02:00:5e:00:53:77 jump sent" in after
+    assert after.count("ether saddr") == 2
+    assert "ether saddr 02:00:5e:00:53:77 jump sent" in after
 
 
 def test_other_stacks_on_the_device_are_not_judged(scene: Scene, gate: Gate, container: Namespace) -> None:

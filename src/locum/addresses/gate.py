@@ -24,6 +24,7 @@ import os
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -77,6 +78,8 @@ _SETS6 = (
 _SIOCGIFHWADDR = 0x8927
 _ETHERNET = (1, 772)
 
+#: How long nft may take to load our rules, in seconds.
+_LOAD_LIMIT = 30
 _NFT_PLACES = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft")
 
 
@@ -151,6 +154,9 @@ class Gate:
         self._fingerprint: object = None
         self._serials = [0] * SLOTS
         self._pending = [False] * SLOTS
+
+        #: The latest processes that have loaded rules for this object, for who watches those of others.
+        self.loaders: deque[int] = deque(maxlen=8)
 
     def close(self) -> None:
         """Close the socket; the kernel's tables stay. Idempotent."""
@@ -504,20 +510,25 @@ class Gate:
 
         program = self._nft or next((place for place in _NFT_PLACES if os.access(place, os.X_OK)), "nft")
         try:
-            done = subprocess.run(
+            with subprocess.Popen(
                 [program, "-f", "-"],
-                input=text,
-                capture_output=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 text=True,
-                check=False,
-                timeout=30,
                 env={**os.environ, "LC_ALL": "C"},
-            )
+            ) as nft:
+                self.loaders.append(nft.pid)
+                try:
+                    _, stderr = nft.communicate(text, timeout=_LOAD_LIMIT)
+                except BaseException:
+                    nft.kill()
+                    raise
         except (OSError, subprocess.TimeoutExpired) as problem:
             raise GateUnavailable(f"cannot run {program}: {problem}; install the package nftables") from problem
-        if done.returncode:
-            said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()
-            if os.strerror(errno.EPERM) in done.stderr:
+        if nft.returncode:
+            said = (stderr.strip() or f"exit status {nft.returncode}").splitlines()
+            if os.strerror(errno.EPERM) in stderr:
                 raise PermissionRequired(
                     f"nft may not load Locum's rules: {said[0]}; this needs root, or CAP_NET_ADMIN"
                 )

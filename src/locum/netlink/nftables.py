@@ -104,7 +104,7 @@ class Rule(NamedTuple):
 
 
 def compared_values(expressions: bytes) -> list[bytes]:
-    """The constants that a rule's packets have to equal (``nft_cmp_dump`` in net/netfilter/nft_cmp.c), in their order."""
+    """The constants that fields of a packet have to equal for the rule (``nft_cmp_dump``, net/netfilter/nft_cmp.c)."""
     found = []
     for _, expression in core.iterate(expressions):
         parts = core.parse(expression)
