@@ -445,6 +445,7 @@ class Node:
         health = current_health(self.view, self.context.name)
         if health is not None:
             self.checking.adopt(health.started, health.earned, health.healthy, health.reason)
+            self.serving.adopt_links(health.down)
         self.following.adopt(self.incarnation)
         self.context.note(f"adopted {self.incarnation} with {len(adoption.held)} addresses")
 
