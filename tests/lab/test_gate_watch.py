@@ -128,7 +128,7 @@ def test_the_programs_that_changed_nftables_are_named_without_our_own(scene: Sce
         "from locum.addresses.gate import Gate\n"
         "from locum.guard.kernel import name_process\n"
         "name_process('locum-guard')\n"
-        "Gate().shut()\n"
+        "Gate().arm(0, 1)\n"
     )
 
     async def scenario() -> None:
@@ -143,9 +143,10 @@ def test_the_programs_that_changed_nftables_are_named_without_our_own(scene: Sce
             watch.start(asyncio.get_running_loop())
             begun = time.monotonic()
             gate.restore()
+            await until(lambda: looks)
+            looks.clear()
             scene.node.run(sys.executable, "-c", guard)
             await until(lambda: looks)
-            await asyncio.sleep(0.1)
             assert watch.other(begun) == ""
             scene.node.run("nft", "add table inet firewall")
             await until(lambda: watch.other(begun))
