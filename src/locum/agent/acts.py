@@ -428,11 +428,6 @@ class Acts:
         bits, interface = self._renewable[address]
         await self._ensure(address, bits, interface)
 
-    async def gate_done(self, limit: float) -> None:
-        """Returns when all that was asked of the gate has been done: another program may have kept nftables' lock.
-        Raises NoAnswer after ``limit`` seconds."""
-        await self._calls.gate.run("waiting for the gate", limit, lambda: None)
-
     async def allow(self, address: str) -> None:
         """Let a held address through the gate, which has lost it."""
         await self._allow(address)
@@ -487,7 +482,8 @@ class Acts:
             self._log(f"cannot note that {address} is about to change: {error}", "warning")
 
     def _completed(self, address: str, bits: int, interface: str) -> None:
-        self._renewable[address] = (bits, interface)
+        # A hold that was lost during the scripts has emptied both.
+        self.configured[address] = self._renewable[address] = (bits, interface)
         self._wire.holds(address, interface)
         what = f"noting that {address} is held"
         self._spawn(
@@ -538,20 +534,18 @@ class Acts:
 
     async def _deny(self, address: str) -> bool:
         """Whether the gate mutes ``address`` now."""
-        if self._gate is None:
-            return False
-        try:
-            await self._calls.on_gate(f"muting {address}", self._gate.deny, address)
-        except LocumError as error:
-            self._log(f"the kernel's gate cannot be changed: {error}", "error")
-            return False
-        return True
+        return self._gate is not None and await self._change_gate(f"muting {address}", self._gate.deny, address)
 
     async def _allow(self, address: str) -> bool:
-        if self._gate is None:
-            return True
+        """Whether the gate, if there is one, lets ``address`` through now."""
+        return self._gate is None or await self._change_gate(
+            f"letting {address} through the gate", self._gate.allow, address
+        )
+
+    async def _change_gate(self, what: str, change: Callable[[str], object], address: str) -> bool:
+        """Whether ``change`` was carried out."""
         try:
-            await self._calls.on_gate(f"letting {address} through the gate", self._gate.allow, address)
+            await self._calls.on_gate(what, change, address)
         except LocumError as error:
             self._log(f"the kernel's gate cannot be changed: {error}", "error")
             return False

@@ -169,7 +169,7 @@ class Driver:
             case fx.Note():
                 self._log(effect.text, effect.level)
             case fx.Exit():
-                self.end(effect.problem)
+                self.end(None)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -212,7 +212,11 @@ class Driver:
 
     async def _look(self, effect: fx.LookForClusters) -> None:
         hosted = list(self.node.serving.hosted)
-        problem, addresses = await self._clusters.search(hosted, self.patience)
+
+        def waits(reason: str) -> None:
+            self.feed(self.node.clusters_awaited, effect.ticket, reason)
+
+        problem, addresses = await self._clusters.search(hosted, self.patience, waits)
         self.feed(self.node.clusters_seen, effect.ticket, problem, addresses)
 
     # -- the store -----------------------------------------------------------------------------------------

@@ -32,6 +32,10 @@ class PrefixedStore:
         entries = tuple(Entry(e.key[cut:], e.value, e.revision) for e in snapshot.entries)
         return Snapshot(snapshot.revision, entries)
 
+    async def names(self, prefix: str) -> tuple[str, ...]:
+        """See :class:`locum.store.base.Store`."""
+        return await self._store.names(self._prefix + prefix)
+
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
         """See :class:`locum.store.base.Store`."""
         cut = len(self._prefix)

@@ -127,6 +127,9 @@ class Commits:
         """Whether a commit is under way."""
         return bool(self._under_way)
 
-    def next_pause_end(self) -> float:
-        """When the first pause ends by time alone; infinite without any."""
-        return min((pause.end for pause in self._pauses.values()), default=math.inf)
+    def next_pause_end(self, since: float) -> float:
+        """When the first pause that lasted at ``since`` ends by time alone; infinite without any.
+
+        Earlier ends no longer matter: no part has tried those commits again.
+        """
+        return min((pause.end for pause in self._pauses.values() if pause.end > since), default=math.inf)

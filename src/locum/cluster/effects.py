@@ -151,9 +151,7 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """The node is done. ``problem`` is None after an orderly leave, else why it cannot go on."""
-
-    problem: str | None
+    """The node has left in order."""
 
 
 Effect = (

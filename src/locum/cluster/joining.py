@@ -125,11 +125,14 @@ class Joining:
         self.tried = incarnation
         self._commits.start(Join(), conditions, operations, part_of_membership(name))
 
-    def blocked(self, why: str) -> None:
-        """Something is in the way of joining, or ("") nothing is."""
+    def blocked(self, why: str, waits: str = "") -> None:
+        """Something is in the way of joining, or ("") nothing is.
+
+        ``waits``: what joining waits for when nothing is in its way, "" for nothing; the log has it already.
+        """
         if why and why != self.obstacle:
             self._context.note(f"cannot join: {why}; this node joins as soon as that is over", "error")
-        self.obstacle = why
+        self.obstacle = why or waits
 
     def refresh(self) -> None:
         """Write the node record anew when it is not what the configuration says."""

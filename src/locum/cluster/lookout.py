@@ -15,23 +15,29 @@ from collections.abc import Iterable
 
 from locum.cluster.context import Context
 from locum.cluster.effects import LookForClusters
+from locum.cluster.obstacles import Obstacles
 from locum.cluster.schema import HostedAddress
 
 #: Pause after a look that the store did not answer, and after one that found another cluster, in seconds.
 UNANSWERED_PAUSE, OCCUPIED_PAUSE = 0.2, 5.0
+#: The name under which a member's obstacles and warnings tell of a search that is not at its end.
+SOURCE = "clusters"
 
 
 class Lookout:
     """What one node knows of other clusters. Without ``watching`` it never looks, and nothing is barred."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, obstacles: Obstacles) -> None:
         self._context = context
+        self._obstacles = obstacles
         self.watching = False
         # Addresses that are not to be claimed yet → why not, "" before the first look.
         self._barred: dict[str, str] = {}
         self._everything = True
         #: Why this node neither joins nor claims anything at present, "" when nothing is known against it.
         self.obstacle = ""
+        #: Why a search is not at its end, "" when none waits. A member tells it through its obstacles and warnings.
+        self.awaited = ""
         self._ticket = 0
         self._asked: frozenset[str] = frozenset()
         self._next = 0.0
@@ -40,10 +46,12 @@ class Lookout:
         """A new try to join, or a new membership: nothing is known."""
         self._everything, self._barred, self._ticket, self._next = True, {}, 0, 0.0
         self.obstacle = ""
+        self._tell("")
 
     def trust(self) -> None:
         """This node holds what it is configured for already."""
         self._everything = False
+        self._tell("")
 
     def configured(self, old: Iterable[HostedAddress], new: Iterable[HostedAddress]) -> None:
         """A reload: what it brought is looked for."""
@@ -88,6 +96,18 @@ class Lookout:
             self._ticket, self._asked = self._context.ticket(), addresses
             self._context.emit(LookForClusters(self._ticket))
 
+    def awaits(self, ticket: int, reason: str) -> None:
+        """The search under way cannot come to its end, for ``reason``."""
+        if ticket == self._ticket:
+            self._tell(reason)
+
+    def _tell(self, reason: str) -> None:
+        """A node that may claim nothing cannot serve; one that only waits for what a reload brought can."""
+        self.awaited = reason
+        everything = reason if self._everything else ""
+        self._obstacles.seen(SOURCE, everything, self._context.now)
+        self._obstacles.warn(SOURCE, (reason,) if reason and not everything else ())
+
     def seen(self, ticket: int, problem: str | None, addresses: frozenset[str]) -> None:
         """The answer to a look; see :class:`locum.cluster.effects.LookForClusters`."""
         if ticket != self._ticket:
@@ -96,6 +116,7 @@ class Lookout:
         if problem is None:
             self._next = self._context.now + UNANSWERED_PAUSE
             return
+        self._tell("")
         self._next = self._context.now + OCCUPIED_PAUSE
         if self._everything:
             if problem not in ("", self.obstacle):

@@ -102,7 +102,7 @@ class Node:
         self.following = Following(self.context, self.commits, self.activity)
         self.leading = Leading(self.context, self.commits, self.observers)
         self.joining = Joining(self.context, self.commits, identity)
-        self.lookout = Lookout(self.context)
+        self.lookout = Lookout(self.context, self.obstacles)
 
     # -- inputs: each says what happened, then looks at the whole --------------------------------------------
 
@@ -182,7 +182,7 @@ class Node:
                 case Join() if refused:
                     self._doubt_view()
                 case Farewell() if answer.accepted:
-                    self._left(None)
+                    self._left()
             self._keys_changed(answer.keys)
         self._step()
 
@@ -204,6 +204,12 @@ class Node:
         """The store was searched; see :class:`locum.cluster.effects.LookForClusters`."""
         self._enter(now, wall)
         self.lookout.seen(ticket, problem, addresses)
+        self._step()
+
+    def clusters_awaited(self, ticket: int, reason: str, now: float, wall: float) -> None:
+        """A search for other clusters cannot come to its end, for ``reason``; it goes on."""
+        self._enter(now, wall)
+        self.lookout.awaits(ticket, reason)
         self._step()
 
     def links_changed(self, links: Mapping[str, bool], now: float, wall: float) -> None:
@@ -300,7 +306,7 @@ class Node:
     def next_wakeup(self) -> float:
         """The CLOCK_BOOTTIME second at which :meth:`tick` must be called at the latest (inf: never)."""
         context = self.context
-        due = [self.commits.next_pause_end(), self._farewell_until]
+        due = [self.commits.next_pause_end(self._looked), self._farewell_until]
         if self.stage is Stage.LOST and self.activity.idle and not self.serving.local and self._read_since():
             due.append(context.now)
         if self.stage is Stage.JOINING:
@@ -373,7 +379,7 @@ class Node:
                 self._lose("this node's membership is gone from the store")
             else:
                 # Our own farewell, seen in the watch before its answer came.
-                self._left(None)
+                self._left()
                 return
         if self.stage is Stage.LOST and not self.serving.local and self.activity.idle and self._read_since():
             self.stage = Stage.JOINING
@@ -407,7 +413,7 @@ class Node:
             self.context.note(f"joined as {self.incarnation}")
             return
         if not self.lookout.clear():
-            self.joining.blocked(self.lookout.obstacle)
+            self.joining.blocked(self.lookout.obstacle, self.lookout.awaited)
             return
         # Until a commit of this very incarnation is seen, each try has a name of its own.
         candidate = self._new_incarnation()
@@ -445,7 +451,6 @@ class Node:
         health = current_health(self.view, self.context.name)
         if health is not None:
             self.checking.adopt(health.started, health.earned, health.healthy, health.reason)
-            self.serving.adopt_links(health.down)
         self.following.adopt(self.incarnation)
         self.context.note(f"adopted {self.incarnation} with {len(adoption.held)} addresses")
 
@@ -655,15 +660,12 @@ class Node:
             if self.checking.started:
                 self.context.emit(RunEvent(self.activity.begin("shutdown", self._shutdown_done), "shutdown"))
                 return
-        if self.stage is not Stage.MEMBER:
-            self._left(None)
-            return
         if math.isinf(self._farewell_until):
             self._farewell_until = self.context.now + FAREWELL_LIMIT
-        if self.context.now >= self._farewell_until:
-            self._left(None)
-            return
-        self._say_farewell()
+        if self.stage is Stage.MEMBER and self.context.now < self._farewell_until:
+            self._say_farewell()
+        else:
+            self._left()
 
     def _shutdown_done(self, ok: bool, reason: str) -> None:
         if not ok:
@@ -691,8 +693,8 @@ class Node:
             operations.append(Delete("leader"))
         self.commits.start(Farewell(), conditions, operations, part_of_membership(name))
 
-    def _left(self, problem: str | None) -> None:
+    def _left(self) -> None:
         if self.stage is not Stage.LEFT:
             self.stage = Stage.LEFT
             self._farewell_until = math.inf
-            self.context.emit(Exit(problem))
+            self.context.emit(Exit())

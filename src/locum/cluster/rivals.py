@@ -1,7 +1,8 @@
 """Other clusters in the same store that host the same addresses: which of them live.
 
-Rules of this file: pure. It is fed with readings of the whole store (key → value, revision) and the time at which each
-was complete; it says what to read again for, what to delete, and in the end what was found.
+Rules of this file: pure. It is fed with readings of all clusters' members, with the records and beats of their nodes
+(key → value, revision), and the time at which each was complete; it says what to read again for, what to delete, and in
+the end what was found.
 
 A cluster counts when a node of it is a member and its record has one of the addresses. What is left of a cluster that
 is gone does not: node records have no member, and a member that was killed is silent. That is found out as every leader
@@ -63,7 +64,10 @@ class Inspection:
         self._living: set[tuple[str, str]] = set()
 
     def read(self, entries: Sequence[Entry], now: float) -> None:
-        """A reading of the whole store, complete at ``now`` (seconds, any clock)."""
+        """A reading of all clusters, complete at ``now`` (seconds, any clock).
+
+        Only ``member``, ``node`` and ``beat`` keys count.
+        """
         self._latest = {}
         for cluster, keys in _clusters(entries, self._own, self._allowed).items():
             for name, member in self._members(keys).items():
@@ -104,6 +108,18 @@ class Inspection:
             key not in self._living and now < self._silent_at(key)
             for key in self._latest
             if key[0] in rivals or (rivals and key[0] == self._own)
+        )
+
+    def awaited(self, now: float) -> str:
+        """Why :meth:`undecided` holds at ``now``, in words."""
+        found = [key for key in sorted(self._latest) if key not in self._living and now < self._silent_at(key)]
+        clusters = sorted({cluster for cluster, _ in self._latest if cluster != self._own})
+        limit = max((self._first[key][0].wait for key in found), default=0.0)
+        nodes = ", ".join(f"{name} of cluster {cluster!r}" for cluster, name in found[:5])
+        return (
+            f"cluster {_listed([repr(cluster) for cluster in clusters])} in the same store has members with the same "
+            f"addresses: waiting to see whether {nodes}{' and others' if len(found) > 5 else ''} beat, for at most "
+            f"{limit:.1f} s"
         )
 
     def _silent_at(self, key: tuple[str, str]) -> float:

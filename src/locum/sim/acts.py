@@ -194,7 +194,7 @@ class Acts(Process):
         self._renewable.pop(address, None)
 
     def _completed(self, address: str, interface: str) -> None:
-        self._renewable[address] = interface
+        self.configured[address] = self._renewable[address] = interface
         self.machine.notes[address] = (self.node.incarnation, interface)
 
     def _forget(self, address: str) -> Work:

@@ -250,8 +250,8 @@ class Agent(Acts):
                         yield from self._restore(effect)
                     case fx.Exit():
                         if self.world.trace.on:
-                            self.say(f"exits: {effect.problem or 'left in order'}")
-                        self.machine.agent_exited(self, effect.problem)
+                            self.say("exits: left in order")
+                        self.machine.agent_exited(self)
                         return
         self._set_timer()
 

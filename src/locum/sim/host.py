@@ -275,7 +275,7 @@ class Host:
         for address in list(self.kernel.addresses):
             self.kernel.remove(address)
 
-    def agent_exited(self, agent: Agent, problem: str | None) -> None:
+    def agent_exited(self, agent: Agent) -> None:
         """The agent's node is done: the guard cleans up and ends as well."""
         agent.die()
         self.agent = None
@@ -285,9 +285,9 @@ class Host:
         for address in list(self.kernel.addresses):
             self.kernel.remove(address)
         self.guard = 0
-        self.left = problem is None
-        self.world.agent_ended(self, problem)
-        if problem is not None or self.comes_back:
+        self.left = True
+        self.world.agent_ended(self)
+        if self.comes_back:
             # systemd: Restart=on-failure
             self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
 

@@ -104,12 +104,10 @@ class World:
         if self.on_expiry is not None:
             self.on_expiry(name, incarnation)
 
-    def agent_ended(self, machine: Host, problem: str | None) -> None:
-        """An agent has left, in order or with a problem."""
+    def agent_ended(self, machine: Host) -> None:
+        """An agent has left in order."""
         if self.on_end is not None:
             self.on_end(machine)
-        if problem is not None:
-            self.noted(f"exit: {problem}")
 
     def fail(self, invariant: str, text: str) -> None:
         """Something is wrong."""

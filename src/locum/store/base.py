@@ -126,6 +126,14 @@ class Store(Protocol):
         """All keys that start with ``prefix``, from one moment (linearizable)."""
         ...
 
+    async def names(self, prefix: str) -> tuple[str, ...]:
+        """The first parts, up to a "/", of all keys after ``prefix``, sorted; keys without a "/" there do not count.
+
+        Costs in proportion to the number of names, not of keys. Linearizable as of its beginning: no name is missing
+        that was there when the call began and still was when it ended.
+        """
+        ...
+
     def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
         """Every commit with a revision greater than ``after`` that changed a key under ``prefix``, in order,
         none left out. Raises :class:`WatchLost` when ``after`` is no longer available (compacted, or the

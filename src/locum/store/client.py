@@ -23,7 +23,7 @@ from locum.errors import LocumError, ProtocolError, StoreUnavailable
 from locum.store import messages
 from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot, WatchLost
 from locum.store.keyvalue import check_commit
-from locum.store.messages import Commit, Read, Reply, Unwatch, Watch
+from locum.store.messages import Commit, Names, Read, Reply, Unwatch, Watch
 from locum.wire_async import FrameConnection, connect_unix
 
 #: Requests are refused while this many bytes wait for a server that does not read.
@@ -179,6 +179,13 @@ class UnixStore:
         if reply.snapshot is None:
             raise self._strange(reply)
         return reply.snapshot
+
+    async def names(self, prefix: str) -> tuple[str, ...]:
+        """The first parts of all keys after ``prefix``."""
+        reply = await self._ask(lambda number: Names(number, prefix))
+        if reply.names is None:
+            raise self._strange(reply)
+        return reply.names
 
     async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
         """Carry out ``operations`` if ``conditions`` hold."""

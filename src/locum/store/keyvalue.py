@@ -33,6 +33,9 @@ from locum.store.base import (
 #: Largest commit in bytes, keys and values together. etcd refuses requests above 1.5 MiB (--max-request-bytes).
 MAX_COMMIT_BYTES = 1024 * 1024
 
+#: The character that follows "/": names end before it, as far as keys are sorted.
+AFTER_SLASH = chr(ord("/") + 1)
+
 #: The history keeps at most this many commits, and at most this many bytes of keys and values.
 HISTORY_COMMITS = 10_000
 HISTORY_BYTES = 32 * 1024 * 1024
@@ -112,6 +115,19 @@ class KeyValue:
     def snapshot(self, prefix: str = "") -> Snapshot:
         """All entries under ``prefix``, sorted by key."""
         return Snapshot(self._revision, tuple(self._entries[key] for key in self._under(prefix)))
+
+    def names(self, prefix: str = "") -> tuple[str, ...]:
+        """The first parts of the keys after ``prefix``; see :meth:`locum.store.base.Store.names`."""
+        found = []
+        index = bisect_left(self._keys, prefix)
+        while index < len(self._keys) and (key := self._keys[index]).startswith(prefix):
+            name, slash, _ = key[len(prefix) :].partition("/")
+            if slash:
+                found.append(name)
+                index = bisect_left(self._keys, prefix + name + AFTER_SLASH, index)
+            else:
+                index += 1
+        return tuple(found)
 
     def _under(self, prefix: str) -> Iterator[str]:
         for index in range(bisect_left(self._keys, prefix), len(self._keys)):

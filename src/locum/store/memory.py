@@ -47,6 +47,11 @@ class MemoryStore:
         self._check_open()
         return self.core.snapshot(prefix)
 
+    async def names(self, prefix: str) -> tuple[str, ...]:
+        """The first parts of all keys after ``prefix``."""
+        self._check_open()
+        return self.core.names(prefix)
+
     async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
         """Carry out ``operations`` if ``conditions`` hold."""
         result, safe = self.submit(conditions, operations)

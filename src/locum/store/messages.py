@@ -14,11 +14,18 @@ import msgspec
 from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot
 
 #: Said in the greeting; changes when an old client and a new server would misunderstand each other.
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 
 
 class Read(msgspec.Struct, frozen=True, tag_field="request", tag="read"):
     """Answered by a Reply with a snapshot of the keys under ``prefix``."""
+
+    id: int
+    prefix: str
+
+
+class Names(msgspec.Struct, frozen=True, tag_field="request", tag="names"):
+    """Answered by a Reply with the first parts of the keys after ``prefix``."""
 
     id: int
     prefix: str
@@ -46,7 +53,7 @@ class Unwatch(msgspec.Struct, frozen=True, tag_field="request", tag="unwatch"):
     id: int
 
 
-Request = Read | Commit | Watch | Unwatch
+Request = Read | Names | Commit | Watch | Unwatch
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,6 +67,7 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: int = 0
     snapshot: Snapshot | None = None
+    names: tuple[str, ...] | None = None
     result: CommitResult | None = None
     batch: Batch | None = None
     progress: int | None = None

@@ -28,7 +28,7 @@ from locum.store import messages
 from locum.store.base import Batch, WatchLost
 from locum.store.keyvalue import KeyValue
 from locum.store.memory import MemoryStore, fresh_revision
-from locum.store.messages import Commit, Read, Reply, Unwatch, Watch
+from locum.store.messages import Commit, Names, Read, Reply, Unwatch, Watch
 from locum.wire_async import FrameConnection, FrameServer, serve_unix
 
 #: Commits that one watch looks at before the others get their turn.
@@ -132,6 +132,8 @@ class _Connection(FrameConnection):
                     self._commit(request)
                 case Read():
                     self.send(Reply(request.id, snapshot=self._store.core.snapshot(request.prefix)))
+                case Names():
+                    self.send(Reply(request.id, names=self._store.core.names(request.prefix)))
                 case Watch():
                     self._watch(request)
                 case Unwatch():

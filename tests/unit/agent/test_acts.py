@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -17,10 +18,11 @@ from locum.agent.acts import Acts
 from locum.agent.held import HeldNotes
 from locum.agent.kernel_calls import KernelCalls
 from locum.clock import boottime
-from locum.cluster.effects import Restore
+from locum.cluster.effects import Restore, TakeAddress
 from locum.config.tunables import Tunables
 from locum.connections.keeper import ConnectionKeeper
 from locum.events.engine import EventEngine
+from locum.events.model import Event, EventResult
 from locum.guard.gatekeeper import Enforcement
 from locum.guard.page import Page
 
@@ -74,6 +76,42 @@ class Whatever:
         return lambda *_: None
 
 
+class Connections(Whatever):
+    """Nobody is connected."""
+
+    async def taking(self, _address: str) -> None:
+        pass
+
+
+class Scripts:
+    """Runs an event by calling ``during``."""
+
+    def __init__(self) -> None:
+        self.during: Callable[[], None] = lambda: None
+
+    async def run(self, event: Event, *_: object, **__: object) -> EventResult:
+        self.during()
+        return EventResult(event, (), 0.0, 0.0, ())
+
+
+def acts_of(page: Page, table: FakeTable, announcer: FakeAnnouncer, notes: object, engine: object) -> Acts:
+    """The machine's side of a node without nftables."""
+    return Acts(
+        table=cast(AddressTable, table),
+        enforcement=Enforcement(None, 0.1, 2, ""),
+        announcer=cast(Announcer, announcer),
+        engine=cast(EventEngine, engine),
+        page=page,
+        notes=cast(HeldNotes, notes),
+        connections=cast(ConnectionKeeper, Connections()),
+        calls=KernelCalls(lambda *_: None),
+        wire=cast(WireWatch, Whatever()),
+        tunables=Tunables,
+        incarnation=lambda: "one",
+        log=lambda *_: None,
+    )
+
+
 def test_i1_what_is_dropped_while_its_note_is_slow_is_neither_restored_nor_announced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,20 +119,7 @@ def test_i1_what_is_dropped_while_its_note_is_slow_is_neither_restored_nor_annou
 
     async def scene() -> None:
         table, announcer, notes, page = FakeTable(), FakeAnnouncer(), SlowNotes(), Page(str(tmp_path / "hold"))
-        tested = Acts(
-            table=cast(AddressTable, table),
-            enforcement=Enforcement(None, 0.1, 2, ""),
-            announcer=cast(Announcer, announcer),
-            engine=cast(EventEngine, Whatever()),
-            page=page,
-            notes=cast(HeldNotes, notes),
-            connections=cast(ConnectionKeeper, Whatever()),
-            calls=KernelCalls(lambda *_: None),
-            wire=cast(WireWatch, Whatever()),
-            tunables=Tunables,
-            incarnation=lambda: "one",
-            log=lambda *_: None,
-        )
+        tested = acts_of(page, table, announcer, notes, Whatever())
         page.confirm("one", 0, boottime() + 60, 1, 0.0)
         await tested.adopt([(ADDRESS, 24, "eth1")], ())
         table.present.clear()
@@ -109,6 +134,31 @@ def test_i1_what_is_dropped_while_its_note_is_slow_is_neither_restored_nor_annou
         await asyncio.sleep(0.05)
         assert table.present == set()
         assert announcer.sent == []
+        tested.close()
+
+    asyncio.run(scene())
+
+
+def test_what_is_taken_while_the_hold_ended_and_came_back_is_known_and_goes_with_the_next_drop(tmp_path: Path) -> None:
+    async def scene() -> None:
+        table, page, scripts = FakeTable(), Page(str(tmp_path / "hold")), Scripts()
+        tested = acts_of(page, table, FakeAnnouncer(), HeldNotes(str(tmp_path / "held")), scripts)
+        tested.engine_ready.set()
+
+        def hold_ends_and_comes_back() -> None:
+            tested.drop()
+            page.confirm("one", 0, boottime() + 60, 2, 0.0)
+
+        scripts.during = hold_ends_and_comes_back
+        page.confirm("one", 0, boottime() + 60, 1, 0.0)
+        ok, _ = await tested.take(TakeAddress(1, ADDRESS, 24, "eth1"))
+        assert ok
+        assert table.present == {ADDRESS}
+        assert tested.configured == {ADDRESS: (24, "eth1")}
+        tested.drop()
+        async with asyncio.timeout(30):
+            while table.present:  # noqa: ASYNC110 (the kernel's addresses change on a thread)
+                await asyncio.sleep(0.01)
         tested.close()
 
     asyncio.run(scene())

@@ -13,12 +13,14 @@ from .test_slow_takes import ADDRESSES, Cluster
 
 class Network(Cluster):
     """A cluster whose nodes ask on the wire and look for other clusters. ``strangers``: address → what is heard of it.
-    ``problem``: what a look for other clusters finds, None: the store does not answer that."""
+    ``problem``: what a look for other clusters finds, None: the store does not answer that. ``waits``: why a look
+    is not at its end, until it is ""."""
 
     def __init__(self, *names: str) -> None:
         super().__init__(*names, hangs=lambda *_: False)
         self.strangers: dict[str, str] = {}
         self.problem: str | None = ""
+        self.waits = ""
         self.shared: frozenset[str] = frozenset(ADDRESSES)
         self.probes: list[tuple[str, ...]] = []
         self.order: list[tuple[str, str]] = []
@@ -33,6 +35,9 @@ class Network(Cluster):
             self.order += [("probe", address) for address in asked]
             found = {address: self.strangers[address] for address in asked if address in self.strangers}
             node.probed(effect.ticket, found, self.now, wall)
+        elif isinstance(effect, LookForClusters) and self.waits:
+            node.clusters_awaited(effect.ticket, self.waits, self.now, wall)
+            node.clusters_seen(effect.ticket, None, frozenset(), self.now, wall)
         elif isinstance(effect, LookForClusters):
             node.clusters_seen(
                 effect.ticket, self.problem, self.shared if self.problem else frozenset(), self.now, wall
@@ -131,6 +136,55 @@ def test_a_store_that_does_not_answer_a_look_is_asked_again() -> None:
     assert cluster.served() == {}
     cluster.problem = ""
     cluster.until_served(ADDRESSES, 10)
+
+
+def test_a_node_that_waits_for_a_search_before_it_joins_says_for_what() -> None:
+    cluster = Network("n1")
+    node = cluster.nodes["n1"]
+    node.lookout.watching = True
+    cluster.waits = "cannot look for other clusters in the store: permission denied"
+    cluster.run(3)
+    assert node.stage is Stage.JOINING
+    assert node.joining.obstacle == cluster.waits
+    cluster.waits = ""
+    cluster.until_served(ADDRESSES, 10)
+    assert node.joining.obstacle == ""
+
+
+def test_a_member_that_waits_for_a_search_says_for_what_and_others_get_its_addresses() -> None:
+    cluster = Network("n1")
+    node = cluster.nodes["n1"]
+    node.lookout.watching = True
+    while node.stage is not Stage.MEMBER:
+        cluster._step()
+        if "n1" in node.view.members:
+            cluster.waits = "waiting to see whether n7 of cluster 'other' beats"
+    cluster.waits = "waiting to see whether n7 of cluster 'other' beats"
+    node.lookout.begin()
+    cluster.run(3)
+    assert cluster.served() == {}
+    assert node.view.health["n1"].record.unable == cluster.waits
+    cluster.waits = ""
+    cluster.until_served(ADDRESSES, 10)
+    assert node.view.health["n1"].record.unable == ""
+
+
+def test_a_search_for_what_a_reload_brought_that_has_to_wait_is_a_warning() -> None:
+    cluster = Network("n1")
+    node = cluster.nodes["n1"]
+    node.lookout.watching = True
+    every = node.identity.addresses
+    node.configure(replace(node.identity, addresses=every[1:]), cluster.now, 1.7e9 + cluster.now)
+    cluster.until_served(ADDRESSES[1:], 10)
+    cluster.waits = "the store does not answer"
+    node.configure(replace(node.identity, addresses=every), cluster.now, 1.7e9 + cluster.now)
+    cluster.run(3)
+    assert set(cluster.served()) == set(ADDRESSES[1:])
+    health = node.view.health["n1"].record
+    assert (health.warnings, health.unable) == ((cluster.waits,), "")
+    cluster.waits = ""
+    cluster.until_served(ADDRESSES, 10)
+    assert node.view.health["n1"].record.warnings == ()
 
 
 def test_what_a_reload_brings_is_looked_for_and_the_rest_is_served_meanwhile() -> None:

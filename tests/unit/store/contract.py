@@ -52,6 +52,19 @@ async def test_prefix_is_text_not_path(harness: Harness) -> None:
 
 
 @asynchronous
+async def test_names_are_the_first_parts_of_keys_once_each(harness: Harness) -> None:
+    async with harness:
+        store = await harness.open()
+        assert await store.names("") == ()
+        for key in ("a", "a/1", "a/2/x", "a.bulk/1", "a-1/x", "a0/x", "c/d/e", "c/d/f", "c/g/h", "z", "é/1"):
+            await put(store, key)
+        assert await store.names("") == ("a-1", "a.bulk", "a", "a0", "c", "é")
+        assert await store.names("c/") == ("d", "g")
+        assert await store.names("a") == ("-1", ".bulk", "", "0")
+        assert await store.names("z") == ()
+
+
+@asynchronous
 async def test_conditions_decide_and_a_refused_commit_changes_nothing(harness: Harness) -> None:
     async with harness:
         store = await harness.open()

@@ -21,7 +21,7 @@ from tests.unit.store.harness import Watched, asynchronous, commit_when_possible
     [
         (b"", "connection lost"),
         (b"hello\n", "not a message of this protocol"),
-        (b'{"protocol":99}\n', "speaks protocol 99, not 2"),
+        (b'{"protocol":99}\n', "speaks protocol 99, not 3"),
         (b'{"error":"permission denied: not for you"}\n', "permission denied: not for you"),
         (b'{"id":5,"progress":3}\n{"unknown":true}\n', "speaks protocol None"),
         (b"x" * 20_000_000, "frame of more than"),
@@ -52,7 +52,7 @@ async def test_something_else_than_a_store(tmp_path: Path, says: bytes, complain
 @asynchronous
 async def test_answer_to_another_question(tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b'{"protocol":2}\n')
+        writer.write(b'{"protocol":3}\n')
         while await reader.readline():
             writer.write(b'{"id":1,"result":{"accepted":true,"revision":1}}\n{"id":77,"lost":"what"}\n')
         writer.close()

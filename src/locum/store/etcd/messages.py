@@ -138,6 +138,11 @@ def range_request(prefix: bytes, *, after: bytes = b"", revision: int = 0, limit
     return _encode({"key": start, "range_end": prefix_end(prefix), "revision": revision, "limit": limit})
 
 
+def first_request(prefix: bytes, start: bytes) -> bytes:
+    """The first key under ``prefix`` that is not before ``start``, without its value; linearizable."""
+    return _encode({"key": start or b"\0", "range_end": prefix_end(prefix), "keys_only": True, "limit": 1})
+
+
 def probe_request(key: bytes) -> bytes:
     """The cheapest linearizable read: one key, without its value."""
     return _encode({"key": key, "keys_only": True, "limit": 1})

@@ -102,6 +102,26 @@ class EtcdStore:
     async def _next_page(self, prefix: bytes, last: KeyValue, revision: int) -> RangeResponse:
         return await self._range(messages.range_request(prefix, after=last.key, revision=revision, limit=_PAGE))
 
+    async def names(self, prefix: str) -> tuple[str, ...]:
+        """The first parts of all keys after ``prefix``: one small read for each."""
+        return await self._bounded(self._names(self._prefix + prefix.encode()))
+
+    async def _names(self, prefix: bytes) -> tuple[str, ...]:
+        found: list[str] = []
+        start = prefix
+        while True:
+            answer = await self._range(messages.first_request(prefix, start))
+            if not answer.kvs:
+                return tuple(found)
+            key = answer.kvs[0].key
+            name, slash, _ = key[len(prefix) :].partition(b"/")
+            if slash:
+                found.append(name.decode(errors="replace"))
+                # The first key that does not begin with this name and "/".
+                start = messages.prefix_end(prefix + name + slash)
+            else:
+                start = key + b"\0"
+
     async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
         """Carry out ``operations`` if ``conditions`` hold."""
         check_commit(conditions, operations)
