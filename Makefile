@@ -1,6 +1,6 @@
 # 'make demo' and 'make test' do all of their own set-up. See README.md.
 
-.PHONY: help demo test test-all sim lint format venv packages clean
+.PHONY: help demo test test-all sim lint format venv lock packages clean
 
 help:
 	@echo 'make demo    a cluster on this machine: real clients, real failures, a table of the gaps'
@@ -10,6 +10,7 @@ help:
 	@echo 'make lint    style and types only'
 	@echo 'make format  put the code into the one style'
 	@echo 'make venv    the virtual environment .venv'
+	@echo 'make lock    pin the newest versions of the Python packages in requirements-dev.lock'
 	@echo 'make clean   remove what was made here'
 
 demo: packages venv
@@ -39,6 +40,9 @@ format: venv
 
 venv: packages
 	@tools/venv.sh
+
+lock:
+	@tools/lock.sh
 
 packages:
 	@tools/packages.sh

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Make the virtual environment .venv with the package (editable) and its development tools, or bring it up to date
-# with pyproject.toml. Silent unless it takes a while or fails.
+# Make the virtual environment .venv with the package (editable) and its development tools, in the versions of
+# requirements-dev.lock, or bring it up to date with that file. Silent unless it takes a while or fails.
 set -eu
 
 cd "$(dirname "$0")/.."
 stamp=.venv/.made-from
-# What was installed depends on this file, on this script and on where the checkout is.
-wanted=$(cat pyproject.toml tools/venv.sh | cksum)" $PWD"
+# What was installed depends on these files and on where the checkout is.
+wanted=$(cat pyproject.toml requirements-dev.lock tools/venv.sh | cksum)" $PWD"
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -41,6 +41,16 @@ if ! .venv/bin/python -c "$new_enough" 2>/dev/null || ! head -n 1 .venv/bin/pip 
     "$python" -m venv .venv >"$log" 2>&1 ||
         fail "$python cannot make a virtual environment (Debian package: python3-venv); its output is above."
 fi
-.venv/bin/python -m pip install -q -e '.[dev]' >"$log" 2>&1 ||
-    fail "pip could not install the Python packages that pyproject.toml names; its output is above."
+# The package itself is built with the pinned setuptools and brings no other version of anything.
+pinned() {
+    .venv/bin/python -m pip install -q -r requirements-dev.lock &&
+        .venv/bin/python -m pip install -q --no-build-isolation --no-deps -e .
+}
+if ! pinned >"$log" 2>&1; then
+    # A package index that lacks one of them: Locum works with others, but what was tested is not what runs here.
+    echo "warning: pip cannot install the versions of requirements-dev.lock; using what pyproject.toml allows:" >&2
+    grep -i '^error' "$log" >&2 || true
+    .venv/bin/python -m pip install -q -e '.[dev]' >"$log" 2>&1 ||
+        fail "pip could not install the Python packages that pyproject.toml names; its output is above."
+fi
 echo "$wanted" >"$stamp"

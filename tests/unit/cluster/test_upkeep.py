@@ -18,13 +18,19 @@ ADDRESS = "10.0.0.1"
 
 
 class Cluster:
-    """Nodes on one store. ``problem(node)``: what the kernel says to a restore there; ``fails(node, effect)``."""
+    """Nodes on one store.
+
+    ``problem(node)``: what the kernel says to a restore there. ``fails(node, effect)``: why an activity fails, or "".
+    ``withheld(node, effect)``: the effect gets no answer. ``frozen``: nodes that do nothing meanwhile.
+    """
 
     def __init__(self, *names: str) -> None:
         self.core = KeyValue()
         self.now = 1000.0
         self.problem: Callable[[str], str] = lambda _: ""
         self.fails: Callable[[str, Effect], str] = lambda *_: ""
+        self.withheld: Callable[[str, Effect], bool] = lambda *_: False
+        self.frozen: set[str] = set()
         self.seen: list[tuple[str, Effect]] = []
         self.links = dict.fromkeys(names, True)
         hosted = (HostedAddress(ADDRESS, 24, ("eth0",)),)
@@ -47,13 +53,14 @@ class Cluster:
         """What was asked for of this kind."""
         return [(name, effect) for name, effect in self.seen if isinstance(effect, kind)]
 
-    def run(self, seconds: float) -> None:
-        """Let time pass."""
+    def run(self, seconds: float, step: float = 0.05) -> None:
+        """Let time pass, in steps of ``step`` seconds."""
         end = self.now + seconds
         while self.now < end:
             for name, node in self.nodes.items():
-                self._one(name, node)
-            self.now += 0.05
+                if name not in self.frozen:
+                    self._one(name, node)
+            self.now += step
 
     def tell(self, name: str, method: str, *arguments: object) -> None:
         """An input for one node."""
@@ -86,6 +93,8 @@ class Cluster:
                         node.view_changed(keys, self.now, wall)
                     case Restore():
                         node.restored(effect.address, effect.interface, self.problem(name), self.now, wall)
+                    case _ if self.withheld(name, effect):
+                        pass
                     case _ if hasattr(effect, "ticket"):
                         reason = self.fails(name, effect)
                         node.activity_done(effect.ticket, not reason, reason, self.now, wall)
