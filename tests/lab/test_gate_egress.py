@@ -164,6 +164,30 @@ def test_i1_an_answer_that_waits_for_a_neighbour_is_judged_when_it_leaves(
         scene.node.run("ip", "neigh", "flush", "to", stranger, "dev", "eth0")
 
 
+def test_what_an_interface_lacks_is_read_from_the_kernel(scene: Scene, gate: Gate) -> None:
+    """A later process of the node, or an audit, knows nothing of what an earlier one has loaded."""
+    scene.install(gate)
+    with scene.node.entered():
+        reader = Gate()
+        assert reader.uncovered(["eth0"]) == ()
+        assert reader.adopt([A4, A6], ["eth0"])
+        chain = f"egress-{socket.if_nametoindex('eth0')}"
+    before = scene.node.run("nft", "list", "chain", "netdev", "locum", chain)
+    assert before.count("ether saddr") == 1
+    scene.node.run("ip", "link", "set", "eth0", "address", "02:00:5e:00:53:77")
+    with scene.node.entered():
+        assert reader.uncovered(["eth0"]) == ("eth0",)
+        assert reader.state().egress_missing == ("eth0",)
+        reader.ensure_interfaces()
+        assert gate.uncovered(["eth0"]) == ()
+        assert gate.state().egress == ("eth0",)
+        gate.ensure_interfaces()
+        reader.close()
+    after = scene.node.run("nft", "list", "chain", "netdev", "locum", chain)
+    assert after.count("ether saddr") == 2
+    assert "ether saddr 02:00:5e:00:53:77 jump sent" in after
+
+
 def test_other_stacks_on_the_device_are_not_judged(scene: Scene, gate: Gate, container: Namespace) -> None:
     """A container with an interface on the node's device holds the public address itself (it is a node, say): what its
     kernel and its processes say passes, while the node's own gate is shut."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 
 import pytest
@@ -116,3 +119,46 @@ def test_our_own_transactions_do_not_wake_it_and_those_of_others_are_no_damage(s
 
     asyncio.run(scenario())
     assert damage == []
+
+
+def test_the_programs_that_changed_nftables_are_named_without_our_own(scene: Scene, gate: Gate) -> None:
+    """Who held nftables' lock: not the guard, which waited for it as well, nor the nft that loads our own rules."""
+    scene.install(gate)
+    guard = (
+        "from locum.addresses.gate import Gate\n"
+        "from locum.guard.kernel import name_process\n"
+        "name_process('locum-guard')\n"
+        "Gate().arm(0, 1)\n"
+    )
+
+    async def scenario() -> None:
+        looks = []
+
+        async def look() -> tuple[str, ...]:
+            looks.append(time.monotonic())
+            return ()
+
+        watch = GateWatch(gate, lambda _: None, look, gate.loaders)
+        with scene.node.entered():
+            watch.start(asyncio.get_running_loop())
+            begun = time.monotonic()
+            gate.restore()
+            await until(lambda: looks)
+            looks.clear()
+            scene.node.run(sys.executable, "-c", guard)
+            await until(lambda: looks)
+            assert watch.other(begun) == ""
+            scene.node.run("nft", "add table inet firewall")
+            await until(lambda: watch.other(begun))
+            scene.node.run(sys.executable, "-c", guard)
+            looks.clear()
+            await until(lambda: looks)
+        assert re.fullmatch(r"nft \(process [1-9][0-9]*\)", watch.other(begun))
+        first = watch.other(begun)
+        scene.node.run("nft", "delete table inet firewall")
+        await until(lambda: watch.other(begun) != first)
+        assert watch.other(begun).endswith(f" or {first}")
+        assert watch.other(time.monotonic()) == ""
+        watch.close()
+
+    asyncio.run(scenario())

@@ -92,7 +92,8 @@ async def test_socket_without_permission(directory: str) -> None:
     private = os.path.join(directory, "private")
     os.mkdir(private, 0o700)
     output = await as_nobody(LISTEN, os.path.join(private, "s"), "[]")
-    assert output.startswith("PermissionRequired cannot use socket")
+    assert output.startswith("PermissionRequired cannot create socket")
+    assert f"run as a user that may write {private}" in output
 
 
 OPEN = """

@@ -24,7 +24,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from locum.addresses import gate_rules
@@ -39,6 +40,7 @@ from locum.netlink.nftables import (
     NFPROTO_NETDEV,
     Batch,
     NftSocket,
+    compared_values,
 )
 
 #: The shortest hold that the kernel's timer can keep: below one jiffy (10 ms with HZ=100) kernels before 6.12 take
@@ -76,6 +78,8 @@ _SETS6 = (
 _SIOCGIFHWADDR = 0x8927
 _ETHERNET = (1, 772)
 
+#: How long nft may take to load our rules, in seconds.
+_LOAD_LIMIT = 30
 _NFT_PLACES = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft")
 
 
@@ -122,6 +126,14 @@ class GateState(NamedTuple):
     refused: tuple[tuple[str, int], ...] = ()
 
 
+class _Egress(NamedTuple):
+    """The egress chain of an interface. ``judged``: what its own rules compare with, the hardware addresses whose
+    frames they judge among it."""
+
+    chain: str
+    judged: frozenset[str]
+
+
 class Gate:
     """The gate of the network namespace in which the object was created.
 
@@ -139,11 +151,12 @@ class Gate:
         self._interfaces: tuple[str, ...] = ()
         self._held: set[str] = set()
         self._families: tuple[int, ...] = (NFPROTO_INET, NFPROTO_ARP)
-        #: Index of an interface → the hardware address that its egress chain judges, as far as this object knows.
-        self._hardware: dict[int, str] = {}
         self._fingerprint: object = None
         self._serials = [0] * SLOTS
         self._pending = [False] * SLOTS
+
+        #: The latest processes that have loaded rules for this object, for who watches those of others.
+        self.loaders: deque[int] = deque(maxlen=8)
 
     def close(self) -> None:
         """Close the socket; the kernel's tables stay. Idempotent."""
@@ -171,7 +184,6 @@ class Gate:
         devices = _existing(names)
         try:
             self._load(base + gate_rules.egress_ruleset(public4, public6, devices))
-            self._hardware = {device.number: device.hardware for device in devices}
             families: tuple[int, ...] = (NFPROTO_INET, NFPROTO_ARP, NFPROTO_NETDEV)
         except GateUnavailable:
             # Either the kernel has no egress hook, or an interface went just now: the core has to stand anyway.
@@ -243,11 +255,8 @@ class Gate:
 
         Raises NetlinkError, PermissionRequired.
         """
-        covered = {name for chain in self._netfilter.chains(NFPROTO_NETDEV, TABLE) for name in chain.devices}
-        return tuple(d.name for d in _existing(interfaces) if d.name not in covered or not self._is_judged(d))
-
-    def _is_judged(self, device: Device) -> bool:
-        return not device.hardware or self._hardware.get(device.number) == device.hardware
+        egress = self._egress()
+        return tuple(device.name for device in _existing(interfaces) if not _is_covered(device, egress))
 
     def configure(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
         """Change which addresses are public and where, without disturbing those that stay. An address that leaves
@@ -273,20 +282,18 @@ class Gate:
         the chain together with an interface. For whenever an interface has appeared. Raises NetlinkError."""
         if NFPROTO_NETDEV not in self._families:
             return
-        chains = self._netfilter.chains(NFPROTO_NETDEV, TABLE)
-        # On kernels since Linux 6.16 a chain outlives its interface, and its name has the number of the first one.
-        covered = {name: chain.name for chain in chains for name in chain.devices}
+        egress = self._egress()
         for device in _existing(self._interfaces):
+            if _is_covered(device, egress):
+                continue
             try:
-                if device.name not in covered:
+                if device.name not in egress:
                     self._load(gate_rules.egress_addition(device))
-                elif not self._is_judged(device):
-                    self._load(gate_rules.egress_hardware(covered[device.name], device))
+                else:
+                    self._load(gate_rules.egress_hardware(egress[device.name].chain, device))
             except GateUnavailable:
                 if _existing([device.name]):
                     raise
-                continue
-            self._hardware[device.number] = device.hardware
 
     def restore(self) -> None:
         """Load the tables again after somebody has removed or changed them: closed until the next beat that is armed
@@ -392,20 +399,18 @@ class Gate:
 
     def state(self) -> GateState:
         """What the kernel has now. Raises NetlinkError, PermissionRequired."""
-        existing = [device.name for device in _existing(self._interfaces)]
+        existing = _existing(self._interfaces)
         comments = {family: self._netfilter.table_comment(family, TABLE) for family in _FAMILY_NAMES}
         if comments[NFPROTO_INET] != gate_rules.identity() or comments[NFPROTO_ARP] != gate_rules.identity():
-            return GateState(installed=False, egress_missing=tuple(existing))
+            return GateState(installed=False, egress_missing=tuple(device.name for device in existing))
         families = [family for family, comment in comments.items() if comment == gate_rules.identity()]
-        covered: set[str] = set()
-        if NFPROTO_NETDEV in families:
-            chains = self._netfilter.chains(NFPROTO_NETDEV, TABLE)
-            covered = {name for chain in chains for name in chain.devices}
+        egress = self._egress() if NFPROTO_NETDEV in families else {}
+        covered = {device.name for device in existing if _is_covered(device, egress)}
         slots = tuple(self._slot(families, slot) for slot in range(SLOTS))
         return GateState(
             installed=True,
-            egress=tuple(name for name in existing if name in covered),
-            egress_missing=tuple(name for name in existing if name not in covered),
+            egress=tuple(device.name for device in existing if device.name in covered),
+            egress_missing=tuple(device.name for device in existing if device.name not in covered),
             slots=slots,
             open_for=max((slot.left for slot in slots if slot.confirmed), default=0.0),
             public=tuple(sorted(self._addresses("public"))),
@@ -417,6 +422,20 @@ class Gate:
         )
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _egress(self) -> dict[str, _Egress]:
+        """Interface → its egress chain in the kernel, whichever process loaded it."""
+        judged: dict[str, set[str]] = {}
+        for rule in self._netfilter.rules(NFPROTO_NETDEV, TABLE):
+            if gate_rules.is_egress_chain(rule.chain):
+                values = {value.hex(":") for value in compared_values(rule.expressions)}
+                judged.setdefault(rule.chain, set()).update(values)
+        # On kernels since Linux 6.16 a chain outlives its interface, and its name has the number of the first one.
+        return {
+            name: _Egress(chain.name, frozenset(judged.get(chain.name, ())))
+            for chain in self._netfilter.chains(NFPROTO_NETDEV, TABLE)
+            for name in chain.devices
+        }
 
     def _delete_table(self, family: int) -> None:
         try:
@@ -491,20 +510,25 @@ class Gate:
 
         program = self._nft or next((place for place in _NFT_PLACES if os.access(place, os.X_OK)), "nft")
         try:
-            done = subprocess.run(
+            with subprocess.Popen(
                 [program, "-f", "-"],
-                input=text,
-                capture_output=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 text=True,
-                check=False,
-                timeout=30,
                 env={**os.environ, "LC_ALL": "C"},
-            )
+            ) as nft:
+                self.loaders.append(nft.pid)
+                try:
+                    _, stderr = nft.communicate(text, timeout=_LOAD_LIMIT)
+                except BaseException:
+                    nft.kill()
+                    raise
         except (OSError, subprocess.TimeoutExpired) as problem:
             raise GateUnavailable(f"cannot run {program}: {problem}; install the package nftables") from problem
-        if done.returncode:
-            said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()
-            if os.strerror(errno.EPERM) in done.stderr:
+        if nft.returncode:
+            said = (stderr.strip() or f"exit status {nft.returncode}").splitlines()
+            if os.strerror(errno.EPERM) in stderr:
                 raise PermissionRequired(
                     f"nft may not load Locum's rules: {said[0]}; this needs root, or CAP_NET_ADMIN"
                 )
@@ -521,6 +545,12 @@ def _unavailable(problem: NetlinkError) -> LocumError:
 def _by_family(addresses: Iterable[str]) -> tuple[list[str], list[str]]:
     ordered = sorted(addresses)
     return [a for a in ordered if ":" not in a], [a for a in ordered if ":" in a]
+
+
+def _is_covered(device: Device, egress: Mapping[str, _Egress]) -> bool:
+    """Whether the device has an egress chain, one for its present hardware address."""
+    found = egress.get(device.name)
+    return found is not None and (not device.hardware or device.hardware in found.judged)
 
 
 def _existing(names: Iterable[str]) -> list[Device]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Container
 from typing import Protocol
 
 from locum.errors import LocumError
@@ -20,6 +21,10 @@ from locum.netlink.subscription import Subscription
 
 #: Seconds between two looks at the tables when others change nftables all the time.
 _INTERVAL = 0.05
+#: Changes of others that are remembered, and programs that are named at once.
+_REMEMBERED, _NAMED = 32, 3
+#: How the processes of a node are called, and with them their threads: the guard waits for nftables' lock as well.
+_OWN_NAME = "locum-"
 
 
 class Watched(Protocol):
@@ -39,7 +44,8 @@ class GateWatch:
     """Calls ``on_damage(problems)`` when the tables of ``gate`` are no longer as it left them.
 
     ``problems`` is one line each, as ``gate.verify`` returns. The first look comes at once. ``verify`` is called
-    instead of that method, so that the caller's thread for the gate does it.
+    instead of that method, so that the caller's thread for the gate does it. ``loaders``: processes of this node's that
+    load rules, whatever they are called.
     """
 
     def __init__(
@@ -47,13 +53,14 @@ class GateWatch:
         gate: Watched,
         on_damage: Callable[[tuple[str, ...]], None],
         verify: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
+        loaders: Container[int] = (),
     ) -> None:
         self._gate = gate
+        self._loaders = loaders
         self._on_damage = on_damage
         self._verify = verify if verify is not None else self._verify_here
         self._looking: asyncio.Task[None] | None = None
-        self._other = ""
-        self._other_at = 0.0
+        self._others: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: Subscription | None = None
         self._next_look: asyncio.TimerHandle | None = None
@@ -81,9 +88,11 @@ class GateWatch:
             self._looking.cancel()
         self._news = self._loop = self._next_look = None
 
-    def other(self, seconds: float) -> str:
-        """The program that changed nftables last, if that was within so many ``seconds``: ``nft (process 123)``."""
-        return self._other if self._other and time.monotonic() - self._other_at <= seconds else ""
+    def other(self, since: float) -> str:
+        """The programs, none of this node's own, that changed nftables since then (monotonic clock), the latest first:
+        ``nft (process 123) or iptables-nft (process 124)``. "" when there are none."""
+        found = dict.fromkeys(text for changed, text in reversed(self._others) if changed >= since)
+        return " or ".join(list(found)[:_NAMED])
 
     def _readable(self) -> None:
         assert self._news is not None
@@ -91,8 +100,8 @@ class GateWatch:
             self._dirty = True
             for message in core.messages(data or b""):
                 found = nftables.parse_generation(message.payload)
-                if found.name:
-                    self._other, self._other_at = f"{found.name} (process {found.pid})", time.monotonic()
+                if found.name and not found.name.startswith(_OWN_NAME) and found.pid not in self._loaders:
+                    self._others.append((time.monotonic(), f"{found.name} (process {found.pid})"))
         if self._dirty and self._next_look is None:
             self._look()
 

@@ -428,6 +428,11 @@ class Acts:
         bits, interface = self._renewable[address]
         await self._ensure(address, bits, interface)
 
+    async def gate_done(self, limit: float) -> None:
+        """Returns when all that was asked of the gate has been done: another program may have kept nftables' lock.
+        Raises NoAnswer after ``limit`` seconds."""
+        await self._calls.gate.run("waiting for the gate", limit, lambda: None)
+
     async def allow(self, address: str) -> None:
         """Let a held address through the gate, which has lost it."""
         await self._allow(address)

@@ -91,11 +91,13 @@ class Auditor:
         """One audit."""
         # News of what the last one removed has long come; what did not come must not hide a removal by others.
         self._acts.expected_removals.clear()
-        claims = self._claims()
-        node = self._driver.node
-        hosted = [Hosted(h.address, h.bits, h.interfaces) for h in node.serving.hosted.values()]
         began = boottime()
         try:
+            if self._gated:
+                await self._acts.gate_done(PATIENCE)
+                began = boottime()
+            claims, configured = self._claims(), frozenset(self._acts.configured)
+            hosted = [Hosted(h.address, h.bits, h.interfaces) for h in self._driver.node.serving.hosted.values()]
             seen = await self._worker.run("auditing the kernel", PATIENCE, _look, claims, hosted, self._gated)
         except (NoAnswer, LocumError) as error:
             self._tell((f"the kernel could not be compared with what is served here: {error}",))
@@ -106,7 +108,9 @@ class Auditor:
         if len(steady) < len(claims):
             # What has moved meanwhile is looked at next time.
             self._trigger.set()
-        await self._follow(findings(steady, hosted, seen))
+        found = findings(steady, hosted, seen)
+        # What has been released, or dropped, since the audit began is muted by that.
+        await self._follow(f for f in found if f.action != "deny" or configured.isdisjoint(f.addresses))
 
     def _claims(self) -> list[Claim]:
         moving = self._driver.node.serving.moving

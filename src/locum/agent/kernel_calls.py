@@ -30,14 +30,15 @@ class KernelCalls:
     writes to the runtime directory. Objects of :mod:`locum.addresses` are not for several threads at once: each is
     used from one of these alone.
 
-    ``culprit`` tells which other program has changed nftables within so many seconds ("" when none is known).
+    ``culprit`` tells which other programs have changed nftables since a time of the monotonic clock ("" when none is
+    known).
     """
 
     def __init__(self, log: Callable[[str, str], None]) -> None:
         self.gate = Worker("gate", room=_ROOM)
         self.addresses = Worker("addresses", room=_ROOM)
         self.files = Worker("held notes", room=_ROOM)
-        self.culprit: Callable[[float], str] = lambda _seconds: ""
+        self.culprit: Callable[[float], str] = lambda _since: ""
         self._log = log
 
     def start(
@@ -53,7 +54,7 @@ class KernelCalls:
             finally:
                 took = time.monotonic() - begun
                 if took > SLOW and not loop.is_closed():
-                    loop.call_soon_threadsafe(loop.call_later, _AFTERWARDS, self._slow, worker, what, took)
+                    loop.call_soon_threadsafe(loop.call_later, _AFTERWARDS, self._slow, worker, what, begun, took)
 
         try:
             return asyncio.wrap_future(worker.submit(what, timed))
@@ -75,9 +76,9 @@ class KernelCalls:
         for worker in (self.gate, self.addresses, self.files):
             worker.close()
 
-    def _slow(self, worker: Worker, what: str, took: float) -> None:
+    def _slow(self, worker: Worker, what: str, begun: float, took: float) -> None:
         if worker is self.gate:
-            other = self.culprit(took + 1.0) or "another program"
+            other = self.culprit(begun) or "another program"
             cause = f"{other} held the kernel's nftables lock, or the machine had no time for this process"
         elif worker is self.addresses:
             cause = "another program held the kernel's rtnetlink lock, or the machine had no time for this process"

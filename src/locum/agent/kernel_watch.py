@@ -73,7 +73,7 @@ class KernelWatch:
         self._gate_watch: GateWatch | None = None
         if gate is not None:
             self._gate_watch = GateWatch(
-                gate, self._gate_damaged, lambda: calls.on_gate("looking at the gate", gate.verify)
+                gate, self._gate_damaged, lambda: calls.on_gate("looking at the gate", gate.verify), gate.loaders
             )
             calls.culprit = self._gate_watch.other
         self._tasks: set[asyncio.Task[None]] = set()

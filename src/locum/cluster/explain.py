@@ -109,6 +109,15 @@ def _why_unable(view: View, node: str, wall: float) -> str | None:
     return f"has not started yet ({health.reason})" if health.reason else "has not started yet"
 
 
+def _failure(health: HealthRecord, address: str) -> str:
+    """What came of the node's last try to take ``address``, to follow its name; "" when it may try (again)."""
+    if address in health.occupied:
+        return f"does not take it ({health.occupied[address]})"
+    if address in health.refused:
+        return f"could not take it ({health.refused[address]})"
+    return ""
+
+
 def why_not(now: Situation, node: str, address: str) -> str | None:
     """Why ``node`` cannot serve ``address`` now, to follow the node's name; None when it can."""
     if address in now.able.get(node, ()):
@@ -119,10 +128,8 @@ def why_not(now: Situation, node: str, address: str) -> str | None:
     if node in now.unable:
         return now.unable[node]
     health = now.view.health[node].record
-    if address in health.occupied:
-        return f"does not take it ({health.occupied[address]})"
-    if address in health.refused:
-        return f"could not take it ({health.refused[address]})"
+    if failure := _failure(health, address):
+        return failure
     if set(health.down).issuperset(hosted.interfaces):
         return f"has no link on {names(hosted.interfaces)}"
     if health.settling:
@@ -156,15 +163,28 @@ def _plural(predicate: str) -> str:
 
 
 def why_unserved(now: Situation, address: str) -> str:
-    """Why nobody serves ``address``, or why the node that does is not the one that should."""
-    view = now.view
-    plan = view.plan.record if view.plan is not None else None
+    """Why no node serves ``address``, or why the node that does is not the one that should.
+
+    While one node tries, the others' failures are still told: the cause (another machine that has the address, say) is
+    what an admin has to know.
+    """
+    plan = now.view.plan.record if now.view.plan is not None else None
     assigned = plan.assignment.get(address) if plan is not None else None
-    holder = view.claim_holder(address)
-    claim = view.claims.get(address)
     if plan is None or assigned is None:
+        holder = now.view.claim_holder(address)
         reason = _why_unassigned(now, address)
         return reason if holder is None else f"{holder} is giving it up: {reason}"
+    reason = _why_assigned(now, plan, assigned, address)
+    tried = [node for node in now.hosts.get(address, ()) if node not in now.unable and f"{node}, which " not in reason]
+    failures = ((node, _failure(now.view.health[node].record, address)) for node in tried)
+    return "; ".join((reason, *(f"{node} {failure}" for node, failure in failures if failure)))
+
+
+def _why_assigned(now: Situation, plan: PlanRecord, assigned: str, address: str) -> str:
+    """What keeps the node to which ``plan`` gives ``address`` from serving it yet."""
+    view = now.view
+    holder = view.claim_holder(address)
+    claim = view.claims.get(address)
     if not view.alive(assigned, plan.participants.get(assigned, "")):
         return f"{assigned} is gone; the leader's next plan gives it to another node, if one can serve it"
     if holder == assigned:

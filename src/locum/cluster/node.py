@@ -439,11 +439,8 @@ class Node:
         self.hold.adopt(adoption.deadline, adoption.slot, self._last_sequence())
         self.context.last_beat = adoption.revision
         self._quiet_until = adoption.quiet
-        claims = {
-            a: c.record
-            for a, c in self.view.claims.items()
-            if c.record.node == self.context.name and c.record.incarnation == self.incarnation
-        }
+        mine = (self.context.name, self.incarnation)
+        claims = {a: c.record for a, c in self.view.claims.items() if (c.record.node, c.record.incarnation) == mine}
         self.serving.adopt(adoption.held, claims)
         self.serving.scripts_forget(adoption.missing)
         if not self.hold.valid(self.context.now):
@@ -451,6 +448,7 @@ class Node:
         health = current_health(self.view, self.context.name)
         if health is not None:
             self.checking.adopt(health.started, health.earned, health.healthy, health.reason)
+            self.serving.adopt_links(health.down)
         self.following.adopt(self.incarnation)
         self.context.note(f"adopted {self.incarnation} with {len(adoption.held)} addresses")
 

@@ -109,6 +109,13 @@ class Serving:
                 # Somebody deleted the claim or made it unreadable: whoever knows less than we did may free it.
                 self.local[address] = Local(interface, self._bits(address), held=False)
 
+    def adopt_links(self, down: Collection[str]) -> None:
+        """After a restart of the agent, until the kernel has told the links' states: they are taken to be as the node's
+        health said. A node that took them to be down would lose its addresses to the next plan."""
+        if not self.links:
+            names = {name for hosted in self.hosted.values() for name in hosted.interfaces}
+            self.links = {name: name not in down for name in names}
+
     def inherit(self, held: Mapping[str, str]) -> None:
         """After a restart of the agent that lost its membership: what it had must be released."""
         for address, interface in held.items():

@@ -40,6 +40,9 @@ _FLAG_OWNER = 2
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
+_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_CMP_OP, _CMP_DATA = 2, 3
+_CMP_EQUAL = b"\0\0\0\0"
 _SET_TABLE, _SET_NAME = 1, 2
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _LIST_ELEMENT = 1
@@ -98,6 +101,19 @@ class Rule(NamedTuple):
 
     chain: str
     expressions: bytes
+
+
+def compared_values(expressions: bytes) -> list[bytes]:
+    """The constants that fields of a packet have to equal for the rule (``nft_cmp_dump``, net/netfilter/nft_cmp.c)."""
+    found = []
+    for _, expression in core.iterate(expressions):
+        parts = core.parse(expression)
+        if core.text(parts.get(_EXPRESSION_NAME, b"")) != "cmp":
+            continue
+        data = core.parse(parts.get(_EXPRESSION_DATA, b""))
+        if data.get(_CMP_OP) == _CMP_EQUAL:
+            found.append(core.parse(data.get(_CMP_DATA, b"")).get(_DATA_VALUE, b""))
+    return found
 
 
 class Batch:

@@ -13,6 +13,7 @@ from locum.agent import auditor
 from locum.agent.acts import Acts
 from locum.agent.auditor import MENDS, Auditor
 from locum.agent.driver import Driver
+from locum.threads import NoAnswer
 
 ADDRESS = "10.0.0.1"
 
@@ -55,6 +56,9 @@ class FakeActs:
 
     def held(self) -> dict[str, tuple[int, str]]:
         return dict(self.configured)
+
+    async def gate_done(self, limit: float) -> None:
+        assert limit > 0
 
     async def replace(self, address: str) -> str:
         self.done.append(("replace", address))
@@ -170,3 +174,40 @@ def test_what_the_gate_lets_through_for_nobody_is_muted(scene: Scene) -> None:
     other = "10.0.0.2"
     scene.audits(1, Finding("gate", "deny", "the gate lets it through", (other,)))
     assert scene.acts.done == [("mute", other)]
+
+
+def test_what_was_dropped_while_the_kernel_was_looked_at_is_no_fault_of_the_gate(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The addresses of a node that falls silent are muted by that; nothing is found, said or done beside it."""
+
+    def look(*_: object) -> None:
+        scene.acts.configured.clear()
+
+    monkeypatch.setattr(auditor, "_look", look)
+    scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
+    assert (scene.acts.done, scene.log) == ([], [])
+    # Not muted by the next audit, either: then it is one.
+    scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
+    assert scene.acts.done == [("mute", ADDRESS)]
+
+
+def test_the_gate_is_looked_at_when_it_has_done_what_it_was_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program has nftables' lock: the node has fallen silent meanwhile, and its addresses are not muted yet."""
+
+    async def caught_up(limit: float) -> None:
+        assert limit > 0
+        scene.acts.configured.clear()
+        scene.found = ()
+
+    monkeypatch.setattr(scene.acts, "gate_done", caught_up)
+    scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
+    assert scene.acts.done == []
+
+    async def never(limit: float) -> None:
+        raise NoAnswer(f"waiting for the gate: no answer within {limit:g} s")
+
+    monkeypatch.setattr(scene.acts, "gate_done", never)
+    scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
+    assert scene.acts.done == []
+    assert "waiting for the gate" in str(scene.told("warnings_changed")[-1])

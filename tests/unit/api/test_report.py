@@ -142,6 +142,29 @@ def test_why_nobody_serves_an_address() -> None:
     )
 
 
+def test_what_other_nodes_found_is_told_while_one_node_tries() -> None:
+    view = cluster()
+    foreign = "another machine has it: hardware address 02:00:5e:00:53:01 on eth1"
+    plan(view, {A: "n2", B: "n2", C: "n3"}, epoch=5)
+    put(view, "health/n1", healthy("n1", occupied={A: foreign}))
+    delete(view, f"claim/{A}")
+    assert address(view, A).reason == f"n2 is about to take it; n1 does not take it ({foreign})"
+    serve(view, A, "n2", serving=False)
+    assert address(view, A).reason == f"n2 is taking it; n1 does not take it ({foreign})"
+    # Before the leader has heard of the second one.
+    put(view, "health/n2", healthy("n2", occupied={A: foreign}))
+    assert address(view, A).reason == (
+        f"n2 is taking it; n1 does not take it ({foreign}); n2 does not take it ({foreign})"
+    )
+    delete(view, f"claim/{A}")
+    assert address(view, A).reason == (
+        f"was to be served by n2, which does not take it ({foreign}); n1 does not take it ({foreign})"
+    )
+    # What a node that is gone has found counts no more.
+    die(view, "n1")
+    assert "n1" not in address(view, A).reason
+
+
 def test_nodes_with_the_same_reason_are_named_together() -> None:
     view = cluster()
     for name in ("n1", "n2", "n3"):
