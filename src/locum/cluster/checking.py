@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from locum.cluster.activity import Activity
 from locum.cluster.context import Context
-from locum.cluster.damping import Damper, Rule
+from locum.cluster.damping import Damper, Rule, health_rule
 from locum.cluster.effects import RunEvent
 
 #: First pause after a failed ``startup`` or ``monitor``; it doubles up to the longest (monitor: MonitorInterval).
@@ -60,8 +60,7 @@ class Checking:
         self._seen(False)
 
     def _rule(self) -> Rule:
-        tunables = self._context.tunables
-        return Rule(tunables.healthy_delay, tunables.damping_longest, tunables.damping_window, free=1)
+        return health_rule(self._context.tunables)
 
     def _seen(self, healthy: bool) -> None:
         self._damper.seen(healthy, self._context.now, self._rule())

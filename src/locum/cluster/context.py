@@ -7,7 +7,8 @@ happens at one instant.
 from __future__ import annotations
 
 from locum.cluster.effects import Effect, Note
-from locum.cluster.view import View
+from locum.cluster.schema import TunableRecord
+from locum.cluster.view import Versioned, View
 from locum.config.tunables import Tunables
 from locum.store.base import Condition
 
@@ -25,6 +26,8 @@ class Context:
         self.last_beat = 0
         self._tickets = 0
         self._tunables_at = -1
+        # What was read from the store, and what it means.
+        self._tunables_read: dict[str, Versioned[TunableRecord]] = {}
         self._tunables = Tunables()
 
     @property
@@ -32,8 +35,10 @@ class Context:
         """The cluster's tunables as last seen."""
         if self._tunables_at != self.view.revision or self._tunables_at == 0:
             self._tunables_at = self.view.revision
-            values = {name: v.record.value for name, v in self.view.tunables.items()}
-            self._tunables = Tunables.from_values(values) if values else Tunables()
+            if self.view.tunables != self._tunables_read:
+                self._tunables_read = dict(self.view.tunables)
+                values = {name: read.record.value for name, read in self._tunables_read.items()}
+                self._tunables = Tunables.from_values(values)
         return self._tunables
 
     def ticket(self) -> int:

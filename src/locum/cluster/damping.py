@@ -8,8 +8,11 @@ good enough for what nothing steady can serve, and for what it serves already (:
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import msgspec
+
+from locum.config.tunables import Tunables
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -27,6 +30,18 @@ class Rule(msgspec.Struct, frozen=True):
         if self.delay <= 0 or losses <= self.free:
             return 0.0
         return float(min(self.delay * 2 ** min(losses - self.free - 1, 60), max(self.delay, self.longest)))
+
+
+@lru_cache(maxsize=8)
+def link_rule(tunables: Tunables) -> Rule:
+    """The rule for links."""
+    return Rule(tunables.link_up_delay, tunables.damping_longest, tunables.damping_window)
+
+
+@lru_cache(maxsize=8)
+def health_rule(tunables: Tunables) -> Rule:
+    """The rule for a node's health: one failure costs nothing."""
+    return Rule(tunables.healthy_delay, tunables.damping_longest, tunables.damping_window, free=1)
 
 
 class Damper:

@@ -78,6 +78,17 @@ class Following:
                 return False
         return True
 
+    def nothing_left(self, incarnation: str) -> bool:
+        """Whether the cluster has taken over what this node, which is leaving, served, as far as it can."""
+        view, name = self._context.view, self._context.name
+        if any(c.record.node == name and c.record.incarnation == incarnation for c in view.claims.values()):
+            return False
+        health = current_health(view, name)
+        if health is None or not health.leaving:
+            return False
+        plan = self.plan(incarnation)
+        return plan is None or (name not in plan.assignment.values() and self.all_reached(plan, SETTLED))
+
     def may_move(self, plan: PlanRecord) -> bool:
         """Whether the preparations for ``plan`` are complete everywhere."""
         return not plan.prepare or self.all_reached(plan, PREPARED)

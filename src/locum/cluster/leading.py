@@ -73,16 +73,21 @@ class Leading:
         if not self._commits.free(TakeLead()):
             return
         leader = view.leader
-        me = Put("leader", schema.encode(LeaderRecord(context.name, incarnation)))
-        standing = [*context.membership(), view.condition("leader")]
         if leader is None or not view.alive(leader.record.node, leader.record.incarnation):
             if self._may_lead():
-                self._commits.start(TakeLead(), standing, [me])
+                self._commits.start(TakeLead(), self._standing(), [self._me(incarnation)])
         elif leader.record.node != context.name:
             if self._observers.expired(view, leader.record.node, context.now) and self._may_lead():
-                self._expire(leader.record.node, standing, [me])
+                self._expire(leader.record.node, self._standing(), [self._me(incarnation)])
         else:
-            self._lead(standing)
+            self._lead(self._standing())
+
+    def _standing(self) -> list[Condition]:
+        """On what every commit of a leader rests: its membership, and who leads."""
+        return [*self._context.membership(), self._context.view.condition("leader")]
+
+    def _me(self, incarnation: str) -> Put:
+        return Put("leader", schema.encode(LeaderRecord(self._context.name, incarnation)))
 
     def next_due(self, incarnation: str) -> float:
         """When time alone will make something necessary: an expiry or the end of a ban."""

@@ -34,8 +34,8 @@ from locum.cluster.leading import Leading
 from locum.cluster.lookout import Lookout
 from locum.cluster.obstacles import Obstacles
 from locum.cluster.plan import current_health, inactive
-from locum.cluster.schema import SETTLED, BeatRecord, HealthRecord
-from locum.cluster.serving import Serving, assigned
+from locum.cluster.schema import BeatRecord, HealthRecord
+from locum.cluster.serving import Serving
 from locum.cluster.view import View
 from locum.store.base import Commit, CommitResult, Delete, Put
 
@@ -79,8 +79,10 @@ class Node:
         self._shut_down = False
         self._farewell_until = math.inf
         self._was_inactive = False
-        # When the whole situation was looked at last.
+        # When the whole situation was looked at last, with how many full reads, and when the next look is due.
         self._looked = -math.inf
+        self._reads = 0
+        self._wakeup: float | None = None
         # Beats under way → the highest revision that was known when each was sent.
         self._known: dict[int, int] = {}
         # Nothing is claimed or taken before this time, nor before the store was read anew after so many reads.
@@ -119,9 +121,9 @@ class Node:
             self._begin_history()
             held = True
         self._keys_changed(keys)
-        # Most changes are beats, which only move the time at which somebody would be expired: next_wakeup has it.
+        # Most changes are beats, which only put off the time at which a node would be expired.
         only_beats = bool(keys) and all(key.startswith("beat/") for key in keys)
-        if not only_beats or held != self.hold.valid(now):
+        if not only_beats or held != self.hold.valid(now) or self._reads != self.view.reads:
             self._step()
 
     def watch_lost(self, now: float, wall: float) -> None:
@@ -153,7 +155,7 @@ class Node:
             self._look_for_gap(now, wall)
         # The hold is prolonged before it is looked at: an answer that arrives late but still counts must not
         # be preceded by the end of the hold.
-        current = self.hold.under_way(ticket)
+        current, held = self.hold.under_way(ticket), self.hold.valid(now)
         slot = self.hold.finished(ticket, accepted, sent_at) if self.stage is Stage.MEMBER else None
         if result is not None and accepted and current and self.stage is Stage.MEMBER:
             self.context.last_beat = max(self.context.last_beat, result.revision)
@@ -164,6 +166,9 @@ class Node:
         if accepted is False and current and self.stage is Stage.MEMBER:
             # Or the store was restored from a copy that has the membership, but not its last beat.
             self._lose("the store refused a beat: another node expired this membership")
+        elif accepted and held:
+            # The hold lasts longer, and nothing else is different.
+            return
         self._step()
 
     def commit_done(self, ticket: int, result: CommitResult | None, now: float, wall: float) -> None:
@@ -305,6 +310,11 @@ class Node:
 
     def next_wakeup(self) -> float:
         """The CLOCK_BOOTTIME second at which :meth:`tick` must be called at the latest (inf: never)."""
+        if self._wakeup is None:
+            self._wakeup = self._next_look()
+        return self._wakeup
+
+    def _next_look(self) -> float:
         context = self.context
         due = [self.commits.next_pause_end(self._looked), self._farewell_until]
         if self.stage is Stage.LOST and self.activity.idle and not self.serving.local and self._read_since():
@@ -355,13 +365,14 @@ class Node:
                 self.observers.beat_seen(node, view.revision_of(f"beat/{node}"), now)
                 if kind == "beat" and node != self.context.name and self.observers.store_is_back(now):
                     self.hold.hurry()
+                    self._wakeup = None
         if any(key in view.corrupt for key in keys):
             for key in sorted(keys & view.corrupt.keys()):
                 self.context.note(view.corrupt[key], "error")
         self.leading.keys_changed(keys)
 
     def _step(self) -> None:
-        self._looked = self.context.now
+        self._looked, self._reads, self._wakeup = self.context.now, self.view.reads, None
         if self.stage is Stage.LEFT:
             return
         if not self.view.loaded:
@@ -533,12 +544,12 @@ class Node:
         return self.context.now >= self._quiet_until and self._read_since()
 
     def _member_step(self) -> None:
-        context, now = self.context, self.context.now
+        now = self.context.now
         self._watch_inactivity()
         if self.hold.due(now):
             self._beat()
         plan = self.following.plan(self.incarnation)
-        mine = assigned(plan, context.name, self.incarnation)
+        mine = self.serving.mine(plan, self.incarnation)
         hold_valid = self.hold.valid(now)
         if hold_valid and self._read_since():
             self.leading.step(self.incarnation)
@@ -623,7 +634,7 @@ class Node:
         member = self.stage is Stage.MEMBER
         hold_valid = member and self.hold.valid(self.context.now)
         plan = self.following.plan(self.incarnation) if member else None
-        mine = assigned(plan, self.context.name, self.incarnation)
+        mine = self.serving.mine(plan, self.incarnation)
         may_move = plan is None or self.following.may_move(plan)
         # Where there is no plan at all, somebody deleted it: that is no reason to stop serving before there is another.
         may_release = may_move and (self.view.plan is not None or not member or self._inactive())
@@ -651,7 +662,8 @@ class Node:
         """Addresses are served elsewhere, then ``shutdown``, then the member key goes."""
         if self.stage is Stage.LEFT or not self.activity.idle or self.serving.local:
             return
-        if self.stage is Stage.MEMBER and self.hold.valid(self.context.now) and not self._nothing_left():
+        holds = self.stage is Stage.MEMBER and self.hold.valid(self.context.now)
+        if holds and not self.following.nothing_left(self.incarnation):
             return
         if not self._shut_down:
             self._shut_down = True
@@ -668,19 +680,6 @@ class Node:
     def _shutdown_done(self, ok: bool, reason: str) -> None:
         if not ok:
             self.context.note(f"shutdown: {reason}", "error")
-
-    def _nothing_left(self) -> bool:
-        """Whether the cluster has taken over what this node served, as far as it can."""
-        view, name = self.view, self.context.name
-        if any(c.record.node == name and c.record.incarnation == self.incarnation for c in view.claims.values()):
-            return False
-        health = current_health(view, name)
-        if health is None or not health.leaving:
-            return False
-        plan = self.following.plan(self.incarnation)
-        if plan is None:
-            return True
-        return name not in plan.assignment.values() and self.following.all_reached(plan, SETTLED)
 
     def _say_farewell(self) -> None:
         view, name = self.view, self.context.name

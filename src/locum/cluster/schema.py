@@ -32,6 +32,7 @@ commit, so that a ``member`` key which a stranger deleted does not free what its
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -328,6 +329,7 @@ def _strange_name(record: Record, name: str) -> str | None:
     return next((f"{node!r} is not the name of a node" for node in nodes if not _NODE.fullmatch(node)), None)
 
 
+@lru_cache(maxsize=4096)
 def _is_address(text: str) -> bool:
     """In its one form: other spellings would be other addresses of the cluster."""
     try:

@@ -17,7 +17,7 @@ from locum.cluster.activity import Activity
 from locum.cluster.commit_kinds import Claim, CorrectClaims, Reclaim, Unclaim
 from locum.cluster.commits import Commits
 from locum.cluster.context import Context
-from locum.cluster.damping import Damper, Rule
+from locum.cluster.damping import Damper, Rule, link_rule
 from locum.cluster.effects import ProbeAddresses, ReleaseAddress, Restore, TakeAddress, TakeAgain, UpdateAddress
 from locum.cluster.refusals import Refusals
 from locum.cluster.schema import ClaimRecord, HeldRecord, HostedAddress, PlanRecord
@@ -50,6 +50,7 @@ class Serving:
         self._commits = commits
         self._activity = activity
         self.hosted: dict[str, HostedAddress] = {}
+        self._interfaces: list[str] = []
         self.local: dict[str, Local] = {}
         self.links: dict[str, bool] = {}
         self.refusals = Refusals()
@@ -70,6 +71,8 @@ class Serving:
         self._began = 0.0
         # Address -> when to try again to remove it: the kernel neither removed nor muted it.
         self._stuck: dict[str, float] = {}
+        # A plan, and what it gives to which incarnation of this node.
+        self._assigned: tuple[PlanRecord | None, str, frozenset[str]] = (None, "", frozenset())
         # The plan's revision, and until when it is new.
         self._plan = (0, 0.0)
 
@@ -78,24 +81,22 @@ class Serving:
     def configure(self, hosted: tuple[HostedAddress, ...]) -> None:
         """The configured addresses (at start and at reload). One that is configured no more is released."""
         self.hosted = {h.address: h for h in hosted}
+        self._interfaces = sorted({name for h in hosted for name in h.interfaces})
 
     def down(self) -> tuple[str, ...]:
         """Configured interfaces without link, sorted."""
-        names = {name for hosted in self.hosted.values() for name in hosted.interfaces}
-        return tuple(sorted(name for name in names if not self.links.get(name, False)))
+        return tuple(name for name in self._interfaces if not self.links.get(name, False))
 
     def unsteady(self) -> tuple[str, ...]:
         """Configured interfaces that have had a link for too short a time after they had lost it, sorted."""
-        names = {name for hosted in self.hosted.values() for name in hosted.interfaces}
-        return tuple(sorted(name for name in names if self._is_unsteady(name)))
+        return tuple(name for name in self._interfaces if self._is_unsteady(name))
 
     def _is_unsteady(self, name: str) -> bool:
         damper = self._dampers.get(name)
         return damper is not None and damper.unsteady(self._context.now, self._rule())
 
     def _rule(self) -> Rule:
-        tunables = self._context.tunables
-        return Rule(tunables.link_up_delay, tunables.damping_longest, tunables.damping_window)
+        return link_rule(self._context.tunables)
 
     def adopt(self, held: Mapping[str, str], claims: Mapping[str, ClaimRecord]) -> None:
         """After a restart of the agent: ``held`` (address → interface) is what it had taken completely."""
@@ -219,6 +220,14 @@ class Serving:
         linked = [name for name in hosted.interfaces if self.links.get(name, False)]
         return next((name for name in linked if not self._is_unsteady(name)), linked[0] if linked else None)
 
+    def mine(self, plan: PlanRecord | None, incarnation: str) -> frozenset[str]:
+        """As :func:`assigned`, worked out once for each plan."""
+        known, whose, addresses = self._assigned
+        if plan is not known or incarnation != whose:
+            addresses = assigned(plan, self._context.name, incarnation)
+            self._assigned = plan, incarnation, addresses
+        return addresses
+
     def step(self, mine: frozenset[str], plan_revision: int, incarnation: str, may_take: bool) -> None:
         """Start the commits that are due.
 
@@ -299,6 +308,8 @@ class Serving:
         """Ask on the wire for those that are claimed and were never held here: all at once, before any is taken."""
         held = {address for address, local in self.local.items() if local.held}
         wanted = {address for address in mine - held if address not in self.refusals}
+        if not wanted and not self._probes:
+            return
         self._probes = {address: ticket for address, ticket in self._probes.items() if address in wanted}
         items = []
         for address in sorted(wanted - self._probes.keys()):
@@ -396,7 +407,8 @@ class Serving:
         one taken, a lost one restored, or a link counts as steady."""
         soon = (self.refusals.next_take, self._plan[1], *self._stuck.values())
         waits = [time for time in soon if time > since]
-        waits += [damper.next_due(since, self._rule()) for damper in self._dampers.values()]
+        rule = self._rule()
+        waits += [damper.next_due(since, rule) for damper in self._dampers.values()]
         return min([self.refusals.next_due(), self.upkeep.next_due(since), *waits])
 
     # -- commits ---------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class Engine:
     def at(self, when: float, act: Callable[..., None], *arguments: object) -> None:
         """Call ``act(*arguments)`` at ``when``, or now when that has passed. Cannot be taken back."""
         self._serial += 1
-        heappush(self._queue, (max(when, self.now), self._serial, act, arguments))
+        heappush(self._queue, (when if when > self.now else self.now, self._serial, act, arguments))
 
     def after(self, delay: float, act: Callable[..., None], *arguments: object) -> None:
         """Call ``act(*arguments)`` in ``delay`` seconds."""
