@@ -24,6 +24,8 @@ from locum import escape
 
 #: Bytes that wait at most. At a few hundred bytes a line this is the story of some minutes of trouble.
 ROOM = 256 * 1024
+#: Bytes of the latest lines that stay in memory, for a report of what happened.
+MEMORY = 256 * 1024
 #: Seconds that the end of a process waits for its last lines to be accepted.
 FAREWELL = 1.0
 
@@ -52,6 +54,8 @@ class LineWriter:
     def _begin(self) -> None:
         self._changed = threading.Condition()
         self._lines: deque[bytes] = deque()
+        self._latest: deque[bytes] = deque()
+        self._remembered = 0
         self._waiting = 0
         self._untold = 0
         self._why = ""
@@ -62,6 +66,7 @@ class LineWriter:
         waits, never raises."""
         data = "\n".join(escape.lines(line)).encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
+            self._remember(data)
             if self._waiting + len(data) > self._room:
                 self._drop("")
                 return
@@ -74,6 +79,17 @@ class LineWriter:
                 except RuntimeError:  # no thread can be had now; the next line tries again
                     self._thread = None
             self._changed.notify_all()
+
+    def latest(self) -> list[str]:
+        """The latest lines, oldest first, at most MEMORY bytes of them; also those that were dropped."""
+        with self._changed:
+            return [data.decode("utf-8", "replace").rstrip("\n") for data in self._latest]
+
+    def _remember(self, data: bytes) -> None:
+        self._latest.append(data)
+        self._remembered += len(data)
+        while self._remembered > MEMORY:
+            self._remembered -= len(self._latest.popleft())
 
     def drain(self, seconds: float = FAREWELL) -> bool:
         """Wait until everything was written, ``seconds`` at most; False when it was not."""

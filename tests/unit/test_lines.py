@@ -143,3 +143,20 @@ def test_any_text_can_be_put(text: str) -> None:
     writer.put(text)
     assert writer.drain(LONG)
     until(lambda: len(reader.lines) == 1)
+
+
+def test_the_latest_lines_stay_in_memory_also_those_that_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locum.lines.MEMORY", 100)
+    reader, writer = os.pipe()
+    try:
+        own = LineWriter(writer, room=0)
+        for number in range(50):
+            own.put(f"line {number}")
+        latest = own.latest()
+        assert own.dropped == 50
+        assert latest[-1] == "line 49"
+        assert 5 < len(latest) < 20
+        assert sum(len(line) + 1 for line in latest) <= 100
+    finally:
+        os.close(reader)
+        os.close(writer)

@@ -18,6 +18,7 @@ from locum import wire
 from locum.agent.driver import Driver
 from locum.api import answers, report
 from locum.api.admin_ops import AdminOperations
+from locum.api.debug_report import debug_report
 from locum.api.model import DaemonState, GateReport, LoopReport, ScriptsReport, StatusReport
 from locum.api.reload import Reloader
 from locum.clock import boottime
@@ -32,7 +33,7 @@ from locum.wire_async import FrameConnection, FrameServer, serve_unix
 #: Events that an admin may run by hand in a running daemon; the others only make sense when the daemon runs them.
 BY_HAND = frozenset({Event.MONITOR, Event.IPREALLOCATED, Event.RECOVERED, Event.STARTIPREALLOCATE, Event.STARTRECOVERY})
 #: Operations whose results do not come from the store: they are never old.
-OF_THIS_NODE = frozenset({"reload", "shutdown", "event-list", "event-status", "event-run"})
+OF_THIS_NODE = frozenset({"reload", "shutdown", "event-list", "event-status", "event-run", "debug"})
 #: Shortest time between two lines of ``watch``, in seconds: changes in between are shown together.
 WATCH_PAUSE = 0.05
 #: Longest time between two looks of ``watch``, in seconds.
@@ -75,6 +76,7 @@ class ControlServer:
             "reload": self._reload,
             "event-list": self._event_list,
             "event-status": self._event_status,
+            "debug": self._debug,
         }
         # What waits for an event: for its own, or until addresses have moved, or until the node may leave. Called from
         # within an event it would wait for itself.
@@ -195,6 +197,9 @@ class ControlServer:
 
     async def _event_status(self, message: Message) -> object:
         return self._engine.status()
+
+    async def _debug(self, message: Message) -> object:
+        return debug_report(self._driver.node.view, self._engine.running)
 
     async def _event_run(self, message: Message, inside: Inside | None) -> object:
         name = message.get("event", "")

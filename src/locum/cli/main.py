@@ -31,6 +31,7 @@ COMMANDS = {
     "daemon": ("locum.cli.daemon:daemon", "Run this node."),
     "shutdown": ("locum.cli.daemon:shutdown", "Stop this node's daemon, after its addresses were served elsewhere."),
     "doctor": ("locum.cli.doctor:doctor", "Examine this node and its store; say what to change."),
+    "debug": ("locum.cli.debug:debug", "Collect the whole state of this node for a bug report: dump."),
     "check-config": ("locum.cli.daemon:check_config", "Check a configuration file; starts nothing."),
     "store": ("locum.cli.store:store", "Serve the embedded store to several nodes of this machine."),
     "statd-callout": ("locum.cli.statd:statd_callout", "Record a holder of NFS locks; rpc.statd runs it."),

@@ -149,6 +149,10 @@ class View:
         found = self._tables.get(kind, {}).get(name)
         return found.record if found is not None else None
 
+    def known_keys(self) -> list[str]:
+        """All keys that are there, sorted."""
+        return sorted(self._revisions)
+
     def revision_of(self, key: str) -> int:
         """The revision of ``key`` as seen, 0 when absent: what a condition on it must say."""
         return self._revisions.get(key, 0)

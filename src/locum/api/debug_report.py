@@ -1,0 +1,55 @@
+"""What the agent knows and ``locum status`` does not show, for ``locum debug dump``.
+
+Rules of this file: it only reads what is in memory, so it answers while the store, the kernel or a file hangs.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from locum.cluster.schema import Record
+from locum.cluster.view import View
+from locum.lines import standard_error
+from locum.threads import busy_calls
+
+
+class SeenKey(msgspec.Struct, frozen=True):
+    """A key of the store as the node's view has it. ``record`` is the last one that could be read, ``problem`` what is
+    wrong with the present value, or ""."""
+
+    revision: int
+    record: Record | None
+    problem: str = ""
+
+
+class DebugReport(msgspec.Struct, frozen=True):
+    """``running``: the event that runs, or None. ``calls``: calls under way on threads, in words with their seconds.
+    ``revision``: up to where the watch has shown everything; ``known``: the highest revision seen in any way;
+    ``reads``: how often the whole store was read. ``keys``: the view. ``log``: the latest lines of this agent's log.
+    """
+
+    running: str | None
+    calls: tuple[str, ...]
+    loaded: bool
+    revision: int
+    known: int
+    reads: int
+    keys: dict[str, SeenKey]
+    log: tuple[str, ...]
+
+
+def debug_report(view: View, running: str | None) -> DebugReport:
+    """The report of this process; ``running`` is the event that its engine runs."""
+    keys = {
+        key: SeenKey(view.revision_of(key), view.record_of(key), view.corrupt.get(key, "")) for key in view.known_keys()
+    }
+    return DebugReport(
+        running=running,
+        calls=tuple(f"{call.what} for {call.seconds:.3f} s" for call in busy_calls(0.0)),
+        loaded=view.loaded,
+        revision=view.revision,
+        known=view.known,
+        reads=view.reads,
+        keys=keys,
+        log=tuple(standard_error.latest()),
+    )
