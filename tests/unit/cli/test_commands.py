@@ -104,6 +104,7 @@ def test_every_command_that_asks_a_daemon_is_known_to_show_or_not() -> None:
     acting |= {f"node {verb}" for verb in ("disable", "enable", "stop", "continue", "ban", "unban", "remove")}
     acting |= {f"connections {verb}" for verb in ("tickle", "kill", "add", "delete")}
     of_this_node = {f"event {verb}" for verb in ("list", "run", "status", "enable", "disable", "check")}
+    of_this_node.add("debug dump")
     showing = {"status", "ip list", "node list", "tunable list", "tunable get", "connections list"}
     asking = {
         name.removeprefix("locum ")
