@@ -16,7 +16,7 @@ ROOT = Path(locum.__file__).parent
 
 #: From the bottom up. A part may import itself, its row and the rows below, never one above.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "clock", "escape", "folder", "hosts", "lines", "outside", "threads", "lateness"),
+    ("", "errors", "clock", "escape", "folder", "hosts", "lines", "outside", "threads", "lateness", "tasks"),
     ("wire", "wire_async", "netlink", "xdr", "rpc", "certificates"),
     ("config", "store"),
     ("cluster",),

@@ -131,7 +131,7 @@ ALLOWED: dict[str, str] = {
     "guard/watch.py:_drain:os.read": "a pipe of our own, non-blocking",
     "guard/watch.py:close:time.sleep": "after the loop, ten milliseconds at a time, and for a limited time",
     "api/control.py:answer:traceback.print_exc": "standard error never waits (locum.lines)",
-    "api/serve.py:__call__:traceback.print_exception": "standard error never waits (locum.lines)",
+    "api/serve.py:_say:traceback.print_exception": "standard error never waits (locum.lines)",
     "api/serve.py:run_agent:print": "after the loop; standard error never waits (locum.lines)",
 }
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Container
 from typing import Protocol
 
+from locum import tasks
 from locum.errors import LocumError
 from locum.netlink import core, filters, nftables
 from locum.netlink.subscription import Subscription
@@ -111,7 +112,7 @@ class GateWatch:
             return
         if self._looking is None or self._looking.done():
             self._dirty = False
-            self._looking = self._loop.create_task(self._examine())
+            self._looking = tasks.start(self._examine(), "looking at the gate")
         self._next_look = self._loop.call_later(_INTERVAL, self._look)
 
     async def _examine(self) -> None:

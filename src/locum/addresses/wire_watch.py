@@ -23,6 +23,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
+from locum import tasks
 from locum.addresses import wire_filters
 from locum.addresses.announce import Announcer
 from locum.addresses.wire_filters import Heard
@@ -275,7 +276,7 @@ class WireWatch:
             return
         self._statements.append(_Statement(address, interface, mac, heard.probe, pending is not None))
         if self._judging is None and self._loop is not None:
-            self._judging = self._loop.create_task(self._judge())
+            self._judging = tasks.start(self._judge(), "judging what other machines say")
 
     async def _judge(self) -> None:
         """Judge what was heard, knowing the hardware addresses of this machine: a bond's, a bridge's, a macvlan's."""

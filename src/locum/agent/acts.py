@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from locum import tasks
 from locum.addresses.announce import Announcer
 from locum.addresses.gate import Ticket
 from locum.addresses.kernel import AddressTable, Item
@@ -590,7 +591,7 @@ class Acts:
         return self._calls.start(self._calls.addresses, what, function, *arguments, **named)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = tasks.start(work, "carrying out what the rules ask for")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -610,7 +611,7 @@ class Acts:
             old.cancel()
         self._announce_once(interface, address)
         if self._tunables().announce_count > 1:
-            self._announcements[address] = asyncio.get_running_loop().create_task(self._repeat(interface, address))
+            self._announcements[address] = tasks.start(self._repeat(interface, address), f"announcing {address}")
 
     async def _repeat(self, interface: str, address: str) -> None:
         for _ in range(self._tunables().announce_count - 1):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 
+from locum import tasks
 from locum.addresses import snapshot
 from locum.addresses.audit import Claim, Finding, Hosted, Snapshot, findings
 from locum.addresses.gate import Gate
@@ -62,7 +63,7 @@ class Auditor:
 
     def start(self) -> None:
         """Begin."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = tasks.start(self._run(), "auditing the kernel")
 
     def close(self) -> None:
         """Stop. Idempotent."""

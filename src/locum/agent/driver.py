@@ -91,6 +91,11 @@ class Driver:
         if not self.ended.done():
             self.ended.set_result(problem)
 
+    def defect(self, error: BaseException) -> None:
+        """End :meth:`run` by raising ``error``: a part of the agent that it cannot do without has failed."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
     def age(self, now: float) -> float | None:
         """How old the view may be, in seconds, at ``now`` (CLOCK_BOOTTIME); None before the store was read.
 

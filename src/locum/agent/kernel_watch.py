@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from locum import tasks
 from locum.addresses.gate import Gate
 from locum.addresses.gate_watch import GateWatch
 from locum.addresses.kernel import AddressTable
@@ -244,7 +245,7 @@ class KernelWatch:
         self._driver.feed(self._driver.node.trigger_monitor)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = tasks.start(work, "following the kernel's news")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -261,7 +262,7 @@ class _Look:
         """Something has changed."""
         self._wanted = True
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._work())
+            self._task = tasks.start(self._work(), "looking at the kernel")
 
     async def _work(self) -> None:
         while self._wanted:

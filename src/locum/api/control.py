@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-from locum import wire
+from locum import tasks, wire
 from locum.agent.driver import Driver
 from locum.api import answers, report
 from locum.api.admin_ops import AdminOperations
@@ -245,7 +245,7 @@ class _Connection(FrameConnection):
         self.writable.set()
 
     def on_open(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._work())
+        self._task = tasks.start(self._work(), "answering a client of the control socket")
 
     def on_frame(self, frame: bytes) -> None:
         try:

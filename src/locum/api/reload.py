@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from locum import tasks
 from locum.agent.driver import Driver
 from locum.config.changes import differences, needs_restart, taken_up
 from locum.config.environment import check_environment
@@ -89,7 +90,7 @@ class Reloader:
 
     def request(self) -> None:
         """SIGHUP: reload, and log what is wrong."""
-        task = asyncio.get_running_loop().create_task(self._reload_and_log())
+        task = tasks.start(self._reload_and_log(), "reloading the configuration")
         self._requested.add(task)
         task.add_done_callback(self._requested.discard)
 
@@ -161,7 +162,7 @@ class Reloader:
         """``address`` has left this machine."""
         if address in self._leaving:
             self._leaving.discard(address)
-            task = asyncio.get_running_loop().create_task(self._judge_and_log())
+            task = tasks.start(self._judge_and_log(), "changing what the gate judges")
             self._requested.add(task)
             task.add_done_callback(self._requested.discard)
 

@@ -15,11 +15,12 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import msgspec
 
-from locum import __version__
+import locum
+from locum import __version__, tasks
 from locum.addresses.announce import Announcer
 from locum.addresses.kernel import AddressTable
 from locum.addresses.wire_watch import WireWatch
@@ -60,6 +61,8 @@ from locum.threads import NoAnswer, use_bounded_executor
 
 if TYPE_CHECKING:
     from locum.store.etcd import EtcdStore
+
+_PACKAGE = str(Path(locum.__file__).parent) + os.sep
 
 #: How often the agent looks what its scripts handle and declare, and how long it waits for files then, in seconds.
 LOOK_PAUSE = 1.0
@@ -188,7 +191,9 @@ async def serve(settings: Settings) -> int:
     lateness.start()
     use_bounded_executor()
     # From here on the guard hears of this agent, however long the kernel takes for what follows.
-    background = [asyncio.get_running_loop().create_task(_pulse(page, lateness))]
+    complaints = _Complaints(log)
+    asyncio.get_running_loop().set_exception_handler(complaints)
+    background = [tasks.start(_pulse(page, lateness), "telling the guard that the event loop turns")]
     adoption = await calls.on_addresses("looking at what an earlier agent left", adoption_of, page, notes)
     leaving = leaving_of(settings, adoption)
     enforcement = await calls.on_gate("taking over the gate", enforcement_of, settings, log, leaving)
@@ -254,6 +259,7 @@ async def serve(settings: Settings) -> int:
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     clusters = ClusterSearch(whole, settings.cluster.name, settings.node.name, settings.cluster.same_addresses_as, log)
     driver = Driver(node, store, acts, clusters, log)
+    complaints.on_defect = driver.defect
     kernel = KernelWatch(driver, acts, engine, enforcement.gate, calls, runtime, log)
     auditor = Auditor(driver, acts, enforcement.gate is not None, log, connections.problems)
     kernel.on_change = auditor.soon
@@ -299,7 +305,6 @@ async def serve(settings: Settings) -> int:
     control.add(on_connections.table())
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_Complaints(log))
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     try:
@@ -311,7 +316,7 @@ async def serve(settings: Settings) -> int:
             bits = {a.address: a.bits for a in settings.addresses}
             held = [(a, bits[a], name) for a, name in adoption.held.items() if a in bits]
             await acts.adopt(held, adoption.missing)
-            background.append(loop.create_task(reloader.look()))
+            background.append(tasks.start(reloader.look(), "looking at the configuration"))
         else:
             # Also when a predecessor died while it dropped its hold.
             notes.clear()
@@ -321,10 +326,10 @@ async def serve(settings: Settings) -> int:
         auditor.start()
         plain.start()
         background += [
-            loop.create_task(_start_engine(engine, node, acts, driver)),
-            loop.create_task(_look_at_scripts(driver, engine)),
-            loop.create_task(_look_at_ports(declared, calls)),
-            loop.create_task(_leave(stopping, driver)),
+            tasks.start(_start_engine(engine, node, acts, driver), "starting the event engine"),
+            tasks.start(_look_at_scripts(driver, engine), "looking at the event scripts"),
+            tasks.start(_look_at_ports(declared, calls), "looking at declared ports"),
+            tasks.start(_leave(stopping, driver), "waiting for the signal to leave"),
         ]
         if adoption is None:
             for event in (Event.INIT, Event.SETUP):
@@ -402,24 +407,47 @@ def _stood(stop: Stop) -> str:
 
 
 class _Complaints:
-    """What the event loop could not give to anybody: one line for what the machine lacks, such as descriptors for a
-    new connection, and the place in the code for a defect. The same again within some seconds is not said again.
+    """The event loop's exception handler.
+
+    It logs one line for what the machine lacks, such as descriptors for a new connection, and the place in the code for
+    a defect; the same again within some seconds is not said again. A background task that has failed, or a callback of
+    this package, leaves the agent half alive: ``on_defect`` ends it, and the guard starts another one, which adopts.
     """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Callable[[str, str], None]) -> None:
         self._log = log
         self._said: dict[str, float] = {}
+        self.on_defect: Callable[[BaseException], None] = lambda _: None
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
-        error, now = context.get("exception"), boottime()
+        error = context.get("exception")
+        self._say(context, error)
+        if (failed := tasks.failed_task(context)) is not None:
+            self.on_defect(failed)
+        elif "handle" in context and _is_defect(error) and _in_this_package(error):
+            self.on_defect(error)
+
+    def _say(self, context: Mapping[str, object], error: object) -> None:
+        now = boottime()
         text = f"{context.get('message')}: {error}"
         if now < self._said.get(text, 0.0):
             return
         self._said = {old: until for old, until in self._said.items() if until > now}
         self._said[text] = now + COMPLAINT_PAUSE
         self._log(text, "error")
-        if isinstance(error, Exception) and not isinstance(error, OSError | LocumError):
+        if _is_defect(error):
             traceback.print_exception(error)
+
+
+def _is_defect(error: object) -> TypeGuard[Exception]:
+    """Whether an exception shows a mistake in a program, and not what its surroundings lack."""
+    return isinstance(error, Exception) and not isinstance(error, OSError | LocumError)
+
+
+def _in_this_package(error: Exception) -> bool:
+    """Whether code of this package has raised ``error``, or let it pass."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_filename.startswith(_PACKAGE) for frame, _ in frames)
 
 
 async def _leave(stopping: asyncio.Event, driver: Driver) -> None:

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from locum import tasks
 from locum.addresses.gate_watch import GateWatch
 from locum.errors import LocumError
 from locum.netlink.nftables import NFPROTO_INET, Batch, NftSocket
@@ -119,7 +120,7 @@ class PlainTcp:
         except LocumError as problem:
             wrong = (str(problem),)
         if wrong:
-            self._task = asyncio.get_running_loop().create_task(self._load())
+            self._task = tasks.start(self._load(), "keeping Multipath TCP away")
 
     async def _load(self) -> None:
         comment, text = ruleset(self._wanted())

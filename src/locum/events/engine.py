@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from locum import tasks
 from locum.errors import LocumError, ScriptDirectoryError
 from locum.events.directory import ScriptDirectory
 from locum.events.environment import common_environment, script_environment
@@ -276,6 +277,13 @@ class EventEngine:
                 results.append(msgspec.structs.replace(one, output=text, reason=why))
         return results
 
+    def _seen(self, looking: asyncio.Future[InUse]) -> InUse:
+        """What a look that has ended has found."""
+        try:
+            return looking.result()
+        except (NoAnswer, OSError) as error:
+            return self._set.without_directory(f"cannot be looked at: {error}")
+
     async def _look(self, limit: float = LOOK_LIMIT) -> InUse:
         """Look at the directory, for ``limit`` seconds at most; say so when it has become faulty, or good again.
 
@@ -287,7 +295,7 @@ class EventEngine:
         if not self._hangs:
             await asyncio.wait([self._looking], timeout=limit)
         if self._looking.done():
-            in_use = self._looking.result()
+            in_use = self._seen(self._looking)
             if not in_use.refused:
                 self._started.keep(in_use.scripts)
         else:
@@ -365,7 +373,7 @@ class EventEngine:
             return
         if self._restart is None or self._restart.done():
             self._log(f"{link.end_reason}; starting another one", "error")
-            self._restart = asyncio.ensure_future(self._replace(link))
+            self._restart = tasks.start(self._replace(link), "replacing the event runner")
 
     async def _replace(self, link: RunnerLink) -> None:
         self._link = None

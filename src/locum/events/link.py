@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from locum import tasks
 from locum.events.directory import Script
 from locum.events.model import ScriptResult
 from locum.threads import Worker
@@ -234,7 +235,7 @@ class RunnerLink(asyncio.Protocol):
         """The runner is gone, or we closed the socket."""
         self.closed = True
         self._unwatch()
-        self._conclusion = self._loop.create_task(self._conclude())
+        self._conclusion = tasks.start(self._conclude(), "finding out why the event runner ended")
 
     # internals
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from locum import wire
+from locum import tasks, wire
 from locum.errors import LocumError, ProtocolError, StoreUnavailable
 from locum.store import messages
 from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot, WatchLost
@@ -311,7 +311,7 @@ class UnixStore:
 
     def _reconnect(self) -> None:
         if self._reconnecting is None or self._reconnecting.done():
-            self._reconnecting = asyncio.create_task(self._reconnect_for_watches())
+            self._reconnecting = tasks.start(self._reconnect_for_watches(), "connecting to the store again")
 
     async def _reconnect_for_watches(self) -> None:
         delay = _FIRST_DELAY

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from locum import wire
+from locum import tasks, wire
 from locum.errors import LocumError, ProtocolError, UsageError
 from locum.folder import in_strange_hands
 from locum.lines import LineWriter, standard_error, take_standard_error
@@ -213,8 +213,17 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
     StoreCorrupt or StoreError when it cannot start.
     """
     stop = asyncio.Event()
+    defects: list[BaseException] = []
+
+    def complain(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        _complain(context)
+        if (failed := tasks.failed_task(context)) is not None:
+            # Half alive it would leave commits without an answer; another one takes its place.
+            defects.append(failed)
+            stop.set()
+
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_complain)
+    loop.set_exception_handler(complain)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if data is not None:
@@ -230,11 +239,13 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
         # Whoever reads it may have stopped: clients must be served all the same.
         LineWriter(1).put(f"serving {data or 'a store in memory'} at {socket}")
         await stop.wait()
+        if defects:
+            raise defects[0]
     finally:
         await server.close()
 
 
-def _complain(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+def _complain(context: dict[str, object]) -> None:
     """One line for what asyncio would print a traceback of, such as a connection for which no descriptor is free."""
     print(f"store: {context.get('message')}: {context.get('exception')}", file=sys.stderr, flush=True)
 

@@ -42,6 +42,7 @@ import zlib
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from locum import tasks
 from locum.errors import PermissionRequired, StoreCorrupt, StoreError, StoreUnavailable, UsageError
 from locum.store.base import Batch, Change, CommitResult, Condition, Entry, Operation
 from locum.store.keyvalue import HISTORY_BYTES, HISTORY_COMMITS, KeyValue
@@ -309,7 +310,7 @@ class SqliteStore(MemoryStore):
             safe = asyncio.get_running_loop().create_future()
             self._waiting.append(safe)
         if self._syncing is None and (self._waiting or self._unsynced >= _CHECKPOINT_EVERY):
-            self._syncing = asyncio.create_task(self._sync())
+            self._syncing = tasks.start(self._sync(), "writing to the disk")
         self._tell()
         return CommitResult(True, batch.revision), safe
 

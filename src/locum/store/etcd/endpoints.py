@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from locum import tasks
 from locum.errors import StoreUnavailable
 from locum.store.etcd import messages
 from locum.store.etcd.gateway import Gateway
@@ -94,7 +95,7 @@ class Endpoints:
     def start(self) -> None:
         """Begin to probe, if that has not begun."""
         if self._prober is None or self._prober.done():
-            self._prober = asyncio.create_task(self._keep_probing())
+            self._prober = tasks.start(self._keep_probing(), "probing etcd")
 
     async def some_known(self) -> None:
         """Wait until an endpoint is known or all have failed a probe."""
@@ -108,7 +109,7 @@ class Endpoints:
     def probe(self, endpoint: Endpoint) -> asyncio.Task[None]:
         """The probe of ``endpoint`` that is under way, or a new one. It raises nothing."""
         if endpoint.probe is None or endpoint.probe.done():
-            endpoint.probe = asyncio.create_task(self._probe(endpoint))
+            endpoint.probe = tasks.start(self._probe(endpoint), f"probing etcd at {endpoint}")
         return endpoint.probe
 
     @contextmanager

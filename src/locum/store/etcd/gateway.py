@@ -23,6 +23,7 @@ from typing import Final, TypeVar
 import aiohttp
 import msgspec
 
+from locum import tasks
 from locum.outside import UNDECODABLE
 from locum.store.etcd import messages
 from locum.store.etcd.messages import (
@@ -183,7 +184,7 @@ class Gateway:
     def _doubt(self, endpoint: str, token: str) -> None:
         """A request with ``token`` had no answer: find out whether the token is the reason."""
         if self._token == token and (self._doubting is None or self._doubting.done()):
-            self._doubting = asyncio.create_task(self._examine(endpoint, token))
+            self._doubting = tasks.start(self._examine(endpoint, token), "examining an etcd token")
 
     async def _examine(self, endpoint: str, token: str) -> None:
         now = asyncio.get_running_loop().time()

@@ -25,6 +25,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
+from locum import tasks
 from locum.store.credential_files import CredentialFiles
 from locum.store.credentials import (
     Contents,
@@ -111,7 +112,7 @@ class Renewal:
     async def tls(self) -> Tls:
         """The TLS settings to use. Raises Refused, with the reason, as long as the files cannot be used at all."""
         if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep_looking())
+            self._keeper = tasks.start(self._keep_looking(), "looking at etcd's credentials")
         if self._used is None:
             await self.look()
         if self._used is None:
@@ -180,7 +181,7 @@ class Renewal:
     async def look(self) -> None:
         """Look at the files, read what has changed, and try it. Callers at the same time share one look."""
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+            self._looking = tasks.start(self._look(), "reading etcd's credentials")
         # A caller that gives up must not end the look of the others.
         await asyncio.shield(self._looking)
 
@@ -199,7 +200,7 @@ class Renewal:
     def touch(self) -> None:
         """A connection is made: look whether there are new credentials, without waiting for that."""
         if self._due() and (self._looking is None or self._looking.done()):
-            self._looking = asyncio.create_task(self._look())
+            self._looking = tasks.start(self._look(), "reading etcd's credentials")
 
     def _due(self) -> bool:
         return asyncio.get_running_loop().time() - self._looked >= _TROUBLE_PAUSE

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from locum import wire
+from locum import tasks, wire
 from locum.errors import ProtocolError, StoreUnavailable
 from locum.store.base import Batch, WatchLost
 from locum.store.etcd import messages
@@ -97,7 +97,7 @@ class Watch:
         self._quiet = idle
         self._serving: Endpoint | None = None
         self._denied = 0
-        self._task = asyncio.create_task(self._run())
+        self._task = tasks.start(self._run(), "watching etcd")
 
     async def next(self) -> Batch:
         """The next batch. Raises WatchLost, or StoreUnavailable when it was ended."""

@@ -1,0 +1,51 @@
+"""Background tasks: no caller waits for them, so a failure must reach the process in another way.
+
+Rules of this file: it knows the event loop and no use of it. A task whose failure nothing reports is the worst kind of
+defect: what it did is simply no longer done. asyncio says so only when the task is collected, which a task that is
+kept in a list never is. So everything in the daemon that starts a task either awaits it or starts it here;
+``tests/unit/test_tasks.py`` checks that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+#: The key by which the event loop's exception handler recognises the failure of a background task.
+BACKGROUND = "locum background task"
+
+
+def start(work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
+    """Run ``work`` in the running event loop. ``what`` it does is for messages: "looking at scripts".
+
+    When it raises, the event loop's exception handler is called with the exception (:func:`failed_task`), whatever the
+    caller does with the task. The task lives until it ends, whether the caller keeps it or not.
+    """
+    task = asyncio.get_running_loop().create_task(work, name=what)
+    _under_way.add(task)
+    task.add_done_callback(_ended)
+    return task
+
+
+def failed_task(context: Mapping[str, object]) -> BaseException | None:
+    """What ended a background task, if an exception handler's ``context`` is about one."""
+    error = context.get("exception")
+    return error if BACKGROUND in context and isinstance(error, BaseException) else None
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    _under_way.discard(task)
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None:
+        what = task.get_name()
+        message = f"{what} has ended unexpectedly"
+        task.get_loop().call_exception_handler({"message": message, "exception": error, "task": task, BACKGROUND: what})
+
+
+# The event loop keeps weak references alone.
+_under_way: set[asyncio.Task[Any]] = set()
