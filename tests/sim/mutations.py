@@ -20,6 +20,7 @@ from locum.cluster.context import Context
 from locum.cluster.damping import Rule
 from locum.cluster.effects import ReadAnew, SendBeat
 from locum.cluster.following import Following
+from locum.cluster.history import History
 from locum.cluster.hold import Observers, OwnHold
 from locum.cluster.leading import Leading
 from locum.cluster.node import LOOK_AGAIN, Adoption, Node
@@ -94,8 +95,8 @@ def deadline_from_answer(patch: Patch) -> None:
 def beat_unconditional(patch: Patch) -> None:
     """A beat is accepted although the membership is gone."""
 
-    def send(ticket: int, slot: int, commit: Commit) -> Any:
-        return SendBeat(ticket, slot, unconditional(commit))
+    def send(ticket: int, slot: int, commit: Commit, *others: Any) -> Any:
+        return SendBeat(ticket, slot, unconditional(commit), *others)
 
     patch.setattr("locum.cluster.node.SendBeat", send)
 
@@ -464,7 +465,7 @@ def what_is_known_outlives_the_store(patch: Patch) -> None:
 
 def begun_at_once(patch: Patch) -> None:
     """A node claims and takes as soon as it has a hold, whoever may hold by what the store has lost."""
-    patch.setattr(Node, "_may_begin", lambda _: True)
+    patch.setattr(History, "may_begin", lambda _: True)
 
 
 def last_beat_not_demanded(patch: Patch) -> None:
@@ -490,7 +491,7 @@ def gap_without_reading(patch: Patch) -> None:
 
     def look_for_gap(self: Node, now: float, wall: float) -> None:
         original(self, now, wall)
-        self._stale_reads = -1
+        self.history._doubted_at_read = -1
         self.context.effects = [effect for effect in self.context.effects if not isinstance(effect, ReadAnew)]
 
     patch.setattr(Node, "_look_for_gap", look_for_gap)
@@ -514,7 +515,7 @@ def refused_and_not_read_anew(patch: Patch) -> None:
 
     def beat_done(self: Node, *arguments: Any) -> None:
         original(self, *arguments)
-        self._stale_reads = -1
+        self.history._doubted_at_read = -1
         self.context.effects = [effect for effect in self.context.effects if not isinstance(effect, ReadAnew)]
 
     patch.setattr(Node, "beat_done", beat_done)

@@ -49,7 +49,7 @@ def _nobody(*_: object) -> None:
 class Acts:
     """The machine's side of one node.
 
-    ``tunables`` returns those in force, ``incarnation`` the node's present membership.
+    ``tunables`` returns those in force.
     """
 
     def __init__(
@@ -65,7 +65,6 @@ class Acts:
         calls: KernelCalls,
         wire: WireWatch,
         tunables: Callable[[], Tunables],
-        incarnation: Callable[[], str],
         log: Callable[[str, str], None],
     ) -> None:
         self._table = table
@@ -80,7 +79,6 @@ class Acts:
         self._lifetime = enforcement.lifetime
         self._tickets: dict[int, Ticket] = {}
         self._tunables = tunables
-        self._incarnation = incarnation
         self._log = log
         #: Address → (bits, interface) of what is configured here by us.
         self.configured: dict[str, tuple[int, str]] = {}
@@ -318,7 +316,7 @@ class Acts:
         if not ok:
             await self._abandon(address)
             return False, reason
-        self._completed(address, bits, interface)
+        self._completed(address, bits, interface, effect.incarnation)
         self._announce(interface, address)
         self._connections.taken(address, interface)
         return True, ""
@@ -363,7 +361,7 @@ class Acts:
         if not ok:
             await self._abandon(address)
             return False, reason
-        self._completed(address, bits, new)
+        self._completed(address, bits, new, effect.incarnation)
         self._announce(new, address)
         self._connections.updated(address, new)
         return True, ""
@@ -457,7 +455,7 @@ class Acts:
         if not ok:
             await self._abandon(address)
             return False, reason
-        self._completed(address, bits, interface)
+        self._completed(address, bits, interface, effect.incarnation)
         return True, ""
 
     async def adopt(self, held: Iterable[tuple[str, int, str]], missing: Collection[str]) -> None:
@@ -487,7 +485,7 @@ class Acts:
             # After a crash a successor takes it for complete; it does what the plan says all the same.
             self._log(f"cannot note that {address} is about to change: {error}", "warning")
 
-    def _completed(self, address: str, bits: int, interface: str) -> None:
+    def _completed(self, address: str, bits: int, interface: str, incarnation: str) -> None:
         # A hold that was lost during the scripts has emptied both.
         self.configured[address] = self._renewable[address] = (bits, interface)
         self._wire.holds(address, interface)
@@ -495,7 +493,7 @@ class Acts:
         self._spawn(
             self._told_note(
                 address,
-                self._calls.start(self._calls.files, what, self._notes.add, address, self._incarnation(), interface),
+                self._calls.start(self._calls.files, what, self._notes.add, address, incarnation, interface),
             )
         )
 

@@ -98,7 +98,7 @@ class Auditor:
                 await self._acts.gate_done(PATIENCE)
                 began = boottime()
             claims, configured = self._claims(), frozenset(self._acts.configured)
-            hosted = [Hosted(h.address, h.bits, h.interfaces) for h in self._driver.node.serving.hosted.values()]
+            hosted = [Hosted(h.address, h.bits, h.interfaces) for h in self._driver.node.status().hosted.values()]
             seen = await self._worker.run("auditing the kernel", PATIENCE, _look, claims, hosted, self._gated)
         except (NoAnswer, LocumError) as error:
             self._tell((f"the kernel could not be compared with what is served here: {error}",))
@@ -114,7 +114,7 @@ class Auditor:
         await self._follow(f for f in found if f.action != "deny" or configured.isdisjoint(f.addresses))
 
     def _claims(self) -> list[Claim]:
-        moving = self._driver.node.serving.moving
+        moving = self._driver.node.status().moving
         held = self._acts.held().items()
         return [Claim(address, bits, name) for address, (bits, name) in held if address != moving]
 
@@ -160,7 +160,7 @@ class Auditor:
                 self._log(f"{finding.text}: muting it", "warning")
                 await acts.mute(address)
             return
-        if address not in acts.held() or address == node.serving.moving:
+        if address not in acts.held() or address == node.status().moving:
             return
         times = mended[finding.kind, address] = self._mended.get((finding.kind, address), 0) + 1
         if finding.kind in PASSING and times == 1:

@@ -18,7 +18,7 @@ from locum.agent.acts import Acts
 from locum.agent.clusters import ClusterSearch
 from locum.clock import boottime
 from locum.cluster import effects as fx
-from locum.cluster.node import Node, Stage
+from locum.cluster.node import Node
 from locum.errors import StoreError
 from locum.store.base import Batch, Commit, CommitResult, Store, WatchLost, carry_out
 
@@ -53,13 +53,12 @@ class Driver:
         #: Set to the problem (or None) when the node has left.
         self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         #: A commit that is not answered within this many seconds counts as unanswered.
-        self.patience = max(1.0, node.identity.hold)
+        self.patience = max(1.0, node.status().hold)
         #: Why the store could not be read last time, for status.
         self.store_problem = "not connected yet"
-        # When the store said something, when the last full read was asked for, and since when the node is what it is.
+        # When the store said something, and when the last full read was asked for.
         self._heard_at: float | None = None
-        self._read_at = self._member_since = 0.0
-        self._incarnation = ""
+        self._read_at = 0.0
 
     async def run(self) -> str | None:
         """Until the node has left; returns why it could not go on, or None."""
@@ -104,16 +103,14 @@ class Driver:
         """
         if self._heard_at is None:
             return None
-        if self.node.stage is Stage.MEMBER:
-            return max(now - max(self.node.observers.current_at, self._read_at, self._member_since), 0.0)
+        status = self.node.status()
+        if status.member:
+            return max(now - max(status.current_at, self._read_at), 0.0)
         return max(now - self._heard_at, 0.0)
 
     def feed(self, method: Callable[..., None], *arguments: object) -> None:
         """Give the rules an input: call ``method`` of the node with ``arguments`` and the time; then carry out."""
-        now = boottime()
-        method(*arguments, now, time.time())
-        if self.node.incarnation != self._incarnation:
-            self._incarnation, self._member_since = self.node.incarnation, now
+        method(*arguments, boottime(), time.time())
         self._carry_out()
 
     # -- effects -------------------------------------------------------------------------------------------
@@ -144,8 +141,7 @@ class Driver:
             case fx.SendBeat():
                 self._spawn(self._beat(effect, boottime()))
             case fx.ConfirmHold():
-                incarnation = self.node.incarnation
-                self._acts.confirm(incarnation, effect.slot, effect.deadline, effect.revision, effect.quiet)
+                self._acts.confirm(effect.incarnation, effect.slot, effect.deadline, effect.revision, effect.quiet)
             case fx.DropHold():
                 self._acts.drop()
             case fx.CommitWork():
@@ -216,12 +212,10 @@ class Driver:
         self.feed(self.node.probed, effect.ticket, await self._acts.probe(effect))
 
     async def _look(self, effect: fx.LookForClusters) -> None:
-        hosted = list(self.node.serving.hosted)
-
         def waits(reason: str) -> None:
             self.feed(self.node.clusters_awaited, effect.ticket, reason)
 
-        problem, addresses = await self._clusters.search(hosted, self.patience, waits)
+        problem, addresses = await self._clusters.search(effect.hosted, self.patience, waits)
         self.feed(self.node.clusters_seen, effect.ticket, problem, addresses)
 
     # -- the store -----------------------------------------------------------------------------------------
@@ -233,10 +227,10 @@ class Driver:
             return
         self._arming = True
         try:
-            await self._acts.arm(effect.slot, self.node.hold.hold)
+            await self._acts.arm(effect.slot, effect.hold)
         finally:
             self._arming = False
-        if boottime() - sent_at > self.node.hold.interval:
+        if boottime() - sent_at > effect.interval:
             # Much of its hold is over before it is sent; another one follows at once.
             asyncio.get_running_loop().call_soon(self._feed_unless_ended, self.node.beat_now)
         result = await self._ask(effect.commit)

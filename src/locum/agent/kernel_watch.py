@@ -134,7 +134,7 @@ class KernelWatch:
                 self._spawn(self._learn_anew())
 
     def _others_changed(self, address: str) -> None:
-        if address not in self._driver.node.serving.hosted:
+        if address not in self._driver.node.status().hosted:
             self.on_change()
 
     async def _learn_anew(self) -> None:
@@ -178,11 +178,11 @@ class KernelWatch:
 
     def _check(self, address: str, bits: int, interface: str) -> None:
         """Remove a public address that is not ours to serve, or not there."""
-        node = self._driver.node
-        if address not in node.serving.hosted:
+        status = self._driver.node.status()
+        if address not in status.hosted:
             return
         configured = self._acts.configured.get(address)
-        if configured is not None and (configured[1] == interface or not node.activity.idle):
+        if configured is not None and (configured[1] == interface or status.activity is not None):
             return
         self._log(f"{address} was found on {interface} and is not served there: removing it", "warning")
         self._spawn(self._remove(address, bits, interface))
@@ -229,7 +229,7 @@ class KernelWatch:
     def _situation(self) -> Situation:
         in_use = self._engine.in_use
         enabled = frozenset(script.name for script in in_use.scripts if script.enabled)
-        return Situation(self._driver.node.leaving, self._engine.running, enabled or None)
+        return Situation(self._driver.node.status().leaving, self._engine.running, enabled or None)
 
     def _port_gone(self, port: int) -> None:
         self._spawn(self._with_ports(self._ports.gone, port))

@@ -37,7 +37,7 @@ class AdminOperations:
         waited for.
         """
         request = parse_request(message)
-        view, local = self._driver.node.view, self._driver.node.context.name
+        view, local = self._driver.node.view, self._driver.node.status().name
         for _ in range(TRIES):
             change = plan_command(view, request, local=local, wall=time.time())
             changed = bool(change.operations)

@@ -146,21 +146,22 @@ class ControlServer:
         return report.why_old(self._driver.node.view, state), state.age
 
     def _state(self) -> DaemonState:
-        node = self._driver.node
+        status = self._driver.node.status()
         return DaemonState(
-            hold_left=max(node.hold.deadline - boottime(), 0.0),
-            hold=node.hold.hold,
+            hold_left=max(status.deadline - boottime(), 0.0),
+            hold=status.hold,
             store=str(self._reloader.settings.cluster.store),
             store_problem=self._driver.store_problem,
-            stage=node.stage.value,
-            obstacle=node.joining.obstacle,
-            activity=node.activity.name,
+            stage=status.stage.value,
+            obstacle=status.obstacle,
+            activity=status.activity,
             age=self._driver.age(boottime()),
         )
 
     def _report(self) -> StatusReport:
         node, state = self._driver.node, self._state()
-        return report.status_report(node.view, node.context.name, time.time(), node.context.tunables, state)
+        status = node.status()
+        return report.status_report(node.view, status.name, time.time(), status.tunables, state)
 
     async def _status(self, message: Message) -> object:
         present = self._report()
@@ -180,7 +181,7 @@ class ControlServer:
 
     async def _tunables(self, message: Message) -> object:
         node = self._driver.node
-        return report.tunable_reports(node.view, node.context.tunables)
+        return report.tunable_reports(node.view, node.status().tunables)
 
     async def _reload(self, message: Message) -> object:
         return await self._reloader.reload()
@@ -215,7 +216,7 @@ class ControlServer:
                 f"{event} cannot be run from within {inside}: that would wait for it and keep it from beginning. "
                 "Leave it to the daemon; a monitor that creates $LOCUM_RUNTIME/again is followed by another one soon"
             )
-        tunables = self._driver.node.context.tunables
+        tunables = self._driver.node.status().tunables
         timeout = tunables.monitor_timeout if event is Event.MONITOR else tunables.event_timeout
         result = await self._engine.run(event, timeout=timeout, startup_timeout=tunables.event_timeout)
         if event is Event.MONITOR:

@@ -151,7 +151,7 @@ class Reloader:
         self.on_reload(new)
         self._engine.configure(new.scripts, script_environment(new))
         node = self._driver.node
-        present = node.identity
+        present = node.status().identity
         self._driver.feed(node.configure, identity_of(new, present.margin, present.warning, present.machine))
         # The guard removes public addresses when the agent cannot: it must know the new ones as well.
         os.kill(os.getppid(), signal.SIGUSR1)

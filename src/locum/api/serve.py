@@ -93,6 +93,8 @@ def identity_of(settings: Settings, margin: float, warning: str, machine: str) -
         machine=machine,
         version=__version__,
         warning=warning,
+        probe=settings.network.probe,
+        search=True,
     )
 
 
@@ -152,7 +154,8 @@ def plain_addresses(settings: Settings) -> tuple[str, ...]:
 
 def own_claim(node: Node, address: str) -> int:
     """The revision of this node's own claim on ``address``, 0 when it has none."""
-    if not node.serving.claimed(address, node.incarnation):
+    status, claim = node.status(), node.view.claims.get(address)
+    if claim is None or (claim.record.node, claim.record.incarnation) != (status.name, status.incarnation):
         return 0
     return node.view.revision_of(f"claim/{address}")
 
@@ -215,7 +218,7 @@ async def serve(settings: Settings) -> int:
     declared = DeclaredPorts(os.path.join(runtime, "listen"))
 
     def connection_settings() -> KeeperSettings:
-        tunables, given = node.context.tunables, reloader.settings.connections
+        tunables, given = node.status().tunables, reloader.settings.connections
         return KeeperSettings(
             ports=declared.ports.union(given.ports),
             reset_ports=frozenset(given.reset_ports),
@@ -230,14 +233,12 @@ async def serve(settings: Settings) -> int:
         settings=connection_settings,
         log=log,
     )
-    node.lookout.watching = True
     wire = WireWatch(
         changed=lambda: driver.feed(node.warnings_changed, "wire", wire.warnings()),
         log=log,
     )
 
     def watch_wire(settings: Settings) -> None:
-        node.serving.probing = settings.network.probe
         wire.configure((a.address for a in settings.addresses), settings.network.ignore)
 
     acts = Acts(
@@ -250,8 +251,7 @@ async def serve(settings: Settings) -> int:
         connections=connections,
         calls=calls,
         wire=wire,
-        tunables=lambda: node.context.tunables,
-        incarnation=lambda: node.incarnation,
+        tunables=lambda: node.status().tunables,
         log=log,
     )
     store = PrefixedStore(whole, settings.cluster.name + "/")
@@ -366,7 +366,7 @@ async def _start_engine(engine: EventEngine, node: Node, acts: Acts, driver: Dri
     except LocumError as error:
         driver.end(str(error))
         return
-    node.handles = await engine.handled()
+    driver.feed(node.handles_changed, await engine.handled())
     acts.engine_ready.set()
 
 
@@ -381,10 +381,14 @@ async def _pulse(page: Page, lateness: Lateness) -> None:
 async def _look_at_scripts(driver: Driver, engine: EventEngine) -> None:
     """Look whether the scripts, or their abilities, have changed."""
     late: tuple[str, ...] = ()
+    handled: tuple[str, ...] = ()
     problem = ""
     while True:
         await asyncio.sleep(LOOK_PAUSE)
-        driver.node.handles = await engine.handled()
+        present = await engine.handled()
+        if present != handled:
+            handled = present
+            driver.feed(driver.node.handles_changed, handled)
         if engine.directory_problem != problem:
             problem = engine.directory_problem
             driver.feed(driver.node.warnings_changed, "scripts", (problem,) if problem else ())

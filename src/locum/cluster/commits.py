@@ -89,7 +89,7 @@ class Commits:
         commit = Commit(tuple(conditions), tuple(operations), unguarded)
         self._busy.add(kind.lane)
         self._under_way[ticket] = _UnderWay(kind, commit.operations, self._context.view.known)
-        self._context.emit(CommitWork(ticket, commit, kind))
+        self._context.emit(CommitWork(ticket, commit, kind, self._context.incarnation))
         return True
 
     def answered(self, ticket: int, result: CommitResult | None) -> Answer | None:

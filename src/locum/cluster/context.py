@@ -22,6 +22,8 @@ class Context:
         self.now = 0.0
         self.wall = 0.0
         self.effects: list[Effect] = []
+        #: The present membership of this node, or the one that it tries to get; "" without.
+        self.incarnation = ""
         #: The revision of this membership's last accepted beat that is known here, 0 when there is none.
         self.last_beat = 0
         self._tickets = 0

@@ -13,24 +13,30 @@ from locum.store.base import Commit
 
 
 class SendBeat(msgspec.Struct, frozen=True):
-    """Take the time, arm ``slot`` of the kernel's gate for a full hold, then commit; in this order, for safety.
+    """Take the time, arm ``slot`` of the kernel's gate for ``hold`` seconds, then commit; in this order, for safety.
 
     Answer: ``beat_done(ticket, result, sent_at)``; ``result`` is None when the store did not answer and
-    ``sent_at`` the CLOCK_BOOTTIME seconds taken *before* the gate was armed.
+    ``sent_at`` the CLOCK_BOOTTIME seconds taken *before* the gate was armed. The next beat follows after ``interval``
+    seconds: one that cannot be sent within that time has lost much of its hold.
     """
 
     ticket: int
     slot: int
     commit: Commit
+    incarnation: str
+    hold: float
+    interval: float
 
 
 class ConfirmHold(msgspec.Struct, frozen=True):
     """The beat of ``slot`` was accepted: open the gate for what is left of its time; tell the guard ``deadline``.
 
-    ``revision``: the beat's, which an agent that adopts this hold must find in the store, or a later one. ``quiet``:
-    the CLOCK_BOOTTIME second before which such an agent may take nothing either.
+    ``incarnation``: the membership that the hold belongs to. ``revision``: the beat's, which an agent that adopts this
+    hold must find in the store, or a later one. ``quiet``: the CLOCK_BOOTTIME second before which such an agent may
+    take nothing either.
     """
 
+    incarnation: str
     slot: int
     deadline: float
     revision: int
@@ -42,11 +48,15 @@ class DropHold(msgspec.Struct, frozen=True):
 
 
 class CommitWork(msgspec.Struct, frozen=True):
-    """Commit to the store. Answer: ``commit_done(ticket, result)``, result None when the store did not answer."""
+    """Commit to the store. Answer: ``commit_done(ticket, result)``, result None when the store did not answer.
+
+    ``kind`` and ``incarnation`` (of the present membership, "" before the first) tell what the commit is for.
+    """
 
     ticket: int
     commit: Commit
     kind: CommitKind
+    incarnation: str
 
 
 class ReadAnew(msgspec.Struct, frozen=True):
@@ -63,13 +73,15 @@ class RunEvent(msgspec.Struct, frozen=True):
 class TakeAddress(msgspec.Struct, frozen=True):
     """Let the address through the gate, run ``takeip``, see that it is configured, announce it.
 
-    Answer: ``activity_done(ticket, ok, reason)``. When not ok the address is not configured and is muted (I7).
+    Answer: ``activity_done(ticket, ok, reason)``. When not ok the address is not configured and is muted (I7). When ok
+    it is noted as held by ``incarnation``, for the agent that comes after a crash of this one.
     """
 
     ticket: int
     address: str
     bits: int
     interface: str
+    incarnation: str
 
 
 class ProbeAddresses(msgspec.Struct, frozen=True):
@@ -83,13 +95,14 @@ class ProbeAddresses(msgspec.Struct, frozen=True):
 
 
 class LookForClusters(msgspec.Struct, frozen=True):
-    """Look for other clusters in the same store that host one of this node's addresses.
+    """Look for other clusters in the same store that host one of this node's addresses, ``hosted``.
 
     Answer: ``clusters_seen(ticket, problem, addresses)``: why this node must not serve ``addresses``, "" when it may
     serve all of its own, None when the store did not answer.
     """
 
     ticket: int
+    hosted: tuple[str, ...]
 
 
 class ReleaseAddress(msgspec.Struct, frozen=True):
@@ -105,13 +118,17 @@ class ReleaseAddress(msgspec.Struct, frozen=True):
 
 
 class UpdateAddress(msgspec.Struct, frozen=True):
-    """Run ``updateip``: the address changes interface. Answer: ``activity_done``; when not ok it is gone and muted."""
+    """Run ``updateip``: the address changes interface. Answer: ``activity_done``; when not ok it is gone and muted.
+
+    When ok it is noted as held by ``incarnation``, as after a take.
+    """
 
     ticket: int
     address: str
     bits: int
     old_interface: str
     new_interface: str
+    incarnation: str
 
 
 class CancelActivity(msgspec.Struct, frozen=True):
@@ -134,13 +151,15 @@ class Restore(msgspec.Struct, frozen=True):
 class TakeAgain(msgspec.Struct, frozen=True):
     """Run ``takeip`` once more for an address that is held, because the kernel lost what scripts had attached to it.
 
-    The address goes on serving meanwhile. Answer: ``activity_done``; when not ok it is gone and muted (I7).
+    The address goes on serving meanwhile. Answer: ``activity_done``; when not ok it is gone and muted (I7). When ok it
+    is noted as held by ``incarnation``, as after a take.
     """
 
     ticket: int
     address: str
     bits: int
     interface: str
+    incarnation: str
 
 
 class Note(msgspec.Struct, frozen=True):

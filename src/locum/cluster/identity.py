@@ -10,7 +10,11 @@ from locum.cluster.schema import HostedAddress
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who the node is, from its configuration and its machine. ``hold`` and ``margin`` in seconds."""
+    """Who the node is, from its configuration and its machine. ``hold`` and ``margin`` in seconds.
+
+    ``probe``: ask on the wire for an address that no node of the cluster has held before it is taken. ``search``: look
+    for other clusters in the same store before joining.
+    """
 
     name: str
     hold: float
@@ -21,6 +25,8 @@ class Identity(msgspec.Struct, frozen=True):
     machine: str = ""
     version: str = ""
     warning: str = ""
+    probe: bool = False
+    search: bool = False
 
 
 class Adoption(msgspec.Struct, frozen=True):

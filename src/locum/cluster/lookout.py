@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from locum.cluster.context import Context
 from locum.cluster.effects import LookForClusters
+from locum.cluster.identity import Identity
 from locum.cluster.obstacles import Obstacles
 from locum.cluster.schema import HostedAddress
 
@@ -25,12 +26,12 @@ SOURCE = "clusters"
 
 
 class Lookout:
-    """What one node knows of other clusters. Without ``watching`` it never looks, and nothing is barred."""
+    """What one node knows of other clusters. Without ``Identity.search`` it never looks, and nothing is barred."""
 
-    def __init__(self, context: Context, obstacles: Obstacles) -> None:
+    def __init__(self, context: Context, obstacles: Obstacles, identity: Identity) -> None:
         self._context = context
         self._obstacles = obstacles
-        self.watching = False
+        self._identity = identity
         # Addresses that are not to be claimed yet → why not, "" before the first look.
         self._barred: dict[str, str] = {}
         self._everything = True
@@ -53,18 +54,20 @@ class Lookout:
         self._everything = False
         self._tell("")
 
-    def configured(self, old: Iterable[HostedAddress], new: Iterable[HostedAddress]) -> None:
+    def configure(self, identity: Identity) -> None:
         """A reload: what it brought is looked for."""
-        before, after = {hosted.address for hosted in old}, {hosted.address for hosted in new}
+        before = {hosted.address for hosted in self._identity.addresses}
+        after = {hosted.address for hosted in identity.addresses}
+        self._identity = identity
         for address in before - after:
             self._barred.pop(address, None)
-        if self.watching and after - before:
+        if identity.search and after - before:
             self._barred |= dict.fromkeys(after - before, "")
             self._next = 0.0
 
     def clear(self) -> bool:
         """Whether the node may go on; asks if that is not known yet."""
-        if not self.watching or not self._everything:
+        if not self._identity.search or not self._everything:
             return True
         self._ask(frozenset())
         return False
@@ -88,13 +91,14 @@ class Lookout:
 
     def next_due(self) -> float:
         """When the next look is due."""
-        waiting = self.watching and not self._ticket and (self._everything or self._barred)
+        waiting = self._identity.search and not self._ticket and (self._everything or self._barred)
         return self._next if waiting else math.inf
 
     def _ask(self, addresses: frozenset[str]) -> None:
         if not self._ticket and self._context.now >= self._next:
             self._ticket, self._asked = self._context.ticket(), addresses
-            self._context.emit(LookForClusters(self._ticket))
+            hosted = tuple(hosted.address for hosted in self._identity.addresses)
+            self._context.emit(LookForClusters(self._ticket, hosted))
 
     def awaits(self, ticket: int, reason: str) -> None:
         """The search under way cannot come to its end, for ``reason``."""

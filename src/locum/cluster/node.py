@@ -15,7 +15,6 @@ message, a crash and a late answer all lead to the same place.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable, Collection, Mapping
 
@@ -25,37 +24,27 @@ from locum.cluster.checking import Checking
 from locum.cluster.commit_kinds import Claim, Farewell, Join, LeaderCommit, WriteHealth
 from locum.cluster.commits import Commits
 from locum.cluster.context import Context
-from locum.cluster.effects import ConfirmHold, DropHold, Effect, Exit, ReadAnew, RunEvent, SendBeat
+from locum.cluster.effects import ConfirmHold, DropHold, Effect, Exit, SendBeat
 from locum.cluster.following import Following
+from locum.cluster.history import History
 from locum.cluster.hold import Observers, OwnHold
 from locum.cluster.identity import Adoption, Identity
-from locum.cluster.joining import Joining, part_of_membership
+from locum.cluster.joining import Joining
 from locum.cluster.leading import Leading
+from locum.cluster.leaving import Leaving
 from locum.cluster.lookout import Lookout
 from locum.cluster.obstacles import Obstacles
 from locum.cluster.plan import current_health, inactive
 from locum.cluster.schema import BeatRecord, HealthRecord
 from locum.cluster.serving import Serving
+from locum.cluster.status import NodeStatus, Stage
 from locum.cluster.view import View
-from locum.store.base import Commit, CommitResult, Delete, Put
+from locum.store.base import Commit, CommitResult, Put
 
-__all__ = ["Adoption", "Identity", "Node", "Stage"]
+__all__ = ["Adoption", "Identity", "Node", "NodeStatus", "Stage"]
 
-#: How long a leaving node tries to tell the store, in seconds.
-FAREWELL_LIMIT = 3.0
-#: How long a node says in its health that the store's history has changed, in seconds.
-TELL_HISTORY = 3600.0
 #: Shortest time between two looks at something that is due but waits for something else, in seconds.
 LOOK_AGAIN = 0.02
-
-
-class Stage(enum.Enum):
-    """Where a node is in its life; the module's docstring has the transitions."""
-
-    JOINING = "joining"
-    MEMBER = "member"
-    LOST = "lost"
-    LEFT = "left"
 
 
 class Node:
@@ -71,13 +60,11 @@ class Node:
         self.identity = identity
         self.view = view
         self.stage = Stage.JOINING
-        self.incarnation = ""
-        self.leaving = False
-        self.handles: tuple[str, ...] = ()
+        self._handles: tuple[str, ...] = ()
+        # When the present membership began, or the try to get it.
+        self._began_at = 0.0
         self._new_incarnation = new_incarnation
         self._adoption = adoption
-        self._shut_down = False
-        self._farewell_until = math.inf
         self._was_inactive = False
         # When the whole situation was looked at last, with how many full reads, and when the next look is due.
         self._looked = -math.inf
@@ -85,26 +72,21 @@ class Node:
         self._wakeup: float | None = None
         # Beats under way → the highest revision that was known when each was sent.
         self._known: dict[int, int] = {}
-        # Nothing is claimed or taken before this time, nor before the store was read anew after so many reads.
-        self._quiet_until = 0.0
-        self._stale_reads = -1
-        # The longest time, in seconds, for which some node may go on by a hold of another history.
-        self._longest_wait = 0.0
-        # The unix time until which the other nodes are told of it, and what.
-        self._history_note = (0.0, "")
         self.context = Context(identity.name, view)
+        self.history = History(self.context, identity)
         self.hold = OwnHold(identity.hold)
         self.observers = Observers(self.hold.interval)
         self.commits = Commits(self.context)
         self.activity = Activity(self.context)
         self.serving = Serving(self.context, self.commits, self.activity)
-        self.serving.configure(identity.addresses)
+        self.serving.configure(identity)
         self.checking = Checking(self.context, self.activity)
         self.obstacles = Obstacles(identity.hold)
         self.following = Following(self.context, self.commits, self.activity)
         self.leading = Leading(self.context, self.commits, self.observers)
+        self.leaving = Leaving(self.context, self.commits, self.activity, self.following, self.leading)
         self.joining = Joining(self.context, self.commits, identity)
-        self.lookout = Lookout(self.context, self.obstacles)
+        self.lookout = Lookout(self.context, self.obstacles, identity)
 
     # -- inputs: each says what happened, then looks at the whole --------------------------------------------
 
@@ -134,8 +116,7 @@ class Node:
         (:mod:`locum.store.sqlite`). What is held stays; nothing is begun before all holds of another history are over.
         """
         self._enter(now, wall)
-        self._stale_reads = self.view.reads
-        self._quiet_until = max(self._quiet_until, now + self._wait())
+        self.history.watch_lost()
         self._step()
 
     def beat_done(self, ticket: int, result: CommitResult | None, sent_at: float, now: float, wall: float) -> None:
@@ -160,7 +141,8 @@ class Node:
         if result is not None and accepted and current and self.stage is Stage.MEMBER:
             self.context.last_beat = max(self.context.last_beat, result.revision)
         if slot is not None and now < self.hold.deadline:
-            self.context.emit(ConfirmHold(slot, self.hold.deadline, self.context.last_beat, self._quiet_until))
+            incarnation, revision = self.context.incarnation, self.context.last_beat
+            self.context.emit(ConfirmHold(incarnation, slot, self.hold.deadline, revision, self.history.quiet_until))
         self._enter(now, wall)
         # A refusal of a beat of an earlier membership says nothing about this one.
         if accepted is False and current and self.stage is Stage.MEMBER:
@@ -185,7 +167,7 @@ class Node:
                 case Claim() if refused:
                     self.serving.claim_refused()
                 case Join() if refused:
-                    self._doubt_view()
+                    self.history.doubt()
                 case Farewell() if answer.accepted:
                     self._left()
             self._keys_changed(answer.keys)
@@ -289,16 +271,23 @@ class Node:
     def configure(self, identity: Identity, now: float, wall: float) -> None:
         """The configuration was reloaded. Name, hold and margin stay as they were until the node joins anew."""
         self._enter(now, wall)
-        self.lookout.configured(self.identity.addresses, identity.addresses)
         self.identity = identity
+        self.lookout.configure(identity)
         self.joining.identity = identity
-        self.serving.configure(identity.addresses)
+        self.history.identity = identity
+        self.serving.configure(identity)
+        self._step()
+
+    def handles_changed(self, events: tuple[str, ...], now: float, wall: float) -> None:
+        """The events that this node's scripts handle; the leader prepares a plan only when a script has work then."""
+        self._enter(now, wall)
+        self._handles = events
         self._step()
 
     def leave(self, now: float, wall: float) -> None:
         """Stop in order: fail over, run ``shutdown``, leave, :class:`Exit`."""
         self._enter(now, wall)
-        self.leaving = True
+        self.leaving.ask()
         self._step()
 
     # -- outputs -----------------------------------------------------------------------------------------------
@@ -308,6 +297,32 @@ class Node:
         effects, self.context.effects = self.context.effects, []
         return effects
 
+    def status(self) -> NodeStatus:
+        """What this node knows about itself, beyond what the view shows."""
+        here = self.serving.local.items()
+        return NodeStatus(
+            identity=self.identity,
+            stage=self.stage,
+            incarnation=self.context.incarnation,
+            leaving=self.leaving.asked,
+            hold=self.hold.hold,
+            interval=self.hold.interval,
+            deadline=self.hold.deadline,
+            current_at=max(self.observers.current_at, self._began_at),
+            committing=self.commits.waiting,
+            activity=self.activity.name,
+            moving=self.serving.moving,
+            hosted=self.serving.hosted,
+            held={address: local.interface for address, local in here if local.held},
+            unsure={address: local.interface for address, local in here if not local.held},
+            started=self.checking.started,
+            obstacle=self.joining.obstacle,
+            unable=self.obstacles.unable(self.context.now),
+            last_retry=self.serving.refusals.latest_due(),
+            last_told=self.serving.upkeep.latest_tell(),
+            tunables=self.context.tunables,
+        )
+
     def next_wakeup(self) -> float:
         """The CLOCK_BOOTTIME second at which :meth:`tick` must be called at the latest (inf: never)."""
         if self._wakeup is None:
@@ -316,8 +331,8 @@ class Node:
 
     def _next_look(self) -> float:
         context = self.context
-        due = [self.commits.next_pause_end(self._looked), self._farewell_until]
-        if self.stage is Stage.LOST and self.activity.idle and not self.serving.local and self._read_since():
+        due = [self.commits.next_pause_end(self._looked), self.leaving.next_due()]
+        if self.stage is Stage.LOST and self.activity.idle and not self.serving.local and self.history.current:
             due.append(context.now)
         if self.stage is Stage.JOINING:
             due += [self.joining.next_due(), self.lookout.next_due()]
@@ -325,10 +340,10 @@ class Node:
             # Since the last look and not since the last input: the beats of others are inputs without a look.
             due += [self.hold.next_due, self.serving.next_due(self._looked), self.following.next_due(self._looked)]
             due += [self.checking.steady_at(self._looked), self.obstacles.next_due(self._looked)]
-            if self._quiet_until > self._looked:
-                due.append(self._quiet_until)
+            if self.history.quiet_until > self._looked:
+                due.append(self.history.quiet_until)
             due.append(self.lookout.next_due())
-            due.append(self.leading.next_due(self.incarnation))
+            due.append(self.leading.next_due(self.context.incarnation))
             if self.hold.deadline > context.now:
                 due.append(self.hold.deadline)
             if self.activity.idle and not self._inactive():
@@ -356,10 +371,10 @@ class Node:
             if kind == "member":
                 self.observers.forget(node)
             if kind in ("member", "node"):
-                self._wait()
+                self.history.longest_wait()
             if kind == "beat" and node == self.context.name:
                 beat = view.beats.get(node)
-                if beat is not None and beat.record.incarnation == self.incarnation:
+                if beat is not None and beat.record.incarnation == self.context.incarnation:
                     self.observers.beat_echoed(beat.record.sequence, now)
             if kind in ("member", "beat") and node in view.members:
                 self.observers.beat_seen(node, view.revision_of(f"beat/{node}"), now)
@@ -379,20 +394,19 @@ class Node:
             # Nothing is known of the cluster; what is here can be released all the same.
             if self.stage is Stage.LOST:
                 self._activity_step()
-            if self.leaving:
+            if self.leaving.asked:
                 self._leave_step()
             return
         if self.stage is Stage.MEMBER and f"member/{self.context.name}" in self.view.corrupt:
             # Whoever starts anew cannot read that we are a member, and frees our claims after a hold.
             self._lose("this node's membership cannot be read in the store")
-        if self.stage is Stage.MEMBER and not self.view.alive(self.context.name, self.incarnation):
-            if math.isinf(self._farewell_until):
-                self._lose("this node's membership is gone from the store")
-            else:
+        if self.stage is Stage.MEMBER and not self.view.alive(self.context.name, self.context.incarnation):
+            if self.leaving.ends_membership:
                 # Our own farewell, seen in the watch before its answer came.
                 self._left()
                 return
-        if self.stage is Stage.LOST and not self.serving.local and self.activity.idle and self._read_since():
+            self._lose("this node's membership is gone from the store")
+        if self.stage is Stage.LOST and not self.serving.local and self.activity.idle and self.history.current:
             self.stage = Stage.JOINING
             self.lookout.begin()
         if self.stage is Stage.JOINING:
@@ -400,11 +414,11 @@ class Node:
         if self.stage is Stage.MEMBER:
             self._member_step()
         self._activity_step()
-        if self.leaving:
+        if self.leaving.asked:
             self._leave_step()
 
     def _join(self) -> None:
-        if self.leaving:
+        if self.leaving.asked:
             return
         adoption, self._adoption = self._adoption, None
         if adoption is not None:
@@ -414,14 +428,14 @@ class Node:
                 self.serving.inherit(adoption.held)
                 self._lose("the membership of the agent before this one is gone, or was on other terms")
             return
-        if self.incarnation and self.view.alive(self.context.name, self.incarnation):
+        if self.context.incarnation and self.view.alive(self.context.name, self.context.incarnation):
             self.stage = Stage.MEMBER
             self.hold.lose()
             self.context.last_beat = 0
             self.following.join()
             self.checking.unearn()
             self.lookout.begin()
-            self.context.note(f"joined as {self.incarnation}")
+            self.context.note(f"joined as {self.context.incarnation}")
             return
         if not self.lookout.clear():
             self.joining.blocked(self.lookout.obstacle, self.lookout.awaited)
@@ -430,7 +444,7 @@ class Node:
         candidate = self._new_incarnation()
         self.joining.step(candidate)
         if self.joining.tried == candidate:
-            self.incarnation = candidate
+            self._call_itself(candidate)
 
     def _may_adopt(self, adoption: Adoption) -> bool:
         """Whether the membership stands with the beat that it was held by, and on terms that this agent keeps.
@@ -446,11 +460,11 @@ class Node:
     def _adopt(self, adoption: Adoption) -> None:
         self.stage = Stage.MEMBER
         self.lookout.trust()
-        self.incarnation = adoption.incarnation
+        self._call_itself(adoption.incarnation)
         self.hold.adopt(adoption.deadline, adoption.slot, self._last_sequence())
         self.context.last_beat = adoption.revision
-        self._quiet_until = adoption.quiet
-        mine = (self.context.name, self.incarnation)
+        self.history.quiet_until = adoption.quiet
+        mine = (self.context.name, self.context.incarnation)
         claims = {a: c.record for a, c in self.view.claims.items() if (c.record.node, c.record.incarnation) == mine}
         self.serving.adopt(adoption.held, claims)
         self.serving.scripts_forget(adoption.missing)
@@ -460,8 +474,12 @@ class Node:
         if health is not None:
             self.checking.adopt(health.started, health.earned, health.healthy, health.reason)
             self.serving.adopt_links(health.down)
-        self.following.adopt(self.incarnation)
-        self.context.note(f"adopted {self.incarnation} with {len(adoption.held)} addresses")
+        self.following.adopt(self.context.incarnation)
+        self.context.note(f"adopted {self.context.incarnation} with {len(adoption.held)} addresses")
+
+    def _call_itself(self, incarnation: str) -> None:
+        if incarnation != self.context.incarnation:
+            self.context.incarnation, self._began_at = incarnation, self.context.now
 
     def _last_sequence(self) -> int:
         beat = self.view.beats.get(self.context.name)
@@ -471,24 +489,19 @@ class Node:
         """This incarnation is over: silent at once, then tell the scripts, then join anew."""
         self.context.note(f"{why}; releasing all addresses and joining anew", "error")
         self.stage = Stage.LOST
-        self.incarnation = ""
+        self._call_itself("")
         self.hold.lose()
         self.context.last_beat = 0
         self.serving.doubt()
         self.checking.lost()
         self.context.emit(DropHold())
-        self._doubt_view()
+        self.history.doubt()
 
     # -- a store that goes back ----------------------------------------------------------------------------------
 
     def _begin_history(self) -> None:
         """The store's history is another one: silent at once, and nothing that was known before counts any more."""
-        why, self.view.another_history = self.view.another_history, ""
-        what = f"the store's history has changed: it was wiped or restored from a copy ({why})"
-        self._history_note = (
-            self.context.wall + TELL_HISTORY,
-            f"{what}; what was committed since the copy is lost: check what admins had set",
-        )
+        what = self.history.changed()
         self._known.clear()
         self.commits.forget()
         self.observers.forget_all()
@@ -497,9 +510,9 @@ class Node:
         if self.stage is Stage.MEMBER:
             self._lose(what)
         elif self.stage is not Stage.LEFT:
-            self.incarnation = ""
+            self._call_itself("")
             self.context.note(what, "error")
-            self._doubt_view()
+            self.history.doubt()
 
     def _look_for_gap(self, now: float, wall: float) -> None:
         """A beat was accepted: whether the store can have gone back unseen since the last one.
@@ -519,47 +532,26 @@ class Node:
         for node in self.view.members:
             self.observers.beat_seen(node, self.view.revision_of(f"beat/{node}"), now)
         self.leading.forget()
-        self._doubt_view()
-        self._quiet_until = now + self._wait()
-
-    def _doubt_view(self) -> None:
-        """What the view knows may be partly another history's: a watch that goes on after a break cannot tell."""
-        self._stale_reads = self.view.reads
-        self.context.emit(ReadAnew())
-
-    def _wait(self) -> float:
-        """The longest hold and margin that this node has ever heard of, in seconds."""
-        view, own = self.view, self.identity.hold + self.identity.margin
-        waits = [node.record.wait for node in view.nodes.values()]
-        waits += [member.record.hold + member.record.margin for member in view.members.values()]
-        self._longest_wait = max(self._longest_wait, own, *waits)
-        return self._longest_wait
-
-    def _read_since(self) -> bool:
-        """Whether the store was read since the view was last doubted."""
-        return self.view.reads != self._stale_reads
-
-    def _may_begin(self) -> bool:
-        """Whether this node may claim and take: no hold of another history can last any more."""
-        return self.context.now >= self._quiet_until and self._read_since()
+        self.history.doubt()
+        self.history.keep_quiet()
 
     def _member_step(self) -> None:
         now = self.context.now
         self._watch_inactivity()
         if self.hold.due(now):
             self._beat()
-        plan = self.following.plan(self.incarnation)
-        mine = self.serving.mine(plan, self.incarnation)
+        plan = self.following.plan(self.context.incarnation)
+        mine = self.serving.mine(plan, self.context.incarnation)
         hold_valid = self.hold.valid(now)
-        if hold_valid and self._read_since():
-            self.leading.step(self.incarnation)
+        if hold_valid and self.history.current:
+            self.leading.step(self.context.incarnation)
         revision = self.view.plan.revision if self.view.plan is not None else 0
-        may_take = hold_valid and plan is not None and self.following.may_move(plan) and self._may_begin()
+        may_take = hold_valid and plan is not None and self.following.may_move(plan) and self.history.may_begin()
         may_take = self.lookout.look(self.identity.addresses) and may_take
-        self.serving.step(mine - self.lookout.barred(), revision, self.incarnation, may_take)
+        self.serving.step(mine - self.lookout.barred(), revision, self.context.incarnation, may_take)
         if plan is not None and hold_valid:
             settled = self.serving.settled(mine)
-            self.following.step(plan, self.incarnation, settled, self.serving.changes)
+            self.following.step(plan, self.context.incarnation, settled, self.serving.changes)
         self.following.write_ban()
         self._write_health()
         self.joining.refresh()
@@ -569,16 +561,17 @@ class Node:
         ticket = context.ticket()
         slot = self.hold.begin(ticket, context.now)
         self.observers.beat_sent(self.hold.sequence, context.now)
-        record = BeatRecord(self.incarnation, self.hold.sequence)
+        record = BeatRecord(self.context.incarnation, self.hold.sequence)
         put = Put(f"beat/{context.name}", schema.encode(record))
         reason = {put.key: "the node alone writes it, and its membership, a condition, proves which life of the node"}
         self._known[ticket] = self.view.known
-        context.emit(SendBeat(ticket, slot, Commit(tuple(context.membership()), (put,), reason)))
+        commit = Commit(tuple(context.membership()), (put,), reason)
+        context.emit(SendBeat(ticket, slot, commit, context.incarnation, self.hold.hold, self.hold.interval))
 
     def _write_health(self) -> None:
         key = f"health/{self.context.name}"
         truth = HealthRecord(
-            incarnation=self.incarnation,
+            incarnation=self.context.incarnation,
             started=self.checking.started and self.checking.judged,
             earned=self.checking.earned,
             healthy=self.checking.healthy,
@@ -586,8 +579,8 @@ class Node:
             down=self.serving.down(),
             refused=self.serving.refusals.reasons(),
             occupied={**self.serving.refusals.occupied(), **self.lookout.occupied(self.serving.hosted)},
-            leaving=self.leaving,
-            handles=self.handles,
+            leaving=self.leaving.asked,
+            handles=self._handles,
             warning=self._warning(),
             unable=self.obstacles.unable(self.context.now),
             unsteady=self.serving.unsteady(),
@@ -600,8 +593,7 @@ class Node:
             self.commits.start(WriteHealth(), [member, self.view.condition(key)], [Put(key, schema.encode(truth))])
 
     def _warning(self) -> str:
-        until, note = self._history_note
-        return "; ".join(part for part in (self.identity.warning, note if self.context.wall < until else "") if part)
+        return "; ".join(part for part in (self.identity.warning, self.history.warning()) if part)
 
     def _inactive(self) -> bool:
         return inactive(self.view, self.context.name, self.context.wall)
@@ -623,28 +615,32 @@ class Node:
             work, _ = self._next_work()
             if work is not None:
                 work()
-        elif self.activity.name == "monitor" or (self.activity.name == "startup" and self.leaving):
+        elif self.activity.name == "monitor" or (self.activity.name == "startup" and self.leaving.asked):
             # Moving addresses does not wait for a check that may take long.
             _, urgent = self._next_work()
-            if urgent or self.leaving:
+            if urgent or self.leaving.asked:
                 self.activity.cancel()
 
     def _next_work(self) -> tuple[Callable[[], None] | None, bool]:
         """The next thing to do, and whether it may interrupt a monitor."""
         member = self.stage is Stage.MEMBER
         hold_valid = member and self.hold.valid(self.context.now)
-        plan = self.following.plan(self.incarnation) if member else None
-        mine = self.serving.mine(plan, self.incarnation)
+        plan = self.following.plan(self.context.incarnation) if member else None
+        mine = self.serving.mine(plan, self.context.incarnation)
         may_move = plan is None or self.following.may_move(plan)
         # Where there is no plan at all, somebody deleted it: that is no reason to stop serving before there is another.
         may_release = may_move and (self.view.plan is not None or not member or self._inactive())
-        address = self.serving.release_due(mine, hold_valid, may_release, self.incarnation)
+        address = self.serving.release_due(mine, hold_valid, may_release, self.context.incarnation)
         if address is not None:
             return lambda: self.serving.release(address), True
         if hold_valid and plan is not None:
             if self.following.prepare_due(plan):
                 return lambda: self.following.prepare(plan), True
-            if may_move and self._may_begin() and (take := self.serving.take_due(mine, self.incarnation)) is not None:
+            if (
+                may_move
+                and self.history.may_begin()
+                and (take := self.serving.take_due(mine, self.context.incarnation)) is not None
+            ):
                 return lambda: self.serving.take(take), True
             if may_move and (update := self.serving.update_due(mine)) is not None:
                 return lambda: self.serving.update(update), True
@@ -652,46 +648,21 @@ class Node:
                 return lambda: self.serving.retake(again), True
             if self.following.closing_due(plan):
                 return lambda: self.following.close(plan), True
-        if member and not self._inactive() and not self.leaving:
+        if member and not self._inactive() and not self.leaving.asked:
             return self.checking.due(), False
         return None, False
 
     # -- leaving -----------------------------------------------------------------------------------------------
 
     def _leave_step(self) -> None:
-        """Addresses are served elsewhere, then ``shutdown``, then the member key goes."""
         if self.stage is Stage.LEFT or not self.activity.idle or self.serving.local:
             return
-        holds = self.stage is Stage.MEMBER and self.hold.valid(self.context.now)
-        if holds and not self.following.nothing_left(self.incarnation):
-            return
-        if not self._shut_down:
-            self._shut_down = True
-            if self.checking.started:
-                self.context.emit(RunEvent(self.activity.begin("shutdown", self._shutdown_done), "shutdown"))
-                return
-        if math.isinf(self._farewell_until):
-            self._farewell_until = self.context.now + FAREWELL_LIMIT
-        if self.stage is Stage.MEMBER and self.context.now < self._farewell_until:
-            self._say_farewell()
-        else:
+        member, started = self.stage is Stage.MEMBER, self.checking.started
+        if self.leaving.step(member=member, hold_valid=self.hold.valid(self.context.now), started=started):
             self._left()
-
-    def _shutdown_done(self, ok: bool, reason: str) -> None:
-        if not ok:
-            self.context.note(f"shutdown: {reason}", "error")
-
-    def _say_farewell(self) -> None:
-        view, name = self.view, self.context.name
-        conditions = [view.condition(f"member/{name}")]
-        operations = [Delete(f"{kind}/{name}") for kind in ("member", "beat", "health", "phase")]
-        if self.leading.leads(self.incarnation):
-            conditions.append(view.condition("leader"))
-            operations.append(Delete("leader"))
-        self.commits.start(Farewell(), conditions, operations, part_of_membership(name))
 
     def _left(self) -> None:
         if self.stage is not Stage.LEFT:
             self.stage = Stage.LEFT
-            self._farewell_until = math.inf
+            self.leaving.left()
             self.context.emit(Exit())

@@ -19,6 +19,7 @@ from locum.cluster.commits import Commits
 from locum.cluster.context import Context
 from locum.cluster.damping import Damper, Rule, link_rule
 from locum.cluster.effects import ProbeAddresses, ReleaseAddress, Restore, TakeAddress, TakeAgain, UpdateAddress
+from locum.cluster.identity import Identity
 from locum.cluster.refusals import Refusals
 from locum.cluster.schema import ClaimRecord, HeldRecord, HostedAddress, PlanRecord
 from locum.cluster.upkeep import Upkeep
@@ -58,8 +59,8 @@ class Serving:
         self._dampers: dict[str, Damper] = {}
         #: Count of takes, releases and updates; the follower compares it to know whether anything moved (I3).
         self.changes = 0
-        #: Whether an address that no node of the cluster has held is looked for on the wire first.
-        self.probing = False
+        # Whether an address that no node of the cluster has held is looked for on the wire first.
+        self._probing = False
         self._chunk = CLAIMS_PER_COMMIT
         # Claimed for the first time ever → the ticket of the probe under way; 0: it found no other machine.
         self._probes: dict[str, int] = {}
@@ -78,10 +79,11 @@ class Serving:
 
     # -- inputs ----------------------------------------------------------------------------------------
 
-    def configure(self, hosted: tuple[HostedAddress, ...]) -> None:
-        """The configured addresses (at start and at reload). One that is configured no more is released."""
-        self.hosted = {h.address: h for h in hosted}
-        self._interfaces = sorted({name for h in hosted for name in h.interfaces})
+    def configure(self, identity: Identity) -> None:
+        """The configured addresses (at start and at reload). One that is not configured any longer is released."""
+        self.hosted = {hosted.address: hosted for hosted in identity.addresses}
+        self._probing = identity.probe
+        self._interfaces = sorted({name for hosted in identity.addresses for name in hosted.interfaces})
 
     def down(self) -> tuple[str, ...]:
         """Configured interfaces without link, sorted."""
@@ -302,7 +304,7 @@ class Serving:
 
     def _unproven(self, address: str) -> bool:
         """Whether nothing tells that the address is this cluster's: none of its nodes has held it."""
-        return self.probing and self._context.view.revision_of(f"held/{address}") == 0
+        return self._probing and self._context.view.revision_of(f"held/{address}") == 0
 
     def _probe(self, mine: frozenset[str], incarnation: str) -> None:
         """Ask on the wire for those that are claimed and were never held here: all at once, before any is taken."""
@@ -353,7 +355,7 @@ class Serving:
         # From now on it may be here: whatever interrupts the take must lead to a release.
         self.local[address] = Local(interface, bits, held=False)
         ticket = self._activity.begin("takeip", lambda ok, reason: self._taken(address, ok, reason))
-        self._context.emit(TakeAddress(ticket, address, bits, interface))
+        self._context.emit(TakeAddress(ticket, address, bits, interface, self._context.incarnation))
 
     def update_due(self, mine: frozenset[str]) -> str | None:
         """The next held address whose interface has lost its link while another of its interfaces has it."""
@@ -370,7 +372,8 @@ class Serving:
         assert new is not None, "update_due looked"
         self._start(address)
         ticket = self._activity.begin("updateip", lambda ok, reason: self._updated(address, new, ok, reason))
-        self._context.emit(UpdateAddress(ticket, address, local.bits, local.interface, new))
+        incarnation = self._context.incarnation
+        self._context.emit(UpdateAddress(ticket, address, local.bits, local.interface, new, incarnation))
 
     def retake_due(self, mine: frozenset[str]) -> str | None:
         """The next held address of which the scripts must hear once more."""
@@ -385,7 +388,7 @@ class Serving:
         local = self.local[address]
         self._start(address)
         ticket = self._activity.begin("takeip", lambda ok, reason: self._retaken(address, ok, reason))
-        self._context.emit(TakeAgain(ticket, address, local.bits, local.interface))
+        self._context.emit(TakeAgain(ticket, address, local.bits, local.interface, self._context.incarnation))
 
     def settled(self, mine: frozenset[str]) -> bool:
         """Whether what the plan gives this node is held where it belongs (or refused), and nothing else is here."""

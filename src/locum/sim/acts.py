@@ -57,11 +57,10 @@ class Acts(Process):
     def _confirm(self, effect: fx.ConfirmHold) -> Work:
         page, kernel = self.machine.page, self.kernel
         yield
-        incarnation = self.node.incarnation
-        if incarnation != page.incarnation:
+        if effect.incarnation != page.incarnation:
             page.deadline = 0.0
             yield
-            page.incarnation = incarnation
+            page.incarnation = effect.incarnation
         page.slot = effect.slot
         page.revision = effect.revision
         page.quiet = effect.quiet
@@ -126,7 +125,7 @@ class Acts(Process):
 
     def busy_with(self, address: str) -> bool:
         """Whether an activity is about ``address``."""
-        return self.node.serving.moving == address
+        return self.node.status().moving == address
 
     def _done(self, ticket: int, ok: bool, reason: str) -> Work:
         self._activity = None
@@ -147,7 +146,7 @@ class Acts(Process):
             # The engine starts it once it runs.
             self._waiting = lambda: self._launch(ticket, event, end, address, act)
             return
-        tunables = self.node.context.tunables
+        tunables = self.node.status().tunables
         timeout = tunables.monitor_timeout if event == "monitor" else tunables.event_timeout
         seconds, ok, reason = machine.behaviour.draw(event, timeout)
         self.world.checks.event_started(machine, event, address)
@@ -193,9 +192,9 @@ class Acts(Process):
         self.machine.notes.pop(address, None)
         self._renewable.pop(address, None)
 
-    def _completed(self, address: str, interface: str) -> None:
+    def _completed(self, address: str, interface: str, incarnation: str) -> None:
         self.configured[address] = self._renewable[address] = interface
-        self.machine.notes[address] = (self.node.incarnation, interface)
+        self.machine.notes[address] = (incarnation, interface)
 
     def _forget(self, address: str) -> Work:
         yield
@@ -242,7 +241,7 @@ class Acts(Process):
                 yield from self._forget(address)
             else:
                 yield
-                self._completed(address, interface)
+                self._completed(address, interface, effect.incarnation)
             yield from self._done(ticket, ok, reason)
 
         self._launch(ticket, "takeip", end, address, self._script_adds(address, interface))
@@ -268,7 +267,7 @@ class Acts(Process):
                 yield from self._forget(address)
             else:
                 yield
-                self._completed(address, interface)
+                self._completed(address, interface, effect.incarnation)
             yield from self._done(ticket, ok, reason)
 
         self._launch(ticket, "takeip", end, address, self._script_adds(address, interface))
@@ -308,7 +307,7 @@ class Acts(Process):
                 yield from self._forget(address)
             else:
                 yield
-                self._completed(address, new)
+                self._completed(address, new, effect.incarnation)
             yield from self._done(ticket, ok, reason)
 
         self._launch(ticket, "updateip", end, address, self._script_adds(address, new))

@@ -20,7 +20,7 @@ from locum.sim.acts import Acts
 from locum.sim.decisions import as_read
 from locum.sim.process import Work
 from locum.sim.service import Author, StoreClient
-from locum.store.base import Batch, Commit, CommitResult, Snapshot
+from locum.store.base import Batch, CommitResult, Snapshot
 
 if TYPE_CHECKING:
     from locum.sim.host import Host
@@ -57,8 +57,7 @@ class Agent(Acts):
                 page.incarnation, page.deadline, page.slot, page.revision, page.quiet, held, missing
             )
         self.node = self.node_class(machine.identity, View(), machine.new_incarnation, self.adoption)
-        self.node.handles = machine.handles
-        self.node.serving.probing = True
+        self.node.handles_changed(machine.handles, self.clock.boot(), self.clock.wall())
         patience = max(1.0, machine.identity.hold)
         self.store = StoreClient(machine.world.store, machine.link, patience, self._answered)
 
@@ -137,10 +136,7 @@ class Agent(Acts):
         now, wall = self.clock.boot(), self.clock.wall()
         yield
         method(*arguments, now, wall)
-        if self.node.context.effects:
-            yield from self._carry_out()
-        else:
-            self._set_timer()
+        yield from self._carry_out()
 
     def _tick(self) -> Work:
         self._tick_queued = False
@@ -176,10 +172,11 @@ class Agent(Acts):
 
     def _check(self, address: str, interface: str) -> Work:
         """A public address that is not ours to serve, or not there, goes."""
-        if address not in self.node.serving.hosted:
+        status = self.node.status()
+        if address not in status.hosted:
             return
         configured = self.configured.get(address)
-        if configured is not None and (configured == interface or not self.node.activity.idle):
+        if configured is not None and (configured == interface or status.activity is not None):
             return
         yield
         self.kernel.remove(address, interface)
@@ -227,7 +224,7 @@ class Agent(Acts):
                     case fx.ConfirmHold():
                         yield from self._confirm(effect)
                     case fx.CommitWork():
-                        self.post("task", self._commit, effect, self._author(effect.commit))
+                        self.post("task", self._commit, effect, self._author(effect))
                     case fx.DropHold():
                         yield from self._drop()
                     case fx.ReadAnew():
@@ -260,13 +257,12 @@ class Agent(Acts):
         heard = {address: "a stranger" for address, _ in effect.items if address in self.world.strangers}
         yield from self._feed(self.node.probed, effect.ticket, heard)
 
-    def _author(self, commit: Commit) -> Author:
+    def _author(self, effect: fx.SendBeat | fx.CommitWork) -> Author:
         name = self.machine.name
-        return Author(name, self.node.incarnation, as_read(self.node.view, name, commit.operations))
+        return Author(name, effect.incarnation, as_read(self.node.view, name, effect.commit.operations))
 
     def _send_beat(self, effect: fx.SendBeat) -> Work:
-        author = self._author(effect.commit)
-        hold = self.node.hold.hold
+        author, hold = self._author(effect), effect.hold
         sent_at = self.clock.boot()
         yield
         self._tickets.discard(effect.slot)

@@ -343,7 +343,7 @@ class Checks:
             return
         member = self._world.store.core.get(f"member/{machine.name}")
         agent = machine.agent
-        if member is not None and agent is not None and agent.node.incarnation.encode() in member.value:
+        if member is not None and agent is not None and agent.node.status().incarnation.encode() in member.value:
             self.last_change = (self._world.engine.now, machine.name, f"{event} {address}")
 
     def daemon_started(self, machine: Host) -> None:

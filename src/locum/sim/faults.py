@@ -11,7 +11,6 @@ from collections.abc import Collection
 from random import Random
 from typing import TYPE_CHECKING
 
-from locum.cluster.node import Stage
 from locum.sim.harm_outside import OutsideHarm
 from locum.sim.harm_processes import ProcessHarm
 from locum.sim.harm_store import StoreHarm
@@ -160,8 +159,8 @@ class Faults(ProcessHarm, StoreHarm, OutsideHarm):
         machine = self._world.machines[name]
         if self._busy.get(name, 0) or machine.agent is None or not machine.running:
             return
-        node = machine.agent.node
-        if node.stage is not Stage.MEMBER or node.incarnation != incarnation:
+        status = machine.agent.node.status()
+        if not status.member or status.incarnation != incarnation:
             return
         quiet = self._world.engine.now - max(self._quiet_since[name], machine.agent.read_at)
         if quiet > 3 * machine.identity.hold + 1.0 and self._world.engine.now > 10.0:

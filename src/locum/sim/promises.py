@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from locum.cluster.node import Node, Stage
-
 if TYPE_CHECKING:
     from locum.sim.agent import Agent
     from locum.sim.host import Host
@@ -64,21 +62,19 @@ class Promises:
         self._world.engine.after(LOOK, self._look)
 
     def _disagreements(self, machine: Host, agent: Agent) -> Iterator[tuple[str, float]]:
-        node: Node = agent.node
-        now = machine.clock.boot()
-        if node.stage is not Stage.MEMBER or not node.hold.valid(now):
+        status = agent.node.status()
+        if not status.member or status.deadline <= machine.clock.boot():
             return
         kernel = machine.kernel
-        held = {address: local for address, local in node.serving.local.items() if local.held}
-        for address, local in held.items():
-            if agent.busy_with(address) or not kernel.links[local.interface]:
+        for address, interface in status.held.items():
+            if status.moving == address or not kernel.links[interface]:
                 continue
-            if kernel.addresses.get(address, ("", 0.0))[0] != local.interface:
-                yield f"holds {address}, which is not on {local.interface}", PATIENCE
+            if kernel.addresses.get(address, ("", 0.0))[0] != interface:
+                yield f"holds {address}, which is not on {interface}", PATIENCE
             elif address not in kernel.held:
                 yield f"holds {address}, which is not in the gate's set", PATIENCE
-        if held and not kernel.open() and not node.obstacles.unable(now):
-            yield "holds addresses behind a gate that is shut", 1.5 * node.hold.hold + 1.0
+        if status.held and not kernel.open() and not status.unable:
+            yield "holds addresses behind a gate that is shut", 1.5 * status.hold + 1.0
 
     # -- told ------------------------------------------------------------------------------------------------
 

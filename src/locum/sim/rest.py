@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from locum.cluster import schema
-from locum.cluster.node import Stage
 from locum.cluster.plan import next_plan
 from locum.cluster.schema import (
     RECOVERED,
@@ -73,25 +72,25 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
         return "is leaving, to come back"
     if machine.child is not None and machine.child.since < world.healed_at:
         return "runs scripts that began in the trouble"
-    node = agent.node
-    if node.stage is not Stage.MEMBER:
-        return f"is {node.stage.value}"
+    status = agent.node.status()
+    if not status.member:
+        return f"is {status.stage.value}"
     if machine.link.settled_at > world.engine.now:
         return "has told the store something in the trouble that is still under way"
-    if node.commits.waiting:
+    if status.committing:
         return "has told the store something and waits for the answer"
-    if node.view.revision < world.healed_revision:
+    if agent.node.view.revision < world.healed_revision:
         return "has not heard yet of what happened before the healing"
     if not machine.kernel.open():
         return "has no hold"
-    if node.hold.deadline - machine.clock.boot() < node.hold.hold - 2 * node.hold.interval:
+    if status.deadline - machine.clock.boot() < status.hold - 2 * status.interval:
         return "has not beaten lately"
     entry = world.store.core.get(f"member/{machine.name}")
     try:
         record = schema.decode(entry.key, entry.value) if entry is not None else None
     except StoreCorrupt:
         record = None
-    if not isinstance(record, MemberRecord) or record.incarnation != node.incarnation:
+    if not isinstance(record, MemberRecord) or record.incarnation != status.incarnation:
         return "is no member in the store"
     return None
 
@@ -155,7 +154,8 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
         elif servers:
             claim = claims.get(address)
             agent = world.machines[servers[0]].agent
-            if claim is None or agent is None or claim.incarnation != agent.node.incarnation or not claim.serving:
+            known = agent.node.status().incarnation if agent is not None else ""
+            if claim is None or claim.incarnation != known or not claim.serving:
                 yield f"{address} is served by {servers}, its claim is {claim}"
         elif address in claims:
             yield f"{address} is served by nobody, its claim is {claims[address]}"
@@ -163,11 +163,11 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
         for address in machine.kernel.addresses:
             if machine.kernel.speaks(address) and world.promises.untold(machine, address):
                 yield f"scripts of {machine.name} have not heard that {address} came back"
-        if machine.agent is not None and machine.agent.node.serving.upkeep.latest_tell():
+        if machine.agent is not None and machine.agent.node.status().last_told:
             yield f"scripts of {machine.name} are to be told once more what it holds"
         # I7: kernel, gate and the rules' own account agree.
         kernel, agent = machine.kernel, machine.agent
-        held = {a for a, local in agent.node.serving.local.items() if local.held} if agent is not None else set()
+        held = set(agent.node.status().held) if agent is not None else set()
         # What somebody adds by hand while the node is not configured for it is no business of ours.
         present = {a for a in kernel.addresses if a in machine.hosted or (machine.name, a) not in world.by_hand}
         if present != held or (agent is not None and set(kernel.held) != held):
@@ -189,7 +189,7 @@ def _plan(world: World, active: dict[str, Machine]) -> Iterator[str]:
         yield "the plan is corrupt"
         return
     assert isinstance(plan, PlanRecord)
-    expected = {name: m.agent.node.incarnation for name, m in active.items() if m.agent is not None}
+    expected = {name: m.agent.node.status().incarnation for name, m in active.items() if m.agent is not None}
     if plan.participants != expected:
         yield f"the plan's participants are {plan.participants}, should be {expected}"
     for address, name in plan.assignment.items():
@@ -205,8 +205,9 @@ def _plan(world: World, active: dict[str, Machine]) -> Iterator[str]:
                 yield f"phase/{name} is corrupt"
         if not isinstance(record, PhaseRecord) or (record.epoch, record.phase) != (plan.epoch, RECOVERED):
             yield f"{name} is not recovered from plan {plan.epoch}: {record}"
-        if machine.agent is not None and machine.agent.node.activity.name not in (None, "monitor"):
-            yield f"{name} runs {machine.agent.node.activity.name}"
+        activity = machine.agent.node.status().activity if machine.agent is not None else None
+        if activity not in (None, "monitor"):
+            yield f"{name} runs {activity}"
     unclosed = world.checks.unclosed(sorted(active))
     if unclosed is not None:
         yield f"I3: {unclosed}"

@@ -154,12 +154,12 @@ def rest_bound(world: World) -> float:
     pauses = [0.0]
     for machine in world.machines.values():
         if machine.agent is not None:
-            node = machine.agent.node
-            pauses.append(node.serving.refusals.latest_due() - machine.clock.boot())
-            pauses.append(node.serving.upkeep.latest_tell() - machine.clock.boot())
+            status = machine.agent.node.status()
+            pauses.append(status.last_retry - machine.clock.boot())
+            pauses.append(status.last_told - machine.clock.boot())
             if machine.child is not None:
                 # It may be a take that hangs, and is not tried again for long where another node serves the address.
                 pauses.append(PATIENCE * timeout)
-            if not node.checking.started:
+            if not status.started:
                 pauses.append(30.0)
     return bound + max(pauses)

@@ -68,6 +68,7 @@ class World:
             number=number if shape.numbered else None,
             addresses=shape.hosted[number],
             machine=f"{name} boot 0",
+            probe=True,
         )
         clock = MachineClock(
             self.engine, random.uniform(1, 1e6), shape.rates[number], wall_error=random.uniform(-0.5, 0.5)

@@ -107,7 +107,6 @@ def acts_of(page: Page, table: FakeTable, announcer: FakeAnnouncer, notes: objec
         calls=KernelCalls(lambda *_: None),
         wire=cast(WireWatch, Whatever()),
         tunables=Tunables,
-        incarnation=lambda: "one",
         log=lambda *_: None,
     )
 
@@ -151,7 +150,7 @@ def test_what_is_taken_while_the_hold_ended_and_came_back_is_known_and_goes_with
 
         scripts.during = hold_ends_and_comes_back
         page.confirm("one", 0, boottime() + 60, 1, 0.0)
-        ok, _ = await tested.take(TakeAddress(1, ADDRESS, 24, "eth1"))
+        ok, _ = await tested.take(TakeAddress(1, ADDRESS, 24, "eth1", "one"))
         assert ok
         assert table.present == {ADDRESS}
         assert tested.configured == {ADDRESS: (24, "eth1")}

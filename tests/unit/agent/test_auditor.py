@@ -18,13 +18,17 @@ from locum.threads import NoAnswer
 ADDRESS = "10.0.0.1"
 
 
-class FakeServing:
+class FakeStatus:
     moving: str | None = None
     hosted: dict[str, object] = {}  # noqa: RUF012 - never changed
 
 
 class FakeNode:
-    serving = FakeServing()
+    def __init__(self) -> None:
+        self.present = FakeStatus()
+
+    def status(self) -> FakeStatus:
+        return self.present
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def method(*_: object) -> None:
@@ -134,11 +138,8 @@ def test_what_is_normal_just_after_an_address_was_configured_must_be_seen_twice(
 
 
 def test_nothing_is_done_to_an_address_that_an_activity_is_about(scene: Scene) -> None:
-    scene.driver.node.serving.moving = ADDRESS
-    try:
-        scene.audits(MENDS + 2, finding("gate", "allow"))
-    finally:
-        scene.driver.node.serving.moving = None
+    scene.driver.node.present.moving = ADDRESS
+    scene.audits(MENDS + 2, finding("gate", "allow"))
     assert scene.acts.done == []
     assert not scene.told("address_unfit")
 

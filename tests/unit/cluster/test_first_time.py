@@ -16,7 +16,7 @@ class Network(Cluster):
     ``problem``: what a look for other clusters finds, None: the store does not answer that. ``waits``: why a look
     is not at its end, until it is ""."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, probe: bool = True, search: bool = False) -> None:
         super().__init__(*names, hangs=lambda *_: False)
         self.strangers: dict[str, str] = {}
         self.problem: str | None = ""
@@ -25,7 +25,7 @@ class Network(Cluster):
         self.probes: list[tuple[str, ...]] = []
         self.order: list[tuple[str, str]] = []
         for node in self.nodes.values():
-            node.serving.probing = True
+            node.configure(replace(node.identity, probe=probe, search=search), self.now, 1.7e9 + self.now)
 
     def _carry_out(self, name: str, node: Node, effect: Effect) -> None:
         wall = 1.7e9 + self.now
@@ -90,17 +90,15 @@ def test_it_is_tried_again_less_and_less_often_and_taken_when_the_machine_is_gon
 
 
 def test_nothing_is_asked_where_the_configuration_says_so() -> None:
-    cluster = Network("n1")
-    cluster.nodes["n1"].serving.probing = False
+    cluster = Network("n1", probe=False)
     cluster.strangers = {ADDRESSES[0]: "a router that answers for everything"}
     cluster.until_served(ADDRESSES, 10)
     assert cluster.probes == []
 
 
 def test_i1_a_node_that_sees_another_cluster_writes_nothing_and_joins_when_that_is_gone() -> None:
-    cluster = Network("n1")
+    cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    node.lookout.watching = True
     cluster.problem = "cluster 'other' has 10.0.0.1"
     cluster.run(4)
     assert node.stage is Stage.JOINING
@@ -113,9 +111,8 @@ def test_i1_a_node_that_sees_another_cluster_writes_nothing_and_joins_when_that_
 
 def test_i1_a_member_that_sees_another_cluster_after_joining_claims_nothing() -> None:
     """Both started at the same instant; the other was first."""
-    cluster = Network("n1")
+    cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    node.lookout.watching = True
     while node.stage is not Stage.MEMBER:
         cluster._step()
         if "n1" in node.view.members:
@@ -129,8 +126,7 @@ def test_i1_a_member_that_sees_another_cluster_after_joining_claims_nothing() ->
 
 
 def test_a_store_that_does_not_answer_a_look_is_asked_again() -> None:
-    cluster = Network("n1")
-    cluster.nodes["n1"].lookout.watching = True
+    cluster = Network("n1", search=True)
     cluster.problem = None
     cluster.run(3)
     assert cluster.served() == {}
@@ -139,9 +135,8 @@ def test_a_store_that_does_not_answer_a_look_is_asked_again() -> None:
 
 
 def test_a_node_that_waits_for_a_search_before_it_joins_says_for_what() -> None:
-    cluster = Network("n1")
+    cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    node.lookout.watching = True
     cluster.waits = "cannot look for other clusters in the store: permission denied"
     cluster.run(3)
     assert node.stage is Stage.JOINING
@@ -152,9 +147,8 @@ def test_a_node_that_waits_for_a_search_before_it_joins_says_for_what() -> None:
 
 
 def test_a_member_that_waits_for_a_search_says_for_what_and_others_get_its_addresses() -> None:
-    cluster = Network("n1")
+    cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    node.lookout.watching = True
     while node.stage is not Stage.MEMBER:
         cluster._step()
         if "n1" in node.view.members:
@@ -170,9 +164,8 @@ def test_a_member_that_waits_for_a_search_says_for_what_and_others_get_its_addre
 
 
 def test_a_search_for_what_a_reload_brought_that_has_to_wait_is_a_warning() -> None:
-    cluster = Network("n1")
+    cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    node.lookout.watching = True
     every = node.identity.addresses
     node.configure(replace(node.identity, addresses=every[1:]), cluster.now, 1.7e9 + cluster.now)
     cluster.until_served(ADDRESSES[1:], 10)
@@ -188,9 +181,8 @@ def test_a_search_for_what_a_reload_brought_that_has_to_wait_is_a_warning() -> N
 
 
 def test_what_a_reload_brings_is_looked_for_and_the_rest_is_served_meanwhile() -> None:
-    cluster = Network("n1")
+    cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    node.lookout.watching = True
     every = node.identity.addresses
     configured = [every[1:], every]
 

@@ -18,7 +18,7 @@ def beats(node: Node, now: float) -> int:
 
 def see_beat(cluster: Cluster, node: Node, other: str) -> None:
     """``node`` sees in its watch that ``other`` has beaten."""
-    record = cluster.nodes[other].incarnation
+    record = cluster.nodes[other].status().incarnation
     cluster.core.commit((), (Put(f"beat/{other}", schema.encode(BeatRecord(record, 10**6 + cluster.core.revision))),))
     _, batches = cluster.core.history(node.view.revision, "", 10**6)
     for batch in batches:

@@ -163,7 +163,7 @@ def test_what_an_agent_adopts_after_its_hold_has_ended_is_taken_anew() -> None:
     cluster = Cluster("n1")
     old = cluster.nodes["n1"]
     adoption = Adoption(
-        old.incarnation, cluster.now - 0.1, 0, old.context.last_beat, cluster.now - 60.0, {ADDRESS: "eth0"}
+        old.status().incarnation, cluster.now - 0.1, 0, old.context.last_beat, cluster.now - 60.0, {ADDRESS: "eth0"}
     )
     cluster.nodes["n1"] = node = Node(old.identity, View(), cluster._name, adoption)
     node.view.reset(cluster.core.snapshot(""))
@@ -180,12 +180,12 @@ def test_an_agent_that_starts_anew_moves_nothing_before_the_kernel_has_told_its_
     old = cluster.nodes[holder]
     said = old.view.health[holder].record
     adoption = Adoption(
-        old.incarnation, cluster.now + 1.5, 0, old.context.last_beat, cluster.now - 60.0, {ADDRESS: "eth0"}
+        old.status().incarnation, cluster.now + 1.5, 0, old.context.last_beat, cluster.now - 60.0, {ADDRESS: "eth0"}
     )
     cluster.nodes[holder] = node = Node(old.identity, View(), cluster._name, adoption)
     keys = node.view.reset(cluster.core.snapshot(""))
     cluster.tell(holder, "view_changed", keys)
-    assert node.incarnation == old.incarnation
+    assert node.status().incarnation == old.status().incarnation
     cluster.tell(holder, "view_changed", ())
     assert node.serving.down() == said.down == ()
     node.view.reset(cluster.core.snapshot(""))
