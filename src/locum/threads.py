@@ -75,18 +75,30 @@ class Worker:
                 raise NoAnswer(f"{what}: not begun, {self._in_the_way()}")
             self._calls.append(_Call(what, future, lambda: function(*arguments, **named)))
             if self._idle < len(self._calls) and self._threads < self._most:
-                self._begin_thread(what)
+                try:
+                    self._begin_thread()
+                except RuntimeError as error:
+                    if not self._threads:
+                        self._calls.pop()
+                        raise NoAnswer(f"{what}: not begun: {error}") from None
             self._changed.notify()
         return future
 
-    def _begin_thread(self, what: str) -> None:
-        try:
-            threading.Thread(target=self._work, name=self.name, daemon=True).start()
-            self._threads += 1
-        except RuntimeError as error:
-            if not self._threads:
-                self._calls.pop()
-                raise NoAnswer(f"{what}: not begun: {error}") from None
+    def prepare(self) -> None:
+        """Start all threads now, for calls that must not fail because the system has no thread left.
+
+        Raises NoAnswer when it has none at present.
+        """
+        with self._changed:
+            try:
+                while self._threads < self._most:
+                    self._begin_thread()
+            except RuntimeError as error:
+                raise NoAnswer(f"cannot start a thread for {self.name!r}: {error}") from None
+
+    def _begin_thread(self) -> None:
+        threading.Thread(target=self._work, name=self.name, daemon=True).start()
+        self._threads += 1
 
     async def run(
         self, what: str, limit: float | None, function: Callable[P, T], *arguments: P.args, **named: P.kwargs

@@ -176,3 +176,16 @@ async def test_names_are_resolved_by_the_bounded_executor() -> None:
     use_bounded_executor(2)
     found = await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
     assert found[0][4][0] == "127.0.0.1"
+
+
+def test_a_prepared_worker_needs_no_further_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker("test", threads=2)
+    worker.prepare()
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    assert worker.submit("asking", lambda: 7).result(LONG) == 7
+    with pytest.raises(NoAnswer, match="cannot start a thread for 'other': can't start new thread"):
+        Worker("other").prepare()

@@ -5,8 +5,10 @@ Rules of this file: it only looks at what is in memory.
 
 from __future__ import annotations
 
-from locum.api.model import LoopReport
-from locum.lateness import Lateness
+import time
+
+from locum.api.model import GuardStop, LoopReport
+from locum.lateness import MEMORY, Lateness, Stop
 from locum.lines import standard_error
 from locum.threads import busy_calls
 
@@ -14,10 +16,14 @@ from locum.threads import busy_calls
 HANGING = 1.0
 
 
-def loop_report(lateness: Lateness) -> LoopReport:
-    """What ``lateness`` has seen of this process's loop, what hangs on its threads, and what its log has lost."""
+def loop_report(lateness: Lateness, guard: Stop | None) -> LoopReport:
+    """What ``lateness`` has seen of this process's loop, what hangs on its threads, and what its log has lost.
+
+    ``guard``: the longest stop of the guard's loop.
+    """
     hanging = tuple(f"{call.what} for {call.seconds:.0f} s" for call in busy_calls(HANGING))
-    stop = lateness.longest()
-    if stop is None:
-        return LoopReport(hanging=hanging, dropped=standard_error.dropped)
-    return LoopReport(stop.seconds, stop.where, stop.at, stop.everything, hanging, standard_error.dropped)
+    stop = lateness.longest() or Stop(0.0, "", 0.0)
+    guards = None
+    if guard is not None and guard.at >= time.time() - MEMORY:
+        guards = GuardStop(guard.seconds, guard.where, guard.at, guard.everything)
+    return LoopReport(stop.seconds, stop.where, stop.at, stop.everything, hanging, standard_error.dropped, guards)

@@ -103,13 +103,23 @@ class ScriptsReport(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+class GuardStop(msgspec.Struct, frozen=True):
+    """The longest stop of the guard's loop; the fields mean what they do in :class:`LoopReport`."""
+
+    longest: float
+    where: str
+    at: float
+    everything: bool
+
+
 class LoopReport(msgspec.Struct, frozen=True):
     """Whether the answering daemon's event loop turns, on which beats and answers depend.
 
     ``longest``: the longest time that it stood within the last hour, in seconds (0: never for long), ``where`` (file
     and line, "" when that could not be seen), and ``at`` unix time in seconds; ``everything``: not the loop alone, the
     whole process stood. ``hanging``: calls that have been under way for more than a second on the daemon's threads.
-    ``dropped``: lines of the log that standard error did not accept.
+    ``dropped``: lines of the log that standard error did not accept. ``guard``: the same of the guard's loop, which
+    keeps the hold's deadline; None when it has not stood.
     """
 
     longest: float = 0.0
@@ -118,6 +128,7 @@ class LoopReport(msgspec.Struct, frozen=True):
     everything: bool = False
     hanging: tuple[str, ...] = ()
     dropped: int = 0
+    guard: GuardStop | None = None
 
 
 class DaemonState(msgspec.Struct, frozen=True):

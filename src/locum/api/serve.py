@@ -288,7 +288,7 @@ async def serve(settings: Settings) -> int:
         reloader,
         lambda: gate_report(enforcement.gate, calls),
         tell_guard,
-        lambda: loop_report(lateness),
+        lambda: loop_report(lateness, page.guard_stop),
     )
     statd = StatdOperations(
         bulk,

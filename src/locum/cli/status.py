@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from locum.api.model import AddressReport, DaemonState, NodeReport, StatusReport
+from locum.api.model import AddressReport, DaemonState, GuardStop, LoopReport, NodeReport, StatusReport
 from locum.cli import output
 from locum.cli.ask import ask_status, decode_status, old_lines, watch_status
 from locum.cli.check import CheckCommand, WrongCheck, run_check
@@ -158,14 +158,21 @@ def _loop(daemon: DaemonState | None) -> Content:
         return ""
     words = []
     if loop.longest >= WORTH_A_LINE:
-        where = "with the whole process" if loop.everything else f"in {loop.where or 'a place that was not seen'}"
-        words.append(f"longest stop in the last hour {loop.longest:.1f} s {where}")
+        words.append(f"longest stop in the last hour {_stop(loop)}")
+    if loop.guard is not None and loop.guard.longest >= WORTH_A_LINE:
+        words.append(f"the guard's {_stop(loop.guard)}")
     words += [f"hangs: {call}" for call in loop.hanging]
     if loop.dropped:
         words.append(f"{output.count(loop.dropped, 'log line', 'log lines')} dropped")
     if not words:
         return ""
-    return Cell("; ".join(words), "yellow") if loop.hanging or loop.longest >= 1.0 else "; ".join(words)
+    longest = max(loop.longest, loop.guard.longest if loop.guard is not None else 0.0)
+    return Cell("; ".join(words), "yellow") if loop.hanging or longest >= 1.0 else "; ".join(words)
+
+
+def _stop(stop: LoopReport | GuardStop) -> str:
+    where = "with the whole process" if stop.everything else f"in {stop.where or 'a place that was not seen'}"
+    return f"{stop.longest:.1f} s {where}"
 
 
 def node_table(nodes: tuple[NodeReport, ...], on: Screen, wall: float) -> list[str]:

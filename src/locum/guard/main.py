@@ -124,6 +124,8 @@ class _Configuration:
         self.addresses = [a.address for a in settings.addresses]
         self._log = log
         self._worker = Worker("configuration", room=2)
+        # What is reloaded while the system has no thread left must be known when its addresses are to be removed.
+        self._worker.prepare()
         self._pending: Future[None] | None = None
 
     def reread(self) -> None:

@@ -11,12 +11,18 @@ import mmap
 import os
 import struct
 
+from locum.lateness import Stop
+
 _DEADLINE = struct.Struct("<d")
 _SLOT = struct.Struct("<q")
-_SIZE = 80
+_SIZE = 256
 _REVISION_AT, _QUIET_AT = 64, 72
 _PULSE_AT = 16
 _NAME_AT, _NAME_LENGTH = 24, 40
+# The guard's longest stop: seconds, unix time, whether the whole process stood; its place as text.
+_STOP_AT = 80
+_STOP = struct.Struct("<ddq")
+_PLACE_AT = _STOP_AT + _STOP.size
 
 
 class Page:
@@ -60,6 +66,20 @@ class Page:
     def quiet(self) -> float:
         """CLOCK_BOOTTIME seconds before which nothing may be taken by this hold."""
         return float(_DEADLINE.unpack_from(self._memory, _QUIET_AT)[0])
+
+    @property
+    def guard_stop(self) -> Stop | None:
+        """The longest stop of the guard's loop within an hour before it last stood; None when it has not stood."""
+        seconds, at, everything = _STOP.unpack_from(self._memory, _STOP_AT)
+        where = bytes(self._memory[_PLACE_AT:_SIZE]).rstrip(b"\0").decode("ascii", "replace")
+        return Stop(seconds, where, at, bool(everything)) if seconds else None
+
+    def tell_guard_stop(self, stop: Stop | None) -> None:
+        """The guard's loop has stood, or (None) has not. For status alone: text and numbers may differ for a moment."""
+        where = b"" if stop is None else stop.where.encode("ascii", "replace")[: _SIZE - _PLACE_AT]
+        self._memory[_PLACE_AT:_SIZE] = where.ljust(_SIZE - _PLACE_AT, b"\0")
+        numbers = (0.0, 0.0, 0) if stop is None else (stop.seconds, stop.at, int(stop.everything))
+        _STOP.pack_into(self._memory, _STOP_AT, *numbers)
 
     def beat(self, now: float) -> None:
         """The agent is running at ``now``."""

@@ -1,7 +1,8 @@
 """Silencing the node: the gate is shut and the addresses are removed, by two threads of their own.
 
 Each asks for a lock of the kernel that another program may hold for seconds (nftables' for a large ruleset, rtnetlink's
-for the end of a large network namespace). Neither waits for the other, and the guard's loop for none: the kernel's
+for the end of a large network namespace). The threads are there from the beginning: when the node must fall silent, the
+system may have no process or thread left. Neither waits for the other, and the guard's loop for none: the kernel's
 timers have silenced the node by themselves, the agent is to be watched, and signals are to be heard.
 """
 
@@ -18,7 +19,10 @@ LIMIT = 20.0
 
 class Silencer:
     """``shut`` shuts the gate, ``clear`` removes the addresses; neither raises. What was asked for is not done any more
-    when ``due`` says so by then: a hold that came back meanwhile is not to be cut short."""
+    when ``due`` says so by then: a hold that came back meanwhile is not to be cut short.
+
+    Raises NoAnswer when the system has no threads for it.
+    """
 
     def __init__(
         self,
@@ -32,6 +36,8 @@ class Silencer:
         self._due = due
         self._log = log
         self._workers = (Worker("gate", room=2), Worker("addresses", room=2))
+        for worker in self._workers:
+            worker.prepare()
 
     def begin(self) -> None:
         """Silence the node; does not wait."""

@@ -16,6 +16,7 @@ from locum.clock import boottime
 from locum.guard.children import EXIT_HOPELESS, Child
 from locum.guard.kernel import BootTimer
 from locum.guard.page import Page
+from locum.lateness import Lateness, Stop
 
 #: An agent that has not said for this many seconds that it runs, while the guard does, is replaced.
 HUNG_AFTER = 8.0
@@ -40,6 +41,7 @@ class Watch:
         reread: Callable[[], None],
         log: Callable[[str, str], None],
     ) -> None:
+        self._lateness = Lateness(self._stood, pace=LONGEST_SLEEP)
         self._page = page
         self._agent = agent
         self._others = others
@@ -67,6 +69,8 @@ class Watch:
         poll = select.poll()
         poll.register(self._timer.fd, select.POLLIN)
         poll.register(self._wakeup_read, select.POLLIN)
+        self._page.tell_guard_stop(None)
+        self._lateness.start()
         while True:
             now = boottime()
             self._keep_deadline(now)
@@ -75,9 +79,14 @@ class Watch:
                 return status
             self._timer.set(self._next(now))
             poll.poll()
+            self._lateness.turn()
             self._timer.clear()
             self._drain()
             self._handle_signals()
+
+    def _stood(self, stop: Stop) -> None:
+        self._log(f"the guard's loop stood for {stop}; it could not keep the hold's deadline meanwhile", "warning")
+        self._page.tell_guard_stop(self._lateness.longest())
 
     def _next(self, now: float) -> float:
         deadline = self._page.deadline
@@ -158,6 +167,7 @@ class Watch:
 
     def close(self) -> None:
         """End the children that are left: SIGTERM, and SIGKILL when that was not enough."""
+        self._lateness.close()
         left = [child for child in (self._agent, *self._others) if child.pid is not None]
         for child in left:
             child.signal(signal.SIGTERM)

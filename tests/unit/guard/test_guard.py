@@ -18,7 +18,8 @@ from locum.guard.children import FREE_STARTS, LONGEST_PAUSE, Child, Process, for
 from locum.guard.kernel import BootTimer
 from locum.guard.locks import lock
 from locum.guard.page import Page
-from locum.guard.watch import START_PAUSE, Watch
+from locum.guard.watch import LONGEST_SLEEP, START_PAUSE, Watch
+from locum.lateness import Stop
 
 #: The signals that the guard handles.
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
@@ -52,6 +53,18 @@ class TestPage:
         page.beat(77.0)
         page.close()
         assert Page(str(tmp_path / "hold")).pulse == 77.0
+
+    def test_the_longest_stop_of_the_guard_reaches_the_agent_whatever_its_place_is_called(self, tmp_path: Path) -> None:
+        guard, agent = Page(str(tmp_path / "hold")), Page(str(tmp_path / "hold"))
+        assert agent.guard_stop is None
+        for where in ("guard/children.py:70 (start)", "", "x" * 400):
+            guard.tell_guard_stop(Stop(1.5, where, 1.7e9, everything=not where))
+            told = agent.guard_stop
+            assert told is not None
+            assert (told.seconds, told.at, told.everything) == (1.5, 1.7e9, not where)
+            assert told.where == where[:152]
+        guard.tell_guard_stop(None)
+        assert agent.guard_stop is None
 
 
 class TestBootTimer:
@@ -191,6 +204,34 @@ class TestWatch:
                 signal.signal(number, handler)
         assert tries[1] - tries[0] >= START_PAUSE
         assert log == [f"cannot start the agent: {os.strerror(errno.EAGAIN)}; trying again"]
+
+    def test_a_loop_that_stands_is_told_in_the_log_and_to_the_agent(self, tmp_path: Path) -> None:
+        log: list[str] = []
+        page = Page(str(tmp_path / "hold"))
+
+        def agent() -> int:
+            while page.guard_stop is None:
+                page.beat(boottime())
+                os.kill(os.getppid(), signal.SIGUSR1)
+                time.sleep(0.2)
+            return 0
+
+        def reread() -> None:
+            time.sleep(2 * LONGEST_SLEEP)
+
+        handlers = {number: signal.getsignal(number) for number in HANDLED}
+        try:
+            child = Child("agent", forked("test-agent", agent))
+            assert Watch(page, child, [], lambda: None, reread, lambda text, _: log.append(text)).run() == 0
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        told = page.guard_stop
+        assert told is not None
+        assert told.seconds >= 0.25
+        assert told.everything or "guard/watch.py" in told.where
+        assert any(line.startswith("the guard's loop stood for") for line in log)
 
 
 def _watch(page: Page, agent: Child) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from locum.guard.silence import Silencer
 
 LONG = 30.0
@@ -75,3 +77,19 @@ def test_the_end_of_the_guard_waits_for_the_kernel_only_so_long() -> None:
     assert not scene.silencer.finish(0.05)
     scene.may_shut.set()
     scene.may_clear.set()
+
+
+def test_the_node_falls_silent_when_the_system_has_no_thread_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    scene.may_shut.set()
+    scene.may_clear.set()
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    scene.silencer.begin()
+    assert scene.shut_done.wait(LONG)
+    assert scene.cleared.wait(LONG)
+    assert scene.lines == []
+    assert scene.silencer.finish(LONG)
