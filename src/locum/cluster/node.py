@@ -412,10 +412,22 @@ class Node:
         if self.stage is Stage.JOINING:
             self._join()
         if self.stage is Stage.MEMBER:
+            self._look_for_contradiction()
+        if self.stage is Stage.MEMBER:
             self._member_step()
         self._activity_step()
         if self.leaving.asked:
             self._leave_step()
+
+    def _look_for_contradiction(self) -> None:
+        """A claim on an address that is held here ends with this membership, or by this node after the release.
+
+        So another node's claim on it is proof of another history, or a stranger's work. Addresses are released one
+        after the other; by then the other node may have taken this one. All of them fall silent at once instead.
+        """
+        found = self.serving.contradiction(self.context.incarnation)
+        if found is not None:
+            self._lose(found)
 
     def _join(self) -> None:
         if self.leaving.asked:
@@ -453,6 +465,10 @@ class Node:
         """
         view, beat = self.view, f"beat/{self.context.name}"
         if not view.alive(self.context.name, adoption.incarnation) or view.revision_of(beat) < adoption.revision:
+            return False
+        # The embedded store gives beats new revisions when it starts. An address that was held has its claim in one
+        # history: so a copy shows itself by one that it does not have.
+        if any(view.claim_of(address) != (self.context.name, adoption.incarnation) for address in adoption.held):
             return False
         terms = self.view.members[self.context.name].record
         return terms.hold == self.identity.hold and terms.margin >= self.identity.margin

@@ -68,6 +68,7 @@ class Serving:
         # The deletion may still take effect, however late: such a claim is no ground to take the address.
         self._given_up: dict[str, int] = {}
         self._moving: str | None = None
+        self._taking = False
         self._doubted = False
         self._began = 0.0
         # Address -> when to try again to remove it: the kernel neither removed nor muted it.
@@ -252,6 +253,22 @@ class Serving:
         claim = self._context.view.claims.get(address)
         return claim is not None and claim.record.node == self._context.name and claim.record.incarnation == incarnation
 
+    def contradiction(self, incarnation: str) -> str | None:
+        """An address that is held or being taken here though the claim is not this incarnation's; and how that is.
+
+        A claim that is merely gone is written anew for what is held (a stranger deleted it). What is being taken is
+        not so far: scripts run that another node may not run at the same time.
+        """
+        for address, local in self.local.items():
+            taking = self._taking and self._moving == address
+            if (local.held or taking) and not self.claimed(address, incarnation):
+                holder = self._context.view.claim_holder(address)
+                if holder is not None:
+                    return f"{address} is here and its claim in the store belongs to {holder}"
+                if taking:
+                    return f"{address} is being taken and its claim in the store is gone"
+        return None
+
     def _firmly_claimed(self, address: str, incarnation: str) -> bool:
         """Whether this incarnation has a claim on ``address`` that no deletion under way can end."""
         given_up = self._given_up.get(address)
@@ -351,7 +368,7 @@ class Serving:
         interface = self.interface_for(address)
         assert interface is not None, "take_due looked"
         bits = self.hosted[address].bits
-        self._start(address)
+        self._start(address, taking=True)
         # From now on it may be here: whatever interrupts the take must lead to a release.
         self.local[address] = Local(interface, bits, held=False)
         ticket = self._activity.begin("takeip", lambda ok, reason: self._taken(address, ok, reason))
@@ -370,7 +387,7 @@ class Serving:
         local = self.local[address]
         new = self.interface_for(address)
         assert new is not None, "update_due looked"
-        self._start(address)
+        self._start(address, taking=True)
         ticket = self._activity.begin("updateip", lambda ok, reason: self._updated(address, new, ok, reason))
         incarnation = self._context.incarnation
         self._context.emit(UpdateAddress(ticket, address, local.bits, local.interface, new, incarnation))
@@ -386,7 +403,7 @@ class Serving:
     def retake(self, address: str) -> None:
         """Begin to tell the scripts once more that ``address`` is here."""
         local = self.local[address]
-        self._start(address)
+        self._start(address, taking=True)
         ticket = self._activity.begin("takeip", lambda ok, reason: self._retaken(address, ok, reason))
         self._context.emit(TakeAgain(ticket, address, local.bits, local.interface, self._context.incarnation))
 
@@ -496,8 +513,9 @@ class Serving:
 
     # -- ends of activities ----------------------------------------------------------------------------
 
-    def _start(self, address: str) -> None:
+    def _start(self, address: str, taking: bool = False) -> None:
         self._moving = address
+        self._taking = taking
         self._began = self._context.now
         self._doubted = False
         self.changes += 1

@@ -173,6 +173,11 @@ class View:
             return claim.record.node
         return None
 
+    def claim_of(self, address: str) -> tuple[str, str] | None:
+        """Node and incarnation of the claim on ``address``, whether they live or not; None without a readable one."""
+        claim = self.claims.get(address)
+        return None if claim is None else (claim.record.node, claim.record.incarnation)
+
     def reset(self, snapshot: Snapshot, known: int = 0) -> set[str]:
         """Become ``snapshot``; returns the keys that changed by it.
 

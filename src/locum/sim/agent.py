@@ -342,14 +342,18 @@ class Agent(Acts):
             self.store.unfollow()
             self.world.engine.after(0.0, self._read)
 
-    def _watch_lost(self) -> None:
-        self.post("watch", self._read_again)
+    def _watch_lost(self, history: bool) -> None:
+        self.post("watch", self._read_again, history)
 
-    def _read_again(self) -> Work:
+    def _read_again(self, history: bool) -> Work:
         yield
         if self._following:
             self._following = False
-            self.world.engine.after(READ_PAUSE, self._read)
+            if history:
+                yield from self._feed(self.node.watch_lost)
+                self.world.engine.after(0.0, self._read)
+            else:
+                self.world.engine.after(READ_PAUSE, self._read)
 
     def _batch(self, batch: Batch) -> None:
         self.post("watch", self._changed, batch)

@@ -201,19 +201,28 @@ class StoreHarm(Harm):
             self._disturb(machine, away + 60.0)
         store.up, store.restoring = False, True
         store.back_at = world.engine.now + away
-        world.engine.after(away, self._gone_back, commits, skip)
+        embedded = commits > 0 and random.random() < 0.4
+        if embedded:
+            # The limit in the file is far above what was given out.
+            skip = 1_000_000
+        world.engine.after(away, self._gone_back, commits, skip, embedded)
         return kind
 
-    def _gone_back(self, commits: int, skip: int) -> None:
+    def _gone_back(self, commits: int, skip: int, embedded: bool) -> None:
         world = self._world
         store = world.store
         self._say("the store is back, in another history")
-        store.go_back(commits, skip)
+        store.go_back(commits, skip, embedded)
         world.healed_revision = min(world.healed_revision, store.core.revision)
         world.checks.went_back()
         world.set_tunables()
         store.restoring = False
         store.start_again()
+        if embedded and self._random.random() < 0.7:
+            # A new agent knows only what the old one left.
+            machine = self._someone()
+            self._say(f"kill -9 of the agent on {machine.name}")
+            world.engine.after(self._random.random() * 0.02, machine.kill_agent)
         for machine in world.machines.values():
             # A node that comes back now may have seen nothing of what was lost.
             if self._random.random() < 0.5 and not machine.suspended and machine.powered:

@@ -102,8 +102,10 @@ class StoreService:
                     entries[change.key] = Entry(change.key, change.value, change.revision)
         return entries
 
-    def go_back(self, commits: int, skip: int) -> None:
+    def go_back(self, commits: int, skip: int, embedded: bool) -> None:
         """Be as after so many ``commits``; revisions go on from there, or from ``skip`` later.
+
+        ``embedded``: as :mod:`locum.store.sqlite` does it: beats have the new revision, and no watch goes on.
 
         No connection survives that, so nothing that is under way arrives, but clients may send a commit again. A watch
         goes on after the last revision that it had, if the store has its history, whatever that revision was once.
@@ -111,12 +113,18 @@ class StoreService:
         entries = self.copy_at(commits)
         revision = self.past[commits - 1][1].revision if commits else 0
         del self.past[commits:]
-        self.core = KeyValue(revision=revision + skip, entries=entries.values(), history_commits=self._history)
+        revision += skip
+        if embedded:
+            beats = [entry for key, entry in entries.items() if key.startswith("beat/")]
+            entries |= {entry.key: Entry(entry.key, entry.value, revision) for entry in beats}
+        self.core = KeyValue(revision=revision, entries=entries.values(), history_commits=self._history)
         self.histories += 1
         self.went_back_at = self.engine.now
         self._waiting.clear()
         for watch in list(self.watches):
-            if self.random.random() < 0.5:
+            if embedded:
+                watch.history_lost()
+            elif self.random.random() < 0.5:
                 watch.broken()
             else:
                 watch.deaf_until = watch.pushed
@@ -134,7 +142,9 @@ def _is_beat(operations: Sequence[Operation]) -> bool:
 class Watch:
     """One stream of changes to one client: in order, without gaps, each with the network's delay, until it breaks."""
 
-    def __init__(self, service: StoreService, link: Link, deliver: Callable[[Batch], None], lost: Callable[[], None]):
+    def __init__(
+        self, service: StoreService, link: Link, deliver: Callable[[Batch], None], lost: Callable[[bool], None]
+    ):
         self._service = service
         self._link = link
         self._deliver = deliver
@@ -201,7 +211,13 @@ class Watch:
         """The connection is lost; the client learns of it."""
         if self._open:
             self.close()
-            self._lost()
+            self._lost(False)
+
+    def history_lost(self) -> None:
+        """The store has not the place at which the stream was; the client learns of it."""
+        if self._open:
+            self.close()
+            self._lost(True)
 
 
 class StoreClient:
@@ -250,13 +266,14 @@ class StoreClient:
         """Ask for everything; ``done`` gets the snapshot, or None when there was none in time."""
         self._link.send(UP, self._service.receive, self._reading, self._expect(done))
 
-    def follow(self, after: int, deliver: Callable[[Batch], None], lost: Callable[[], None]) -> None:
-        """Watch everything after revision ``after``; ``lost`` is called when that cannot be or ends."""
+    def follow(self, after: int, deliver: Callable[[Batch], None], lost: Callable[[bool], None]) -> None:
+        """Watch everything after revision ``after``; ``lost`` is called when that cannot be or ends, with whether it
+        is because the store does not have the place (WatchLost)."""
         self.unfollow()
 
         def answered(result: object) -> Iterator[None]:
-            if result is None:
-                lost()
+            if result is not True:
+                lost(result is False)
             yield
 
         self._asked = serial = self._expect(answered)
@@ -310,13 +327,15 @@ class StoreClient:
     def _reading(self, serial: int) -> None:
         self._link.send(DOWN, self._answer, serial, self._service.core.snapshot())
 
-    def _watching(self, serial: int, after: int, deliver: Callable[[Batch], None], lost: Callable[[], None]) -> None:
+    def _watching(
+        self, serial: int, after: int, deliver: Callable[[Batch], None], lost: Callable[[bool], None]
+    ) -> None:
         if serial not in self._pending:
             return
         try:
             _, missed = self._service.core.history(after)
         except WatchLost:
-            self._link.send(DOWN, self._answer, serial, None)
+            self._link.send(DOWN, self._answer, serial, False)
             return
         self._link.send(DOWN, self._answer, serial, True)
         if self.watch is not None:

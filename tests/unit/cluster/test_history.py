@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from locum.cluster import schema
-from locum.cluster.effects import CommitWork, DropHold, Note, ReadAnew, SendBeat, TakeAddress
+from locum.cluster.effects import CommitWork, ConfirmHold, DropHold, Note, ReadAnew, SendBeat, TakeAddress
 from locum.cluster.node import Adoption, Identity, Node, Stage
 from locum.cluster.schema import (
     ClaimRecord,
@@ -142,14 +142,24 @@ def member_entries(incarnation: str, *, beat: int, wait: float = WAIT) -> tuple[
 class Scene:
     """One node; the test plays store and time. It begins with an adopted membership and the address held."""
 
-    def __init__(self, deadline: float = 102.0, revision: int = 20, wait: float = WAIT, quiet: float = 0.0) -> None:
+    def __init__(
+        self,
+        deadline: float = 102.0,
+        revision: int = 20,
+        wait: float = WAIT,
+        quiet: float = 0.0,
+        entries: tuple[Entry, ...] | None = None,
+        takes_end: bool = True,
+    ) -> None:
         self.now = 100.5
+        self.takes_end = takes_end
         identity = Identity("n1", HOLD, MARGIN, None, "", (ADDRESS,), "here")
         adoption = Adoption("abc", deadline, 0, revision, quiet, {"10.0.0.1": "eth0"})
         self.names = iter(f"new{number}" for number in range(100))
         self.node = Node(identity, View(), lambda: next(self.names), adoption)
         self.node.links_changed({"eth0": True}, self.now, 1.7e9)
-        self.read(Snapshot(20, member_entries("abc", beat=20, wait=wait)))
+        entries = member_entries("abc", beat=20, wait=wait) if entries is None else entries
+        self.first = self.read(Snapshot(max(entry.revision for entry in entries), entries))
 
     def read(self, snapshot: Snapshot) -> list[object]:
         """The store was read."""
@@ -163,6 +173,8 @@ class Scene:
         while effects := self.node.take_effects():
             found += effects
             for effect in effects:
+                if isinstance(effect, TakeAddress) and not self.takes_end:
+                    continue
                 if hasattr(effect, "ticket") and not isinstance(effect, SendBeat | CommitWork):
                     self.node.activity_done(effect.ticket, True, "", self.now, 1.7e9)
         return found
@@ -251,6 +263,49 @@ def test_i1_a_refused_beat_makes_the_node_read_anew_before_it_joins() -> None:
 def test_i1_an_agent_adopts_nothing_from_a_store_without_the_beat_that_carries_the_hold() -> None:
     assert Scene(revision=20).node.stage is Stage.MEMBER
     assert Scene(revision=21).node.stage is not Stage.MEMBER
+
+
+def without(entries: tuple[Entry, ...], key: str, *instead: Entry) -> tuple[Entry, ...]:
+    """``entries`` with ``instead`` in the place of the one of ``key``."""
+    return (*(entry for entry in entries if entry.key != key), *instead)
+
+
+OTHER = (
+    Entry("member/n2", schema.encode(MemberRecord("def", HOLD, MARGIN, "there")), 6),
+    Entry(CLAIM.key, schema.encode(ClaimRecord("n2", "def", "eth0")), 7),
+)
+
+
+@pytest.mark.parametrize("instead", [(), OTHER])
+def test_i1_an_agent_adopts_nothing_from_a_store_without_the_claims_on_what_is_held(instead: tuple[Entry, ...]) -> None:
+    """The embedded store gives the beats of a copy new revisions: the beat alone does not show that it is a copy."""
+    entries = without(member_entries("abc", beat=1_000_000), CLAIM.key, *instead)
+    scene = Scene(entries=entries)
+    assert scene.node.stage is not Stage.MEMBER
+    assert any(isinstance(effect, DropHold) for effect in scene.first)
+    assert not any(isinstance(effect, SendBeat | ConfirmHold) for effect in scene.first)
+
+
+def test_i1_what_is_held_falls_silent_at_once_where_its_claim_is_another_nodes() -> None:
+    """Releases come one after the other, each with its scripts; the other node does not wait for them."""
+    scene = Scene()
+    scene.node.watch_lost(scene.now, 1.7e9)
+    scene.now += 1.0
+    effects = scene.read(Snapshot(1_000_000, without(member_entries("abc", beat=1_000_000), CLAIM.key, *OTHER)))
+    assert any(isinstance(effect, DropHold) for effect in effects)
+    assert not any(isinstance(effect, SendBeat) for effect in effects)
+
+
+def test_i2_a_node_whose_claim_went_while_it_takes_the_address_is_silent_until_the_scripts_have_ended() -> None:
+    scene = Scene(takes_end=False)
+    scene.node.serving.local.clear()
+    assert scene.claims(10.0) is not None
+    effects = scene.read(Snapshot(10**6, without(member_entries("abc", beat=10**6), CLAIM.key)))
+    assert any(isinstance(effect, DropHold) for effect in effects)
+    scene.now += 5.0
+    scene.node.tick(scene.now, 1.7e9)
+    assert not any(isinstance(effect, SendBeat | CommitWork) for effect in scene.effects())
+    assert scene.node.stage is Stage.LOST
 
 
 @pytest.mark.parametrize("quiet", [0.0, 104.5])
