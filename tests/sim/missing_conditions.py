@@ -104,6 +104,8 @@ _ADMINS = Knobs(only=("meddle", "admin", "scripts_fail"), nodes=3, calm=0.1)
 _LEAVING = Knobs(only=("meddle", "leave", "reload", "kill_all", "change_hold"), nodes=3, calm=0.1)
 _JOINING = Knobs(only=("meddle", "kill_all", "power_off"), nodes=3, calm=0.1, hold=0.5)
 _ORPHANS = Knobs(only=("meddle", "delete_key", "abandon", "spoil_key"), nodes=3, calm=0.1, hold=0.25)
+_MIDWAY = Knobs(only=("meddle", "kill_agent_midway", "link_down"), nodes=3, calm=0.1)
+_STRAYS = Knobs(only=("meddle", "spoil_key", "abandon"), nodes=3, calm=0.08, hold=0.25)
 _REPAIRS = Knobs(only=("meddle", "spoil_key", "abandon", "store_restart", "link_down"), nodes=3, calm=0.08)
 
 MISSING = (
@@ -124,14 +126,14 @@ MISSING = (
     Missing("free", "leader", _ORPHANS),
     Missing("free", "claim", _ORPHANS),
     Missing("repair", "member", _REPAIRS, whose="own_"),
-    Missing("repair", "node", _REPAIRS),
+    Missing("repair", "node", _STRAYS),
     Missing("repair", "claim", _REPAIRS),
     Missing("claim", "member", _AGENTS),
     Missing("claim", "plan", _AGENTS),
     Missing("unclaim", "member", _AGENTS),
     Missing("unclaim", "claim", _AGENTS),
     Missing("reclaim", "member", _AGENTS),
-    Missing("reclaim", "claim", _ADMINS),
+    Missing("reclaim", "claim", _MIDWAY),
     Missing("mend", "member", _AGENTS),
     Missing("mend", "claim", _AGENTS),
     Missing("phase", "member", _AGENTS),

@@ -47,6 +47,7 @@ class OutsideHarm(Harm):
         name = self._random.choice(list(machine.kernel.links))
         period, turns = self._random.uniform(1.0, 4.0), self._random.randrange(6, 16)
         self._say(f"{name} of {machine.name} loses its link every {period:.1f} s")
+        self._world.promises.flaps(machine, name, turns * period)
         for turn in range(turns):
             self._world.engine.after(turn * period, self._flap, machine, name, False)
             up = (turn + self._random.uniform(0.2, 0.8)) * period
@@ -84,6 +85,7 @@ class OutsideHarm(Harm):
 
     def _set_link(self, machine: Machine, name: str, up: bool) -> None:
         machine.kernel.links[name] = up
+        self._world.promises.links_changed()
         if machine.agent is not None:
             machine.agent.links_changed()
 
@@ -214,6 +216,7 @@ class OutsideHarm(Harm):
         """Just before a node's commit takes effect, another writes what the decision was made from once more.
 
         The value stays, so that a decision which has not looked at its revision goes wrong without any other harm.
+        Half of the time it is the first key that the commit itself writes, if it is there.
         """
         world, random, store = self._world, self._random, self._world.store
         until, share = world.engine.now + 2.0 + self._while(), random.choice((0.1, 0.3, 0.6))
@@ -224,7 +227,7 @@ class OutsideHarm(Harm):
             elif author.read is not None and random.random() < share:
                 present = [key for key in author.read if key.partition("/")[0] in REWRITTEN and store.core.get(key)]
                 if present:
-                    self._write_again(random.choice(present))
+                    self._write_again(present[0] if random.random() < 0.5 else random.choice(present))
 
         store.meddler = write_again
 

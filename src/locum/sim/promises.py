@@ -5,7 +5,8 @@ and to act, counted while its agent runs; after that the two must agree.
 
 - **served**: an address that a node holds is configured, and the kernel lets it speak.
 - **told**: scripts have heard of every held address since the kernel last lost it (looked at when all is at rest).
-- **moves**: a link that flaps moves an address a few times and not with each flap.
+- **moves**: a link that flaps moves an address a few times and not with each flap. Counted are moves while some node
+  had a steady link for the address; without one, whichever node has a link serves it, at each turn.
 """
 
 from __future__ import annotations
@@ -20,8 +21,16 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks, and how long an address may be missing where it is held.
 LOOK, PATIENCE = 0.25, 3.0
-#: As often an address may change its holder within so many seconds when links flap and nothing else happens.
-MOST_MOVES, MOVES_WINDOW = 4, 60.0
+#: When links flap and nothing else happens, moves of an address are counted within so many seconds.
+MOVES_WINDOW = 60.0
+#: A bout of flaps costs an address two moves: away with the first loss, and back to balance the nodes when the link has
+#: lasted. The first bout of a link may cost two more: its first return counts after the shortest LinkUpDelay, which one
+#: turn of the bout may outlast; every later one must last longer than any turn (:meth:`OutsideHarm.flap_link`).
+MOVES_OF_BOUT, MOVES_OF_FIRST_BOUT = 2, 4
+#: A bout's last move comes within so many seconds after its end: the longest damping, and the scripts.
+AFTER_BOUT = 15.0
+#: Seconds from the decision about an address until the node that takes it speaks, at most.
+TAKES = 1.0
 
 
 class Promises:
@@ -36,6 +45,10 @@ class Promises:
         self._holder: dict[str, str] = {}
         self._moves: dict[str, list[float]] = {}
         self._total: dict[str, int] = {}
+        # (machine, interface) -> the ends of its bouts of flaps, true time.
+        self._bouts: dict[tuple[str, str], list[float]] = {}
+        # Address -> when no node had a steady link for it last, true time.
+        self._shaky: dict[str, float] = {}
         #: Whether nothing but links that flap disturbs this run, so that moves can be counted.
         self.only_flaps = False
 
@@ -59,6 +72,7 @@ class Promises:
                 if now - since[key] > patience:
                     self._world.fail("served", f"{machine.name} {what} since {since[key]:.3f}")
         self._since = since
+        self.links_changed()
         self._world.engine.after(LOOK, self._look)
 
     def _disagreements(self, machine: Host, agent: Agent) -> Iterator[tuple[str, float]]:
@@ -100,12 +114,44 @@ class Promises:
         first = address not in self._holder
         self._holder[address] = machine.name
         now = self._world.engine.now
+        self.links_changed()
         moves = [when for when in self._moves.get(address, []) if now - when < MOVES_WINDOW]
-        self._moves[address] = moves if first else [*moves, now]
+        counts = not first and now - self._shaky.get(address, -TAKES) >= TAKES
+        self._moves[address] = [*moves, now] if counts else moves
         self._total[address] = self._total.get(address, -1) + 1
-        if self.only_flaps and len(self._moves[address]) > MOST_MOVES:
+        if self.only_flaps and len(self._moves[address]) > self._most_moves():
             times = ", ".join(f"{when:.1f}" for when in self._moves[address])
-            self._world.fail("moves", f"{address} has moved at {times}")
+            self._world.fail("moves", f"{address} has moved at {times}, and {self._most_moves()} moves are enough")
+
+    def flaps(self, machine: Host, interface: str, seconds: float) -> None:
+        """A bout of flaps begins, which lasts ``seconds``."""
+        self._bouts.setdefault((machine.name, interface), []).append(self._world.engine.now + seconds)
+
+    def _most_moves(self) -> int:
+        """How often an address may have moved by all bouts within the window; see :data:`MOVES_OF_BOUT`."""
+        begin = self._world.engine.now - MOVES_WINDOW - AFTER_BOUT
+        most = 0
+        for ends in self._bouts.values():
+            recent = sum(end > begin for end in ends)
+            if recent:
+                most += MOVES_OF_FIRST_BOUT + (recent - 1) * MOVES_OF_BOUT
+        return most
+
+    def links_changed(self) -> None:
+        """Note for which addresses no node has a steady link now."""
+        if not self.only_flaps:
+            return
+        steady: set[str] = set()
+        everywhere: set[str] = set()
+        for machine in self._world.machines.values():
+            agent = machine.agent
+            useless = {name for name, up in machine.kernel.links.items() if not up}
+            useless.update(agent.node.serving.unsteady() if agent is not None else machine.kernel.links)
+            for hosted in machine.identity.addresses:
+                everywhere.add(hosted.address)
+                if not useless.issuperset(hosted.interfaces):
+                    steady.add(hosted.address)
+        self._shaky |= dict.fromkeys(everywhere - steady, self._world.engine.now)
 
     def moves(self, address: str) -> int:
         """How often ``address`` has changed its holder so far."""
