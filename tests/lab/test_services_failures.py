@@ -29,8 +29,8 @@ SCRIPTS = {
     "generic": "70.service",
 }
 
-#: Whatever is noticed with this was not noticed by polling.
-NO_POLL = "[tunables]\nMonitorInterval = 3600\nNoIPFailback = 1"
+#: Whatever is noticed with this was not noticed by polling. Services fail more often than damping likes.
+NO_POLL = "[tunables]\nMonitorInterval = 3600\nNoIPFailback = 1\nHealthyDelay = 0"
 #: How soon the end of a listening socket should be noticed, and what a busy machine is given.
 AIM, LIMIT = 0.5, 5.0
 
