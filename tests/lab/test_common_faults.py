@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -36,7 +36,7 @@ def lab(make_lab: MakeLab) -> Lab:
     install_recorder(made)
     made.start_daemons()
     made.wait_served()
-    locum(made, "n1", "tunable", "set", "MonitorInterval", "1")
+    locum(made, "n1", "tunable", "set", "MonitorInterval", "0.3")
     return made
 
 
@@ -52,10 +52,15 @@ def reconfigure(lab: Lab) -> None:
     lab.wait_served()
 
 
-def monitored(lab: Lab, node: str, times: int) -> None:
-    """Wait for as many monitors on the node."""
-    before = len(seen(lab, node, "monitor"))
-    lab.wait_for(f"{times} monitors on {node}", lambda: len(seen(lab, node, "monitor")) >= before + times, 60)
+def monitored(lab: Lab, nodes: str | Sequence[str], times: int) -> None:
+    """Wait for as many monitors on the node, or on each of them."""
+    named = [nodes] if isinstance(nodes, str) else nodes
+    before = {node: len(seen(lab, node, "monitor")) for node in named}
+    lab.wait_for(
+        f"{times} monitors on {', '.join(named)}",
+        lambda: all(len(seen(lab, node, "monitor")) >= before[node] + times for node in named),
+        60,
+    )
 
 
 def kill_agent(lab: Lab, node: str) -> None:
@@ -81,12 +86,12 @@ def test_leftovers_of_package_managers_and_editors_on_all_nodes_change_nothing(l
             path.chmod(mode)
 
     everywhere(lab, leave)
-    everywhere(lab, lambda node: monitored(lab, node, 3))
+    monitored(lab, lab.layout.node_names, 3)
     assert lab.served() == before
     all_well(lab.status())
     reconfigure(lab)
     reconfigure(lab)
-    everywhere(lab, lambda node: monitored(lab, node, 2))
+    monitored(lab, lab.layout.node_names, 2)
     all_well(lab.status())
     checked = locum(lab, "n2", "event", "check")
     daemon = locum_json(lab, "n2", "status")["daemon"]
@@ -106,7 +111,7 @@ def test_a_broken_script_on_all_nodes_runs_on_as_it_was_and_agents_restart_with_
         lab.write_script(node, "10.another", "#!/bin/sh\nexit 1\n")
 
     everywhere(lab, spoil)
-    everywhere(lab, lambda node: monitored(lab, node, 3))
+    monitored(lab, lab.layout.node_names, 3)
     report = lab.status()
     all_well(report)
     assert lab.served() == before
@@ -146,7 +151,7 @@ def test_a_recovered_that_fails_on_all_nodes_bans_none(lab: Lab) -> None:
 def test_a_monitor_that_fails_on_all_nodes_leaves_every_address_served(lab: Lab) -> None:
     everywhere(lab, lambda node: (lab.node_directory(node) / "fail-monitor").write_text("1"))
     everywhere(lab, lambda node: wait_state(lab, node, "UNHEALTHY"))
-    everywhere(lab, lambda node: monitored(lab, node, 2))
+    monitored(lab, lab.layout.node_names, 2)
     assert len(lab.served()) == lab.layout.addresses
     report = lab.status()
     assert {node.state for node in report.nodes} == {"UNHEALTHY"}
