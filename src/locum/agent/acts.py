@@ -301,7 +301,7 @@ class Acts:
         if boottime() >= self._page.deadline:
             return False, "the hold has ended"
         # Heard since the probe, while other addresses were taken.
-        occupant = self._wire.occupant(address)
+        occupant = self._wire.occupant(address) if effect.first else None
         if occupant is not None:
             return False, f"another machine has it: {occupant}"
         await self._begin(address)

@@ -73,6 +73,9 @@ class RunEvent(msgspec.Struct, frozen=True):
 class TakeAddress(msgspec.Struct, frozen=True):
     """Let the address through the gate, run ``takeip``, see that it is configured, announce it.
 
+    ``first``: no node of the cluster has held it yet. What a probe has heard of other machines since counts then; later
+    it may have been another node's probe.
+
     Answer: ``activity_done(ticket, ok, reason)``. When not ok the address is not configured and is muted (I7). When ok
     it is noted as held by ``incarnation``, for the agent that comes after a crash of this one.
     """
@@ -82,6 +85,7 @@ class TakeAddress(msgspec.Struct, frozen=True):
     bits: int
     interface: str
     incarnation: str
+    first: bool = False
 
 
 class ProbeAddresses(msgspec.Struct, frozen=True):

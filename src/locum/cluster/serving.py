@@ -372,7 +372,8 @@ class Serving:
         # From now on it may be here: whatever interrupts the take must lead to a release.
         self.local[address] = Local(interface, bits, held=False)
         ticket = self._activity.begin("takeip", lambda ok, reason: self._taken(address, ok, reason))
-        self._context.emit(TakeAddress(ticket, address, bits, interface, self._context.incarnation))
+        first = self._unproven(address)
+        self._context.emit(TakeAddress(ticket, address, bits, interface, self._context.incarnation, first))
 
     def update_due(self, mine: frozenset[str]) -> str | None:
         """The next held address whose interface has lost its link while another of its interfaces has it."""

@@ -76,6 +76,13 @@ class Whatever:
         return lambda *_: None
 
 
+class Wire(Whatever):
+    """Another machine has asked for the address since this node did."""
+
+    def occupant(self, _address: str) -> str:
+        return "hardware address 02:00:00:00:00:07 also wants it on eth1"
+
+
 class Connections(Whatever):
     """Nobody is connected."""
 
@@ -94,7 +101,9 @@ class Scripts:
         return EventResult(event, (), 0.0, 0.0, ())
 
 
-def acts_of(page: Page, table: FakeTable, announcer: FakeAnnouncer, notes: object, engine: object) -> Acts:
+def acts_of(
+    page: Page, table: FakeTable, announcer: FakeAnnouncer, notes: object, engine: object, wire: object = None
+) -> Acts:
     """The machine's side of a node without nftables."""
     return Acts(
         table=cast(AddressTable, table),
@@ -105,7 +114,7 @@ def acts_of(page: Page, table: FakeTable, announcer: FakeAnnouncer, notes: objec
         notes=cast(HeldNotes, notes),
         connections=cast(ConnectionKeeper, Connections()),
         calls=KernelCalls(lambda *_: None),
-        wire=cast(WireWatch, Whatever()),
+        wire=cast(WireWatch, wire or Whatever()),
         tunables=Tunables,
         log=lambda *_: None,
     )
@@ -158,6 +167,25 @@ def test_what_is_taken_while_the_hold_ended_and_came_back_is_known_and_goes_with
         async with asyncio.timeout(30):
             while table.present:  # noqa: ASYNC110 (the kernel's addresses change on a thread)
                 await asyncio.sleep(0.01)
+        tested.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_another_machine_that_wants_an_address_counts_until_a_node_has_held_it(tmp_path: Path, first: bool) -> None:
+    """The other machine may be a node of this cluster, which asked at the start because the plan had moved it there."""
+
+    async def scene() -> None:
+        table, page = FakeTable(), Page(str(tmp_path / "hold"))
+        notes = HeldNotes(str(tmp_path / "held"))
+        tested = acts_of(page, table, FakeAnnouncer(), notes, Scripts(), Wire())
+        tested.engine_ready.set()
+        page.confirm("one", 0, boottime() + 60, 1, 0.0)
+        ok, reason = await tested.take(TakeAddress(1, ADDRESS, 24, "eth1", "one", first))
+        assert ok is not first
+        assert table.present == (set() if first else {ADDRESS})
+        assert ("02:00:00:00:00:07" in reason) is first
         tested.close()
 
     asyncio.run(scene())

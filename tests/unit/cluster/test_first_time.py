@@ -24,6 +24,7 @@ class Network(Cluster):
         self.shared: frozenset[str] = frozenset(ADDRESSES)
         self.probes: list[tuple[str, ...]] = []
         self.order: list[tuple[str, str]] = []
+        self.first: list[bool] = []
         for node in self.nodes.values():
             node.configure(replace(node.identity, probe=probe, search=search), self.now, 1.7e9 + self.now)
 
@@ -45,6 +46,7 @@ class Network(Cluster):
         else:
             if isinstance(effect, TakeAddress):
                 self.order.append(("take", effect.address))
+                self.first.append(effect.first)
             super()._carry_out(name, node, effect)
 
 
@@ -59,11 +61,15 @@ def test_i1_every_address_is_asked_for_before_its_first_take_and_all_at_once() -
 def test_a_failover_asks_nobody() -> None:
     cluster = Network("n1", "n2")
     cluster.until_served(ADDRESSES, 10)
+    assert cluster.first == [True] * len(ADDRESSES)
     cluster.probes.clear()
+    cluster.first.clear()
     del cluster.nodes["n2"]
     cluster.until_served(ADDRESSES, 10)
     assert set(cluster.served().values()) == {"n1"}
     assert cluster.probes == []
+    assert cluster.first
+    assert not any(cluster.first), "what was heard since the probe at the start was the other node"
 
 
 def test_what_another_machine_has_is_not_taken_and_the_node_gets_the_others_all_the_same() -> None:
