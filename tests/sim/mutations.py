@@ -14,6 +14,8 @@ import msgspec
 import pytest
 
 from locum.cluster import plan as planning
+from locum.cluster.beats import Beats
+from locum.cluster.claims import Claims
 from locum.cluster.commit_kinds import Claim, CommitKind, LeaderCommit
 from locum.cluster.commits import NO_REASONS, Commits
 from locum.cluster.context import Context
@@ -23,8 +25,11 @@ from locum.cluster.following import Following
 from locum.cluster.history import History
 from locum.cluster.hold import Observers, OwnHold
 from locum.cluster.leading import Leading
+from locum.cluster.membership import Membership
+from locum.cluster.moment import Moment
 from locum.cluster.node import LOOK_AGAIN, Adoption, Node
 from locum.cluster.obstacles import Obstacles
+from locum.cluster.parts import Parts
 from locum.cluster.schema import HealthRecord
 from locum.cluster.serving import Serving
 from locum.cluster.upkeep import Upkeep
@@ -98,7 +103,7 @@ def beat_unconditional(patch: Patch) -> None:
     def send(ticket: int, slot: int, commit: Commit, *others: Any) -> Any:
         return SendBeat(ticket, slot, unconditional(commit), *others)
 
-    patch.setattr("locum.cluster.node.SendBeat", send)
+    patch.setattr("locum.cluster.beats.SendBeat", send)
 
 
 def armed_after_sending(patch: Patch) -> None:
@@ -222,18 +227,18 @@ def leader_write_unconditional(patch: Patch) -> None:
 def claim_not_conditional(patch: Patch) -> None:
     """A claim is made although another node has one."""
     _without_conditions(patch, Claim, lambda condition: condition.key.startswith("claim/"))
-    original = Serving._claim
+    original = Claims.claim
 
-    def claim(self: Serving, mine: frozenset[str], plan_revision: int, incarnation: str) -> None:
+    def claim(self: Claims, wanted: frozenset[str], plan_revision: int) -> None:
         view = self._context.view
         revisions = {key: view._revisions.pop(key) for key in list(view._revisions) if key.startswith("claim/")}
-        for address in mine:
-            if self.claimed(address, incarnation):
+        for address in wanted:
+            if self.mine(address):
                 view._revisions[f"claim/{address}"] = revisions[f"claim/{address}"]
-        original(self, mine, plan_revision, incarnation)
+        original(self, wanted, plan_revision)
         view._revisions.update(revisions)
 
-    patch.setattr(Serving, "_claim", claim)
+    patch.setattr(Claims, "claim", claim)
 
 
 def claim_of_a_dead_member(patch: Patch) -> None:
@@ -243,24 +248,18 @@ def claim_of_a_dead_member(patch: Patch) -> None:
 
 def unclaim_before_release(patch: Patch) -> None:
     """A claim is given up while the address is still here."""
-    original = Serving._unclaim
-
-    def unclaim(self: Serving, mine: frozenset[str], incarnation: str) -> None:
-        local, self.local = self.local, {}
-        original(self, mine, incarnation)
-        self.local = local
-
-    patch.setattr(Serving, "_unclaim", unclaim)
+    original = Claims.give_up
+    patch.setattr(Claims, "give_up", lambda self, wanted, _local: original(self, wanted, {}))
 
 
 def take_before_release(patch: Patch) -> None:
     """What the plan gives is taken without a claim, whoever still has it."""
-    patch.setattr(Serving, "_firmly_claimed", lambda *_: True)
+    patch.setattr(Claims, "firm", lambda *_: True)
 
 
 def late_unclaim_forgotten(patch: Patch) -> None:
     """A claim whose deletion may still be under way is relied on."""
-    patch.setattr(Serving, "_firmly_claimed", Serving.claimed)
+    patch.setattr(Claims, "firm", Claims.mine)
 
 
 # -- the agent ------------------------------------------------------------------------------------------------
@@ -308,15 +307,15 @@ def lifetime_rounded_up(patch: Patch) -> None:
 
 def adoption_of_the_dead(patch: Patch) -> None:
     """An agent whose predecessor's membership is over joins anew without silencing what it left."""
-    original = Node._lose
+    original = Membership.lose
 
-    def lose(self: Node, why: str) -> None:
+    def lose(self: Membership, why: str) -> None:
         original(self, why)
         if "agent before this one" in why:
-            self.serving.local.clear()
-            self.context.effects.clear()
+            self._parts.serving.local.clear()
+            self._parts.context.effects.clear()
 
-    patch.setattr(Node, "_lose", lose)
+    patch.setattr(Membership, "lose", lose)
 
 
 # -- order and closing ----------------------------------------------------------------------------------------
@@ -332,7 +331,7 @@ def closing_does_not_wait(patch: Patch) -> None:
     patch.setattr(Following, "all_reached", all_reached)
 
 
-def _nothing_due(mine: frozenset[str]) -> str | None:  # noqa: ARG001 - called by name
+def _nothing_due(moment: Moment) -> str | None:  # noqa: ARG001 - called by name
     return None
 
 
@@ -340,11 +339,11 @@ def settled_while_moving(patch: Patch) -> None:
     """A node says that it is settled while an address changes its interface."""
     original = Serving.settled
 
-    def settled(self: Serving, mine: frozenset[str]) -> bool:
+    def settled(self: Serving, moment: Moment) -> bool:
         moving, self._moving = self._moving, None
         self.update_due, due = _nothing_due, self.update_due  # type: ignore[method-assign]
         try:
-            return original(self, mine)
+            return original(self, moment)
         finally:
             self._moving, self.update_due = moving, due  # type: ignore[method-assign]
 
@@ -355,8 +354,8 @@ def changes_after_settling_forgotten(patch: Patch) -> None:
     """What changes after a node has settled is never closed."""
     original = Following._target
 
-    def target(self: Following, plan: Any, incarnation: str, settled: bool, _changes: int) -> Any:
-        return original(self, plan, incarnation, settled, 0)
+    def target(self: Following, plan: Any, settled: bool, _changes: int) -> Any:
+        return original(self, plan, settled, 0)
 
     patch.setattr(Following, "_target", target)
 
@@ -399,7 +398,7 @@ def beats_starve(patch: Patch) -> None:
         looked, self._looked = self._looked, -math.inf
         soonest = original(self)
         self._looked = looked
-        return soonest if soonest > self.context.now else self.context.now + LOOK_AGAIN
+        return soonest if soonest > self.parts.context.now else self.parts.context.now + LOOK_AGAIN
 
     patch.setattr(Node, "next_wakeup", next_wakeup)
 
@@ -440,12 +439,12 @@ def restored_without_a_word(patch: Patch) -> None:
 
 def adopted_without_a_look(patch: Patch) -> None:
     """A restarted agent does not look whether the kernel still has what its predecessor had taken."""
-    original = Node._adopt
+    original = Membership._adopt
 
-    def adopt(self: Node, adoption: Adoption) -> None:
+    def adopt(self: Membership, adoption: Adoption) -> None:
         original(self, msgspec.structs.replace(adoption, missing=frozenset()))
 
-    patch.setattr(Node, "_adopt", adopt)
+    patch.setattr(Membership, "_adopt", adopt)
 
 
 def links_undamped(patch: Patch) -> None:
@@ -475,38 +474,42 @@ def last_beat_not_demanded(patch: Patch) -> None:
 
 def gap_overlooked(patch: Patch) -> None:
     """A hold that is regained after a gap goes on as if the store could not have gone back in it."""
-    original = Node._look_for_gap
+    original = Beats._look_for_gap
 
-    def look_for_gap(self: Node, now: float, wall: float) -> None:
-        if self.hold.deadline == 0.0:
-            self.hold.proven = now
+    def look_for_gap(self: Beats, now: float, wall: float) -> None:
+        if self._parts.hold.deadline == 0.0:
+            self._parts.hold.proven = now
             original(self, now, wall)
 
-    patch.setattr(Node, "_look_for_gap", look_for_gap)
+    patch.setattr(Beats, "_look_for_gap", look_for_gap)
+
+
+def _rely_on_the_view(parts: Parts) -> None:
+    parts.history._doubted_at_read = -1
+    parts.context.effects = [effect for effect in parts.context.effects if not isinstance(effect, ReadAnew)]
 
 
 def gap_without_reading(patch: Patch) -> None:
     """After a gap a node relies on the claims that it knew before."""
-    original = Node._look_for_gap
+    original = Beats._look_for_gap
 
-    def look_for_gap(self: Node, now: float, wall: float) -> None:
+    def look_for_gap(self: Beats, now: float, wall: float) -> None:
         original(self, now, wall)
-        self.history._doubted_at_read = -1
-        self.context.effects = [effect for effect in self.context.effects if not isinstance(effect, ReadAnew)]
+        _rely_on_the_view(self._parts)
 
-    patch.setattr(Node, "_look_for_gap", look_for_gap)
+    patch.setattr(Beats, "_look_for_gap", look_for_gap)
 
 
 def adopted_in_another_history(patch: Patch) -> None:
     """A restarted agent goes on with a membership that lacks its last beat, and with what it had taken."""
-    original = Node._join
+    original = Membership._join
 
-    def join(self: Node) -> None:
+    def join(self: Membership) -> None:
         if self._adoption is not None:
             self._adoption = msgspec.structs.replace(self._adoption, revision=0)
         original(self)
 
-    patch.setattr(Node, "_join", join)
+    patch.setattr(Membership, "_join", join)
 
 
 def refused_and_not_read_anew(patch: Patch) -> None:
@@ -515,8 +518,7 @@ def refused_and_not_read_anew(patch: Patch) -> None:
 
     def beat_done(self: Node, *arguments: Any) -> None:
         original(self, *arguments)
-        self.history._doubted_at_read = -1
-        self.context.effects = [effect for effect in self.context.effects if not isinstance(effect, ReadAnew)]
+        _rely_on_the_view(self.parts)
 
     patch.setattr(Node, "beat_done", beat_done)
 

@@ -36,6 +36,7 @@ class Checking:
         self._triggered = False
         self._proofs = 0
         self._damper = Damper()
+        self._was_inactive = False
 
     def adopt(self, started: bool, earned: bool, healthy: bool, reason: str) -> None:
         """After a restart of the agent: go on with what the node said before."""
@@ -53,6 +54,15 @@ class Checking:
         if self.started:
             self.reason = "waiting for the first monitor"
         self.trigger()
+
+    def inactive(self, present: bool) -> None:
+        """Whether the node is stopped or banned: one that was must prove its services again before it serves (I6).
+
+        It says so at once, not when it is free again: others would plan with what it said before.
+        """
+        if present and not self._was_inactive:
+            self.unearn()
+        self._was_inactive = present
 
     def lost(self) -> None:
         """The membership was lost: for damping a loss as a failed monitor is, so that a node which is expired again and

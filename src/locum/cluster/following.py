@@ -42,10 +42,10 @@ class Following:
         self._retry_at = -math.inf
         self._ban: AdminRecord | None = None
 
-    def adopt(self, incarnation: str) -> None:
+    def adopt(self) -> None:
         """After a restart of the agent: go on from the phase that the store has."""
         phase = self._context.view.phases.get(self._context.name)
-        if phase is not None and phase.record.incarnation == incarnation:
+        if phase is not None and phase.record.incarnation == self._context.incarnation:
             self._phase = phase.record
             if phase.record.phase == RECOVERED:
                 self._recovered = phase.record.epoch
@@ -58,10 +58,10 @@ class Following:
         self._preparing = (0, [])
         self._settled_changes = -1
 
-    def plan(self, incarnation: str) -> PlanRecord | None:
-        """The present plan, when this incarnation takes part in it."""
+    def plan(self) -> PlanRecord | None:
+        """The present plan, when this membership takes part in it."""
         plan = self._context.view.plan
-        if plan is None or plan.record.participants.get(self._context.name) != incarnation:
+        if plan is None or plan.record.participants.get(self._context.name) != self._context.incarnation:
             return None
         return plan.record
 
@@ -78,34 +78,35 @@ class Following:
                 return False
         return True
 
-    def nothing_left(self, incarnation: str) -> bool:
+    def nothing_left(self) -> bool:
         """Whether the cluster has taken over what this node, which is leaving, served, as far as it can."""
-        view, name = self._context.view, self._context.name
+        view, name, incarnation = self._context.view, self._context.name, self._context.incarnation
         if any(c.record.node == name and c.record.incarnation == incarnation for c in view.claims.values()):
             return False
         health = current_health(view, name)
         if health is None or not health.leaving:
             return False
-        plan = self.plan(incarnation)
+        plan = self.plan()
         return plan is None or (name not in plan.assignment.values() and self.all_reached(plan, SETTLED))
 
     def may_move(self, plan: PlanRecord) -> bool:
         """Whether the preparations for ``plan`` are complete everywhere."""
         return not plan.prepare or self.all_reached(plan, PREPARED)
 
-    def step(self, plan: PlanRecord, incarnation: str, settled: bool, changes: int) -> None:
+    def step(self, plan: PlanRecord, settled: bool, changes: int) -> None:
         """Write the phase that has been reached. ``changes`` counts takes and releases so far."""
         own = self._context.view.phases.get(self._context.name)
+        incarnation = self._context.incarnation
         known = own.record if own is not None and own.record.incarnation == incarnation else None
-        target = self._target(plan, incarnation, settled, changes)
+        target = self._target(plan, settled, changes)
         if target is not None and (target != known or f"phase/{self._context.name}" in self._context.view.corrupt):
             member = self._context.view.condition(f"member/{self._context.name}")
             mine = self._context.view.condition(f"phase/{self._context.name}")
             key = f"phase/{self._context.name}"
             self._commits.start(WritePhase(), [member, mine], [Put(key, schema.encode(target))])
 
-    def _target(self, plan: PlanRecord, incarnation: str, settled: bool, changes: int) -> PhaseRecord | None:
-        epoch = plan.epoch
+    def _target(self, plan: PlanRecord, settled: bool, changes: int) -> PhaseRecord | None:
+        epoch, incarnation = plan.epoch, self._context.incarnation
         if self._phase is not None and self._phase.epoch == epoch and self._phase.phase in (SETTLED, RECOVERED, DIRTY):
             if self._settled_changes < 0:
                 self._settled_changes = changes

@@ -62,12 +62,12 @@ class Leading:
         self._expiring = None
         self._replan = True
 
-    def leads(self, incarnation: str) -> bool:
-        """Whether this node's ``incarnation`` is the leader as far as it knows."""
+    def leads(self) -> bool:
+        """Whether this node's membership is the leader as far as it knows."""
         leader = self._context.view.leader
-        return leader is not None and leader.record == LeaderRecord(self._context.name, incarnation)
+        return leader is not None and leader.record == LeaderRecord(self._context.name, self._context.incarnation)
 
-    def step(self, incarnation: str) -> None:
+    def step(self) -> None:
         """Act as leader, or take the lead when it is free. Called only while the own hold is valid."""
         context, view = self._context, self._context.view
         if not self._commits.free(TakeLead()):
@@ -75,10 +75,10 @@ class Leading:
         leader = view.leader
         if leader is None or not view.alive(leader.record.node, leader.record.incarnation):
             if self._may_lead():
-                self._commits.start(TakeLead(), self._standing(), [self._me(incarnation)])
+                self._commits.start(TakeLead(), self._standing(), [self._me()])
         elif leader.record.node != context.name:
             if self._observers.expired(view, leader.record.node, context.now) and self._may_lead():
-                self._expire(leader.record.node, self._standing(), [self._me(incarnation)])
+                self._expire(leader.record.node, self._standing(), [self._me()])
         else:
             self._lead(self._standing())
 
@@ -86,13 +86,13 @@ class Leading:
         """On what every commit of a leader rests: its membership, and who leads."""
         return [*self._context.membership(), self._context.view.condition("leader")]
 
-    def _me(self, incarnation: str) -> Put:
-        return Put("leader", schema.encode(LeaderRecord(self._context.name, incarnation)))
+    def _me(self) -> Put:
+        return Put("leader", schema.encode(LeaderRecord(self._context.name, self._context.incarnation)))
 
-    def next_due(self, incarnation: str) -> float:
+    def next_due(self) -> float:
         """When time alone will make something necessary: an expiry or the end of a ban."""
         view = self._context.view
-        leads = self.leads(incarnation)
+        leads = self.leads()
         watched = [n for n in view.members if n != self._context.name] if leads else []
         if not leads and view.leader is not None and view.leader.record.node in view.members:
             watched = [view.leader.record.node]

@@ -73,7 +73,7 @@ class Leaving:
 
         ``started``: ``startup`` has succeeded, so ``shutdown`` must run.
         """
-        if member and hold_valid and not self._following.nothing_left(self._context.incarnation):
+        if member and hold_valid and not self._following.nothing_left():
             return False
         if self._departure < Departure.SHUTTING_DOWN:
             self._departure = Departure.SHUTTING_DOWN
@@ -100,7 +100,7 @@ class Leaving:
         view, name = self._context.view, self._context.name
         conditions = [view.condition(f"member/{name}")]
         operations = [Delete(f"{kind}/{name}") for kind in ("member", "beat", "health", "phase")]
-        if self._leading.leads(self._context.incarnation):
+        if self._leading.leads():
             conditions.append(view.condition("leader"))
             operations.append(Delete("leader"))
         self._commits.start(Farewell(), conditions, operations, part_of_membership(name))

@@ -32,7 +32,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     the hold lasts, past or 0 without a hold. ``current_at``: everything committed before that time has been seen by a
     member. ``committing``: a commit waits for its answer. ``activity``: the event or kind of activity that runs, about
     the address ``moving`` if it is about one. ``hosted``: the configured addresses. ``held``: address → interface of
-    what was taken completely; ``unsure``: of what may be configured here besides. ``started``: ``startup`` has
+    what was taken completely; ``unsure``: of what may be configured here besides. ``unsteady``:
+    interfaces whose link has not lasted long enough to count.  ``started``: ``startup`` has
     succeeded. ``obstacle``: why the node cannot join, ``unable``: why it can serve nothing, else "". ``last_retry``:
     when the last refused address is tried again at the latest; ``last_told``: when scripts will have been told of every
     address that came back; both are in the past or 0 when nothing waits.
@@ -52,6 +53,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     hosted: Mapping[str, HostedAddress]
     held: Mapping[str, str]
     unsure: Mapping[str, str]
+    unsteady: tuple[str, ...]
     started: bool
     obstacle: str
     unable: str

@@ -146,7 +146,7 @@ class Promises:
         for machine in self._world.machines.values():
             agent = machine.agent
             useless = {name for name, up in machine.kernel.links.items() if not up}
-            useless.update(agent.node.serving.unsteady() if agent is not None else machine.kernel.links)
+            useless.update(agent.node.status().unsteady if agent is not None else machine.kernel.links)
             for hosted in machine.identity.addresses:
                 everywhere.add(hosted.address)
                 if not useless.issuperset(hosted.interfaces):

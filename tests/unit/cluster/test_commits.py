@@ -41,9 +41,9 @@ def test_a_node_does_not_look_again_and_again_for_a_refused_commit_that_has_beco
     cluster.until_served(ADDRESSES, 20)
     cluster.run(5)
     node = cluster.nodes["n1"]
-    refuse(node.context, node.commits, cluster.core.revision)
+    refuse(node.parts.context, node.parts.commits, cluster.core.revision)
     at_once = 0
     for _ in range(40):
         cluster._step()
-        at_once += node.next_wakeup() <= node.context.now + LOOK_AGAIN
+        at_once += node.next_wakeup() <= node.parts.context.now + LOOK_AGAIN
     assert at_once <= 5, "the end of the pause, and beats"

@@ -99,6 +99,6 @@ def test_two_nodes_that_ban_themselves_at_once_do_not_rely_on_each_other(cluster
     cluster.nodes.pop("n3")
     cluster.run(20)
     for name in ("n1", "n2"):
-        cluster.nodes[name].following.ban("a test")
+        cluster.nodes[name].parts.following.ban("a test")
     cluster.run(5)
     assert sorted(cluster.states().values()) == [NodeState.BANNED, NodeState.OK]

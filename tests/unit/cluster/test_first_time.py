@@ -26,7 +26,7 @@ class Network(Cluster):
         self.order: list[tuple[str, str]] = []
         self.first: list[bool] = []
         for node in self.nodes.values():
-            node.configure(replace(node.identity, probe=probe, search=search), self.now, 1.7e9 + self.now)
+            node.configure(replace(node.status().identity, probe=probe, search=search), self.now, 1.7e9 + self.now)
 
     def _carry_out(self, name: str, node: Node, effect: Effect) -> None:
         wall = 1.7e9 + self.now
@@ -107,24 +107,24 @@ def test_i1_a_node_that_sees_another_cluster_writes_nothing_and_joins_when_that_
     node = cluster.nodes["n1"]
     cluster.problem = "cluster 'other' has 10.0.0.1"
     cluster.run(4)
-    assert node.stage is Stage.JOINING
-    assert node.joining.obstacle == cluster.problem
+    assert node.status().stage is Stage.JOINING
+    assert node.parts.joining.obstacle == cluster.problem
     assert cluster.core.snapshot("").entries == ()
     cluster.problem = ""
     cluster.until_served(ADDRESSES, OCCUPIED_PAUSE + 10)
-    assert node.joining.obstacle == ""
+    assert node.parts.joining.obstacle == ""
 
 
 def test_i1_a_member_that_sees_another_cluster_after_joining_claims_nothing() -> None:
     """Both started at the same instant; the other was first."""
     cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    while node.stage is not Stage.MEMBER:
+    while node.status().stage is not Stage.MEMBER:
         cluster._step()
         if "n1" in node.view.members:
             cluster.problem = "cluster 'other' has 10.0.0.1"
     cluster.problem = "cluster 'other' has 10.0.0.1"
-    node.lookout.begin()
+    node.parts.lookout.begin()
     cluster.run(10)
     assert cluster.served() == {}
     assert not node.view.claims
@@ -145,22 +145,22 @@ def test_a_node_that_waits_for_a_search_before_it_joins_says_for_what() -> None:
     node = cluster.nodes["n1"]
     cluster.waits = "cannot look for other clusters in the store: permission denied"
     cluster.run(3)
-    assert node.stage is Stage.JOINING
-    assert node.joining.obstacle == cluster.waits
+    assert node.status().stage is Stage.JOINING
+    assert node.parts.joining.obstacle == cluster.waits
     cluster.waits = ""
     cluster.until_served(ADDRESSES, 10)
-    assert node.joining.obstacle == ""
+    assert node.parts.joining.obstacle == ""
 
 
 def test_a_member_that_waits_for_a_search_says_for_what_and_others_get_its_addresses() -> None:
     cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    while node.stage is not Stage.MEMBER:
+    while node.status().stage is not Stage.MEMBER:
         cluster._step()
         if "n1" in node.view.members:
             cluster.waits = "waiting to see whether n7 of cluster 'other' beats"
     cluster.waits = "waiting to see whether n7 of cluster 'other' beats"
-    node.lookout.begin()
+    node.parts.lookout.begin()
     cluster.run(3)
     assert cluster.served() == {}
     assert node.view.health["n1"].record.unable == cluster.waits
@@ -172,11 +172,11 @@ def test_a_member_that_waits_for_a_search_says_for_what_and_others_get_its_addre
 def test_a_search_for_what_a_reload_brought_that_has_to_wait_is_a_warning() -> None:
     cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    every = node.identity.addresses
-    node.configure(replace(node.identity, addresses=every[1:]), cluster.now, 1.7e9 + cluster.now)
+    every = node.status().identity.addresses
+    node.configure(replace(node.status().identity, addresses=every[1:]), cluster.now, 1.7e9 + cluster.now)
     cluster.until_served(ADDRESSES[1:], 10)
     cluster.waits = "the store does not answer"
-    node.configure(replace(node.identity, addresses=every), cluster.now, 1.7e9 + cluster.now)
+    node.configure(replace(node.status().identity, addresses=every), cluster.now, 1.7e9 + cluster.now)
     cluster.run(3)
     assert set(cluster.served()) == set(ADDRESSES[1:])
     health = node.view.health["n1"].record
@@ -189,12 +189,12 @@ def test_a_search_for_what_a_reload_brought_that_has_to_wait_is_a_warning() -> N
 def test_what_a_reload_brings_is_looked_for_and_the_rest_is_served_meanwhile() -> None:
     cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    every = node.identity.addresses
+    every = node.status().identity.addresses
     configured = [every[1:], every]
 
     def configure() -> None:
 
-        node.configure(replace(node.identity, addresses=configured.pop(0)), cluster.now, 1.7e9 + cluster.now)
+        node.configure(replace(node.status().identity, addresses=configured.pop(0)), cluster.now, 1.7e9 + cluster.now)
 
     configure()
     cluster.until_served(ADDRESSES[1:], 10)
@@ -213,11 +213,11 @@ def test_the_cluster_forgets_an_address_that_no_node_is_configured_for() -> None
     cluster = Network("n1")
     node = cluster.nodes["n1"]
     cluster.until_served(ADDRESSES, 10)
-    every = node.identity.addresses
-    node.configure(replace(node.identity, addresses=every[1:]), cluster.now, 1.7e9 + cluster.now)
+    every = node.status().identity.addresses
+    node.configure(replace(node.status().identity, addresses=every[1:]), cluster.now, 1.7e9 + cluster.now)
     cluster.run(3)
     assert set(node.view.held) == set(ADDRESSES[1:])
     cluster.probes.clear()
-    node.configure(replace(node.identity, addresses=every), cluster.now, 1.7e9 + cluster.now)
+    node.configure(replace(node.status().identity, addresses=every), cluster.now, 1.7e9 + cluster.now)
     cluster.until_served(ADDRESSES, 10)
     assert cluster.probes == [(ADDRESSES[0],)]

@@ -226,16 +226,16 @@ def test_i1_an_answer_from_another_history_silences_the_node_at_once(result: Com
     told = [effect.text for effect in effects if isinstance(effect, Note) and "history has changed" in effect.text]
     assert len(told) == 1
     assert "wiped or restored from a copy" in told[0]
-    assert scene.node.stage is Stage.LOST
+    assert scene.node.status().stage is Stage.LOST
     # The scripts have been told, without the store.
-    assert not scene.node.serving.local
+    assert not scene.node.parts.serving.local
 
 
 def test_i1_after_another_history_the_node_joins_anew_and_waits_for_the_longest_hold_it_ever_heard_of() -> None:
     scene = Scene(wait=5.0)
     scene.answer(scene.beat(0.5), CommitResult(True, 12))
     (join,) = [e for e in scene.read(Snapshot(12, (NAME,))) if isinstance(e, CommitWork)]
-    name = scene.node.joining.tried
+    name = scene.node.parts.joining.tried
     assert name != "abc"
     scene.node.commit_done(join.ticket, CommitResult(True, 13), scene.now, 1.7e9)
     first = next(effect for effect in scene.effects() if isinstance(effect, SendBeat))
@@ -261,8 +261,8 @@ def test_i1_a_refused_beat_makes_the_node_read_anew_before_it_joins() -> None:
 
 
 def test_i1_an_agent_adopts_nothing_from_a_store_without_the_beat_that_carries_the_hold() -> None:
-    assert Scene(revision=20).node.stage is Stage.MEMBER
-    assert Scene(revision=21).node.stage is not Stage.MEMBER
+    assert Scene(revision=20).node.status().stage is Stage.MEMBER
+    assert Scene(revision=21).node.status().stage is not Stage.MEMBER
 
 
 def without(entries: tuple[Entry, ...], key: str, *instead: Entry) -> tuple[Entry, ...]:
@@ -281,7 +281,7 @@ def test_i1_an_agent_adopts_nothing_from_a_store_without_the_claims_on_what_is_h
     """The embedded store gives the beats of a copy new revisions: the beat alone does not show that it is a copy."""
     entries = without(member_entries("abc", beat=1_000_000), CLAIM.key, *instead)
     scene = Scene(entries=entries)
-    assert scene.node.stage is not Stage.MEMBER
+    assert scene.node.status().stage is not Stage.MEMBER
     assert any(isinstance(effect, DropHold) for effect in scene.first)
     assert not any(isinstance(effect, SendBeat | ConfirmHold) for effect in scene.first)
 
@@ -298,20 +298,20 @@ def test_i1_what_is_held_falls_silent_at_once_where_its_claim_is_another_nodes()
 
 def test_i2_a_node_whose_claim_went_while_it_takes_the_address_is_silent_until_the_scripts_have_ended() -> None:
     scene = Scene(takes_end=False)
-    scene.node.serving.local.clear()
+    scene.node.parts.serving.local.clear()
     assert scene.claims(10.0) is not None
     effects = scene.read(Snapshot(10**6, without(member_entries("abc", beat=10**6), CLAIM.key)))
     assert any(isinstance(effect, DropHold) for effect in effects)
     scene.now += 5.0
     scene.node.tick(scene.now, 1.7e9)
     assert not any(isinstance(effect, SendBeat | CommitWork) for effect in scene.effects())
-    assert scene.node.stage is Stage.LOST
+    assert scene.node.status().stage is Stage.LOST
 
 
 @pytest.mark.parametrize("quiet", [0.0, 104.5])
 def test_i1_an_agent_that_adopts_waits_as_long_as_its_predecessor_had_to(quiet: float) -> None:
     scene = Scene(quiet=quiet)
-    scene.node.serving.local.clear()
+    scene.node.parts.serving.local.clear()
     waited = scene.claims(10.0)
     assert waited is not None
     assert scene.now >= quiet
@@ -324,7 +324,7 @@ def test_i1_after_a_gap_of_a_hold_nothing_is_taken_before_the_store_was_read_and
     effects = scene.answer(beat, CommitResult(True, 30))
     assert any(isinstance(effect, ReadAnew) for effect in effects)
     assert scene.claims(10.0) is None, "not before it was read"
-    effects = scene.read(Snapshot(10**6, member_entries("abc", beat=scene.node.context.last_beat)))
+    effects = scene.read(Snapshot(10**6, member_entries("abc", beat=scene.node.parts.context.last_beat)))
     assert any(isinstance(effect, TakeAddress) for effect in effects), "at once: all other holds are over"
 
 
@@ -333,15 +333,15 @@ def test_a_gap_that_is_shorter_than_a_hold_changes_nothing() -> None:
     scene.answer(scene.beat(0.5), CommitResult(True, 21))
     effects = scene.answer(scene.beat(1.9), CommitResult(True, 30))
     assert not any(isinstance(effect, ReadAnew | DropHold) for effect in effects)
-    assert scene.node.serving.local["10.0.0.1"].held
+    assert scene.node.parts.serving.local["10.0.0.1"].held
 
 
 def test_the_others_are_told_of_it_for_an_hour() -> None:
     scene = Scene()
     scene.answer(scene.beat(0.5), CommitResult(True, 12))
-    assert "history has changed" in scene.node._warning()
+    assert "history has changed" in scene.node._health._record().warning
     scene.node.tick(scene.now, 1.7e9 + 3601)
-    assert scene.node._warning() == ""
+    assert scene.node._health._record().warning == ""
 
 
 def test_i1_after_a_watch_that_lost_its_place_nothing_is_begun_and_what_is_held_stays() -> None:
@@ -349,8 +349,8 @@ def test_i1_after_a_watch_that_lost_its_place_nothing_is_begun_and_what_is_held_
     scene.answer(scene.beat(0.5), CommitResult(True, 21))
     scene.node.watch_lost(scene.now, 1.7e9)
     assert not any(isinstance(effect, DropHold) for effect in scene.effects())
-    assert scene.node.serving.local["10.0.0.1"].held
-    scene.node.serving.local.clear()
+    assert scene.node.parts.serving.local["10.0.0.1"].held
+    scene.node.parts.serving.local.clear()
     scene.read(Snapshot(22, member_entries("abc", beat=21)))
     waited = scene.claims(10.0)
     assert waited is not None

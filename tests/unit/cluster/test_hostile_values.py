@@ -91,7 +91,7 @@ def test_values_of_a_stranger_end_no_node_and_the_cluster_serves_again(seed: int
         cluster.run(random.choice((0.2, 1.0, 5.0)))
         if random.random() < 0.2:
             cluster.restart(random.choice(("n1", "n2")))
-        assert all(node.stage is not Stage.LEFT for node in cluster.nodes.values())
+        assert all(node.status().stage is not Stage.LEFT for node in cluster.nodes.values())
     clean(cluster, known)
     cluster.run(40.0)
     clean(cluster, known)

@@ -46,7 +46,7 @@ class Joiner:
         """Why the node cannot join, as status shows it; the log has said so once, and the node has not given up."""
         effects = self.node.take_effects()
         assert not any(isinstance(effect, Exit) for effect in effects)
-        obstacle = self.node.joining.obstacle
+        obstacle = self.node.parts.joining.obstacle
         assert any(obstacle in effect.text for effect in effects if isinstance(effect, Note))
         return obstacle
 
@@ -69,7 +69,7 @@ def test_a_living_node_of_the_same_name_on_another_machine_keeps_the_newcomer_wa
     assert not joiner.writes()
     joiner.node.tick(6.1, 0.0)
     assert "member/n1" in joiner.writes()
-    assert joiner.node.joining.obstacle == ""
+    assert joiner.node.parts.joining.obstacle == ""
 
 
 def test_i1_a_dead_member_of_the_same_name_on_another_machine_is_waited_for() -> None:

@@ -53,7 +53,7 @@ def test_i2_the_address_of_a_silent_holder_is_taken_after_its_hold_and_margin_an
     assert old is not None
     new = "n2" if old == "n1" else "n1"
     cluster.seen.clear()
-    deadline = cluster.nodes[old].hold.deadline
+    deadline = cluster.nodes[old].status().deadline
     cluster.frozen = {old}
     while claimed_by(cluster) == old:
         assert takes(cluster) == []

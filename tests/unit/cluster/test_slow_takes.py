@@ -35,7 +35,9 @@ class Cluster:
 
     def served(self) -> dict[str, str]:
         """Address → the node that has taken it."""
-        return {a: name for name, node in self.nodes.items() for a, local in node.serving.local.items() if local.held}
+        return {
+            a: name for name, node in self.nodes.items() for a, local in node.parts.serving.local.items() if local.held
+        }
 
     def run(self, seconds: float) -> dict[str, float]:
         """Let time pass; for how long each address was not served."""

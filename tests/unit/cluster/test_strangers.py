@@ -101,15 +101,17 @@ class Cluster:
     def settled(self) -> None:
         """Everybody is a member, one node serves the address, nothing is unreadable."""
         for name, node in self.nodes.items():
-            assert node.stage is Stage.MEMBER, name
-            assert node.hold.valid(self.now), name
+            assert node.status().stage is Stage.MEMBER, name
+            assert node.parts.hold.valid(self.now), name
             assert not node.view.corrupt, node.view.corrupt
         assert len({node.view.leader.record.node for node in self.nodes.values() if node.view.leader}) == 1
-        assert [n for n, node in self.nodes.items() if node.serving.local] == [self.server()]
+        assert [n for n, node in self.nodes.items() if node.parts.serving.local] == [self.server()]
 
     def server(self) -> str:
         """The node that serves the address."""
-        (server,) = [n for n, node in self.nodes.items() if any(local.held for local in node.serving.local.values())]
+        (server,) = [
+            n for n, node in self.nodes.items() if any(local.held for local in node.parts.serving.local.values())
+        ]
         return server
 
 
@@ -342,7 +344,7 @@ def test_a_stopped_node_serves_nothing_even_when_somebody_deleted_the_plan() -> 
     cluster = started("n1")
     cluster.core.commit((), [Delete("plan"), Put("admin/n1", schema.encode(AdminRecord(stopped=True)))])
     cluster.run(3.0)
-    assert not cluster.nodes["n1"].serving.local
+    assert not cluster.nodes["n1"].parts.serving.local
     assert cluster.core.get("claim/10.0.0.1") is None
     cluster.put("admin/n1", AdminRecord())
     cluster.run(5.0)
@@ -369,7 +371,7 @@ def test_a_spoiled_claim_that_its_node_does_not_know_any_more_is_written_anew() 
     assert cluster.server() == other
     # Its hold ended, the address was released, and the store is read anew after the gap.
     node = cluster.nodes[other]
-    node.serving.local.clear()
+    node.parts.serving.local.clear()
     cluster.put("claim/10.0.0.1", b"garbage")
     node.view.reset(cluster.core.snapshot(""))
     cluster.run(8.0)
@@ -391,6 +393,6 @@ def test_a_node_takes_no_address_that_its_own_configuration_lacks() -> None:
     for _ in range(40):
         cluster.run(0.1)
         assert cluster.core.get(f"claim/{foreign.address}") is None
-        assert foreign.address not in cluster.nodes["n1"].serving.local
+        assert foreign.address not in cluster.nodes["n1"].parts.serving.local
     cluster.run(8.0)
     cluster.settled()

@@ -45,7 +45,7 @@ class Cluster:
     @property
     def holder(self) -> str | None:
         """The node that holds the address."""
-        found = [n for n, node in self.nodes.items() if any(local.held for local in node.serving.local.values())]
+        found = [n for n, node in self.nodes.items() if any(local.held for local in node.parts.serving.local.values())]
         assert len(found) < 2
         return found[0] if found else None
 
@@ -163,9 +163,14 @@ def test_what_an_agent_adopts_after_its_hold_has_ended_is_taken_anew() -> None:
     cluster = Cluster("n1")
     old = cluster.nodes["n1"]
     adoption = Adoption(
-        old.status().incarnation, cluster.now - 0.1, 0, old.context.last_beat, cluster.now - 60.0, {ADDRESS: "eth0"}
+        old.status().incarnation,
+        cluster.now - 0.1,
+        0,
+        old.parts.context.last_beat,
+        cluster.now - 60.0,
+        {ADDRESS: "eth0"},
     )
-    cluster.nodes["n1"] = node = Node(old.identity, View(), cluster._name, adoption)
+    cluster.nodes["n1"] = node = Node(old.status().identity, View(), cluster._name, adoption)
     node.view.reset(cluster.core.snapshot(""))
     cluster.seen.clear()
     cluster.run(5.0)
@@ -180,14 +185,19 @@ def test_an_agent_that_starts_anew_moves_nothing_before_the_kernel_has_told_its_
     old = cluster.nodes[holder]
     said = old.view.health[holder].record
     adoption = Adoption(
-        old.status().incarnation, cluster.now + 1.5, 0, old.context.last_beat, cluster.now - 60.0, {ADDRESS: "eth0"}
+        old.status().incarnation,
+        cluster.now + 1.5,
+        0,
+        old.parts.context.last_beat,
+        cluster.now - 60.0,
+        {ADDRESS: "eth0"},
     )
-    cluster.nodes[holder] = node = Node(old.identity, View(), cluster._name, adoption)
+    cluster.nodes[holder] = node = Node(old.status().identity, View(), cluster._name, adoption)
     keys = node.view.reset(cluster.core.snapshot(""))
     cluster.tell(holder, "view_changed", keys)
     assert node.status().incarnation == old.status().incarnation
     cluster.tell(holder, "view_changed", ())
-    assert node.serving.down() == said.down == ()
+    assert node.parts.serving.links.down() == said.down == ()
     node.view.reset(cluster.core.snapshot(""))
     assert node.view.health[holder].record == said
     # A link that has gone meanwhile counts as soon as it is told.

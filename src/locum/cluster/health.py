@@ -1,0 +1,52 @@
+"""What a member tells the others about itself: its ``health/`` record, written when it changes.
+
+Rules of this file: it collects what the parts say and decides nothing. What follows from a record is
+:mod:`locum.cluster.plan`'s.
+"""
+
+from __future__ import annotations
+
+from locum.cluster import schema
+from locum.cluster.commit_kinds import WriteHealth
+from locum.cluster.parts import Parts
+from locum.cluster.schema import HealthRecord
+from locum.store.base import Put
+
+
+class Health:
+    """The health record of one node."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        #: The events that some script of this node handles.
+        self.handles: tuple[str, ...] = ()
+
+    def step(self) -> None:
+        """Write the record if the store does not have it as it is."""
+        context, view, truth = self._parts.context, self._parts.view, self._record()
+        key, known = f"health/{context.name}", view.health.get(context.name)
+        if known is None or known.record != truth or key in view.corrupt:
+            conditions = [view.condition(f"member/{context.name}"), view.condition(key)]
+            self._parts.commits.start(WriteHealth(), conditions, [Put(key, schema.encode(truth))])
+
+    def _record(self) -> HealthRecord:
+        parts = self._parts
+        checking, serving = parts.checking, parts.serving
+        warnings = (parts.identity.warning, parts.history.warning())
+        return HealthRecord(
+            incarnation=parts.context.incarnation,
+            started=checking.started and checking.judged,
+            earned=checking.earned,
+            healthy=checking.healthy,
+            reason=checking.reason,
+            down=serving.links.down(),
+            refused=serving.refusals.reasons(),
+            occupied={**serving.refusals.occupied(), **parts.lookout.occupied(serving.hosted)},
+            leaving=parts.leaving.asked,
+            handles=self.handles,
+            warning="; ".join(text for text in warnings if text),
+            unable=parts.obstacles.unable(parts.context.now),
+            unsteady=serving.links.unsteady(),
+            settling=checking.settling(),
+            warnings=parts.obstacles.warnings(),
+        )
