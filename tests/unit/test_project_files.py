@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = [
@@ -81,10 +83,20 @@ def test_every_record_of_a_decision_is_listed_with_its_date() -> None:
         assert "**Reason.**" in text
 
 
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_of_documentation_wrap_at_100(page: Path) -> None:
+    """Tables and code are exempt, and words that are longer than a line, such as links."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "#", ">"))]
+    assert [line for line in lines if len(line) > 100 and " " in re.sub(r"`[^`]*`", "", line.strip("- "))] == []
+
+
 def test_links_between_pages_lead_somewhere() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     broken = []
-    for page in pages:
+    for page in PAGES:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if "://" in target:
