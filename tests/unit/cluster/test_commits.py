@@ -12,7 +12,7 @@ from locum.cluster.node import LOOK_AGAIN
 from locum.cluster.view import View
 from locum.store.base import CommitResult, Condition, Put
 
-from .test_slow_takes import ADDRESSES, Cluster
+from .test_slow_takes import ADDRESSES, Slow
 
 
 def refuse(context: Context, commits: Commits, revision: int | None) -> None:
@@ -37,13 +37,13 @@ def test_a_pause_ends_once_whether_its_commit_is_tried_again_or_not() -> None:
 
 
 def test_a_node_does_not_look_again_and_again_for_a_refused_commit_that_has_become_superfluous() -> None:
-    cluster = Cluster("n1", hangs=lambda *_: False)
+    cluster = Slow("n1", hangs=lambda *_: False)
     cluster.until_served(ADDRESSES, 20)
     cluster.run(5)
     node = cluster.nodes["n1"]
     refuse(node.parts.context, node.parts.commits, cluster.core.revision)
     at_once = 0
     for _ in range(40):
-        cluster._step()
+        cluster.pass_time()
         at_once += node.next_wakeup() <= node.parts.context.now + LOOK_AGAIN
     assert at_once <= 5, "the end of the pause, and beats"

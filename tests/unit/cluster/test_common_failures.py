@@ -6,26 +6,27 @@ from collections.abc import Callable
 
 import pytest
 
-from locum.cluster.effects import RunEvent
+from locum.cluster.effects import Effect, RunEvent
 from locum.cluster.plan import NodeState, node_state
 from locum.store.base import Delete
-from tests.unit.cluster.test_strangers import Cluster
+from tests.unit.cluster.test_strangers import Spoiled
 
 
-class Failing(Cluster):
+class Failing(Spoiled):
     """A cluster where ``fails(node, event)`` says which events fail now."""
 
     def __init__(self, *names: str) -> None:
         super().__init__(*names)
         self.fails: Callable[[str, str], bool] = lambda _node, _event: False
         self.runs: list[tuple[float, str, str]] = []
+        self.outcome = self._run
 
-    def outcome(self, name: str, effect: object) -> tuple[bool, str]:
+    def _run(self, name: str, effect: Effect) -> str:
         if isinstance(effect, RunEvent):
             self.runs.append((self.now, name, effect.event))
             if self.fails(name, effect.event):
-                return False, "50.web failed (status 1): broken"
-        return True, ""
+                return "50.web failed (status 1): broken"
+        return ""
 
     def states(self) -> dict[str, NodeState]:
         """Each node's state, as the first one sees it."""

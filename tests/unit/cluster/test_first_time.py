@@ -8,46 +8,44 @@ from locum.cluster.effects import Effect, LookForClusters, ProbeAddresses, TakeA
 from locum.cluster.lookout import OCCUPIED_PAUSE
 from locum.cluster.node import Node, Stage
 
-from .test_slow_takes import ADDRESSES, Cluster
+from .test_slow_takes import ADDRESSES, Slow
 
 
-class Network(Cluster):
-    """A cluster whose nodes ask on the wire and look for other clusters. ``strangers``: address → what is heard of it.
-    ``problem``: what a look for other clusters finds, None: the store does not answer that. ``waits``: why a look
-    is not at its end, until it is ""."""
+class Network(Slow):
+    """A cluster whose nodes ask on the wire and look for other clusters.
+
+    ``rival``: what a look for other clusters finds, None: the store does not answer that. ``shared``: the addresses
+    that the rival has. ``waits``: why a look is not at its end, until it is "".
+    """
 
     def __init__(self, *names: str, probe: bool = True, search: bool = False) -> None:
-        super().__init__(*names, hangs=lambda *_: False)
-        self.strangers: dict[str, str] = {}
-        self.problem: str | None = ""
+        super().__init__(*names, hangs=lambda *_: False, probe=probe, search=search)
+        self.rival: str | None = ""
         self.waits = ""
         self.shared: frozenset[str] = frozenset(ADDRESSES)
         self.probes: list[tuple[str, ...]] = []
         self.order: list[tuple[str, str]] = []
         self.first: list[bool] = []
-        for node in self.nodes.values():
-            node.configure(replace(node.status().identity, probe=probe, search=search), self.now, 1.7e9 + self.now)
 
-    def _carry_out(self, name: str, node: Node, effect: Effect) -> None:
-        wall = 1.7e9 + self.now
-        if isinstance(effect, ProbeAddresses):
-            asked = tuple(address for address, _ in effect.items)
-            self.probes.append(asked)
-            self.order += [("probe", address) for address in asked]
-            found = {address: self.strangers[address] for address in asked if address in self.strangers}
-            node.probed(effect.ticket, found, self.now, wall)
-        elif isinstance(effect, LookForClusters) and self.waits:
-            node.clusters_awaited(effect.ticket, self.waits, self.now, wall)
-            node.clusters_seen(effect.ticket, None, frozenset(), self.now, wall)
-        elif isinstance(effect, LookForClusters):
-            node.clusters_seen(
-                effect.ticket, self.problem, self.shared if self.problem else frozenset(), self.now, wall
-            )
-        else:
-            if isinstance(effect, TakeAddress):
+    def carry_out(self, name: str, node: Node, effect: Effect) -> None:
+        now, wall = self.now, self.wall_of(name)
+        match effect:
+            case ProbeAddresses():
+                asked = tuple(address for address, _ in effect.items)
+                self.probes.append(asked)
+                self.order += [("probe", address) for address in asked]
+            case TakeAddress():
                 self.order.append(("take", effect.address))
                 self.first.append(effect.first)
-            super()._carry_out(name, node, effect)
+            case LookForClusters() if self.waits:
+                node.clusters_awaited(effect.ticket, self.waits, now, wall)
+                node.clusters_seen(effect.ticket, None, frozenset(), now, wall)
+                return
+            case LookForClusters():
+                shared = self.shared if self.rival else frozenset[str]()
+                node.clusters_seen(effect.ticket, self.rival, shared, now, wall)
+                return
+        super().carry_out(name, node, effect)
 
 
 def test_i1_every_address_is_asked_for_before_its_first_take_and_all_at_once() -> None:
@@ -66,7 +64,7 @@ def test_a_failover_asks_nobody() -> None:
     cluster.first.clear()
     del cluster.nodes["n2"]
     cluster.until_served(ADDRESSES, 10)
-    assert set(cluster.served().values()) == {"n1"}
+    assert set(cluster.held().values()) == {"n1"}
     assert cluster.probes == []
     assert cluster.first
     assert not any(cluster.first), "what was heard since the probe at the start was the other node"
@@ -74,11 +72,11 @@ def test_a_failover_asks_nobody() -> None:
 
 def test_what_another_machine_has_is_not_taken_and_the_node_gets_the_others_all_the_same() -> None:
     cluster = Network("n1", "n2")
-    cluster.strangers = {ADDRESSES[0]: "hardware address 02:00:00:00:00:07 answers for it on eth0"}
+    cluster.heard = {ADDRESSES[0]: "hardware address 02:00:00:00:00:07 answers for it on eth0"}
     cluster.until_served(ADDRESSES[1:], 10)
     cluster.run(3)
-    assert set(cluster.served()) == set(ADDRESSES[1:])
-    assert set(cluster.served().values()) == {"n1", "n2"}, "it is no fault of either node"
+    assert set(cluster.held()) == set(ADDRESSES[1:])
+    assert set(cluster.held().values()) == {"n1", "n2"}, "it is no fault of either node"
     health = cluster.nodes["n1"].view.health["n1"].record
     assert "02:00:00:00:00:07" in health.occupied[ADDRESSES[0]]
     assert health.refused == {}
@@ -87,17 +85,17 @@ def test_what_another_machine_has_is_not_taken_and_the_node_gets_the_others_all_
 
 def test_it_is_tried_again_less_and_less_often_and_taken_when_the_machine_is_gone() -> None:
     cluster = Network("n1")
-    cluster.strangers = {ADDRESSES[0]: "somebody"}
+    cluster.heard = {ADDRESSES[0]: "somebody"}
     cluster.run(100)
     tries = [asked for asked in cluster.probes if ADDRESSES[0] in asked]
     assert 4 <= len(tries) <= 6, "after 0, 5, 15, 35 and 75 s"
-    cluster.strangers.clear()
+    cluster.heard.clear()
     cluster.until_served(ADDRESSES, 200)
 
 
 def test_nothing_is_asked_where_the_configuration_says_so() -> None:
     cluster = Network("n1", probe=False)
-    cluster.strangers = {ADDRESSES[0]: "a router that answers for everything"}
+    cluster.heard = {ADDRESSES[0]: "a router that answers for everything"}
     cluster.until_served(ADDRESSES, 10)
     assert cluster.probes == []
 
@@ -105,12 +103,12 @@ def test_nothing_is_asked_where_the_configuration_says_so() -> None:
 def test_i1_a_node_that_sees_another_cluster_writes_nothing_and_joins_when_that_is_gone() -> None:
     cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
-    cluster.problem = "cluster 'other' has 10.0.0.1"
+    cluster.rival = "cluster 'other' has 10.0.0.1"
     cluster.run(4)
     assert node.status().stage is Stage.JOINING
-    assert node.parts.joining.obstacle == cluster.problem
+    assert node.parts.joining.obstacle == cluster.rival
     assert cluster.core.snapshot("").entries == ()
-    cluster.problem = ""
+    cluster.rival = ""
     cluster.until_served(ADDRESSES, OCCUPIED_PAUSE + 10)
     assert node.parts.joining.obstacle == ""
 
@@ -120,23 +118,23 @@ def test_i1_a_member_that_sees_another_cluster_after_joining_claims_nothing() ->
     cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
     while node.status().stage is not Stage.MEMBER:
-        cluster._step()
+        cluster.pass_time()
         if "n1" in node.view.members:
-            cluster.problem = "cluster 'other' has 10.0.0.1"
-    cluster.problem = "cluster 'other' has 10.0.0.1"
+            cluster.rival = "cluster 'other' has 10.0.0.1"
+    cluster.rival = "cluster 'other' has 10.0.0.1"
     node.parts.lookout.begin()
     cluster.run(10)
-    assert cluster.served() == {}
+    assert cluster.held() == {}
     assert not node.view.claims
     assert set(node.view.health["n1"].record.occupied) == set(ADDRESSES)
 
 
 def test_a_store_that_does_not_answer_a_look_is_asked_again() -> None:
     cluster = Network("n1", search=True)
-    cluster.problem = None
+    cluster.rival = None
     cluster.run(3)
-    assert cluster.served() == {}
-    cluster.problem = ""
+    assert cluster.held() == {}
+    cluster.rival = ""
     cluster.until_served(ADDRESSES, 10)
 
 
@@ -156,13 +154,13 @@ def test_a_member_that_waits_for_a_search_says_for_what_and_others_get_its_addre
     cluster = Network("n1", search=True)
     node = cluster.nodes["n1"]
     while node.status().stage is not Stage.MEMBER:
-        cluster._step()
+        cluster.pass_time()
         if "n1" in node.view.members:
             cluster.waits = "waiting to see whether n7 of cluster 'other' beats"
     cluster.waits = "waiting to see whether n7 of cluster 'other' beats"
     node.parts.lookout.begin()
     cluster.run(3)
-    assert cluster.served() == {}
+    assert cluster.held() == {}
     assert node.view.health["n1"].record.unable == cluster.waits
     cluster.waits = ""
     cluster.until_served(ADDRESSES, 10)
@@ -178,7 +176,7 @@ def test_a_search_for_what_a_reload_brought_that_has_to_wait_is_a_warning() -> N
     cluster.waits = "the store does not answer"
     node.configure(replace(node.status().identity, addresses=every), cluster.now, 1.7e9 + cluster.now)
     cluster.run(3)
-    assert set(cluster.served()) == set(ADDRESSES[1:])
+    assert set(cluster.held()) == set(ADDRESSES[1:])
     health = node.view.health["n1"].record
     assert (health.warnings, health.unable) == ((cluster.waits,), "")
     cluster.waits = ""
@@ -198,12 +196,12 @@ def test_what_a_reload_brings_is_looked_for_and_the_rest_is_served_meanwhile() -
 
     configure()
     cluster.until_served(ADDRESSES[1:], 10)
-    cluster.problem, cluster.shared = "cluster 'other' has it", frozenset({ADDRESSES[0]})
+    cluster.rival, cluster.shared = "cluster 'other' has it", frozenset({ADDRESSES[0]})
     configure()
     cluster.run(3)
-    assert set(cluster.served()) == set(ADDRESSES[1:])
+    assert set(cluster.held()) == set(ADDRESSES[1:])
     assert node.view.health["n1"].record.occupied == {ADDRESSES[0]: "cluster 'other' has it"}
-    cluster.problem = ""
+    cluster.rival = ""
     cluster.until_served(ADDRESSES, OCCUPIED_PAUSE + 10)
 
 

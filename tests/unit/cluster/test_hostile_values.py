@@ -11,7 +11,7 @@ from locum.cluster.node import Stage
 from locum.cluster.schema import Record
 from locum.store.base import Delete
 
-from .test_strangers import Cluster, started
+from .test_strangers import Spoiled, started
 
 NAMES = ("n1", "n2", "ghost", "", "²", "../../etc", "n1/n2", "\x1b[31m", "ｎ1", "x" * 300)
 NUMBERS = (0, 1, 2, 7, 500, 999)
@@ -56,7 +56,7 @@ def key(random: Random, kind: str) -> str:
     return f"{kind}/{random.choice(('n1', 'n2', 'n1', 'n2', *NAMES))}"
 
 
-def strike(cluster: Cluster, random: Random) -> None:
+def strike(cluster: Spoiled, random: Random) -> None:
     """Write or delete a few keys."""
     for _ in range(random.choice((1, 2, 2, 4))):
         kind = random.choice(tuple(schema.RECORDS))
@@ -70,7 +70,7 @@ def strike(cluster: Cluster, random: Random) -> None:
             cluster.core.commit((), [Delete(at)])
 
 
-def clean(cluster: Cluster, known: set[str]) -> None:
+def clean(cluster: Spoiled, known: set[str]) -> None:
     """The stranger's keys go; an admin decides anew about the nodes."""
     for entry in cluster.core.snapshot("").entries:
         kind, name = schema.split_key(entry.key)
@@ -90,7 +90,7 @@ def test_values_of_a_stranger_end_no_node_and_the_cluster_serves_again(seed: int
         strike(cluster, random)
         cluster.run(random.choice((0.2, 1.0, 5.0)))
         if random.random() < 0.2:
-            cluster.restart(random.choice(("n1", "n2")))
+            cluster.start(random.choice(("n1", "n2")))
         assert all(node.status().stage is not Stage.LEFT for node in cluster.nodes.values())
     clean(cluster, known)
     cluster.run(40.0)
@@ -115,6 +115,6 @@ def test_a_number_that_names_a_ghost_ends_nobody() -> None:
         cluster.put(f"number/{number}", schema.NumberRecord("ghost"))
     for name in ("n1", "n2"):
         cluster.core.commit((), [Delete(f"member/{name}")])
-        cluster.restart(name)
+        cluster.start(name)
     cluster.run(15.0)
     cluster.settled()

@@ -7,7 +7,7 @@ from locum.cluster.effects import SendBeat
 from locum.cluster.node import LOOK_AGAIN, Node
 from locum.cluster.schema import BeatRecord
 from locum.store.base import Put
-from tests.unit.cluster.test_strangers import Cluster
+from tests.unit.cluster.test_strangers import Spoiled
 
 
 def beats(node: Node, now: float) -> int:
@@ -16,7 +16,7 @@ def beats(node: Node, now: float) -> int:
     return sum(isinstance(effect, SendBeat) for effect in node.take_effects())
 
 
-def see_beat(cluster: Cluster, node: Node, other: str) -> None:
+def see_beat(cluster: Spoiled, node: Node, other: str) -> None:
     """``node`` sees in its watch that ``other`` has beaten."""
     record = cluster.nodes[other].status().incarnation
     cluster.core.commit((), (Put(f"beat/{other}", schema.encode(BeatRecord(record, 10**6 + cluster.core.revision))),))
@@ -26,7 +26,7 @@ def see_beat(cluster: Cluster, node: Node, other: str) -> None:
 
 
 def test_the_first_beat_that_is_seen_again_makes_the_others_beat_at_once() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Spoiled("n1", "n2")
     cluster.run(5.0)
     node = cluster.nodes["n1"]
     # From now on n1 gets no answers; it tries at every turn.
@@ -49,7 +49,7 @@ def test_the_first_beat_that_is_seen_again_makes_the_others_beat_at_once() -> No
 
 
 def test_as_long_as_own_beats_are_answered_those_of_others_hurry_nobody() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Spoiled("n1", "n2")
     cluster.run(5.0)
     node = cluster.nodes["n1"]
     cluster.now += 0.05

@@ -5,7 +5,8 @@ from __future__ import annotations
 from locum.cluster.effects import ReleaseAddress, TakeAddress
 from locum.cluster.schema import AdminRecord, ClaimRecord, decode, encode
 from locum.store.base import Put
-from tests.unit.cluster.test_upkeep import ADDRESS, Cluster
+from tests.unit.cluster.rig import Cluster
+from tests.unit.cluster.test_upkeep import ADDRESS, Serving
 
 #: Seconds. The second is what others add to the first before they count it as over.
 HOLD, MARGIN = 2.0, 0.034
@@ -28,12 +29,12 @@ def takes(cluster: Cluster) -> list[str]:
 
 
 def test_i2_nothing_is_taken_while_the_release_goes_on_however_long() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     old = cluster.holder
     assert old is not None
     new = "n2" if old == "n1" else "n1"
     cluster.seen.clear()
-    cluster.withheld = lambda _, effect: isinstance(effect, ReleaseAddress)
+    cluster.outcome = lambda _, effect: None if isinstance(effect, ReleaseAddress) else ""
     cluster.core.commit((), (Put(f"admin/{old}", encode(AdminRecord(disabled=True))),))
     cluster.run(20 * HOLD)
     release = [effect for name, effect in cluster.effects(ReleaseAddress) if name == old]
@@ -48,7 +49,7 @@ def test_i2_nothing_is_taken_while_the_release_goes_on_however_long() -> None:
 
 
 def test_i2_the_address_of_a_silent_holder_is_taken_after_its_hold_and_margin_and_not_before() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     old = cluster.holder
     assert old is not None
     new = "n2" if old == "n1" else "n1"

@@ -8,81 +8,21 @@ import msgspec
 import pytest
 
 from locum.cluster import schema
-from locum.cluster.effects import CommitWork, Note, ReadAnew, SendBeat
-from locum.cluster.node import Identity, Node, Stage
+from locum.cluster.node import Stage
 from locum.cluster.plan import NodeState, node_state
 from locum.cluster.schema import AdminRecord, HostedAddress, MemberRecord, PreferRecord, Record
-from locum.cluster.view import View
 from locum.errors import StoreCorrupt
 from locum.store.base import Delete, Put
-from locum.store.keyvalue import KeyValue
+from tests.unit.cluster.rig import Cluster
 
 ADDRESS = HostedAddress("10.0.0.1", 24, ("eth0",))
 
 
-class Cluster:
-    """Nodes on one store; their clocks may show anything (``wall``: node → seconds added to unix time)."""
+class Spoiled(Cluster):
+    """A cluster in whose store a stranger writes."""
 
     def __init__(self, *names: str, wall: dict[str, float] | None = None) -> None:
-        self.core = KeyValue()
-        self.now = 1000.0
-        self.wall = wall or {}
-        self.notes: list[str] = []
-        self.nodes = {name: self._node(name) for name in names}
-
-    def _node(self, name: str) -> Node:
-        identity = Identity(name, 2.0, 0.034, None, "", (ADDRESS,), f"machine of {name}")
-        node = Node(identity, View(), lambda: f"{name}-{self.core.revision}")
-        node.view.reset(self.core.snapshot(""))
-        return node
-
-    def wall_of(self, name: str) -> float:
-        """What the clock of ``name`` shows."""
-        return 1.7e9 + self.now + self.wall.get(name, 0.0)
-
-    def restart(self, name: str) -> None:
-        """A new daemon, which knows nothing but the store."""
-        self.nodes[name] = self._node(name)
-
-    def run(self, seconds: float) -> None:
-        """Let time pass."""
-        end = self.now + seconds
-        while self.now < end:
-            for name, node in self.nodes.items():
-                self._one(name, node)
-            self.now += 0.1
-
-    def _one(self, name: str, node: Node) -> None:
-        node.links_changed({"eth0": True}, self.now, self.wall_of(name))
-        _, batches = self.core.history(node.view.revision, "", 10**6)
-        for batch in batches:
-            if keys := node.view.apply(batch):
-                node.view_changed(keys, self.now, self.wall_of(name))
-        node.tick(self.now, self.wall_of(name))
-        for _ in range(50):
-            effects = node.take_effects()
-            if not effects:
-                return
-            for effect in effects:
-                wall = self.wall_of(name)
-                match effect:
-                    case SendBeat() | CommitWork():
-                        result = self.core.commit(effect.commit.conditions, effect.commit.operations)
-                        if isinstance(effect, SendBeat):
-                            node.beat_done(effect.ticket, result, self.now, self.now, wall)
-                        else:
-                            node.commit_done(effect.ticket, result, self.now, wall)
-                    case ReadAnew():
-                        keys = node.view.reset(self.core.snapshot(""), node.view.known)
-                        node.view_changed(keys, self.now, wall)
-                    case Note():
-                        self.notes.append(f"{name}: {effect.text}")
-                    case _ if hasattr(effect, "ticket"):
-                        node.activity_done(effect.ticket, *self.outcome(name, effect), self.now, wall)
-
-    def outcome(self, name: str, effect: object) -> tuple[bool, str]:
-        """Whether an activity of node ``name`` succeeds, and why not."""
-        return True, ""
+        super().__init__(*names, step=0.1, wall=wall)
 
     def put(self, key: str, value: bytes | Record) -> None:
         """A stranger (or an admin) writes."""
@@ -109,15 +49,13 @@ class Cluster:
 
     def server(self) -> str:
         """The node that serves the address."""
-        (server,) = [
-            n for n, node in self.nodes.items() if any(local.held for local in node.parts.serving.local.values())
-        ]
+        (server,) = self.held().values()
         return server
 
 
-def started(*names: str, wall: dict[str, float] | None = None) -> Cluster:
+def started(*names: str, wall: dict[str, float] | None = None) -> Spoiled:
     """A cluster that serves."""
-    cluster = Cluster(*names, wall=wall)
+    cluster = Spoiled(*names, wall=wall)
     cluster.run(8.0)
     cluster.settled()
     return cluster
@@ -210,15 +148,15 @@ def test_i9_what_an_admin_decided_survives_garbage_in_its_key_and_a_restart_of_e
     for key in (*decided, *numbers):
         assert any(f"store key {key!r}" in note for note in cluster.notes), key
         assert any("written anew as it was known" in note and key in note for note in cluster.notes), key
-    cluster.restart("n1")
-    cluster.restart("n2")
+    cluster.start("n1")
+    cluster.start("n2")
     cluster.run(12.0)
     cluster.settled()
     assert cluster.server() == other
 
 
 def test_i9_a_node_whose_admin_record_nobody_can_read_serves_nothing_until_an_admin_decides() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Spoiled("n1", "n2")
     cluster.put("admin/n1", b"garbage")
     cluster.run(8.0)
     assert cluster.state("n2", "n1") is NodeState.DISABLED

@@ -3,105 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
-from locum.cluster.effects import CommitWork, Effect, ReadAnew, Restore, SendBeat, TakeAddress, TakeAgain
+from locum.cluster.effects import Effect, Restore, TakeAddress, TakeAgain
 from locum.cluster.explain import Situation, why_unserved
-from locum.cluster.node import Adoption, Identity, Node
+from locum.cluster.node import Adoption, Node
 from locum.cluster.obstacles import LONGEST_WARNING, MOST_WARNINGS, Obstacles
-from locum.cluster.schema import HostedAddress
 from locum.cluster.upkeep import CALM, LONGEST_TELL_PAUSE, TELL_PAUSE, TRIES, Upkeep
 from locum.cluster.view import View
-from locum.store.keyvalue import KeyValue
+from tests.unit.cluster.rig import Cluster
 
 ADDRESS = "10.0.0.1"
 
 
-class Cluster:
-    """Nodes on one store.
-
-    ``problem(node)``: what the kernel says to a restore there. ``fails(node, effect)``: why an activity fails, or "".
-    ``withheld(node, effect)``: the effect gets no answer. ``frozen``: nodes that do nothing meanwhile.
-    """
+class Serving(Cluster):
+    """A cluster that serves one address."""
 
     def __init__(self, *names: str) -> None:
-        self.core = KeyValue()
-        self.now = 1000.0
-        self.problem: Callable[[str], str] = lambda _: ""
-        self.fails: Callable[[str, Effect], str] = lambda *_: ""
-        self.withheld: Callable[[str, Effect], bool] = lambda *_: False
-        self.frozen: set[str] = set()
-        self.seen: list[tuple[str, Effect]] = []
-        self.links = dict.fromkeys(names, True)
-        hosted = (HostedAddress(ADDRESS, 24, ("eth0",)),)
-        self.nodes = {n: Node(Identity(n, 2.0, 0.034, None, "", hosted), View(), self._name) for n in names}
-        for node in self.nodes.values():
-            node.view.reset(self.core.snapshot(""))
+        super().__init__(*names)
         self.run(8.0)
-
-    def _name(self) -> str:
-        return f"i{self.core.revision}"
-
-    @property
-    def holder(self) -> str | None:
-        """The node that holds the address."""
-        found = [n for n, node in self.nodes.items() if any(local.held for local in node.parts.serving.local.values())]
-        assert len(found) < 2
-        return found[0] if found else None
-
-    def effects(self, kind: type[Effect]) -> list[tuple[str, Effect]]:
-        """What was asked for of this kind."""
-        return [(name, effect) for name, effect in self.seen if isinstance(effect, kind)]
-
-    def run(self, seconds: float, step: float = 0.05) -> None:
-        """Let time pass, in steps of ``step`` seconds."""
-        end = self.now + seconds
-        while self.now < end:
-            for name, node in self.nodes.items():
-                if name not in self.frozen:
-                    self._one(name, node)
-            self.now += step
-
-    def tell(self, name: str, method: str, *arguments: object) -> None:
-        """An input for one node."""
-        getattr(self.nodes[name], method)(*arguments, self.now, 1.7e9 + self.now)
-        self._carry_out(name, self.nodes[name])
-
-    def _one(self, name: str, node: Node) -> None:
-        node.links_changed({"eth0": self.links[name]}, self.now, 1.7e9 + self.now)
-        _, batches = self.core.history(node.view.revision, "", 10**6)
-        for batch in batches:
-            if keys := node.view.apply(batch):
-                node.view_changed(keys, self.now, 1.7e9 + self.now)
-        node.tick(self.now, 1.7e9 + self.now)
-        self._carry_out(name, node)
-
-    def _carry_out(self, name: str, node: Node) -> None:
-        wall = 1.7e9 + self.now
-        while effects := node.take_effects():
-            for effect in effects:
-                self.seen.append((name, effect))
-                match effect:
-                    case SendBeat() | CommitWork():
-                        result = self.core.commit(effect.commit.conditions, effect.commit.operations)
-                        if isinstance(effect, SendBeat):
-                            node.beat_done(effect.ticket, result, self.now, self.now, wall)
-                        else:
-                            node.commit_done(effect.ticket, result, self.now, wall)
-                    case ReadAnew():
-                        keys = node.view.reset(self.core.snapshot(""), node.view.known)
-                        node.view_changed(keys, self.now, wall)
-                    case Restore():
-                        node.restored(effect.address, effect.interface, self.problem(name), self.now, wall)
-                    case _ if self.withheld(name, effect):
-                        pass
-                    case _ if hasattr(effect, "ticket"):
-                        reason = self.fails(name, effect)
-                        node.activity_done(effect.ticket, not reason, reason, self.now, wall)
 
 
 def test_an_address_that_was_removed_is_restored_at_once_and_told_to_the_scripts() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     holder = cluster.holder
     assert holder is not None
     cluster.seen.clear()
@@ -113,17 +36,17 @@ def test_an_address_that_was_removed_is_restored_at_once_and_told_to_the_scripts
 
 
 def test_scripts_that_fail_when_told_again_give_the_address_to_another_node() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     holder = cluster.holder
     assert holder is not None
-    cluster.fails = lambda name, effect: "50.x failed" if name == holder and isinstance(effect, TakeAgain) else ""
+    cluster.outcome = lambda name, effect: "50.x failed" if name == holder and isinstance(effect, TakeAgain) else ""
     cluster.tell(holder, "address_removed", ADDRESS, "eth0")
     cluster.run(2.0)
     assert cluster.holder not in (None, holder)
 
 
 def test_an_address_that_the_kernel_refuses_moves_within_a_second_or_two() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     holder = cluster.holder
     assert holder is not None
     cluster.problem = lambda name: "IPv6 is disabled" if name == holder else ""
@@ -134,7 +57,7 @@ def test_an_address_that_the_kernel_refuses_moves_within_a_second_or_two() -> No
 
 
 def test_an_address_that_no_kernel_accepts_is_unserved_and_says_why() -> None:
-    cluster = Cluster("n1")
+    cluster = Serving("n1")
     cluster.problem = lambda _: "no room for another address"
     cluster.tell("n1", "address_removed", ADDRESS, "eth0")
     cluster.run(2.0)
@@ -147,7 +70,7 @@ def test_an_address_that_no_kernel_accepts_is_unserved_and_says_why() -> None:
 
 
 def test_a_lifetime_that_cannot_be_renewed_gives_the_address_up_before_it_ends() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     holder = cluster.holder
     assert holder is not None
     for _ in range(TRIES):
@@ -160,7 +83,7 @@ def test_a_lifetime_that_cannot_be_renewed_gives_the_address_up_before_it_ends()
 
 def test_what_an_agent_adopts_after_its_hold_has_ended_is_taken_anew() -> None:
     """The guard has removed it: what scripts had attached is gone, whatever the notes say."""
-    cluster = Cluster("n1")
+    cluster = Serving("n1")
     old = cluster.nodes["n1"]
     adoption = Adoption(
         old.status().incarnation,
@@ -170,7 +93,7 @@ def test_what_an_agent_adopts_after_its_hold_has_ended_is_taken_anew() -> None:
         cluster.now - 60.0,
         {ADDRESS: "eth0"},
     )
-    cluster.nodes["n1"] = node = Node(old.status().identity, View(), cluster._name, adoption)
+    cluster.nodes["n1"] = node = Node(old.status().identity, View(), lambda: f"i{cluster.core.revision}", adoption)
     node.view.reset(cluster.core.snapshot(""))
     cluster.seen.clear()
     cluster.run(5.0)
@@ -179,7 +102,7 @@ def test_what_an_agent_adopts_after_its_hold_has_ended_is_taken_anew() -> None:
 
 
 def test_an_agent_that_starts_anew_moves_nothing_before_the_kernel_has_told_its_links() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     holder = cluster.holder
     assert holder is not None
     old = cluster.nodes[holder]
@@ -192,7 +115,7 @@ def test_an_agent_that_starts_anew_moves_nothing_before_the_kernel_has_told_its_
         cluster.now - 60.0,
         {ADDRESS: "eth0"},
     )
-    cluster.nodes[holder] = node = Node(old.status().identity, View(), cluster._name, adoption)
+    cluster.nodes[holder] = node = Node(old.status().identity, View(), lambda: f"i{cluster.core.revision}", adoption)
     keys = node.view.reset(cluster.core.snapshot(""))
     cluster.tell(holder, "view_changed", keys)
     assert node.status().incarnation == old.status().incarnation
@@ -207,7 +130,7 @@ def test_an_agent_that_starts_anew_moves_nothing_before_the_kernel_has_told_its_
 
 
 def test_single_failures_far_apart_cost_nothing() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     holder = cluster.holder
     assert holder is not None
     for _ in range(2 * TRIES):
@@ -217,7 +140,7 @@ def test_single_failures_far_apart_cost_nothing() -> None:
 
 
 def test_nothing_is_restored_where_there_is_no_link_until_it_is_back() -> None:
-    cluster = Cluster("n1")
+    cluster = Serving("n1")
     cluster.links["n1"] = False
     cluster.tell("n1", "links_changed", {"eth0": False})
     cluster.seen.clear()
@@ -230,7 +153,7 @@ def test_nothing_is_restored_where_there_is_no_link_until_it_is_back() -> None:
 
 def test_a_link_that_was_away_makes_scripts_hear_of_the_addresses_again() -> None:
     """Switching an interface off removes every route through it."""
-    cluster = Cluster("n1")
+    cluster = Serving("n1")
     cluster.seen.clear()
     # So short that no plan comes in between.
     cluster.tell("n1", "links_changed", {"eth0": False})
@@ -242,7 +165,7 @@ def test_a_link_that_was_away_makes_scripts_hear_of_the_addresses_again() -> Non
 
 
 def test_an_address_that_can_be_neither_removed_nor_muted_keeps_its_claim() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     holder = cluster.holder
     assert holder is not None
     stuck = True
@@ -252,7 +175,7 @@ def test_an_address_that_can_be_neither_removed_nor_muted_keeps_its_claim() -> N
             cluster.nodes[name].still_here(ADDRESS, "the kernel does not answer", cluster.now, 1.7e9 + cluster.now)
         return ""
 
-    cluster.fails = fails
+    cluster.outcome = fails
     cluster.tell(holder, "address_unfit", ADDRESS, "eth0", "it does not work")
     cluster.run(5.0)
     assert cluster.holder is None
@@ -263,7 +186,7 @@ def test_an_address_that_can_be_neither_removed_nor_muted_keeps_its_claim() -> N
 
 
 def test_a_gate_that_fails_for_half_a_hold_makes_the_node_serve_nothing() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     holder = cluster.holder
     assert holder is not None
     cluster.tell(holder, "gate_changed", "the kernel's gate cannot be armed: no memory")
@@ -278,7 +201,7 @@ def test_a_gate_that_fails_for_half_a_hold_makes_the_node_serve_nothing() -> Non
 
 
 def test_warnings_are_published_and_bounded() -> None:
-    cluster = Cluster("n1", "n2")
+    cluster = Serving("n1", "n2")
     cluster.tell("n1", "warnings_changed", "audit", ("eth1 answers for what eth2 has",))
     cluster.run(0.5)
     assert cluster.nodes["n2"].view.health["n1"].record.warnings == ("eth1 answers for what eth2 has",)
