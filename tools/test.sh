@@ -1,7 +1,7 @@
 #!/bin/sh
 # All checks, in order: style, types, the simulation, the tests of units and of the simulation (several at once), those of
-# the lab (one after the other: they are about time). Goes on after a failure; fails if anything did. The last line counts
-# all tests.
+# the lab (two labs at a time: they wait more than they work; those that are marked "alone" one after the other). Goes on
+# after a failure; fails if anything did. The last line counts all tests.
 set -u
 
 cd "$(dirname "$0")/.."
@@ -36,20 +36,25 @@ lab() {
     if [ "${ALL:-}" = "" ]; then
         for subject in $later; do ignored="$ignored --ignore-glob=tests/lab/test_$subject*"; done
     fi
+    status=0
     # shellcheck disable=SC2086  # a list of words
-    tests lab $ignored tests/lab && return
-    status=$?
-    if [ "$status" != 1 ] || grep -q '^ERROR\|^FAILED tests/lab/.*::test_i[0-9]' "$work/lab"; then return "$status"; fi
+    tests lab -n 2 --dist worksteal -m 'not alone' $ignored tests/lab || status=$?
+    # shellcheck disable=SC2086
+    tests alone -m alone $ignored tests/lab || { other=$?; [ "$status" -gt 1 ] || status=$other; }
+    [ "$status" != 0 ] || return 0
+    if [ "$status" != 1 ] || grep -q '^ERROR\|^FAILED tests/lab/.*::test_i[0-9]' "$work/lab" "$work/alone"; then
+        return "$status"
+    fi
     # Machines are shared. What fails in the lab is repeated once, alone and for all to see, unless it is about an
     # invariant: that must never fail.
     printf '\n== repeating what failed in the lab\n'
-    grep '^FAILED' "$work/lab"
+    grep -h '^FAILED' "$work/lab" "$work/alone"
     tests repeated --last-failed --last-failed-no-failures none tests/lab
 }
 
 # The sum of what the closing lines of the runs of pytest say. What passed when it was repeated has passed.
 count() {
-    for log in units lab repeated; do
+    for log in units lab alone repeated; do
         if [ -e "$work/$log" ]; then tail -n 1 "$work/$log" | tr -d '=,' | sed "s/^/$log /"; fi
     done | awk '
         { for (i = 3; i <= NF; i++) {

@@ -56,6 +56,11 @@ def make_lab(request: pytest.FixtureRequest) -> Iterator[MakeLab]:
 _LABS = pytest.StashKey[list[Lab]]()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: with two labs at a time the last one to end is then a short one."""
+    items.sort(key=lambda item: "test_torture" not in item.nodeid)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,

@@ -24,7 +24,7 @@ from tests.lab.gate_scene import (  # noqa: F401 - pytest finds them here
 )
 from tests.lab.namespaces import wait_for
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 
 @pytest.mark.parametrize("address", [A4, A6])

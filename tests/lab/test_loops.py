@@ -87,6 +87,7 @@ def blocklist(path: Path, count: int) -> None:
     )
 
 
+@pytest.mark.alone
 def test_a_large_ruleset_of_another_program_keeps_no_agent_from_answering(make_lab: MakeLab) -> None:
     lab = make_lab(nodes=2, addresses=4)
     lab.wait_served()
