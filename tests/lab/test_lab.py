@@ -240,7 +240,7 @@ def test_kill_all_takes_every_process_of_ours_and_no_other(make_lab: Callable[..
     assert processes.wait_gone(list(ours), 10) == ()
     assert all(processes.alive(process) for process in service)
     lab.heal()
-    assert lab.ours("n1")
+    lab.wait_for("the daemon to be started", lambda: lab.ours("n1"))
     assert not set(lab.ours("n1")) & set(ours)
 
 

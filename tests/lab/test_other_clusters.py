@@ -49,7 +49,13 @@ def test_i1_a_node_with_a_misspelt_cluster_name_does_not_join(make_lab: MakeLab)
     lab.start_daemon("n1")
     lab.wait_for("n1 to serve all", lambda: len(lab.configured("n1")) == 4)
     lab.start_daemon("n2")
-    why = lab.wait_for("n2 to say why it does not join", lambda: obstacle(lab, "n2"))
+
+    def refused() -> str:
+        """First it waits to see whether n1 lives."""
+        why = obstacle(lab, "n2")
+        return why if "'misspelt'" in why else ""
+
+    why = lab.wait_for("n2 to say why it does not join", refused)
     for part in ("'misspelt'", repr(lab.layout.name), "10.77.0.2", "fd77::2", "n1"):
         assert part in why
     assert lab.configured("n2") == {}
