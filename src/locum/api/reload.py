@@ -122,7 +122,7 @@ class Reloader:
         self._log("reloaded: " + ("; ".join(changes) or nothing), "info")
         # Whoever sent SIGHUP has no other answer than the log.
         for setting in ignored:
-            self._log(f"reload: {setting} has changed: restart the daemon for that", "warning")
+            self._log(f"reload: {setting} has changed; restart the daemon to apply it", "warning")
         return ReloadResult(changes, ignored, warnings)
 
     async def look(self) -> None:

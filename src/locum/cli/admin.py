@@ -1,4 +1,4 @@
-"""What the admin commands share: asking, waiting, and saying what happened."""
+"""What the admin commands share: request, wait, report."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ def wait_options(function: F) -> F:
         default=WAIT,
         show_default=True,
         metavar="SECONDS",
-        help="How long to wait until addresses have moved.",
+        help="Longest wait for the addresses to move.",
     )
-    return click.option("--no-wait", "wait", flag_value=0.0, type=float, help="Do not wait for it.")(waiting(function))
+    return click.option("--no-wait", "wait", flag_value=0.0, type=float, help="Do not wait for the addresses to move.")(
+        waiting(function)
+    )
 
 
 def run(socket_path: str, as_json: bool, wait: float = 0.0, **request: object) -> int:
-    """Carry out an admin command and say what happened; returns the exit status."""
+    """Carry out an admin command and report the result; return the exit status."""
     message = {"op": "admin", "wait": wait, **{name: value for name, value in request.items() if value is not None}}
     result = call_raw(socket_path, message, wait + ANSWER)
     done = decode(result, AdminResult)

@@ -1,8 +1,8 @@
-"""Asking the daemon, for commands: typed answers, a watch that outlives a restart of the daemon, and what to say when
-the daemon's knowledge is old.
+"""Requests of commands to the daemon: typed answers, a watch that survives a restart of the daemon, and notes about
+outdated answers.
 
-A daemon that does not hear from the store answers with what it heard last. Every command that shows this says so: in
-text at its head or on standard error, in JSON by ``stale`` and ``age``, and by the exit status :data:`OLD`.
+A daemon without contact with the store answers with its last known state. Every command that shows such a state reports
+this: in text at the top or on standard error, in JSON by ``stale`` and ``age``, and by the exit status :data:`OLD`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 
 class Told(msgspec.Struct, frozen=True):
-    """A result as JSON text. ``old``: why it may be over, empty when it is the present; ``age``: how many seconds old
-    it may be then."""
+    """A result as JSON text. ``old``: why it may be outdated, empty when it is current; ``age``: its maximum age in
+    seconds in that case."""
 
     result: bytes
     old: tuple[str, ...] = ()
@@ -42,12 +42,12 @@ class Told(msgspec.Struct, frozen=True):
         return OLD if self.old else 0
 
     def marks(self) -> dict[str, object]:
-        """``stale`` and ``age``, for JSON that has no place for them of its own."""
+        """``stale`` and ``age``, for JSON that has no such fields of its own."""
         return {"stale": bool(self.old), "age": self.age if self.old else None}
 
 
 def ask(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT, *, say: bool = True) -> Told:
-    """Ask the daemon. ``say``: tell on standard error when the answer may be over."""
+    """Ask the daemon. ``say``: report an outdated answer on standard error."""
     answer = exchange(socket_path, request, timeout)
     told = Told(bytes(answer.result), answer.old, answer.age)
     if say:
@@ -59,15 +59,15 @@ def ask(socket_path: str, request: Mapping[str, object], timeout: float = DEFAUL
 
 
 def was_true(age: float | None, wall: float) -> str:
-    """Since when it may be over, in words; ``wall`` is unix time in seconds."""
+    """Since when the answer may be outdated, in words; ``wall`` is unix time in seconds."""
     if age is None:
         return "was never confirmed by the store"
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall - age))
-    return f"was true at {when}, when this node heard from the store last"
+    return f"was true at {when}, at this node's last contact with the store"
 
 
 def old_lines(report: StatusReport, on: Screen, wall: float) -> list[str]:
-    """What stands above a report for people that may be over; nothing above one that is the present."""
+    """The lines above a text report that may be outdated; none above a current one."""
     if not report.stale:
         return []
     reasons = [*report.warnings[:1], f"what follows {was_true(report.age, wall)}"]
@@ -75,30 +75,30 @@ def old_lines(report: StatusReport, on: Screen, wall: float) -> list[str]:
 
 
 def decode(result: bytes, kind: type[T]) -> T:
-    """``result`` as a ``kind``. Raises ProtocolError when it is none."""
+    """Decode ``result`` as a ``kind``. Raises ProtocolError when it has another form."""
     try:
         return msgspec.json.decode(result, type=kind)
     except msgspec.DecodeError as error:
         raise ProtocolError(
-            f"the daemon's answer is not of this version ({error}): are 'locum' and the daemon of one version?"
+            f"the daemon's answer has an unexpected form ({error}): update 'locum' and the daemon to the same version"
         ) from None
 
 
 def decode_status(result: bytes) -> StatusReport:
-    """The report in ``result``. Raises ProtocolError when it is none."""
+    """Decode the report in ``result``. Raises ProtocolError when it has another form."""
     return decode(result, StatusReport)
 
 
 def ask_status(socket_path: str, *, as_json: bool) -> Told:
-    """The daemon's status. Text shows by itself that it is old."""
+    """Ask for the daemon's status. A text report shows by itself that it is outdated."""
     return ask(socket_path, {"op": "status"}, say=as_json)
 
 
 def watch_status(socket_path: str) -> Iterator[bytes]:
-    """The daemon's status as JSON text, now and after every change, for ever.
+    """Yield the daemon's status as JSON text, now and after every change, for ever.
 
-    A daemon that goes away (a restart, say) is waited for, with a word on standard error; one that was not there to
-    begin with is an error.
+    When the daemon goes away (for instance because it restarts), wait for it, with a note on standard error. A daemon
+    that was missing from the beginning is an error.
     """
     seen = False
     said = False

@@ -1,7 +1,7 @@
 """``locum status --check``: the cluster in one line and an exit status, for monitoring systems.
 
-The statuses are those of monitoring plugins (Nagios, Icinga, Sensu and others agree on them); ``docs/commands.md`` says
-what each means here. The line ends with performance data (``| name=value``) as these systems read it.
+The statuses are those of monitoring plugins (Nagios, Icinga, Sensu and others agree on them); ``docs/commands.md``
+defines them. The line ends with performance data (``| name=value``) as these systems read it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Checked(NamedTuple):
 
 
 class WrongCheck(click.UsageError):
-    """A check that was not called as it must be: its result is unknown, not critical."""
+    """A check with wrong options: its result is unknown, not critical."""
 
     exit_code = Verdict.UNKNOWN
 
@@ -48,7 +48,7 @@ class CheckCommand(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
-        """As the class's; see there."""
+        """See :meth:`click.Command.make_context`."""
         checking = "--check" in args
         try:
             return super().make_context(info_name, args, parent, **extra)
@@ -74,7 +74,7 @@ def run_check(socket_path: str, *, as_json: bool, warnings: bool) -> int:
 
 
 def check(report: StatusReport, warnings: bool) -> Checked:
-    """Judge ``report``. An address on its way counts as not served unless a node answers for it meanwhile."""
+    """Judge ``report``. A moving address counts as unserved unless a node answers for it meanwhile."""
     unserved = [one for one in report.addresses if not one.serving]
     moving = [one for one in report.addresses if one.serving and one.state != "served"]
     total = output.count(len(report.addresses), "public address", "public addresses")
@@ -97,7 +97,7 @@ def check(report: StatusReport, warnings: bool) -> Checked:
     }
     # A bar would begin the performance data.
     text = text.replace("|", "/")
-    # Of what may be over, figures would go into graphs as if they were measured now.
+    # Outdated figures would appear in graphs as if they were measured now.
     figures = "" if report.stale else " | " + " ".join(f"{name}={value}" for name, value in data.items())
     return Checked(verdict, f"LOCUM {verdict.name} - {text}{figures}")
 

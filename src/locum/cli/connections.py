@@ -20,7 +20,7 @@ from locum.errors import UsageError
 
 @click.group("connections", cls=DefaultGroup)
 def connections() -> None:
-    """TCP connections to public addresses: who is told when an address moves. Without a command: how many."""
+    """TCP connections to public addresses whose clients are notified of moves (without a command: their numbers)."""
 
 
 @connections.command("list")
@@ -29,7 +29,7 @@ def connections() -> None:
 @socket_option
 @click.pass_context
 def list_connections(ctx: click.Context, address: str | None, as_json: bool, socket_path: str) -> None:
-    """How many connections are registered for each public address, or every one of ADDRESS."""
+    """List the number of recorded connections of each public address, or every connection of ADDRESS."""
     told = ask(socket_path, {"op": "connections-list", "address": address})
     reports = decode(told.result, list[AddressConnections])
     if as_json:
@@ -40,7 +40,7 @@ def list_connections(ctx: click.Context, address: str | None, as_json: bool, soc
 
 
 def render(reports: Sequence[AddressConnections], on: Screen) -> list[str]:
-    """The addresses for people."""
+    """Format the addresses as text."""
     if not reports:
         return ["No node is configured for any public address."]
     rows: list[list[Content]] = [
@@ -56,9 +56,9 @@ def render(reports: Sequence[AddressConnections], on: Screen) -> list[str]:
 
 
 def render_one(report: AddressConnections, on: Screen) -> list[str]:
-    """The connections of one address for people."""
+    """Format the connections of one address as text."""
     where = f"{report.address} is served by {report.node}" if report.node else f"{report.address} is not served"
-    head = f"{where}; {output.count(report.count, 'connection')} registered."
+    head = f"{where}; {output.count(report.count, 'connection')} recorded."
     if not report.connections:
         return [head]
     rows: list[list[Content]] = [[c.client, str(c.port), "added" if c.added else ""] for c in report.connections]
@@ -70,9 +70,9 @@ def render_one(report: AddressConnections, on: Screen) -> list[str]:
 @json_option
 @socket_option
 def tickle(address: str, as_json: bool, socket_path: str) -> None:
-    """Have every client that is registered for ADDRESS find out whether its connection lives.
+    """Make every recorded client of ADDRESS check whether its connection is alive.
 
-    To be run on the node that serves ADDRESS. Connections that live are not harmed.
+    Run it on the node that serves ADDRESS. Live connections are not harmed.
     """
     _do(socket_path, as_json, {"op": "connections-tickle", "address": address})
 
@@ -84,14 +84,14 @@ def tickle(address: str, as_json: bool, socket_path: str) -> None:
     "ports",
     type=Number("a port", 1, 65535, whole=True),
     multiple=True,
-    help="Only this port; can be repeated.",
+    help="Only connections to this port; may be repeated.",
 )
 @json_option
 @socket_option
 def kill(address: str, ports: tuple[int, ...], as_json: bool, socket_path: str) -> None:
     """End every connection to ADDRESS at both ends.
 
-    To be run on the node that serves ADDRESS. Services go on listening, and clients may connect again.
+    Run it on the node that serves ADDRESS. Services continue to listen, and clients may connect again.
     """
     _do(socket_path, as_json, {"op": "connections-kill", "address": address, "ports": list(ports) or None})
 
@@ -103,24 +103,24 @@ PAIRS_HELP = (
 
 
 @connections.command(
-    "add", help=f"Register a connection, so that its client is told when the address moves.\n\n{PAIRS_HELP}"
+    "add", help=f"Record a connection, so that its client is notified when the address moves.\n\n{PAIRS_HELP}"
 )
 @click.argument("client", required=False)
 @click.argument("public", required=False)
 @json_option
 @socket_option
 def add(client: str | None, public: str | None, as_json: bool, socket_path: str) -> None:
-    """Register connections."""
+    """Record connections."""
     _do(socket_path, as_json, {"op": "connections-add", "pairs": _pairs(client, public)})
 
 
-@connections.command("delete", help=f"Forget a connection that was added.\n\n{PAIRS_HELP}")
+@connections.command("delete", help=f"Remove an added connection.\n\n{PAIRS_HELP}")
 @click.argument("client", required=False)
 @click.argument("public", required=False)
 @json_option
 @socket_option
 def delete(client: str | None, public: str | None, as_json: bool, socket_path: str) -> None:
-    """Forget connections."""
+    """Remove added connections."""
     _do(socket_path, as_json, {"op": "connections-delete", "pairs": _pairs(client, public)})
 
 
@@ -141,7 +141,7 @@ def _pairs(client: str | None, public: str | None) -> list[list[str]]:
 
 def _do(socket_path: str, as_json: bool, request: Mapping[str, object]) -> None:
     if request.get("pairs") == []:
-        result = msgspec.json.encode(ConnectionsResult("nothing was given on standard input", 0))
+        result = msgspec.json.encode(ConnectionsResult("standard input is empty: give pairs CLIENT PUBLIC", 0))
     else:
         result = call_raw(socket_path, request)
     done = decode(result, ConnectionsResult)

@@ -16,7 +16,7 @@ from locum.cli.options import DEFAULT_CONFIG, Number, config_option, socket_opti
 def daemon(ctx: click.Context, config_path: str) -> None:
     """Run this node in the foreground, until SIGTERM, Ctrl-C or 'locum shutdown'.
 
-    Stopped in one of these ways, its addresses are served elsewhere before it ends.
+    When it is stopped in one of these ways, other nodes serve its addresses before it ends.
     """
     from locum.api.serve import preload, run_agent  # noqa: PLC0415
     from locum.guard.main import run  # noqa: PLC0415
@@ -31,14 +31,14 @@ def daemon(ctx: click.Context, config_path: str) -> None:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Longest wait for its end.",
+    help="Longest wait for the daemon's end.",
 )
-@click.option("--no-wait", is_flag=True, help="Return as soon as it begins to leave.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the node begins to leave.")
 @socket_option
 def shutdown(socket_path: str, timeout: float, no_wait: bool) -> None:
     """Stop this node's daemon: its addresses move, the event shutdown runs, and it ends.
 
-    When the command returns, a new daemon can be started. systemd does not start it again before the next boot, or
+    When the command returns, a new daemon can be started. systemd starts it again only at the next boot or by
     'systemctl start locum'.
     """
     from locum.api.ending import WithinEvent, shut_down  # noqa: PLC0415
@@ -59,9 +59,9 @@ def shutdown(socket_path: str, timeout: float, no_wait: bool) -> None:
 @click.command("check-config")
 @click.argument("config_path", metavar="[FILE]", default=DEFAULT_CONFIG, envvar="LOCUM_CONFIG")
 def check_config(config_path: str) -> None:
-    """Check the configuration FILE, the machine and the event scripts; prints every problem. Starts nothing.
+    """Check the configuration FILE, the machine and the event scripts; print every problem. Starts nothing.
 
-    FILE is /etc/locum/locum.toml, or what LOCUM_CONFIG in the environment says, unless it is given.
+    FILE defaults to LOCUM_CONFIG in the environment, or else to /etc/locum/locum.toml.
     """
     from locum.config.load import load  # noqa: PLC0415
     from locum.guard.main import check  # noqa: PLC0415

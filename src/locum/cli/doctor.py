@@ -14,9 +14,9 @@ from locum.doctor import Finding
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def doctor(ctx: click.Context, config_path: str, as_json: bool) -> None:
-    """Examine this node and its store: what is good, what is not, and what to change.
+    """Examine this node and its store, and recommend changes.
 
-    Can be run beside a running daemon, and before there is one. Exit status 1 when there is a problem.
+    Works beside a running daemon and without one. Exit status 1 when there is a problem.
     """
     import asyncio  # noqa: PLC0415
 

@@ -51,7 +51,7 @@ def dir_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group("event", cls=DefaultGroup)
 def event() -> None:
-    """Event scripts (also without a command): what the node runs at every change."""
+    """List the event scripts (also without a command), run them, show their results."""
 
 
 @event.command("list")
@@ -59,7 +59,7 @@ def event() -> None:
 @json_option
 @socket_option
 def list_scripts(directory: str | None, socket_path: str, as_json: bool) -> None:
-    """The scripts in the order in which they run, and the events that each handles."""
+    """List the scripts in the order in which they run, and the events that each handles."""
     listing = ScriptDirectory(_directory(directory, socket_path)).scan()
     if as_json:
         output.emit_json(listing)
@@ -81,10 +81,10 @@ def list_scripts(directory: str | None, socket_path: str, as_json: bool) -> None
 @dir_option
 @socket_option
 def check(directory: str | None, socket_path: str) -> None:
-    """Name everything that is wrong with the script directory; exit status 2 when something is.
+    """Report every problem of the script directory; exit status 2 when there is one.
 
     Files that never run (copies that editors and package managers leave, other names, scripts that are not executable)
-    are listed as well, and are nothing wrong.
+    are listed as well; they are not problems.
     """
     found = ScriptDirectory(_directory(directory, socket_path)).scan()
     ignored = [problem for problem in found.problems if problem.ignored]
@@ -104,7 +104,7 @@ def check(directory: str | None, socket_path: str) -> None:
 @dir_option
 @socket_option
 def enable(script: str, directory: str | None, socket_path: str) -> None:
-    """Let SCRIPT run, from the next event on."""
+    """Enable SCRIPT, from the next event on."""
     _switch(script, True, _directory(directory, socket_path))
 
 
@@ -113,7 +113,7 @@ def enable(script: str, directory: str | None, socket_path: str) -> None:
 @dir_option
 @socket_option
 def disable(script: str, directory: str | None, socket_path: str) -> None:
-    """Keep SCRIPT from running, from the next event on."""
+    """Disable SCRIPT, from the next event on."""
     _switch(script, False, _directory(directory, socket_path))
 
 
@@ -122,7 +122,10 @@ def disable(script: str, directory: str | None, socket_path: str) -> None:
 @click.argument("arguments", nargs=-1, metavar="[ARGUMENT]...")
 @dir_option
 @click.option(
-    "--timeout", type=Number("a number of seconds", 0.1, 86400), metavar="SECONDS", help="Limit of each script [30]."
+    "--timeout",
+    type=Number("a number of seconds", 0.1, 86400),
+    metavar="SECONDS",
+    help="Limit of each script [30].",
 )
 @click.option("--config", type=click.Path(), metavar="FILE", help="With --dir: scripts' settings and the node's name.")
 @click.option("--set", "assignments", multiple=True, metavar="SCRIPT:KEY=VALUE", help="With --dir: a script's setting.")
@@ -145,12 +148,12 @@ def run(
     as_json: bool,
     socket_path: str,
 ) -> None:
-    """Run the scripts for EVENT, one after the other, up to the first that fails.
+    """Run the scripts for EVENT, one after the other, until one fails.
 
-    One line per script: its result, its seconds, the first line of its output; after a failure its whole output on
-    standard error. The exit status is the failing script's.
+    Print one line per script: its result, its duration, the first line of its output; after a failure, print its whole
+    output on standard error. The exit status is the failing script's.
 
-    A running daemon takes monitor, ipreallocated, recovered, startrecovery and startipreallocate; the others it runs
+    A running daemon accepts monitor, ipreallocated, recovered, startrecovery and startipreallocate; the others it runs
     by itself. With --dir, any.
     """
     from locum.events.plan import parse_event  # noqa: PLC0415
@@ -177,16 +180,16 @@ def run(
 @event.command("status")
 @click.argument("name", metavar="[EVENT]", required=False)
 @dir_option
-@click.option("--runtime", type=click.Path(), metavar="DIR", help="With --dir: where 'event run' was told to work.")
+@click.option("--runtime", type=click.Path(), metavar="DIR", help="With --dir: the --runtime of 'event run'.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the whole output of every script.")
 @json_option
 @socket_option
 def status(
     *, name: str | None, directory: str | None, runtime: str | None, verbose: bool, as_json: bool, socket_path: str
 ) -> None:
-    """The last result of each script of each event, or of EVENT, with the output of those that failed."""
+    """Show the last result of each script of each event, or of EVENT, with the output of failed scripts."""
     if name is not None and name not in list(Event):
-        raise UsageError(f"there is no event {name!r}; the events are {', '.join(Event)}")
+        raise UsageError(f"unknown event {name!r}; the events are {', '.join(Event)}")
     if directory is not None:
         from locum.events.local import default_runtime  # noqa: PLC0415
         from locum.events.status import StatusBook  # noqa: PLC0415
@@ -201,7 +204,7 @@ def status(
         output.emit_json(shown)
         return
     if not shown:
-        click.echo("never run" if name else "no event was run yet")
+        click.echo("never run" if name else "no event has run yet")
         return
     rows = [_status_row(one.event, result) for one in shown for result in one.scripts if name or _is_news(result)]
     heads = ["EVENT", "SCRIPT", "RESULT", "SECONDS", "STARTED", "OUTPUT"]
@@ -317,7 +320,7 @@ def _switch(name: str, enabled: bool, directory: str) -> None:
 
 
 def _complain(listing: Listing) -> None:
-    """Say what is wrong. What keeps a daemon from starting is an error, also for a command that only lists."""
+    """Report problems. A fault that keeps a daemon from starting is an error, even for a command that only lists."""
     faults = [str(problem) for problem in listing.faults]
     listed = {os.path.basename(script.path) for script in listing.scripts}
     for problem in listing.problems:
@@ -331,7 +334,7 @@ def _complain(listing: Listing) -> None:
 
 
 class _Lines:
-    """Prints a line for each script as soon as it is done."""
+    """Prints a line for each script as soon as it has ended."""
 
     def __init__(self, verbose: bool) -> None:
         self._verbose = verbose
@@ -354,7 +357,7 @@ def _word(result: ScriptResult) -> str:
 
 
 def _said(result: ScriptResult) -> str:
-    """The one line that matters: why it failed, else the first that it printed."""
+    """The one important line: why the script failed, otherwise the first line of its output."""
     return output.clean(result.reason) if result.reason else _first_line(result.output)
 
 
@@ -376,7 +379,7 @@ def _explain(failure: ScriptResult) -> None:
 
 
 def _is_news(result: ScriptResult) -> bool:
-    """Whether a result is worth a line among those of all events."""
+    """Whether to show a result in the list of all events."""
     return result.outcome not in (Outcome.NOT_HANDLED, Outcome.DISABLED)
 
 

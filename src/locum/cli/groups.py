@@ -1,7 +1,7 @@
-"""Click groups of ours: what all have in common, one that imports a command only when it is used, one that has a
-default command.
+"""Click groups: the common behaviour, a group that imports a command only when it is used, a group with a default
+command.
 
-Rules of this file: it knows click, no command.
+Rules of this file: it knows click, but no command.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WHOLE = 1000
 
 class PlainGroup(click.Group):
     """A group that shows its commands in the order in which they were written, each with its whole first sentence, and
-    names the nearest one when there is none of a name.
+    suggests the nearest command for an unknown name.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -34,7 +34,7 @@ class PlainGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with the nearest name when there is no such command."""
+        """As click's, with the nearest name for an unknown command."""
         _complain(ctx, args, self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
@@ -43,7 +43,7 @@ class LazyGroup(PlainGroup):
     """A group whose commands are imported when they are run, or when their own help is asked for.
 
     ``lazy``: name → (``module:attribute``, the one line of help that the group shows). The group's own help and the
-    answer to a misspelt name import nothing.
+    error for a misspelt name import nothing.
     """
 
     def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
@@ -73,7 +73,7 @@ class LazyGroup(PlainGroup):
 
 
 class DefaultGroup(PlainGroup):
-    """A group that runs its command ``list`` when none is named: ``locum ip --json`` is ``locum ip list --json``."""
+    """A group whose default command is ``list``: ``locum ip --json`` is ``locum ip list --json``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, after putting ``list`` where a command's name is missing."""
@@ -83,11 +83,11 @@ class DefaultGroup(PlainGroup):
 
 
 def _complain(ctx: click.Context, args: list[str], known: list[str]) -> None:
-    """Raise a usage error when ``args`` begin with something that is none of ``known``."""
+    """Raise a usage error when ``args`` begin with a name that is not in ``known``."""
     if ctx.resilient_parsing or not args or args[0] in known or args[0].startswith("-"):
         return
-    import difflib  # noqa: PLC0415  (only for the unhappy)
+    import difflib  # noqa: PLC0415  (only after an error)
 
     near = difflib.get_close_matches(args[0], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-    raise click.UsageError(f"no command is called {args[0]!r}: {hint}", ctx)
+    raise click.UsageError(f"unknown command {args[0]!r}: {hint}", ctx)

@@ -22,7 +22,7 @@ STATE_STYLES = {"served": "green", "moving": "yellow", "unserved": "red"}
 
 @click.group("ip", cls=DefaultGroup)
 def ip() -> None:
-    """The public addresses: who serves them (also without a command); move them."""
+    """List the public addresses and the nodes that serve them (also without a command); move them."""
 
 
 @ip.command("list")
@@ -31,7 +31,7 @@ def ip() -> None:
 @socket_option
 @click.pass_context
 def list_addresses(ctx: click.Context, socket_path: str, as_json: bool, watch: bool) -> None:
-    """Every public address: the node that serves it, and the reason if none does."""
+    """List every public address: the node that serves it, or the reason why none does."""
     on = output.screen()
     if watch:
         changes = _changes(watch_status(socket_path))
@@ -54,7 +54,7 @@ def _picture(report: StatusReport, on: Screen) -> list[str]:
 
 
 def _changes(results: Iterable[bytes]) -> Iterator[tuple[bytes, StatusReport]]:
-    """Those of ``results`` whose addresses are news: not every change of the cluster concerns addresses."""
+    """Yield those of ``results`` in which addresses changed: not every change of the cluster concerns addresses."""
     last: object = None
     for result in results:
         report = decode_status(result)
@@ -65,7 +65,7 @@ def _changes(results: Iterable[bytes]) -> Iterator[tuple[bytes, StatusReport]]:
 
 
 def render(addresses: Sequence[AddressReport], on: Screen) -> list[str]:
-    """The addresses for people."""
+    """Format the addresses as text."""
     if not addresses:
         return ["No node is configured for any public address."]
     rows = [_row(address) for address in addresses]
@@ -94,7 +94,7 @@ def _row(address: AddressReport) -> list[Content]:
 @socket_option
 @click.pass_context
 def move(ctx: click.Context, address: str, node: str, wait: float, as_json: bool, socket_path: str) -> None:
-    """Move ADDRESS to NODE, where it stays whenever NODE can serve it."""
+    """Move ADDRESS to NODE; it stays there whenever NODE can serve it."""
     ctx.exit(admin.run(socket_path, as_json, wait, command="move", address=address, node=node))
 
 
@@ -104,5 +104,5 @@ def move(ctx: click.Context, address: str, node: str, wait: float, as_json: bool
 @socket_option
 @click.pass_context
 def auto(ctx: click.Context, address: str, as_json: bool, socket_path: str) -> None:
-    """Let the cluster place ADDRESS by itself again, after 'move'."""
+    """Let the cluster choose the node of ADDRESS again, after 'move'."""
     ctx.exit(admin.run(socket_path, as_json, command="auto", address=address))

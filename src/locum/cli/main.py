@@ -18,24 +18,27 @@ from locum.cli.groups import LazyGroup
 from locum.errors import LocumError, ProblemsError
 
 COMMANDS = {
-    "status": ("locum.cli.status:status", "What the cluster does and why: nodes, plan, addresses, warnings."),
-    "ip": ("locum.cli.ip:ip", "The public addresses: who serves them; move them."),
-    "node": ("locum.cli.node:node", "The nodes: list, enable, disable, stop, continue, ban, unban, remove."),
+    "status": (
+        "locum.cli.status:status",
+        "The state of the cluster and its reasons: nodes, plan, addresses, warnings.",
+    ),
+    "ip": ("locum.cli.ip:ip", "Public addresses and the nodes that serve them: list, move, auto."),
+    "node": ("locum.cli.node:node", "Nodes: list, enable, disable, stop, continue, ban, unban, remove."),
     "event": ("locum.cli.event:event", "Event scripts: list, run, status, enable, disable, check."),
-    "tunable": ("locum.cli.tunable:tunable", "The cluster's tunables: list, get, set, reset."),
+    "tunable": ("locum.cli.tunable:tunable", "Tunables of the cluster: list, get, set, reset."),
     "connections": (
         "locum.cli.connections:connections",
         "TCP connections to public addresses: list, tickle, kill, add, delete.",
     ),
-    "reload": ("locum.cli.reload:reload", "Have this node's daemon read its configuration again."),
+    "reload": ("locum.cli.reload:reload", "Make this node's daemon read its configuration again."),
     "daemon": ("locum.cli.daemon:daemon", "Run this node."),
-    "shutdown": ("locum.cli.daemon:shutdown", "Stop this node's daemon, after its addresses were served elsewhere."),
-    "doctor": ("locum.cli.doctor:doctor", "Examine this node and its store; say what to change."),
-    "debug": ("locum.cli.debug:debug", "Collect the whole state of this node for a bug report: dump."),
+    "shutdown": ("locum.cli.daemon:shutdown", "Stop this node's daemon, after other nodes serve its addresses."),
+    "doctor": ("locum.cli.doctor:doctor", "Examine this node and its store; recommend changes."),
+    "debug": ("locum.cli.debug:debug", "Write the whole state of this node to a file for a bug report: dump."),
     "check-config": ("locum.cli.daemon:check_config", "Check a configuration file; starts nothing."),
     "store": ("locum.cli.store:store", "Serve the embedded store to several nodes of this machine."),
     "statd-callout": ("locum.cli.statd:statd_callout", "Record a holder of NFS locks; rpc.statd runs it."),
-    "lab": ("locum.cli.lab:lab", "A cluster of network namespaces on this machine, to try out and to break."),
+    "lab": ("locum.cli.lab:lab", "A cluster in network namespaces on this machine, for trials and tests."),
 }
 
 #: Exit status after Ctrl-C: 128 and SIGINT's number, as a shell says it.
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``locum`` with ``arguments`` (the process's own when None); returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What a terminal's encoding lacks is no reason to fail.
+            # A character that the terminal's encoding lacks must not be an error.
             stream.reconfigure(errors="backslashreplace")
     try:
         result = cli.main(arguments if arguments is None else list(arguments), prog_name="locum", standalone_mode=False)
@@ -83,14 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> None:
-    """One error for people."""
+    """Print one error."""
     from locum.cli.output import clean  # noqa: PLC0415  (not needed when all is well)
 
     print(f"locum: {clean(message)}", file=sys.stderr)
 
 
 def _sentence(message: str) -> str:
-    """Click's message in the shape of ours: no capital at the start, no stop at the end."""
+    """Convert Click's message to our form: no capital at the start, no full stop at the end."""
     text = message.rstrip().removesuffix(".")
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 

@@ -1,4 +1,4 @@
-"""``locum node``: the nodes, and what an admin wants of them."""
+"""``locum node``: the nodes, and administrators' decisions about them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FIELDS = ("node", "leader", "stale", "age", "nodes")
 
 @click.group("node", cls=DefaultGroup)
 def node() -> None:
-    """The nodes: their states (also without a command), and what is wanted of them.
+    """List the nodes and their states (also without a command), or change a state.
 
-    NODE is a node's name or number; without it, the node whose daemon answers.
+    NODE is a node's name or number; default: the node whose daemon answers.
     """
 
 
@@ -37,7 +37,7 @@ def _node_argument(function: F) -> F:
 @socket_option
 @click.pass_context
 def list_nodes(ctx: click.Context, socket_path: str, as_json: bool) -> None:
-    """Every node, its state and why."""
+    """List every node, its state and the reason."""
     told = ask_status(socket_path, as_json=as_json)
     if as_json:
         output.emit_json(output.pick(told.result, FIELDS))
@@ -54,7 +54,7 @@ def list_nodes(ctx: click.Context, socket_path: str, as_json: bool) -> None:
 @socket_option
 @click.pass_context
 def disable(ctx: click.Context, node_name: str, wait: float, as_json: bool, socket_path: str) -> None:
-    """NODE is to serve no addresses; it goes on monitoring and running the other events."""
+    """Let NODE serve no addresses; it continues to monitor and to run the other events."""
     ctx.exit(admin.run(socket_path, as_json, wait, command="disable", node=node_name))
 
 
@@ -64,7 +64,7 @@ def disable(ctx: click.Context, node_name: str, wait: float, as_json: bool, sock
 @socket_option
 @click.pass_context
 def enable(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
-    """End 'disable'."""
+    """Let NODE serve addresses again, after 'disable'."""
     ctx.exit(admin.run(socket_path, as_json, command="enable", node=node_name))
 
 
@@ -75,7 +75,7 @@ def enable(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) 
 @socket_option
 @click.pass_context
 def stop(ctx: click.Context, node_name: str, wait: float, as_json: bool, socket_path: str) -> None:
-    """NODE is to take part in nothing: no addresses, no monitoring, no events."""
+    """Let NODE take part in nothing: no addresses, no monitoring, no events."""
     ctx.exit(admin.run(socket_path, as_json, wait, command="stop", node=node_name))
 
 
@@ -85,7 +85,7 @@ def stop(ctx: click.Context, node_name: str, wait: float, as_json: bool, socket_
 @socket_option
 @click.pass_context
 def continue_(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
-    """End 'stop'."""
+    """Let NODE take part again, after 'stop'."""
     ctx.exit(admin.run(socket_path, as_json, command="continue", node=node_name))
 
 
@@ -94,7 +94,7 @@ def continue_(ctx: click.Context, node_name: str, as_json: bool, socket_path: st
 @click.option(
     "--seconds",
     type=Number("a number of seconds"),
-    help="How long; the tunable RecoveryBanPeriod when not given.",
+    help="Duration of the ban; default: the tunable RecoveryBanPeriod.",
 )
 @admin.wait_options
 @json_option
@@ -103,7 +103,7 @@ def continue_(ctx: click.Context, node_name: str, as_json: bool, socket_path: st
 def ban(
     ctx: click.Context, node_name: str, seconds: float | None, wait: float, as_json: bool, socket_path: str
 ) -> None:
-    """As 'stop', for a time."""
+    """Let NODE take part in nothing for a limited time."""
     ctx.exit(admin.run(socket_path, as_json, wait, command="ban", node=node_name, seconds=seconds))
 
 
@@ -113,7 +113,7 @@ def ban(
 @socket_option
 @click.pass_context
 def unban(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
-    """End a ban before its time."""
+    """End a ban of NODE early."""
     ctx.exit(admin.run(socket_path, as_json, command="unban", node=node_name))
 
 
@@ -123,5 +123,5 @@ def unban(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -
 @socket_option
 @click.pass_context
 def remove(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
-    """Forget NODE, which must be DISCONNECTED: its number, addresses and state."""
+    """Remove NODE, which must be DISCONNECTED: its number, addresses and state."""
     ctx.exit(admin.run(socket_path, as_json, command="remove", node=node_name))

@@ -1,4 +1,4 @@
-"""Options that several commands have, so that they are called and behave the same everywhere."""
+"""Options that several commands share, with the same names and behaviour everywhere."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ else:  # a class without parameters in earlier versions of click
 
 
 class Number(_NumberType):
-    """A number of something from ``least`` to ``most``, both included; None: without a limit.
+    """A number from ``least`` to ``most``, both included; None: without a limit.
 
-    "nan" and "inf" are none: JSON has no such numbers, and no comparison refuses the first.
+    "nan" and "inf" are refused: JSON has no such numbers, and no comparison catches the first.
     """
 
     name = "number"
@@ -82,14 +82,14 @@ def config_option(function: F) -> F:
 
 
 def json_option(function: F) -> F:
-    """``--json``: for programs."""
+    """``--json``: JSON for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, as documented in docs/commands.md.")(
         function
     )
 
 
 def watch_option(function: F) -> F:
-    """``--watch``: print anew at every change."""
+    """``--watch``: print again at every change."""
     return click.option(
-        "--watch", is_flag=True, help="Go on showing every change until Ctrl-C; with --json, one line per change."
+        "--watch", is_flag=True, help="Show every change until Ctrl-C; with --json, one line per change."
     )(function)

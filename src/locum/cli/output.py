@@ -1,7 +1,7 @@
-"""How commands print: aligned text for people, JSON for programs.
+"""Output of commands: aligned text, and JSON for programs.
 
-Rules of this file: it knows tables, colours and the terminal, nothing about nodes or addresses. Colour is an addition
-on terminals only (and not with NO_COLOR, https://no-color.org); no meaning is carried by it alone.
+Rules of this file: it knows tables, colours and the terminal, but not nodes or addresses. Colours appear on
+terminals only (and not with NO_COLOR, https://no-color.org) and never carry a meaning alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from click.exceptions import Exit
 
 from locum import escape
 
-#: Exit status when the reader of our output has gone: 128 and SIGPIPE's number, as a shell says it.
+#: Exit status when the reader of the output has gone: 128 plus SIGPIPE's number, as in shells.
 BROKEN_PIPE = 141
 
 #: SGR parameters (ECMA-48) of the few styles that are used.
@@ -37,7 +37,7 @@ Content = str | Cell
 
 
 def clean(text: str) -> str:
-    """``text`` on one line and without what could command the terminal: some of it comes from scripts."""
+    """Return ``text`` on one line, without terminal control characters: it may come from scripts."""
     return escape.one_line(text)
 
 
@@ -46,7 +46,7 @@ _PAINT = re.compile("(\x1b\\[(?:0|{})m)".format("|".join(filter(None, STYLES.val
 
 
 def harmless(line: str) -> str:
-    """``line`` without what could command the terminal, colours of ours excepted: whatever a caller forgot to clean."""
+    """Return ``line`` without terminal control characters, except our colours: the caller may not have cleaned it."""
     if line.isprintable():
         return line
     parts = _PAINT.split(line)
@@ -61,7 +61,7 @@ def _cell(content: Content) -> Cell:
 
 
 class Screen(msgspec.Struct, frozen=True):
-    """What the output can do. ``width`` is None when lines need not fit anywhere (not a terminal)."""
+    """The abilities of the output. ``width`` is None when lines need not fit (not a terminal)."""
 
     colour: bool = False
     width: int | None = None
@@ -74,7 +74,7 @@ class Screen(msgspec.Struct, frozen=True):
 
 
 def screen() -> Screen:
-    """What standard output can do."""
+    """Determine the abilities of standard output."""
     if not sys.stdout.isatty():
         return Screen()
     colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -178,9 +178,7 @@ def pick(result: bytes, fields: Sequence[str]) -> bytes:
 
 
 def show_changes(pictures: Iterator[list[str]], on: Screen) -> None:
-    """Show each of ``pictures`` (lists of lines) in the place of the one before it; below each other when there is no
-    terminal.
-    """
+    """Show each of ``pictures`` (lists of lines) in place of the previous one; below each other without a terminal."""
     if on.width is None:
         for number, lines in enumerate(pictures):
             emit(["", *lines] if number else lines)

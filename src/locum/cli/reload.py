@@ -15,10 +15,10 @@ from locum.cli.options import json_option, socket_option
 @json_option
 @socket_option
 def reload(socket_path: str, as_json: bool) -> None:
-    """Have this node's daemon read its configuration again.
+    """Make this node's daemon read its configuration again.
 
-    Prints what took effect, certificates and passwords that were read anew included, and what needs a restart. A
-    configuration with a problem changes nothing; every problem is printed.
+    Prints the changes that took effect, including renewed certificates and passwords, and the changes that need a
+    restart. A configuration with a problem changes nothing; every problem is printed.
     """
     result = call(socket_path, {"op": "reload"})
     if as_json:
@@ -29,6 +29,6 @@ def reload(socket_path: str, as_json: bool) -> None:
     nothing = "nothing has taken effect" if ignored or warnings else "nothing has changed"
     output.emit(fields.get("changes") or [nothing])
     for setting in ignored:
-        print(f"locum: note: {setting} has changed: restart the daemon for that", file=sys.stderr)
+        print(f"locum: note: {setting} has changed; restart the daemon to apply it", file=sys.stderr)
     for warning in warnings:
         print(f"locum: warning: {output.clean(warning)}", file=sys.stderr)

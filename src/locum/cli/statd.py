@@ -1,4 +1,4 @@
-"""``locum statd-callout``: what rpc.statd runs when clients begin or cease to hold NFS locks (``rpc.statd -H``)."""
+"""``locum statd-callout``: called by rpc.statd when clients begin or cease to hold NFS locks (``rpc.statd -H``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def statd_callout(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     """Record in the cluster that CLIENT holds, or no longer holds, NFS locks.
 
     For rpc.statd, as its high-availability call-out. It finds the daemon by LOCUM_SOCKET and its state directory by
-    LOCUM_STATE, or where they are by default. When the daemon cannot be reached the change is kept in a journal.
+    LOCUM_STATE, or at their default places. When the daemon cannot be reached, the change is kept in a journal.
     """
     from locum.nfs import callout  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""``locum status``: what the cluster does, and why."""
+"""``locum status``: the state of the cluster and its reasons."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ LISTED, NAMED = 12, 6
 @socket_option
 @click.pass_context
 def status(ctx: click.Context, *, socket_path: str, as_json: bool, watch: bool, check: bool, warnings: bool) -> None:
-    """What the cluster does and why, as this node's daemon sees it.
+    """Show the state of the cluster and its reasons, as this node's daemon sees them.
 
-    Exit status 3 when the daemon does not hear from the store, so that what is shown may be over.
+    Exit status 3 when the daemon has no contact with the store, so that the state may be outdated.
     """
     if check:
         if watch:
@@ -64,7 +64,7 @@ def _pictures(socket_path: str, on: Screen) -> Iterator[list[str]]:
 
 
 def render(report: StatusReport, on: Screen, wall: float) -> list[str]:
-    """The report for people; ``wall`` is unix time in seconds (bans end by it)."""
+    """Format the report as text; ``wall`` is unix time in seconds (bans end by it)."""
     lines = old_lines(report, on, wall)
     lines += output.facts(
         [
@@ -103,7 +103,7 @@ def _plan(report: StatusReport) -> Content:
 
 def _progress(report: StatusReport) -> Content:
     if report.stale:
-        return Cell("not known: what follows is what this node heard last", "red")
+        return Cell("unknown: this is the last state that this node heard of", "red")
     if report.progress == "settled":
         return Cell("settled", "green")
     doing = "no plan yet" if report.progress == "none" else report.progress
@@ -126,14 +126,14 @@ def _gate(daemon: DaemonState | None) -> Content:
     if gate is None:
         return ""
     if gate.problem:
-        return Cell(f"cannot be looked at: {gate.problem}", "red")
+        return Cell(f"its state cannot be read: {gate.problem}", "red")
     if not gate.installed:
-        return Cell("its rules are gone from the kernel; the daemon puts them back", "red")
+        return Cell("its rules are gone from the kernel; the daemon loads them again", "red")
     dropped = sum(gate.refused.values())
     words = f"open for {output.count(len(gate.held), 'address', 'addresses')}" if gate.open_for > 0 else "shut"
     words += f", {output.count(dropped, 'packet', 'packets')} dropped so far"
     if gate.egress_missing:
-        return Cell(f"{words}; packet sockets go past it on {', '.join(gate.egress_missing)}", "yellow")
+        return Cell(f"{words}; packet sockets bypass it on  {', '.join(gate.egress_missing)}", "yellow")
     return words if gate.open_for > 0 else Cell(words, "yellow")
 
 
@@ -145,7 +145,7 @@ def _scripts(daemon: DaemonState | None) -> Content:
     if scripts.ignored:
         others = f" and {len(scripts.ignored) - NAMED} others" if len(scripts.ignored) > NAMED else ""
         words += f"; never run: {'; '.join(scripts.ignored[:NAMED])}{others}"
-    return Cell(f"{words}; the directory is at fault: see the warnings", "yellow") if scripts.problem else words
+    return Cell(f"{words}; the directory is faulty: see the warnings", "yellow") if scripts.problem else words
 
 
 #: A shorter stop of the daemon's event loop is not worth a line, seconds.
@@ -176,7 +176,7 @@ def _stop(stop: LoopReport | GuardStop) -> str:
 
 
 def node_table(nodes: tuple[NodeReport, ...], on: Screen, wall: float) -> list[str]:
-    """A line for each node."""
+    """Format a line for each node."""
     if not nodes:
         return ["No node has joined yet."]
     heads = ["NUM", "NODE", "STATE", "ADDRESSES", "ROLE", "PRIVATE", "REASON"]
@@ -198,7 +198,7 @@ def node_table(nodes: tuple[NodeReport, ...], on: Screen, wall: float) -> list[s
 
 
 def reason(node: NodeReport, wall: float) -> str:
-    """Why the node is not OK, with how long a ban lasts."""
+    """The reason why the node is not OK, with the rest of a ban."""
     if node.banned_until is not None and node.banned_until > wall:
         return f"{node.reason}; {node.banned_until - wall:.0f} s left"
     return node.reason

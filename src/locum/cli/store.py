@@ -1,4 +1,4 @@
-"""``locum store``: the embedded store as a process of its own, for several nodes on one machine."""
+"""``locum store``: the embedded store as a separate process, for several nodes on one machine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import click
     "--data",
     type=click.Path(),
     metavar="FILE",
-    help="Keep the store in FILE. Without it, a restart of this process forgets everything, claims included.",
+    help="Keep the store in FILE. Without it, a restart of this process loses everything, claims included.",
 )
 @click.option(
-    "--group", metavar="NAME", help="Group whose members may connect, besides root and the user who runs this."
+    "--group", metavar="NAME", help="Group whose members may connect, in addition to root and the user of this process."
 )
 def store(socket: str, data: str | None, group: str | None) -> None:
     """Serve a store to the nodes of this machine, until SIGTERM or Ctrl-C."""

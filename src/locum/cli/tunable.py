@@ -16,7 +16,7 @@ from locum.errors import UsageError
 
 @click.group("tunable", cls=DefaultGroup)
 def tunable() -> None:
-    """The cluster's tunables (also without a command): their values, and changing them on all nodes."""
+    """List the cluster's tunables (also without a command), or change them on all nodes."""
 
 
 def _ask(socket_path: str) -> tuple[Told, tuple[TunableReport, ...]]:
@@ -29,7 +29,7 @@ def _ask(socket_path: str) -> tuple[Told, tuple[TunableReport, ...]]:
 @socket_option
 @click.pass_context
 def list_tunables(ctx: click.Context, socket_path: str, as_json: bool) -> None:
-    """Every tunable with its value, its default and its meaning."""
+    """List every tunable with its value, its default and its meaning."""
     told, rows = _ask(socket_path)
     if as_json:
         output.emit_json({"tunables": rows, **told.marks()})
@@ -66,7 +66,7 @@ def get(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
             ctx.exit(told.status)
     from locum.config.tunables import nearest  # noqa: PLC0415
 
-    raise UsageError(f"no tunable is called {name!r}{nearest(name)}; 'locum tunable list' shows all")
+    raise UsageError(f"unknown tunable {name!r}{nearest(name)}; 'locum tunable list' shows all")
 
 
 # A negative number is a wrong value, not an unknown option.
@@ -77,7 +77,7 @@ def get(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
 @socket_option
 @click.pass_context
 def set_(ctx: click.Context, name: str, value: str, socket_path: str, as_json: bool) -> None:
-    """Give NAME the VALUE, on all nodes at once and for good."""
+    """Set NAME to VALUE, on all nodes at once, permanently."""
     ctx.exit(admin.run(socket_path, as_json, command="tunable-set", name=name, value=value))
 
 
@@ -87,8 +87,8 @@ def set_(ctx: click.Context, name: str, value: str, socket_path: str, as_json: b
 @socket_option
 @click.pass_context
 def reset(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
-    """Give NAME its default again, on all nodes.
+    """Restore the default of NAME, on all nodes.
 
-    A node whose configuration sets it sets it again when its daemon starts.
+    A node whose configuration has a value sets it again when its daemon starts.
     """
     ctx.exit(admin.run(socket_path, as_json, command="tunable-reset", name=name))

@@ -103,7 +103,7 @@ TUNABLES: Mapping[str, Tunable] = {
         Tunable("MonitorInterval", "monitor_interval", 0.2, 3600, "seconds", "time between two monitor events"),
         Tunable("MonitorTimeout", "monitor_timeout", 0.1, 3600, "seconds", "time limit of each script of monitor"),
         Tunable("EventTimeout", "event_timeout", 0.1, 3600, "seconds", "time limit of each script of other events"),
-        Tunable("RecoveryBanPeriod", "recovery_ban_period", 1, 86400, "seconds", "how long a failing node is banned"),
+        Tunable("RecoveryBanPeriod", "recovery_ban_period", 1, 86400, "seconds", "duration of a ban"),
         Tunable("BanAfterFailures", "ban_after_failures", 1, 1000, "", "failures in a row that ban a node"),
         Tunable("NoIPFailback", "no_ip_failback", 0, 1, "", "1: served addresses are not moved for balance"),
         Tunable(
@@ -112,12 +112,10 @@ TUNABLES: Mapping[str, Tunable] = {
             0,
             1,
             "",
-            "1: no node serves addresses when none is healthy; 0: unhealthy ones go on serving then",
+            "1: no node serves addresses when none is healthy; 0: unhealthy nodes continue to serve then",
         ),
         Tunable("NoIPTakeover", "no_ip_takeover", 0, 1, "", "1: no node takes addresses that it does not serve yet"),
-        Tunable(
-            "AnnounceCount", "announce_count", 1, 100, "", "announcements (ARP, ND) of an address after its taking"
-        ),
+        Tunable("AnnounceCount", "announce_count", 1, 100, "", "announcements (ARP, ND) of an address after its take"),
         Tunable("AnnounceInterval", "announce_interval", 0.01, 60, "seconds", "time between two announcements"),
         Tunable(
             "TickleUpdateInterval",
@@ -125,9 +123,9 @@ TUNABLES: Mapping[str, Tunable] = {
             0.1,
             3600,
             "seconds",
-            "time between two looks at which connections there are to public addresses",
+            "time between two scans of the connections to public addresses",
         ),
-        Tunable("TickleCount", "tickle_count", 0, 100, "", "tickles to each client of an address after its taking"),
+        Tunable("TickleCount", "tickle_count", 0, 100, "", "tickles to each client of an address after its take"),
         Tunable("TickleInterval", "tickle_interval", 0.01, 60, "seconds", "time between two tickles to a client"),
         Tunable(
             "LinkUpDelay",
@@ -135,7 +133,7 @@ TUNABLES: Mapping[str, Tunable] = {
             0,
             3600,
             "seconds",
-            "how long a link that was lost must last before it counts; doubled by each loss; 0: no damping",
+            "time that a returned link must last before it counts; doubled by each loss; 0: no damping",
         ),
         Tunable(
             "HealthyDelay",
@@ -143,10 +141,10 @@ TUNABLES: Mapping[str, Tunable] = {
             0,
             3600,
             "seconds",
-            "how long monitor must pass before a node counts as healthy, from its second failure on; doubled by each",
+            "time that monitor must pass before a node counts as healthy, from its second failure on; doubled by each",
         ),
         Tunable("DampingLongest", "damping_longest", 0, 86400, "seconds", "longest LinkUpDelay or HealthyDelay"),
-        Tunable("DampingWindow", "damping_window", 1, 86400, "seconds", "losses and failures longer ago are forgotten"),
+        Tunable("DampingWindow", "damping_window", 1, 86400, "seconds", "older losses and failures are forgotten"),
     )
 }
 
@@ -155,13 +153,13 @@ def tunable(name: str) -> Tunable:
     """The row of ``name``. Raises :class:`UsageError`, with the nearest name, when there is none."""
     row = TUNABLES.get(name)
     if row is None:
-        raise UsageError(f"no tunable is called {name!r}{nearest(name)}; 'locum tunable list' shows all")
+        raise UsageError(f"unknown tunable {name!r}{nearest(name)}; 'locum tunable list' shows all")
     return row
 
 
 def nearest(name: str) -> str:
     """`` (did you mean X?)`` for a tunable's name that is not one, or nothing when none is near."""
-    import difflib  # noqa: PLC0415  # only for the unhappy
+    import difflib  # noqa: PLC0415  # only after an error
 
     lower = {known.lower(): known for known in TUNABLES}
     found = difflib.get_close_matches(name.lower(), lower, n=1)

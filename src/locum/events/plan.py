@@ -60,7 +60,7 @@ def parse_event(name: str, arguments: Sequence[str]) -> Event:
     try:
         event = Event(name)
     except ValueError:
-        raise UsageError(f"there is no event {name!r}; the events are {', '.join(Event)}") from None
+        raise UsageError(f"unknown event {name!r}; the events are {', '.join(Event)}") from None
     wanted = ARGUMENTS.get(event, ())
     if len(arguments) != len(wanted):
         takes = " ".join(wanted).upper() or "no arguments"

@@ -91,7 +91,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 def test_what_needs_a_restart_is_answered_and_logged(scene: Scene) -> None:
     scene.path.write_text(FIRST.replace('store = "memory:"', 'store = "memory:"\nprofile = "fast"'))
     assert scene.reload().ignored == ("cluster.hold",)
-    assert ("warning", "reload: cluster.hold has changed: restart the daemon for that") in scene.logged
+    assert ("warning", "reload: cluster.hold has changed; restart the daemon to apply it") in scene.logged
     assert scene.reloader.settings.cluster.hold == 2.0
 
 

@@ -72,8 +72,8 @@ def test_status_of_a_node_that_hears_nothing_begins_with_that(locum: Command) ->
     locum.scene.old = ["the store is away"]
     lines = locum("status", status=3).splitlines()
     assert lines[0] == "! the store is away"
-    assert re.fullmatch(r"! what follows was true at .{19}, when this node heard from the store last", lines[1])
-    assert "State    not known: what follows is what this node heard last" in lines
+    assert re.fullmatch(r"! what follows was true at .{19}, at this node's last contact with the store", lines[1])
+    assert "State    unknown: this is the last state that this node heard of" in lines
 
 
 #: What shows the cluster as the daemon knows it.
@@ -129,7 +129,7 @@ def test_status_of_a_newer_daemon_with_more_fields(locum: Command) -> None:
 def test_an_answer_that_is_no_status(locum: Command) -> None:
     locum.scene.answers["status"] = lambda _: success({"nodes": 5})
     locum("status", status=1)
-    assert "are 'locum' and the daemon of one version?" in locum.err
+    assert "update 'locum' and the daemon to the same version" in locum.err
 
 
 @pytest.mark.parametrize("command", [["ip"], ["ip", "list"]])
@@ -236,7 +236,7 @@ def test_tunables(locum: Command) -> None:
 def test_reload(locum: Command) -> None:
     locum.scene.answers["reload"] = lambda _: success({"changes": ["address x added"], "ignored": ["node.number"]})
     assert locum("reload") == "address x added\n"
-    assert locum.err == "locum: note: node.number has changed: restart the daemon for that\n"
+    assert locum.err == "locum: note: node.number has changed; restart the daemon to apply it\n"
     locum.scene.answers["reload"] = lambda _: success({"changes": [], "ignored": []})
     assert locum("reload") == "nothing has changed\n"
 
@@ -262,7 +262,7 @@ def test_status_lists_the_files_that_never_run_and_says_when_the_directory_is_at
     text = locum("status")
     assert f"Scripts  4 in use from /etc/locum/events; never run: {'; '.join(ignored[:6])} and 4 others\n" in text
     scripts.update(ignored=[], problem="two scripts")
-    assert "Scripts  4 in use from /etc/locum/events; the directory is at fault: see the warnings\n" in locum("status")
+    assert "Scripts  4 in use from /etc/locum/events; the directory is faulty: see the warnings\n" in locum("status")
 
 
 def test_watch_json_prints_a_line_per_change(locum: Command) -> None:

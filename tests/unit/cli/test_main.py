@@ -87,7 +87,7 @@ def test_no_arguments_show_the_help() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["statsu"], "no command is called 'statsu': did you mean 'status'?"),
+        (["statsu"], "unknown command 'statsu': did you mean 'status'?"),
         (["node", "disbale"], "did you mean 'disable'?"),
         (["node", "x"], "there are list, disable"),
         (["status", "--jsno"], "no such option"),

@@ -64,9 +64,9 @@ def test_parse(name: str, text: str, value: float) -> None:
         ("NoIPFailback", "2", "NoIPFailback: '2' is not 0 or 1"),
         ("NoIPFailback", "yes", "is not 0 or 1"),
         ("AnnounceCount", "1.5", "is not a whole number from 1 to 100"),
-        ("monitorinterval", "1", r"no tunable is called 'monitorinterval' \(did you mean MonitorInterval\?\)"),
+        ("monitorinterval", "1", r"unknown tunable 'monitorinterval' \(did you mean MonitorInterval\?\)"),
         ("MonitorIntervall", "1", r"did you mean MonitorInterval\?"),
-        ("Xyz", "1", "no tunable is called 'Xyz'; 'locum tunable list' shows all"),
+        ("Xyz", "1", "unknown tunable 'Xyz'; 'locum tunable list' shows all"),
     ],
 )
 def test_parse_refuses(name: str, text: str, message: str) -> None:

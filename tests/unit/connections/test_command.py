@@ -54,14 +54,14 @@ def test_no_address_at_all(command: Command) -> None:
 def test_one_address(command: Command) -> None:
     command.scene.answers["connections-list"] = lambda _: success([REPORT])
     assert command("connections", "list", "10.0.0.1").splitlines() == [
-        "10.0.0.1 is served by n1; 2 connections registered.",
+        "10.0.0.1 is served by n1; 2 connections recorded.",
         "CLIENT          PORT  NOTE",
         "10.9.9.9:50123  445",
         "10.9.9.9:1023   2049  added",
     ]
     assert command.request == {"op": "connections-list", "address": "10.0.0.1"}
     command.scene.answers["connections-list"] = lambda _: success([{"address": "fd00::1", "node": None, "count": 0}])
-    assert command("connections", "list", "fd00::1") == "fd00::1 is not served; 0 connections registered.\n"
+    assert command("connections", "list", "fd00::1") == "fd00::1 is not served; 0 connections recorded.\n"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_pairs_from_standard_input(command: Command, monkeypatch: pytest.MonkeyP
     asked = len(command.daemon.requests)
     # A script that has found nothing need not know.
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert command("connections", "delete") == "nothing was given on standard input\n"
+    assert command("connections", "delete") == "standard input is empty: give pairs CLIENT PUBLIC\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO("10.9.9.9:1 10.0.0.1:2\nnonsense\n"))
     command("connections", "add", status=2)
     assert "line 2 of standard input: found 'nonsense'; expected CLIENT PUBLIC" in command.err

@@ -179,7 +179,7 @@ def test_i5_two_runs_over_one_directory_do_not_overlap(locum: Locum, bench: Benc
 def test_wrong_calls_are_one_clear_message(locum: Locum, bench: Bench) -> None:
     bench.shell("10.a", "exit 0\n")
     for arguments, message in [
-        (("monitr",), "there is no event 'monitr'; the events are init, setup, startup, shutdown, monitor"),
+        (("monitr",), "unknown event 'monitr'; the events are init, setup, startup, shutdown, monitor"),
         (("takeip", "eth0"), "event takeip takes INTERFACE ADDRESS MASKBITS; 1 given"),
         (("monitor", "x"), "event monitor takes no arguments; 1 given"),
         (("--set", "port=80", "monitor"), "--set 'port=80': write SCRIPT:KEY=VALUE"),
@@ -289,7 +289,7 @@ def test_enable_and_disable(locum: Locum, bench: Bench) -> None:
 
 
 def test_status(locum: Locum, bench: Bench) -> None:
-    assert locum.here("status") == "no event was run yet\n"
+    assert locum.here("status") == "no event has run yet\n"
     bench.shell("10.a", "echo hello\n")
     bench.shell("20.b", "echo bad; echo worse; exit 4\n")
     bench.python("30.c", "def startup(): pass\n")
@@ -369,4 +369,4 @@ def test_a_daemon_of_another_version(locum: Locum, tmp_path: Path) -> None:
         locum.environment["LOCUM_SOCKET"] = daemon.path
         for command in (("list",), ("status",), ("run", "monitor")):
             locum(*command, status=1)
-            assert "not of this version" in locum.err
+            assert "update 'locum' and the daemon to the same version" in locum.err
