@@ -145,8 +145,16 @@ class Reloader:
         ignored = needs_restart(old, new)
         # What needs a restart stays as it was in everything that follows.
         new = taken_up(old, new)
-        self._leaving = {*self._leaving, *self._present()} - {a.address for a in new.addresses}
-        await self._judge(new)
+        wanted = {a.address for a in new.addresses}
+        removed = {a.address for a in old.addresses} - wanted
+        before = self._leaving
+        # Until the rules know the new settings they may begin to take what these no longer have: it is judged as well.
+        self._leaving = {*before, *removed, *self._present()} - wanted
+        try:
+            await self._judge(new)
+        except LocumError:
+            self._leaving = before
+            raise
         self.settings = new
         self.on_reload(new)
         self._engine.configure(new.scripts, script_environment(new))
@@ -155,6 +163,10 @@ class Reloader:
         self._driver.feed(node.configure, identity_of(new, present.margin, present.warning, present.machine))
         # The guard removes public addresses when the agent cannot: it must know the new ones as well.
         os.kill(os.getppid(), signal.SIGUSR1)
+        absent = removed.difference(self._present())
+        if absent:
+            self._leaving -= absent
+            await self._judge_and_log()
         self.on_change()
         return differences(old, new), ignored
 

@@ -271,7 +271,11 @@ async def serve(settings: Settings) -> int:
         if enforcement.gate is not None:
             await calls.on_gate("changing what the gate judges", enforcement.gate.configure, addresses, interfaces)
 
-    reloader = Reloader(settings, driver, engine, judge, lambda: acts.configured, leaving, log, credentials)
+    def present() -> set[str]:
+        """Addresses that are here, or that are just being taken."""
+        return {*acts.configured, *node.status().unsure}
+
+    reloader = Reloader(settings, driver, engine, judge, present, leaving, log, credentials)
     acts.on_gone = reloader.gone
     plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
     reloader.on_change = plain.look

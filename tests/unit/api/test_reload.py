@@ -12,7 +12,7 @@ import pytest
 from locum.agent.driver import Driver
 from locum.api.reload import Reloader, ReloadResult
 from locum.config.load import load
-from locum.errors import ConfigError
+from locum.errors import ConfigError, LocumError
 from locum.events.engine import EventEngine
 from locum.store.credential_files import CredentialFiles
 
@@ -54,10 +54,6 @@ class Rules:
             method(*arguments)
 
 
-async def judged(_addresses: list[str], _interfaces: list[str]) -> None:
-    """The gate takes everything."""
-
-
 class Scene:
     """A reloader whose node, engine and guard are not there, and what it logs."""
 
@@ -68,15 +64,23 @@ class Scene:
         monkeypatch.setattr("locum.api.reload.check_environment", lambda _, **__: [])
         monkeypatch.setattr("os.kill", lambda *_: None)
         self.rules = rules = Rules()
+        self.present: set[str] = set()
+        #: What the gate judges; and what happens while it is told so.
+        self.judged: list[set[str]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
         self.reloader = Reloader(
             load(self.path),
             cast(Driver, rules),
             cast(EventEngine, rules),
-            judged,
-            present=list,
+            self._judge,
+            present=lambda: self.present,
             leaving=(),
             log=lambda text, level: self.logged.append((level, text)),
         )
+
+    async def _judge(self, addresses: list[str], _interfaces: list[str]) -> None:
+        self.judged.append(set(addresses))
+        self.meanwhile()
 
     def reload(self) -> ReloadResult:
         """Reload, as the command does."""
@@ -186,3 +190,41 @@ def test_the_loss_of_the_file_of_addresses_is_not_the_wish_to_serve_none(
     file.write_text("")
     scene.reload()
     assert scene.reloader.settings.addresses == ()
+
+
+def test_i1_an_address_that_a_reload_removes_is_judged_while_a_take_of_it_may_begin(scene: Scene) -> None:
+    def take_begins() -> None:
+        scene.present = {"10.0.0.1"}
+
+    scene.meanwhile = take_begins
+    scene.path.write_text(FIRST.replace("10.0.0.1", "10.0.0.2"))
+    scene.reload()
+    assert scene.judged == [{"10.0.0.1", "10.0.0.2"}]
+
+    async def released() -> None:
+        scene.meanwhile = lambda: None
+        scene.reloader.gone("10.0.0.1")
+        await asyncio.wait(scene.reloader._requested)
+
+    asyncio.run(released())
+    assert scene.judged[-1] == {"10.0.0.2"}
+
+
+def test_an_address_that_a_reload_removes_and_that_is_not_here_is_not_judged_afterwards(scene: Scene) -> None:
+    scene.path.write_text(FIRST.replace("10.0.0.1", "10.0.0.2"))
+    scene.reload()
+    assert scene.judged == [{"10.0.0.1", "10.0.0.2"}, {"10.0.0.2"}]
+
+
+def test_a_gate_that_cannot_judge_new_addresses_leaves_everything_as_it_was(scene: Scene) -> None:
+    def fails() -> None:
+        raise LocumError("no memory")
+
+    scene.meanwhile = fails
+    scene.path.write_text(FIRST.replace("10.0.0.1", "10.0.0.2"))
+    with pytest.raises(LocumError, match="no memory"):
+        scene.reload()
+    scene.meanwhile = lambda: None
+    scene.path.write_text(FIRST)
+    scene.reload()
+    assert scene.judged[-1] == {"10.0.0.1"}
