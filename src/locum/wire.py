@@ -13,6 +13,7 @@ Who is at the other end is asked of the kernel (``SO_PEERCRED``, ``SO_PEERGROUPS
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -36,6 +37,8 @@ PATH_LIMIT: Final = 107
 
 #: linux/asm-generic/socket.h; the socket module has no name for it. Since Linux 4.13.
 _SO_PEERGROUPS: Final = 59
+#: The kernel's limit for the groups of a process (include/uapi/linux/limits.h).
+_MOST_GROUPS: Final = 65536
 
 _encoder = msgspec.json.Encoder()
 
@@ -112,22 +115,29 @@ class Peer(msgspec.Struct, frozen=True):
 def peer_of(sock: socket.socket) -> Peer:
     """Who is at the other end of the connected Unix socket ``sock``."""
     pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return Peer(pid, uid, gid, _groups(sock, uid, gid))
+    return Peer(pid, uid, gid, _groups(sock))
 
 
-def _groups(sock: socket.socket, uid: int, gid: int) -> tuple[int, ...]:
+def _groups(sock: socket.socket) -> tuple[int, ...]:
+    """The supplementary groups of the process at the other end, by the kernel.
+
+    Never by the system's database: it may ask a directory service that does not answer.
+    """
     try:
         # Python passes on 1024 bytes at most; the kernel answers ERANGE rather than truncating.
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
-    except OSError:
-        # An old kernel, or more than 256 groups: those that the user has by the system's database.
-        import pwd  # noqa: PLC0415
-
-        try:
-            return tuple(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
-        except (KeyError, OSError):
-            return ()
+    except OSError as error:
+        raw = _many_groups(sock) if error.errno == errno.ERANGE else b""
     return struct.unpack(f"{len(raw) // 4}I", raw)
+
+
+def _many_groups(sock: socket.socket) -> bytes:
+    """As :func:`_groups`, for more than 256 of them."""
+    buffer = ctypes.create_string_buffer(4 * _MOST_GROUPS)
+    length = ctypes.c_uint32(len(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(length))
+    return b"" if failed else buffer.raw[: length.value]
 
 
 def check_path(path: str) -> None:

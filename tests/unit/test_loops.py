@@ -42,9 +42,13 @@ LOOPS = (
     "connections/listeners.py",
     "addresses/gate_watch.py",
     "addresses/monitor.py",
+    "addresses/wire_watch.py",
+    "connections/plain_tcp.py",
+    "wire.py",
     "netlink/subscription.py",
     "store/client.py",
     "store/etcd",
+    "wire.py",
     "wire_async.py",
 )
 
@@ -66,6 +70,9 @@ FUNCTIONS = frozenset(
         *("sys.stdout.write", "sys.stdout.flush", "ssl.create_default_context", "load", "check_environment"),
         *("environment_warnings", "remove_public", "destroy", "judged_before", "machine_identity", "sqlite3.connect"),
         *("Gate", "GuardGate", "enforcement_of", "adoption_of", "Page", "HeldNotes"),
+        # Lists of what other programs have; threads that are joined at the end; files behind a harmless name.
+        *("route.links", "route.addresses", "sock_diag.tcp_sockets", "listening_ports", "_listening_ports"),
+        *("self._learn_here", "_possible", "_nft", "ThreadPoolExecutor", "notes.clear", "fcntl.flock"),
     ]
 )
 METHODS = frozenset(
@@ -75,7 +82,18 @@ METHODS = frozenset(
         *("unlink", "mkdir", "resolve", "glob", "communicate", "getaddrinfo", "load_cert_chain"),
         # The kernel's locks: locum.addresses, locum.netlink, locum.connections.
         *("install", "adopt", "judged", "configure", "ensure_interfaces", "verify", "arm", "confirm", "shut"),
-        *("allow", "deny", "request", "request_many", "dump", "renew", "announce", "sweep"),
+        *(
+            "allow",
+            "deny",
+            "request",
+            "request_many",
+            "dump",
+            "renew",
+            "announce",
+            "sweep",
+            "table_comment",
+            "supported",
+        ),
         # Files of ours.
         *("scan", "survey", "refresh"),
     ]
@@ -94,6 +112,12 @@ ALLOWED: dict[str, str] = {
     "api/serve.py:serve:machine_identity": "the start of an agent",
     "api/serve.py:machine_identity": "the start of an agent; /proc and the host's name",
     "api/control.py:start:group_id": "the start of an agent; the pulse has begun",
+    "wire.py:_locked": "the control socket is made once, at the start, when the pulse has begun; likewise what follows",
+    "wire.py:_remove_stale": "as above",
+    "wire.py:_name_of": "as above; /proc",
+    "wire.py:_give": "as above",
+    "wire.py:_identity": "as above, and at the end",
+    "wire.py:close": "the end of the agent",
     # -- on a thread, though it looks like a call ----------------------------------------------------------------------
     "guard/main.py:clear_addresses": "runs on the silencer's thread, and once before the guard's loop",
     "guard/main.py:_read:load": "runs on the thread that reads the configuration",
@@ -106,6 +130,12 @@ ALLOWED: dict[str, str] = {
     "events/engine.py:_prepare": "runs on the thread for the runtime directory",
     "events/engine.py:_refresh": "runs on the thread that looks at the directory",
     "events/link.py:spawn": "runs on the spawner's thread",
+    "addresses/monitor.py:look": "runs on the thread for addresses",
+    "addresses/wire_watch.py:_read_macs": "runs on the thread of the wire watch",
+    "connections/listeners.py:_listening_ports": "runs on the thread of the listener watch",
+    "connections/plain_tcp.py:verify": "runs on the thread against Multipath TCP",
+    "connections/plain_tcp.py:_possible": "runs on the thread against Multipath TCP",
+    "connections/plain_tcp.py:_nft": "runs on the thread against Multipath TCP",
     # -- memory, in spite of the name ----------------------------------------------------------------------------------
     "agent/acts.py:confirm:self._page.confirm": "memory",
     "agent/driver.py:_start:self._acts.confirm": "hands over",
@@ -122,6 +152,9 @@ ALLOWED: dict[str, str] = {
     "connections/keeper.py:_sweep:self._destroyer": "makes an iterator; its steps run on the keeper's thread",
     "connections/registrar.py:open:Page": "a class of that module, in memory",
     "addresses/gate_watch.py:_verify_here": "for callers without a thread: tests",
+    "addresses/monitor.py:start:self._learn_here": "for callers without a thread: tests",
+    "addresses/monitor.py:_readable:self._learn_here": "for callers without a thread: tests",
+    "connections/listeners.py:listening_ports": "for commands and doctor, in processes of their own",
     # -- short by their nature -----------------------------------------------------------------------------------------
     "guard/children.py:poll:os.waitpid": "WNOHANG",
     "guard/children.py:start:os.fork": "copies page tables: milliseconds",

@@ -62,6 +62,10 @@ KernelEvent = LinkChanged | AddressAdded | AddressRemoved | Resync
 _Key = tuple[int, str, int]
 
 
+#: Messages that are kept while the kernel is asked what is there.
+MOST_KEPT = 20_000
+
+
 class Present(NamedTuple):
     """Links and addresses as the kernel lists them."""
 
@@ -72,9 +76,10 @@ class Present(NamedTuple):
 class KernelMonitor:
     """Calls ``callback`` with each :data:`KernelEvent` of the network namespace in which it was started.
 
-    After a :class:`Resync` it must learn anew what is there. It does so itself, which may have to wait for the kernel,
-    unless ``learns`` is false: then the caller has :meth:`look` called where waiting is allowed, and gives its result
-    to :meth:`learn`.
+    At the start, and after a :class:`Resync`, it must learn what is there. It does so itself, which may have to wait
+    for the kernel, unless ``learns`` is false. Then the caller calls :meth:`expect`, has :meth:`look` called where
+    waiting is allowed, and gives its result to :meth:`learn`. News that comes in between is kept until then: what was
+    listed may be older than the news, or newer.
     """
 
     def __init__(self, callback: Callable[[KernelEvent], None], *, learns: bool = True) -> None:
@@ -85,6 +90,8 @@ class KernelMonitor:
         self._links: dict[int, tuple[str, bool]] = {}
         self._addresses: dict[_Key, bytes] = {}
         self._seen: set[bytes] = set()
+        # Type and payload of messages since the look under way was asked for; None without one.
+        self._kept: list[tuple[int, bytes]] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin; what is there now is known and makes no events. Raises NetlinkError."""
@@ -94,8 +101,9 @@ class KernelMonitor:
             self._news = Subscription(
                 loop, route.NETLINK_ROUTE, groups, self._readable, "cannot watch links and addresses"
             )
-            # After joining: a change in between is in both, and the second time it is nothing new.
-            self.learn(self.look())
+            if self._learns:
+                # After joining: a change in between is in both, and the second time it is nothing new.
+                self._learn_here()
         except BaseException:
             self.close()
             raise
@@ -112,23 +120,42 @@ class KernelMonitor:
         assert self._requests is not None
         return Present(route.links(self._requests), route.addresses(self._requests))
 
-    def learn(self, present: Present) -> None:
-        """What :meth:`look` has found is known and makes no events."""
-        links, addresses = present
-        self._links = {link.ifindex: (link.name, usable(link)) for link in links}
-        self._addresses = {(a.ifindex, a.address, a.bits): b"" for a in addresses}
-        self._seen = set()
+    def _learn_here(self) -> None:
+        self.learn(self.look())
+
+    def expect(self) -> None:
+        """A look is about to begin: keep news until :meth:`learn`."""
+        if self._kept is None:
+            self._kept = []
+
+    def learn(self, present: Present | None) -> None:
+        """What :meth:`look` has found is known and makes no events (None: it has failed); news since counts now."""
+        if present is not None:
+            links, addresses = present
+            self._links = {link.ifindex: (link.name, usable(link)) for link in links}
+            self._addresses = {(a.ifindex, a.address, a.bits): b"" for a in addresses}
+            self._seen = set()
+        kept, self._kept = self._kept or (), None
+        for kind, payload in kept:
+            self._handle(kind, payload)
 
     def _readable(self) -> None:
         assert self._news is not None
         for data in self._news.news():
             if data is None:
                 if self._learns:
-                    self.learn(self.look())
+                    self._learn_here()
                 self._callback(Resync())
             else:
                 for message in core.messages(data):
-                    self._handle(message.type, message.payload)
+                    if self._kept is None:
+                        self._handle(message.type, message.payload)
+                    elif len(self._kept) < MOST_KEPT:
+                        self._kept.append((message.type, bytes(message.payload)))
+                    else:
+                        # The kernel takes very long: what is there is listed once more.
+                        self._kept.clear()
+                        self._callback(Resync())
 
     def _handle(self, kind: int, payload: bytes) -> None:
         if kind == route.RTM_NEWADDR:

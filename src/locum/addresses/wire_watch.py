@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,9 +29,7 @@ from locum.clock import boottime
 from locum.errors import LocumError, PermissionRequired
 from locum.netlink import filters, route
 from locum.netlink.core import NetlinkSocket
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from locum.threads import Worker
 
 _ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
 
@@ -57,6 +53,10 @@ class Conflict(msgspec.Struct):
     mac: str
     heard: float
     defended: float
+
+
+#: How long the kernel may take to send a probe or to list interfaces, in seconds; what comes later counts as not sent.
+PATIENCE = 5.0
 
 
 def _nobody(*_: object) -> None:
@@ -86,7 +86,7 @@ class WireWatch:
     ) -> None:
         self._changed = changed
         # Asking the kernel for interfaces waits for whatever changes interfaces: never in the event loop.
-        self._thread = ThreadPoolExecutor(1, "wire")
+        self._worker = Worker("wire")
         self._announcer = Announcer()
         self._statements: deque[_Statement] = deque(maxlen=MESSAGES * 4)
         self._judging: asyncio.Task[None] | None = None
@@ -122,11 +122,12 @@ class WireWatch:
             self._shut(kind)
         if self._judging is not None:
             self._judging.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._netlink is not None:
+        self._worker.close()
+        # A thread that hangs goes on using its sockets; they end with the process.
+        if self._netlink is not None and not self._worker.busy():
             self._netlink.close()
-            self._netlink = None
             self._announcer.close()
+        self._netlink = None
 
     def configure(self, addresses: Iterable[str], ignored: Iterable[str]) -> None:
         """Watch ``addresses``; do not listen to the hardware addresses ``ignored`` (``aa:bb:cc:dd:ee:ff``)."""
@@ -158,7 +159,8 @@ class WireWatch:
             for interface, addresses in by_interface.items():
                 # An interface that has just gone answers nothing; the take will say so.
                 with contextlib.suppress(LocumError):
-                    await self._in_thread(self._ask, interface, [a for a in addresses if a not in self._found])
+                    left = [address for address in addresses if address not in self._found]
+                    await self._worker.run(f"asking on {interface}", PATIENCE, self._ask, interface, left)
             await asyncio.sleep(PROBE_INTERVAL)
         await asyncio.sleep(PROBE_WAIT - PROBE_INTERVAL)
         self._catch_up()
@@ -284,7 +286,7 @@ class WireWatch:
             while self._statements:
                 if boottime() - self._macs_read >= MACS_KEPT:
                     with contextlib.suppress(LocumError):
-                        self._macs = await self._in_thread(self._read_macs)
+                        self._macs = await self._worker.run("listing interfaces", PATIENCE, self._read_macs)
                     self._macs_read = boottime()
                 while self._statements:
                     said = self._statements.popleft()
@@ -300,15 +302,12 @@ class WireWatch:
         finally:
             self._judging = None
 
-    async def _in_thread(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        assert self._loop is not None
-        return await self._loop.run_in_executor(self._thread, functools.partial(function, *arguments, **named))
-
     def _ask(self, interface: str, addresses: Sequence[str]) -> None:
         self._announcer.ask(interface, *addresses)
 
     def _read_macs(self) -> frozenset[str]:
-        assert self._netlink is not None
+        if self._netlink is None:
+            return frozenset()
         return frozenset(link.hardware.hex(":") for link in route.links(self._netlink))
 
     def _conflict(self, address: str, interface: str, mac: str) -> None:

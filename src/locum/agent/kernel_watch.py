@@ -35,7 +35,8 @@ from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
 from locum.threads import NoAnswer
 
-#: When ``monitor`` runs again that a script wanted to be run again, in seconds.
+#: When ``monitor`` runs again that a script wanted to be run again, and when the kernel is asked again that did not
+#: answer, in seconds.
 AGAIN = 1.0
 #: How long files of scripts in the runtime directory are waited for, in seconds.
 FILE_LIMIT = 5.0
@@ -79,9 +80,10 @@ class KernelWatch:
             calls.culprit = self._gate_watch.other
         self._tasks: set[asyncio.Task[None]] = set()
         self._links_look, self._audit_look = _Look(self._read_links), _Look(self._audit)
+        self._learning = _Look(self._learn)
         self._engine = engine
         self._again = os.path.join(runtime, "again")
-        self._timer: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         acts.on_event = self._event_ended
         #: Called when links, or addresses that are not public ones, have changed.
         self.on_change: Callable[[], None] = lambda: None
@@ -93,15 +95,14 @@ class KernelWatch:
         self._listeners.start(loop)
         if self._gate_watch is not None:
             self._gate_watch.start(loop)
-        self._links_look.wanted()
+        self._learning.wanted()
         self._spawn(self._with_ports(self._ports.read))
-        self._audit_look.wanted()
 
     def close(self) -> None:
         """Stop watching."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for look in (self._links_look, self._audit_look):
+        for timer in self._timers.values():
+            timer.cancel()
+        for look in (self._links_look, self._audit_look, self._learning):
             look.close()
         for task in list(self._tasks):
             task.cancel()
@@ -131,17 +132,22 @@ class KernelWatch:
                 self._check(address, bits, interface)
                 self._others_changed(address)
             case _:
-                self._spawn(self._learn_anew())
+                self._learning.wanted()
 
     def _others_changed(self, address: str) -> None:
         if address not in self._driver.node.status().hosted:
             self.on_change()
 
-    async def _learn_anew(self) -> None:
+    async def _learn(self) -> None:
+        """Have the monitor learn what is there: at the start, and after messages were lost."""
+        self._monitor.expect()
+        present = None
         try:
-            self._monitor.learn(await self._calls.on_addresses("listing links and addresses", self._monitor.look))
+            present = await self._calls.on_addresses("listing links and addresses", self._monitor.look)
         except LocumError as error:
-            self._log(str(error), "error")
+            self._log(f"{error}; trying again", "error")
+            self._timers["learn"] = asyncio.get_running_loop().call_later(AGAIN, self._learning.wanted)
+        self._monitor.learn(present)
         self._links_look.wanted()
         self._audit_look.wanted()
 
@@ -224,7 +230,7 @@ class KernelWatch:
         with contextlib.suppress(OSError, NoAnswer):
             await self._calls.files.run("looking whether monitor is to run again", FILE_LIMIT, os.unlink, self._again)
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(AGAIN, self._driver.feed, self._driver.node.trigger_monitor)
+            self._timers["monitor"] = loop.call_later(AGAIN, self._driver.feed, self._driver.node.trigger_monitor)
 
     def _situation(self) -> Situation:
         in_use = self._engine.in_use

@@ -66,6 +66,8 @@ _PACKAGE = str(Path(locum.__file__).parent) + os.sep
 
 #: How often the agent looks what its scripts handle and declare, and how long it waits for files then, in seconds.
 LOOK_PAUSE = 1.0
+#: How long the removal of an earlier agent's notes is waited for, in seconds.
+NOTES_LIMIT = 5.0
 LOOK_LIMIT = 5.0
 #: A complaint of the event loop is not repeated sooner, in seconds.
 COMPLAINT_PAUSE = 10.0
@@ -323,7 +325,11 @@ async def serve(settings: Settings) -> int:
             background.append(tasks.start(reloader.look(), "looking at the configuration"))
         else:
             # Also when a predecessor died while it dropped its hold.
-            notes.clear()
+            try:
+                await calls.files.run("removing what an earlier agent noted", NOTES_LIMIT, notes.clear)
+            except (OSError, NoAnswer) as error:
+                # They mean something in the membership of their time alone, which the page has no more.
+                log(f"the notes of an earlier agent cannot be removed: {error}", "warning")
             acts.drop()
         await control.start(settings.paths)
         kernel.start()
@@ -470,4 +476,5 @@ def run_agent(settings: Settings) -> int:
     except LocumError as error:
         for line in str(error).splitlines():
             print(f"locum: {line}", file=sys.stderr)
-        return EXIT_HOPELESS
+        # A machine without a thread to spare may have one soon: the guard starts another agent.
+        return 1 if isinstance(error, NoAnswer) else EXIT_HOPELESS

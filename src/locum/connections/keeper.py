@@ -15,8 +15,8 @@ first two after a restart of the agent, ``dropped`` instead of the last two when
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,8 +30,12 @@ from locum.connections.tickle import tickle_once
 from locum.errors import LocumError, StoreError
 from locum.netlink import route
 from locum.netlink.inet_diag import Found
+from locum.threads import NoAnswer, Worker
 
 T = TypeVar("T")
+
+#: How long the end of the keeper waits for its thread, in seconds.
+CLOSE_PATIENCE = 2.0
 
 #: How long a release waits for its connections to end, and for its list to be written; what is left goes on. Seconds.
 RELEASE_PATIENCE = 2.0
@@ -99,7 +103,7 @@ class ConnectionKeeper:
         #: Addresses of which no connection is left here, because they were released with everything that belongs to it.
         self._clean: set[str] = set()
         self._sweeps: dict[str, asyncio.Task[Progress]] = {}
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="connections")
+        self._worker = Worker("connections")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._said: dict[str, str] = {}
         #: Whether the kernel can destroy connections.
@@ -109,14 +113,9 @@ class ConnectionKeeper:
 
     def start(self) -> None:
         """Begin to register, in the running event loop."""
-        # The thread belongs to the network namespace of the thread that starts it.
-        self._worker.submit(int).result()
-        try:
-            self.supported = self._destroyer.supported()
-            if not self.supported:
-                self._log(UNSUPPORTED, "warning")
-        except LocumError as error:
-            self._log(f"connections: {error}", "error")
+        # The thread belongs to the network namespace of the thread that starts it. Without one, the first call does it.
+        with contextlib.suppress(NoAnswer):
+            self._worker.prepare()
         self._spawn(self._register())
 
     async def close(self) -> None:
@@ -127,11 +126,19 @@ class ConnectionKeeper:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._worker.shutdown(wait=True, cancel_futures=True)
-        self._destroyer.close()
+        with contextlib.suppress(NoAnswer):
+            # After what is under way, unless that hangs: then the sockets end with the process.
+            await self._worker.run("closing sockets", CLOSE_PATIENCE, self._destroyer.close)
+        self._worker.close()
         self.registrar.close()
 
     async def _register(self) -> None:
+        try:
+            self.supported = await self._run(self._destroyer.supported)
+            if not self.supported:
+                self._log(UNSUPPORTED, "warning")
+        except LocumError as error:
+            self._log(f"connections: {error}", "error")
         while True:
             interval = self._settings().interval
             await asyncio.sleep(max(interval, min(SHARE * self.registrar.costs.last, LONGEST_PAUSE)))
@@ -371,7 +378,8 @@ class ConnectionKeeper:
 
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function on the thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+        what = f"connections: {getattr(function, '__name__', 'a step')}"
+        return await self._worker.run(what, None, function, *arguments)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)

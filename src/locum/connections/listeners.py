@@ -10,15 +10,19 @@ import socket
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
-from locum.errors import NetlinkError
+from locum import tasks
+from locum.errors import LocumError
 from locum.netlink import core, filters, sock_diag
 from locum.netlink.core import NetlinkSocket
 from locum.netlink.subscription import Subscription
+from locum.threads import Worker
 
 if TYPE_CHECKING:
     import asyncio
 
 _WILDCARD6 = "::"
+#: How long the kernel may take to list the listening sockets, in seconds.
+PATIENCE = 5.0
 
 
 def listening_ports() -> set[tuple[int, int]]:
@@ -57,17 +61,19 @@ class ListenerWatch:
         self._ports: frozenset[int] = frozenset()
         self._news: Subscription | None = None
         self._requests: NetlinkSocket | None = None
+        self._worker = Worker("listeners")
+        # Ports on which perhaps nothing listens any longer; and the task that finds out.
+        self._suspects: set[int] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     def watch(self, ports: Iterable[int]) -> None:
         """From now on watch exactly these ports."""
         before, self._ports = self._ports, frozenset(ports)
-        with contextlib.suppress(NetlinkError):  # what cannot be listed now is found by polling
-            self._report(self._ports - before)
+        self._suspect(self._ports - before)
 
     def look(self, ports: Iterable[int]) -> None:
         """Report those of ``ports`` that are watched and that nobody listens on now."""
-        with contextlib.suppress(NetlinkError):
-            self._report(self._ports & frozenset(ports))
+        self._suspect(self._ports & frozenset(ports))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the present network namespace. Raises NetlinkError, PermissionRequired."""
@@ -78,19 +84,28 @@ class ListenerWatch:
         self._news = Subscription(loop, sock_diag.NETLINK_SOCK_DIAG, groups, self._readable, what, program)
         try:
             self._requests = sock_diag.open_socket()
-            self._report(self._ports)
+            self._suspect(self._ports)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Stop. Idempotent."""
-        for opened in (self._news, self._requests):
-            if opened is not None:
-                opened.close()
+        if self._looking is not None:
+            self._looking.cancel()
+        self._worker.close()
+        if self._news is not None:
+            self._news.close()
+        # A thread that hangs goes on using its socket, which ends with the process.
+        if self._requests is not None and not self._worker.busy():
+            self._requests.close()
         self._news = self._requests = None
 
     def _readable(self) -> None:
+        self._suspect(self._heard())
+
+    def _heard(self) -> set[int]:
+        """Watched ports of which the kernel has told since the last time that a listening socket went."""
         assert self._news is not None
         suspects: set[int] = set()
         for data in self._news.news():
@@ -101,11 +116,26 @@ class ListenerWatch:
                 entry = sock_diag.parse(message.payload)
                 if entry is not None and entry.peer_port == 0 and entry.port in self._ports:
                     suspects.add(entry.port)
-        self._report(suspects)
+        return suspects
 
-    def _report(self, suspects: Collection[int]) -> None:
-        """Those of ``suspects`` on which nobody listens."""
-        if suspects and self._requests is not None:
-            alive = {port for _family, port in _listening_ports(self._requests)}
-            for port in sorted(set(suspects) - alive):
-                self._on_closed(port)
+    def _suspect(self, ports: Collection[int]) -> None:
+        """Have those of ``ports`` reported on which nothing listens.
+
+        The kernel lists every listening socket of the machine for that, so a thread asks it.
+        """
+        self._suspects.update(ports)
+        if self._suspects and self._requests is not None and (self._looking is None or self._looking.done()):
+            self._looking = tasks.start(self._report(), "listing listening sockets")
+
+    async def _report(self) -> None:
+        while self._suspects and self._requests is not None:
+            suspects, self._suspects = self._suspects, set()
+            # What cannot be listed now is found by polling.
+            with contextlib.suppress(LocumError):
+                found = await self._worker.run("listing sockets", PATIENCE, _listening_ports, self._requests)
+                gone = (suspects & self._ports) - {port for _family, port in found}
+                # What the kernel has told of them by now is told with this list.
+                self._suspects |= self._heard()
+                self._suspects -= gone
+                for port in sorted(gone):
+                    self._on_closed(port)

@@ -25,6 +25,7 @@ from locum import tasks
 from locum.addresses.gate_watch import GateWatch
 from locum.errors import LocumError
 from locum.netlink.nftables import NFPROTO_INET, Batch, NftSocket
+from locum.threads import NoAnswer, Worker
 
 TABLE = "locum_plain_tcp"
 
@@ -85,7 +86,10 @@ class PlainTcp:
         self._log = log
         self._netfilter: NftSocket | None = None
         self._watch: GateWatch | None = None
+        self._worker = Worker("plain tcp")
         self._task: asyncio.Task[None] | None = None
+        # Whether another look is wanted after the one under way.
+        self._again = False
         self._refused: str | None = None
 
     @property
@@ -105,39 +109,55 @@ class PlainTcp:
         """Begin, in the running event loop; the table is loaded as soon as the loop turns."""
         try:
             self._netfilter = NftSocket()
-            self._watch = GateWatch(self, lambda _: self.look())
+            self._watch = GateWatch(self, lambda _: self.look(), self._verified)
             self._watch.start(asyncio.get_running_loop())
         except LocumError as problem:
-            self._complain(str(problem))
+            tasks.start(self._complain(str(problem)), "telling that Multipath TCP is possible")
         self.look()
 
     def look(self) -> None:
         """Load the table if it is not as it should be: it was removed, or what is wanted has changed."""
-        if self._task is not None:
-            return
-        try:
-            wrong = self.verify()
-        except LocumError as problem:
-            wrong = (str(problem),)
-        if wrong:
-            self._task = tasks.start(self._load(), "keeping Multipath TCP away")
+        self._again = True
+        if self._task is None:
+            self._task = tasks.start(self._keep(), "keeping Multipath TCP away")
 
-    async def _load(self) -> None:
-        comment, text = ruleset(self._wanted())
+    async def _keep(self) -> None:
         try:
-            problem = await asyncio.to_thread(_nft, text)
+            while self._again:
+                self._again = False
+                await self._look()
         finally:
             self._task = None
+
+    async def _verified(self) -> tuple[str, ...]:
+        return await self._worker.run("looking at the table against Multipath TCP", None, self.verify)
+
+    async def _look(self) -> None:
+        try:
+            wrong = await self._verified()
+        except LocumError as error:
+            wrong = (str(error),)
+        if not wrong:
+            return
+        comment, text = ruleset(self._wanted())
+        try:
+            problem = await self._worker.run("loading the table against Multipath TCP", None, _nft, text)
+        except NoAnswer as error:
+            problem = str(error)
         # Not again before something else is wanted: what this kernel lacks it lacks for good.
         self._refused = comment if problem else None
         if problem:
-            self._complain(problem)
+            await self._complain(problem)
         else:
             # What is wanted may have changed meanwhile.
-            self.look()
+            self._again = True
 
-    def _complain(self, problem: str) -> None:
-        if _possible():
+    async def _complain(self, problem: str) -> None:
+        try:
+            possible = await self._worker.run("looking whether Multipath TCP is possible", None, _possible)
+        except NoAnswer:
+            possible = True
+        if possible:
             self._log(
                 f"Multipath TCP cannot be kept from public addresses ({problem}): its clients may wait a minute after "
                 "a move; set the sysctl net.mptcp.enabled=0, or GODEBUG=multipathtcp=0 for servers written in Go",
@@ -151,9 +171,10 @@ class PlainTcp:
         if self._task is not None:
             # An nft that waits for the kernel's lock ends by itself.
             await asyncio.wait([self._task], timeout=PATIENCE)
-        if self._netfilter is not None:
+        self._worker.close()
+        if self._netfilter is not None and not self._worker.busy():
             self._netfilter.close()
-            self._netfilter = None
+        self._netfilter = None
 
 
 def remove() -> None:

@@ -168,6 +168,31 @@ def test_who_may_use_a_socket() -> None:
     assert stranger.may_use(group=9)
 
 
+def test_groups_of_a_peer_come_from_the_kernel_however_many_there_are(tmp_path: Path) -> None:
+    """The system's database may ask a directory service that hangs."""
+    if os.geteuid():
+        pytest.skip("needs root: only root may give itself groups")
+    path = str(tmp_path / "s")
+    listener = wire.listen(path)
+    listener.sock.setblocking(True)
+    code = f"""
+import os, socket
+os.setgroups(range(1000, 1600))
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect({path!r})
+    sock.recv(1)
+"""
+    child = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        listener.sock.settimeout(60)
+        accepted, _ = listener.sock.accept()
+        with accepted:
+            assert wire.peer_of(accepted).groups == tuple(range(1000, 1600))
+    finally:
+        child.wait(60)
+        listener.close()
+
+
 class Echo(FrameConnection):
     def on_frame(self, frame: bytes) -> None:
         self.send(wire.decode(frame, anything))
