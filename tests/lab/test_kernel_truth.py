@@ -118,6 +118,27 @@ def test_an_address_that_no_kernel_accepts_says_so(make_lab: MakeLab) -> None:
     lab.wait_served()
 
 
+def test_a_wrong_interface_name_changes_nothing_and_a_deleted_interface_moves_its_addresses(make_lab: MakeLab) -> None:
+    lab = make_lab(nodes=2, addresses=4)
+    lab.wait_served()
+    victim = next(node for node in lab.layout.node_names if addresses_of(lab, node))
+    mine = addresses_of(lab, victim)
+    file = lab.node_directory(victim) / "public_addresses"
+    good = file.read_text()
+    file.write_text(good.replace(" eth1", " eth9"))
+    assert "found interface eth9" in locum(lab, victim, "reload", status=2)
+    assert "the configuration cannot be read" in locum(lab, victim, "status")
+    assert addresses_of(lab, victim) == mine
+    file.write_text(good)
+    locum(lab, victim, "reload")
+    assert "the configuration cannot be read" not in locum(lab, victim, "status")
+
+    on(lab, victim, "ip", "link", "delete", "eth1")
+    wait_moved(lab, mine, victim)
+    lab.wait_for("the reason", lambda: "no link on eth1" in locum(lab, victim, "status", "--json"))
+    lab.wait_served()
+
+
 def test_a_link_that_is_lost_24_times_a_minute_moves_its_addresses_once_or_twice(make_lab: MakeLab) -> None:
     lab = make_lab()
     lab.wait_served()

@@ -99,6 +99,14 @@ def test_what_needs_a_restart_is_answered_and_logged(scene: Scene) -> None:
     assert scene.reloader.settings.cluster.hold == 2.0
 
 
+def test_another_list_of_store_endpoints_needs_a_restart_and_says_so(scene: Scene) -> None:
+    for endpoints in ("10.0.0.8:2379", "10.0.0.8:2379,10.0.0.9:2379"):
+        scene.path.write_text(FIRST.replace("memory:", f"etcd://{endpoints}"))
+        assert scene.reload().ignored == ("cluster.store",)
+        assert scene.logged[-1] == ("warning", "reload: cluster.store has changed: restart the daemon for that")
+    assert scene.reloader.settings.cluster.store.kind == "memory"
+
+
 def test_initial_tunables_are_no_silent_change(scene: Scene) -> None:
     scene.path.write_text(FIRST + "[tunables]\nMonitorInterval = 5\n")
     (change,) = scene.reload().changes
