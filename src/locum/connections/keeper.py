@@ -34,6 +34,8 @@ from locum.threads import NoAnswer, Worker
 
 T = TypeVar("T")
 
+#: Calls that may wait for the thread: a node with 1,000 addresses that adopts them all asks for several each.
+ROOM = 20_000
 #: How long the end of the keeper waits for its thread, in seconds.
 CLOSE_PATIENCE = 2.0
 
@@ -103,7 +105,7 @@ class ConnectionKeeper:
         #: Addresses of which no connection is left here, because they were released with everything that belongs to it.
         self._clean: set[str] = set()
         self._sweeps: dict[str, asyncio.Task[Progress]] = {}
-        self._worker = Worker("connections")
+        self._worker = Worker("connections", room=ROOM)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._said: dict[str, str] = {}
         #: Whether the kernel can destroy connections.
