@@ -136,6 +136,8 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
 async def nodes(stage: Stage, **old_options: object) -> AsyncIterator[tuple[Node, Node, Unsteady]]:
     store = Unsteady()
     old, new = Node(stage, "old", stage.old, store, **old_options), Node(stage, "new", stage.new, store)
+    for node in (old, new):
+        await node.keeper.known.wait()
     try:
         yield old, new, store
     finally:

@@ -40,6 +40,12 @@ class Closed(list[int]):
                 await asyncio.sleep(0.002)
 
 
+async def looked(watch: ListenerWatch) -> None:
+    """Wait until ``watch`` has looked at what it suspects by now."""
+    if watch._looking is not None:
+        await asyncio.wait([watch._looking])
+
+
 @asynccontextmanager
 async def watching(node: Namespace, *ports: int) -> AsyncIterator[Closed]:
     closed = Closed()
@@ -54,6 +60,7 @@ async def watching(node: Namespace, *ports: int) -> AsyncIterator[Closed]:
     watch.watch(ports)
     with node.entered():
         watch.start(asyncio.get_running_loop())
+    await looked(watch)
     try:
         yield closed
     finally:
@@ -191,10 +198,13 @@ def test_one_that_closed_before_its_port_was_watched_is_told(node: Namespace) ->
         with node.entered():
             watch.start(asyncio.get_running_loop())
         try:
+            await looked(watch)
             assert closed == [7000]
             watch.watch([7000, 7001, 7002, 7003])
+            await looked(watch)
             assert closed == [7000, 7002]
             watch.watch([7000, 7001, 7002])
+            await looked(watch)
             assert closed == [7000, 7002]
         finally:
             watch.close()

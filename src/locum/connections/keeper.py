@@ -110,6 +110,8 @@ class ConnectionKeeper:
         self._said: dict[str, str] = {}
         #: Whether the kernel can destroy connections.
         self.supported = True
+        #: Set when that is known.
+        self.known = asyncio.Event()
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -141,6 +143,7 @@ class ConnectionKeeper:
                 self._log(UNSUPPORTED, "warning")
         except LocumError as error:
             self._log(f"connections: {error}", "error")
+        self.known.set()
         while True:
             interval = self._settings().interval
             await asyncio.sleep(max(interval, min(SHARE * self.registrar.costs.last, LONGEST_PAUSE)))

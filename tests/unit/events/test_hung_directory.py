@@ -14,6 +14,7 @@ from locum.errors import ScriptDirectoryError
 from locum.events import engine as engine_module
 from locum.events.directory import ScriptDirectory
 from locum.events.model import Event
+from locum.threads import NoAnswer
 from tests.unit.events.bench import Bench, run_async
 
 LONG = 30.0
@@ -127,3 +128,25 @@ def test_the_engine_stops_while_a_look_hangs(bench: Bench, hang: Hang) -> None:
     run_async(go())
     assert time.monotonic() - begin < LONG
     assert os.path.exists(bench.scripts)
+
+
+def test_a_look_that_no_thread_can_make_counts_as_one_without_an_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.shell("10.first", "exit 0\n")
+
+    async def go() -> None:
+        async with bench.running() as engine:
+            assert Event.MONITOR in await engine.handled()
+
+            async def none_left(*_: object) -> None:
+                raise NoAnswer("reading the script directory: not begun: can't start new thread")
+
+            monkeypatch.setattr(engine._looker, "run", none_left)
+            assert Event.MONITOR in await engine.handled()
+            assert "can't start new thread" in engine.directory_problem
+            monkeypatch.undo()
+            await engine.handled()
+            assert engine.directory_problem == ""
+
+    asyncio.run(go())
