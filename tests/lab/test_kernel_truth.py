@@ -135,7 +135,7 @@ def test_a_wrong_interface_name_changes_nothing_and_a_deleted_interface_moves_it
 
     on(lab, victim, "ip", "link", "delete", "eth1")
     wait_moved(lab, mine, victim)
-    lab.wait_for("the reason", lambda: "no link on eth1" in locum(lab, victim, "status", "--json"))
+    lab.wait_for("the reason", lambda: "no interface eth1" in locum(lab, victim, "status"))
     lab.wait_served()
 
 

@@ -103,7 +103,7 @@ def test_another_list_of_store_endpoints_needs_a_restart_and_says_so(scene: Scen
     for endpoints in ("10.0.0.8:2379", "10.0.0.8:2379,10.0.0.9:2379"):
         scene.path.write_text(FIRST.replace("memory:", f"etcd://{endpoints}"))
         assert scene.reload().ignored == ("cluster.store",)
-        assert scene.logged[-1] == ("warning", "reload: cluster.store has changed: restart the daemon for that")
+        assert scene.logged[-1] == ("warning", "reload: cluster.store has changed; restart the daemon to apply it")
     assert scene.reloader.settings.cluster.store.kind == "memory"
 
 
