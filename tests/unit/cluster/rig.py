@@ -14,6 +14,7 @@ from locum.cluster.effects import (
     CancelActivity,
     CommitWork,
     Effect,
+    Exit,
     LookForClusters,
     Note,
     ProbeAddresses,
@@ -126,10 +127,15 @@ class Cluster:
     def _turn(self, name: str) -> None:
         node = self.nodes[name]
         self.tell(name, "links_changed", {"eth0": self.links[name]})
-        if name not in self.cut:
+        reads = -1
+        while name not in self.cut and reads != node.view.reads:
+            # A read ends the watch; the next one begins where the read has ended.
+            reads = node.view.reads
             for batch in self.core.history(node.view.revision, "", 10**6)[1]:
                 if keys := node.view.apply(batch):
                     self.tell(name, "view_changed", keys)
+                if reads != node.view.reads:
+                    break
         self.tell(name, "tick")
 
     # -- effects ---------------------------------------------------------------------------------------------
@@ -159,6 +165,8 @@ class Cluster:
                 node.probed(effect.ticket, found, now, wall)
             case LookForClusters():
                 node.clusters_seen(effect.ticket, "", frozenset(), now, wall)
+            case Exit():
+                self.frozen.add(name)
             case CancelActivity():
                 node.activity_done(effect.ticket, False, "cancelled", now, wall)
             case _ if hasattr(effect, "ticket"):
