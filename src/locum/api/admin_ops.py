@@ -1,4 +1,4 @@
-"""Carrying out admin commands: commit what :mod:`locum.cluster.admin` planned, then wait for its effect.
+"""Carries out admin commands: commits the plan of :mod:`locum.cluster.admin`, then waits for its effect.
 
 A command is confirmed only after its commit was accepted by the store (I9), and says so when the effect is still on
 its way after the time that it may wait.
@@ -45,7 +45,7 @@ class AdminOperations:
                 if inside is not None and change.wait is not None:
                     note = f"addresses move when {inside} has ended, so this is not waited for"
                     return AdminResult(change.message, (*change.warnings, note), changed)
-                # What was so already may still be on its way.
+                # An earlier change may still be in progress.
                 pending = await self._wait(change.wait) if change.wait is not None else ""
                 return AdminResult(change.message, change.warnings, changed, complete=not pending, pending=pending)
         raise UsageError("the cluster kept changing while the command was tried: try again")

@@ -28,11 +28,11 @@ _decoder = msgspec.json.Decoder(Answer)
 
 
 class NoDaemon(LocumError):
-    """Nothing listens at the control socket; what can be done without a daemon may be done without it."""
+    """No process listens at the control socket; the caller may continue without a daemon."""
 
 
 class NoAnswer(LocumError):
-    """The daemon took the request and did not answer in time: what was asked may or may not happen."""
+    """The daemon accepted the request and did not answer in time: the request may or may not be carried out."""
 
 
 def call(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> object:
@@ -45,12 +45,12 @@ def call(socket_path: str, request: Mapping[str, object], timeout: float = DEFAU
 
 
 def call_raw(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> bytes:
-    """As :func:`call`; returns the result as JSON text, for a caller that decodes it into types of its own."""
+    """As :func:`call`; returns the result as JSON text, for a caller that decodes it into its own types."""
     return bytes(exchange(socket_path, request, timeout).result)
 
 
 def exchange(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> Answer:
-    """As :func:`call`; returns the whole answer, which tells whether its result may be over."""
+    """As :func:`call`; returns the whole answer, which tells whether its result may be outdated."""
     with _connect(socket_path, timeout) as connection:
         _send(connection, socket_path, request, timeout)
         return _receive(connection, socket_path, timeout)
@@ -126,7 +126,7 @@ def _connect(path: str, timeout: float) -> _Connection:
 
 
 def _nobody_there(path: str, error: UsageError) -> LocumError:
-    """Why connecting to ``path`` failed, with what to do about it."""
+    """Why connecting to ``path`` failed, with the remedy."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -146,7 +146,7 @@ def _nobody_there(path: str, error: UsageError) -> LocumError:
             probe.connect(path)
         except ConnectionRefusedError:
             return NoDaemon(
-                f"no Locum daemon at {path}: the socket is left over from one that has ended; start it again"
+                f"no Locum daemon at {path}: its socket is left over from a daemon that has ended; start the daemon"
             )
         except OSError:
             pass
@@ -159,7 +159,7 @@ def _send(connection: _Connection, path: str, request: Mapping[str, object], tim
     except TimeoutError:
         raise _late(path, timeout) from None
     except ProtocolError:
-        # A server that refuses a peer answers and closes without reading: what it said is still to be read.
+        # A server that refuses a peer answers and closes without reading: its answer must still be read.
         pass
 
 
@@ -171,8 +171,8 @@ def _receive(connection: _Connection, path: str, timeout: float | None) -> Answe
     except ProtocolError as error:
         text = str(error)
         if text.startswith("connection"):
-            raise NoDaemon(f"the daemon at {path} went away without an answer: look at its log") from None
-        raise ProtocolError(f"what listens at {path} is not a Locum daemon of this version: {text}") from None
+            raise NoDaemon(f"the daemon at {path} closed the connection without an answer: see its log") from None
+        raise ProtocolError(f"the process at {path} is not a Locum daemon of this version: {text}") from None
     if not answer.ok:
         raise error_of(answer)
     return answer
@@ -180,5 +180,6 @@ def _receive(connection: _Connection, path: str, timeout: float | None) -> Answe
 
 def _late(path: str, timeout: float | None) -> NoAnswer:
     return NoAnswer(
-        f"the daemon at {path} gave no answer within {timeout:g} s; what was asked may still happen: see 'locum status'"
+        f"the daemon at {path} gave no answer within {timeout:g} s; "
+        "the request may still be carried out: see 'locum status'"
     )

@@ -32,7 +32,7 @@ from locum.wire_async import FrameConnection, FrameServer, serve_unix
 
 #: Events that an admin may run by hand in a running daemon; the others only make sense when the daemon runs them.
 BY_HAND = frozenset({Event.MONITOR, Event.IPREALLOCATED, Event.RECOVERED, Event.STARTIPREALLOCATE, Event.STARTRECOVERY})
-#: Operations whose results do not come from the store: they are never old.
+#: Operations whose results do not come from the store: they are never outdated.
 OF_THIS_NODE = frozenset({"reload", "shutdown", "event-list", "event-status", "event-run", "debug"})
 #: Shortest time between two lines of ``watch``, in seconds: changes in between are shown together.
 WATCH_PAUSE = 0.05
@@ -46,7 +46,7 @@ _decoder = msgspec.json.Decoder(dict[str, object])
 
 
 async def _no_gate() -> None:
-    """Nothing is known of a gate."""
+    """Report that this node has no gate."""
 
 
 class ControlServer:
@@ -78,8 +78,8 @@ class ControlServer:
             "event-status": self._event_status,
             "debug": self._debug,
         }
-        # What waits for an event: for its own, or until addresses have moved, or until the node may leave. Called from
-        # within an event it would wait for itself.
+        # Operations that wait for an event: their own, or the move of addresses, or the node's leaving. Called from
+        # within an event they would wait for themselves.
         self._waiting: dict[str, Callable[[Message, Inside | None], Awaitable[object]]] = {
             "admin": self._admin.run,
             "shutdown": self._shutdown,
@@ -87,7 +87,7 @@ class ControlServer:
         }
 
     def add(self, operations: Mapping[str, Callable[[Message], Awaitable[object]]]) -> None:
-        """Operations that belong to a part of their own; before :meth:`start`."""
+        """Add operations of another part; before :meth:`start`."""
         self._operations.update(operations)
 
     async def start(self, paths: PathSettings) -> None:
@@ -116,32 +116,32 @@ class ControlServer:
             operation = self._operations.get(name) if isinstance(name, str) else None
             if operation is None:
                 known = ", ".join(sorted([*self._operations, *self._waiting, "watch"]))
-                raise UsageError(f"no operation is named {name!r}; there are {known}")
+                raise UsageError(f"unknown operation {name!r}; known are {known}")
             result = await operation(message)
             old, age = ((), None) if name in OF_THIS_NODE else self._old()
             send(answers.success(result, old, age))
         except LocumError as error:
             send(answers.failure(error))
         except Exception as error:
-            # A defect of ours in one operation: the log says where, and whoever asked must not wait for ever.
+            # A defect in one operation: the log has the place, and the client must get an answer.
             traceback.print_exc()
             send(answers.failure(LocumError(f"unexpected {type(error).__name__}: {error}; the daemon's log says more")))
 
     async def _watch(self, connection: _Connection) -> None:
         last: StatusReport | None = None
         while True:
-            # Who does not read is told the present when it reads again, not everything that happened meanwhile.
+            # A slow client receives only the latest status.
             await connection.writable.wait()
             present = self._report()
             if last is None or report.differs(last, present):
                 connection.send(answers.success(present))
                 last = present
             await asyncio.sleep(WATCH_PAUSE)
-            # What only time changes (a hold that ends, a ban that is over) is looked at now and then.
+            # Changes by time alone (the end of a hold or a ban) are checked periodically.
             await self._driver.wait_for_change(WATCH_LOOK)
 
     def _old(self) -> tuple[tuple[str, ...], float | None]:
-        """Why what this daemon knows of the cluster may be over, and how old it may be."""
+        """Why this daemon's knowledge of the cluster may be outdated, and its maximum age."""
         state = self._state()
         return report.why_old(self._driver.node.view, state), state.age
 
@@ -205,7 +205,7 @@ class ControlServer:
     async def _event_run(self, message: Message, inside: Inside | None) -> object:
         name = message.get("event", "")
         if name not in list(Event):
-            raise UsageError(f"no event is named {name!r}; there are {', '.join(Event)}")
+            raise UsageError(f"unknown event {name!r}; known are {', '.join(Event)}")
         event = Event(str(name))
         if event not in BY_HAND:
             raise UsageError(
@@ -220,7 +220,7 @@ class ControlServer:
         timeout = tunables.monitor_timeout if event is Event.MONITOR else tunables.event_timeout
         result = await self._engine.run(event, timeout=timeout, startup_timeout=tunables.event_timeout)
         if event is Event.MONITOR:
-            # The node's own verdict is the daemon's: let it look as well.
+            # Only the daemon's own monitor decides about health: run it as well.
             self._driver.feed(self._driver.node.trigger_monitor)
         return result
 

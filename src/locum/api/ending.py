@@ -1,4 +1,4 @@
-"""Stopping the daemon of a control socket, and waiting until it has ended, not merely stopped to answer.
+"""Stopping the daemon of a control socket, and waiting until it has ended, not only until it no longer answers.
 
 Rules of this file: it knows the process that listens at the socket (the agent) and its parent (the guard), by way of
 the kernel (``SO_PEERCRED``, proc(5), pidfd_open(2)). No asyncio.
@@ -23,7 +23,7 @@ GUARD_NAME = "locum-guard"
 
 
 class _Answer(msgspec.Struct):
-    """The daemon's answer: what it does, and the event from within which it was asked."""
+    """The daemon's answer: its reaction, and the event from within which the request came."""
 
     message: str = ""
     inside: str = ""
@@ -34,7 +34,7 @@ class WithinEvent(LocumError):
 
 
 def shut_down(socket_path: str, timeout: float, *, wait: bool = True) -> bool:
-    """Have the daemon at ``socket_path`` leave the cluster and end; return whether its end was seen.
+    """Make the daemon at ``socket_path`` leave the cluster and end; return whether its end was seen.
 
     ``timeout`` in seconds is for all of it. Without ``wait`` it returns as soon as the daemon begins to leave. False
     is also the result when the agent has ended and its guard cannot be watched: it belongs to another PID namespace.
@@ -75,7 +75,7 @@ def _wait_for_process(descriptor: int, deadline: float, path: str, timeout: floa
     if poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
         return True
     raise NoAnswer(
-        f"the daemon at {path} has not ended within {timeout:g} s; it goes on leaving: see 'locum status' and its log"
+        f"the daemon at {path} has not ended within {timeout:g} s; it is still leaving: see 'locum status' and its log"
     )
 
 

@@ -1,6 +1,6 @@
-"""What the kernel's gate is like, for ``locum status`` and ``locum doctor``.
+"""The state of the kernel's gate, for ``locum status`` and ``locum doctor``.
 
-Rules of this file: it only looks. It asks the kernel, so it is done when somebody asks, not for every change.
+Rules of this file: it only reads. It asks the kernel, so it runs on request, not for every change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LIMIT = 2.0
 
 
 async def gate_report(gate: Gate | None, calls: KernelCalls) -> GateReport | None:
-    """The state of ``gate``; None when there is none."""
+    """Read the state of ``gate``; None without a gate."""
     if gate is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""What the daemon reports, as values; ``docs/commands.md`` documents each field as JSON shows it.
+"""The daemon's reports as values; ``docs/commands.md`` documents each field as JSON shows it.
 
-Rules of this file: values only, and light to import, because the command line decodes into them. How they are
-made from a view is :mod:`locum.api.report`'s business. Fields are only ever added, so that scripts that read the
-JSON keep working.
+Rules of this file: values only, and light to import, because the command line decodes into them.
+:mod:`locum.api.report` builds them from a view. Fields are only ever added, so that scripts that read the JSON continue
+to work.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 #: How far the present plan is. ``none``: there is no plan yet.
 Progress = Literal["none", "preparing", "moving", "recovering", "settled"]
 
-#: ``served``: where it should be. ``moving``: on its way, ``serving`` tells whether somebody answers meanwhile.
+#: ``served``: by the assigned node. ``moving``: ``serving`` tells whether a node answers meanwhile.
 AddressState = Literal["served", "moving", "unserved"]
 
 
@@ -54,7 +54,7 @@ class NodeReport(msgspec.Struct, frozen=True):
 class AddressReport(msgspec.Struct, frozen=True):
     """One public address.
 
-    ``node`` has the claim on it (None: nobody has), ``serving`` says that its ``takeip`` has succeeded. ``interface``
+    ``node`` has the claim on it (None: no node has), ``serving`` says that its ``takeip`` has succeeded. ``interface``
     is where ``node`` has it. ``assigned`` is where the plan wants it, ``preferred`` where an admin does. ``reason``
     says why it is not served, or not where it should be. ``hosts`` are the nodes configured for it.
     """
@@ -72,13 +72,13 @@ class AddressReport(msgspec.Struct, frozen=True):
 
 
 class GateReport(msgspec.Struct, frozen=True):
-    """What the kernel's gate on the answering node is like now.
+    """The current state of the kernel's gate on the answering node.
 
-    ``installed``: its tables are there; until somebody puts them back, nothing holds this node to its hold.
+    ``installed``: its tables are loaded; without them, the kernel does not enforce this node's hold.
     ``open_for``: seconds until it closes unless a beat is confirmed, 0 when it is shut. ``held``: the addresses that
     may speak while it is open. ``egress`` and ``egress_missing``: public interfaces on which packet sockets are and are
-    not covered. ``refused``: packets that it has dropped, per table family. ``problem``: why it could not be looked at,
-    or "".
+    not covered. ``refused``: packets that it has dropped, per table family. ``problem``: why its state could not be
+    read, or "".
     """
 
     installed: bool = False
@@ -94,7 +94,7 @@ class ScriptsReport(msgspec.Struct, frozen=True):
     """The answering node's event scripts, as they were at the last look.
 
     ``in_use`` counts the enabled ones. ``ignored``: files of the directory that never run, each with the reason.
-    ``problem``: what is wrong with the directory and what runs meanwhile, or "".
+    ``problem``: the directory's fault and which scripts run meanwhile, or "".
     """
 
     directory: str
@@ -132,9 +132,9 @@ class LoopReport(msgspec.Struct, frozen=True):
 
 
 class DaemonState(msgspec.Struct, frozen=True):
-    """What the answering daemon knows of itself beside its view of the cluster.
+    """The answering daemon's own state, apart from its view of the cluster.
 
-    ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for nothing. ``age``: how many seconds
+    ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for no address. ``age``: how many seconds
     old the node's view may be, None before it has read the store. ``store`` is the store's
     location, ``store_problem`` is empty while it answers. ``stage``: joining, member, lost or left. ``activity``: the
     event that runs, if any. ``obstacle``: why the node cannot join the cluster at present, or "". ``gate`` is None
@@ -179,9 +179,9 @@ class StatusReport(msgspec.Struct, frozen=True):
 
 
 class TunableReport(msgspec.Struct, frozen=True):
-    """One tunable. ``set`` tells whether somebody set it; ``value`` is in force, whatever is set.
+    """One tunable. ``set`` tells whether it was set; ``value`` is in force in any case.
 
-    ``expected`` says in words what a value may be.
+    ``expected`` describes the permitted values.
     """
 
     name: str
@@ -194,9 +194,9 @@ class TunableReport(msgspec.Struct, frozen=True):
 
 
 class AdminResult(msgspec.Struct, frozen=True):
-    """What an admin command did.
+    """The result of an admin command.
 
-    ``changed`` is false when everything was so already. ``complete`` is false when the change was accepted (it is in
+    ``changed`` is false when nothing had to be changed. ``complete`` is false when the change was accepted (it is in
     the store, and will be carried out) but not finished while the command waited; ``pending`` then says what is left.
     """
 

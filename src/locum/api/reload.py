@@ -1,4 +1,4 @@
-"""Reading the configuration again, without interrupting anything that stays the same."""
+"""Reads the configuration again, without interrupting anything that does not change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE = 10.0
 
 class ReloadResult(msgspec.Struct, frozen=True):
     """What a reload did: ``changes`` in force now, ``ignored`` settings that differ and need a restart, ``warnings``
-    of credentials that are not as they should be."""
+    about credentials."""
 
     changes: tuple[str, ...]
     ignored: tuple[str, ...]
@@ -40,7 +40,7 @@ class Renewing(Protocol):
 
     @property
     def credential_warnings(self) -> tuple[str, ...]:
-        """What an admin should know of them."""
+        """Warnings for the administrator."""
         ...
 
     async def reread_credentials(self, files: CredentialFiles) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ class Reloader:
         self.on_reload: Callable[[Settings], None] = _nobody
 
     def request(self) -> None:
-        """SIGHUP: reload, and log what is wrong."""
+        """SIGHUP: reload, and log problems."""
         task = tasks.start(self._reload_and_log(), "reloading the configuration")
         self._requested.add(task)
         task.add_done_callback(self._requested.discard)
@@ -138,7 +138,7 @@ class Reloader:
         self._driver.feed(self._driver.node.warnings_changed, "configuration", (text,) if text else ())
 
     async def _apply(self, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Put ``new`` in force; what changes and what needs a restart."""
+        """Put ``new`` in force; return the changes, and the settings that need a restart."""
         from locum.api.serve import identity_of, script_environment  # noqa: PLC0415  (serve imports this module)
 
         old = self.settings
@@ -185,7 +185,7 @@ class Reloader:
             self._log(str(error), "error")
 
     async def _judge(self, settings: Settings) -> None:
-        """Have the gate judge the addresses of ``settings``, and those that are still here. Raises LocumError."""
+        """Make the gate judge the addresses of ``settings``, and those that are still here. Raises LocumError."""
         interfaces = public_interfaces(settings)
         self._interfaces = sorted({*interfaces, *self._interfaces}) if self._leaving else interfaces
         public = [*(a.address for a in settings.addresses), *sorted(self._leaving)]
@@ -201,7 +201,7 @@ def _read(old: Settings) -> Settings:
     if file is not None and new.paths.public_addresses is None and not new.addresses:
         # The file with the name that is looked for by itself. Its loss must not be taken for the wish to serve nothing.
         problems.append(
-            f"{file}: it was in use and is gone; expected it, or an empty file for no public address at all"
+            f"{file}: it was in use and is gone; restore it, or create an empty file for no public addresses"
         )
     if problems:
         raise ConfigError(new.source, problems)
@@ -212,4 +212,4 @@ def _unusable(error: LocumError) -> str:
     """The warning for as long as the configuration cannot be reloaded."""
     first, *others = str(error).splitlines()
     more = f" (and {len(others)} more)" if others else ""
-    return f"the configuration cannot be read: {first}{more}. What was in force stays so until a reload succeeds"
+    return f"the configuration cannot be read: {first}{more}. The previous one stays in force until a reload succeeds"

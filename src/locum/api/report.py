@@ -1,7 +1,7 @@
-"""What ``locum status``, ``locum ip`` and ``locum tunable`` show: pure functions of the view.
+"""The reports of ``locum status``, ``locum ip`` and ``locum tunable``: pure functions of the view.
 
 Rules of this file: no I/O and no decision. States come from :mod:`locum.cluster.plan`, reasons from
-:mod:`locum.cluster.explain`, so that what is shown is what is decided on.
+:mod:`locum.cluster.explain`, so that the report shows the basis of the decisions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def status_report(
     ``tunables`` are those in force, ``daemon`` is what the node knows of itself.
     """
     now = Situation.of(view, wall, tunables)
-    # A node that has lost its membership heard so from the store; its watch may not have told it yet.
+    # The store told the node that its membership is lost; the watch may not have shown it yet.
     silent = daemon is not None and daemon.stage in ("member", "lost") and daemon.hold_left <= 0
     old = why_old(view, daemon)
     plan = view.plan.record if view.plan is not None else None
@@ -60,12 +60,12 @@ def status_report(
 
 
 def differs(old: StatusReport, new: StatusReport) -> bool:
-    """Whether a watcher who knows ``old`` should be told ``new``: beats and the passing of time are no news."""
+    """Whether a watcher that knows ``old`` should receive ``new``: beats and the passing of time do not count."""
     return old != msgspec.structs.replace(new, revision=old.revision, daemon=old.daemon, age=old.age)
 
 
 def why_old(view: View, daemon: DaemonState | None) -> tuple[str, ...]:
-    """Why what the node knows of the cluster may be over, in words; empty when it is the present."""
+    """Why the node's knowledge of the cluster may be outdated, in words; empty when it is current."""
     if daemon is None:
         return () if view.loaded else ("this node has not read the store yet: what is shown is incomplete",)
     problem = daemon.store_problem
@@ -208,7 +208,7 @@ def _address(now: Situation, address: str, bits: int, assigned: str | None) -> A
 
 
 def address_key(address: str) -> tuple[bool, str]:
-    """Sorts addresses as numbers, IPv4 first; what is no address comes last."""
+    """Sort addresses as numbers, IPv4 first, invalid addresses last."""
     import socket  # noqa: PLC0415  (quicker than ipaddress, and only needed here)
 
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -243,7 +243,7 @@ def _warnings(now: Situation) -> tuple[str, ...]:
 
 
 def _disagreements(view: View) -> list[str]:
-    """What the nodes' configurations do not say alike."""
+    """Differences between the nodes' configurations."""
     lengths: dict[str, dict[int, list[str]]] = {}
     for name in sorted(view.nodes):
         for hosted in view.nodes[name].record.addresses:

@@ -1,4 +1,4 @@
-"""What the doctor asks of the daemon that runs on this node, if one does: its hold, and the kernel's gate just now."""
+"""Asks the daemon of this node, if one is running, for its hold and the current state of the kernel's gate."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def examine(settings: Settings) -> Iterator[Finding]:
         answer = client.call_raw(settings.paths.control, {"op": "status"}, PATIENCE)
         report = msgspec.json.decode(answer, type=StatusReport)
     except NoDaemon:
-        yield Finding("daemon", "good", "none runs here now")
+        yield Finding("daemon", "good", "not running")
         return
     except (LocumError, msgspec.DecodeError) as error:
         yield Finding("daemon", "problem", f"it does not answer: {error}", "see its log")
         return
     if report.daemon is None:
-        yield Finding("daemon", "warning", "it does not say how it is", "it is of another version: restart it")
+        yield Finding("daemon", "warning", "its answer lacks its own state", "it has another version: restart it")
         return
     hold = judge_hold(report.daemon)
     if report.stale and hold.level == "good":
@@ -40,7 +40,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def judge_network(report: StatusReport) -> Iterator[Finding]:
-    """Other machines and clusters that have this cluster's addresses."""
+    """Findings about other machines and clusters that have this cluster's addresses."""
     for warning in report.warnings:
         if "another machine claims to have" in warning:
             yield Finding(
@@ -63,30 +63,30 @@ def judge_hold(daemon: DaemonState) -> Finding:
 
 
 def judge_gate(daemon: DaemonState) -> Finding:
-    """Whether the kernel holds the node to its hold."""
+    """Whether the kernel enforces the node's hold."""
     gate = daemon.gate
     if gate is None:
         return Finding(
             "gate",
             "warning",
-            "the running daemon has no gate: addresses leave by their lifetimes alone",
-            "see 'enforcement'; restart the daemon when that is good",
+            "the running daemon has no gate: only lifetimes remove the addresses",
+            "see 'enforcement'; restart the daemon when that finding is good",
         )
     if gate.problem:
-        return Finding("gate", "problem", f"it cannot be looked at: {gate.problem}")
+        return Finding("gate", "problem", f"its state cannot be read: {gate.problem}")
     if not gate.installed:
         return Finding(
             "gate",
             "problem",
-            "its rules are gone from the kernel: nothing but the daemon itself keeps this node to its hold",
-            "find out who flushes nftables' rules: use 'flush table' for your own instead of 'flush ruleset'",
+            "its rules are gone from the kernel: only the daemon itself enforces this node's hold",
+            "find the program that flushes nftables' rules: it should use 'flush table', not 'flush ruleset'",
         )
     if gate.egress_missing:
         return Finding(
             "gate",
             "warning",
-            f"{_seen(gate)}; packet sockets go past it on {', '.join(gate.egress_missing)}",
-            "a frozen daemon could announce an address late there; use a kernel from 5.16 on",
+            f"{_seen(gate)}; packet sockets bypass it on {', '.join(gate.egress_missing)}",
+            "a frozen daemon could announce an address late there; use kernel 5.16 or later",
         )
     if gate.open_for <= 0 and daemon.hold_left > 0:
         return Finding("gate", "problem", f"{_seen(gate)}, although the hold lasts", "see the daemon's log")

@@ -1,4 +1,4 @@
-"""What the doctor says of an etcd's members: do all answer, and is old history dropped."""
+"""Examines the members of etcd: whether all answer, and whether old history is compacted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from locum.errors import StoreUnavailable
 if TYPE_CHECKING:
     from locum.store.etcd.space import Space
 
-#: etcd takes no more writes when its database has 2 GiB (its default quota): a quarter of that is worth a word.
+#: etcd takes no more writes when its database has 2 GiB (its default quota): a quarter of that is reported.
 MUCH = 512 * 1024 * 1024
-#: Revisions that have piled up without a compaction: five times what docs/stores.md has etcd keep.
+#: Revisions without a compaction: five times the number in docs/stores.md.
 LONG = 50_000
-#: Revisions that are many even where some were dropped: a day of beats of some nodes.
+#: Revisions that are too many even after compactions: a day of beats of some nodes.
 VERY_LONG = 1_000_000
 
 COMPACT = (
@@ -28,7 +28,7 @@ def judge(found: list[Space | StoreUnavailable]) -> Iterator[Finding]:
     """Findings about every member that is configured."""
     for member in found:
         if isinstance(member, StoreUnavailable):
-            yield Finding("etcd", "warning", str(member), "a member that is down is one loss that is no longer borne")
+            yield Finding("etcd", "warning", str(member), "repair it: while it is down, etcd tolerates one loss less")
         else:
             yield _judge(member)
 
@@ -40,7 +40,7 @@ def _judge(member: Space) -> Finding:
         f" ({_mebibytes(member.used)} of it in use), {history}"
     )
     if not member.compacted and member.history > LONG:
-        return Finding("etcd", "warning", f"{text} that was never compacted: it fills up with old beats", COMPACT)
+        return Finding("etcd", "warning", f"{text} that was never compacted: old beats fill it up", COMPACT)
     if member.history > VERY_LONG:
         return Finding("etcd", "warning", f"{text}: it is compacted too rarely", COMPACT)
     if member.size > MUCH:

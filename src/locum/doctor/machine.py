@@ -1,4 +1,4 @@
-"""What the doctor looks at on this machine: clock, kernel, privileges, scripts."""
+"""Examines this machine: clock, kernel, privileges, scripts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def credential_findings(settings: Settings) -> Iterator[Finding]:
-    """What the node proves itself with to etcd."""
+    """Findings about the node's credentials for etcd."""
     for kind, text in credentials.examine(settings):
         level: Level = "good" if kind == "good" else "warning" if kind == "warning" else "problem"
         yield Finding("credentials", level, text)
@@ -48,7 +48,7 @@ def scripts(settings: Settings) -> Iterator[Finding]:
 
     listing = ScriptDirectory(settings.paths.events).scan()
     for fault in listing.faults:
-        remedy = "a daemon does not start with it; one that runs goes on with the scripts as they were"
+        remedy = "repair it: a daemon does not start with it; a running daemon uses the last good scripts"
         yield Finding("scripts", "problem", str(fault), remedy)
     for remark in listing.remarks:
         if not remark.ignored:
@@ -60,7 +60,7 @@ def scripts(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "scripts",
             "warning",
-            "10.interface is not enabled: a lost link makes no node unhealthy",
+            "10.interface is not enabled: a lost link does not make the node unhealthy",
             "locum event enable 10.interface",
         )
 
@@ -80,7 +80,7 @@ class _Timex(ctypes.Structure):
 
 
 def clock() -> Finding:
-    """The clock's rate: that two machines' clocks run at nearly the same one is all that safety trusts of them."""
+    """Examine the clock's rate: safety assumes only that two machines' clocks run at nearly the same rate."""
     timex = _Timex()
     if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex)) < 0:
         return Finding("clock", "warning", f"adjtimex: {os.strerror(ctypes.get_errno())}")
@@ -90,7 +90,7 @@ def clock() -> Finding:
             "clock",
             "problem",
             f"the clock is corrected by {frequency:.0f} ppm; holds rely on less than {FREQUENCY_LIMIT:.0f}",
-            "have the time source looked at; chrony: 'maxclockerror', 'maxslewrate'",
+            "check the time source; chrony: 'maxclockerror', 'maxslewrate'",
         )
     if timex.status & _STA_UNSYNC:
         return Finding(
@@ -103,7 +103,7 @@ def clock() -> Finding:
 
 
 def kernel(settings: Settings) -> Iterator[Finding]:
-    """Kernel features, tried in a network namespace that ends with the attempt, so that nothing here is touched."""
+    """Try kernel features in a network namespace that ends with the attempt, without effect on this one."""
     names = public_interfaces(settings)
     for check, attempt in _ATTEMPTS:
         yield _in_namespace(check, attempt)
@@ -132,7 +132,7 @@ def _in_namespace(check: str, attempt: Callable[[], Finding]) -> Finding:
         data = pipe.read()
     os.waitpid(pid, 0)
     if not data:
-        return Finding(check, "problem", "the attempt ended without a word", "see standard error")
+        return Finding(check, "problem", "the attempt ended without a result", "see standard error")
     level, text, advice = json.loads(data)
     return Finding(check, level, text, advice)
 
@@ -153,12 +153,14 @@ def _try_gate() -> Finding:
     gate.confirm(gate.arm(0, 5.0))
     state = gate.state()
     if state.open_for <= 0:
-        return Finding("enforcement", "problem", "a gate that was opened is not open", "report this, with 'uname -a'")
+        return Finding(
+            "enforcement", "problem", "the gate is not open after it was opened", "report this, with 'uname -a'"
+        )
     if not state.egress:
         return Finding(
             "enforcement",
             "warning",
-            "no egress hook (kernel before 5.16): packet sockets go past the gate",
+            "no egress hook (kernel before 5.16): packet sockets bypass the gate",
             "a frozen daemon could announce an address late; use a newer kernel",
         )
     return Finding("enforcement", "good", "nftables enforces holds, packet sockets included")
@@ -172,7 +174,7 @@ def _try_lifetimes() -> Finding:
     found = next((a for a in table.list("lo") if a.address == "192.0.2.1"), None)
     if found is None or found.valid is None:
         return Finding("lifetimes", "problem", "the kernel does not keep lifetimes of addresses", "use another kernel")
-    return Finding("lifetimes", "good", "addresses leave by themselves when nobody renews them")
+    return Finding("lifetimes", "good", "the kernel removes addresses that are not renewed")
 
 
 def _try_destroy() -> Finding:
@@ -205,7 +207,7 @@ def _secondaries(names: list[str]) -> Iterator[Finding]:
                 yield Finding(
                     "secondaries",
                     "warning",
-                    f"{name}: promote_secondaries is off; the daemon switches it on",
+                    f"{name}: promote_secondaries is off; the daemon enables it",
                     f"sysctl -w net.ipv4.conf.{name}.promote_secondaries=1, also at boot",
                 )
         except (LocumError, OSError) as error:

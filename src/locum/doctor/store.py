@@ -1,4 +1,4 @@
-"""What the doctor measures of a store: does it answer, and fast enough for the hold.
+"""Measures a store: whether it answers, and fast enough for the hold.
 
 A beat must be committed well within its interval (a fifth of the hold), and be seen by the others soon; a store that
 is slower than that costs holds, not safety.
@@ -35,7 +35,7 @@ async def examine(store: Store, settings: Settings) -> list[Finding]:
                 "store",
                 "problem",
                 f"{settings.cluster.store} does not answer: {error or f'no answer in {PATIENCE:g} s'}",
-                "see that it runs and that this node reaches it (docs/stores.md)",
+                "start it, and check that this node reaches it (docs/stores.md)",
             )
         ]
     try:
@@ -79,10 +79,10 @@ def _judge(what: str, seconds: list[float], hold: float) -> Iterator[Finding]:
     median, worst = statistics.median(seconds), max(seconds)
     text = (
         f"{what} latency: median {median * 1000:.1f} ms, worst of {len(seconds)} {worst * 1000:.1f} ms; "
-        f"beats go every {interval * 1000:.0f} ms"
+        f"a beat is sent every {interval * 1000:.0f} ms"
     )
-    # A hold of h allows beats of h/5; what takes half of that leaves room for a bad day.
-    advice = f"a hold of {max(worst * 10, 0.1):.1f} s or more suits this store; or make it faster (docs/stores.md)"
+    # Beats are sent every fifth of the hold; half of that leaves room for slower days.
+    advice = f"use a hold of {max(worst * 10, 0.1):.1f} s or more with this store, or make it faster (docs/stores.md)"
     if median > interval:
         yield Finding("store", "problem", text, advice)
     elif worst > interval / 2:

@@ -25,10 +25,10 @@ def test_an_open_gate_is_good_and_says_what_it_dropped() -> None:
 @pytest.mark.parametrize(
     ("gate", "level", "words"),
     [
-        (None, "warning", "lifetimes alone"),
+        (None, "warning", "only lifetimes"),
         (GateReport(problem="no permission"), "problem", "no permission"),
         (GateReport(installed=False), "problem", "gone from the kernel"),
-        (GateReport(installed=True, open_for=1.0, egress_missing=("eth1",)), "warning", "go past it on eth1"),
+        (GateReport(installed=True, open_for=1.0, egress_missing=("eth1",)), "warning", "bypass it on eth1"),
         (GateReport(installed=True, open_for=0.0), "problem", "although the hold lasts"),
     ],
 )

@@ -29,7 +29,7 @@ def test_a_tidy_member_is_good() -> None:
         (member(history=60_000, compacted=False), "auto-compaction-mode=revision"),
         (member(history=2_000_000), "auto-compaction-mode=revision"),
         (member(size=600 * MIB), "etcdctl defrag"),
-        (StoreUnavailable("etcd: 10.1.0.1:2379: connection refused"), "no longer borne"),
+        (StoreUnavailable("etcd: 10.1.0.1:2379: connection refused"), "tolerates one loss less"),
     ],
 )
 def test_what_will_become_a_problem_is_a_warning_with_advice(found: Space | StoreUnavailable, words: str) -> None:
