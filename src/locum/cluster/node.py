@@ -1,16 +1,8 @@
 """One node of the cluster, as a state machine: inputs and time go in, effects come out.
 
-::
-
-    JOINING ──member key written──> MEMBER ──member key gone──> LOST ──all released──> JOINING
-                                      │   (or the store's history is another)
-                                      │
-                                      └──leave(), nothing left to serve, shutdown ran──> LEFT
-
-The driver (:mod:`locum.agent`, or the simulation) calls one input method at a time and then carries out
-:meth:`Node.take_effects`; at :meth:`Node.next_wakeup` it calls :meth:`Node.tick`. Every input ends in the same
-``_step``, which looks at the whole situation anew: there is no memory of "what I was about to do", so a lost
-message, a crash and a late answer all lead to the same place.
+Rules of this file: it takes inputs, calls the parts in their order, and says when it must be called again. What is
+decided is decided in the parts. :mod:`locum.cluster` explains what a caller owes this class and what it may rely on;
+:mod:`locum.cluster.membership` has the stages of a node's life.
 """
 
 from __future__ import annotations
