@@ -93,7 +93,7 @@ def test_a_large_ruleset_of_another_program_keeps_no_agent_from_answering(make_l
     lab.wait_served()
     node = "n1"
     rules = lab.node_directory(node) / "blocklist"
-    blocklist(rules, 250_000)
+    blocklist(rules, 120_000)
     agent = lab.agent(node)
     waits = []
     with subprocess.Popen(lab.command(node, ["nft", "-f", str(rules)])) as nft:
