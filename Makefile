@@ -1,5 +1,8 @@
 # 'make demo' and 'make test' do all of their own set-up. See README.md.
 
+# Images of Python forbid bytecode. Every process of a lab would compile the whole package, which takes half its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-all sim lint format venv lock packages clean
 
 help:
