@@ -136,7 +136,7 @@ def test_a_wrong_interface_name_changes_nothing_and_a_deleted_interface_moves_it
     on(lab, victim, "ip", "link", "delete", "eth1")
     wait_moved(lab, mine, victim)
     lab.wait_for("the reason", lambda: "no interface eth1" in locum(lab, victim, "status"))
-    lab.wait_served()
+    lab.wait_for("all addresses", lambda: all_served(lab))
 
 
 def test_a_link_that_is_lost_24_times_a_minute_moves_its_addresses_once_or_twice(make_lab: MakeLab) -> None:
