@@ -1,3 +1,3 @@
-"""Settings of one node: what a configuration file may say (:mod:`locum.config.model`), how it is read and
-checked (:mod:`locum.config.load`), and the cluster's tunables (:mod:`locum.config.tunables`).
+"""Settings of one node: the configuration as values (:mod:`locum.config.model`), reading and checking a file
+(:mod:`locum.config.load`), and the cluster's tunables (:mod:`locum.config.tunables`).
 """

@@ -1,4 +1,4 @@
-"""The customary file of public addresses: one ``ADDRESS/BITS IFACE[,IFACE...]`` per line, ``#`` begins a comment.
+"""The file of public addresses: one ``ADDRESS/BITS IFACE[,IFACE...]`` per line, ``#`` begins a comment.
 
 The form is that of CTDB's ``public_addresses`` file (ctdb(7), "IP ADDRESSES"). Rules of this file: text in, values
 and problems out; it does not open the file.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from locum.config.model import PublicAddress
 from locum.config.values import ADDRESS_FORM, BadValue, interface, public_address
 
-#: One line's form, as it is shown to people.
+#: The form of a line, for messages.
 LINE_FORM = f"{ADDRESS_FORM} IFACE[,IFACE...]"
 
 
@@ -40,7 +40,7 @@ def parse_lines(text: str) -> tuple[list[tuple[int, PublicAddress]], list[tuple[
 
 
 def interface_list(names: list[str]) -> tuple[str, ...]:
-    """Interfaces in order of preference: at least one, none twice. Raises :class:`BadValue`."""
+    """Parse interfaces in order of preference: at least one, without duplicates. Raises :class:`BadValue`."""
     checked = tuple(interface(name) for name in names)
     if not checked:
         raise BadValue("at least one interface")

@@ -1,7 +1,7 @@
-"""What differs between two configurations, and what of it a daemon that runs takes up.
+"""Differences between two configurations, and the part of them that a running daemon can apply.
 
 Rules of this file: pure. Each key of the configuration is listed once in :data:`TAKEN_UP` or :data:`NEEDS_RESTART`; a
-test compares these with the model, so that no new key is passed over in silence.
+test compares these with the model, so that no new key is forgotten.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from locum.config.model import Settings
 #: Sections whose keys have one meaning each; the others are compared as wholes.
 SECTIONS: Final = ("node", "cluster", "paths", "log")
 
-#: What a reload puts in force. ``cluster.etcd`` is credentials; ``cluster.profile`` means nothing but its hold;
+#: Keys that a reload puts in force. ``cluster.etcd`` is credentials; ``cluster.profile`` only determines the hold;
 #: ``paths.public_addresses`` is where addresses are read from; ``tunables`` are initial values.
 TAKEN_UP: Final = (
     "addresses",
@@ -28,7 +28,7 @@ TAKEN_UP: Final = (
     "paths.public_addresses",
 )
 
-#: What a daemon keeps until it is started again.
+#: Keys that a daemon keeps until it restarts.
 NEEDS_RESTART: Final = (
     "node.name",
     "node.number",
@@ -48,12 +48,12 @@ NEEDS_RESTART: Final = (
 
 
 def needs_restart(running: Settings, new: Settings) -> tuple[str, ...]:
-    """The keys of ``new`` that differ and that a daemon with the settings ``running`` does not take up."""
+    """The keys of ``new`` that differ and that a daemon with the settings ``running`` cannot apply without a restart."""
     return tuple(key for key in NEEDS_RESTART if _value(running, key) != _value(new, key))
 
 
 def taken_up(running: Settings, new: Settings) -> Settings:
-    """The settings of a daemon after a reload: ``new``, but with what needs a restart as it is in ``running``."""
+    """The settings of a daemon after a reload: ``new``, with the keys that need a restart as in ``running``."""
     kept: dict[str, dict[str, object]] = {}
     for key in NEEDS_RESTART:
         section, _, name = key.partition(".")
@@ -63,7 +63,7 @@ def taken_up(running: Settings, new: Settings) -> Settings:
 
 
 def differences(running: Settings, new: Settings) -> tuple[str, ...]:
-    """What a reload puts in force, in words; credentials say for themselves what was read anew."""
+    """Describe the changes that a reload puts in force; credentials report their own renewal."""
     before, after = {a.address: a for a in running.addresses}, {a.address: a for a in new.addresses}
     changes = [f"address {a} added" for a in after if a not in before]
     changes += [f"address {a} removed" for a in before if a not in after]
@@ -75,7 +75,7 @@ def differences(running: Settings, new: Settings) -> tuple[str, ...]:
     if running.network != new.network:
         changes.append("settings of [network] changed")
     if running.tunables != new.tunables:
-        # The cluster's are in the store: neither a reload nor a restart takes one away that somebody has set.
+        # The cluster's tunables are in the store: neither a reload nor a restart removes one that was set.
         changes.append("initial values of tunables changed: 'locum tunable set' changes those in force")
     return tuple(changes)
 

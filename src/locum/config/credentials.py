@@ -1,7 +1,7 @@
-"""What is wrong with a node's credentials for its store: files that cannot be used, that end, that others can read.
+"""Problems of a node's credentials for its store: files that are unusable, expire, or are readable by others.
 
-Rules of this file: it reads the files and connects to nothing. ``check-config``, ``doctor`` and a starting daemon say
-the same, because all have it from here.
+Rules of this file: it reads the files and opens no connection. ``check-config``, ``doctor`` and a starting daemon
+report the same, because all use this module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Remark(NamedTuple):
 
 
 def examine(settings: Settings) -> list[Remark]:
-    """Everything worth saying about the credentials of ``settings``; empty without any."""
+    """All remarks about the credentials of ``settings``; empty without credentials."""
     files = settings.cluster.etcd
     if settings.cluster.store.kind != "etcd" or not (files.tls or files.user):
         return []
@@ -55,14 +55,17 @@ def examine(settings: Settings) -> list[Remark]:
             )
         if not files.tls:
             found.append(
-                Remark("warning", "the password for etcd travels in clear (cluster.etcd.allow_plain_password)")
+                Remark("warning", "the password for etcd is sent unencrypted (cluster.etcd.allow_plain_password)")
             )
         found += [Remark("good", text) for text in described(None, contents)]
     for key, what in (("password_file", "the password"), ("key", "the key")):
         path = _paths(settings).get(key)
         if path is not None and _readable_by_others(path):
             found.append(
-                Remark("warning", f"{path}: others than its owner may read {what}; chmod 600 {path}, owned by root")
+                Remark(
+                    "warning",
+                    f"{path}: users other than its owner may read {what}; make it root's and chmod 600 {path}",
+                )
             )
     return found
 
@@ -82,7 +85,7 @@ def _why_not(path: str) -> str:
 
 
 def _readable_by_others(path: str) -> bool:
-    """Whether others than root and the daemon's own user may read the file at ``path``."""
+    """Whether users other than root and the daemon's own user may read the file at ``path``."""
     try:
         status = os.stat(path)
     except OSError:

@@ -1,7 +1,7 @@
-"""What this machine lacks for a configuration that is right in itself.
+"""Checks whether this machine fits a configuration that is valid in itself.
 
-Rules of this file: it looks and changes nothing, needs no privilege, and imports little (the guard starts with it).
-What can be known only by doing it (is the socket in use, what can the kernel enforce) is found where it is done.
+Rules of this file: it only reads, needs no privilege, and imports little (the guard starts with it). Facts that need
+an attempt (whether the socket is in use, what the kernel can enforce) are found where the attempt is made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from locum.config import credentials
 from locum.config.model import Settings
 from locum.folder import in_strange_hands
 
-#: <linux/capability.h>, and what each is needed for.
+#: <linux/capability.h>, and the purpose of each.
 CAPABILITIES = {
     12: ("CAP_NET_ADMIN", "to configure addresses and to enforce the hold"),
     13: ("CAP_NET_RAW", "to announce addresses (ARP, neighbour discovery)"),
@@ -21,14 +21,14 @@ CAPABILITIES = {
 
 _STATUS = "/proc/self/status"
 
-#: Where the nft program is looked for: administrators' directories are not on everybody's path.
+#: Directories of the nft program: administrators' directories are not in every user's PATH.
 _PROGRAM_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin")
 
 
 def check_environment(settings: Settings, *, with_credentials: bool = True) -> list[str]:
-    """Everything that keeps a daemon with these settings from working here, one line each; empty: nothing does.
+    """All problems that keep a daemon with these settings from working here, one line each.
 
-    Credentials are for a daemon that starts: one that runs goes on with what was last good.
+    Credentials matter only to a starting daemon: a running daemon continues with the last good ones.
     """
     paths = settings.paths
     problems = _missing_capabilities()
@@ -44,13 +44,13 @@ def check_environment(settings: Settings, *, with_credentials: bool = True) -> l
     if paths.control_group is not None and not _group_exists(paths.control_group):
         problems.append(
             f"{settings.source}: paths.control_group: found {paths.control_group!r}, a group that this machine does "
-            "not have; expected one of /etc/group (groupadd makes one)"
+            "not have; expected one of /etc/group (groupadd creates one)"
         )
     return problems
 
 
 def environment_warnings(settings: Settings, *, with_credentials: bool = True) -> list[str]:
-    """What an admin should know though it keeps nothing from working, one line each."""
+    """Warnings about problems that do not keep the daemon from working, one line each."""
     warnings = []
     if not any(os.access(f"{directory}/nft", os.X_OK) for directory in _PROGRAM_DIRECTORIES):
         warnings.append(
@@ -58,17 +58,19 @@ def environment_warnings(settings: Settings, *, with_credentials: bool = True) -
             "holds are enforced to the second only, and others wait longer before they take over"
         )
     if writable_by_others(settings.source):
-        warnings.append(f"{settings.source}: others than its owner may write it; chmod go-w {settings.source}")
+        warnings.append(f"{settings.source}: users other than its owner may write it; chmod go-w {settings.source}")
     home = os.path.dirname(os.path.abspath(settings.source))
     if reason := in_strange_hands(home):
-        warnings.append(f"{settings.source}: others than root may replace it, and so run programs as root: {reason}")
+        warnings.append(
+            f"{settings.source}: users other than root may replace it, and so run programs as root: {reason}"
+        )
     if with_credentials:
         warnings += [r.text for r in credentials.examine(settings) if r.kind in ("ended", "warning")]
     return warnings
 
 
 def writable_by_others(path: str) -> bool:
-    """Whether group or others may write the file at ``path``; False when there is none."""
+    """Whether group or others may write the file at ``path``; False when it does not exist."""
     return bool(_mode(path) & 0o022)
 
 
@@ -122,7 +124,7 @@ def _some(addresses: list[str]) -> str:
 
 
 def _directory_problem(place: str, path: str) -> list[str]:
-    """Why the directory ``path`` neither is there, to write in, nor can be made."""
+    """Why the directory ``path`` is neither writable nor can be created."""
     if os.path.isdir(path):
         if os.access(path, os.W_OK | os.X_OK):
             return []
@@ -134,13 +136,19 @@ def _directory_problem(place: str, path: str) -> list[str]:
         parent = os.path.dirname(parent)
     if os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK):
         return []
-    return [f"{place}: found {path}, which cannot be made in {parent}; expected a directory that this process may make"]
+    return [
+        f"{place}: found {path}, which cannot be created in {parent}; expected a directory that this process may create"
+    ]
 
 
 def _strangers(settings: Settings, key: str, path: str) -> list[str]:
-    """The daemon works there by name, so another user could have it open, change or give away what is not his."""
+    """The daemon opens files there by name, so another user could make it open, change or give away foreign files."""
     reason = in_strange_hands(path)
-    return [f"{settings.source}: {key}: found {path}, but {reason}; expected a place of root's alone"] if reason else []
+    return (
+        [f"{settings.source}: {key}: found {path}, but {reason}; expected a place that belongs only to root"]
+        if reason
+        else []
+    )
 
 
 def _store_problems(settings: Settings) -> list[str]:

@@ -1,8 +1,8 @@
 """Reading a configuration file: every problem found at once, each with its place.
 
-Rules of this file: it knows the keys and what each may be (``docs/configuration.md`` is the same for people), and reads
-the configuration and the file of public addresses that it names. It does not look at the machine otherwise: see
-:mod:`locum.config.environment`. Quick and light, because every start of a command goes through it.
+Rules of this file: it knows the keys and their permitted values (``docs/configuration.md`` documents them), and reads
+the configuration and its file of public addresses. It does not examine the machine otherwise: see
+:mod:`locum.config.environment`. It is fast and light, because every start of a command uses it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from locum.errors import ConfigError
 from locum.store.credential_files import PLAIN_PASSWORD
 from locum.store.location import MAX_SOCKET_PATH, StoreUrl
 
-#: The file of public addresses when the configuration has none of its own, if it exists.
+#: The default file of public addresses, if it exists.
 DEFAULT_PUBLIC_ADDRESSES = "/etc/locum/public_addresses"
 
 #: Numbers of nodes; three digits are enough for any cluster and keep tables narrow.
@@ -49,7 +49,7 @@ MAX_ADDRESSES = 10_000
 
 
 def load(path: str | os.PathLike[str]) -> Settings:
-    """The settings that the file at ``path`` says.
+    """Load the settings of the file at ``path``.
 
     Raises :class:`ConfigError` whose ``problems`` are all problems of the file (and of the file of public addresses),
     each one line: ``file:line: key: what was found; what is expected``.
@@ -86,7 +86,7 @@ def parse(text: str, source: str) -> Settings:
 
 
 def _read(path: str) -> str:
-    """The text of a file. Raises :class:`ConfigError` that says why it cannot be had."""
+    """Read the text of a file. Raises :class:`ConfigError` with the reason when it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read().decode("utf-8-sig")
@@ -205,12 +205,12 @@ def _paths(table: Reader, *, inline: bool) -> PathSettings:
 def _addresses(
     problems: Problems, inline: list[Reader], file: str | None, private_address: str | None
 ) -> tuple[PublicAddress, ...]:
-    """The addresses of the file, then those of ``[[address]]``; one that is there twice is a problem."""
+    """The addresses of the file, then those of ``[[address]]``; a duplicate is a problem."""
     found: list[PublicAddress] = []
     places: dict[str, str | Path] = {}
 
     def add(address: PublicAddress, place: str | Path) -> str | None:
-        """Keep ``address``, which is at a place in the file or a path of the configuration, or say why not."""
+        """Add ``address``, which is at a place in the file or a path of the configuration, or report why not."""
         first = places.get(address.address)
         if first is not None:
             where = first if isinstance(first, str) else problems.place(first)
@@ -282,7 +282,7 @@ def _scripts(table: Reader) -> dict[str, dict[str, ScriptValue]]:
                 values.setting_name(key)
             except values.BadValue as error:
                 section.problems.add((*path, key), f"found the name {shown(key)}; expected {error}")
-            # Environment variables know neither case nor '-'.
+            # Environment variables distinguish neither case nor '-'.
             same = variables.setdefault(key.upper().replace("-", "_"), key)
             if same != key:
                 section.problems.add((*path, key), f"found beside {same}, the same for a script; expected one of them")

@@ -1,4 +1,4 @@
-"""On which line of a TOML text each key stands, which :mod:`tomllib` does not tell.
+"""The line of each key in a TOML text, which :mod:`tomllib` does not report.
 
 Rules of this file: it is given a text that tomllib has accepted, and finds keys, nothing else. It never fails on
 such a text; a key that it does not find simply has no line.
@@ -128,7 +128,7 @@ class _Scanner:
             self._move(1)
 
     def _skip_blank(self) -> bool:
-        """Skip space and comments; whether anything is left."""
+        """Skip space and comments; return whether anything is left."""
         while self.at < len(self.text):
             if self._peek("#"):
                 self._skip_to("\n")
@@ -151,6 +151,6 @@ class _Scanner:
 
 
 def _unquote(raw: str) -> str:
-    """The string that a quoted key says."""
+    """The string of a quoted key."""
     value = tomllib.loads(f"key = {raw}")["key"]
     return value if isinstance(value, str) else raw

@@ -1,4 +1,4 @@
-"""What a configuration says, as immutable values.
+"""A configuration as immutable values.
 
 Rules of this file: values only. It knows neither TOML nor files nor the machine; everything here was checked by
 :mod:`locum.config.load` before it was built, so that no other layer checks it again. ``docs/configuration.md``
@@ -16,7 +16,7 @@ import msgspec
 from locum.store.credential_files import CredentialFiles
 from locum.store.location import StoreUrl
 
-#: What a setting of an event script can be.
+#: The types of an event script's setting.
 ScriptValue = str | int | float | bool | tuple[str | int | float | bool, ...]
 
 Profile = Literal["default", "fast"]
@@ -27,7 +27,7 @@ PROFILES: tuple[Profile, ...] = ("default", "fast")
 LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error")
 LOG_FORMATS: tuple[LogFormat, ...] = ("console", "json")
 
-#: Hold of each profile, in seconds, when the configuration names none.
+#: Default hold of each profile, in seconds.
 PROFILE_HOLDS: Mapping[Profile, float] = {"default": 2.0, "fast": 0.25}
 
 #: Shortest and longest hold that a configuration may ask for, in seconds.
@@ -35,7 +35,7 @@ HOLD_BOUNDS = (0.1, 60.0)
 
 
 class PublicAddress(msgspec.Struct, frozen=True, order=True):
-    """A public address that this node can host, and the interfaces that it may be configured on.
+    """A public address that this node can host, and the interfaces on which it may be configured.
 
     ``address`` is in canonical form (as :mod:`ipaddress` prints it), ``bits`` the length of its subnet's prefix.
     ``interfaces`` is in the order of preference and never empty.
@@ -62,7 +62,7 @@ EtcdSettings = CredentialFiles
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
-    """``[cluster]``. ``name`` prefixes every key in the store. ``hold`` is in seconds, the profile's unless given."""
+    """``[cluster]``. ``name`` prefixes every key in the store. ``hold`` is in seconds; default: the profile's."""
 
     store: StoreUrl
     name: str = "locum"
@@ -75,7 +75,7 @@ class ClusterSettings(msgspec.Struct, frozen=True):
 class PathSettings(msgspec.Struct, frozen=True):
     """``[paths]``, all absolute. ``control`` is the socket of the control commands.
 
-    ``control_group`` is the group whose members may use that socket beside root; None: root only.
+    ``control_group`` is the group whose members may use that socket in addition to root; None: root only.
     ``public_addresses`` is the file that the addresses were read from, or None when there is none.
     """
 
@@ -90,8 +90,8 @@ class PathSettings(msgspec.Struct, frozen=True):
 class ConnectionSettings(msgspec.Struct, frozen=True):
     """``[connections]``: TCP ports, sorted.
 
-    ``ports``: connections to these are registered, so that their clients are told when an address moves, beside those
-    that event scripts declare. ``reset_ports``: clients of these are reset by the node that gives the address up.
+    ``ports``: connections to these are recorded, so that their clients are notified when an address moves, in addition
+    to the ports that event scripts declare. ``reset_ports``: the releasing node resets clients of these.
     ``mptcp``: clients may use Multipath TCP.
     """
 
@@ -101,9 +101,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
 
 
 class NetworkSettings(msgspec.Struct, frozen=True):
-    """``[network]``. ``probe``: ask on the wire for an address that the cluster takes for the first time.
+    """``[network]``. ``probe``: ask on the network for an address before the cluster takes it for the first time.
 
-    ``ignore``: hardware addresses (``aa:bb:cc:dd:ee:ff``) that answer for everything, as a router with proxy ARP does.
+    ``ignore``: hardware addresses (``aa:bb:cc:dd:ee:ff``) to ignore, such as that of a router with proxy ARP.
     """
 
     probe: bool = True
@@ -139,5 +139,5 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def default_node_name() -> str:
-    """The host's name, which is a node's name unless the configuration gives one."""
+    """The host's name: the default of a node's name."""
     return os.uname().nodename

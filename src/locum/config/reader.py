@@ -1,4 +1,4 @@
-"""Reading a table of the configuration and remembering all that is wrong with it.
+"""Reads a table of the configuration and collects all of its problems.
 
 Rules of this file: it knows tables, keys, lines and types, but no key of the configuration. A :class:`Reader` takes one
 key after the other; a wrong value becomes a problem and reads as absent, so that the rest is checked all the same.
@@ -15,7 +15,7 @@ from locum.config.values import BadValue
 
 T = TypeVar("T")
 
-#: No longer than this is a found value shown.
+#: Longest shown form of a found value.
 _SHOWN = 60
 
 
@@ -29,16 +29,16 @@ class Problems:
 
     @cached_property
     def _lines(self) -> Mapping[Path, int]:
-        # Only when something is wrong: a good file is loaded without it.
+        # Needed only for problems: a good file is loaded without it.
         return locate(self._text)
 
     def add(self, path: Path, text: str) -> None:
-        """Note that ``text`` is wrong with the key at ``path``."""
+        """Record the problem ``text`` of the key at ``path``."""
         line = self.line(path)
         self._found.append((line, f"{self.place(path)}: {dotted(path)}: {text}"))
 
     def add_elsewhere(self, path: Path, lines: Sequence[str]) -> None:
-        """Note problems of a file that the key at ``path`` (or its default) names; each says its own place."""
+        """Record problems of a file that the key at ``path`` (or its default) names; each has its own place."""
         self._found += [(self.line(path), text) for text in lines]
 
     def line(self, path: Path) -> int:
@@ -60,7 +60,7 @@ class Problems:
 
 
 class Reader:
-    """One table. Every ``take`` function answers None when the key is absent or its value is wrong."""
+    """One table. Every ``take`` function returns None when the key is absent or its value is wrong."""
 
     def __init__(self, problems: Problems, path: Path, data: Mapping[str, object]) -> None:
         self.problems = problems
@@ -69,11 +69,11 @@ class Reader:
         self._known: list[str] = []
 
     def has(self, key: str) -> bool:
-        """Whether the file has ``key`` in this table, with whatever value."""
+        """Whether the file has ``key`` in this table, with any value."""
         return key in self._data
 
     def wrong(self, key: str, expected: str) -> None:
-        """Note that the value of ``key`` is not what it must be."""
+        """Record that the value of ``key`` is wrong."""
         self.problems.add((*self.path, key), f"found {shown(self._data.get(key))}; expected {expected}")
 
     def table(self, key: str) -> Reader:
@@ -101,7 +101,7 @@ class Reader:
     def text(self, key: str, check: Callable[[str], T], *, required: str = "") -> T | None:
         """The string at ``key``, as ``check`` returns it.
 
-        ``required``, unless empty, says what is expected of a key that must be there.
+        ``required``, unless empty, describes the expected value of a mandatory key.
         """
         self._known.append(key)
         if key not in self._data:
@@ -193,7 +193,7 @@ class Reader:
         return None
 
     def finish(self) -> None:
-        """Note every key that nothing asked for, with the nearest one that exists."""
+        """Record every unknown key, with the nearest known one."""
         for key in self._data:
             if key not in self._known:
                 self.problems.add((*self.path, key), f"no such key{suggestion(key, self._known)}")
@@ -205,7 +205,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """What to write instead of ``word``: the nearest of ``known``, or all of them."""
+    """Suggest the nearest of ``known`` instead of ``word``, or all of them."""
     import difflib  # noqa: PLC0415  # only for the unhappy
 
     lower = {name.lower(): name for name in known}
@@ -214,7 +214,7 @@ def suggestion(word: str, known: Sequence[str]) -> str:
 
 
 def dotted(path: Path) -> str:
-    """``path`` as people write it: ``address[2].interfaces``; names that need quotes have them."""
+    """``path`` in written form: ``address[2].interfaces``; names that need quotes have them."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -226,7 +226,7 @@ def dotted(path: Path) -> str:
 
 
 def shown(value: object) -> str:
-    """``value`` as it is shown to people, cut when it is long."""
+    """``value`` in the form for messages, cut when it is long."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):

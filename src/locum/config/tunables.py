@@ -1,7 +1,7 @@
 """The cluster's tunables: names, defaults, bounds and meaning.
 
 Rules of this file: it holds exactly the tunables that the product honours, under CTDB's names (ctdb-tunables(7))
-where CTDB has one for the same thing. Code reads a :class:`Tunables`; the table is for people and for checking.
+where CTDB has one for the same thing. Code reads a :class:`Tunables`; the table serves display and checks.
 Durations are in seconds, flags are 0 or 1.
 """
 
@@ -39,7 +39,7 @@ class Tunables(msgspec.Struct, frozen=True):
     def from_values(cls, values: Mapping[str, int | float]) -> Tunables:
         """The tunables with ``values`` (by the tunables' names) in place of defaults.
 
-        A name that is not known and a value that is out of bounds are left out: they can only come from another
+        Unknown names and values out of bounds are left out: they can only come from another
         version's store or configuration, and one bad value must not stop a node.
         """
         known: dict[str, int | float] = {}
@@ -69,7 +69,7 @@ class Tunable(msgspec.Struct, frozen=True):
 
     @property
     def default(self) -> int | float:
-        """The value when nobody set one."""
+        """The value when none was set."""
         default: int | float = getattr(_DEFAULTS, self.field)
         return default
 
@@ -80,7 +80,7 @@ class Tunable(msgspec.Struct, frozen=True):
 
     @property
     def expected(self) -> str:
-        """What a value must be, in words."""
+        """The permitted values, in words."""
         if (self.minimum, self.maximum, self.kind) == (0, 1, int):
             return "0 or 1"
         noun = "a whole number" if self.kind is int else "a number"
@@ -88,7 +88,7 @@ class Tunable(msgspec.Struct, frozen=True):
         return f"{noun}{of} from {self.minimum:g} to {self.maximum:g}"
 
     def problem(self, value: object) -> str | None:
-        """What is expected instead of ``value``, or None when it is good."""
+        """The permitted values when ``value`` is wrong, or None."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return self.expected
         if self.kind is int and value % 1 != 0:
@@ -158,7 +158,7 @@ def tunable(name: str) -> Tunable:
 
 
 def nearest(name: str) -> str:
-    """`` (did you mean X?)`` for a tunable's name that is not one, or nothing when none is near."""
+    """`` (did you mean X?)`` for an unknown tunable, or nothing without a near name."""
     import difflib  # noqa: PLC0415  # only after an error
 
     lower = {known.lower(): known for known in TUNABLES}
@@ -167,7 +167,7 @@ def nearest(name: str) -> str:
 
 
 def parse_tunable(name: str, text: str) -> int | float:
-    """The value of tunable ``name`` that ``text`` says, as ``locum tunable set`` gets it.
+    """Parse ``text`` as a value of tunable ``name``, as ``locum tunable set`` gets it.
 
     Raises :class:`UsageError` when there is no such tunable or ``text`` is not a value that it can have.
     """
@@ -182,5 +182,5 @@ def parse_tunable(name: str, text: str) -> int | float:
 
 
 def format_tunable(value: int | float) -> str:
-    """``value`` as a person writes it: ``15`` and not ``15.0``."""
+    """``value`` in short form: ``15`` and not ``15.0``."""
     return f"{value:g}"

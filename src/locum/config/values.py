@@ -1,7 +1,7 @@
-"""Checks of single values: what a name, an address, a path or a store's location must look like.
+"""Checks of single values: names, addresses, paths, a store's location.
 
-Rules of this file: each function gets what was written, and answers with the value in its one canonical form or
-raises :class:`BadValue` with what is expected. It knows neither files nor the machine.
+Rules of this file: each function gets the written text, and returns the value in its one canonical form or raises
+:class:`BadValue` with the expected form. It knows neither files nor the machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAME_EXTRA = frozenset("-_.")
 
 
 class BadValue(Exception):
-    """A value is not what it must be; the text says what is expected."""
+    """A value is wrong; the text names the expected form."""
 
 
 def name(text: str) -> str:

@@ -97,7 +97,7 @@ def test_what_others_can_read_is_told(files: Files, name: str, word: str, mode: 
     elif mode == 0o640 and os.getegid() == 0:
         pytest.skip("its group is root's")
     assert [text for _, text in files.said() if f"may read {word}" in text] == (
-        [f"{path}: others than its owner may read {word}; chmod 600 {path}, owned by root"] if told else []
+        [f"{path}: users other than its owner may read {word}; make it root's and chmod 600 {path}"] if told else []
     )
 
 
@@ -130,6 +130,6 @@ def test_a_password_without_tls_needs_plain_words(tmp_path: Path) -> None:
     settings = parse(text.replace('"/p"', f'"{tmp_path}/p"\nallow_plain_password = true'), "x")
     (tmp_path / "p").write_text("secret\n")
     (tmp_path / "p").chmod(0o600)
-    assert any("travels in clear" in warning for warning in environment_warnings(settings))
+    assert any("is sent unencrypted" in warning for warning in environment_warnings(settings))
     with pytest.raises(ConfigError, match="expected true or false"):
         parse(text + 'allow_plain_password = "yes"\n', "x")

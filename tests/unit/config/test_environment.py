@@ -60,8 +60,8 @@ def test_a_path_through_a_file_cannot_be_made(base: Path) -> None:
     (base / "file").write_text("")
     problems = check_environment(settings(base, "", store=f"sqlite:{base}/file/x/store.db"))
     assert problems == [
-        f"{base}/c.toml: cluster.store: found {base}/file/x, which cannot be made in {base}/file; "
-        "expected a directory that this process may make"
+        f"{base}/c.toml: cluster.store: found {base}/file/x, which cannot be created in {base}/file; "
+        "expected a directory that this process may create"
     ]
 
 
@@ -94,7 +94,7 @@ def test_files_for_etcd(base: Path) -> None:
     assert check_environment(found) == [
         f"{base}/c.toml: cluster.etcd.ca: found {base}/ca, which is not there; expected a readable file"
     ]
-    assert any("others than its owner may read the password" in warning for warning in environment_warnings(found))
+    assert any("users other than its owner may read the password" in warning for warning in environment_warnings(found))
     secret.chmod(0o600)
     assert not any("password" in warning for warning in environment_warnings(found))
 
@@ -107,7 +107,7 @@ def test_warnings(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment_warnings(settings(base)) == [
         "the program nft is not installed (Debian package: nftables): Locum loads its rules with it; without them "
         "holds are enforced to the second only, and others wait longer before they take over",
-        f"{source}: others than its owner may write it; chmod go-w {source}",
+        f"{source}: users other than its owner may write it; chmod go-w {source}",
     ]
     source.chmod(0o644)
     (base / "nft").write_text("")
@@ -153,7 +153,7 @@ def test_root_does_not_work_in_directories_of_another_user(base: Path) -> None:
         "paths.control",
         "cluster.store",
     ]
-    assert all("but" in problem and "expected a place of root's alone" in problem for problem in problems)
+    assert all("but" in problem and "expected a place that belongs only to root" in problem for problem in problems)
     assert any("may replace it" in warning for warning in environment_warnings(found))
 
 
