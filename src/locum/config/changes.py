@@ -48,7 +48,7 @@ NEEDS_RESTART: Final = (
 
 
 def needs_restart(running: Settings, new: Settings) -> tuple[str, ...]:
-    """The keys of ``new`` that differ and that a daemon with the settings ``running`` cannot apply without a restart."""
+    """The keys of ``new`` that differ and that need a restart of a daemon with the settings ``running``."""
     return tuple(key for key in NEEDS_RESTART if _value(running, key) != _value(new, key))
 
 
