@@ -1,4 +1,4 @@
-"""For authors of event scripts in Python; ``docs/events.md`` is the reference.
+"""Functions for authors of event scripts in Python; ``docs/events.md`` is the reference.
 
 A script is a file in the node's script directory that begins with ``#!/usr/bin/env locum-script`` and defines a
 function for each event that it handles::
@@ -111,7 +111,7 @@ __all__ = [
 def check_rpc(
     program: int | str, version: int, host: str = "127.0.0.1", *, tcp: bool = True, timeout: float = 5.0
 ) -> None:
-    """Raises Fail unless the ONC RPC service answers a null call on ``host``, over TCP or UDP, within ``timeout``
+    """Raise Fail unless the ONC RPC service answers a null call on ``host``, over TCP or UDP, within ``timeout``
     seconds. ``program`` is a number or a common name (``nfs``, ``mountd``, ``nlockmgr``, ``status``)."""
     from locum.events.toolbox import rpc  # noqa: PLC0415
     from locum.rpc import RpcError  # noqa: PLC0415
@@ -123,7 +123,7 @@ def check_rpc(
 
 
 def setting_list(setting: str, default: Sequence[str] = ()) -> list[str]:
-    """A setting that is a list, or text of words separated by blanks or commas, as a list of words."""
+    """A setting as a list of words; it is a list, or text separated by spaces or commas."""
     value = settings().get(setting)
     if value is None:
         return list(default)

@@ -59,7 +59,7 @@ def test_winbindd_is_started_watched_and_stopped(lab: Lab) -> None:
     # One that dies is started again, after the node has said so.
     assert processes.kill_all(lambda: winbindd(lab))
     report = wait_state(lab, "n1", "UNHEALTHY")
-    assert "winbind does not run; starting it again" in report.reason
+    assert "winbind is not running; starting it again" in report.reason
     wait_state(lab, "n1", "OK")
     assert not before & set(winbindd(lab))
     # One that hangs still has its socket.

@@ -136,7 +136,7 @@ def test_commands(bench: Bench, shebang: str) -> None:
 def test_rpc(bench: Bench, shebang: str) -> None:
     result = run(bench, shebang, "ctdb_check_rpc nosuch 3")
     assert result.status == 1
-    assert result.output.startswith("no RPC program is called 'nosuch'")
+    assert result.output.startswith("unknown RPC program 'nosuch'")
     result = run(bench, shebang, "locum_check_rpc")
     assert (result.output, result.status) == ("usage: PROGRAM VERSION [HOST [tcp|udp]]\n", 2)
 

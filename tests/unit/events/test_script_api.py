@@ -336,7 +336,7 @@ def test_rpc(fake_rpc: Callable[[str], FakeRpc], how: str, tcp: bool) -> None:
         ("denied", "nfs", "the call was denied"),
         ("version", "nfs", "version not supported"),
         ("silent", "nfs", "no answer within 0.3 s"),
-        ("well", "nosuch", "no RPC program is called 'nosuch'"),
+        ("well", "nosuch", "unknown RPC program 'nosuch'"),
     ],
 )
 def test_rpc_that_is_not_well(fake_rpc: Callable[[str], FakeRpc], how: str, program: str, reason: str) -> None:

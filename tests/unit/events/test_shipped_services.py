@@ -231,7 +231,7 @@ def test_one_of_commands_that_hangs_is_stopped_before_it_is_started_again(bench:
 
 
 def test_what_to_start_must_be_said(bench: Bench) -> None:
-    assert "what to start is not known" in Scene(bench, "70.service").fails(Event.STARTUP)
+    assert "the service to start is unknown" in Scene(bench, "70.service").fails(Event.STARTUP)
 
 
 def test_one_that_somebody_else_starts_is_only_watched(bench: Bench, port: int) -> None:
@@ -667,7 +667,7 @@ def test_a_testparm_that_fails_or_hangs(smb: SambaScene, trouble: str) -> None:
     smb.ok(Event.STARTUP)
     smb.settings["testparm-timeout"] = 0.5
     smb.says(good, before=trouble)
-    assert "as it was before is used" in smb.ok(Event.MONITOR)
+    assert "previous configuration is used" in smb.ok(Event.MONITOR)
 
 
 def test_a_monitor_that_has_taken_long_cleans_up_another_time(smb: SambaScene, bench: Bench) -> None:

@@ -1,1 +1,1 @@
-"""What script authors use: the parts of :mod:`locum.script`, each small and imported only where it is needed."""
+"""The parts of :mod:`locum.script`, which authors of scripts use: small modules, imported only where needed."""

@@ -1,4 +1,4 @@
-"""Asking a server of a protocol whether it is alive: a hung one still has its listening socket.
+"""Checks that a server of a protocol answers: a server that hangs still has its listening socket.
 
 Rules of this file: the shortest exchange that only a working server can answer; no login, nothing that a server
 counts as a failure of its client.
@@ -14,15 +14,15 @@ from collections.abc import Callable
 from locum.events.toolbox.failure import Fail
 
 _SMB2_HEADER = 64
-_DIALECTS = (0x0202, 0x0210, 0x0300, 0x0302)  # 3.1.1 wants negotiate contexts; to be understood is enough
+_DIALECTS = (0x0202, 0x0210, 0x0300, 0x0302)  # 3.1.1 requires negotiate contexts; any valid answer is enough
 _LARGEST = 1 << 17
 
 
 def check_ftp(port: int = 21, host: str = "127.0.0.1", timeout: float = 5.0) -> None:
-    """Raises Fail unless an FTP server greets within ``timeout`` seconds (reply 220, RFC 959 section 5.4).
+    """Raise Fail unless an FTP server greets within ``timeout`` seconds (reply 220, RFC 959 section 5.4).
 
-    One that has as many clients as it may have says 421, and is well: were the node unhealthy for it, all of these
-    would be sent to the next node, which would be full then.
+    A server at its limit of clients answers 421 and is healthy: if it made the node unhealthy, all of its clients would
+    move to the next node, which would then be full.
     """
     where = f"FTP server on {host} port {port}"
     greeting = _ask(where, host, port, b"", lambda data: b"\n" in data, timeout, farewell=b"QUIT\r\n")
@@ -32,10 +32,10 @@ def check_ftp(port: int = 21, host: str = "127.0.0.1", timeout: float = 5.0) -> 
 
 
 def check_smb(port: int = 445, host: str = "127.0.0.1", timeout: float = 5.0) -> None:
-    """Raises Fail unless an SMB server answers a negotiation (MS-SMB2 section 2.2.3) within ``timeout`` seconds."""
+    """Raise Fail unless an SMB server answers a negotiation (MS-SMB2 section 2.2.3) within ``timeout`` seconds."""
     where = f"SMB server on {host} port {port}"
     answer = _ask(where, host, port, _negotiation(), _smb_complete, timeout)
-    # What it agrees to does not matter, an error is an answer as well.
+    # The result does not matter: an error is an answer as well.
     if answer[4:8] != b"\xfeSMB":
         raise Fail(f"{where}: the answer is not SMB")
 
@@ -62,7 +62,7 @@ def _ask(
     timeout: float,
     farewell: bytes = b"",
 ) -> bytes:
-    """What the server says until it is complete, or it closes the connection. Raises Fail."""
+    """Read the server's answer until it is complete, or the connection closes. Raises Fail."""
     import socket  # noqa: PLC0415
 
     deadline = time.monotonic() + timeout

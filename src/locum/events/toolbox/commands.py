@@ -1,4 +1,4 @@
-"""Running other programs from a script."""
+"""Runs other programs from a script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from locum.events.toolbox.failure import Fail
 
 TIMED_OUT = 124
 
-#: So much is read of a log, bytes.
+#: Maximum length that is read of a log, bytes.
 _LARGEST = 1 << 16
 
 
@@ -27,7 +27,7 @@ class Completed:
 
 
 def as_words(command: str | Sequence[str]) -> list[str]:
-    """A command as a list of words; text is split as the shell does, without any other meaning of the shell's."""
+    """Convert a command to a list of words; text is split as the shell does, without any other shell syntax."""
     return shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
 
 
@@ -39,13 +39,13 @@ def run(
     environment: Mapping[str, str] | None = None,
     log: str | None = None,
 ) -> Completed:
-    """Run a program, wait for its end, return what it wrote on standard output and error.
+    """Run a program, wait for its end, return its output on standard output and error.
 
-    No shell is involved: write ``["sh", "-c", text]`` for one. Raises Fail when it does not exist, or, with
+    It runs without a shell: write ``["sh", "-c", text]`` for one. Raises Fail when it does not exist, or, with
     ``check``, when its status is not 0 or it did not end within ``timeout`` seconds (it is killed then).
 
     ``log``: a file to whose end the output is written, for a program that leaves a service behind. Such a service
-    keeps what it was given as output, and without a file that is a pipe whose end is waited for.
+    keeps its output open; without a file, this is a pipe whose end :func:`run` would wait for.
     """
     import subprocess  # noqa: PLC0415
 

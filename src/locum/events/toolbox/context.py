@@ -1,4 +1,4 @@
-"""What the environment tells a script about itself: settings, directories, addresses.
+"""A script's environment: settings, directories, addresses.
 
 Rules of this file: it reads the environment described in ``docs/events.md`` and nothing else.
 """
@@ -11,7 +11,7 @@ from locum.events.toolbox.failure import Fail
 
 
 class PublicAddress:
-    """A public address that this node serves at the moment: ``address``, ``bits``, ``interface``."""
+    """A public address that this node serves now: ``address``, ``bits``, ``interface``."""
 
     __slots__ = ("address", "bits", "interface")
 
@@ -31,8 +31,8 @@ class PublicAddress:
 
 
 def settings() -> dict[str, object]:
-    """The script's table in the configuration (``[scripts."50.web"]``), values typed as in TOML; empty when there is
-    none. Started by hand, without a daemon, it is made of LOCUM_SETTING_* variables, all of them text."""
+    """The script's table in the configuration (``[scripts."50.web"]``), values typed as in TOML; empty when it is
+    missing. When the script is started by hand, the table comes from LOCUM_SETTING_* variables, all of them text."""
     import json  # noqa: PLC0415
 
     text = os.environ.get("LOCUM_SETTINGS")
@@ -58,8 +58,8 @@ def node_name() -> str:
 
 
 def state_dir() -> str:
-    """The script's own directory. It exists, is kept from event to event and over restarts of services and of the
-    daemon's processes, and is emptied when the node starts anew (``00.locum``, event ``init``)."""
+    """The script's own directory. It exists, survives events and restarts of services and of the daemon's processes,
+    and is emptied when the node starts (``00.locum``, event ``init``)."""
     path = required("LOCUM_SCRIPT_STATE")
     os.makedirs(path, exist_ok=True)
     return path
@@ -71,7 +71,7 @@ def interfaces() -> list[str]:
 
 
 def public_addresses() -> list[PublicAddress]:
-    """The public addresses that this node serves at the moment; empty when there is no daemon to say so."""
+    """The public addresses that this node serves now; empty without a daemon."""
     found = []
     for item in os.environ.get("LOCUM_ADDRESSES", "").split(","):
         if item:
@@ -82,7 +82,7 @@ def public_addresses() -> list[PublicAddress]:
 
 
 def required(variable: str) -> str:
-    """The value of an environment variable that every script has. Raises Fail with what to do when it is missing."""
+    """The value of an environment variable that every script has. Raises Fail with the remedy when it is missing."""
     value = os.environ.get(variable)
     if not value:
         raise Fail(f"{variable} is not set: try the script with 'locum event run --dir DIRECTORY EVENT'")

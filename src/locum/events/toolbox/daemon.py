@@ -1,4 +1,4 @@
-"""What a script asks of the daemon."""
+"""Requests of a script to the daemon."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import os
 from locum.events.toolbox.context import required
 from locum.events.toolbox.failure import Fail
 
-#: The daemon answers at once or is in trouble, seconds.
+#: Longest wait for the daemon, which normally answers at once, seconds.
 _TIMEOUT = 20.0
 
 
 def monitor_again() -> None:
-    """Have ``monitor`` run again a second from now, for once, instead of after MonitorInterval: something looks
-    wrong, and it is too early to say so."""
+    """Run ``monitor`` once more in a second, instead of after MonitorInterval: something looks wrong, and it is too
+    early to report it."""
     with open(os.path.join(required("LOCUM_RUNTIME"), "again"), "w", encoding="ascii"):
         pass
 
 
 def apply_tunables() -> str:
-    """Have the daemon set the tunables of the configuration that nobody has set yet. Returns what it says.
+    """Make the daemon set those tunables of the configuration that have not been set. Returns its message.
 
-    Without a daemon (LOCUM_SOCKET is not set, or nobody is there) nothing happens. Raises Fail when it refuses.
+    Without a daemon (LOCUM_SOCKET is not set, or no daemon listens) nothing happens. Raises Fail when it refuses.
     """
     import socket  # noqa: PLC0415
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Fail(Exception):
-    """Raise it to make the script fail: ``message`` is its output, ``status`` (1 to 255) its exit status."""
+    """Raise this to make the script fail: ``message`` is its output, ``status`` (1 to 255) its exit status."""
 
     def __init__(self, message: str = "failed", status: int = 1) -> None:
         super().__init__(message)

@@ -1,6 +1,7 @@
 """Interfaces and their addresses, for 10.interface and for scripts that replace it.
 
-Rules of this file: the kernel's tables are :mod:`locum.addresses`'; imported where needed, since few scripts do.
+Rules of this file: :mod:`locum.addresses` handles the kernel's tables; it is imported where needed, since few scripts
+use it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from locum.events.toolbox.failure import Fail
 
 
 def link_is_up(interface: str) -> bool:
-    """Whether ``interface`` can carry traffic: switched on, with a carrier. Raises Fail when there is no such one."""
+    """Whether ``interface`` can carry traffic: switched on, with a carrier. Raises Fail when the interface does not
+    exist."""
     from locum.addresses.links import Links  # noqa: PLC0415
 
     links = Links()
@@ -28,10 +30,10 @@ def link_is_up(interface: str) -> bool:
 
 
 def add_address(interface: str, address: str, bits: int | str) -> None:
-    """Configure ``address`` on ``interface``, for as long as the daemon allows; already there is fine.
+    """Configure ``address`` on ``interface``, with the daemon's lifetime; an existing address is not an error.
 
     Raises Fail when the kernel refuses, and when the node's right to hold addresses has ended (LOCUM_DEADLINE):
-    a script that was stopped and went on later must not bring an address back.
+    a script that was stopped and continues later must not bring an address back.
     """
     from locum.addresses.kernel import AddressTable  # noqa: PLC0415
 
@@ -66,11 +68,11 @@ def remove_address(interface: str, address: str, bits: int | str) -> bool:
 
 
 def announce_address(interface: str, address: str) -> None:
-    """Tell the neighbours that ``address`` is here now (gratuitous ARP, unsolicited neighbour advertisement).
+    """Announce to the neighbours that ``address`` is here now (gratuitous ARP, unsolicited neighbour advertisement).
 
     Under a daemon nothing is done here: it announces by itself after the event, more than once, through a socket that
-    it keeps open (the kernel takes some 10 ms to close one: synchronize_net() in net/packet/af_packet.c). That it
-    could not be sent is written down and is no failure.
+    it keeps open (the kernel takes some 10 ms to close one: synchronize_net() in net/packet/af_packet.c). A send error
+    is logged and is not a failure.
     """
     if os.environ.get("LOCUM_DEADLINE"):
         return

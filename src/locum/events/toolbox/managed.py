@@ -1,7 +1,7 @@
-"""A service as the shipped scripts look after it, by settings that all of them share (``docs/services.md``).
+"""A service as the shipped scripts manage it, with common settings (``docs/services.md``).
 
-Rules of this file: what is special about a service stays in its script; here is what every service needs: start and
-wait, check and start again, stop, remember that addresses moved and act on it once.
+Rules of this file: a service's special needs stay in its script. Here are the needs of every service: start and wait,
+check and restart, stop, note that addresses moved and act on it once.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from locum.events.toolbox.services import (
 )
 from locum.events.toolbox.waiting import check_directories, wait_for, wait_for_directory
 
-#: What the setting ``move`` can say besides a command.
+#: Values of the setting ``move`` other than a command.
 MOVES = ("nothing", "reset", "reload", "restart")
 
 
 class ManagedService:
-    """The service that a script looks after.
+    """The service that a script manages.
 
-    ``unit``: its unit of systemd unless the setting ``service`` names another. ``ports``: TCP ports, or a function that
-    finds them, unless the setting says. ``needs``: finds directories beside those of the setting. ``answers``: called
-    with a number of seconds, raises Fail when the service does not answer within them. ``move``: what to do when
-    addresses have moved, unless the setting says. ``prefix``: see ``toolbox/services.py``.
+    ``unit``: its systemd unit unless the setting ``service`` names another. ``ports``: TCP ports, or a function that
+    finds them, unless the setting says. ``needs``: finds directories in addition to those of the setting. ``answers``:
+    called with a number of seconds, raises Fail when the service does not answer within them. ``move``: the action when
+    addresses have moved, unless the setting names one. ``prefix``: see ``toolbox/services.py``.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class ManagedService:
     # -- events ----------------------------------------------------------------------------------------------------
 
     def startup(self) -> None:
-        """Wait for its directories, start it, wait until it is ready, have its ports watched. Raises Fail."""
+        """Wait for the directories, start the service, wait until it is ready, declare its ports. Raises Fail."""
         if self.managed and self._prefix + "start" not in settings() and not self.name and not self._command():
-            raise Fail("what to start is not known: set 'service', 'command', or 'start' and 'stop'")
+            raise Fail("the service to start is unknown: set 'service', 'command', or 'start' and 'stop'")
         deadline = time.monotonic() + self.patience
         for directory in self.directories():
             if "%" not in directory:  # a template, as in smb.conf(5)
@@ -74,7 +74,7 @@ class ManagedService:
         self._forget("moves")
 
     def monitor(self) -> None:
-        """Raises Fail when it is not well; one that has ended is started again, for the next time."""
+        """Raise Fail when the service is unhealthy; restart one that has ended, for the next run."""
         try:
             self.check()
         except Fail as problem:
@@ -90,7 +90,7 @@ class ManagedService:
             stop_service(self.name, timeout=self._seconds("stop-timeout", 10.0), prefix=self._prefix)
 
     def took(self, address: str) -> None:
-        """Note that this node serves the address now; what is to be done is done by :meth:`recovered`."""
+        """Note that this node serves the address now; :meth:`recovered` acts on it."""
         self._note("took", address)
 
     def released(self, address: str) -> None:
@@ -98,7 +98,7 @@ class ManagedService:
         self._note("released", address)
 
     def recovered(self) -> None:
-        """Act on moves, once for any number of them. A failure leaves the note: it is tried again next time."""
+        """Act on moves, once for any number of them. A failure leaves the note: the next run retries."""
         moves = self._moves()
         if not moves:
             return
@@ -109,7 +109,7 @@ class ManagedService:
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The TCP ports that it must listen on."""
+        """The TCP ports on which it must listen."""
         if self._setting("ports") is None:
             return tuple(self._ports() if callable(self._ports) else self._ports)
         try:
@@ -118,7 +118,7 @@ class ManagedService:
             raise Fail(f"setting {self._prefix}ports: {self._setting('ports')!r} are not port numbers") from None
 
     def directories(self) -> list[str]:
-        """The directories that must be there."""
+        """The directories that must exist."""
         return [*self._words("directories"), *(self._needs() if self._needs else ())]
 
     def command_words(self) -> list[str]:
@@ -136,20 +136,20 @@ class ManagedService:
         expect_listen(*self.ports)
 
     def restart(self) -> None:
-        """Stop it and start it. Raises Fail, also when that is somebody else's business."""
+        """Stop it and start it. Raises Fail, also when the script does not manage it."""
         if not self.managed:
-            raise Fail("it cannot be restarted: 'manage' says that somebody else starts and stops it")
-        expect_no_listen(*self.ports)  # a port that closes on purpose is no news
+            raise Fail("it cannot be restarted: 'manage' is false, so the script does not start or stop it")
+        expect_no_listen(*self.ports)  # a port that closes on purpose must not trigger monitor
         stop_service(self.name, timeout=self._seconds("stop-timeout", 10.0), prefix=self._prefix)
         self.start()
 
     def check(self) -> None:
-        """Raises Fail that says what is wrong; what costs least is looked at first."""
+        """Raise Fail with the problem; the cheapest check comes first."""
         for port in self.ports:
             check_port(port)
-        # With its main process gone, workers may still have the port; and a service without ports has nothing else.
+        # Workers may still have the port when the main process is gone; a service without ports has no other sign.
         if self.managed and self._state_is_known() and (self._command() or not self.ports) and not self._is_running():
-            raise Fail(f"{self.name or 'the service'} does not run")
+            raise Fail(f"{self.name or 'the service'} is not running")
         self._check_answer(self._seconds("check-timeout", 5.0))
         check_directories(*self.directories())
 
@@ -169,12 +169,13 @@ class ManagedService:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _failed(self, problem: Fail) -> None:
-        """One more failure: start again what has ended, and raise ``problem`` unless a few failures are allowed."""
+        """One more failure: restart the service if it has ended, and raise ``problem`` unless more failures are
+        tolerated."""
         failures = self._count_failure()
         hung_for_too_long = 0 < self._number("restart-after", 0) <= failures
         if self.managed and self._flag("restart", True) and (self._has_ended() or hung_for_too_long):
             problem = _and(problem, "starting it again")
-            with contextlib.suppress(Fail):  # why monitor failed is what matters
+            with contextlib.suppress(Fail):  # the reason of monitor's failure matters more
                 expect_no_listen(*self.ports)
                 if hung_for_too_long:
                     kill_service(self.name, prefix=self._prefix)
@@ -199,7 +200,7 @@ class ManagedService:
         return service_is_running(self.name, prefix=self._prefix)
 
     def _state_is_known(self) -> bool:
-        """Whether the way it was started says if it runs: commands ``start`` and ``stop`` alone do not."""
+        """Whether its way of starting can tell if it is running: commands ``start`` and ``stop`` alone cannot."""
         return bool(self._command() or self._setting("status") or not self._setting("start"))
 
     def _command(self) -> object:
@@ -281,15 +282,15 @@ class ManagedService:
 
 
 def _and(problem: Fail, what: str) -> Fail:
-    """``problem`` with a remark in its first line, which is the one that people see."""
+    """``problem`` with a remark in its first line, which is the one that reports show."""
     first, end, rest = str(problem).partition("\n")
     return Fail(f"{first}; {what}{end}{rest}", problem.status)
 
 
 def reset_connections(addresses: object) -> int:
-    """End every TCP connection to those of ``addresses`` that this node does not serve any more; how many there were.
+    """End every TCP connection to those of ``addresses`` that this node no longer serves; return their number.
 
-    The daemon does so when it releases an address; this finds what was left. Raises Fail when the kernel refuses.
+    The daemon does so when it releases an address; this ends leftovers. Raises Fail when the kernel refuses.
     """
     from locum.connections.destroy import destroy  # noqa: PLC0415
     from locum.errors import LocumError  # noqa: PLC0415

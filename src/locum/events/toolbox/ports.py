@@ -1,4 +1,4 @@
-"""TCP ports and Unix sockets of services: does somebody listen, does somebody answer, and telling the daemon to watch.
+"""TCP ports and Unix sockets of services: checks for listeners and answers, and declarations for the daemon.
 
 Rules of this file: short time-outs everywhere; a monitor that hangs is worse than one that fails.
 """
@@ -17,7 +17,7 @@ _LISTEN = "0A"  # TCP_LISTEN in include/net/tcp_states.h, as /proc/net/tcp print
 
 
 def is_listening(port: int) -> bool:
-    """Whether any process of this network namespace listens on TCP ``port``, on whatever address. Nothing is sent."""
+    """Whether any process of this network namespace listens on TCP ``port``, on any address. Nothing is sent."""
     wanted = f"{port:04X}"
     for name in ("tcp", "tcp6"):
         try:
@@ -43,8 +43,8 @@ def can_connect(port: int, host: str, timeout: float = 5.0) -> bool:
 
 
 def check_port(port: int, host: str | None = None, timeout: float = 5.0) -> None:
-    """Raises Fail unless TCP ``port`` is served: somebody listens on it here, or, with ``host``, a connection to it
-    can be made within ``timeout`` seconds."""
+    """Raise Fail unless a process listens on TCP ``port`` here, or, with ``host``, unless a connection to it can be
+    made within ``timeout`` seconds."""
     if host is None:
         if not is_listening(port):
             raise Fail(f"nothing listens on TCP port {port}")
@@ -61,7 +61,7 @@ def wait_for_port(port: int, host: str | None = None, timeout: float = DEFAULT_T
 
 
 def check_unix_socket(path: str) -> None:
-    """Raises Fail unless somebody accepts connections on the Unix stream socket ``path``."""
+    """Raise Fail unless a process accepts connections on the Unix stream socket ``path``."""
     import socket  # noqa: PLC0415
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
@@ -73,8 +73,8 @@ def check_unix_socket(path: str) -> None:
 
 
 def check_http(port: int, path: str = "/", *, host: str = "127.0.0.1", timeout: float = 5.0) -> int:
-    """Ask for ``path`` by HTTP and return the status code of the answer. Raises Fail when there is none within
-    ``timeout`` seconds, when it is not HTTP, or when the code is 400 or more."""
+    """Request ``path`` by HTTP and return the status code of the answer. Raises Fail without an answer within
+    ``timeout`` seconds, when the answer is not HTTP, or when the code is 400 or more."""
     import socket  # noqa: PLC0415
     import time  # noqa: PLC0415
 
@@ -107,19 +107,19 @@ def check_http(port: int, path: str = "/", *, host: str = "127.0.0.1", timeout: 
 
 
 def expect_listen(*ports: int) -> None:
-    """Declare that the service listens on these TCP ports, besides those declared before. The daemon watches them and
-    runs ``monitor`` at once when nobody listens on one any more."""
+    """Declare that the service listens on these TCP ports, in addition to those declared before. The daemon watches
+    them and runs ``monitor`` at once when the last listener of one is gone."""
     _write(sorted({*expected_ports(), *ports}))
 
 
 def expect_no_listen(*ports: int) -> None:
-    """Withdraw the declaration of these ports, without any of all; before a service is stopped on purpose."""
+    """Withdraw the declaration of these ports, without arguments of all ports; before stopping a service on purpose."""
     _write([port for port in expected_ports() if ports and port not in ports])
 
 
 def register_connections(*ports: int | str) -> None:
-    """Have the TCP connections to these ports registered, besides those to ports that the service listens on: numbers,
-    or ``FIRST-LAST``. Replaces what was asked for before; none: no more. Raises Fail when something is no port."""
+    """Record the TCP connections to these ports, in addition to those on which the service listens: numbers, or
+    ``FIRST-LAST``. Replaces the previous request; without arguments, withdraws it. Raises Fail for an invalid port."""
     path = os.path.join(required("LOCUM_RUNTIME"), "connections", script_name())
     lines = [f"{port}\n" for port in ports]
     for line in lines:
@@ -154,7 +154,7 @@ def expected_ports() -> list[int]:
 
 
 def _write(ports: list[int]) -> None:
-    """Replace the file in one step, and only when something changed: the daemon reads it anew when it did."""
+    """Replace the file in one step, and only when it changed: the daemon reads it again after a change."""
     path = _path()
     if ports == expected_ports():
         return

@@ -1,4 +1,4 @@
-"""Is an ONC RPC service there: by name, for scripts, and as a program for the shell functions."""
+"""Checks of ONC RPC services: by name, for scripts, and as a program for the shell functions."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def check(program: int | str, version: int, host: str = "127.0.0.1", *, tcp: boo
     number = program if isinstance(program, int) else PROGRAMS.get(program)
     if number is None:
         if not str(program).isdecimal():
-            raise rpc.RpcError(
-                f"no RPC program is called {program!r}; give its number, or one of {', '.join(PROGRAMS)}"
-            )
+            raise rpc.RpcError(f"unknown RPC program {program!r}; give its number, or one of {', '.join(PROGRAMS)}")
         number = int(program)
     try:
         rpc.null_call(number, version, host, tcp=tcp, timeout=timeout)

@@ -1,7 +1,6 @@
-"""What Samba's configuration says, as Samba itself reads it: by testparm(1), which knows defaults, includes and the
-registry.
+"""Samba's configuration as Samba itself reads it: by testparm(1), which knows defaults, includes and the registry.
 
-Rules of this file: nothing is interpreted that testparm has not printed. testparm may be slow or hang (the registry
+Rules of this file: it interprets only the output of testparm. testparm may be slow or hang (the registry
 can be in a clustered database), so it has a time limit, and its last good answer is kept.
 """
 
@@ -33,11 +32,11 @@ class SambaConfiguration:
         words = self.sections.get("global", {}).get("smb ports", "").replace(",", " ").split()
         found = tuple(int(word) for word in words if word.isdecimal())
         if not found:
-            raise Fail("testparm says nothing of 'smb ports': set 'ports'")
+            raise Fail("testparm does not print 'smb ports': set 'ports'")
         return found
 
     def share_directories(self, skip: Collection[str] = ()) -> tuple[str, ...]:
-        """The directories that smbd looks for in this machine's file system when a client comes, each once.
+        """The directories that smbd opens in this machine's file system when a client connects, each once.
 
         Those with ``%`` are templates (smb.conf(5)). ``skip``: names of shares that are left out.
         """
@@ -51,10 +50,10 @@ class SambaConfiguration:
         return tuple(dict.fromkeys(paths))
 
     def _is_local(self, name: str) -> bool:
-        """Whether a client of the share makes smbd look for its path, and in this machine's file system.
+        """Whether a client of the share makes smbd open its path, and in this machine's file system.
 
         make_connection_snum of smbd/smb2_service.c: a share that is not available is refused first, a command for
-        new connections may make the directory. A printer's path is a spool, the path of a DFS proxy is not used.
+        new connections may create the directory. A printer's path is a spool, the path of a DFS proxy is not used.
         """
         if name in ("global", "ipc$") or not _is_true(self._value(name, "available"), True):
             return False
@@ -66,7 +65,7 @@ class SambaConfiguration:
         return ELSEWHERE.isdisjoint(map(_module, modules))
 
     def _value(self, section: str, name: str) -> str:
-        """The value of a section. testparm leaves out what is as in [global]."""
+        """The value of a section. testparm omits values that equal those in [global]."""
         own = self.sections.get(section, {})
         return own[name] if name in own else self.sections.get("global", {}).get(name, "")
 
@@ -81,7 +80,7 @@ def _is_true(word: str, default: bool) -> bool:
 
 
 def parse(text: str) -> SambaConfiguration:
-    """testparm's output. Lines that are neither a section nor a parameter are passed over."""
+    """testparm's output. Lines that are neither a section nor a parameter are skipped."""
     sections: Sections = {}
     current = sections.setdefault("global", {})
     for line in text.splitlines():
@@ -95,7 +94,7 @@ def parse(text: str) -> SambaConfiguration:
 
 
 def cached_configuration() -> SambaConfiguration:
-    """The configuration as it was known last; testparm is asked only when it was never asked. Raises Fail."""
+    """The last known configuration; testparm runs only if it never ran before. Raises Fail."""
     try:
         with open(_cache(), encoding="utf-8", errors="replace") as file:
             return parse(file.read())
@@ -104,17 +103,17 @@ def cached_configuration() -> SambaConfiguration:
 
 
 def read_configuration() -> SambaConfiguration:
-    """Ask testparm, for at most the setting ``testparm-timeout`` seconds (10), and keep the answer.
+    """Run testparm, for at most the setting ``testparm-timeout`` seconds (10), and keep its output.
 
-    When it fails the last good answer is used and the reason is logged: a server that runs goes on with what it has
-    read. Raises Fail when there is none.
+    When it fails, the last good output is used and the reason is logged: a running server continues with the
+    configuration that it has read. Raises Fail without an earlier output.
     """
     limit = float(str(settings().get("testparm-timeout", 10)))
     command = [*as_words(str(settings().get("testparm", "testparm"))), "--suppress-prompt", "--verbose"]
     if settings().get("config"):
         command.append(str(settings()["config"]))
     cache = _cache()
-    # What it says of the configuration's flaws comes on standard error, and must not be taken for a part of it.
+    # Complaints about the configuration are on standard error, and must not be taken for a part of it.
     errors = f"{cache}.err"
     done = run(
         ["sh", "-c", 'errors=$1; shift; exec "$@" 2>"$errors"', "sh", errors, *command], check=False, timeout=limit
@@ -131,7 +130,7 @@ def read_configuration() -> SambaConfiguration:
             problem = f"testparm refuses the configuration:\n{file.read().strip()}"
     if not os.path.exists(cache):
         raise Fail(problem)
-    log(f"{problem}\nThe configuration as it was before is used.")
+    log(f"{problem}\nThe previous configuration is used.")
     return cached_configuration()
 
 

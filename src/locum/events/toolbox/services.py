@@ -1,10 +1,10 @@
-"""Starting and stopping the service that a script looks after.
+"""Starts and stops the service that a script manages.
 
-Three ways, chosen by the script's settings: ``start`` and ``stop`` are commands that do it; ``command`` is the
-service itself, kept in the foreground, and is started detached from the script; otherwise ``service`` is a unit
-of systemd. A detached service has a session of its own, so that it outlives the script, the runner and the daemon.
+Three ways, chosen by the script's settings: ``start`` and ``stop`` are commands; ``command`` is the service itself, in
+the foreground, and is started detached from the script; otherwise ``service`` is a systemd unit. A detached service has
+a session of its own, so that it survives the script, the runner and the daemon.
 
-A script that looks after two services reads the settings of the second with a ``prefix``: ``winbind-`` makes them
+A script that manages two services reads the settings of the second with a ``prefix``: ``winbind-`` makes them
 ``winbind-command``, ``winbind-start`` and so on.
 """
 
@@ -21,12 +21,12 @@ from locum.events.toolbox.context import required, script_name, settings
 from locum.events.toolbox.failure import Fail
 from locum.events.toolbox.waiting import wait_for
 
-#: A detached service's log is put aside at its next start when it is larger than this, bytes.
+#: A detached service's log is renamed at its next start when it is larger than this, bytes.
 _LOG_LIMIT = 1 << 20
 
 
 def start_service(name: str | None = None, *, command: object = None, prefix: str = "") -> None:
-    """Start the service unless it runs already. Raises Fail when it cannot be started.
+    """Start the service unless it is running. Raises Fail when it cannot be started.
 
     ``command`` replaces the settings: the service itself, in the foreground. ``name`` is the setting ``service`` or
     the script's own (``web`` of ``50.web``). Whether the service is ready is another question: wait for its port.
@@ -42,7 +42,7 @@ def start_service(name: str | None = None, *, command: object = None, prefix: st
 
 
 def stop_service(name: str | None = None, *, timeout: float = 10.0, prefix: str = "") -> None:
-    """Stop the service; nothing happens when it does not run. One that was started detached gets SIGTERM and after
+    """Stop the service; nothing happens when it is not running. A detached service gets SIGTERM and after
     ``timeout`` seconds SIGKILL, with everything in its session."""
     stop = _setting("stop", prefix)
     own = _name(name, prefix)
@@ -64,17 +64,16 @@ def reload_service(name: str | None = None, *, prefix: str = "") -> None:
         run_for_service(_command(reload), name, prefix=prefix)
     elif recorded is not None:
         if not is_alive(*recorded):
-            raise Fail(f"{own} does not run")
+            raise Fail(f"{own} is not running")
         kill(*recorded, signal.SIGHUP)
     elif not _is_direct(prefix):
         run(["systemctl", "reload", own])
     else:
-        raise Fail("how to reload the service is not known: set 'reload' to a command")
+        raise Fail("the service cannot be reloaded: set 'reload' to a command")
 
 
 def kill_service(name: str | None = None, *, prefix: str = "") -> None:
-    """Kill the service and everything that belongs to it at once. With commands of its own all that can be done is to
-    stop it."""
+    """Kill all processes of the service at once. With ``start`` and ``stop`` commands it can only be stopped."""
     own = _name(name, prefix)
     if _was_detached(own):
         _stop_detached(own, 0)
@@ -85,8 +84,8 @@ def kill_service(name: str | None = None, *, prefix: str = "") -> None:
 
 
 def service_is_running(name: str | None = None, *, prefix: str = "") -> bool:
-    """Whether the service runs, as far as the way it was started can tell. With ``start`` and ``stop`` commands the
-    setting ``status`` is asked: a command that succeeds while it runs."""
+    """Whether the service is running, as far as its way of starting can tell. With ``start`` and ``stop`` commands, the
+    setting ``status`` tells: a command that succeeds while the service is running."""
     own = _name(name, prefix)
     if _was_detached(own):
         recorded = _recorded(own)
@@ -105,7 +104,7 @@ def service_log(name: str | None = None, *, prefix: str = "") -> str:
 
 
 def run_for_service(command: list[str], name: str | None = None, *, prefix: str = "") -> None:
-    """Run a command that may leave a service behind, as one that starts it does. What the two write goes to the
+    """Run a command that may leave a service behind, as one that starts it does. Their output goes to the
     service's log. Raises Fail when the command fails."""
     run(command, log=_put_aside(service_log(name, prefix=prefix)))
 
@@ -132,7 +131,7 @@ def _command(value: object) -> list[str]:
 
 def _file(variable: str, wanted: str, suffix: str) -> str:
     """A file about a detached service. Not in the script's state directory: that is emptied when the daemon starts,
-    which a service may outlive."""
+    while a service may continue."""
     directory = os.path.join(required(variable), "services")
     os.makedirs(directory, exist_ok=True)
     own = script_name()
@@ -183,7 +182,7 @@ def _start_detached(name: str, words: list[str]) -> None:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                # What tells one of our scripts where it runs is no business of the service.
+                # The service does not get the variables of the event script.
                 env={key: value for key, value in os.environ.items() if not key.startswith("LOCUM_")},
             )
         except (OSError, IndexError) as error:
@@ -191,7 +190,7 @@ def _start_detached(name: str, words: list[str]) -> None:
     found = process(service.pid)
     with open(_record_path(name), "w", encoding="ascii") as file:
         file.write(f"{service.pid} {found.start if found else 0} {boot_id()}\n")
-    # A service that is wrong in some way ends within moments; to say so now beats waiting for its port in vain.
+    # A faulty service ends within moments; to report that now is better than to wait for its port in vain.
     deadline = time.monotonic() + 0.05
     while time.monotonic() < deadline:
         if (status := service.poll()) not in (None, 0):
@@ -200,7 +199,7 @@ def _start_detached(name: str, words: list[str]) -> None:
                 said = file.read().decode("utf-8", "backslashreplace").strip()
             raise Fail(f"{' '.join(words)} ended at once with status {status}" + (f"\n{said}" if said else ""))
         time.sleep(0.005)
-    service.returncode = 0  # it is not ours to wait for: no warning about that
+    service.returncode = 0  # this process does not wait for it: no warning about that
 
 
 def _stop_detached(name: str, timeout: float) -> None:

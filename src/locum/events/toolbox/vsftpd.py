@@ -1,6 +1,6 @@
-"""What vsftpd's configuration says, vsftpd.conf(5): one ``option=value`` on each line, without blanks around the ``=``.
+"""vsftpd's configuration, vsftpd.conf(5): one ``option=value`` per line, without spaces around the ``=``.
 
-Rules of this file: it reads; what is not there has vsftpd's own default.
+Rules of this file: it only reads; missing options have vsftpd's defaults.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 
 from locum.events.toolbox.failure import Fail
 
-#: Where distributions put it.
+#: Places of the file in distributions.
 PLACES = ("/etc/vsftpd.conf", "/etc/vsftpd/vsftpd.conf")
 
 
 def read_options(config: str | None = None, command: Sequence[str] = ()) -> dict[str, str]:
-    """The options in force. ``command``: how vsftpd is started; its arguments are files and ``-ooption=value``, as
-    vsftpd(8) takes them. ``config``: the file instead of those; without either, the first of PLACES that there is.
-
-    Raises Fail when a file that was named cannot be read.
+    """The options in force. ``command``: the command that starts vsftpd; its arguments are files and
+    ``-ooption=value``, as vsftpd(8) takes them. ``config``: the file instead of those; without either, the first
+    existing file of PLACES. Raises Fail when a named file cannot be read.
     """
     program = next((i for i, word in enumerate(command) if os.path.basename(word) == "vsftpd"), len(command))
     arguments = command[program + 1 :]
@@ -39,13 +38,13 @@ def read_options(config: str | None = None, command: Sequence[str] = ()) -> dict
 
 
 def listen_port(options: Mapping[str, str]) -> int:
-    """Where it waits for clients."""
+    """The port on which it listens for clients."""
     return _number(options, "listen_port", 21)
 
 
 def data_ports(options: Mapping[str, str]) -> tuple[str, ...]:
-    """The ports on this side of its data connections, as ``FIRST-LAST``: those for passive clients (all above 1023
-    unless ``pasv_min_port`` and ``pasv_max_port`` say), and, with ``connect_from_port_20``, that for active ones."""
+    """The local ports of its data connections, as ``FIRST-LAST``: those for passive clients (all above 1023 unless
+    ``pasv_min_port`` and ``pasv_max_port`` limit them), and, with ``connect_from_port_20``, that for active ones."""
     first = max(_number(options, "pasv_min_port", 0), 1024)
     last = _number(options, "pasv_max_port", 0)
     last = last if first <= last <= 65535 else 65535

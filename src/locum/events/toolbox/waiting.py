@@ -1,4 +1,4 @@
-"""Waiting for something to become true, a limited time, and saying what it was when it did not."""
+"""Waits for a condition, for a limited time, and names it when it does not come true."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_TIMEOUT = 30.0
 
 def wait_for(what: str, condition: Callable[[], bool], timeout: float = DEFAULT_TIMEOUT) -> None:
     """Ask ``condition`` until it holds, at first often, then twice a second. Raises Fail after ``timeout`` seconds:
-    ``what`` names the thing that did not come."""
+    ``what`` names the missing condition."""
     deadline = time.monotonic() + timeout
     pause = 0.005
     while not condition():
@@ -32,7 +32,7 @@ def wait_for_directory(path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
 
 
 def check_directories(*paths: str) -> None:
-    """Raises Fail that names every one of ``paths`` that is not a directory. Paths with ``%`` are skipped: they are
+    """Raise Fail with every one of ``paths`` that is not a directory. Paths with ``%`` are skipped: they are
     templates, as in smb.conf(5)."""
     missing = [path for path in paths if "%" not in path and not os.path.isdir(path)]
     if missing:
