@@ -395,7 +395,7 @@ def beats_starve(patch: Patch) -> None:
     """The beats of others put off what is due."""
 
     def next_wakeup(self: Node, original: Callable[[Node], float] = Node.next_wakeup) -> float:
-        looked, self._looked = self._looked, -math.inf
+        looked, self._looked, self._wakeup = self._looked, -math.inf, None
         soonest = original(self)
         self._looked = looked
         return soonest if soonest > self.parts.context.now else self.parts.context.now + LOOK_AGAIN

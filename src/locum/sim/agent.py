@@ -254,8 +254,8 @@ class Agent(Acts):
 
     def _probed(self, effect: fx.ProbeAddresses) -> Work:
         yield
-        heard = {address: "a stranger" for address, _ in effect.items if address in self.world.strangers}
-        yield from self._feed(self.node.probed, effect.ticket, heard)
+        # No machine outside of the cluster is simulated.
+        yield from self._feed(self.node.probed, effect.ticket, {})
 
     def _author(self, effect: fx.SendBeat | fx.CommitWork) -> Author:
         name = self.machine.name

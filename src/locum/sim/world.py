@@ -47,8 +47,6 @@ class World:
         self.store = StoreService(self.engine, Random(f"store {shape.seed}"), shape.history)
         self.store.observer = self.checks
         self.machines: dict[str, Machine] = {}
-        #: Addresses that a machine outside of the cluster answers for.
-        self.strangers: set[str] = set()
         for number in range(shape.nodes):
             machine = self._machine(number)
             self.machines[machine.name] = machine
