@@ -585,14 +585,20 @@ MUTATIONS: dict[str, Mutation] = {
             Knobs(only=("delay_messages", "cut_up", "link_down", "kill_agent"), calm=0.2),
         ),
         Mutation(
-            notes_of_any_life, ("I1",), Knobs(only=("delete_key", "kill_agent", "scripts_slow"), nodes=3, calm=0.2)
+            notes_of_any_life,
+            ("I1",),
+            Knobs(only=("delete_key", "kill_agent", "scripts_slow"), nodes=2, addresses=8, calm=0.2, rounds=1),
         ),
         Mutation(
             notes_outlive_a_retake,
             ("I1",),
             Knobs(only=("remove_by_hand", "scripts_fail", "kill_agent"), nodes=3, calm=0.2, rounds=1),
         ),
-        Mutation(denials_forgotten, ("I1", "liveness")),
+        Mutation(
+            denials_forgotten,
+            ("I1", "liveness"),
+            Knobs(only=("link_down", "admin", "store_outage", "freeze_all"), nodes=3, calm=0.2),
+        ),
         Mutation(
             adoption_of_the_dead, ("I1", "I2", "liveness"), Knobs(only=("change_hold", "kill_agent"), nodes=3, calm=0.3)
         ),
@@ -604,7 +610,11 @@ MUTATIONS: dict[str, Mutation] = {
             Knobs(only=("store_restored", "kill_all", "link_down", "admin"), nodes=3, calm=0.5),
         ),
         Mutation(gap_overlooked, ("I1", "I2"), Knobs(only=BACK, nodes=3, calm=0.5)),
-        Mutation(gap_without_reading, ("I1", "I2", "liveness"), Knobs(only=BACK, nodes=3, calm=0.5)),
+        Mutation(
+            gap_without_reading,
+            ("I1", "I2", "liveness"),
+            Knobs(only=("store_restored", "cut", "cut_up", "link_down"), nodes=3, calm=0.5),
+        ),
         Mutation(
             adopted_in_another_history,
             ("I1", "I2"),
@@ -617,7 +627,12 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(overlapping_scripts, ("I5",)),
         Mutation(unearned, ("I6",)),
         Mutation(ban_forgets, ("I9",), Knobs(only=("scripts_fail", "admin", "link_down"), calm=0.2)),
-        Mutation(beats_starve, ("liveness", "expiry"), Knobs(nodes=6, hold=0.25)),
+        # Without harm: the beats of six nodes alone do it, and each of them makes the run slow.
+        Mutation(
+            beats_starve,
+            ("liveness", "expiry"),
+            Knobs(only=("monitor_fails",), nodes=6, hold=0.25, rounds=1, trouble=2.0),
+        ),
         Mutation(orphan_of_a_lost_plan, ("liveness",), Knobs(only=("spoil_key",), nodes=3, calm=0.3)),
         Mutation(
             stopped_nodes_not_waited_for,
