@@ -1,8 +1,8 @@
-"""What can be learned about one script from its bytes alone, without running it.
+"""Analyses one script by its bytes alone, without running it.
 
-Rules of this file: it reads no directory and runs nothing of the script. A shell is asked to parse it (``sh -n``):
-a script that an upgrade broke should be known before it fails an event. Given the content of a file it says how the
-file would be started (shebang), which events it handles as far as that can be known, and what is wrong with it.
+Rules of this file: it reads no directory and runs nothing of the script. A shell parses it (``sh -n``): a
+script that an upgrade broke should be detected before it fails an event. For the content of a file it determines how
+the file would be started (shebang), which events it handles as far as that can be determined, and its problems.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from locum.events.model import Event
 #: The interpreter name that marks a Python script of event functions: ``#!/usr/bin/env locum-script``.
 PYTHON_INTERPRETER = "locum-script"
 
-#: Only this much of a script is read to see which events it mentions, bytes.
+#: Length of a script that is searched for the events that it mentions, bytes.
 READ_LIMIT = 1 << 20
 
 #: Shells that parse a script without running it when they get ``-n`` (POSIX, sh(1)).
@@ -46,10 +46,10 @@ class Kind(enum.StrEnum):
 
 
 class Analysis(msgspec.Struct, frozen=True):
-    """What a script's content says.
+    """The result of an analysis.
 
     ``events`` are the events it handles: for Python functions exactly these, for text those that it mentions; None
-    means that nothing can be said, so any. ``problems`` make an enabled script unusable; ``remarks`` do not.
+    means unknown, so any. ``problems`` make an enabled script unusable; ``remarks`` do not.
     """
 
     kind: Kind
@@ -79,7 +79,7 @@ def analyse(content: bytes, path: str, search_path: str, parse: bool = True) -> 
     if problem is None and parse and len(content) < READ_LIMIT:
         problem = _shell_problem(words, content, search_path)
     mentioned = tuple(name for name, word in _EVENT_WORDS.items() if word.search(content))
-    # A script that names no event at all chooses what to do in some other way: expect it to handle anything.
+    # A script that names no event at all chooses its action in another way: expect it to handle any event.
     return Analysis(Kind.TEXT, mentioned or None, (problem,) if problem else ())
 
 
@@ -109,7 +109,8 @@ def _interpreter_problem(words: list[str], search_path: str) -> str | None:
 
 
 def _shell_problem(words: list[str], content: bytes, search_path: str) -> str | None:
-    """Why the shell named by the words of a ``#!`` line cannot parse the script; None also when it cannot be asked."""
+    """Why the shell named by the words of a ``#!`` line cannot parse the script; None also when the shell cannot
+    run."""
     name = os.path.basename(words[0])
     if name == "env":
         arguments = [word for word in words[1:] if not word.startswith("-") and "=" not in word]

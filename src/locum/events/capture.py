@@ -1,4 +1,4 @@
-"""Keeps the head and the tail of a script's output, whatever its length, in bounded memory.
+"""Keeps the head and the tail of a script's output of any length in bounded memory.
 
 Rules of this file: bytes in, text out, no file descriptors.
 """

@@ -1,10 +1,10 @@
 """The forked child: waits for its job, then becomes a Python script.
 
 Rules of this file: it runs between fork and the script's first instruction. Nothing here may return to the runner's
-code, hold on to the runner's descriptors, or start a script without having been told to.
+code, keep the runner's descriptors, or start a script without a job.
 
-The job comes as one JSON line over a pipe, so that a child can be forked before there is a job for it: while nobody
-waits. If the runner dies first, the pipe ends, and the child with it.
+The job comes as one JSON line over a pipe, so that a child can be forked before there is a job for it, while no
+event waits. If the runner dies first, the pipe ends, and the child with it.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Child:
     """A child that waits for its job, as the runner sees it.
 
     ``pid`` leads a session of its own; ``handle`` is a pidfd; ``output`` the reading end of its standard output and
-    error. Whoever holds the object calls :meth:`close`.
+    error. The owner of the object calls :meth:`close`.
     """
 
     def __init__(self, compiler: Compiler, stacks: int) -> None:
-        """Fork. Raises OSError when that cannot be done; then nothing is left over."""
+        """Fork. Raises OSError when that fails, without leftovers."""
         self._descriptors = Descriptors()
         try:
             self.output, output = self._descriptors.pipe()
@@ -72,13 +72,13 @@ class Child:
             raise
 
     def is_waiting(self) -> bool:
-        """Whether it still waits, and has not been killed by somebody."""
+        """Whether it still waits, and has not been killed."""
         poll = select.poll()
         poll.register(self.handle, select.POLLIN)
         return not poll.poll(0)
 
     def start(self, job: Job) -> None:
-        """Give it its job. Nothing happens when it is gone: its end tells."""
+        """Give it its job. Nothing happens when it is gone: its end is noticed elsewhere."""
         data = memoryview(job.encode())
         try:
             while data:
@@ -89,7 +89,7 @@ class Child:
             self._descriptors.shut(self._jobs)
 
     def close(self) -> None:
-        """Close every descriptor; one that still waits for a job ends at that."""
+        """Close every descriptor; a child that still waits for a job then ends."""
         self._descriptors.close()
 
 
@@ -128,7 +128,7 @@ def _live(compiler: Compiler, jobs: int, output: int, stacks: int) -> None:
 def _prepare(jobs: int, output: int, stacks: int) -> None:
     """Standard descriptors, nothing else open but ``jobs`` and ``stacks``, default signals.
 
-    What can be set up before the fork has been (:func:`become_parent`): every page that is written to here is copied.
+    All other set-up is done before the fork (:func:`become_parent`): every page that is written to here is copied.
     """
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
@@ -144,7 +144,7 @@ def _prepare(jobs: int, output: int, stacks: int) -> None:
 
 
 def _rehearse() -> None:
-    """Run an empty script. The memory that this touches is copied from the runner's now and not when it counts."""
+    """Run an empty script. The memory that this touches is copied from the runner's now and not during an event."""
     job = Job(**json.loads(_REHEARSAL))
     environment = dict(os.environ)
     os.environ.clear()
@@ -154,7 +154,7 @@ def _rehearse() -> None:
 
 def _run_python(job: Job, compiler: Compiler, stacks: int) -> int:
     def tell(reason: str) -> None:
-        with contextlib.suppress(OSError):  # the script closed everything: its output has to do
+        with contextlib.suppress(OSError):  # the script closed everything: its output must suffice
             os.pwrite(stacks, REASON + reason.encode("utf-8", "backslashreplace") + b"\n", 0)
 
     try:

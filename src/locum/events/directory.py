@@ -1,11 +1,11 @@
-"""A directory of event scripts: which files are scripts, in which order, and what is wrong with them.
+"""A directory of event scripts: which files are scripts, their order, and their problems.
 
 Rules of this file: it reads the file system, runs nothing of a script and changes nothing. Names and order follow CTDB
-(``NN.name``, ``ctdb/config/events/README``); what others could write is refused, for scripts run as root.
+(``NN.name``, ``ctdb/config/events/README``); files that other users could write are refused, for scripts run as root.
 
-Three sorts of problem. A *fault* keeps a daemon from starting; one that runs already goes on with the scripts that it
-had (:mod:`locum.events.script_set`). A *remark* is for the author of a script. A file that is *ignored* is no script,
-and is listed so that its owner can find out why it does not run. Only what is enabled can be at fault: upgrades and
+There are three kinds of problems. A *fault* keeps a daemon from starting; a running daemon continues with its last good
+scripts (:mod:`locum.events.script_set`). A *remark* is for the author of a script. An *ignored* file is not a script,
+and is listed so that its owner can find out why it does not run. Only enabled scripts can have faults: upgrades and
 configuration tools leave other files on all nodes alike, and these must stop nothing.
 """
 
@@ -33,7 +33,7 @@ class Script(msgspec.Struct, frozen=True):
     """One script of a directory.
 
     ``name`` is the file's name without ``.script``; ``enabled`` whether it is executable. ``events`` are the events
-    that it handles as far as that is known (see :class:`locum.events.analysis.Analysis`), None for any.
+    that it handles, as far as known (see :class:`locum.events.analysis.Analysis`), None for any.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Script(msgspec.Struct, frozen=True):
     events: tuple[str, ...] | None
 
     def handles(self, event: str) -> bool:
-        """Whether running the script for ``event`` could do anything, enabled or not."""
+        """Whether running the script for ``event`` could have an effect, enabled or not."""
         return self.events is None or event in self.events
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a directory: with which file, and what to do.
+    """One problem of a directory: the file, the problem, the remedy.
 
-    A ``fault`` keeps a daemon from starting. ``ignored``: nothing is wrong, the file is just no script.
+    A ``fault`` keeps a daemon from starting. ``ignored``: not a problem, the file is just not a script.
     """
 
     place: str
@@ -76,7 +76,7 @@ class Listing(msgspec.Struct, frozen=True):
 
     @property
     def remarks(self) -> tuple[Problem, ...]:
-        """Everything else that is listed, beside faults."""
+        """All listed problems except faults."""
         return tuple(problem for problem in self.problems if not problem.fault)
 
 
@@ -85,10 +85,10 @@ Signature = tuple[int, int, int, int, int]
 
 
 class Survey(msgspec.Struct, frozen=True):
-    """A listing, and which of its scripts can be used as they are.
+    """A listing, and which of its scripts are usable.
 
-    ``closed``: the directory as a whole is at fault. ``broken``: names of files that are enabled scripts with a fault
-    of their own. ``clashes``: file names of enabled scripts that have one number. ``signatures``: by file name.
+    ``closed``: the directory as a whole is faulty. ``broken``: names of files that are enabled scripts with a fault
+    of their own. ``clashes``: file names of enabled scripts with the same number. ``signatures``: by file name.
     """
 
     listing: Listing
@@ -107,11 +107,11 @@ class ScriptDirectory:
         self._analyses: dict[str, tuple[Signature, Analysis]] = {}
 
     def scan(self) -> Listing:
-        """Read the directory now. Everything that is wrong is in the listing; nothing is raised."""
+        """Read the directory now. All problems are in the listing; nothing is raised."""
         return self.survey().listing
 
     def survey(self) -> Survey:
-        """:meth:`scan`, and which scripts can be used."""
+        """As :meth:`scan`, and which scripts are usable."""
         problems = self._directory_problems()
         try:
             names = sorted(os.listdir(self.path))
@@ -151,8 +151,8 @@ class ScriptDirectory:
         return listing.scripts
 
     def check(self) -> Listing:
-        """The listing of a directory without flaw. Raises :class:`ScriptDirectoryError` with faults and remarks; files
-        that are no scripts are no flaw."""
+        """The listing of a directory without problems. Raises :class:`ScriptDirectoryError` with faults and remarks;
+        files that are not scripts do not count."""
         listing = self.scan()
         flaws = [str(problem) for problem in listing.problems if not problem.ignored]
         if flaws:
@@ -171,10 +171,10 @@ class ScriptDirectory:
         names = ", ".join(script.name for script in found or listing.scripts) or "none"
         if found:
             raise UsageError(f"{name!r} could be any of {names}: give the whole name")
-        raise UsageError(f"there is no script {name!r} in {self.path}; there are {names}")
+        raise UsageError(f"unknown script {name!r} in {self.path}; there are {names}")
 
     def set_enabled(self, script: Script, enabled: bool) -> bool:
-        """Make ``script`` executable or not; False when it was so already.
+        """Make ``script`` executable or not; return False when nothing had to be changed.
 
         Raises UsageError when that cannot be done, and :class:`ScriptDirectoryError` instead of enabling a script
         that would be at fault then.
@@ -197,7 +197,7 @@ class ScriptDirectory:
         return True
 
     def _problems_when_enabled(self, script: Script, file: str) -> list[str]:
-        """What would be wrong with the disabled ``script``, which is the file ``file``, once it is enabled."""
+        """The faults that the disabled ``script``, which is the file ``file``, would have once enabled."""
         listing = self.scan()
         problems = [str(one) for one in listing.problems if one.place == file and not one.ignored]
         remarks = analysis[1].remarks if (analysis := self._analyses.get(file)) is not None else ()
@@ -218,7 +218,7 @@ class ScriptDirectory:
         return [Problem(self.path, text, True) for text in unsafe(status, self.path)]
 
     def _stray(self, name: str) -> Problem:
-        """A file whose name is not a script's: an executable one was perhaps meant to run, anything else was not."""
+        """A file whose name is not a script's: an executable file was perhaps meant to run, others were not."""
         try:
             status = os.stat(os.path.join(self.path, name))
             executable = stat.S_ISREG(status.st_mode) and bool(status.st_mode & 0o111)
@@ -231,7 +231,8 @@ class ScriptDirectory:
 
     @staticmethod
     def _clashes(scripts: list[Script], problems: list[Problem]) -> tuple[tuple[str, ...], ...]:
-        """Scripts with one number. Of enabled ones the order would be undefined; a disabled one disturbs nothing."""
+        """Scripts with one number. The order of enabled scripts would be undefined; a disabled script does not
+        matter."""
         numbers: dict[str, list[Script]] = {}
         for script in scripts:
             numbers.setdefault(script.name[:2], []).append(script)
@@ -285,7 +286,7 @@ class ScriptDirectory:
             self._check_target(path, fault)
         signature = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         known = self._analyses.get(name)
-        # A problem may go without a change of the file: an interpreter that is installed.
+        # A problem may disappear without a change of the file, when its interpreter is installed.
         if known is None or known[0] != signature or known[1].problems:
             try:
                 with open(path, "rb") as file:
@@ -303,7 +304,7 @@ class ScriptDirectory:
         return Script(name.removesuffix(_SUFFIX), path, enabled, analysis.kind, analysis.events)
 
     def _check_target(self, path: str, fault: Callable[[str], None]) -> None:
-        """A link is as safe as the directory it points into: who can write that can replace the script."""
+        """A link is as safe as its target directory: a user who can write there can replace the script."""
         parent = os.path.dirname(os.path.realpath(path))
         try:
             texts = unsafe(os.stat(parent), parent)
@@ -314,7 +315,7 @@ class ScriptDirectory:
 
 
 def unsafe(status: os.stat_result, path: str) -> list[str]:
-    """Why somebody other than us could change the file or directory with this ``status``; empty when nobody can."""
+    """Why another user could change the file or directory with this ``status``; empty when none can."""
     texts = []
     us = os.geteuid()
     if status.st_uid not in (0, us):

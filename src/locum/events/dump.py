@@ -1,6 +1,6 @@
-"""A readable picture of what a script that ran out of time was doing.
+"""A readable report of what a script was doing when its time limit passed.
 
-Rules of this file: it only looks. Everything comes from /proc; what may not be read is left out.
+Rules of this file: it only reads /proc; unreadable parts are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TEXT_LIMIT = 24 * 1024
 
 
 def dump_session(session: int) -> str:
-    """The process tree of ``session``, one process a line, with where in the kernel each waits.
+    """The process tree of ``session``, one process a line, with the place in the kernel where each waits.
 
     Descendants that left the session are shown too, since the script may be waiting for one, marked as such.
     """
@@ -45,7 +45,7 @@ def dump_session(session: int) -> str:
 
 
 def clip(text: str) -> str:
-    """``text``, cut to what is worth keeping."""
+    """``text``, cut to its maximum length."""
     return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + "\n[cut here]"
 
 

@@ -1,11 +1,11 @@
 """The event engine: runs the scripts of a directory for an event, in order, one event at a time.
 
 Rules of this file: it is the asyncio side and the only way into the event machinery from a daemon. It starts no
-script itself: that is the runner's (:mod:`locum.events.runner`), a process of its own. It knows nothing of addresses
-and of what an event's failure means for a node.
+script itself: that is the runner's (:mod:`locum.events.runner`), a process of its own. It knows neither addresses nor
+the consequences of an event's failure for a node.
 
 I4, order: scripts run in ascending ``NN.``, one after the other; the first failure ends the event.
-I5, no overlap: one event runs at a time, others wait in the order in which they were asked for; and a runner
+I5, no overlap: one event runs at a time, others wait in the order of their requests; and a runner
 starts nothing before the script that an earlier runner left has ended.
 """
 
@@ -36,11 +36,11 @@ from locum.threads import NoAnswer, Worker
 
 Settings = Mapping[str, Mapping[str, object]]
 
-#: Pauses before a runner that died is started anew, seconds; the last one repeats.
+#: Pauses before a runner that died is restarted, seconds; the last one repeats.
 _RESTART_PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 #: A run waits this long for a runner, seconds; then it fails.
 _RUNNER_LIMIT = 20.0
-#: How long an event waits for a look at the script directory, and a daemon that starts, seconds.
+#: Longest wait of an event, and of a starting daemon, for a scan of the script directory, seconds.
 LOOK_LIMIT, START_LIMIT = 2.0, 20.0
 
 
@@ -67,7 +67,7 @@ class EventEngine:
         self._state = str(state.absolute())
         self._set = ScriptSet(self._directory, runtime=self._runtime, state=self._state)
         self._started = Started(self._runtime, self._later)
-        #: What is wrong with the directory, for people; "" while nothing is.
+        #: The directory's fault, in words; "" without one.
         self.directory_problem = ""
         self._settings: Settings = settings
         self._environment = dict(environment)
@@ -160,10 +160,10 @@ class EventEngine:
         A script that came to a running node gets ``startup`` (with ``startup_timeout``, ``timeout`` when None) before
         its first ``monitor``, and no other event until that has succeeded.
 
-        Always returns a result: a runner that died is a failure with the reason. A directory that became bad is none:
-        the scripts stay as they were (:mod:`locum.events.script_set`).
+        Always returns a result: a runner that died is a failure with the reason. A directory that became faulty is not:
+        the last good scripts run (:mod:`locum.events.script_set`).
         When the awaiting task is cancelled, the script's session is killed and the result recorded as cancelled
-        before CancelledError goes on. Raises UsageError when the arguments are not the event's.
+        before CancelledError continues. Raises UsageError when the arguments are not the event's.
         """
         parse_event(event, arguments)
         async with self._turn:
@@ -178,7 +178,7 @@ class EventEngine:
             chosen = to_start(scripts, event)
             lost = next((script for script in chosen if not script.path), None)
             if lost is not None:
-                problem = f"it is at fault, and no earlier copy of it could be kept: {'; '.join(in_use.faults)}"
+                problem = f"it is faulty, and no earlier copy of it could be kept: {'; '.join(in_use.faults)}"
                 return self._keep(not_run(lost.name, event, arguments, started, problem))
             results: Sequence[ScriptResult] = ()
             cancelled = False
@@ -216,19 +216,19 @@ class EventEngine:
             return result
 
     async def handled(self) -> tuple[Event, ...]:
-        """Every event for which some enabled script could do something; looks at the directory."""
+        """Every event for which some enabled script could have an effect; scans the directory."""
         in_use = await self._look()
         enabled = [script for script in in_use.scripts if script.enabled]
         return tuple(event for event in Event if in_use.refused or any(script.handles(event) for script in enabled))
 
     @property
     def late(self) -> tuple[str, ...]:
-        """Names of scripts that came to a running node and have not had their ``startup``, as of the last look."""
+        """Names of scripts that came to a running node and have not had their ``startup``, as of the last scan."""
         return tuple(script.name for script in self._started.late(self._in_use.scripts))
 
     @property
     def in_use(self) -> InUse:
-        """What is in use since the last look at the directory."""
+        """The scripts in use since the last scan of the directory."""
         return self._in_use
 
     def status(self) -> dict[Event, EventStatus]:
@@ -278,16 +278,16 @@ class EventEngine:
         return results
 
     def _seen(self, looking: asyncio.Future[InUse]) -> InUse:
-        """What a look that has ended has found."""
+        """Handle the result of a finished scan."""
         try:
             return looking.result()
         except (NoAnswer, OSError) as error:
-            return self._set.without_directory(f"cannot be looked at: {error}")
+            return self._set.without_directory(f"cannot be examined: {error}")
 
     async def _look(self, limit: float = LOOK_LIMIT) -> InUse:
-        """Look at the directory, for ``limit`` seconds at most; say so when it has become faulty, or good again.
+        """Scan the directory, for ``limit`` seconds at most; log when it has become faulty, or good again.
 
-        One look at a time: while one does not come back, no other is begun, and none is waited for twice.
+        One scan at a time: while one hangs, no other is started, and none is waited for twice.
         """
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._looker.run("reading the script directory", None, self._refresh))
@@ -322,7 +322,7 @@ class EventEngine:
         return result
 
     def _later(self, write: Callable[[], None]) -> None:
-        """Write to the runtime directory, after what is to be written already. What cannot be written is left out."""
+        """Write to the runtime directory, after the writes that are queued already. Failed writes are dropped."""
 
         def work() -> None:
             with self._book_reserve.spent():
@@ -332,7 +332,7 @@ class EventEngine:
             self._books.submit("writing to the runtime directory", work)
 
     async def _await(self, link: RunnerLink, run: Run) -> bool:
-        """Wait for the end of ``run``. When our task is cancelled, have the script killed and still wait: only then
+        """Wait for the end of ``run``. When our task is cancelled, kill the script and still wait: only then
         may the next one start (I5). Returns whether it was cancelled."""
         cancelled = False
         while not run.finished.done():
@@ -344,7 +344,7 @@ class EventEngine:
         return cancelled
 
     async def _ready_link(self) -> RunnerLink | str:
-        """A runner that is ready, or the reason why there is none."""
+        """Return a runner that is ready, or the reason why there is none."""
         deadline = time.monotonic() + _RUNNER_LIMIT
         while not self._stopping:
             link = self._link
@@ -368,7 +368,7 @@ class EventEngine:
         return link
 
     def _link_ended(self, link: RunnerLink) -> None:
-        """The runner died: start another one at once, then ever slower."""
+        """The runner died: start another one at once, then with growing pauses."""
         if self._stopping or (self._link is not link and self._link is not None):
             return
         if self._restart is None or self._restart.done():

@@ -1,8 +1,8 @@
-"""The environment that scripts get: what is in it, and how settings are written into it.
+"""The environment of scripts: its variables, and the form of settings in it.
 
-Rules of this file: pure, but for reading where this installation lives. Every variable is documented for script
-authors in ``docs/events.md``; nothing of the daemon's own environment is passed on, so that a script runs the same
-way from the daemon and from a shell.
+Rules of this file: pure, except that it determines the place of this installation. Every variable is documented for
+script authors in ``docs/events.md``; nothing of the daemon's own environment is passed on, so that a script runs the
+same way from the daemon and from a shell.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-#: Where programs are looked for, as on a root login; this installation's own directory comes last.
+#: The search path of programs, as on a root login; this installation's own directory comes last.
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -27,7 +27,7 @@ def search_path() -> str:
 
 
 def common_environment(runtime: str, state: str) -> dict[str, str]:
-    """What every script gets, whatever the script and the event. The caller adds node, socket and the like."""
+    """The variables of every script and event. The caller adds node, socket and the like."""
     return {
         "PATH": search_path(),
         "LANG": "C.UTF-8",
@@ -41,7 +41,7 @@ def common_environment(runtime: str, state: str) -> dict[str, str]:
 
 
 def script_environment(name: str, state: str, settings: Mapping[str, object]) -> dict[str, str]:
-    """What one script gets in addition: its name, its state directory, its settings."""
+    """The additional variables of one script: its name, its state directory, its settings."""
     import json  # noqa: PLC0415
 
     environment = {

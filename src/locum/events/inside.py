@@ -1,11 +1,11 @@
-"""Whether a process belongs to the event script that runs: then nothing may wait for that event on its behalf.
+"""Determines whether a process belongs to the running event script: then no request of it may wait for that event.
 
 Rules of this file: it asks the kernel (proc(5)) and the runner's record, never the process. A variable in its
-environment would be lost by sudo and ``env -i``, and inherited by services that outlive the script.
+environment would be lost by sudo and ``env -i``, and inherited by services that survive the script.
 
 A process belongs to a script when it, or one of its ancestors, is in the script's session. A service that a script has
-started is not: it has a session of its own, and init for a parent as soon as what started it has ended. A process that
-systemd or a job queue starts on behalf of a script (``systemd-run --wait``) cannot be told from any other.
+started does not: it has a session of its own, and init as its parent as soon as its starter has ended. A process that
+systemd or a job queue starts for a script (``systemd-run --wait``) cannot be recognised.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import msgspec
 
 from locum.events.processes import process
 
-#: More ancestors than any process has that a script started.
+#: Upper bound of the ancestors of any process that a script started.
 _MOST = 1000
 
 
 class Inside(msgspec.Struct, frozen=True):
-    """The script that runs, and for which event."""
+    """The running script and its event."""
 
     script: str
     event: str
@@ -44,7 +44,7 @@ _decoder = msgspec.json.Decoder(_Record)
 
 
 def inside(pid: int, runtime: str, runner: int) -> Inside | None:
-    """The script that process ``pid`` is a part of; None when it is of none that runs now.
+    """The running script of which process ``pid`` is a part; None when there is none.
 
     ``runtime`` is the runtime directory of the runner, which is process ``runner``.
     """
@@ -56,7 +56,7 @@ def inside(pid: int, runtime: str, runner: int) -> Inside | None:
         found = process(pid) if pid > 0 else None
         if found is None:
             return None
-        # Before the script's number is on file, the runner is the only ancestor to know it by.
+        # Before the script's number is on file, only the runner as an ancestor identifies it.
         if found.parent == runner or (running.pid and found.session == running.pid):
             return place
         pid = found.parent
@@ -64,7 +64,7 @@ def inside(pid: int, runtime: str, runner: int) -> Inside | None:
 
 
 def _running(runtime: str) -> _Running | None:
-    """What the runner has put on file (:mod:`locum.events.record`)."""
+    """Read the runner's record (:mod:`locum.events.record`)."""
     try:
         with open(os.path.join(runtime, "events", "running"), "rb") as file:
             return _decoder.decode(file.read().split(b"\n", 1)[0]).running

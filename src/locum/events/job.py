@@ -1,4 +1,4 @@
-"""One script to run for one event, and the exit statuses that are ours to give."""
+"""One script to run for one event, and the exit statuses that Locum assigns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        """What its command line ends with, after an interpreter."""
+        """The end of its command line, after an interpreter."""
         return [self.path, self.event, *self.arguments]
 
     def encode(self) -> bytes:

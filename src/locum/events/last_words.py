@@ -1,4 +1,4 @@
-"""What a service wrote before it ended: its log is a file that only the script knows, until somebody names it.
+"""The last output of a service that has ended: reports name its log, which otherwise only the script knows.
 
 Rules of this file: it reads the records and logs of services that a script has started detached
 (:mod:`locum.events.toolbox.services`, ``functions``). Only light imports: this runs in the runner.
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from locum.events.processes import boot_id, is_alive
 
-#: Of a log as much is shown: lines, and bytes.
+#: Shown part of a log: lines, and bytes.
 _LINES, _BYTES = 8, 2000
-#: Of its last line as much is part of a reason, characters.
+#: Part of its last line that a reason quotes, characters.
 _QUOTED = 120
 
 
@@ -43,8 +43,8 @@ class LastWords:
 
 
 def last_words(script: str, environment: Mapping[str, str], since: float) -> list[LastWords]:
-    """Of the services that ``script`` has started detached: those that have ended by themselves, and those that were
-    started again since the unix time ``since``, because they had."""
+    """The services that ``script`` has started detached and that have ended by themselves, also those that were
+    restarted for that reason since the unix time ``since``."""
     runtime, state = environment.get("LOCUM_RUNTIME", ""), environment.get("LOCUM_STATE", "")
     directory = os.path.join(runtime, "services")
     found = []
@@ -65,7 +65,7 @@ def _ended(record: str, since: float) -> bool:
         with open(record, encoding="ascii", errors="replace") as file:
             started = os.fstat(file.fileno()).st_mtime
             pid, start, boot = file.read().split()
-        # A record that was emptied is of a service that was stopped.
+        # An empty record belongs to a service that was stopped.
         return boot == boot_id() and (started >= since or not is_alive(int(pid), int(start)))
     except (OSError, ValueError):
         return False

@@ -29,7 +29,7 @@ _COUNT = re.compile(r"[-_]?[0-9]+")
 
 
 def leftover(name: str) -> str | None:
-    """Why a file called ``name`` is a leftover and no script, as the end of a sentence about it; None: it is none."""
+    """Why a file called ``name`` is a leftover and not a script, as the end of a sentence; None when it is not one."""
     if name.endswith("~") or (name.startswith("#") and name.endswith("#")):
         return "is an editor's copy, so it never runs"
     if name.endswith(",v"):

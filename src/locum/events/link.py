@@ -1,11 +1,11 @@
 """The agent's end of the runner: starts the process, talks to it, notices its death.
 
-Rules of this file: it knows the runner's protocol (:mod:`locum.events.runner`) and nothing of directories. It never
+Rules of this file: it knows the runner's protocol (:mod:`locum.events.runner`), but no directories. It never
 starts a second runner before the first has ended.
 
-Nothing here waits in the event loop: a thread has the runner's program executed (its file system may hang), its end is
-waited for through a descriptor, and what it writes to standard error comes through a pipe, so that it never waits for
-the reader of the daemon's log.
+Nothing here blocks the event loop: a thread executes the runner's program (its file system may hang), a descriptor
+reports its end, and a pipe carries its standard error, so that the runner never waits for the reader of the daemon's
+log.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from locum.events.directory import Script
 from locum.events.model import ScriptResult
 from locum.threads import Worker
 
-#: A runner that says nothing for this long after it should have is stopped or stuck, seconds.
+#: A runner without an expected message for this long is stopped or stuck, seconds.
 GRACE = 15.0
 #: How long a runner may take to begin: it may have to wait for an earlier one and for processes to die, seconds.
 START_LIMIT = 30.0
 #: How long a runner whose socket was closed may take to kill its script and exit, seconds.
 STOP_LIMIT = 7.0
-#: How long the end of one that was killed, or whose socket has closed, is waited for, seconds.
+#: Longest wait for the end of a runner that was killed, or whose socket has closed, seconds.
 KILL_LIMIT, REASON_LIMIT = 2.0, 0.2
 #: Bytes of one line on its standard error.
 _LONGEST_LINE = 4096
@@ -57,7 +57,7 @@ _decoder = msgspec.json.Decoder(Message)
 class Run:
     """One run of an event that was handed to the runner.
 
-    ``finished`` gets None when the runner is through, or the reason why it could not be.
+    ``finished`` gets None when the runner has finished, or the reason why it could not finish.
     """
 
     def __init__(self, number: int, finished: asyncio.Future[str | None], timeout: float) -> None:
@@ -70,12 +70,12 @@ class Run:
 
 
 class RunnerLink(asyncio.Protocol):
-    """One runner process. Create it with :meth:`start`; it is of no more use once ``ended`` is set."""
+    """One runner process. Create it with :meth:`start`; it is unusable once ``ended`` is set."""
 
     def __init__(
         self, on_end: Callable[[RunnerLink], None], log: Callable[[str, str], None] = lambda _text, _level: None
     ) -> None:
-        """``on_end`` is called when it has ended; ``log`` takes what it says on standard error, and a level."""
+        """``on_end`` is called when it has ended; ``log`` takes its lines on standard error, and a level."""
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._on_end = on_end
@@ -154,7 +154,7 @@ class RunnerLink(asyncio.Protocol):
         timeout: float,
         startups: Mapping[str, float],
     ) -> Run:
-        """Have ``scripts`` run, each with its part of the environment. There must be no run under way.
+        """Run ``scripts``, each with its part of the environment. No other run may be under way.
 
         ``startups``: names of scripts that get the event ``startup`` first, and their time limits for it.
         """
@@ -180,7 +180,7 @@ class RunnerLink(asyncio.Protocol):
         return run
 
     def cancel(self, run: Run) -> None:
-        """Have the script of ``run`` killed; ``run.finished`` follows."""
+        """Kill the script of ``run``; ``run.finished`` follows."""
         if self._run is run and self._transport is not None and not self.closed:
             self._transport.write(msgspec.json.encode({"cancel": run.number}) + b"\n")
             self._watch(GRACE)
@@ -281,7 +281,7 @@ class RunnerLink(asyncio.Protocol):
             self._watchdog = None
 
     def _silent(self, seconds: float) -> None:
-        """The runner should have spoken: it is stopped, or the machine is. The next one ends what this one left."""
+        """The runner is overdue: it is stopped, or the machine is. The next runner ends the leftovers of this one."""
         self._cause = f"the event runner (process {self.pid}) gave no sign of life for {seconds:g} s and was killed"
         if self._process is not None:
             self._process.kill()
@@ -298,14 +298,14 @@ class RunnerLink(asyncio.Protocol):
 
 
 class _Remarks(asyncio.Protocol):
-    """What the runner says on standard error, line by line."""
+    """The runner's standard error, line by line."""
 
     def __init__(self, log: Callable[[str, str], None]) -> None:
         self._log = log
         self._rest = b""
 
     def data_received(self, data: bytes) -> None:
-        """Log whole lines, and what is too long for one."""
+        """Log whole lines, and parts that are too long for a line."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _LONGEST_LINE:
             lines, self._rest = [*lines, self._rest], b""
@@ -313,10 +313,10 @@ class _Remarks(asyncio.Protocol):
             self._log(f"event runner: {line[:_LONGEST_LINE].decode('utf-8', 'replace')}", "error")
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """Log what has no end of line."""
+        """Log the rest without an end of line."""
         if self._rest:
             self.data_received(b"\n")
 
 
-#: Two, so that one start that hangs does not keep the next from being tried.
+#: Two, so that a start that hangs does not block the next attempt.
 _spawner = Worker("spawner", threads=2, room=2)

@@ -25,15 +25,15 @@ from locum.events.run_script import Interruption, ScriptRunner
 from locum.events.status import StatusBook
 from locum.folder import in_strange_hands, private_folder
 
-#: How long another run over the same directory is waited for, seconds.
+#: Longest wait for another run over the same directory, seconds.
 PATIENCE = 3.0
 
-#: Variables of the caller's environment that scripts get: what the daemon would say, tried out by hand.
+#: Variables of the caller's environment that scripts get, in place of the daemon's.
 PASSED_ON = ("LOCUM_NODE", "LOCUM_INTERFACES", "LOCUM_ADDRESSES", "LOCUM_LIFETIME", "LOCUM_DEADLINE")
 
 
 def default_runtime(directory: str) -> str:
-    """Where runs over ``directory`` without a daemon keep their files: a private place of this user."""
+    """The private directory of this user for runs over ``directory`` without a daemon."""
     if os.geteuid() == 0 and os.path.isdir("/run"):
         base = "/run/locum-event"
     elif os.environ.get("XDG_RUNTIME_DIR"):
@@ -61,7 +61,7 @@ def run_directory(
     environment: Mapping[str, str],
     on_result: Callable[[ScriptResult], None],
 ) -> EventResult:
-    """Run ``event`` over ``directory``; ``on_result`` is called as soon as a script is done.
+    """Run ``event`` over ``directory``; ``on_result`` is called as soon as a script has ended.
 
     ``timeout`` is for each script, in seconds. SIGINT and SIGTERM kill the script that runs and end the event as
     cancelled. Raises :class:`locum.errors.ScriptDirectoryError`, :class:`LocumError` when another run uses

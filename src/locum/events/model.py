@@ -1,4 +1,4 @@
-"""The events, their arguments, and what a run of one leaves behind.
+"""The events, their arguments, and the result of a run.
 
 The table follows CTDB's event scripts (ctdb-script.options(5), ``ctdb/config/events/README``) with the
 guarantees of Locum's design, "Events". Nothing in this file does I/O.
@@ -42,7 +42,7 @@ class Outcome(enum.StrEnum):
     OK = "ok"
     FAILED = "failed"
     TIMEOUT = "timeout"
-    #: Killed because something more urgent had to run (only ``monitor`` is ever cancelled), or the daemon ended.
+    #: Killed because a more urgent event had to run (only ``monitor`` is ever cancelled), or the daemon ended.
     CANCELLED = "cancelled"
     #: Present but not executable.
     DISABLED = "disabled"
@@ -54,9 +54,9 @@ class ScriptResult(msgspec.Struct, frozen=True):
     """The last run of one script for one event.
 
     ``started`` is unix time in seconds, ``seconds`` the duration. ``status`` is the exit status, 128 + signal
-    when a signal ended it, 124 when the time-out did. ``output`` is what it wrote on standard output and
-    error (the head and tail of it when it is long), with the dump of what it hung on after a time-out. ``reason`` says
-    in one line why it is not ok, "" when the script said nothing.
+    when a signal ended it, 124 when the time-out did. ``output`` is its standard output and error
+    (head and tail when it is long), with a dump of its processes after a time-out. ``reason`` says in one line why it
+    is not ok, "" without output.
     """
 
     script: str
@@ -92,7 +92,7 @@ class EventResult(msgspec.Struct, frozen=True):
 
 
 class EventStatus(msgspec.Struct, frozen=True):
-    """What is known of an event: its last run, and the last result of each script, in the order of the scripts.
+    """The state of an event: its last run, and the last result of each script, in the order of the scripts.
 
     The two differ after a failure: scripts after the one that failed keep the result of an earlier run.
     """

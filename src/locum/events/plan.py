@@ -1,4 +1,4 @@
-"""Which scripts of a directory an event starts, and how the results of those and of the others make one.
+"""Selects the scripts that an event starts, and combines their results with those of the others.
 
 Rules of this file: pure. The engine of the daemon and ``locum event run --dir`` share it.
 """
@@ -13,7 +13,7 @@ from locum.events.directory import Script
 from locum.events.model import ARGUMENTS, Event, EventResult, Outcome, ScriptResult
 from locum.events.reason import first_line
 
-#: Exit status of an event that could not begin: the directory is at fault, or the runner.
+#: Exit status of an event that could not begin because of the directory or the runner.
 NOT_RUN_STATUS = 2
 
 
@@ -56,7 +56,7 @@ def not_run(place: str, event: Event, arguments: Sequence[str], started: float, 
 
 
 def parse_event(name: str, arguments: Sequence[str]) -> Event:
-    """The event called ``name``. Raises UsageError when there is none, or when the arguments are not its own."""
+    """The event called ``name``. Raises UsageError for an unknown event or wrong arguments."""
     try:
         event = Event(name)
     except ValueError:

@@ -1,11 +1,11 @@
-"""Processes as /proc shows them: who they are, which session they belong to, and ending a whole session.
+"""Processes as /proc shows them: identity, session, and the end of a whole session.
 
 Rules of this file: it knows processes and sessions, not scripts. A process is identified by its number *and* its
-start time, because numbers are used again. Only light imports: this runs in the runner.
+start time, because numbers are reused. Only light imports: this runs in the runner.
 
 Why sessions and not process groups: every script leads a session of its own, and its children stay in it even when
 they make process groups (``timeout(1)`` and shells with job control do). A daemon leaves the session
-(setsid(2)), and that is what tells a service from a script's remains.
+(setsid(2)), which distinguishes a service from leftovers of a script.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import signal
 import time
 
-#: How long the end of killed processes is waited for, seconds. Only uninterruptible sleep lasts longer.
+#: Longest wait for the end of killed processes, seconds. Only uninterruptible sleep lasts longer.
 KILL_LIMIT = 5.0
 
 _DEAD = ("Z", "X")
@@ -38,7 +38,7 @@ class Process:
 
     @property
     def dead(self) -> bool:
-        """Whether it has ended: a zombie, which holds nothing any more."""
+        """Whether it has ended: a zombie, which no longer holds resources."""
         return self.state in _DEAD
 
 
@@ -55,7 +55,7 @@ def process(pid: int) -> Process | None:
 
 
 def processes() -> list[Process]:
-    """All processes that there are now."""
+    """All current processes."""
     found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return [one for one in found if one is not None]
 
@@ -78,7 +78,7 @@ def session_members(session: int) -> list[Process]:
 
 
 def kill(pid: int, start: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal to exactly this process; nothing happens when it is gone."""
+    """Send a signal to exactly this process; do nothing when it is gone."""
     try:
         handle = os.pidfd_open(pid)
     except OSError:

@@ -1,7 +1,7 @@
-"""Which event functions a Python script defines, found in its syntax tree, without running it.
+"""Finds the event functions of a Python script in its syntax tree, without running it.
 
 Rules of this file: it executes nothing of the script. A name counts as handled when the module's top level binds
-it: by ``def``, by assignment or by import; what a script binds in cleverer ways (``globals()[...]``) is not seen.
+it: by ``def``, by assignment or by import; other ways (``globals()[...]``) are not detected.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class _Names:
 
 
 def _signature_remark(event: Event, function: _Function | None) -> str | None:
-    """Say so when a function cannot be called with its event's arguments."""
+    """Report a function that cannot be called with its event's arguments."""
     if function is None or function.decorator_list:
         return None
     if isinstance(function, ast.AsyncFunctionDef):
-        return f"line {function.lineno}: {event} is an async function, which nothing would run: use def"
+        return f"line {function.lineno}: {event} is an async function, which would never run: use def"
     given = ARGUMENTS.get(event, ())
     arguments = function.args
     positional = len(arguments.posonlyargs) + len(arguments.args)

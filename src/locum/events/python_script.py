@@ -1,7 +1,7 @@
 """Runs one event function of a Python script, in this process.
 
 Rules of this file: it is the same for a script that the runner forked and for one that was started by hand
-(``./50.web monitor``); it knows neither. The outcome is an exit status; what there is to say goes to standard error.
+(``./50.web monitor``); it does not distinguish them. The result is an exit status; messages go to standard error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def compile_script(path: str) -> types.CodeType:
 
 
 def _ignore(_reason: str) -> None:
-    """Nobody asks for the reason: the output has it."""
+    """Ignore the reason: the output has it."""
 
 
 def call_event(
@@ -53,7 +53,7 @@ def call_event(
         _say(str(failure))
         tell(first_line(str(failure)))
         status = failure.status
-    except LocumError as error:  # says what is wrong by itself
+    except LocumError as error:  # its message is the reason
         _say(str(error))
         tell(first_line(str(error)))
         status = 1
@@ -67,7 +67,7 @@ def call_event(
 
 
 def finish(status: int) -> int:
-    """Run exit handlers and write out what is buffered; the status, or 1 when the output cannot be written."""
+    """Run exit handlers and flush buffers; return the status, or 1 when the output cannot be written."""
     import atexit  # noqa: PLC0415
 
     try:
@@ -83,7 +83,7 @@ def finish(status: int) -> int:
 
 
 def _status(event: str, value: object, tell: Callable[[str], None]) -> int:
-    """What a function's return value means: nothing or 0 is success, another whole number is the status."""
+    """Convert a function's return value: nothing or 0 is success, another whole number is the status."""
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int):
@@ -98,7 +98,7 @@ def _status(event: str, value: object, tell: Callable[[str], None]) -> int:
 
 
 def _exit_status(code: object, tell: Callable[[str], None]) -> int:
-    """As :func:`sys.exit` has it: None is 0, a number is itself, anything else is printed and 1."""
+    """As for :func:`sys.exit`: None is 0, a number is itself, anything else is printed and 1."""
     if code is None:
         return 0
     if isinstance(code, int):
@@ -109,7 +109,7 @@ def _exit_status(code: object, tell: Callable[[str], None]) -> int:
 
 
 def _traceback(error: BaseException, path: str) -> list[str]:
-    """The traceback from the script's first frame on: what calls the script is of no interest to its author."""
+    """The traceback from the script's first frame on: the frames of the caller do not help its author."""
     start = error.__traceback__
     while start is not None and start.tb_frame.f_code.co_filename != path:
         start = start.tb_next

@@ -1,8 +1,8 @@
-"""Why a script failed, in one line: what people see in tables, in the log and as the reason of an unhealthy node.
+"""Why a script failed, in one line: for tables, for the log, and as the reason of an unhealthy node.
 
 Rules of this file: pure, and light to import: it runs in the runner and in scripts. A Python script knows its reason:
 the message of its failure, or the exception with the line of the script that it came from. Of any other script only the
-output is known. By convention (``docs/events.md``) its first line says what is wrong, unless a later one is marked as
+output is known. By convention (``docs/events.md``) its first line names the problem, unless a later line is marked as
 the error or is the end of a Python traceback.
 """
 
@@ -27,7 +27,7 @@ def first_line(text: str) -> str:
 
 
 def reason_of_output(output: str) -> str:
-    """The line of a failed script's ``output`` that says why, "" when it said nothing."""
+    """The line of a failed script's ``output`` that gives the reason, "" without output."""
     lines = [line for line in output.splitlines() if line.strip()]
     found = _end_of_traceback(lines) or next((line for line in lines if _MARKED.match(line.strip())), "")
     return (found or (lines[0] if lines else "")).strip()[:_LONGEST]
@@ -35,7 +35,7 @@ def reason_of_output(output: str) -> str:
 
 def reason_of_exception(error: BaseException, path: str) -> str:
     """``ValueError: invalid literal (50.web line 12)``: the exception, and the line of the script at ``path`` that
-    raised it or called what did. Of a message of several lines the first."""
+    raised it or called what did. Only the first line of the message."""
     kind = type(error)
     name = (
         kind.__qualname__

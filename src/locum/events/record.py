@@ -1,9 +1,9 @@
-"""What a runner leaves on file so that the next one can keep I5: a script never runs twice at once on a node.
+"""The record with which the next runner keeps I5: a script never runs twice at once on a node.
 
-Two files in ``RUNTIME/events``. ``lock`` is held (flock) by the runner as long as it lives, and says who it is and
-for whom it works. ``running`` names the script that runs at this moment, by process number and start time, and
-it is written *before* the script's first instruction and emptied when the runner has seen its end. So whatever
-dies, and however: a script whose end nobody saw is on file, and the next runner ends it before it starts another.
+Two files in ``RUNTIME/events``. The runner holds ``lock`` (flock) as long as it lives; the file has the
+process numbers of the runner and its agent. ``running`` names the running script, by process number and start time. It
+is written *before* the script's first instruction and emptied when the runner has seen its end. After the death of any
+process, a script without a recorded end is therefore on file, and the next runner ends it before it starts another.
 
 Only light imports: this runs in the runner.
 """
@@ -18,9 +18,9 @@ import time
 from locum.errors import LocumError
 from locum.events.processes import boot_id, is_alive, kill, kill_session, process, processes
 
-#: How long an earlier runner is given to notice that its agent is gone and to end its script, seconds.
+#: Time for an earlier runner to notice that its agent is gone and to end its script, seconds.
 PATIENCE = 8.0
-#: How long it may take while its agent is alive, seconds: then it is at work for somebody else.
+#: The same while its agent is alive, seconds: after that, another daemon uses the directory.
 BUSY_PATIENCE = 2.0
 
 
@@ -77,18 +77,18 @@ class RunRecord:
         return name
 
     def starting(self, script: str, event: str, token: str, command: list[str]) -> None:
-        """Put on file that ``script`` is about to run as a process that has ``token`` (LOCUM_RUN) in its environment
+        """Record that ``script`` is about to run as a process that has ``token`` (LOCUM_RUN) in its environment
         and whose command line ends with ``command``."""
         self._write({"script": script, "event": event, "pid": 0, "token": token, "command": command})
 
     def begun(self, script: str, event: str, pid: int) -> None:
-        """Put on file that ``script`` runs as process ``pid``, which leads its session."""
+        """Record that ``script`` runs as process ``pid``, which leads its session."""
         found = process(pid)
         start = found.start if found is not None else 0
         self._write({"script": script, "event": event, "pid": pid, "start": start})
 
     def ended(self) -> None:
-        """Put on file that no script runs."""
+        """Record that no script runs."""
         self._write(None)
 
     def stuck(self, script: str, marks: list[tuple[int, int]]) -> None:
@@ -158,10 +158,10 @@ class RunRecord:
         os.pwrite(self._lock, json.dumps(mark).encode() + b"\n", 0)
 
     def _end_unnumbered(self, name: str, running: dict[str, object]) -> None:
-        """End a script that was started, perhaps, while its number did not come to be written down.
+        """End a script that may have been started before its number was recorded.
 
-        Everything that it started has its token, services too; those lead sessions of their own, and with another
-        command line. What has no leader any more may be either, and goes.
+        All processes that it started have its token, services too; but services lead sessions of their own, with
+        another command line. A process without a leader may be either, and is ended.
         """
         token, command = running.get("token"), running.get("command")
         if not isinstance(token, str) or not isinstance(command, list):
@@ -174,10 +174,10 @@ class RunRecord:
                 self.stuck(name, [(left.pid, left.start) for left in kill_session(session)])
 
     def _kill_orphans(self, session: int) -> None:
-        """End what is left of a script whose main process is gone.
+        """End the leftovers of a script whose main process is gone.
 
-        The session's number may have been used again since, so a process must also carry our runtime directory in
-        its environment, as everything that a script starts does.
+        The session's number may have been reused since, so a process must also have our runtime directory in its
+        environment, as all processes of a script do.
         """
         mark = b"LOCUM_RUNTIME=" + os.fsencode(self._runtime)
         deadline = time.monotonic() + 1.0
@@ -212,7 +212,7 @@ def _number(record: dict[str, object], key: str) -> int:
 
 
 def _parse(data: bytes) -> dict[str, object]:
-    """The record's first line, empty when there is none or it is not ours: then there is nothing to go by."""
+    """The record's first line, empty when it is missing or foreign."""
     try:
         value = json.loads(data.split(b"\n", 1)[0])
     except ValueError:

@@ -1,8 +1,8 @@
-"""Descriptors kept back for a time when there are no others.
+"""Spare descriptors for times without free ones.
 
-A daemon that has run out of descriptors must still be able to look into its script directory: scripts are started by
-the runner, a process with a table of its own, and they are fine. Without a reserve a shortage in the daemon would look
-as if every script had failed, and the node would be unhealthy, and banned, for what is no fault of its services.
+A daemon without free descriptors must still be able to read its script directory: the runner, a process with its own
+descriptor table, starts the scripts, and these are unaffected. Without the reserve, a shortage in the daemon would look
+like the failure of every script, and the node would become unhealthy, and banned, although its services are healthy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KEPT = 2
 
 
 class Reserve:
-    """A few open descriptors that are of no use but to be closed. Not for use from several threads."""
+    """A few open descriptors that serve only to be closed. Not for use from several threads."""
 
     def __init__(self) -> None:
         self._kept: list[int] = []
@@ -24,7 +24,7 @@ class Reserve:
 
     @contextlib.contextmanager
     def spent(self) -> Iterator[None]:
-        """Within the block so many descriptors are free; nobody else may open one meanwhile."""
+        """Within the block, this number of descriptors is free; no other code may open one meanwhile."""
         self.close()
         try:
             yield
@@ -41,4 +41,4 @@ class Reserve:
             while len(self._kept) < _KEPT:
                 self._kept.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
-            pass  # somebody else was short as well; the next time may be better
+            pass  # other code was short as well; retried the next time

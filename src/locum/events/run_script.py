@@ -3,10 +3,10 @@
 Rules of this file: one script at a time and nothing asynchronous, so that it can be read from top to bottom. It knows
 neither directories nor events' meaning. Only light imports: the runner should stay small.
 
-A script has ended when its process has. What it left running in its session stays when it ended by itself; when it
-was killed, timed out or was cancelled, its whole session is killed. Daemons (a session of their own) are left alone
-in any case. Whoever still holds the script's output afterwards may go on writing there: a cat(1) reads it, for a
-service that dies of SIGPIPE at its first message would be a trap.
+A script has ended when its process has. Processes that it left running in its session stay when it ended by itself;
+when it was killed, timed out or was cancelled, its whole session is killed. Daemons (with a session of their own) are
+left alone in any case. Processes that still hold the script's output may continue to write there: a cat(1) reads it,
+so that a service does not die of SIGPIPE at its first message.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from locum.events.record import RunRecord
 from locum.events.spawn import CannotStart, Spawned
 
 _CHUNK = 65536
-#: What is read after a script's end, at most: more than a pipe holds, so that an idle writer cannot keep us.
+#: Maximum length that is read after a script's end: more than a pipe holds, so that a writer cannot delay the runner.
 _REST = 1 << 20
 #: How long what a script leaves behind may take to let go of its output ("service >/dev/null &" has just forked),
 #: milliseconds.
@@ -64,7 +64,7 @@ class Ended:
 
 
 class Interruption:
-    """What may interrupt a script: a descriptor to watch, and the question whether to stop when it is readable."""
+    """Interruption of a script: a descriptor to watch, and a function that decides to stop when it is readable."""
 
     def __init__(self, descriptor: int, stop: Callable[[], bool]) -> None:
         self.descriptor = descriptor
@@ -74,7 +74,7 @@ class Interruption:
 class ScriptRunner:
     """Runs scripts, one at a time, under a :class:`RunRecord`.
 
-    The process that has one gives up its working directory, its umask and the buffering of its output: scripts
+    The process with such an object changes its working directory, its umask and the buffering of its output: scripts
     inherit them.
     """
 
@@ -92,8 +92,8 @@ class ScriptRunner:
         become_parent(self._stacks)
 
     def prepare(self, idle: Callable[[], bool]) -> None:
-        """Fork children for the next event, as many as Python scripts ran since the last call: while ``idle`` says
-        that nobody waits for us. Forking, and what a process first does, is most of what a Python script costs."""
+        """Fork children for the next event, as many as Python scripts ran since the last call: while ``idle`` says that
+        no request waits. Forking, and the first steps of a process, are most of the cost of a Python script."""
         self._spares_wanted = max(self._spares_wanted, min(self._python_runs, _SPARES))
         self._python_runs = 0
         while len(self._spares) < self._spares_wanted and idle():
@@ -103,7 +103,7 @@ class ScriptRunner:
                 return  # tried again when there is a script to run, and reported then
 
     def run(self, job: Job, timeout: float, interruption: Interruption | None = None) -> Ended:
-        """Run ``job``, at most ``timeout`` seconds. Returns when its process has ended, however it did."""
+        """Run ``job``, at most ``timeout`` seconds. Returns when its process has ended in any way."""
         self._reap()
         started, begin = time.time(), time.monotonic()
 
@@ -184,7 +184,7 @@ class ScriptRunner:
         return child
 
     def _python_child(self) -> Child:
-        """A child that waits, or a new one when there is none that nobody killed."""
+        """A waiting child that has not been killed, or a new one."""
         while self._spares:
             spare = self._spares.pop(0)
             if spare.is_waiting():
@@ -210,12 +210,12 @@ class ScriptRunner:
         return known[1]
 
     def _reap(self) -> None:
-        """Collect what ended since: drains, and processes that could not be killed then."""
+        """Collect processes that ended since: drains, and processes that could not be killed then."""
         self._unreaped = [pid for pid in self._unreaped if _still_runs(pid)]
 
 
 class _Run:
-    """A child from when it has its job to its end."""
+    """A child from the start of its job to its end."""
 
     def __init__(self, child: Child | Spawned, python: bool, stacks: int) -> None:
         self.pid = child.pid
@@ -227,11 +227,11 @@ class _Run:
         self._stacks = stacks
         self._capture = Capture()
         self._notes: list[str] = []
-        #: Why it failed, when that is for us to say.
+        #: Why it failed, when the runner knows.
         self.reason = ""
 
     def watch(self, deadline: float, interruption: Interruption | None) -> tuple[str, int]:
-        """Collect output until the process ends, ``deadline`` (monotonic) passes or an interruption says stop."""
+        """Collect output until the process ends, ``deadline`` (monotonic) passes or an interruption stops it."""
         poll = select.poll()
         poll.register(self._output, select.POLLIN)
         poll.register(self._handle, select.POLLIN)
@@ -260,7 +260,7 @@ class _Run:
         return os.waitstatus_to_exitcode(status)
 
     def note(self, text: str) -> None:
-        """Add a remark of ours after the script's output."""
+        """Add a remark of the runner after the script's output."""
         self._notes.append(f"[{text}]" if "\n" not in text else text)
 
     def note_hang(self) -> None:
@@ -271,13 +271,13 @@ class _Run:
             self._notes.append(f"Python stack of {self.pid}:\n{clip(stack)}")
 
     def drain(self) -> None:
-        """Read what is left in the pipe, not what a survivor goes on to write."""
+        """Read the rest in the pipe, but not later output of a surviving process."""
         limit = self._capture.size + _REST
         while self._capture.size < limit and self._read():
             pass
 
     def hand_over(self) -> int | None:
-        """Let a cat(1) read what survivors of the script write from now on, if there are any. Returns its number."""
+        """Let a cat(1) read later output of surviving processes, if there are any. Returns its process number."""
         poll = select.poll()
         poll.register(self._output, 0)
         if any(flags & select.POLLHUP for _, flags in poll.poll(_LET_GO)):
@@ -292,7 +292,7 @@ class _Run:
         return pid
 
     def why(self) -> str:
-        """Why it failed: as we know it, as a Python script told it, or as its output says."""
+        """Why it failed: from the runner, from a Python script's report, or from its output."""
         if self.reason:
             return self.reason
         told = os.pread(self._stacks, _CHUNK, 0) if self._python else b""
@@ -320,7 +320,7 @@ class _Run:
         return ("ok" if code == 0 else "failed"), code
 
     def _read(self) -> bool:
-        """Read once. False at the end of the output, and when there is none at present."""
+        """Read once. Returns False at the end of the output, and when there is none now."""
         try:
             data = os.read(self._output, _CHUNK)
         except BlockingIOError:
@@ -329,7 +329,7 @@ class _Run:
         return data != b""
 
     def _python_stack(self) -> str:
-        """Ask the script for its stack; it writes into a file of ours, so that its output does not matter."""
+        """Ask the script for its stack; it writes into a file of the runner, independent of its output."""
         found = process(self.pid)
         if found is None or found.dead or found.state in ("T", "t"):
             return ""

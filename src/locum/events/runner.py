@@ -1,8 +1,8 @@
 """The runner: a small process, started by the agent, that runs the scripts of one event after the other.
 
-Rules of this file: one thread, no asyncio, few imports; it stays about as small as Python can be, because it is
-forked for every Python script and because what is small starts fast. It decides nothing: which scripts run, and
-what a failure means, is the engine's (:mod:`locum.events.engine`).
+Rules of this file: one thread, no asyncio, few imports; it stays as small as possible, because it is
+forked for every Python script and because a small process starts fast. It decides nothing: the engine
+(:mod:`locum.events.engine`) selects the scripts and interprets failures.
 
 Protocol, JSON lines over a socket pair. The runner begins with ``{"ready": SCRIPT-IT-HAD-TO-END or null}`` or
 ``{"refused": REASON}``. Then the agent sends::
@@ -49,7 +49,9 @@ class Control:
     """The runner's end of the socket to the agent."""
 
     def __init__(self, descriptor: int) -> None:
-        os.set_inheritable(descriptor, False)  # it was, to get to us; a script that had it would hide our death
+        os.set_inheritable(
+            descriptor, False
+        )  # inherited by this runner; a script must not, or it would hide the runner's death
         self.descriptor = descriptor
         #: The agent has closed its end, or is dead.
         self.closed = False
@@ -57,7 +59,7 @@ class Control:
         self._messages: deque[dict[str, object]] = deque()
 
     def send(self, message: dict[str, object]) -> None:
-        """Write one message; nothing happens when nobody reads any more."""
+        """Write one message; nothing happens when the agent is gone."""
         data = memoryview(json.dumps(message).encode() + b"\n")
         try:
             while data:
@@ -66,19 +68,19 @@ class Control:
             self.closed = True
 
     def receive(self) -> dict[str, object] | None:
-        """The next message; None when there will be none."""
+        """Return the next message; None at the end."""
         while not self._messages and not self.closed:
             self.fill()
         return self._messages.popleft() if self._messages and not self.closed else None
 
     def is_quiet(self) -> bool:
-        """Whether nothing has come that is not yet taken."""
+        """Whether no message waits."""
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN)
         return not self._messages and not poll.poll(0)
 
     def fill(self) -> None:
-        """Read what there is, at least something."""
+        """Read available data, at least one byte."""
         try:
             data = os.read(self.descriptor, 1 << 18)
         except ConnectionResetError:
@@ -90,7 +92,7 @@ class Control:
         self._messages.extend(json.loads(line) for line in lines)
 
     def take_cancel(self, run: object) -> bool:
-        """Whether a request to cancel ``run`` has come; it is taken out."""
+        """Whether a request to cancel ``run`` has arrived; it is removed."""
         cancel = {"cancel": run}
         found = cancel in self._messages
         while cancel in self._messages:
@@ -163,9 +165,9 @@ def _run_event(request: dict[str, object], runner: ScriptRunner, control: Contro
 
 
 def _settle() -> None:
-    """Leave the agent's ways behind: its signals are not for us, its priority not for scripts."""
+    """Reset the agent's settings: its signals do not concern the runner, its priority does not apply to scripts."""
     for number in signal.valid_signals() - {*IGNORED_BY_RUNNER}:
-        # What nohup, or a shell that started the daemon in the background, had ignored is not for scripts to inherit.
+        # Scripts must not inherit signals that nohup, or a shell with the daemon in the background, ignores.
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -182,7 +184,7 @@ def _settle() -> None:
 
 
 def _preload() -> None:
-    """Import what scripts will import. Done when the agent has its answer already: nobody waits for it."""
+    """Import the modules that scripts will import. The agent has its answer already, so no request waits for this."""
     import importlib  # noqa: PLC0415
 
     for name in PRELOADED:

@@ -1,6 +1,6 @@
 """Entry of the runner's process: ``python -I -S runner_main.py SOCKET RUNTIME AGENT``.
 
-Rules of this file: nothing but the import path, which the agent hands over, because ``site`` (10 ms, 1 MB) is not run.
+Rules of this file: it only sets the import path, which the agent hands over, because ``site`` (10 ms, 1 MB) is not run.
 """
 
 import os

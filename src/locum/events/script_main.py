@@ -1,7 +1,7 @@
 """``locum-script``: runs one event of a Python script by hand, and is the interpreter in its first line.
 
-``./50.web monitor`` runs the function ``monitor`` of the script, in this process, with the environment that it is
-started in. Rules of this file: only what a hand-started script needs in addition to
+``./50.web monitor`` runs the function ``monitor`` of the script, in this process, with its own
+environment. Rules of this file: only the additional needs of a hand-started script over
 :mod:`locum.events.python_script`.
 """
 
@@ -22,7 +22,7 @@ locum event run --dir DIRECTORY EVENT [ARGUMENT...]\
 
 
 def main() -> None:
-    """Exit with the status of the event's function; 2 when called wrongly or when the script cannot be read."""
+    """Exit with the status of the event's function; 2 for wrong usage or an unreadable script."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)

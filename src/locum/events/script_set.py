@@ -1,15 +1,15 @@
-"""The scripts that a running daemon uses: those of the directory, or what they were when it was last without fault.
+"""The scripts that a running daemon uses: those of the directory, or their last good versions.
 
 Rules of this file: it decides which content of which script runs, and starts nothing. The reason: a fault in a script
-directory comes from an upgrade or from configuration management, on all nodes alike. It says nothing about a node's
-services, so it must change nothing that a node does: it moves no address, fails no event, bans no node.
+directory usually comes from an upgrade or from configuration management, on all nodes alike. It does not mean that a
+node's services are bad, so it must not change a node's behaviour: it moves no address, fails no event, bans no node.
 
-While the directory as a whole is at fault (unreadable, empty, open to other users), the set stays as it was. While
-one script is at fault, that script stays as it was and the others follow the directory. Of scripts that have one
-number, the one that ran before runs. A script that is new and at fault does not run. Whatever stays as it was runs
-from a *copy* that was made while it was good: a file that other users could have changed meanwhile is not executed.
+While the directory as a whole is faulty (unreadable, empty, open to other users), the set does not change. While one
+script is faulty, its last good version stays in use and the others follow the directory. Of scripts with the same
+number, the one that ran before runs. A new script with a fault does not run. A last good version runs from a *copy*
+that was made while the script was good: a file that other users could have changed meanwhile is not executed.
 
-The set is on file, so that an agent that restarts goes on with it. Copies are kept in the state directory, because the
+The set is on file, so that a restarted agent continues with it. Copies are kept in the state directory, because the
 runtime directory is often mounted noexec.
 """
 
@@ -27,7 +27,7 @@ _READ = 1 << 20
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A script as it was when it was good. ``copy`` is the path of its copy, "" when none could be made."""
+    """The last good version of a script. ``copy`` is the path of its copy, "" when none could be made."""
 
     script: Script
     signature: Signature
@@ -38,12 +38,12 @@ _decoder = msgspec.json.Decoder(dict[str, _Kept])
 
 
 class InUse(msgspec.Struct, frozen=True):
-    """What runs at the moment.
+    """The scripts in use.
 
-    ``scripts``: in the order in which they run, disabled ones among them; a path of "" means that a script is at
-    fault and that there is no copy of it. ``problems``: all of the directory. ``kept``: names of scripts that run as
-    they were, because they, or the directory, are at fault. ``left_out``: names of enabled scripts that do not run.
-    ``refused``: the directory is at fault, and was never good since the daemon started.
+    ``scripts``: in the order in which they run, including disabled ones; a path of "" means that a script is faulty
+    and has no copy. ``problems``: all of the directory. ``kept``: names of scripts that run in their last good
+    versions, because they, or the directory, are faulty. ``left_out``: names of enabled scripts that do not run.
+    ``refused``: the directory is faulty, and was never good since the daemon started.
     """
 
     scripts: tuple[Script, ...] = ()
@@ -59,7 +59,7 @@ class InUse(msgspec.Struct, frozen=True):
 
 
 class ScriptSet:
-    """The scripts of ``directory``, with what is needed to go on when it is at fault.
+    """The scripts of ``directory``, with copies for times of faults.
 
     ``runtime`` and ``state`` are the node's directories.
     """
@@ -75,7 +75,7 @@ class ScriptSet:
         self.last = InUse()
 
     def adopt(self) -> bool:
-        """Take over the set of an earlier agent of this daemon, if there was one; whether there was."""
+        """Adopt the set of an earlier agent of this daemon; return whether there was one."""
         try:
             with open(self._file, "rb") as file:
                 kept = _decoder.decode(file.read())
@@ -89,7 +89,7 @@ class ScriptSet:
         return True
 
     def refresh(self) -> InUse:
-        """Look at the directory; returns what is to be used from now on."""
+        """Scan the directory; return the scripts to use from now on."""
         survey = self._directory.survey()
         if not survey.listing.faults:
             self.established = True
@@ -104,7 +104,7 @@ class ScriptSet:
         return self.last
 
     def without_directory(self, reason: str) -> InUse:
-        """What is to be used while the directory cannot even be looked at (a file system that hangs), for ``reason``.
+        """The scripts to use while the directory cannot be read (its file system hangs), for ``reason``.
 
         Opens no file. Scripts run from their copies.
         """
@@ -115,7 +115,8 @@ class ScriptSet:
         return InUse(tuple(kept), (problem,), tuple(script.name for script in kept))
 
     def _choose(self, survey: Survey) -> tuple[dict[str, Script], list[str], list[str]]:
-        """The enabled scripts to use by file name; the names of those that stay as they were, and of those left out."""
+        """The enabled scripts to use by file name; the names of those in their last good versions, and of those left
+        out."""
         if survey.closed:
             chosen = {file: _as_it_was(one) for file, one in self._kept.items()}
             return chosen, sorted(script.name for script in chosen.values()), []
@@ -135,7 +136,7 @@ class ScriptSet:
         return chosen, sorted(kept), sorted(left_out)
 
     def _keep(self, enabled: dict[str, Script], survey: Survey) -> None:
-        """Copy what is good and new, forget what is gone, and put the set on file when it has changed."""
+        """Copy good new scripts, drop missing ones, and write the set to its file when it has changed."""
         before = dict(self._kept)
         for file, script in enabled.items():
             known = before.get(file)
@@ -160,7 +161,7 @@ class ScriptSet:
                     copy.write(data)
                 os.fchmod(copy.fileno(), 0o700)
                 if _signature(os.fstat(source.fileno())) != signature:
-                    return ""  # it changed since it was judged; the next look judges and copies it anew
+                    return ""  # it changed since it was judged; the next scan judges and copies it again
             os.replace(target + ".new", target)
         except OSError:
             return ""
@@ -173,7 +174,7 @@ class ScriptSet:
                 file.write(msgspec.json.encode(self._kept))
             os.replace(self._file + ".new", self._file)
         except OSError:
-            pass  # it only matters to an agent that restarts while the directory is at fault
+            pass  # it only matters to an agent that restarts while the directory is faulty
 
 
 def record_path(runtime: str) -> str:
@@ -182,13 +183,13 @@ def record_path(runtime: str) -> str:
 
 
 def forget(runtime: str) -> None:
-    """A daemon starts: what an earlier one used does not count."""
+    """A daemon starts: discard the set of an earlier one."""
     with contextlib.suppress(OSError):
         os.unlink(record_path(runtime))
 
 
 def describe(in_use: InUse, directory: str) -> str:
-    """One line about the directory's faults and what they mean; "" when there are none."""
+    """One line about the directory's faults and their effect; "" without faults."""
     faults = in_use.faults
     if not faults:
         return ""
@@ -197,8 +198,8 @@ def describe(in_use: InUse, directory: str) -> str:
         parts.append(f"{_names(in_use.kept)} {_runs(in_use.kept)} as before")
     if in_use.left_out:
         parts.append(f"{_names(in_use.left_out)} {_runs(in_use.left_out, 'does not run', 'do not run')}")
-    meaning = "; ".join(parts) or "the scripts that ran before go on running"
-    return f"script directory {directory} is at fault: {'; '.join(faults)}. Until that is mended, {meaning}"
+    meaning = "; ".join(parts) or "the scripts that ran before continue to run"
+    return f"script directory {directory} is faulty: {'; '.join(faults)}. Until it is repaired, {meaning}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Starts executable scripts.
 
-Rules of this file: posix_spawn(3), because it does not copy our memory first: half the cost of fork and exec. What
-that cannot set for the script (working directory, umask) the runner has set for itself.
+Rules of this file: posix_spawn(3), because it does not copy our memory first: half the cost of fork and exec.
+The runner has set for itself what posix_spawn cannot set for the script (working directory, umask).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import os
 from locum.events.descriptors import Descriptors
 from locum.events.job import CANNOT_EXECUTE, IGNORED_BY_RUNNER, NOT_FOUND, Job
 
-#: In the environment of everything that one run starts; names that run while its process number is not on file.
+#: In the environment of all processes of one run; names that run while its process number is not on file.
 TOKEN = "LOCUM_RUN"
 
 
 class CannotStart(Exception):
-    """A script could not be executed. ``status`` is what a shell would say."""
+    """A script could not be executed. ``status`` is that of a shell in this case."""
 
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)
@@ -24,14 +24,14 @@ class CannotStart(Exception):
 
 
 class Spawned:
-    """An executable script that runs.
+    """A running executable script.
 
     ``pid`` leads a session of its own; ``handle`` is a pidfd; ``output`` the reading end of its standard output and
-    error. Whoever holds the object calls :meth:`close`.
+    error. The owner of the object calls :meth:`close`.
     """
 
     def __init__(self, job: Job, token: str) -> None:
-        """Start it. Raises :class:`CannotStart`, and OSError when we ran out of something."""
+        """Start it. Raises :class:`CannotStart`, and OSError when a resource is exhausted."""
         self._descriptors = Descriptors()
         try:
             self.output, output = self._descriptors.pipe()
@@ -65,7 +65,7 @@ class Spawned:
                 setsigdef=IGNORED_BY_RUNNER,
             )
         except FileNotFoundError:
-            reason = "its interpreter does not exist" if os.path.exists(job.path) else "it does not exist any more"
+            reason = "its interpreter does not exist" if os.path.exists(job.path) else "it no longer exists"
             raise CannotStart(f"cannot start {job.path}: {reason}", NOT_FOUND) from None
         except OSError as error:
             raise CannotStart(f"cannot start {job.path}: {error.strerror}", CANNOT_EXECUTE) from None

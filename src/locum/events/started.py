@@ -1,8 +1,8 @@
-"""Which scripts have had their ``startup``: a script that joins a running node gets it before anything else.
+"""Records which scripts have had their ``startup``: a script that joins a running node gets it before any other event.
 
 Rules of this file: names, and one small file. It begins to count when ``startup`` has succeeded for all scripts, and
-ends with ``init``. A script that is removed or disabled is forgotten: when it comes back it is new. One whose content
-changes is not: the service that it looks after runs already.
+ends with ``init``. A script that is removed or disabled is dropped: when it returns, it counts as new. A script
+whose content changes is not dropped: its service is running already.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Started:
         self._names: set[str] | None = None
 
     def adopt(self) -> None:
-        """Take over what an earlier agent has put on file."""
+        """Adopt the record of an earlier agent."""
         try:
             with open(self._file, "rb") as file:
                 self._names = _decoder.decode(file.read())
@@ -37,7 +37,7 @@ class Started:
             self._names = None
 
     def forget(self) -> None:
-        """The node starts anew: nothing counts until ``startup`` has succeeded for all scripts."""
+        """The node starts: nothing counts until ``startup`` has succeeded for all scripts."""
         self._names = None
         self._later(self._remove)
 
@@ -53,7 +53,7 @@ class Started:
             self._write()
 
     def keep(self, scripts: Sequence[Script]) -> None:
-        """Forget what is not, or not enabled, among the ``scripts`` in use."""
+        """Drop scripts that are missing, or disabled, among the ``scripts`` in use."""
         if self._names is not None and (gone := self._names - {script.name for script in scripts if _needs(script)}):
             self._names -= gone
             self._write()
@@ -73,7 +73,7 @@ class Started:
             os.unlink(self._file)
 
     def _replace(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # an agent that restarts starts a service that runs: no harm
+        with contextlib.suppress(OSError):  # a restarted agent starts a running service: harmless
             os.makedirs(os.path.dirname(self._file), exist_ok=True)
             with open(self._file + ".new", "wb") as file:
                 file.write(data)

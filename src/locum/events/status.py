@@ -1,7 +1,7 @@
 """The last result of every script of every event, kept over a restart of the daemon.
 
 Rules of this file: one small file per event in ``RUNTIME/events/status``, replaced by rename and not synced: it is
-for people to look at, and a reboot may lose it.
+only for display, and a reboot may lose it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class StatusBook:
         self._events: dict[Event, EventStatus] = {}
 
     def read(self) -> None:
-        """Take over what an earlier process left, of events that have no result yet."""
+        """Adopt the results of an earlier process, for events without a result."""
         for event in Event:
             try:
                 with open(self._path(event), "rb") as file:
@@ -35,8 +35,8 @@ class StatusBook:
     def add(self, result: EventResult, present: Collection[str]) -> None:
         """Take over a result.
 
-        Earlier results stay for scripts that are ``present`` (names). A script that is gone has none: it would be
-        shown as failed for ever.
+        Earlier results stay for scripts that are ``present`` (names). Results of removed scripts are dropped: they
+        would be shown as failed for ever.
         """
         known = self._events.get(result.event)
         earlier = known.scripts if known is not None else ()
@@ -46,7 +46,7 @@ class StatusBook:
         self._events[result.event] = EventStatus(result.event, result, ordered)
 
     def write(self, event: Event) -> None:
-        """Write down what is known of ``event``; that it cannot be written is no reason to fail."""
+        """Write the state of ``event``; a write error is ignored."""
         status, path = self._events[event], self._path(event)
         try:
             os.makedirs(self._directory, mode=0o755, exist_ok=True)
@@ -57,7 +57,7 @@ class StatusBook:
             pass
 
     def snapshot(self) -> dict[Event, EventStatus]:
-        """What is known now, by event."""
+        """The current state, by event."""
         return dict(self._events)
 
     def _path(self, event: Event) -> str:

@@ -279,7 +279,7 @@ def test_enable_and_disable(locum: Locum, bench: Bench) -> None:
     assert locum.here("disable", "50.web") == "50.web is disabled\n"
     assert path.stat().st_mode & 0o777 == 0o644
     locum.here("enable", "nfs", status=2)
-    assert "there is no script 'nfs'" in locum.err
+    assert "unknown script 'nfs'" in locum.err
     bench.script("60.bad", "no shebang\n", mode=0o644)
     locum.here("enable", "60.bad", status=2)
     assert locum.err.startswith("locum: 60.bad: starts with neither")

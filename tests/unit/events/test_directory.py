@@ -348,7 +348,7 @@ def test_finding_a_script_by_any_of_its_names(bench: Bench) -> None:
         assert directory.find(name).name == "50.web"
     with pytest.raises(UsageError, match=r"could be any of 60\.nfs, 70\.nfs"):
         directory.find("nfs")
-    with pytest.raises(UsageError, match=r"no script 'smb' in .*; there are 50\.web, 60\.nfs, 70\.nfs"):
+    with pytest.raises(UsageError, match=r"unknown script 'smb' in .*; there are 50\.web, 60\.nfs, 70\.nfs"):
         directory.find("smb")
 
 

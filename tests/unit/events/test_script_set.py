@@ -61,7 +61,7 @@ def test_a_script_at_fault_stays_as_it_was_and_the_others_follow_the_directory(
             bench.shell("60.more", "echo more\n")
             assert await ran(engine) == ["old", "newer", "more"]
             assert "40.py runs as before" in engine.directory_problem
-            assert [level for level, text in bench.said if "is at fault: 40.py: " in text] == ["error"]
+            assert [level for level, text in bench.said if "is faulty: 40.py: " in text] == ["error"]
             assert await ran(engine) == ["old", "newer", "more"]
             bench.python("40.py", "def monitor(): print('repaired')\n")
             assert await ran(engine) == ["repaired", "newer", "more"]

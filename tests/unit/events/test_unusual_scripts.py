@@ -271,7 +271,7 @@ def test_a_script_that_goes_before_its_turn(bench: Bench) -> None:
     result = bench.run(Event.MONITOR)
     assert result.failure is not None
     assert (result.failure.script, result.failure.status) == ("20.victim", 127)
-    assert "it does not exist any more" in result.failure.output
+    assert "it no longer exists" in result.failure.output
 
 
 def test_a_python_script_that_goes_before_its_turn(bench: Bench) -> None:
