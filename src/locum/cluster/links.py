@@ -53,7 +53,8 @@ class Links:
 
     def unsteady(self) -> tuple[str, ...]:
         """Configured interfaces that have had a link for too short a time after they had lost it, sorted."""
-        return tuple(name for name in self._interfaces if self._is_unsteady(name))
+        now, rule, dampers = self._context.now, self._rule(), self._dampers
+        return tuple(name for name in self._interfaces if name in dampers and dampers[name].unsteady(now, rule))
 
     def best(self, hosted: HostedAddress) -> str | None:
         """The first configured interface of an address with link; one whose link is steady before others."""

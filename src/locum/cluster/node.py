@@ -274,8 +274,10 @@ class Node:
             due += [parts.hold.next_due, parts.serving.next_due(since), parts.following.next_due(since)]
             due += [parts.checking.steady_at(since), parts.obstacles.next_due(since)]
             due += [parts.lookout.next_due(), parts.leading.next_due()]
-            due += [time for time in (parts.history.quiet_until,) if time > since]
-            due += [time for time in (parts.hold.deadline,) if time > parts.context.now]
+            if parts.history.quiet_until > since:
+                due.append(parts.history.quiet_until)
+            if parts.hold.deadline > parts.context.now:
+                due.append(parts.hold.deadline)
             if parts.activity.idle and not inactive(self.view, parts.context.name, parts.context.wall):
                 due.append(parts.checking.next_due())
         soonest = min(due)
