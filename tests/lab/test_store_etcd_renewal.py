@@ -205,6 +205,8 @@ async def change_password(site: Site, password: str) -> None:
     (site.directory / "root").write_text("rootpassword\n")
     async with site.store(root) as store:
         await store.read("")
+        # etcd hashes the password, which takes a busy machine its time.
+        store._gateway._attempt = 30.0
         body = msgspec.json.encode({"name": "locum", "password": password})
         await store._gateway.ask(
             site.cluster.members[0].endpoint, "/v3/auth/user/changepw", body, msgspec.json.Decoder(dict[str, object])
