@@ -1,19 +1,19 @@
-"""What rpc.statd calls when a client of the lock manager begins or ends to be monitored (``rpc.statd -H``).
+"""The program that rpc.statd calls when it begins or ends to monitor a client of the lock manager (``rpc.statd -H``).
 
-Rules of this file: the standard library alone, and quick, because rpc.statd waits for its end and the client for its
+Rules of this file: only the standard library, and fast, because rpc.statd waits for its end and the client for its
 lock. The program is called as ``add-client CLIENT SERVER`` and ``del-client CLIENT SERVER`` (nfs-utils,
 ``support/nsm`` and ``utils/statd/callout.c``; further arguments are ignored). SERVER is the name under which the
 server asked: an address or, with NFS-Ganesha and most kernels, only the name of the host. Then the client is recorded
 for every public address that this node serves, as CTDB does.
 
-The daemon is asked to record it in the cluster's store. When it cannot, or does not answer within a moment, the
-change goes to the *journal*, a file that :func:`deliver` (``60.nfs`` calls it) hands over later. What is in the
-journal is older than what comes now, so while there is one everything goes there. rpc.statd may have given up root, and
-the journal is handed over by root: the files belong to the owner of their directory, who may be an attacker
-(:mod:`locum.folder`). What he writes into the journal is checked as the arguments of a call are.
+The daemon is asked to record it in the cluster's store. When it cannot, or does not answer in time, the
+change goes to the *journal*, a file that :func:`deliver` (called by ``60.nfs``) delivers later. The journal's changes
+are older than new ones, so while a journal exists, all changes go there. rpc.statd may have given up root, but root
+delivers the journal: the files belong to the owner of their directory, who may be an attacker (:mod:`locum.folder`).
+The journal's contents are checked like the arguments of a call.
 
-While the lock manager is restarted, or gives up the locks of an address that moves away, it stops to monitor its
-clients. They still need to be told, so ``del-client`` means nothing then: see :func:`keep`.
+While the lock manager is restarted, or gives up the locks of an address that moves away, it ceases to monitor
+its clients. They must still be notified, so ``del-client`` is ignored then: see :func:`keep`.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
 
 
 def deliver(*, state: str | None = None, path: str | None = None, timeout: float = 5.0) -> int:
-    """Hand the journal over to the daemon; returns how many changes it had. Raises NoDaemon, Refused and OSError.
+    """Deliver the journal to the daemon; return the number of its changes. Raises NoDaemon, Refused and OSError.
 
-    A change that the daemon does not understand is left out: it must not keep back those after it.
+    A change that the daemon does not understand is skipped: it must not block later ones.
     """
     count = 0
     try:
@@ -161,8 +161,8 @@ def _hand_over(changes: list[dict[str, object]], path: str | None, timeout: floa
 
 
 def keep(seconds: float, *, state: str | None = None) -> None:
-    """For ``seconds`` from now, ``del-client`` changes nothing. That it cannot be noted is printed and no more: the
-    owner of the directory must not be able to fail an event."""
+    """For ``seconds`` from now, ``del-client`` changes nothing. A failure to note this is only
+    printed: the owner of the directory must not be able to fail an event."""
     until = f"{time.clock_gettime(time.CLOCK_BOOTTIME) + seconds}\n"
     try:
         with Folder(directory(state), create=0o755) as folder:
@@ -172,7 +172,7 @@ def keep(seconds: float, *, state: str | None = None) -> None:
 
 
 def is_kept(place: str) -> bool:
-    """Whether ``del-client`` changes nothing at present."""
+    """Whether ``del-client`` is currently ignored."""
     try:
         with Folder(place) as folder:
             left = float(folder.read(_KEEP, 64)) - time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -182,7 +182,7 @@ def is_kept(place: str) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """``locum statd-callout``. rpc.statd takes no notice of the status; an admin who tries it does."""
+    """``locum statd-callout``. rpc.statd ignores the status; an administrator who runs it by hand sees it."""
     try:
         record(arguments)
     except (Wrong, OSError) as error:

@@ -1,11 +1,11 @@
-"""Are the parts of an NFS server well: asked by RPC, with patience where admins want it.
+"""Checks the parts of an NFS server by RPC, with the tolerance that administrators configure.
 
-Rules of this file: it asks and counts; what a failure leads to is returned, not done. The thresholds are those that
-admins know from CTDB's ``nfs-checks.d``: so many failures in a row until the node is unhealthy, and a restart every so
-many.
+Rules of this file: it asks and counts; it returns the consequence of a failure, but does not carry it out. The
+thresholds are those of CTDB's ``nfs-checks.d``: a number of failures in a row until the node is unhealthy, and a number
+of failures after which the part is restarted each time.
 
-A part that is *gone* (not registered, connection refused) is told from one that is slow: it will not come back by
-itself, so it is restarted at once, and NFS itself that is gone makes the node unhealthy at once.
+A part that is *gone* (not registered, connection refused) is distinguished from a slow one: it does not return by
+itself, so it is restarted at once, and if NFS itself is gone the node becomes unhealthy at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from locum import rpc
 
 class Check(msgspec.Struct, frozen=True):
     """One part: RPC ``program`` in ``versions``. ``unhealthy_after`` and ``restart_every``: failures in a row, 0 is
-    never. ``essential``: without it the node is of no use."""
+    never. ``essential``: without it the node cannot serve."""
 
     name: str
     program: int
@@ -32,7 +32,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a check found. ``problem`` is empty when all is well; ``hung``: it is there and does not answer."""
+    """What a check found. ``problem`` is empty without one; ``hung``: the part exists and does not answer."""
 
     check: Check
     problem: str = ""
@@ -42,7 +42,7 @@ class Verdict(msgspec.Struct, frozen=True):
     failures: int = 0
 
 
-#: As CTDB's shipped checks have them; the port mapper is nobody's to restart.
+#: As CTDB's shipped checks have them; the port mapper is not restarted.
 DEFAULTS = (
     Check("portmapper", rpc.PORTMAPPER, (2,), unhealthy_after=1, restart_every=0),
     Check("nfs", rpc.NFS, (3,), unhealthy_after=2, restart_every=10, essential=True),

@@ -1,6 +1,6 @@
-"""Asking this node's daemon, from scripts and from the call-out of rpc.statd.
+"""Requests to this node's daemon, from scripts and from the call-out of rpc.statd.
 
-Rules of this file: the standard library alone and nothing heavy, because rpc.statd waits for the call-out. Requests are
+Rules of this file: only light parts of the standard library, because rpc.statd waits for the call-out. Requests are
 those of ``docs/commands.md``.
 """
 
@@ -16,7 +16,7 @@ DEFAULT_SOCKET = "/run/locum/control.sock"
 
 
 class NoDaemon(Exception):
-    """The daemon is not there, or gives no answer; the message says which."""
+    """The daemon is not running, or does not answer; the message says which."""
 
 
 class Refused(Exception):

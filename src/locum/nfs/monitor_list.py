@@ -1,6 +1,6 @@
-"""The files in which rpc.statd keeps whom it monitors (the ``sm`` directory), brought in line with the cluster's list.
+"""The files in which rpc.statd records monitored clients (the ``sm`` directory), synchronised with the cluster's list.
 
-Rules of this file: the directory's contents alone, through :mod:`locum.folder`, because it belongs to the user as whom
+Rules of this file: only the directory's contents, through :mod:`locum.folder`, because it belongs to the user as whom
 rpc.statd runs. rpc.statd and sm-notify read it when they start; so after a restart
 of the machine they notify those clients that hold locks through the addresses of this node, and no others. The format
 is that of nfs-utils (``support/nsm/file.c``): one file for each monitored host, named after it, with one line
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from locum import hosts
 from locum.folder import Folder
 
-#: Loopback, program and version of the lock manager, its procedure 16 (NLM_SM_NOTIFY), and a cookie that nobody uses.
+#: Loopback, program and version of the lock manager, its procedure 16 (NLM_SM_NOTIFY), and an unused cookie.
 _LINE = "0100007f 000186b5 00000003 00000010 {cookie} {client} {server}\n"
 _COOKIE = "0" * 32
 
@@ -31,7 +31,7 @@ def find(configured: object = None) -> str | None:
 
 
 class Rebuilt(NamedTuple):
-    """How many files were added and removed, and what could not be: a text for each."""
+    """The numbers of files added and removed, and a text for each failure."""
 
     added: int
     removed: int
@@ -39,8 +39,8 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild(directory: str, clients: Mapping[str, str]) -> Rebuilt:
-    """Make it agree with ``clients`` (client → the address of ours under which it knows us). A file of a client that is
-    listed is left as it is, rpc.statd knows more. Raises OSError when the directory cannot be used at all.
+    """Make it agree with ``clients`` (client → the address of ours under which it knows us). The file of a listed
+    client is left unchanged: rpc.statd knows more. Raises OSError when the directory cannot be used at all.
     """
     added = removed = 0
     problems: list[str] = []
@@ -66,7 +66,7 @@ def rebuild(directory: str, clients: Mapping[str, str]) -> Rebuilt:
 
 
 def _host(client: str) -> str:
-    """The one form of a client's name; empty when it is none, and so no name of a file here either."""
+    """The one form of a client's name; empty when the name is invalid, and so invalid as a file name here."""
     try:
         return hosts.host(client)
     except ValueError:

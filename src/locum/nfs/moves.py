@@ -1,11 +1,11 @@
-"""Have addresses moved? What a node compares to know it, also one that took and released nothing itself.
+"""Determines whether addresses have moved, also on a node that took and released none itself.
 
-Rules of this file: it reads what the daemon says of the cluster (``status`` of the control socket) and compares; it
-changes nothing but notes of its own.
+Rules of this file: it reads the daemon's view of the cluster (``status`` of the control socket) and compares; it
+changes only its own notes.
 
-A lock lives in the server that granted it. It is lost when its address gets another holder, or the same one in another
-*incarnation*: a node that was away and is back has the same name and knows nothing of its locks. So a holder is a node
-and its incarnation.
+A lock exists in the server that granted it. It is lost when its address gets another holder, or the same one in another
+*incarnation*: a node that was away and is back has the same name and does not know its former locks. A holder is
+therefore a node and its incarnation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Holders = dict[str, str]
 
 
 def holders(status: Mapping[str, Any]) -> Holders:
-    """Who holds what, in the daemon's status report."""
+    """The holders of all addresses, from the daemon's status report."""
     incarnations = {node["name"]: node.get("incarnation") or "" for node in status.get("nodes", ())}
     return {
         item["address"]: f"{item['node']} {incarnations.get(item['node'], '')}"
@@ -68,7 +68,7 @@ def former_holders(status: Mapping[str, Any], noted: Holders | None, node: str) 
 
 
 class Notes:
-    """What a script remembers between events, as files below its state directory ``path``."""
+    """The notes of a script between events, as files below its state directory ``path``."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -87,16 +87,16 @@ class Notes:
         return self._names("taken")
 
     def changed(self) -> bool:
-        """Whether any came or left since."""
+        """Whether any address came or left since."""
         return bool(self._names("taken") or self._names("released"))
 
     def expect(self, nodes: Iterable[str]) -> None:
-        """Clients of ``nodes`` are about to come."""
+        """Note that clients of ``nodes`` are about to come."""
         for node in nodes:
             self._write("expected", node)
 
     def expected(self) -> list[str]:
-        """Those nodes, the first time that it is asked."""
+        """Return those nodes, once."""
         found = self._names("expected")
         for node in found:
             self._remove("expected", node)
@@ -119,7 +119,7 @@ class Notes:
         return os.path.exists(os.path.join(self._path, "dropped"))
 
     def settled(self) -> Holders | None:
-        """Who held what when all was settled last; None before the first time."""
+        """The holders when all was settled last; None before the first time."""
         try:
             with open(os.path.join(self._path, "holders.json"), encoding="utf-8") as file:
                 value = json.load(file)
@@ -128,7 +128,7 @@ class Notes:
         return value if isinstance(value, dict) else None
 
     def settle(self, now: Holders) -> None:
-        """All is settled: ``now`` is the state that the next change is compared with."""
+        """Note that all is settled: the next change is compared with ``now``."""
         temporary = os.path.join(self._path, "holders.json.new")
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(now, file)
@@ -136,7 +136,7 @@ class Notes:
         self._clear()
 
     def forget(self) -> None:
-        """Nothing of an earlier life counts any more."""
+        """Discard the notes of an earlier life."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._path, "holders.json"))
         self._clear()

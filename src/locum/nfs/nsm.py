@@ -1,6 +1,6 @@
-"""Telling NFS clients that a server's lock manager has lost their locks: SM_NOTIFY of the status monitor protocol.
+"""Notifies NFS clients that a server's lock manager has lost their locks: SM_NOTIFY of the status monitor protocol.
 
-Rules of this file: it sends and receives; who is to be told is the business of others. Protocol: X/Open XNFS,
+Rules of this file: it sends and receives; the caller selects the clients. Protocol: X/Open XNFS,
 chapter 11: program 100024, version 1, procedure 6 with the name of the monitored host and its state number. A client
 compares the name with that under which it registered the server: an address, or a host name.
 
@@ -33,8 +33,8 @@ PROGRAM, VERSION, SM_NOTIFY = 100024, 1, 6
 FIRST_REPEAT, LONGEST_REPEAT = 0.5, 4.0
 #: Seconds until a client that answers no datagrams is tried over TCP.
 TCP_AFTER = 2.0
-#: After so many unanswered datagrams the port is asked for again: the status monitor may have been restarted (sm-notify
-#: of nfs-utils does the same).
+#: Number of unanswered datagrams after which the port is requested again: the status monitor may have been restarted
+#: (sm-notify of nfs-utils does the same).
 _SAME_PORT = 4
 #: Conversations over TCP at the same time, and how many seconds one may take.
 _TCP_LIMIT, _TCP_PATIENCE = 16, 5.0
@@ -186,7 +186,7 @@ class _Round:
             except OSError:  # what ICMP said of one of the clients: it is asked again all the same
                 continue
             talk = self._open.get(int.from_bytes(data[:4], "big"))
-            # From somebody else than who was asked: not an answer.
+            # From another sender than the client: not an answer.
             if talk is not None and hosts.address(sender[0].partition("%")[0]) == talk.target[0].partition("%")[0]:
                 self._answered(talk, data)
 
@@ -280,7 +280,7 @@ class _Round:
 
 def bound_socket(address: str) -> socket.socket:
     """A socket for datagrams from ``address``, from a reserved port where this process may have one: some clients
-    believe nothing else. Raises OSError."""
+    accept nothing else. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     start = int.from_bytes(os.urandom(2), "big")
     for step in range(400):

@@ -1,12 +1,12 @@
-"""Telling the clients of addresses that came here to reclaim their locks.
+"""Notifies the clients of newly taken addresses, so that they reclaim their locks.
 
-Rules of this file: it asks the daemon whom to tell, tells them (:mod:`locum.nfs.nsm`), and has those forgotten that
-gave no answer. When it is time to do so is the script's decision, and nobody is told before the lock manager answers: a
-client asks for it at once, and gives its locks up when it is not registered with the port mapper yet.
+Rules of this file: it asks the daemon for the clients, notifies them (:mod:`locum.nfs.nsm`), and removes those that did
+not answer. The script decides when to do so, and no client is notified before the lock manager answers: a client calls
+it at once, and gives its locks up when it is not registered with the port mapper yet.
 
-A client that acknowledged stays on the list although it may hold no lock any more: if it had others through this node
-already, the lock manager monitors it already, and will not say so again. The price is one needless message at the next
-move.
+A client that acknowledged stays on the list although it may no longer hold a lock: if it already had others through
+this node, the lock manager already monitors it, and will not report it again. The cost is one needless message at the
+next move.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from locum import escape, hosts
 from locum.nfs import nsm
 from locum.nfs.daemon import NoDaemon, Refused, ask
 
-#: Seconds that a notification is tried.
+#: Seconds for which a notification is retried.
 DEFAULT_TIMEOUT = 60.0
 #: Seconds that a lock manager may take to answer; by then monitor has found it, and the addresses are elsewhere.
 READY_WITHIN = 300.0
@@ -58,7 +58,7 @@ def notifications(
 
 
 def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
-    """Tell all of ``records``; returns a line that says what became of it. Raises NoDaemon and Refused."""
+    """Notify all of ``records``; return a line with the result. Raises NoDaemon and Refused."""
     state = new_state()
     found = look_up({_client_of(record) for record in records})
     outcomes = nsm.notify(notifications(records, state, host, found), timeout)
@@ -68,7 +68,7 @@ def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
         for one in outcomes
         if one.problem and (one.notification.source, one.notification.client) not in answered
     }
-    # An address that has left meanwhile explains the silence: its clients are the new holder's to tell, and to forget.
+    # An address that has left meanwhile explains the silence: its new holder notifies, and removes, its clients.
     gone = [
         (record["address"], record.get("recorded") or record["client"], record["revision"])
         for record in records
@@ -88,7 +88,7 @@ def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
 
 
 def notify_when(ready: Callable[[], bool], records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
-    """:func:`notify` as soon as ``ready`` holds; nobody is told when it does not within READY_WITHIN seconds."""
+    """Call :func:`notify` as soon as ``ready`` holds; without that within READY_WITHIN seconds, notify no client."""
     limit = time.monotonic() + READY_WITHIN
     while not ready():
         if time.monotonic() > limit:
@@ -129,8 +129,8 @@ def notify_detached(
 
 
 def look_up(clients: Collection[tuple[str, bool]]) -> dict[tuple[str, bool], str]:
-    """The addresses of clients, which are pairs of a name or an address, and whether IPv6 is wanted. One that is an
-    address of the other family, or whose name nobody knows, is left out."""
+    """The addresses of clients, which are pairs of a name or an address, and whether IPv6 is wanted. An address
+    of the other family, or an unresolvable name, is skipped."""
     found = {one: one[0] for one in clients if not _is_name(one[0]) and (":" in one[0]) == one[1]}
     names = [one for one in clients if _is_name(one[0])]
     if names:

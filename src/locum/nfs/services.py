@@ -1,8 +1,8 @@
-"""The daemons that an NFS server is made of, each started and stopped as its settings say.
+"""The daemons of an NFS server, each started and stopped according to its settings.
 
-Rules of this file: how, not when. A daemon ``statd`` has the settings ``statd_service`` (a unit of systemd), or
-``statd_command`` (itself, in the foreground), or ``statd_start`` and ``statd_stop`` (commands), and then perhaps
-``statd_status`` (one that succeeds while it runs).
+Rules of this file: it knows how to start and stop them, but not when. A daemon ``statd`` has the settings
+``statd_service`` (a unit of systemd), or ``statd_command`` (itself, in the foreground), or ``statd_start`` and
+``statd_stop`` (commands), and then perhaps ``statd_status`` (one that succeeds while it runs).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from locum.script import kill_service, service_is_running, settings, start_servi
 class Daemon:
     """One daemon; ``kind`` is the beginning of its settings' names, ``unit`` its unit of systemd unless they say.
 
-    Without a unit, and without settings, it is none of our business.
+    Without a unit, and without settings, it is not managed.
     """
 
     def __init__(self, kind: str, unit: str = "") -> None:
         self._prefix = f"{kind}_"
         self.name = str(settings().get(f"{self._prefix}service") or unit or kind)
         self._by_commands = bool(settings().get(f"{self._prefix}start"))
-        #: Whether :meth:`running` knows what it says.
+        #: Whether :meth:`running` is reliable.
         self.tells = not self._by_commands or bool(settings().get(f"{self._prefix}status"))
         self.managed = bool(unit) or any(settings().get(self._prefix + key) for key in ("service", "command", "start"))
 

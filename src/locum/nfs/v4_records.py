@@ -1,6 +1,6 @@
-"""NFS-Ganesha's records of its NFSv4 clients: who may reclaim after its server is gone.
+"""NFS-Ganesha's records of its NFSv4 clients, which may reclaim after their server is gone.
 
-Rules of this file: the directories of its recovery backend ``fs``, and nothing of the server itself. Source:
+Rules of this file: only the directories of its recovery backend ``fs``, not the server itself. Source:
 ``src/SAL/recovery/recovery_fs.c`` of NFS-Ganesha 4.3. A client is a directory ``ADDRESS-(LENGTH:NAME)``, where NAME is
 what it calls itself; a name that is too long for a directory is spread over several, one in the other. What a server
 has in its directory ``v4recov`` are its clients; what it was given, or had before it was started, is in ``v4old`` until
@@ -34,9 +34,9 @@ def prepare(root: str) -> None:
 
 
 def arguments(node: str) -> tuple[str, str]:
-    """What makes a server read the records of ``node``. Raises ValueError for what is no name of a node."""
+    """The argument that makes a server read the records of ``node``. Raises ValueError for an invalid node name."""
     if "/" in node or node.startswith("."):
-        raise ValueError(f"{node!r} is not the name of a node")
+        raise ValueError(f"invalid node name {node!r}")
     return os.path.join("..", node), os.path.join("..", node, _LINK)
 
 
@@ -65,7 +65,7 @@ def _records(directory: str, before: str, depth: int = 0) -> Iterator[str]:
 
 
 def _plain(address: str) -> str:
-    """An address as everybody else writes it."""
+    """An address in its usual form."""
     try:
         return hosts.address(address)
     except ValueError:

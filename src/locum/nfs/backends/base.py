@@ -1,4 +1,4 @@
-"""What 60.nfs asks of an NFS server.
+"""The interface between 60.nfs and an NFS server.
 
 Rules of this file: the interface, and what all servers have in common: statd and the port mapper.
 """
@@ -20,12 +20,12 @@ RESTART_PAUSE = 2.0
 
 
 class Backend(ABC):
-    """An NFS server. Every method raises :class:`locum.script.Fail` when it cannot do what it is for."""
+    """An NFS server. Every method raises :class:`locum.script.Fail` when it fails."""
 
     def __init__(self) -> None:
         self.portmapper = Daemon("rpcbind")
         self.statd = Daemon("statd", "rpc-statd")
-        #: Daemons that can be restarted without harm to locks, by the name of the check that finds them wanting.
+        #: Daemons that can be restarted without harm to locks, by the name of the check that finds their failure.
         self.parts = {"status": self.statd}
 
     # -- to be said of each server -----------------------------------------------------------------------------
@@ -48,8 +48,8 @@ class Backend(ABC):
 
     @abstractmethod
     def begin_grace(self) -> bool:
-        """Let no client have a lock that it did not have before, from now on for the grace period. True when locks that
-        clients of this node have were dropped by it, so that they must all be notified."""
+        """Grant no new lock for the grace period that starts now. True when this dropped the locks of this node's
+        clients, so that all of them must be notified."""
 
     @abstractmethod
     def release(self, address: str, clients: Collection[str] = ()) -> None:
@@ -57,7 +57,7 @@ class Backend(ABC):
         those that were connected to it."""
 
     def lose(self, addresses: Sequence[str]) -> None:
-        """Give up the locks of ``addresses``, all that this node had: others have them, for how long nobody knows."""
+        """Give up the locks of ``addresses``, all that this node had: other nodes have had them for an unknown time."""
         for address in addresses:
             self.release(address)
 
@@ -66,7 +66,7 @@ class Backend(ABC):
         locks. Called within the grace period."""
 
     def tend(self) -> None:  # noqa: B027  (most servers have nothing to do)
-        """Put right what has got out of order while it runs; monitor calls it."""
+        """Repair settings while it is running; monitor calls it."""
 
     @abstractmethod
     def export_directories(self) -> list[str]:
@@ -75,7 +75,7 @@ class Backend(ABC):
     # -- the same for all --------------------------------------------------------------------------------------
 
     def directories(self) -> list[str]:
-        """The directories that must be there: the setting ``exports``, else those that are exported."""
+        """The directories that must exist: the setting ``exports``, or else those that are exported."""
         return setting_list("exports") or self.export_directories()
 
     def start_all(self, timeout: float) -> None:
@@ -110,7 +110,7 @@ class Backend(ABC):
         wait_for(f"an answer of {name}", answers, max(deadline - time.monotonic(), 0.5))
 
     def stop_all(self) -> None:
-        """Stop everything that is ours, in the opposite order."""
+        """Stop everything that is managed, in the opposite order."""
         problems = []
         for stop in (self.stop, self.statd.stop, self.portmapper.stop):
             try:

@@ -1,13 +1,13 @@
 """NFS-Ganesha as the NFS server: one process that is NFS, mount and lock manager.
 
-Rules of this file: Ganesha's ways alone. It is told of a move over the system's message bus: ``admin.grace`` with an
-event number, see ``src/include/sal_data.h`` and ``src/support/nfs_admin_thread.c`` of NFS-Ganesha, and CTDB's
+Rules of this file: only Ganesha's specifics. It is notified of a move over the system's message bus: ``admin.grace``
+with an event number, see ``src/include/sal_data.h`` and ``src/support/nfs_admin_thread.c`` of NFS-Ganesha, and CTDB's
 ``nfs-ganesha-callout``. Its grace period drops no lock, so a node in which nothing moved loses none.
 
 NFSv4 clients may reclaim from a server that has them on record. With the setting ``recovery`` the records of all nodes
-are in one directory, and a server is told whose it is to read. What a client has at its old server must be given up
-as soon as its address leaves, or that would be in its own way: the file system knows it by the server, not by the
-client.
+are in one directory, and a server is told which to read. A client's state at its old server must be given up as soon
+as the address leaves; otherwise it would block the client itself: the file system knows the state by the server, not by
+the client.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RESTARTED_WITHIN = 5.0
 #: A program that sends waits for a reply, and for a message bus that may hang, seconds.
 _SENT_WITHIN = 5.0
 
-#: More clients than these are not released one by one: each takes a program that is run.
+#: More clients than these are not released one by one: each needs the run of a program.
 _ONE_BY_ONE = 20
 
 _SEND = (
