@@ -1,4 +1,4 @@
-"""Clients' TCP connections to public addresses: found, kept in the store, told of a move, ended.
+"""Clients' TCP connections to public addresses: detection, lists in the store, tickles after a move, and their end.
 
-:mod:`locum.connections.keeper` is the way in.
+Begin with :mod:`locum.connections.keeper`.
 """

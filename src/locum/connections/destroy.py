@@ -1,7 +1,7 @@
-"""Ending every TCP connection to an address that leaves this node, inside the kernel (``SOCK_DESTROY``).
+"""Ends every TCP connection to an address that leaves this node, inside the kernel (``SOCK_DESTROY``).
 
-A connection that outlived its address here would come back to life when the address returns, while its client has
-gone on with another node: the two ends then answer each other's segments for ever (an ACK storm).
+A connection that survived its address here would revive when the address returns, after its client has continued with
+another node: the two ends then answer each other's segments for ever (an ACK storm).
 
 Rules of this file: it is told the address, and neither mutes nor removes it. No asyncio: the guard can use it.
 Listening sockets are never touched.
@@ -79,7 +79,7 @@ class Destroyer:
 
     def supported(self) -> bool:
         """Whether this kernel can. Raises PermissionRequired without CAP_NET_ADMIN."""
-        # Nothing has this identity, and the kernel says which of both is wrong.
+        # No socket has this identity; the kernel's error distinguishes both cases.
         nowhere = Found(2, inet_diag.ESTABLISHED, bytes(40) + b"\xff" * 8, 0)
         number = self._kernel(self._netlink, [nowhere])[0]
         if number == errno.EPERM:

@@ -1,14 +1,14 @@
-"""What a node does about TCP connections to the public addresses that it takes, holds and releases.
+"""Handles TCP connections to the public addresses that a node takes, holds and releases.
 
-While it holds an address it registers the connections to it in the store. When it takes one, it tells every client that
-is registered for it. When it releases one, no connection to it survives here.
+While the node holds an address, it records the connections to it in the store. When it takes an address, it notifies
+every recorded client. When it releases an address, no connection to it survives here.
 
 Rules of this file: it never raises into its caller and never waits for long: addresses move whether or not their
-clients can be told. What takes time is done by a thread of its own, a piece of some milliseconds at a time, so that
-beats need not wait; the store is asked from the event loop.
+clients can be notified. A separate thread does the long work, in pieces of some milliseconds, so that beats need not
+wait; the event loop asks the store.
 
-The order of calls for one address: ``taking`` (before it is let through the gate), ``taken`` (it is configured and
-announced); ``releasing`` (it still speaks), ``released`` (it is mute, configured or not). ``adopted`` instead of the
+The order of calls for one address: ``taking`` (before it passes the gate), ``taken`` (it is configured and announced);
+``releasing`` (it still speaks), ``released`` (it is muted, configured or not). ``adopted`` instead of the
 first two after a restart of the agent, ``dropped`` instead of the last two when the hold is lost or a take has failed.
 """
 
@@ -36,13 +36,13 @@ T = TypeVar("T")
 
 #: Calls that may wait for the thread: a node with 1,000 addresses that adopts them all asks for several each.
 ROOM = 20_000
-#: How long the end of the keeper waits for its thread, in seconds.
+#: Longest wait of the keeper's end for its thread, in seconds.
 CLOSE_PATIENCE = 2.0
 
 #: How long a release waits for its connections to end, and for its list to be written; what is left goes on. Seconds.
 RELEASE_PATIENCE = 2.0
 FLUSH_PATIENCE = 0.3
-#: Pause before a list that could not be read is tried again, in seconds.
+#: Pause before reading an unreadable list again, in seconds.
 READ_PAUSE = 0.5
 #: A pass may take one part in so many of the time, and comes at least this often (in seconds).
 SHARE = 25
@@ -50,11 +50,11 @@ LONGEST_PAUSE = 10.0
 
 
 class KeeperSettings(msgspec.Struct, frozen=True):
-    """What may change at any time. Times in seconds.
+    """Settings that may change at any time. Times in seconds.
 
-    ``ports``: connections to these are registered. ``reset_ports``: clients of these are reset when the address leaves,
-    and not told by the next holder. ``interval``: between two looks at the kernel. Tickles are sent ``tickle_count``
-    times, every ``tickle_interval``.
+    ``ports``: connections to these are recorded. ``reset_ports``: clients of these are reset when the address leaves,
+    and not notified by the next holder. ``interval``: between two scans of the kernel. Tickles are sent
+    ``tickle_count`` times, every ``tickle_interval``.
     """
 
     ports: frozenset[int] = frozenset()
@@ -116,14 +116,14 @@ class ConnectionKeeper:
     # -- life ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to register, in the running event loop."""
+        """Begin to record, in the running event loop."""
         # The thread belongs to the network namespace of the thread that starts it. Without one, the first call does it.
         with contextlib.suppress(NoAnswer):
             self._worker.prepare()
         self._spawn(self._register())
 
     async def close(self) -> None:
-        """Stop; what is registered stays registered."""
+        """Stop; the lists stay in the store."""
         for visit in self._visits.values():
             visit.cancel()
         tasks = list(self._tasks)
@@ -175,13 +175,13 @@ class ConnectionKeeper:
             visit.leftover = tuple(found for found in progress.left if found.address == route.packed(address))
 
     def taken(self, address: str, interface: str) -> None:
-        """``address`` is configured and announced: tell its clients, several times, and register its connections."""
+        """``address`` is configured and announced: notify its clients, several times, and record its connections."""
         visit = self._visits.setdefault(address, _Visit(address))
         self._clean.discard(address)
         visit.welcome = self._spawn(self._welcome(visit, tell=True))
 
     def adopted(self, address: str, interface: str) -> None:
-        """``address`` is here since an earlier life of the agent: go on with its list."""
+        """``address`` is here since an earlier life of the agent: continue its list."""
         visit = self._visits[address] = _Visit(address)
         visit.welcome = self._spawn(self._welcome(visit, tell=False))
 
@@ -393,7 +393,7 @@ class ConnectionKeeper:
         return task
 
     async def _safely(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """A defect of ours must neither stop an address from moving nor end the registering."""
+        """A defect in this code must neither stop an address from moving nor end the recording."""
         try:
             return await work
         except Exception as error:
@@ -408,11 +408,11 @@ class ConnectionKeeper:
             self._log(f"connections: unexpected {type(error).__name__}: {error}", "error")
 
     def problems(self) -> tuple[str, ...]:
-        """What goes wrong at present: clients may not be told, or connections not ended, when an address moves."""
+        """Current problems: clients may not be notified, or connections not ended, when an address moves."""
         return tuple(f"connections: {problem}" for _, problem in sorted(self._said.items()) if problem)
 
     def _say(self, about: str, problem: str) -> None:
-        """Log a problem once and not every second; "" when it is over."""
+        """Log a problem once and not every second; "" ends it."""
         if problem != self._said.get(about, ""):
             self._said[about] = problem
             if problem:

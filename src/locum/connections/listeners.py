@@ -1,6 +1,6 @@
-"""Listening TCP sockets: which there are, and the news that one has gone.
+"""Listening TCP sockets: their list, and notifications when one closes.
 
-Rules of this file: ports only; which service a port belongs to, and what its end means, is for others to say.
+Rules of this file: ports only; the caller knows the service of a port and the meaning of its end.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def _listening_ports(netlink: NetlinkSocket) -> set[tuple[int, int]]:
 
 
 class ListenerWatch:
-    """Calls ``on_closed(port)`` when a listening socket of a watched port has gone and nobody listens there any more.
+    """Calls ``on_closed(port)`` when a listening socket of a watched port has gone and no other listens there.
 
-    The kernel tells when the *socket* is destroyed: when the last process that shares it has closed it. Killing the
-    master of a service whose workers inherited the socket is therefore not seen, and rightly: clients still connect.
-    A port that is watched newly and that nobody listens on is reported at once: its service ended after it was
+    The kernel notifies when the *socket* is destroyed: when the last process that shares it has closed it. Killing the
+    master of a service whose workers inherited the socket is therefore not reported: clients can still connect.
+    A newly watched port without a listener is reported at once: its service ended after it was
     declared, and before the watch of it began.
     """
 
@@ -78,7 +78,7 @@ class ListenerWatch:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the present network namespace. Raises NetlinkError, PermissionRequired."""
         groups = (sock_diag.SKNLGRP_INET_TCP_DESTROY, sock_diag.SKNLGRP_INET6_TCP_DESTROY)
-        # Ordinary connections that close must not wake us: a busy server closes thousands a second.
+        # Closing ordinary connections must not wake this process: a busy server closes thousands per second.
         program = filters.listening_inet_sockets()
         what = "cannot watch for closing sockets"
         self._news = Subscription(loop, sock_diag.NETLINK_SOCK_DIAG, groups, self._readable, what, program)

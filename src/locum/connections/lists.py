@@ -1,10 +1,10 @@
-"""The lists of connections in the store: reading them, and writing only what this node may write.
+"""The lists of connections in the store: reads all, and writes only what this node may write.
 
-Rules of this file: keys and conditions; which connections there are is the keeper's business.
+Rules of this file: keys and conditions; the keeper determines the connections.
 
 A bucket is written on condition that this node's claim on the address stands at the revision at which the node knows it
-to be its own. So a node that has lost the address, and has not noticed yet, overwrites nothing of the new holder's: its
-claim is gone, or another's.
+to be its own. A node that has lost the address without noticing it therefore overwrites nothing of the new holder: its
+claim is gone, or belongs to another node.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Change = tuple[int, bytes | None]
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """What the store says of one address.
+    """The store's list of one address.
 
-    ``added`` are the connections that somebody added by command, at ``revision`` (0: none).
+    ``added`` are the connections that were added by command, at ``revision`` (0: none).
     """
 
     buckets: Mapping[int, frozenset[bytes]]
@@ -62,7 +62,7 @@ class Lists:
         self._cluster = cluster
 
     async def read(self, address: str) -> Listed:
-        """The list of ``address``. Raises StoreError. What cannot be read is left out, and told in ``problems``."""
+        """The list of ``address``. Raises StoreError. Unreadable parts are skipped, and reported in ``problems``."""
         prefix = registry.bucket_prefix(self._cluster, address)
         size = registry.entry_size(address)
         buckets: dict[int, frozenset[bytes]] = {}
@@ -76,7 +76,7 @@ class Lists:
             try:
                 buckets[number] = frozenset(registry.unpack(entry.key, entry.value, size))
             except StoreCorrupt as error:
-                # As an empty bucket, so that it is written anew or deleted.
+                # As an empty bucket, so that it is rewritten or deleted.
                 buckets[number] = frozenset()
                 problems.append(str(error))
         added, revision = await self.read_added(address)
@@ -118,7 +118,7 @@ class Lists:
     async def change_added(self, address: str, add: Collection[bytes], remove: Collection[bytes]) -> int:
         """Add to and remove from what was added by command; returns how many of them this changed.
 
-        From any node: whoever was quicker is read again. Raises StoreError.
+        Works from any node: after a conflict, the list is read again. Raises StoreError.
         """
         key = registry.added_key(self._cluster, address)
         while True:
@@ -166,7 +166,7 @@ class Lists:
 
 
 def _batches(writes: Iterable[Write], *, apart: bool) -> list[list[tuple[Write, Change]]]:
-    """The changes in commits of bearable size, in their order."""
+    """The changes in commits of limited size, in their order."""
     batches: list[list[tuple[Write, Change]]] = []
     size = 0
     for write in writes:

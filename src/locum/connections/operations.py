@@ -1,8 +1,7 @@
-"""Requests of people and scripts about connections, as the control socket gets them.
+"""Requests about connections from commands and scripts, as the control socket receives them.
 
-Rules of this file: it checks what was asked, and answers; the work is the keeper's and the lists'. Telling clients and
-ending connections is for the node that has the address: only there would the kernel let the packets pass, and know
-what to answer.
+Rules of this file: it checks requests, and answers; the keeper and the lists do the work. Only the node with the
+address notifies clients and ends connections: only there does the kernel let the packets pass and know the answer.
 """
 
 from __future__ import annotations
@@ -83,14 +82,14 @@ class ConnectionOperations:
         return ConnectionsResult(text, progress.destroyed, len(progress.left))
 
     async def add(self, message: Message) -> ConnectionsResult:
-        """``pairs`` of client's and public endpoint: tell these as well when the address moves."""
+        """``pairs`` of client's and public endpoint: notify these as well when the address moves."""
         count = 0
         for address, entries in self._pairs(message).items():
             count += await self._keeper.lists.change_added(address, entries, ())
         return ConnectionsResult(f"added {count} connections", count)
 
     async def delete(self, message: Message) -> ConnectionsResult:
-        """``pairs`` as in add: forget what was added."""
+        """``pairs`` as in add: remove added connections."""
         count = 0
         for address, entries in self._pairs(message).items():
             count += await self._keeper.lists.change_added(address, (), entries)

@@ -1,15 +1,15 @@
-"""Multipath TCP (RFC 8684) is kept from public addresses: what connects to them by it gets plain TCP.
+"""Disables Multipath TCP (RFC 8684) on public addresses: its clients get plain TCP.
 
 An MPTCP connection does not end with the TCP connections that carry it. When an address moves and its TCP connection
-is reset, the client's kernel hopes for another path and reports nothing for ``net.mptcp.close_timeout`` (a minute); the
+is reset, the client's kernel waits for another path and reports nothing for ``net.mptcp.close_timeout`` (a minute); the
 old node's socket stays as long. No segment of the new holder can end it: that needs a key which only the two ends know.
 And a connection that has found a second path, to the node's own address, stays with a node that no longer serves.
 
-So the option is taken out of every SYN to and from a public address: both ends then fall back to TCP, as behind any
-middlebox that does not know it (section 3.7), and every move is told as :mod:`locum.connections.keeper` does.
+The option is therefore removed from every SYN to and from a public address: both ends then fall back to TCP, as behind
+any middlebox that does not know it (section 3.7), and :mod:`locum.connections.keeper` handles every move.
 
-Rules of this file: an nftables table of its own, so that the gate (:mod:`locum.addresses.gate`), on which safety rests,
-does not depend on it. It needs Linux 5.18 and nft 1.0.2; without them a warning says so once.
+Rules of this file: it uses a separate nftables table, so that the gate (:mod:`locum.addresses.gate`), on which safety
+rests, does not depend on it. It needs Linux 5.18 and nft 1.0.2; without them a warning says so once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TABLE = "locum_plain_tcp"
 
 #: How long nft may take, in seconds.
 LIMIT = 30.0
-#: How long the end of the agent waits for it, in seconds.
+#: Longest wait of the agent's end for it, in seconds.
 PATIENCE = 1.0
 
 _GONE = """\
@@ -98,7 +98,7 @@ class PlainTcp:
         return self._netfilter.port if self._netfilter is not None else 0
 
     def verify(self) -> tuple[str, ...]:
-        """What is wrong with the table in the kernel; () when it is as it should be, or cannot be had here."""
+        """Problems of the table in the kernel; () when it is correct, or impossible here."""
         comment, _ = ruleset(self._wanted())
         if self._netfilter is None or (comment is not None and comment == self._refused):
             return ()
@@ -116,7 +116,7 @@ class PlainTcp:
         self.look()
 
     def look(self) -> None:
-        """Load the table if it is not as it should be: it was removed, or what is wanted has changed."""
+        """Load the table if it is missing or outdated."""
         self._again = True
         if self._task is None:
             self._task = tasks.start(self._keep(), "keeping Multipath TCP away")
@@ -144,7 +144,7 @@ class PlainTcp:
             problem = await self._worker.run("loading the table against Multipath TCP", None, _nft, text)
         except NoAnswer as error:
             problem = str(error)
-        # Not again before something else is wanted: what this kernel lacks it lacks for good.
+        # Not again before the wanted table changes: a kernel does not gain features.
         self._refused = comment if problem else None
         if problem:
             await self._complain(problem)
@@ -195,7 +195,7 @@ def _possible() -> bool:
 
 
 def _nft(text: str) -> str:
-    """Have nft load ``text``; returns what was wrong, or ""."""
+    """Let nft load ``text``; return the problem, or ""."""
     program = next((place for place in _NFT_PLACES if os.access(place, os.X_OK)), "nft")
     try:
         done = subprocess.run(

@@ -1,8 +1,8 @@
-"""The ports whose connections are registered: those of the configuration, and those that event scripts have declared.
+"""The ports whose connections are recorded: those of the configuration, and those that event scripts have declared.
 
 A script declares the ports on which its service listens in a file of its own in ``<runtime>/listen``, and further
-ones, whose connections are to be registered although nobody listens there all the time, in ``<runtime>/connections``
-(``docs/connections.md``): one port on each line, or ``FIRST-LAST``.
+ones, whose connections are recorded although there is no permanent listener, in ``<runtime>/connections``
+(``docs/connections.md``): one port per line, or ``FIRST-LAST``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DeclaredPorts:
 
 
 def _stamp(directory: str) -> list[tuple[str, int, int]]:
-    """What changes whenever a file of the directory does."""
+    """A value that changes whenever a file of the directory changes."""
     try:
         with os.scandir(directory) as entries:
             return sorted((e.path, e.stat().st_mtime_ns, e.stat().st_size) for e in entries)

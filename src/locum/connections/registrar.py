@@ -1,7 +1,7 @@
-"""Registering: once a second, what has changed among the connections to the addresses that are here goes to the store.
+"""Records connections: once a second, writes the changes among the connections to this node's addresses to the store.
 
-Rules of this file: addresses, their ledgers, and passes over them. What is told to clients, and what happens when an
-address comes or leaves, is the keeper's business (:mod:`locum.connections.keeper`).
+Rules of this file: addresses, their ledgers, and passes over them. The keeper (:mod:`locum.connections.keeper`)
+notifies clients and handles addresses that come or leave.
 
 Everything that walks over connections runs on one thread beside the event loop (``run``), under one lock: a ledger is
 never looked at while a pass changes it.
@@ -33,7 +33,7 @@ class Run(Protocol):
 
 
 class Costs(msgspec.Struct):
-    """What passes have cost so far: their number, and CPU seconds; ``last``: those of the last one."""
+    """The cost of passes so far: their number, and CPU seconds; ``last``: those of the last one."""
 
     passes: int = 0
     cpu: float = 0.0
@@ -42,7 +42,7 @@ class Costs(msgspec.Struct):
 
 class Page:
     """An address. ``fresh``: its ledger has not been compared with all of its connections yet. ``settled``: its clients
-    have been told, so what is dead may leave the list."""
+    have been notified, so dead connections may leave the list."""
 
     def __init__(self, address: str, ledger: Ledger) -> None:
         self.address = address
@@ -56,7 +56,7 @@ class Registrar:
     """The lists of the addresses that are here, in the network namespace in which the object was created.
 
     ``claim`` gives the revision of this node's own claim on an address, 0 when it has none; ``say(subject, problem)``
-    tells of a problem, or with "" of its end.
+    reports a problem, or with "" its end.
     """
 
     def __init__(self, lists: Lists, claim: Callable[[str], int], run: Run, say: Callable[[str, str], None]) -> None:
@@ -85,7 +85,7 @@ class Registrar:
         self._pages[address] = Page(address, await self._run(Ledger, buckets))
 
     def settle(self, address: str) -> None:
-        """The clients on the list of ``address`` have been told: what is dead may go from now on."""
+        """The clients on the list of ``address`` have been notified: dead connections may leave it from now on."""
         if address in self._pages:
             self._pages[address].settled = True
 
@@ -103,7 +103,7 @@ class Registrar:
             return live
 
     async def look(self, ports: Collection[int]) -> None:
-        """One pass: look at the kernel, write what has changed."""
+        """One pass: scan the kernel, write the changes."""
         async with self._lock:
             pages = list(self._pages.values())
             # Taken now: what is found belongs to this holding of the address, and must not be written in a later one.
