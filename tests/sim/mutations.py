@@ -501,15 +501,13 @@ def gap_without_reading(patch: Patch) -> None:
 
 
 def adopted_in_another_history(patch: Patch) -> None:
-    """A restarted agent goes on with a membership that lacks its last beat, and with what it had taken."""
-    original = Membership._join
+    """A restarted agent goes on with a membership that lacks its last beat or claims, and with what it had taken."""
 
-    def join(self: Membership) -> None:
-        if self._adoption is not None:
-            self._adoption = msgspec.structs.replace(self._adoption, revision=0)
-        original(self)
+    def may_adopt(self: Membership, adoption: Adoption) -> bool:
+        return self._parts.view.alive(self._parts.context.name, adoption.incarnation)
 
-    patch.setattr(Membership, "_join", join)
+    patch.setattr(Membership, "_may_adopt", may_adopt)
+    patch.setattr(Serving, "contradiction", lambda _: None)
 
 
 def refused_and_not_read_anew(patch: Patch) -> None:
@@ -618,7 +616,12 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(
             adopted_in_another_history,
             ("I1", "I2"),
-            Knobs(only=("store_restored", "kill_agent", "scripts_slow", "link_down"), nodes=3, addresses=12, calm=0.4),
+            Knobs(
+                only=("store_restored", "kill_agent", "kill_agent", "link_down", "admin"),
+                nodes=3,
+                addresses=12,
+                calm=0.15,
+            ),
         ),
         Mutation(refused_and_not_read_anew, ("liveness", "I1"), Knobs(only=BACK, nodes=3, calm=0.5)),
         Mutation(closing_does_not_wait, ("liveness",)),
