@@ -257,7 +257,7 @@ async def serve(settings: Settings) -> int:
         log=log,
     )
     store = PrefixedStore(whole, settings.cluster.name + "/")
-    # What may be much and is nobody's news has a root of its own, which no node watches.
+    # Bulk data has its own prefix, which no node watches.
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     clusters = ClusterSearch(whole, settings.cluster.name, settings.node.name, settings.cluster.same_addresses_as, log)
     driver = Driver(node, store, acts, clusters, log)

@@ -1,11 +1,11 @@
 """Clients that hold NFS locks, per public address, in the cluster's store: the operations of scripts and call-out.
 
-Rules of this file: it reads and writes the store when it is asked, and keeps nothing. The keys have a root of their
-own, ``<cluster>.bulk/statd/``, that no node watches: thousands of clients that reclaim their locks at once must not
-be everybody's news.
+Rules of this file: it reads and writes the store on request, and keeps nothing. The keys have their own prefix,
+``<cluster>.bulk/statd/``, which no node watches: thousands of clients that reclaim their locks at once must not cause
+notifications to all nodes.
 
 ======================================  ================================================================
-``statd/client/<address>/<client>``     who recorded it, when, under which server name (JSON)
+``statd/client/<address>/<client>``     recording node, time, and server name (JSON)
 ``statd/state``                         the cluster's state number (decimal): it only grows, and is odd
 ======================================  ================================================================
 
@@ -37,7 +37,7 @@ _STATE_DIGITS = len(str(_STATE_LIMIT))
 #: Records of more clients than this are read with all others of the cluster in one go.
 _READ_ONE_BY_ONE = 8
 
-#: Longest time that the store may take, seconds; rpc.statd waits.
+#: Longest wait for the store, seconds; rpc.statd waits meanwhile.
 LIMIT = 3.0
 
 Message = Mapping[str, object]
@@ -164,7 +164,7 @@ class StatdOperations:
         found: list[StatdClient] = []
         for prefix in prefixes:
             found += [_decode(entry) for entry in (await _limited(self._bulk.read(prefix))).entries]
-        # What is no host cannot be told, and is of a stranger: nothing here has written it.
+        # An invalid host name cannot be notified, and was written by another program.
         return [one for one in found if one.client]
 
     async def forget(self, message: Message) -> object:

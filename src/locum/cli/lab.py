@@ -59,7 +59,7 @@ def _milliseconds(name: str, default: float, least: float, text: str) -> Callabl
 
 
 class _LabGroup(PlainGroup):
-    """Keeps the arguments as they were given, to start the same command anew with more privileges."""
+    """Keeps the original arguments, to restart the same command with more privileges."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.obj = tuple(args)
@@ -80,15 +80,16 @@ def lab(ctx: click.Context) -> None:
 
 
 def _asks_for_help(arguments: tuple[str, ...]) -> bool:
-    """Whether help is all that is wanted, which needs no privileges; ``exec n1 -- ls --help`` asks somebody else."""
+    """Whether only help is requested, which needs no privileges; in ``exec n1 -- ls --help`` it is another
+    program's."""
     ours = arguments[:2] if arguments[:1] == ("exec",) else arguments
     return "--help" in ours or "-h" in ours
 
 
 @lab.command()
-@click.option("--nodes", default=3, show_default=True, help="How many nodes.")
-@click.option("--addresses", default=6, show_default=True, help="How many public addresses, IPv4 and IPv6 in turn.")
-@click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
+@click.option("--nodes", default=3, show_default=True, help="Number of nodes.")
+@click.option("--addresses", default=6, show_default=True, help="Number of public addresses, IPv4 and IPv6 in turn.")
+@click.option("--hold", default=2.0, show_default=True, help="Seconds for which a node may answer without the store.")
 @click.option("--interfaces", default=1, show_default=True, help="Public interfaces per node, 1 or 2.")
 @click.option(
     "--services",
@@ -126,14 +127,14 @@ def up(
 @lab.command()
 @name_option
 def down(name: str) -> None:
-    """End a lab and remove all that it made, also after a crash."""
+    """Remove a lab completely, also after a crash."""
     click.echo(f"lab {name}: {'gone' if take_down(name) else 'there was none'}")
 
 
 @lab.command()
 @name_option
 def status(name: str) -> None:
-    """Show the nodes of a lab: processes, faults, and what their daemons say of themselves."""
+    """Show the nodes of a lab: processes, faults, and the status of their daemons."""
     found = Lab.load(name)
     click.echo(f"lab {name}: {found.directory}, store {found.state.store}")
     for node in found.layout.node_names:
@@ -157,7 +158,7 @@ def _node_words(found: Lab, node: str) -> list[str]:
     if own is not None:
         words += [own.state, " ".join(own.addresses) or "no addresses"]
     words.append(f"epoch {report.epoch}, leader {report.leader or 'none'}")
-    return [*words, "all of which may be over: it does not hear from the store"] if report.stale else words
+    return [*words, "all of which may be outdated: it has no contact with the store"] if report.stale else words
 
 
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -177,7 +178,7 @@ def execute(name: str, node: str, command: tuple[str, ...]) -> None:
 
 @lab.command()
 @name_option
-@click.option("--interface", default=None, help="For `link`: the public interface, eth1 when not given.")
+@click.option("--interface", default=None, help="For `link`: the public interface; default: eth1.")
 @click.argument("node")
 @click.argument("kind")
 def fault(name: str, node: str, kind: str, interface: str | None) -> None:
@@ -201,7 +202,7 @@ def fault(name: str, node: str, kind: str, interface: str | None) -> None:
 @name_option
 @click.argument("node", required=False)
 def heal(name: str, node: str | None) -> None:
-    """Undo the faults of NODE, or of all nodes; start again what was killed."""
+    """Undo the faults of NODE, or of all nodes; restart killed processes."""
     Lab.load(name).heal(node)
 
 
@@ -223,7 +224,7 @@ def probe(
     addresses: tuple[str, ...],
     output: Any,
 ) -> None:
-    """Ask every public address from the client without pause; one JSON line per attempt."""
+    """Send requests to every public address from the client continuously; one JSON line per attempt."""
     layout = Lab.load(name).layout
     pool = [public.address for public in layout.public_addresses]
     if strangers := set(addresses) - set(pool):
@@ -243,12 +244,12 @@ def probe(
     "--window",
     default=None,
     type=Number("a number of milliseconds", 0),
-    help="Milliseconds of the criterion; three intervals if not given.",
+    help="Milliseconds of the criterion; default: three intervals.",
 )
 @_seconds_option
 @_output_option
 def observe(*, name: str, interval: float, window: float | None, seconds: float | None, output: Any) -> None:
-    """Watch on the public network who speaks for each address; exit status 1 when two nodes did."""
+    """Watch on the public network which node speaks for each address; exit status 1 when two nodes did."""
     layout = Lab.load(name).layout
     namespaces.enter(layout.hub)
     watching = observing.Observer(
@@ -260,11 +261,11 @@ def observe(*, name: str, interval: float, window: float | None, seconds: float 
 
 
 @lab.command()
-@click.option("--nodes", default=3, show_default=True, help="How many nodes.")
-@click.option("--addresses", default=6, show_default=True, help="How many public addresses, IPv4 and IPv6 in turn.")
-@click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
-@click.option("--rounds", default=4, show_default=True, help="How often each fault is done.")
-@click.option("--budget", default=45.0, show_default=True, help="Begin no second round after so many seconds.")
+@click.option("--nodes", default=3, show_default=True, help="Number of nodes.")
+@click.option("--addresses", default=6, show_default=True, help="Number of public addresses, IPv4 and IPv6 in turn.")
+@click.option("--hold", default=2.0, show_default=True, help="Seconds for which a node may answer without the store.")
+@click.option("--rounds", default=4, show_default=True, help="Number of rounds of all faults.")
+@click.option("--budget", default=45.0, show_default=True, help="Begin no second round after this number of seconds.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @_store_option
 @click.option("--name", default="demo", show_default=True, metavar="LAB", help="The name of its lab.")
@@ -307,10 +308,10 @@ def demo(
     help=f"Only this client, of: {', '.join(transfers.CLIENTS)}. May be given several times.",
 )
 @click.option("--fault", "wanted", multiple=True, help=f"Only this fault, of: {', '.join(service_table.FAULTS)}.")
-@click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
+@click.option("--hold", default=2.0, show_default=True, help="Seconds for which a node may answer without the store.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def services_table(*, clients: tuple[str, ...], wanted: tuple[str, ...], hold: float, json_file: Path | None) -> None:
-    """Measure what the client of each service sees of each fault.
+    """Measure the effect of each fault on a client of each service.
 
     Exit status 1 when a client did not end with the right file.
     """
@@ -322,14 +323,14 @@ def services_table(*, clients: tuple[str, ...], wanted: tuple[str, ...], hold: f
 
 
 @lab.command()
-@click.option("--minutes", default=1.0, show_default=True, help="Begin no new round after so long.")
-@click.option("--seed", type=int, default=None, help="Draws the same faults again; a random one when not given.")
+@click.option("--minutes", default=1.0, show_default=True, help="Begin no new round after this time.")
+@click.option("--seed", type=int, default=None, help="Repeats the same faults; default: random.")
 @click.option("--first-round", default=0, show_default=True, help="Begin with this round of the seed.")
 @click.option("--store", type=click.Choice(["embedded", "etcd"]), default="embedded", show_default=True)
-@click.option("--nodes", default=3, show_default=True, help="How many nodes.")
-@click.option("--addresses", default=6, show_default=True, help="How many public addresses, IPv4 and IPv6 in turn.")
-@click.option("--hold", default=2.0, show_default=True, help="Seconds that a node may answer without the store.")
-@click.option("--slack", default=5.0, show_default=True, help="Seconds that the machine may lag behind the bounds.")
+@click.option("--nodes", default=3, show_default=True, help="Number of nodes.")
+@click.option("--addresses", default=6, show_default=True, help="Number of public addresses, IPv4 and IPv6 in turn.")
+@click.option("--hold", default=2.0, show_default=True, help="Seconds for which a node may answer without the store.")
+@click.option("--slack", default=5.0, show_default=True, help="Seconds by which the machine may exceed the bounds.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the outcome to this file.")
 @click.option("--name", default="torture", show_default=True, metavar="LAB", help="The name of its lab.")
 def torture(
@@ -345,11 +346,10 @@ def torture(
     json_file: Path | None,
     name: str,
 ) -> None:
-    """Break a cluster at random, without pause, and watch it.
+    """Apply random faults to a cluster continuously, and watch it.
 
-    Exit status 1 when two nodes ever answered for one address, when something that a command confirmed was lost, or
-    when an address stayed unserved longer than it may. The same seed gives the same faults; what processes make of
-    them differs from run to run.
+    Exit status 1 when two nodes ever answered for one address, when a confirmed command was lost, or when an address
+    stayed unserved too long. The same seed gives the same faults; the reactions of processes differ from run to run.
     """
     import random  # noqa: PLC0415
 
@@ -384,7 +384,7 @@ def _end_on_sigterm() -> None:
 
 
 def _until(seconds: float | None) -> Callable[[], bool]:
-    """A function that says True once the time is over or somebody asked us to end."""
+    """A function that returns True once the time is over or an end was requested."""
     end = float("inf") if seconds is None else time.monotonic() + seconds
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
