@@ -185,7 +185,7 @@ class Driver:
         # A defect of ours: the guard starts a new agent, which adopts; that beats going on half alive.
         if task.cancelled():
             # Only the end of everything cancels tasks. What this one was to report would be waited for, for ever.
-            self.ended.set_exception(RuntimeError(f"{task.get_coro()} was cancelled by nobody"))
+            self.ended.set_exception(RuntimeError(f"{task.get_coro()} was cancelled unexpectedly"))
         elif (defect := task.exception()) is not None:
             self.ended.set_exception(defect)
 

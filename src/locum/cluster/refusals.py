@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import msgspec
 
-#: An address that could not be taken is tried again after this many seconds, doubling up to the longest.
+#: Pause before an address that could not be taken is retried, and the longest pause up to which it doubles, seconds.
 REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE = 5.0, 300.0
-#: As long as another node serves it, it is not tried again before so many times the time that the take took: a try
+#: While another node serves the address, retry no sooner than this multiple of the failed take's duration: an attempt
 #: interrupts that service, and a script that hangs makes the interruption long.
 PATIENCE = 10.0
-#: After a failed take no other begins for so many seconds: the leader gives what waits here to nodes that do not fail.
-#: A script that hangs would otherwise keep each address waiting for a time limit of its own.
+#: After a failed take, start no other for this time, seconds: the leader gives the waiting addresses to nodes that do
+#: not fail. A script that hangs would otherwise delay each address by a full time limit.
 HANDOVER_PAUSE = 0.5
 #: An address that fails again within so many seconds after it was taken goes on with the pauses that it had.
 PROVEN = 60.0
