@@ -339,4 +339,6 @@ class View:
             if known is None or known.record.incarnation != record.incarnation:
                 return
             if (known.record.hold, known.record.margin) != (record.hold, record.margin):
-                raise StoreCorrupt(f"store key {key!r}: member record modified after creation; delete the key and the node rejoins")
+                raise StoreCorrupt(
+                    f"store key {key!r}: member record modified after creation; delete the key and the node rejoins"
+                )
