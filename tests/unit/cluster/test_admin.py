@@ -425,7 +425,7 @@ def test_tunables_that_cannot_be() -> None:
     assert "0 or 1" in refused(view, "tunable-set", name="NoIPFailback", value="2")
     assert "'nan'" in refused(view, "tunable-set", name="MonitorInterval", value="nan")
     assert "which value" in refused(view, "tunable-set", name="MonitorInterval")
-    assert "no tunable" in refused(view, "tunable-reset", name="X")
+    assert "unknown tunable" in refused(view, "tunable-reset", name="X")
 
 
 def test_a_corrupt_tunable_can_be_set_and_reset() -> None:
