@@ -29,7 +29,11 @@ def lab(make_lab: MakeLab) -> Iterator[Lab]:
     existed = MEETING.exists()
     MEETING.parent.mkdir(parents=True, exist_ok=True)
     made = make_lab(
-        nodes=1, addresses=1, services=["samba"], settings="[tunables]\nMonitorInterval = 0.5", daemons=False
+        nodes=1,
+        addresses=1,
+        services=["samba"],
+        settings="[tunables]\nMonitorInterval = 0.5\nHealthyDelay = 0",
+        daemons=False,
     )
     smb_conf = made.node_directory("n1") / "samba" / "smb.conf"
     config = made.node_directory("n1") / "config.toml"
