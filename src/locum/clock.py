@@ -7,6 +7,31 @@ that slept knows that its hold is over. See design, "Holding an address".
 from __future__ import annotations
 
 import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """The two clocks of a machine, for code that also runs in simulated time."""
+
+    def boot(self) -> float:
+        """CLOCK_BOOTTIME, in seconds."""
+        ...
+
+    def wall(self) -> float:
+        """Unix time, in seconds."""
+        ...
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def boot(self) -> float:
+        """See :class:`Clock`."""
+        return boottime()
+
+    def wall(self) -> float:
+        """See :class:`Clock`."""
+        return time.time()
 
 
 def boottime() -> float:

@@ -69,7 +69,7 @@ FUNCTIONS = frozenset(
         *("traceback.print_exc", "traceback.print_exception", "sys.stderr.write", "sys.stderr.flush"),
         *("sys.stdout.write", "sys.stdout.flush", "ssl.create_default_context", "load", "check_environment"),
         *("environment_warnings", "remove_public", "destroy", "judged_before", "machine_identity", "sqlite3.connect"),
-        *("Gate", "GuardGate", "enforcement_of", "adoption_of", "Page", "HeldNotes"),
+        *("Gate", "GuardGate", "enforcement_of", "found_here", "Page", "HeldNotes"),
         # Lists of what other programs have; threads that are joined at the end; files behind a harmless name.
         *("route.links", "route.addresses", "sock_diag.tcp_sockets", "listening_ports", "_listening_ports"),
         *("self._learn_here", "_possible", "_nft", "ThreadPoolExecutor", "notes.clear", "fcntl.flock"),
@@ -140,7 +140,7 @@ ALLOWED: dict[str, str] = {
     "agent/acts.py:confirm:self._page.confirm": "memory",
     "agent/driver.py:_start:self._acts.confirm": "hands over",
     "agent/driver.py:_beat:self._acts.arm": "hands over, and waits without blocking",
-    "api/serve.py:serve:acts.adopt": "hands over, and waits without blocking",
+    "agent/life.py:take_over:acts.adopt": "hands over, and waits without blocking",
     "agent/auditor.py:_mend:acts.allow": "hands over, and waits without blocking",
     "agent/auditor.py:_mend:acts.renew": "hands over, and waits without blocking",
     "api/serve.py:watch_wire:wire.configure": "opens packet sockets; asks the kernel about interfaces on a thread",

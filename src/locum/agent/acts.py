@@ -13,22 +13,25 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from locum import tasks
-from locum.addresses.announce import Announcer
 from locum.addresses.gate import Ticket
-from locum.addresses.kernel import AddressTable, Item
-from locum.addresses.wire_watch import WireWatch
+from locum.addresses.kernel import Item
 from locum.agent.gate_work import GateWork
-from locum.agent.held import HeldNotes
-from locum.agent.kernel_calls import KernelCalls
-from locum.clock import boottime
+from locum.agent.ports import (
+    AnnouncePort,
+    CallsPort,
+    ConnectionsPort,
+    GatePort,
+    NotesPort,
+    PagePort,
+    ScriptsPort,
+    TablePort,
+    WirePort,
+)
+from locum.clock import Clock
 from locum.cluster import effects as fx
 from locum.config.tunables import Tunables
-from locum.connections.keeper import ConnectionKeeper
 from locum.errors import LocumError
-from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
-from locum.guard.gatekeeper import Enforcement
-from locum.guard.page import Page
 from locum.threads import NoAnswer
 
 P = ParamSpec("P")
@@ -40,6 +43,8 @@ Outcome = tuple[bool, str]
 RENEW_INTERVAL = 0.5
 #: How long the removal of a note is waited for, in seconds.
 NOTE_LIMIT = 2.0
+#: How long the removal of all notes is waited for at the start, in seconds.
+CLEAN_LIMIT = 5.0
 
 
 def _nobody(*_: object) -> None:
@@ -49,34 +54,38 @@ def _nobody(*_: object) -> None:
 class Acts:
     """The machine's side of one node.
 
+    ``gate``: the kernel's gate, None without nftables. ``lifetime``: whole seconds that addresses are configured for.
     ``tunables`` returns those in force.
     """
 
     def __init__(
         self,
         *,
-        table: AddressTable,
-        enforcement: Enforcement,
-        announcer: Announcer,
-        engine: EventEngine,
-        page: Page,
-        notes: HeldNotes,
-        connections: ConnectionKeeper,
-        calls: KernelCalls,
-        wire: WireWatch,
+        clock: Clock,
+        table: TablePort,
+        gate: GatePort | None,
+        lifetime: int,
+        announcer: AnnouncePort,
+        engine: ScriptsPort,
+        page: PagePort,
+        notes: NotesPort,
+        connections: ConnectionsPort,
+        calls: CallsPort,
+        wire: WirePort,
         tunables: Callable[[], Tunables],
         log: Callable[[str, str], None],
     ) -> None:
         self._table = table
         self._calls = calls
-        self._gate = GateWork(enforcement.gate) if enforcement.gate is not None else None
+        self._clock = clock
+        self._gate = GateWork(gate, clock) if gate is not None else None
         self._announcer = announcer
         self._engine = engine
         self._page = page
         self._notes = notes
         self._connections = connections
         self._wire = wire
-        self._lifetime = enforcement.lifetime
+        self._lifetime = lifetime
         self._tickets: dict[int, Ticket] = {}
         self._tunables = tunables
         self._log = log
@@ -155,7 +164,7 @@ class Acts:
 
     def _renew(self, deadline: float) -> None:
         """Renew the lifetimes of what is configured, now and then; where they are all there is, after every beat."""
-        now = boottime()
+        now = self._clock.boot()
         soon = self._gate is not None and now - self._renewed < RENEW_INTERVAL
         if not self._renewable or soon or self._renewing or now >= deadline:
             return
@@ -166,7 +175,7 @@ class Acts:
 
     def _renew_now(self, items: list[Item], deadline: float) -> tuple[tuple[Item, LocumError], ...]:
         """On the thread. A hold that ended before the kernel came to this must not be prolonged."""
-        return self._table.renew(items, self._lifetime) if boottime() < deadline else ()
+        return self._table.renew(items, self._lifetime) if self._clock.boot() < deadline else ()
 
     async def _told_renewal(self, renewal: asyncio.Future[tuple[tuple[Item, LocumError], ...]]) -> None:
         try:
@@ -190,6 +199,15 @@ class Acts:
             self._gate_fails(f"the kernel's gate cannot be put back: {error}; removing all public addresses")
             for address, (bits, interface) in list(self.configured.items()):
                 await self._remove_from_kernel(address, bits, interface)
+
+    async def clean_slate(self) -> None:
+        """No agent before this one left a hold: forget its notes, and silence whatever it left while it died."""
+        try:
+            await self._calls.files.run("removing what an earlier agent noted", CLEAN_LIMIT, self._notes.clear)
+        except (OSError, NoAnswer) as error:
+            # They mean something in the membership of their time alone, which the page no longer has.
+            self._log(f"the notes of an earlier agent cannot be removed: {error}", "warning")
+        self.drop()
 
     def drop(self) -> None:
         """There is no hold: silent at once, and every address of ours goes.
@@ -298,7 +316,7 @@ class Acts:
         await self._connections.taking(address)
         # The hold may end until the engine runs.
         await self.engine_ready.wait()
-        if boottime() >= self._page.deadline:
+        if self._clock.boot() >= self._page.deadline:
             return False, "the hold has ended"
         # Heard since the probe, while other addresses were taken.
         occupant = self._wire.occupant(address) if effect.first else None
@@ -401,7 +419,7 @@ class Acts:
 
     def _replace_now(self, address: str, bits: int, interface: str) -> bool:
         """On the thread; False when the hold has ended before the kernel came to it."""
-        if boottime() >= self._page.deadline:
+        if self._clock.boot() >= self._page.deadline:
             return False
         self._table.remove(address, bits, interface)
         return self._add_now(address, bits, interface)
@@ -419,7 +437,7 @@ class Acts:
 
     def _put_last_now(self, items: list[Item]) -> None:
         """On the thread."""
-        if boottime() < self._page.deadline:
+        if self._clock.boot() < self._page.deadline:
             self._table.put_last(items, self._lifetime)
 
     async def renew(self, address: str) -> None:
@@ -505,7 +523,7 @@ class Acts:
             self._log(f"cannot note that {address} is held: {error}", "warning")
 
     async def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
-        if boottime() >= self._page.deadline:
+        if self._clock.boot() >= self._page.deadline:
             return False, "the hold has ended"
         if self._gate is not None and self._gate.gone:
             return False, f"the kernel's gate: {self._gate.gone}"
@@ -517,7 +535,7 @@ class Acts:
 
     def _add_now(self, address: str, bits: int, interface: str) -> bool:
         """On the thread: configure it; False when the hold has ended before the kernel came to it."""
-        if boottime() >= self._page.deadline:
+        if self._clock.boot() >= self._page.deadline:
             return False
         self._table.add(address, bits, interface, self._lifetime)
         return True
@@ -618,13 +636,13 @@ class Acts:
         self._announcements.pop(address, None)
 
     def _announce_once(self, interface: str, address: str) -> None:
-        if boottime() < self._page.deadline:
+        if self._clock.boot() < self._page.deadline:
             announcing = self._on_addresses(f"announcing {address}", self._announce_now, interface, address)
             self._spawn(self._told_announcement(interface, address, announcing))
 
     def _announce_now(self, interface: str, address: str) -> bool:
         """On the thread; also True when the hold has ended before the kernel came to it."""
-        return boottime() >= self._page.deadline or self._announcer.announce(interface, address)
+        return self._clock.boot() >= self._page.deadline or self._announcer.announce(interface, address)
 
     async def _told_announcement(self, interface: str, address: str, announcing: asyncio.Future[bool]) -> None:
         problem = ""

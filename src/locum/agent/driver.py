@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from locum.agent.acts import Acts
 from locum.agent.clusters import ClusterSearch
-from locum.clock import boottime
+from locum.clock import Clock
 from locum.cluster import effects as fx
 from locum.cluster.node import Node
 from locum.errors import StoreError
@@ -24,18 +23,27 @@ from locum.store.base import Batch, Commit, CommitResult, Store, WatchLost, carr
 
 #: Pause between two tries to read a store that does not answer, in seconds.
 READ_PAUSE = 0.1
+#: A timer that is this close to the right time stays as it is, in seconds.
+TIMER_SLACK = 0.0005
 
 
 class Driver:
     """Runs one node until it leaves."""
 
     def __init__(
-        self, node: Node, store: Store, acts: Acts, clusters: ClusterSearch, log: Callable[[str, str], None]
+        self,
+        node: Node,
+        store: Store,
+        acts: Acts,
+        clusters: ClusterSearch,
+        clock: Clock,
+        log: Callable[[str, str], None],
     ) -> None:
         self.node = node
         self.store = store
         self._clusters = clusters
         self._acts = acts
+        self._clock = clock
         self._log = log
         acts.on_gate = lambda problem: self.feed(node.gate_changed, problem)
         acts.on_renewal_failed = lambda *what: self.feed(node.renewal_failed, *what)
@@ -110,7 +118,7 @@ class Driver:
 
     def feed(self, method: Callable[..., None], *arguments: object) -> None:
         """Give the rules an input: call ``method`` of the node with ``arguments`` and the time; then carry out."""
-        method(*arguments, boottime(), time.time())
+        method(*arguments, self._clock.boot(), self._clock.wall())
         self._carry_out()
 
     # -- effects -------------------------------------------------------------------------------------------
@@ -128,18 +136,29 @@ class Driver:
         self._set_timer()
 
     def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         wakeup = self.node.next_wakeup()
-        if not math.isinf(wakeup):
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(wakeup - boottime(), 0.0), self.feed, self.node.tick)
+        if math.isinf(wakeup):
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            return
+        loop = asyncio.get_running_loop()
+        # Counted anew after every input: the loop's clock stands still while the machine is suspended.
+        when = loop.time() + max(wakeup - self._clock.boot(), 0.0)
+        if self._timer is not None:
+            if abs(self._timer.when() - when) < TIMER_SLACK:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.feed(self.node.tick)
 
     def _start(self, effect: fx.Effect) -> None:
         match effect:
             case fx.SendBeat():
-                self._spawn(self._beat(effect, boottime()))
+                self._spawn(self._beat(effect, self._clock.boot()))
             case fx.ConfirmHold():
                 self._acts.confirm(effect.incarnation, effect.slot, effect.deadline, effect.revision, effect.quiet)
             case fx.DropHold():
@@ -230,7 +249,7 @@ class Driver:
             await self._acts.arm(effect.slot, effect.hold)
         finally:
             self._arming = False
-        if boottime() - sent_at > effect.interval:
+        if self._clock.boot() - sent_at > effect.interval:
             # Much of its hold is over before it is sent; another one follows at once.
             asyncio.get_running_loop().call_soon(self._feed_unless_ended, self.node.beat_now)
         result = await self._ask(effect.commit)
@@ -260,7 +279,7 @@ class Driver:
 
     def _store_answers(self) -> None:
         self.store_problem = ""
-        self._heard_at = boottime()
+        self._heard_at = self._clock.boot()
 
     def _store_fails(self, error: Exception) -> None:
         """Say so once, for as long as it is the same trouble."""
@@ -274,7 +293,7 @@ class Driver:
         view = self.node.view
         while True:
             try:
-                asked_at = boottime()
+                asked_at = self._clock.boot()
                 self._again, known = False, view.known
                 async with asyncio.timeout(self.patience):
                     snapshot = await self.store.read("")
@@ -311,7 +330,7 @@ class Driver:
             self._following.reschedule(asyncio.get_running_loop().time())
 
     def _take(self, batch: Batch) -> None:
-        self._heard_at = boottime()
+        self._heard_at = self._clock.boot()
         keys = self.node.view.apply(batch)
         if keys:
             self.feed(self.node.view_changed, keys)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
-from locum.addresses.gate import Gate, Ticket
-from locum.clock import boottime
+from locum.addresses.gate import Ticket
+from locum.agent.ports import GatePort
+from locum.clock import Clock
 from locum.errors import LocumError, NetlinkError
 
 #: A gate that could not be put back is tried again this often, in seconds.
@@ -20,8 +21,9 @@ GATE_PAUSE = 1.0
 class GateWork:
     """The gate of one node."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: GatePort, clock: Clock) -> None:
         self._gate = gate
+        self._clock = clock
         # Addresses that the gate lets through though it was told to mute them: it is not armed while there are any.
         self._unmuted: set[str] = set()
         self._next = 0.0
@@ -77,7 +79,7 @@ class GateWork:
     def _mend(self) -> None:
         """What failed before the gate may open again: put it back, and mute what it was to mute. Raises LocumError."""
         if self.gone:
-            now = boottime()
+            now = self._clock.boot()
             if now < self._next:
                 raise NetlinkError(self.gone, errno.EAGAIN)
             self._next = now + GATE_PAUSE

@@ -24,6 +24,7 @@ from locum import __version__, tasks
 from locum.addresses.announce import Announcer
 from locum.addresses.kernel import AddressTable
 from locum.addresses.wire_watch import WireWatch
+from locum.agent import life
 from locum.agent.acts import Acts
 from locum.agent.auditor import Auditor
 from locum.agent.clusters import ClusterSearch
@@ -38,7 +39,7 @@ from locum.api.gate_report import gate_report
 from locum.api.loop_report import loop_report
 from locum.api.reload import Reloader
 from locum.api.statd_ops import StatdOperations
-from locum.clock import boottime
+from locum.clock import SystemClock, boottime
 from locum.cluster.node import Adoption, Identity, Node
 from locum.cluster.schema import HostedAddress
 from locum.cluster.view import View
@@ -50,7 +51,6 @@ from locum.connections.plain_tcp import PlainTcp
 from locum.connections.ports import DeclaredPorts
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
-from locum.events.model import Event
 from locum.guard.children import EXIT_HOPELESS
 from locum.guard.gatekeeper import enforcement_of
 from locum.guard.page import Page
@@ -66,8 +66,6 @@ _PACKAGE = str(Path(locum.__file__).parent) + os.sep
 
 #: How often the agent looks what its scripts handle and declare, and how long it waits for files then, in seconds.
 LOOK_PAUSE = 1.0
-#: How long the removal of an earlier agent's notes is waited for, in seconds.
-NOTES_LIMIT = 5.0
 LOOK_LIMIT = 5.0
 #: A complaint of the event loop is not repeated sooner, in seconds.
 COMPLAINT_PAUSE = 10.0
@@ -168,15 +166,10 @@ def preload(settings: Settings) -> None:
         import locum.store.etcd  # noqa: F401, PLC0415  (aiohttp: slow to import, not needed for other stores)
 
 
-def adoption_of(page: Page, notes: HeldNotes) -> Adoption | None:
-    """What the predecessor of this agent left, if it held anything."""
-    if not page.incarnation:
-        return None
-    held = notes.of(page.incarnation)
+def found_here(page: Page, notes: HeldNotes) -> Adoption | None:
+    """What the agent before this one left in this machine's kernel and files."""
     with contextlib.closing(AddressTable()) as table:
-        present = {(found.address, found.interface) for found in table.list()}
-    missing = frozenset(address for address, name in held.items() if (address, name) not in present)
-    return Adoption(page.incarnation, page.deadline, page.slot, page.revision, page.quiet, held, missing)
+        return life.adoption_of(page, notes, table)
 
 
 def leaving_of(settings: Settings, adoption: Adoption | None) -> list[str]:
@@ -191,6 +184,7 @@ async def serve(settings: Settings) -> int:
     runtime = settings.paths.runtime
     page = Page(os.path.join(runtime, "hold"))
     notes = HeldNotes(os.path.join(runtime, "held"))
+    clock = SystemClock()
     calls = KernelCalls(log)
     lateness = Lateness(lambda stop: log(_stood(stop), "warning"))
     lateness.start()
@@ -199,7 +193,7 @@ async def serve(settings: Settings) -> int:
     complaints = _Complaints(log)
     asyncio.get_running_loop().set_exception_handler(complaints)
     background = [tasks.start(_pulse(page, lateness), "telling the guard that the event loop turns")]
-    adoption = await calls.on_addresses("looking at what an earlier agent left", adoption_of, page, notes)
+    adoption = await calls.on_addresses("looking at what an earlier agent left", found_here, page, notes)
     leaving = leaving_of(settings, adoption)
     enforcement = await calls.on_gate("taking over the gate", enforcement_of, settings, log, leaving)
     engine = EventEngine(
@@ -244,8 +238,10 @@ async def serve(settings: Settings) -> int:
         wire.configure((a.address for a in settings.addresses), settings.network.ignore)
 
     acts = Acts(
+        clock=clock,
         table=AddressTable(),
-        enforcement=enforcement,
+        gate=enforcement.gate,
+        lifetime=enforcement.lifetime,
         announcer=Announcer(),
         engine=engine,
         page=page,
@@ -260,11 +256,11 @@ async def serve(settings: Settings) -> int:
     # Bulk data has its own prefix, which no node watches.
     bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
     clusters = ClusterSearch(whole, settings.cluster.name, settings.node.name, settings.cluster.same_addresses_as, log)
-    driver = Driver(node, store, acts, clusters, log)
+    driver = Driver(node, store, acts, clusters, clock, log)
     complaints.on_defect = driver.defect
     kernel = KernelWatch(driver, acts, engine, enforcement.gate, calls, runtime, log)
     auditor = Auditor(driver, acts, enforcement.gate is not None, log, connections.problems)
-    kernel.on_change = auditor.soon
+    kernel.news.on_change = auditor.soon
     credentials = _renewing(whole, settings)
     if credentials is not None:
         credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
@@ -317,37 +313,19 @@ async def serve(settings: Settings) -> int:
         connections.start()
         watch_wire(settings)
         wire.start(loop)
+        await life.take_over(adoption, {a.address: a.bits for a in settings.addresses}, acts)
         if adoption is not None:
-            # Before anything that takes time: the hold runs out, and the next beat must not wait for scripts.
-            bits = {a.address: a.bits for a in settings.addresses}
-            held = [(a, bits[a], name) for a, name in adoption.held.items() if a in bits]
-            await acts.adopt(held, adoption.missing)
             background.append(tasks.start(reloader.look(), "looking at the configuration"))
-        else:
-            # Also when a predecessor died while it dropped its hold.
-            try:
-                await calls.files.run("removing what an earlier agent noted", NOTES_LIMIT, notes.clear)
-            except (OSError, NoAnswer) as error:
-                # They mean something in the membership of their time alone, which the page has no more.
-                log(f"the notes of an earlier agent cannot be removed: {error}", "warning")
-            acts.drop()
         await control.start(settings.paths)
         kernel.start()
         auditor.start()
         plain.start()
         background += [
-            tasks.start(_start_engine(engine, node, acts, driver), "starting the event engine"),
             tasks.start(_look_at_scripts(driver, engine), "looking at the event scripts"),
             tasks.start(_look_at_ports(declared, calls), "looking at declared ports"),
             tasks.start(_leave(stopping, driver), "waiting for the signal to leave"),
         ]
-        if adoption is None:
-            for event in (Event.INIT, Event.SETUP):
-                failure = await acts.run_once(event)
-                if failure is not None:
-                    log(f"{event} failed, so this node does not start: {failure}", "error")
-                    return EXIT_HOPELESS
-        problem = await driver.run()
+        problem = await life.run(adoption is not None, driver, acts, engine)
         if problem is not None:
             log(problem, "error")
             return EXIT_HOPELESS
@@ -367,17 +345,6 @@ async def serve(settings: Settings) -> int:
         await engine.stop()
         await store.close()
         calls.close()
-
-
-async def _start_engine(engine: EventEngine, node: Node, acts: Acts, driver: Driver) -> None:
-    """Start the script runner; what it cannot do without ends the agent."""
-    try:
-        await engine.start()
-    except LocumError as error:
-        driver.end(str(error))
-        return
-    driver.feed(node.handles_changed, await engine.handled())
-    acts.engine_ready.set()
 
 
 async def _pulse(page: Page, lateness: Lateness) -> None:

@@ -17,13 +17,12 @@ from locum.agent import acts
 from locum.agent.acts import Acts
 from locum.agent.held import HeldNotes
 from locum.agent.kernel_calls import KernelCalls
-from locum.clock import boottime
+from locum.clock import SystemClock, boottime
 from locum.cluster.effects import Restore, TakeAddress
 from locum.config.tunables import Tunables
 from locum.connections.keeper import ConnectionKeeper
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
-from locum.guard.gatekeeper import Enforcement
 from locum.guard.page import Page
 
 ADDRESS = "10.0.0.1"
@@ -106,8 +105,10 @@ def acts_of(
 ) -> Acts:
     """The machine's side of a node without nftables."""
     return Acts(
+        clock=SystemClock(),
         table=cast(AddressTable, table),
-        enforcement=Enforcement(None, 0.1, 2, ""),
+        gate=None,
+        lifetime=2,
         announcer=cast(Announcer, announcer),
         engine=cast(EventEngine, engine),
         page=page,
