@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from locum.agent.acts import Acts
-from locum.agent.clusters import ClusterSearch
+from locum.agent.ports import ClustersPort
 from locum.clock import Clock
 from locum.cluster import effects as fx
 from locum.cluster.node import Node
@@ -35,7 +35,7 @@ class Driver:
         node: Node,
         store: Store,
         acts: Acts,
-        clusters: ClusterSearch,
+        clusters: ClustersPort,
         clock: Clock,
         log: Callable[[str, str], None],
     ) -> None:

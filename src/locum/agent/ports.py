@@ -230,6 +230,16 @@ class WirePort(Protocol):
         ...
 
 
+class ClustersPort(Protocol):
+    """The search for other clusters in the store; see :class:`locum.agent.clusters.ClusterSearch`."""
+
+    async def search(
+        self, addresses: Iterable[str], patience: float, waits: Callable[[str], None]
+    ) -> tuple[str | None, frozenset[str]]:
+        """Why this node must not serve which of ``addresses``."""
+        ...
+
+
 class WorkerPort(Protocol):
     """A thread that carries out calls in order; see :class:`locum.threads.Worker`."""
 

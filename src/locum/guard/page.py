@@ -26,10 +26,16 @@ _PLACE_AT = _STOP_AT + _STOP.size
 
 
 class Page:
-    """The page in ``path`` (in the runtime directory)."""
+    """The page in the file ``place`` (in the runtime directory), or in memory (in the simulation)."""
 
-    def __init__(self, path: str) -> None:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    SIZE = _SIZE
+
+    def __init__(self, place: str | bytearray) -> None:
+        self._memory: mmap.mmap | bytearray
+        if isinstance(place, bytearray):
+            self._memory = place
+            return
+        handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(handle, _SIZE)
             self._memory = mmap.mmap(handle, _SIZE)
@@ -92,17 +98,29 @@ class Page:
         """
         if incarnation != self.incarnation:
             _DEADLINE.pack_into(self._memory, 0, 0.0)
+            self._changed()
             self._memory[_NAME_AT : _NAME_AT + _NAME_LENGTH] = incarnation.encode("ascii").ljust(_NAME_LENGTH, b"\0")
+            self._changed()
         _SLOT.pack_into(self._memory, 8, slot)
+        self._changed()
         _SLOT.pack_into(self._memory, _REVISION_AT, revision)
+        self._changed()
         _DEADLINE.pack_into(self._memory, _QUIET_AT, quiet)
+        self._changed()
         _DEADLINE.pack_into(self._memory, 0, deadline)
+        self._changed()
 
     def clear(self) -> None:
         """There is no hold, and nothing to adopt."""
         _DEADLINE.pack_into(self._memory, 0, 0.0)
+        self._changed()
         self._memory[_NAME_AT : _NAME_AT + _NAME_LENGTH] = bytes(_NAME_LENGTH)
+        self._changed()
+
+    def _changed(self) -> None:
+        """A field was written. The writer may be stopped or killed here (:mod:`locum.sim.ports`)."""
 
     def close(self) -> None:
         """Unmap the page."""
-        self._memory.close()
+        if isinstance(self._memory, mmap.mmap):
+            self._memory.close()

@@ -1,369 +1,332 @@
-"""The agent process: what :mod:`locum.agent` does with inputs and effects, one micro-step at a time.
+"""The agent process: the product's own parts, over the ports of a simulated machine.
 
-Rules of this file: it is equal in behaviour to ``locum/agent/driver.py``, ``kernel_watch.py`` and the
-start in ``locum/api/serve.py``, statement by statement where the order matters, with the same rules of
-:mod:`locum.cluster` inside. Every act is a generator; at each ``yield`` the process may be stopped or killed, which
-is wherever a real process reads a clock, makes a system call, or returns to its loop. Change the two together.
+Rules of this file: it puts together, and has no procedure of its own. What the agent does is in :mod:`locum.agent`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from locum.addresses.wire_watch import PROBE_INTERVAL, PROBE_WAIT, PROBES
+from locum.addresses.lifetimes import lifetime_for
+from locum.addresses.monitor import AddressAdded, AddressRemoved, LinkChanged
+from locum.agent import life
+from locum.agent.acts import Acts
+from locum.agent.driver import Driver
+from locum.agent.kernel_news import KernelNews
 from locum.cluster import effects as fx
-from locum.cluster.node import Adoption, Node
+from locum.cluster.node import Node
 from locum.cluster.view import View
-from locum.sim.acts import Acts
+from locum.errors import StoreUnavailable
 from locum.sim.decisions import as_read
-from locum.sim.process import Work
+from locum.sim.loop import SimulatedLoop
+from locum.sim.ports import (
+    Heard,
+    NoConnections,
+    SilentWire,
+    SimulatedCalls,
+    SimulatedClock,
+    SimulatedGate,
+    SimulatedLinks,
+    SimulatedNotes,
+    SimulatedScripts,
+    SimulatedTable,
+    nowhere,
+)
 from locum.sim.service import Author, StoreClient
-from locum.store.base import Batch, CommitResult, Snapshot
+from locum.store.base import Batch, Commit, CommitResult, Condition, Operation, Snapshot, WatchLost
 
 if TYPE_CHECKING:
     from locum.sim.host import Host
 
-#: As in the real agent: pause before a store that did not answer is read again, in seconds.
-READ_PAUSE = 0.1
-#: How long the real agent asks on the wire for addresses that the cluster never held, in seconds.
-PROBE_TIME = PROBES * PROBE_INTERVAL + PROBE_WAIT - PROBE_INTERVAL
 
-
-class Agent(Acts):
+class Agent:
     """One process, from its start until it ends, is killed, or its node has left."""
 
     #: The rules; tests put mutated ones here.
     node_class: type[Node] = Node
 
     def __init__(self, machine: Host, serial: int) -> None:
-        super().__init__(machine)
+        self.machine = machine
+        self.world = machine.world
         self.serial = serial
-        self._scheduled = math.inf
-        self._timer = 0
-        self._tick_queued = False
+        self.alive = True
         #: When it had read the store for the first time, true time.
         self.read_at = math.inf
-        # What is being read must be read once more; and a watch is there or asked for.
-        self._again = self._following = False
-        page = machine.page
-        self.adoption: Adoption | None = None
-        if page.incarnation:
-            held = self._noted(page.incarnation)
-            present = {(address, name) for address, (name, _) in self.kernel.addresses.items()}
-            missing = frozenset(address for address, name in held.items() if (address, name) not in present)
-            self.adoption = Adoption(
-                page.incarnation, page.deadline, page.slot, page.revision, page.quiet, held, missing
-            )
-        self.node = self.node_class(machine.identity, View(), machine.new_incarnation, self.adoption)
-        self.node.handles_changed(machine.handles, self.clock.boot(), self.clock.wall())
-        patience = max(1.0, machine.identity.hold)
+        self.loop = SimulatedLoop(machine.world.engine, machine.clock, self, machine.random, self._late)
+        machine.page.step = self.loop.step
+        # Until the process has looked at what an earlier one left, it knows nothing.
+        self.node = self.node_class(machine.identity, View(), machine.new_incarnation, None)
+        self._driver: Driver | None = None
+        self._news: KernelNews | None = None
+        self._leaving = False
+        # The operations of a commit that was decided -> who decided it, on what.
+        self._authors: dict[int, tuple[Author, Commit]] = {}
+        patience = 1.5 * max(1.0, machine.identity.hold)
         self.store = StoreClient(machine.world.store, machine.link, patience, self._answered)
+
+    # -- the process -----------------------------------------------------------------------------------------
+
+    @property
+    def stopped(self) -> bool:
+        """See :class:`locum.sim.loop.Process`."""
+        return self.machine.agent_stopped
+
+    @property
+    def trapped(self) -> bool:
+        """See :class:`locum.sim.loop.Process`."""
+        return self.machine.trap > 0
+
+    def stepped(self) -> None:
+        """See :class:`locum.sim.loop.Process`."""
+        self.machine.sprung()
+
+    def failed(self, context: dict[str, Any]) -> None:
+        """See :class:`locum.sim.loop.Process`. A defect of the product, or of the simulation."""
+        if self.alive:
+            self.world.defect(self.machine.name, context.get("exception") or context.get("message"))
 
     def start(self) -> None:
         """Begin to run."""
-        self.post("start", self._start)
+        self.loop.post("start", self._begin)
+
+    def _begin(self) -> None:
+        asyncio.get_running_loop().create_task(self._main()).add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[str | None]) -> None:
+        if not self.alive:
+            return
+        if task.cancelled() or task.exception() is not None:
+            self.world.defect(self.machine.name, "cancelled" if task.cancelled() else task.exception())
+        elif task.result() is not None:
+            self.world.defect(self.machine.name, task.result())
+        else:
+            if self.world.trace.on:
+                self.say("exits: left in order")
+            # Not in the process itself, which ends with that.
+            self.world.engine.after(0.0, self.machine.agent_exited, self)
 
     def die(self) -> None:
         """SIGKILL."""
-        super().die()
+        self.alive = False
+        self.machine.page.step = nowhere
         self.store.close()
+        self.loop.die()
 
-    # -- start -----------------------------------------------------------------------------------------------
+    def thawed(self) -> None:
+        """SIGCONT."""
+        self.loop.thawed()
 
-    def _start(self) -> Work:
-        machine = self.machine
-        yield
-        if self.kernel.lawless:
-            # The gate cannot be taken over as it is: it is installed anew, shut and with nothing held.
-            self.kernel.held.clear()
-            self.kernel.restore_rules()
-        if self.adoption is None:
-            yield from self._clear_leftovers()
-        else:
-            for address, interface in self.adoption.held.items():
-                if address in machine.hosted:
-                    if address in self.adoption.missing:
-                        machine.notes.pop(address, None)
-                        yield
-                    self.configured[address] = self._renewable[address] = interface
-                    self.kernel.allow(address)
-                    yield
-                    yield from self._ensure(address, interface)
-        yield from self._feed(self.node.links_changed, dict(self.kernel.links))
-        for address, (interface, _) in list(self.kernel.addresses.items()):
-            yield from self._check(address, interface)
-        for address, interface in list(self.configured.items()):
-            if self.kernel.addresses.get(address, ("", 0.0))[0] != interface:
-                yield from self._feed(self.node.address_removed, address, interface)
-        if self.adoption is None:
-            # init and setup: nothing before them, and they wait for scripts of an earlier life to end.
-            machine.kill_children()
-            self.world.engine.after(machine.random.uniform(0.02, 0.1), self.post, "start", self._run)
-        else:
-            yield from self._run()
-        self.world.engine.after(machine.random.uniform(0.02, 0.2), self.post, "engine", self._engine_started)
+    def say(self, text: str) -> None:
+        """A line for the timeline."""
+        self.world.trace.say(self.machine.name, text)
 
-    def _noted(self, incarnation: str) -> dict[str, str]:
-        """Address → interface of what the predecessor had taken completely in this very membership."""
-        return {a: name for a, (whose, name) in self.machine.notes.items() if whose == incarnation}
+    def _late(self) -> float:
+        return self.machine.random.random() * self.machine.lateness
 
-    def _clear_leftovers(self) -> Work:
-        """Nothing here is ours, whatever a predecessor left that died while it dropped its hold."""
-        yield
-        self.machine.notes.clear()
-        self.kernel.shut()
-        yield
-        self.kernel.deny(self.kernel.held)
+    def _log(self, text: str, _level: str = "info") -> None:
+        if self.world.trace.on:
+            self.say(text)
+        self.world.noted(text)
 
-    def _engine_started(self) -> Work:
-        """The runner starts nothing before the script that an earlier runner left has ended."""
-        self.machine.kill_children()
-        yield
-        self.ready = True
-        if self._waiting is not None:
-            launch, self._waiting = self._waiting, None
-            launch()
+    # -- the agent -------------------------------------------------------------------------------------------
 
-    def _run(self) -> Work:
-        self._read()
-        yield from self._feed(self.node.tick)
+    async def _main(self) -> str | None:
+        machine, step = self.machine, self.loop.step
+        clock, calls, page = SimulatedClock(machine, step), SimulatedCalls(machine), machine.page
+        table, gate, notes = SimulatedTable(machine, step), SimulatedGate(machine, step), SimulatedNotes(machine, step)
+        scripts = SimulatedScripts(machine, step)
+        adoption = await calls.on_addresses("looking", life.adoption_of, page, notes, table)
+        await calls.on_gate("taking over the gate", gate.take_over)
+        self.node = node = self.node_class(machine.identity, View(), machine.new_incarnation, adoption)
+        node.take_effects = self._noting_authors(node.take_effects)  # type: ignore[method-assign]
+        acts = Acts(
+            clock=clock,
+            table=table,
+            gate=gate,
+            lifetime=lifetime_for(machine.identity.hold),
+            announcer=Heard(),
+            engine=scripts,
+            page=page,
+            notes=notes,
+            connections=NoConnections(),
+            calls=calls,
+            wire=SilentWire(),
+            tunables=lambda: node.status().tunables,
+            log=self._log,
+        )
+        self._driver = driver = Driver(node, _Store(self), acts, _NoOthers(), clock, self._log)
+        self._news = news = KernelNews(driver, acts, calls, table, SimulatedLinks(machine, step), self._log)
+        bits = {h.address: h.bits for h in machine.identity.addresses}
+        await life.take_over(adoption, bits, acts, notes)
+        news.look()
+        if self._leaving:
+            self.loop.post("signal", self._leave)
+        return await life.run(adoption is not None, driver, acts, scripts)
 
-    # -- inputs ----------------------------------------------------------------------------------------------
+    def _noting_authors(self, take_effects: Callable[[], list[fx.Effect]]) -> Callable[[], list[fx.Effect]]:
+        """For I8: what a decision has read is what the view shows when it is made."""
 
-    def _feed(self, method: Callable[..., None], *arguments: Any) -> Work:
-        now, wall = self.clock.boot(), self.clock.wall()
-        yield
-        method(*arguments, now, wall)
-        yield from self._carry_out()
+        def taken() -> list[fx.Effect]:
+            effects, name = take_effects(), self.machine.name
+            for effect in effects:
+                if isinstance(effect, (fx.SendBeat, fx.CommitWork)):
+                    author = Author(name, effect.incarnation, as_read(self.node.view, name, effect.commit.operations))
+                    self._authors[id(effect.commit.operations)] = (author, effect.commit)
+            return effects
 
-    def _tick(self) -> Work:
-        self._tick_queued = False
-        return self._feed(self.node.tick)
+        return taken
+
+    def author_of(self, operations: Sequence[Operation]) -> Author:
+        """Who has decided to write ``operations``, and on what."""
+        return self._authors.pop(id(operations))[0]
+
+    def _answered(self, done: Callable[[Any], None], result: object) -> None:
+        """The network has an answer for us."""
+        self.loop.post("answer", done, result)
+
+    # -- news ------------------------------------------------------------------------------------------------
 
     def links_changed(self) -> None:
         """Netlink: a link has changed."""
-        self.post("netlink", self._feed, self.node.links_changed, dict(self.kernel.links))
+        self.loop.post("netlink", self._heard, LinkChanged("", True))
 
     def address_removed(self, address: str, interface: str) -> None:
         """Netlink: an address is gone."""
-        self.post("netlink", self._feed, self.node.address_removed, address, interface)
+        self.loop.post("netlink", self._heard, AddressRemoved(address, self._bits(address), interface))
 
     def address_added(self, address: str, interface: str) -> None:
         """Netlink: an address is there."""
-        self.post("netlink", self._check, address, interface)
+        self.loop.post("netlink", self._heard, AddressAdded(address, self._bits(address), interface))
 
     def gate_damaged(self) -> None:
-        """Netlink: somebody changed our rules."""
-        self.post("netlink", self._gate_damaged)
+        """Netlink: another program changed our rules."""
+        self.loop.post("netlink", self._damaged)
 
     def trigger_monitor(self) -> None:
         """A listening socket has gone."""
-        self.post("netlink", self._feed, self.node.trigger_monitor)
+        self._feed("netlink", lambda node: node.trigger_monitor)
 
     def leave(self) -> None:
         """SIGTERM."""
-        self.post("signal", self._feed, self.node.leave)
+        self._leaving = True
+        self.loop.post("signal", self._leave)
 
     def configure(self) -> None:
         """SIGHUP: the machine's identity has changed."""
-        self.post("signal", self._feed, self.node.configure, self.machine.identity)
+        identity = self.machine.identity
+        self._feed("signal", lambda node: node.configure, identity)
 
-    def _check(self, address: str, interface: str) -> Work:
-        """A public address that is not ours to serve, or not there, goes."""
-        status = self.node.status()
-        if address not in status.hosted:
-            return
-        configured = self.configured.get(address)
-        if configured is not None and (configured == interface or status.activity is not None):
-            return
-        yield
-        self.kernel.remove(address, interface)
+    def busy_with(self, address: str) -> bool:
+        """Whether an activity is about ``address``."""
+        return self.node.status().moving == address
 
-    def _set_timer(self) -> None:
-        """The loop's one timer is set anew after every input; one that has become too early only looks again."""
-        wakeup = self.node.next_wakeup()
-        sooner = wakeup < self._scheduled
-        self._scheduled = wakeup
-        if sooner:
-            self._timer += 1
-            self._start_timer()
+    def _bits(self, address: str) -> int:
+        return next((h.bits for h in self.machine.identity.addresses if h.address == address), 24)
 
-    def _start_timer(self) -> None:
-        late = self.machine.random.random() * self.machine.lateness
-        self.world.engine.at(self.clock.true(self._scheduled) + late, self._timer_fired, self._timer)
+    def _heard(self, event: LinkChanged | AddressRemoved | AddressAdded) -> None:
+        if self._news is not None:
+            self._news.heard(event)
 
-    def _timer_fired(self, timer: int) -> None:
-        if timer != self._timer or not self.alive:
-            return
-        now = self.clock.boot()
-        if now < self._scheduled - 1e-9:
-            # It was put off, or the crystal's rate has changed since.
-            if self._scheduled < math.inf:
-                self._start_timer()
-            return
-        self._scheduled = math.inf
-        if not self._tick_queued:
-            self._tick_queued = True
-            self.post("timer", self._tick)
+    def _damaged(self) -> None:
+        if self._news is not None:
+            self._news.gate_damaged(("table inet locum is gone",))
 
-    # -- effects ---------------------------------------------------------------------------------------------
+    def _leave(self) -> None:
+        if self._driver is not None:
+            self._driver.feed(self.node.leave)
 
-    def _carry_out(self) -> Work:
-        node = self.node
-        while effects := node.take_effects():
-            for effect in effects:
-                match effect:
-                    case fx.Note():
-                        if self.world.trace.on:
-                            self.say(effect.text)
-                        self.world.noted(effect.text)
-                    case fx.SendBeat():
-                        yield from self._send_beat(effect)
-                    case fx.ConfirmHold():
-                        yield from self._confirm(effect)
-                    case fx.CommitWork():
-                        self.post("task", self._commit, effect, self._author(effect))
-                    case fx.DropHold():
-                        yield from self._drop()
-                    case fx.ReadAnew():
-                        self._read_anew()
-                    case fx.RunEvent():
-                        self.post("task", self._run_event, effect)
-                    case fx.TakeAddress():
-                        self.post("task", self._take, effect)
-                    case fx.ReleaseAddress():
-                        self.post("task", self._release, effect)
-                    case fx.UpdateAddress():
-                        self.post("task", self._update, effect)
-                    case fx.CancelActivity():
-                        self._cancel(effect)
-                    case fx.TakeAgain():
-                        self.post("task", self._take_again, effect)
-                    case fx.ProbeAddresses():
-                        self.world.engine.after(PROBE_TIME, self.post, "wire", self._probed, effect)
-                    case fx.Restore():
-                        yield from self._restore(effect)
-                    case fx.Exit():
-                        if self.world.trace.on:
-                            self.say("exits: left in order")
-                        self.machine.agent_exited(self)
-                        return
-        self._set_timer()
+    def _feed(self, stream: str, method: Callable[[Node], Callable[..., None]], *arguments: object) -> None:
+        def feed() -> None:
+            if self._driver is not None:
+                self._driver.feed(method(self.node), *arguments)
 
-    def _probed(self, effect: fx.ProbeAddresses) -> Work:
-        yield
-        # No machine outside of the cluster is simulated.
-        yield from self._feed(self.node.probed, effect.ticket, {})
+        self.loop.post(stream, feed)
 
-    def _author(self, effect: fx.SendBeat | fx.CommitWork) -> Author:
-        name = self.machine.name
-        return Author(name, effect.incarnation, as_read(self.node.view, name, effect.commit.operations))
 
-    def _send_beat(self, effect: fx.SendBeat) -> Work:
-        author, hold = self._author(effect), effect.hold
-        sent_at = self.clock.boot()
-        yield
-        self._tickets.discard(effect.slot)
-        until = self.clock.wall() + hold
-        yield
-        if self.kernel.gate_fails:
-            self._gate_problem = "the kernel's gate cannot be armed"
-            yield from self._report(self.node.gate_changed, self._gate_problem)
-        else:
-            self.kernel.arm(effect.slot, hold, until)
-            self._tickets.add(effect.slot)
-        yield
-        self.post("task", self._beat, effect, sent_at, author)
+class _NoOthers:
+    """The search for other clusters: there are none."""
 
-    def _beat(self, effect: fx.SendBeat, sent_at: float, author: Author) -> Work:
-        yield
+    async def search(
+        self, addresses: Iterable[str], patience: float, waits: Callable[[str], None]
+    ) -> tuple[str | None, frozenset[str]]:
+        """See :class:`locum.agent.ports.ClustersPort`."""
+        return "", frozenset()
 
-        def done(result: CommitResult | None) -> Work:
-            if self.world.trace.on and (result is None or not result.accepted):
-                self.say(f"beat {effect.ticket}: {'no answer' if result is None else 'refused'}")
-            return self._feed(self.node.beat_done, effect.ticket, result, sent_at)
 
-        self.store.commit(author, effect.commit.conditions, effect.commit.operations, done)
+class _Store:
+    """The store as the agent's driver uses it (:class:`locum.store.base.Store`), over the simulated network."""
 
-    def _commit(self, effect: fx.CommitWork, author: Author) -> Work:
-        yield
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
 
-        def done(result: CommitResult | None) -> Work:
-            if self.world.trace.on:
-                answer = "no answer" if result is None else ("accepted" if result.accepted else "refused")
-                self.say(f"commit {effect.ticket}: {answer}")
-            return self._feed(self.node.commit_done, effect.ticket, result)
-
-        if self.world.trace.on:
-            self.say(f"commit {effect.ticket}: {', '.join(_operation(o) for o in effect.commit.operations)}")
-        self.store.commit(author, effect.commit.conditions, effect.commit.operations, done)
-
-    # -- the store -------------------------------------------------------------------------------------------
-
-    def _answered(self, done: Callable[..., Any], result: object) -> None:
-        """The network has an answer for us."""
-        self.post("answer", done, result)
-
-    def _read(self) -> None:
-        if not self.alive:
-            return
-        self._following = self._again = False
-        known = self.node.view.known
-
-        def done(snapshot: Snapshot | None) -> Work:
-            return self._read_done(snapshot, known)
-
-        self.store.read(done)
-
-    def _read_done(self, snapshot: Snapshot | None, known: int) -> Work:
+    async def read(self, prefix: str) -> Snapshot:
+        future: asyncio.Future[Snapshot | None] = asyncio.get_running_loop().create_future()
+        self._agent.store.read(_set(future))
+        snapshot = await future
         if snapshot is None:
-            self.world.engine.after(READ_PAUSE, self._read)
-            return
-        yield
-        if self._again:
-            self._read()
-            return
-        self.read_at = min(self.read_at, self.world.engine.now)
-        keys = self.node.view.reset(snapshot, known)
-        yield from self._feed(self.node.view_changed, keys)
-        if self._again:
-            self._read()
-            return
-        self._following = True
-        self.store.follow(snapshot.revision, self._batch, self._watch_lost)
+            raise StoreUnavailable("no answer")
+        self._agent.read_at = min(self._agent.read_at, self._agent.world.engine.now)
+        return snapshot
 
-    def _read_anew(self) -> None:
-        """What is being read must be read once more, or the watch ends and everything is read."""
-        self._again = True
-        if self._following:
-            self._following = False
-            self.store.unfollow()
-            self.world.engine.after(0.0, self._read)
+    async def names(self, prefix: str) -> tuple[str, ...]:
+        return ()
 
-    def _watch_lost(self, history: bool) -> None:
-        self.post("watch", self._read_again, history)
+    async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
+        agent = self._agent
+        future: asyncio.Future[CommitResult | None] = asyncio.get_running_loop().create_future()
+        agent.loop.step()
+        agent.store.commit(agent.author_of(operations), conditions, operations, _set(future))
+        agent.loop.step()
+        result = await future
+        if agent.world.trace.on:
+            answer = "no answer" if result is None else ("accepted" if result.accepted else "refused")
+            if answer != "accepted" or not operations[0].key.startswith("beat/"):
+                agent.say(f"{answer}: {', '.join(_operation(o) for o in operations)}")
+        if result is None:
+            raise StoreUnavailable("no answer")
+        return result
 
-    def _read_again(self, history: bool) -> Work:
-        yield
-        if self._following:
-            self._following = False
-            if history:
-                yield from self._feed(self.node.watch_lost)
-                self.world.engine.after(0.0, self._read)
-            else:
-                self.world.engine.after(READ_PAUSE, self._read)
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
+        agent, loop = self._agent, asyncio.get_running_loop()
+        arrived: deque[Batch | Exception] = deque()
+        waiting: asyncio.Future[None] | None = None
 
-    def _batch(self, batch: Batch) -> None:
-        self.post("watch", self._changed, batch)
+        def arrive(item: Batch | Exception) -> None:
+            arrived.append(item)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
 
-    def _changed(self, batch: Batch) -> Work:
-        if not self._following:
-            return
-        keys = self.node.view.apply(batch)
-        if keys:
-            yield from self._feed(self.node.view_changed, keys)
+        agent.store.follow(
+            after,
+            lambda batch: agent.loop.post("watch", arrive, batch),
+            lambda history: agent.loop.post("watch", arrive, WatchLost() if history else StoreUnavailable("lost")),
+        )
+        try:
+            while True:
+                while arrived:
+                    item = arrived.popleft()
+                    if isinstance(item, Exception):
+                        raise item
+                    yield item
+                waiting = loop.create_future()
+                await waiting
+        finally:
+            agent.store.unfollow()
+
+    async def close(self) -> None:
+        pass
+
+
+def _set(future: asyncio.Future[Any]) -> Callable[[Any], None]:
+    def done(result: Any) -> None:
+        if not future.done():
+            future.set_result(result)
+
+    return done
 
 
 def _operation(operation: Any) -> str:

@@ -81,8 +81,8 @@ class Checks:
         self.expired = 0
 
     def fail(self, invariant: str, text: str) -> None:
-        """Raise the violation."""
-        raise Violation(invariant, text)
+        """End the run."""
+        self._world.fail(invariant, text)
 
     # -- I1 --------------------------------------------------------------------------------------------------
 

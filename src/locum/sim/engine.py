@@ -17,6 +17,8 @@ class Engine:
         self.now = 0.0
         #: Things that have happened so far.
         self.steps = 0
+        #: What ends the run; set where an exception would not get through.
+        self.failure: Exception | None = None
         self._queue: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = 0
 
@@ -37,4 +39,6 @@ class Engine:
             self.now = when
             self.steps += 1
             act(*arguments)
+            if self.failure is not None:
+                raise self.failure
         self.now = until

@@ -17,6 +17,7 @@ from locum.sim.agent import Agent
 from locum.sim.clocks import MachineClock
 from locum.sim.kernel import Kernel
 from locum.sim.network import Link
+from locum.sim.ports import SimulatedPage
 from locum.sim.scripts import Behaviour, Child
 
 if TYPE_CHECKING:
@@ -36,22 +37,6 @@ FORK, SLOW_FORK = (0.003, 0.03), (0.03, 0.6)
 #: one second more each time up to the longest (``locum/guard/children.py``).
 QUICK_DEATH = 5.0
 FREE_STARTS, LONGEST_PAUSE = 3, 10.0
-
-
-class Page:
-    """The memory that guard and agent share (``locum/guard/page.py``)."""
-
-    def __init__(self) -> None:
-        self.deadline = 0.0
-        self.slot = 0
-        self.revision = 0
-        self.quiet = 0.0
-        self.incarnation = ""
-
-    def clear(self) -> None:
-        """There is no hold, and nothing to adopt."""
-        self.deadline = 0.0
-        self.incarnation = ""
 
 
 class Host:
@@ -83,7 +68,7 @@ class Host:
         self.handles = handles
         self.hz = hz
         self.kernel = Kernel(world.engine, clock, hz, random, self, links)
-        self.page = Page()
+        self.page = self._new_page()
         #: Address → (incarnation, interface): what was taken completely.
         self.notes: dict[str, tuple[str, str]] = {}
         self.agent: Agent | None = None
@@ -119,6 +104,15 @@ class Host:
         self.next_hold: tuple[float, float] | None = None
         #: When the agent's process went on after having been stopped, true time.
         self.went_on = -1.0
+
+    def _new_page(self) -> SimulatedPage:
+        return SimulatedPage(self._page_written)
+
+    def _page_written(self) -> None:
+        if self.page.deadline:
+            self.deadline_set()
+        else:
+            self.page_cleared()
 
     @property
     def hosted(self) -> set[str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from locum.addresses.lifetimes import LATENESS, lifetime_for
 from locum.sim.clocks import MachineClock
-from locum.sim.host import HUNG_AFTER, Host, Page
+from locum.sim.host import HUNG_AFTER, Host
 from locum.sim.kernel import Kernel
 
 #: How long scripts may outlive a killed agent, and add an address, in seconds (with some room).
@@ -111,7 +111,7 @@ class Machine(Host):
         wall_error = self.clock.wall() - self.world.wall()
         self.clock = MachineClock(self.world.engine, self.random.uniform(1, 30), self.clock.rate, wall_error)
         self.kernel = Kernel(self.world.engine, self.clock, self.hz, self.random, self, list(self.kernel.links))
-        self.page = Page()
+        self.page = self._new_page()
         self.notes.clear()
         self.identity = msgspec.structs.replace(self.identity, machine=f"{self.name} boot {self._boots}")
         self._stops_changed()

@@ -76,6 +76,7 @@ def run_seed(seed: int, knobs: Knobs = Knobs(), *, traced: bool = False) -> Outc
         violation = Violation("assertion", str(found) or repr(found))
         world.trace.say("VIOLATION", str(violation))
     finally:
+        world.end()
         gc.set_threshold(*collections)
     checks = world.checks
     figures = Counter(

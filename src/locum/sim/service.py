@@ -8,7 +8,7 @@ late or never, and a watch in order and without gaps, or broken.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple, Protocol
 
@@ -233,7 +233,7 @@ class StoreClient:
         self._patience = patience
         self._post = post
         self._serial = self._asked = 0
-        self._pending: dict[int, Callable[..., Iterator[None]]] = {}
+        self._pending: dict[int, Callable[..., None]] = {}
         self._timeouts: deque[tuple[float, int]] = deque()
         self._timing = False
         self._closed = False
@@ -252,7 +252,7 @@ class StoreClient:
         author: Author,
         conditions: Sequence[Condition],
         operations: Sequence[Operation],
-        done: Callable[[CommitResult | None], Iterator[None]],
+        done: Callable[[CommitResult | None], None],
     ) -> None:
         """Send a commit; ``done`` gets its result, or None when there was none in time."""
         serial = self._expect(done)
@@ -262,7 +262,7 @@ class StoreClient:
             _is_beat(operations), service.receive, self._committing, serial, sent, author, conditions, operations
         )
 
-    def read(self, done: Callable[[Snapshot | None], Iterator[None]]) -> None:
+    def read(self, done: Callable[[Snapshot | None], None]) -> None:
         """Ask for everything; ``done`` gets the snapshot, or None when there was none in time."""
         self._link.send(UP, self._service.receive, self._reading, self._expect(done))
 
@@ -271,10 +271,9 @@ class StoreClient:
         is because the store does not have the place (WatchLost)."""
         self.unfollow()
 
-        def answered(result: object) -> Iterator[None]:
+        def answered(result: object) -> None:
             if result is not True:
                 lost(result is False)
-            yield
 
         self._asked = serial = self._expect(answered)
         self._link.send(UP, self._service.receive, self._watching, serial, after, deliver, lost)
@@ -287,7 +286,7 @@ class StoreClient:
         # One that was asked for and has not been answered yet must not come after the next.
         self._pending.pop(self._asked, None)
 
-    def _expect(self, done: Callable[..., Iterator[None]]) -> int:
+    def _expect(self, done: Callable[..., None]) -> int:
         self._serial += 1
         self._pending[self._serial] = done
         engine = self._service.engine

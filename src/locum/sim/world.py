@@ -109,8 +109,21 @@ class World:
             self.on_end(machine)
 
     def fail(self, invariant: str, text: str) -> None:
-        """Something is wrong."""
-        raise Violation(invariant, text)
+        """Something is wrong. A task of a simulated process may catch what is raised; the run ends all the same."""
+        violation = Violation(invariant, text)
+        self.engine.failure = self.engine.failure or violation
+        raise violation
+
+    def defect(self, name: str, error: object) -> None:
+        """A program has failed that should not."""
+        self.engine.failure = self.engine.failure or Violation("defect", f"{name}: {error!r}")
+
+    def end(self) -> None:
+        """The run is over: every process goes."""
+        for machine in self.machines.values():
+            if machine.agent is not None:
+                machine.agent.die()
+                machine.agent.loop.bury()
 
     # -- time ------------------------------------------------------------------------------------------------
 
