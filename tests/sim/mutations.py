@@ -23,7 +23,7 @@ from locum.cluster.damping import Rule
 from locum.cluster.effects import ReadAnew, SendBeat
 from locum.cluster.following import Following
 from locum.cluster.history import History
-from locum.cluster.hold import Observers, OwnHold
+from locum.cluster.hold import Observers
 from locum.cluster.leading import Leading
 from locum.cluster.membership import Membership
 from locum.cluster.moment import Moment
@@ -35,9 +35,7 @@ from locum.cluster.serving import Serving
 from locum.cluster.upkeep import Upkeep
 from locum.cluster.view import View
 from locum.sim import world
-from locum.sim.agent import Agent
 from locum.sim.kernel import Kernel
-from locum.sim.process import Work
 from locum.sim.run import Knobs
 from locum.store.base import Commit, CommitResult, Condition, Operation
 
@@ -106,29 +104,6 @@ def beat_unconditional(patch: Patch) -> None:
     patch.setattr("locum.cluster.beats.SendBeat", send)
 
 
-def armed_after_sending(patch: Patch) -> None:
-    """The gate's timer starts some system calls after the beat was sent."""
-    original = Agent._send_beat
-
-    def send_beat(self: Agent, effect: Any) -> Work:
-        arm, armed = self.kernel.arm, []
-        self.kernel.arm = lambda *arguments: armed.append(arguments)  # type: ignore[method-assign]
-        try:
-            yield from original(self, effect)
-        finally:
-            self.kernel.arm = arm  # type: ignore[method-assign]
-
-        def later() -> Work:
-            for _ in range(8):
-                yield
-            for slot, timeout, _ in armed:
-                arm(slot, timeout, self.clock.wall() + timeout)
-
-        self.post("task", later)
-
-    patch.setattr(Agent, "_send_beat", send_beat)
-
-
 def element_timeout_rounded_up(patch: Patch) -> None:
     """The gate counts in whole seconds and rounds up."""
     original = Kernel.timer_end
@@ -163,27 +138,6 @@ def confirm_with_fresh_time(patch: Patch) -> None:
 def no_wall_clock_end(patch: Patch) -> None:
     """The gate knows jiffies only, which do not count the time that a machine is suspended."""
     _no_wall_clock_end(patch)
-
-
-def hold_never_ends(patch: Patch) -> None:
-    """Neither the rules nor the agent look whether the hold has ended."""
-    patch.setattr(OwnHold, "valid", lambda self, _now: self.deadline > 0)
-    original = Agent._take
-
-    def take(self: Agent, effect: Any) -> Work:
-        page, work = self.machine.page, original(self, effect)
-        for _ in range(2):
-            deadline, page.deadline = page.deadline, math.inf
-            try:
-                next(work)
-            except StopIteration:
-                return
-            finally:
-                page.deadline = deadline
-            yield
-        yield from work
-
-    patch.setattr(Agent, "_take", take)
 
 
 # -- judging others -------------------------------------------------------------------------------------------
@@ -260,49 +214,6 @@ def take_before_release(patch: Patch) -> None:
 def late_unclaim_forgotten(patch: Patch) -> None:
     """A claim whose deletion may still be under way is relied on."""
     patch.setattr(Claims, "firm", Claims.mine)
-
-
-# -- the agent ------------------------------------------------------------------------------------------------
-
-
-def notes_of_any_life(patch: Patch) -> None:
-    """A restarted agent takes over what an earlier membership had taken."""
-    patch.setattr(Agent, "_noted", lambda self, _: {a: name for a, (_, name) in self.machine.notes.items()})
-    patch.setattr(Agent, "_clear_leftovers", _nothing)
-
-
-def notes_outlive_a_retake(patch: Patch) -> None:
-    """The note of an earlier take stays while the address is taken again or repaired, and when that fails."""
-
-    def keep_note(name: str) -> None:
-        original = getattr(Agent, name)
-
-        def act(self: Agent, effect: Any) -> Work:
-            notes, address = self.machine.notes, effect.address
-            note = notes.get(address)
-            for _ in original(self, effect):
-                if note is not None:
-                    notes[address] = note
-                yield
-
-        patch.setattr(Agent, name, act)
-
-    for name in ("_take", "_restore", "_take_again"):
-        keep_note(name)
-
-
-def _nothing(_self: Agent) -> Work:
-    yield
-
-
-def denials_forgotten(patch: Patch) -> None:
-    """What is released stays among those that the gate lets through."""
-    patch.setattr(Kernel, "deny", lambda *_: None)
-
-
-def lifetime_rounded_up(patch: Patch) -> None:
-    """The lifetimes of addresses are rounded up, to a minute."""
-    patch.setattr("locum.sim.acts.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
 
 
 def adoption_of_the_dead(patch: Patch) -> None:
@@ -544,19 +455,10 @@ MUTATIONS: dict[str, Mutation] = {
             deadline_from_answer, ("I1",), Knobs(only=("delay_messages", "freeze_all", "cut_up"), nodes=3, calm=0.2)
         ),
         Mutation(beat_unconditional, ("I1", "I2", "I8")),
-        Mutation(
-            armed_after_sending, ("I1",), Knobs(only=("stutter",), nodes=2, hold=0.5, addresses=1, calm=0.6, rounds=1)
-        ),
         Mutation(element_timeout_rounded_up, ("I1",)),
         Mutation(timeout_a_little_long, ("I1",)),
         Mutation(confirm_with_fresh_time, ("I1",)),
         Mutation(no_wall_clock_end, ("I1",)),
-        Mutation(lifetime_rounded_up, ("lifetime",), Knobs(only=("abandon",))),
-        Mutation(
-            hold_never_ends,
-            ("I2", "I1"),
-            Knobs(only=("store_outage", "scripts_slow", "link_down"), addresses=12, hold=0.5, nodes=3, calm=0.2),
-        ),
         Mutation(expiry_after_own_outage, ("expiry",), Knobs(only=("store_outage",), nodes=3, calm=2.0)),
         Mutation(
             expiry_without_beat_revision,
@@ -581,21 +483,6 @@ MUTATIONS: dict[str, Mutation] = {
             late_unclaim_forgotten,
             ("I1",),
             Knobs(only=("delay_messages", "cut_up", "link_down", "kill_agent"), calm=0.2),
-        ),
-        Mutation(
-            notes_of_any_life,
-            ("I1",),
-            Knobs(only=("delete_key", "kill_agent", "scripts_slow"), nodes=2, addresses=8, calm=0.2, rounds=1),
-        ),
-        Mutation(
-            notes_outlive_a_retake,
-            ("I1",),
-            Knobs(only=("remove_by_hand", "scripts_fail", "kill_agent"), nodes=3, calm=0.2, rounds=1),
-        ),
-        Mutation(
-            denials_forgotten,
-            ("I1", "liveness"),
-            Knobs(only=("link_down", "admin", "store_outage", "freeze_all"), nodes=3, calm=0.2),
         ),
         Mutation(
             adoption_of_the_dead, ("I1", "I2", "liveness"), Knobs(only=("change_hold", "kill_agent"), nodes=3, calm=0.3)

@@ -161,7 +161,7 @@ class Agent:
         self._driver = driver = Driver(node, _Store(self), acts, _NoOthers(), clock, self._log)
         self._news = news = KernelNews(driver, acts, calls, table, SimulatedLinks(machine, step), self._log)
         bits = {h.address: h.bits for h in machine.identity.addresses}
-        await life.take_over(adoption, bits, acts, notes)
+        await life.take_over(adoption, bits, acts)
         news.look()
         if self._leaving:
             self.loop.post("signal", self._leave)

@@ -8,6 +8,7 @@ only begin at a few instants and claims can only end at commits, so looking at t
 - **I3** after the last change of addresses anywhere, every participant has run ``recovered`` (:meth:`Checks.unclosed`).
 - **I5** scripts of two events never run at once on a machine.
 - **I6** ``takeip`` only after ``startup`` and a ``monitor`` succeeded in this life of the daemon.
+- **I7** ``releaseip`` starts only when the address is mute. (That it is gone after it, at rest: :mod:`locum.sim.rest`.)
 - **I8** plans, expiries, lifted bans and freed claims are the leader's alone, and claims are a living member's.
 - **I9** what an admin command confirmed stays as it is, but for another command.
 
@@ -296,6 +297,8 @@ class Checks:
         self._changed(machine, event, address)
         if event == "takeip":
             self._may_take(machine, address)
+        if event == "releaseip" and machine.kernel.speaks(address) and not _excused(machine):
+            self.fail("I7", f"{machine.name} runs releaseip for {address}, which still answers")
 
     def _may_take(self, machine: Host, address: str) -> None:
         late = machine.clock.boot() - machine.page.deadline

@@ -128,7 +128,7 @@ class SimulatedLoop:
         """Take the dead process's coroutines apart. What they would still do in their ``finally`` reaches no port."""
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
-            task._log_destroy_pending = False
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
             with contextlib.suppress(BaseException):
                 task.get_coro().close()
 

@@ -1,0 +1,348 @@
+"""Deliberate defects in the agent's procedures (``src/locum/agent``), in the manner of :mod:`tests.sim.mutations`.
+
+They patch the product's modules: what the simulation runs is what a node runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import pytest
+
+from locum.agent import driver as driver_module
+from locum.agent import life
+from locum.agent.acts import Acts, Outcome
+from locum.agent.driver import Driver
+from locum.agent.gate_work import GateWork
+from locum.agent.kernel_news import KernelNews
+from locum.agent.ports import NotesPort, PagePort, TablePort
+from locum.cluster import effects as fx
+from locum.cluster.hold import OwnHold
+from locum.cluster.node import Adoption
+from locum.sim.agent import Agent
+
+Patch = pytest.MonkeyPatch
+
+
+async def _nothing(*_: Any) -> None:
+    """The step that is left out."""
+
+
+# -- the beat ---------------------------------------------------------------------------------------------------
+
+
+def armed_after_the_answer(patch: Patch) -> None:
+    """The gate's timer starts when the store has answered."""
+
+    async def beat(self: Driver, effect: fx.SendBeat, sent_at: float) -> None:
+        result = await self._ask(effect.commit)
+        await self._acts.arm(effect.slot, effect.hold)
+        self.feed(self.node.beat_done, effect.ticket, result, sent_at)
+
+    patch.setattr(Driver, "_beat", beat)
+
+
+def confirmed_before_the_answer(patch: Patch) -> None:
+    """The gate opens before the store has accepted the beat."""
+    original = Acts.arm
+
+    async def arm(self: Acts, slot: int, hold: float) -> None:
+        await original(self, slot, hold)
+        ticket = self._tickets.get(slot)
+        if ticket is not None and self._gate is not None:
+            await self._calls.on_gate("opening the gate", self._gate.confirm, ticket)
+
+    patch.setattr(Acts, "arm", arm)
+
+
+def time_taken_after_arming(patch: Patch) -> None:
+    """A beat's time is read when its slot is armed and the beat is on its way, not before."""
+    original = Driver._ask
+
+    async def beat(self: Driver, effect: fx.SendBeat, _sent_at: float) -> None:
+        await self._acts.arm(effect.slot, effect.hold)
+        result = await original(self, effect.commit)
+        self.feed(self.node.beat_done, effect.ticket, result, self._clock.boot())
+
+    patch.setattr(Driver, "_beat", beat)
+
+
+def hold_never_ends(patch: Patch) -> None:
+    """Neither the rules nor the agent look whether the hold has ended."""
+    patch.setattr(OwnHold, "valid", lambda self, _now: self.deadline > 0)
+    original = Acts.take
+
+    async def take(self: Acts, effect: fx.TakeAddress) -> Outcome:
+        self._page = _Endless(self._page)
+        return await original(self, effect)
+
+    patch.setattr(Acts, "take", take)
+
+
+class _Endless:
+    """A page whose hold never ends."""
+
+    deadline = math.inf
+
+    def __init__(self, page: PagePort) -> None:
+        self._page = page
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._page, name)
+
+
+# -- the drop ---------------------------------------------------------------------------------------------------
+
+
+def drop_without_emptying(patch: Patch) -> None:
+    """A dropped hold shuts the gate and leaves the set of what it lets through as it is."""
+    original = GateWork._mute
+
+    def drop(self: GateWork) -> list[str]:
+        self._gate.shut()
+        return []
+
+    patch.setattr(GateWork, "drop", drop)
+    patch.setattr(GateWork, "_mute", original)
+
+
+def drop_without_removing(patch: Patch) -> None:
+    """A dropped hold leaves the addresses configured."""
+    patch.setattr(Acts, "_remove_now", lambda _self, items: [""] * len(items))
+
+
+def drop_keeps_the_page(patch: Patch) -> None:
+    """A dropped hold leaves what an agent after a crash would adopt."""
+    original = Acts.drop
+
+    def drop(self: Acts) -> None:
+        page, self._page = self._page, _Uncleared(self._page)
+        original(self)
+        self._page = page
+
+    patch.setattr(Acts, "drop", drop)
+
+
+class _Uncleared:
+    """A page that is not cleared."""
+
+    def __init__(self, page: PagePort) -> None:
+        self._page = page
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._page, name)
+
+    def clear(self) -> None:
+        """Left out."""
+
+
+# -- addresses --------------------------------------------------------------------------------------------------
+
+
+def release_without_muting(patch: Patch) -> None:
+    """``releaseip`` runs while the address still answers."""
+    original = Acts.release
+
+    async def release(self: Acts, effect: fx.ReleaseAddress) -> Outcome:
+        deny, first = self._deny, True
+
+        async def later(address: str) -> bool:
+            nonlocal first
+            if first:
+                first = False
+                return True
+            return await deny(address)
+
+        self._deny = later  # type: ignore[method-assign]
+        try:
+            return await original(self, effect)
+        finally:
+            self._deny = deny  # type: ignore[method-assign]
+
+    patch.setattr(Acts, "release", release)
+
+
+def failed_take_stays_allowed(patch: Patch) -> None:
+    """What could not be taken stays among what the gate lets through."""
+
+    async def abandon(self: Acts, address: str) -> None:
+        present = self.configured.get(address)
+        if present is not None:
+            await self._remove(address, *present)
+        self._connections.dropped([address])
+
+    patch.setattr(Acts, "_abandon", abandon)
+
+
+def released_stays_configured(patch: Patch) -> None:
+    """After ``releaseip`` nobody sees to it that the address is gone."""
+
+    async def forget(self: Acts, address: str) -> None:
+        await self._deny(address)
+        self._stop_serving(address)
+
+    patch.setattr(Acts, "_forget", forget)
+
+
+def take_does_not_look(patch: Patch) -> None:
+    """After ``takeip`` nobody sees to it that the address is configured."""
+    original = Acts.take
+
+    async def ensured(*_: Any) -> Outcome:
+        return True, ""
+
+    async def take(self: Acts, effect: fx.TakeAddress) -> Outcome:
+        ensure, self._ensure = self._ensure, ensured  # type: ignore[method-assign]
+        try:
+            return await original(self, effect)
+        finally:
+            self._ensure = ensure  # type: ignore[method-assign]
+
+    patch.setattr(Acts, "take", take)
+    patch.setattr("locum.sim.ports.SimulatedScripts._midway", lambda *_: None)
+
+
+def denials_forgotten(patch: Patch) -> None:
+    """What is released stays among those that the gate lets through."""
+    patch.setattr(GateWork, "_mute", lambda *_: None)
+
+
+# -- what an agent leaves, and what the next one finds ---------------------------------------------------------
+
+
+def notes_of_any_life(patch: Patch) -> None:
+    """A restarted agent takes over what an earlier membership had taken."""
+    original = life.adoption_of
+
+    def adoption_of(page: PagePort, notes: Any, table: TablePort) -> Adoption | None:
+        class Any_:
+            def of(self, _incarnation: str) -> dict[str, str]:
+                return {address: interface for address, (_, interface) in notes._notes.items()}
+
+        return original(page, Any_(), table)  # type: ignore[arg-type]
+
+    patch.setattr(life, "adoption_of", adoption_of)
+    patch.setattr(Acts, "clean_slate", _nothing)
+
+
+def notes_outlive_a_change(patch: Patch) -> None:
+    """The note of an earlier take stays while the address is taken again, repaired or released."""
+    patch.setattr(Acts, "_forget_note", _nothing)
+
+
+def no_clean_slate(patch: Patch) -> None:
+    """An agent without a hold leaves what an earlier one left when it died in the midst of a drop."""
+    patch.setattr(Acts, "clean_slate", _nothing)
+
+
+def missing_taken_for_present(patch: Patch) -> None:
+    """An agent that adopts does not look what the kernel has lost since."""
+    original = life.adoption_of
+
+    def adoption_of(page: PagePort, notes: NotesPort, table: TablePort) -> Adoption | None:
+        found = original(page, notes, table)
+        if found is None:
+            return None
+        return Adoption(found.incarnation, found.deadline, found.slot, found.revision, found.quiet, found.held)
+
+    patch.setattr(life, "adoption_of", adoption_of)
+
+
+def lifetime_rounded_up(patch: Patch) -> None:
+    """The lifetimes of addresses are rounded up, to a minute."""
+    patch.setattr("locum.sim.agent.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
+
+
+# -- news and answers -------------------------------------------------------------------------------------------
+
+
+def removals_unheard(patch: Patch) -> None:
+    """What another program removes from the kernel is no news."""
+    patch.setattr("locum.cluster.node.Node.address_removed", lambda *_: None)
+
+
+def strangers_stay(patch: Patch) -> None:
+    """A public address that another program has configured here stays."""
+    patch.setattr(KernelNews, "_check", lambda *_: None)
+
+
+def links_unheard(patch: Patch) -> None:
+    """A link that fails is no news."""
+    patch.setattr(KernelNews, "_read_links", _nothing)
+
+
+def damage_forgets_the_beat(patch: Patch) -> None:
+    """A gate that was put back, shut, waits for the next beat that carries the hold further."""
+
+    async def restore(self: KernelNews, _problems: tuple[str, ...]) -> None:
+        await self._acts.restore_gate()
+
+    patch.setattr(KernelNews, "_restore_gate", restore)
+
+
+def renewals_unheard(patch: Patch) -> None:
+    """A lifetime that the kernel does not renew is only logged."""
+
+    async def told(self: Acts, renewal: Any) -> None:
+        try:
+            await renewal
+        finally:
+            self._renewing = False
+
+    patch.setattr(Acts, "_told_renewal", told)
+
+
+def watch_not_resumed(patch: Patch) -> None:
+    """A watch that broke is begun anew without reading what came in between."""
+    original = Driver._follow
+
+    async def follow(self: Driver, after: int) -> None:
+        while True:
+            try:
+                return await original(self, after)
+            except driver_module.StoreError:
+                after = max(after, self.node.view.revision) + 1
+
+    patch.setattr(Driver, "_follow", follow)
+
+
+def read_anew_ignored(patch: Patch) -> None:
+    """What the rules doubt is not read again."""
+    patch.setattr(Driver, "_read_anew", lambda *_: None)
+
+
+def cancelled_goes_unanswered(patch: Patch) -> None:
+    """An activity that is cancelled is waited for, for ever."""
+    original = Driver._activity_ended
+
+    def ended(self: Driver, ticket: int, task: Any) -> None:
+        if not task.cancelled():
+            original(self, ticket, task)
+
+    patch.setattr(Driver, "_activity_ended", ended)
+
+
+def adopts_without_the_gate(patch: Patch) -> None:
+    """An agent that adopts leaves the gate as an intruder left it."""
+
+    async def adopt(self: Acts, held: Iterable[tuple[str, int, str]], _missing: Collection[str]) -> None:
+        for address, bits, interface in held:
+            self.configured[address] = self._renewable[address] = (bits, interface)
+
+    patch.setattr(Acts, "adopt", adopt)
+
+
+def timer_not_set_again(patch: Patch) -> None:
+    """The timer stays as it was first set."""
+    original: Callable[[Driver], None] = Driver._set_timer
+
+    def set_timer(self: Driver) -> None:
+        if self._timer is None:
+            original(self)
+
+    patch.setattr(Driver, "_set_timer", set_timer)
+
+
+__all__ = ["Agent"]
