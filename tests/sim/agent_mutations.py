@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from locum.agent import driver as driver_module
 from locum.agent import life
 from locum.agent.acts import Acts, Outcome
 from locum.agent.driver import Driver
@@ -21,7 +20,7 @@ from locum.agent.ports import NotesPort, PagePort, TablePort
 from locum.cluster import effects as fx
 from locum.cluster.hold import OwnHold
 from locum.cluster.node import Adoption
-from locum.sim.agent import Agent
+from locum.sim.run import Knobs
 
 Patch = pytest.MonkeyPatch
 
@@ -194,7 +193,7 @@ def take_does_not_look(patch: Patch) -> None:
         return True, ""
 
     async def take(self: Acts, effect: fx.TakeAddress) -> Outcome:
-        ensure, self._ensure = self._ensure, ensured  # type: ignore[method-assign]
+        ensure, self._ensure = self._ensure, ensured  # type: ignore[assignment, method-assign]
         try:
             return await original(self, effect)
         finally:
@@ -294,20 +293,6 @@ def renewals_unheard(patch: Patch) -> None:
     patch.setattr(Acts, "_told_renewal", told)
 
 
-def watch_not_resumed(patch: Patch) -> None:
-    """A watch that broke is begun anew without reading what came in between."""
-    original = Driver._follow
-
-    async def follow(self: Driver, after: int) -> None:
-        while True:
-            try:
-                return await original(self, after)
-            except driver_module.StoreError:
-                after = max(after, self.node.view.revision) + 1
-
-    patch.setattr(Driver, "_follow", follow)
-
-
 def read_anew_ignored(patch: Patch) -> None:
     """What the rules doubt is not read again."""
     patch.setattr(Driver, "_read_anew", lambda *_: None)
@@ -334,15 +319,58 @@ def adopts_without_the_gate(patch: Patch) -> None:
     patch.setattr(Acts, "adopt", adopt)
 
 
-def timer_not_set_again(patch: Patch) -> None:
-    """The timer stays as it was first set."""
-    original: Callable[[Driver], None] = Driver._set_timer
+#: Name → defect. Each is found by the playbooks (``tests/unit/agent/playbooks.txt``) or by the simulation.
+AGENT_MUTATIONS: dict[str, Callable[[Patch], None]] = {
+    defect.__name__: defect
+    for defect in (
+        armed_after_the_answer,
+        confirmed_before_the_answer,
+        time_taken_after_arming,
+        hold_never_ends,
+        drop_without_emptying,
+        drop_without_removing,
+        drop_keeps_the_page,
+        release_without_muting,
+        failed_take_stays_allowed,
+        released_stays_configured,
+        take_does_not_look,
+        denials_forgotten,
+        notes_of_any_life,
+        notes_outlive_a_change,
+        no_clean_slate,
+        missing_taken_for_present,
+        lifetime_rounded_up,
+        removals_unheard,
+        strangers_stay,
+        links_unheard,
+        damage_forgets_the_beat,
+        renewals_unheard,
+        read_anew_ignored,
+        cancelled_goes_unanswered,
+        adopts_without_the_gate,
+    )
+}
 
-    def set_timer(self: Driver) -> None:
-        if self._timer is None:
-            original(self)
-
-    patch.setattr(Driver, "_set_timer", set_timer)
-
-
-__all__ = ["Agent"]
+#: Those that the playbooks cannot see, or that must be seen in the simulation too: what must be violated, and the knobs
+#: with which that happens soon.
+IN_SIMULATION: dict[str, tuple[tuple[str, ...], Knobs, int]] = {
+    "confirmed_before_the_answer": (("I1",), Knobs(), 60),
+    "hold_never_ends": (
+        ("I2", "I1"),
+        Knobs(only=("store_outage", "scripts_slow", "link_down"), addresses=12, hold=0.5, nodes=3, calm=0.2),
+        60,
+    ),
+    "release_without_muting": (("I7",), Knobs(), 20),
+    "denials_forgotten": (("I7", "I1", "liveness"), Knobs(), 20),
+    "notes_outlive_a_change": (("I1",), Knobs(only=("remove_by_hand", "scripts_fail", "kill_agent"), nodes=3), 60),
+    "lifetime_rounded_up": (("lifetime",), Knobs(only=("abandon",)), 60),
+    "removals_unheard": (("served", "liveness"), Knobs(only=("remove_by_hand",), calm=0.5), 20),
+    "strangers_stay": (("liveness", "I1"), Knobs(only=("add_by_hand",), calm=0.5), 20),
+    "links_unheard": (("liveness", "served"), Knobs(only=("link_down",), calm=0.5), 20),
+    "read_anew_ignored": (
+        ("liveness", "I1", "I2"),
+        Knobs(only=("store_restored", "store_wiped"), nodes=3, calm=0.5),
+        40,
+    ),
+    "cancelled_goes_unanswered": (("liveness",), Knobs(only=("admin", "scripts_slow"), nodes=3, calm=0.3), 40),
+}

@@ -16,7 +16,6 @@ DEMANDED = (
     "take_before_release",
     "leader_write_unconditional",
     "element_timeout_rounded_up",
-    "lifetime_rounded_up",
 )
 
 
