@@ -502,7 +502,7 @@ MUTATIONS: dict[str, Mutation] = {
         ),
         Mutation(
             adopted_in_another_history,
-            ("I1", "I2"),
+            ("I1", "I2", "liveness"),
             Knobs(
                 only=("store_restored", "kill_agent", "kill_agent", "link_down", "admin"),
                 nodes=3,
