@@ -49,4 +49,5 @@ class Health:
             unsteady=serving.links.unsteady(),
             settling=checking.settling(),
             warnings=parts.obstacles.warnings(),
+            waits=not parts.history.may_begin(),
         )

@@ -85,6 +85,9 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
 
     What came back a moment ago after having been lost (a link, a node's health) serves what nothing steady can serve,
     and what it serves already, and gets nothing else: so an address does not follow each turn of a link that flaps.
+
+    A node that may not claim anything yet (:mod:`locum.cluster.history`) gets nothing that another node serves, or
+    could serve at once; what the plan has given it already and nobody serves stays its own.
     """
     willing: dict[str, HealthRecord] = {}
     for node in participants(view, wall):
@@ -100,6 +103,7 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
     elif tunables.no_ip_host_on_all_disabled:
         return {}
     possible = _steady_first(view, willing)
+    possible |= _of_the_waiting(view, willing, possible)
     elsewhere = frozenset().union(*(possible[node] for node, health in willing.items() if not health.refused))
     return {
         node: frozenset(
@@ -108,6 +112,23 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
         if health.refused
         else possible[node]
         for node, health in willing.items()
+    }
+
+
+def _of_the_waiting(
+    view: View, willing: Mapping[str, HealthRecord], possible: Mapping[str, frozenset[str]]
+) -> dict[str, frozenset[str]]:
+    """Node → what of its ``possible`` addresses it gets, for those that may not claim anything yet."""
+    waiting = {node for node, health in willing.items() if health.waits}
+    ready = frozenset[str]().union(*(possible[node] for node in willing.keys() - waiting))
+    planned = view.plan.record.assignment if view.plan is not None else {}
+    return {
+        node: frozenset(
+            a
+            for a in possible[node]
+            if _server(view, a) == node or (not _server(view, a) and (planned.get(a) == node or a not in ready))
+        )
+        for node in waiting
     }
 
 

@@ -142,6 +142,7 @@ class HealthRecord(msgspec.Struct, frozen=True):
     ``warnings``: more of that. ``unable``: why it can serve nothing, whatever its scripts say, or "". ``unsteady``:
     interfaces whose link came back too short a time ago to count, ``settling``: the same of the node's health, in
     words, or "" (:mod:`locum.cluster.damping`).
+    ``waits``: the node may not claim anything yet, because holds of another history of the store may last.
     ``occupied``: addresses that another machine or another cluster has, with what is known of it; that is no fault of
     this node.
     """
@@ -161,6 +162,7 @@ class HealthRecord(msgspec.Struct, frozen=True):
     unsteady: tuple[str, ...] = ()
     settling: str = ""
     occupied: dict[str, str] = {}
+    waits: bool = False
 
 
 class LeaderRecord(msgspec.Struct, frozen=True):

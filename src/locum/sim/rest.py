@@ -107,6 +107,8 @@ def _health(world: World, name: str) -> Iterator[str]:
         yield f"{name} says that {record.down} are down and {record.refused} refused"
     elif record.unable or record.unsteady or record.settling:
         yield f"{name} is not steady yet: {record.unable} {record.unsteady} {record.settling}"
+    elif record.waits:
+        yield f"{name} may not claim anything yet"
 
 
 def admin_of(world: World, name: str) -> AdminRecord:

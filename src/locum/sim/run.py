@@ -141,6 +141,7 @@ def rest_bound(world: World) -> float:
     patience = max(1.0, hold)
     timeout = tunables["EventTimeout"]
     bound = 5.0  # daemons start
+    bound += wait  # holds of another history
     bound += 4 * wait  # rivals, the leader, then the others are expired; an outage grants everybody a hold again
     bound += max(0.0, world.store.back_at - world.engine.now) + 2 * wait  # a store that is being restored
     bound += 3 * patience  # commits that nobody answers

@@ -159,6 +159,30 @@ def test_a_node_that_could_not_take_an_address_gets_those_that_nobody_serves_and
     assert hostable(cluster.view, DEFAULTS, 1000.0)["n1"] == frozenset(), "somebody serves it"
 
 
+def test_a_node_that_may_not_claim_yet_gets_nothing_that_another_serves_or_could_serve_at_once() -> None:
+    cluster = Cluster("n1", "n2")
+    served, free = ADDRESSES[0], ADDRESSES[1]
+    cluster.put(f"claim/{served}", ClaimRecord("n1", "inc-n1", "eth0", serving=True))
+    cluster.health("n2", waits=True)
+    assert hostable(cluster.view, DEFAULTS, 1000.0)["n2"] == frozenset()
+    assert set(cluster.assignment().values()) == {"n1"}
+    cluster.health("n1", waits=True)
+    able = hostable(cluster.view, DEFAULTS, 1000.0)
+    assert served not in able["n2"]
+    assert free in able["n2"], "where all have to wait, each gets its share at once"
+
+
+def test_what_a_node_was_given_while_all_waited_stays_its_own_when_another_may_claim_first() -> None:
+    cluster = Cluster("n1", "n2")
+    for node in ("n1", "n2"):
+        cluster.health(node, waits=True)
+    plan = cluster.plan()
+    assert plan is not None
+    cluster.put("plan", plan)
+    cluster.health("n1")
+    assert cluster.assignment() == plan.assignment
+
+
 def test_the_only_node_gets_all_but_what_it_could_not_take() -> None:
     cluster = Cluster("n1")
     cluster.health("n1", refused={ADDRESSES[1]: "takeip: 60.nfs failed"})
