@@ -103,7 +103,7 @@ _MACHINES = Knobs(only=("meddle", "delete_key", "spoil_key", "kill_all", "cut"),
 _ADMINS = Knobs(only=("meddle", "admin", "scripts_fail"), nodes=3, calm=0.1)
 _LEAVING = Knobs(only=("meddle", "leave", "reload", "kill_all", "change_hold"), nodes=3, calm=0.1)
 _JOINING = Knobs(only=("meddle", "kill_all", "power_off"), nodes=3, calm=0.1, hold=0.5)
-_ORPHANS = Knobs(only=("meddle", "delete_key", "abandon", "spoil_key"), nodes=3, calm=0.1, hold=0.25)
+_ORPHANS = Knobs(only=("meddle", "delete_key", "abandon", "spoil_key"), nodes=3, addresses=8, calm=0.05, hold=0.25)
 _MIDWAY = Knobs(only=("meddle", "kill_agent_midway", "link_down"), nodes=3, calm=0.1)
 _STRAYS = Knobs(only=("meddle", "spoil_key", "abandon"), nodes=3, calm=0.08, hold=0.25)
 _REPAIRS = Knobs(only=("meddle", "spoil_key", "abandon", "store_restart", "link_down"), nodes=3, calm=0.08)
