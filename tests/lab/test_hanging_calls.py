@@ -134,6 +134,9 @@ def test_beats_go_on_while_a_path_hangs(lab: Lab, path: str) -> None:
 def test_beats_go_on_while_the_log_is_not_read(lab: Lab) -> None:
     with log_that_is_not_read(lab, NODE) as pipe:
         lab.wait_served()
+        # The daemon is a new one; it gets its share when it may take over addresses.
+        lab.wait_for("the node to serve", lambda: bool(addresses_of(lab, NODE)))
+        lab.wait_served()
         fill(pipe)
         with nothing_moves(lab):
             with in_use(lab):

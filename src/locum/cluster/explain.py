@@ -140,6 +140,8 @@ def why_not(now: Situation, node: str, address: str) -> str | None:
         return f"is UNHEALTHY ({health.reason})" if health.reason else "is UNHEALTHY"
     if health.refused:
         return f"could not take {names(sorted(health.refused), 3)} and gets no others meanwhile"
+    if health.waits:
+        return "has joined just now and takes over nothing for the length of a hold"
     return "cannot serve it now"
 
 
