@@ -111,6 +111,10 @@ class Demo:
         self._lab.wait_served()
         served = boottime()
         shown.say(f"all addresses served {served - start:.2f} s after the start")
+        # The same nodes fail every few seconds here. Each loss counts as the first, or they would be kept waiting for
+        # longer and longer afterwards.
+        node = self._lab.layout.node_names[0]
+        self._locum(node, "tunable", "set", "DampingWindow", "1")
         return start, served
 
     def _round(self, fault: str, node: str, act: Callable[[str], str], shown: Display, watching: Watching) -> None:
@@ -172,6 +176,9 @@ class Demo:
             if fault == "killed service":
                 # As an admin does who has repaired it; the periodic monitor would find out later.
                 self._locum(node, "event", "run", "monitor")
+            self._lab.wait_served(_LIMIT)
+            # A node takes over nothing for the length of a hold after its start; then it gets its share again.
+            self._lab.wait_for("its share of the addresses", lambda: node in self._lab.served().values(), _LIMIT)
             self._lab.wait_served(_LIMIT)
         except LocumError as error:
             self._problems.append(f"after {fault} of {node}: {error}")

@@ -17,7 +17,7 @@ from locum.lab.probe import Attempt
 
 #: Row → what it is aimed at, in seconds; ``hold`` is added where True. Killed agent: no attempt may fail at all.
 TARGETS: dict[str, tuple[float, bool]] = {
-    "start": (2.0, False),
+    "start": (2.0, True),
     "planned move": (0.04, False),
     "killed service": (0.3, False),
     "lost link": (0.15, False),
