@@ -74,19 +74,18 @@ def hold_never_ends(patch: Patch) -> None:
     original = Acts.take
 
     async def take(self: Acts, effect: fx.TakeAddress) -> Outcome:
-        self._page = _Endless(self._page)
+        self._page = _Altered(self._page, deadline=math.inf)
         return await original(self, effect)
 
     patch.setattr(Acts, "take", take)
 
 
-class _Endless:
-    """A page whose hold never ends."""
+class _Altered:
+    """A page with some of its attributes replaced."""
 
-    deadline = math.inf
-
-    def __init__(self, page: PagePort) -> None:
+    def __init__(self, page: PagePort, **replaced: Any) -> None:
         self._page = page
+        self.__dict__.update(replaced)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._page, name)
@@ -97,14 +96,12 @@ class _Endless:
 
 def drop_without_emptying(patch: Patch) -> None:
     """A dropped hold shuts the gate and leaves the set of what it lets through as it is."""
-    original = GateWork._mute
 
     def drop(self: GateWork) -> list[str]:
         self._gate.shut()
         return []
 
     patch.setattr(GateWork, "drop", drop)
-    patch.setattr(GateWork, "_mute", original)
 
 
 def drop_without_removing(patch: Patch) -> None:
@@ -117,24 +114,11 @@ def drop_keeps_the_page(patch: Patch) -> None:
     original = Acts.drop
 
     def drop(self: Acts) -> None:
-        page, self._page = self._page, _Uncleared(self._page)
+        page, self._page = self._page, _Altered(self._page, clear=lambda: None)
         original(self)
         self._page = page
 
     patch.setattr(Acts, "drop", drop)
-
-
-class _Uncleared:
-    """A page that is not cleared."""
-
-    def __init__(self, page: PagePort) -> None:
-        self._page = page
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._page, name)
-
-    def clear(self) -> None:
-        """Left out."""
 
 
 # -- addresses --------------------------------------------------------------------------------------------------

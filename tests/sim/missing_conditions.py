@@ -7,7 +7,7 @@ same commit implies, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytest
@@ -33,9 +33,9 @@ from locum.cluster.commit_kinds import (
     WritePhase,
     WritePlan,
 )
-from locum.cluster.commits import NO_REASONS, Commits
 from locum.sim.run import Knobs
-from locum.store.base import Condition, Operation
+from locum.store.base import Condition
+from tests.sim.commit_conditions import change_conditions
 
 #: Kinds of commits → how the tests call them.
 COMMITS: dict[type[CommitKind], str] = {
@@ -76,21 +76,13 @@ class Missing(NamedTuple):
 
     def apply(self, patch: pytest.MonkeyPatch) -> None:
         """Leave the condition out."""
-        original = Commits.start
 
-        def start(
-            commits: Commits,
-            kind: CommitKind,
-            conditions: Sequence[Condition],
-            operations: Sequence[Operation],
-            unguarded: Mapping[str, str] = NO_REASONS,
-        ) -> bool:
-            if COMMITS[type(kind)] == self.commit:
-                conditions = [c for c in conditions if not self._is(c.key, commits._context.name)]
-                unguarded = dict.fromkeys((operation.key for operation in operations), "a deliberate defect")
-            return original(commits, kind, conditions, operations, unguarded)
+        def change(kind: CommitKind, name: str, conditions: Sequence[Condition]) -> Sequence[Condition] | None:
+            if COMMITS[type(kind)] != self.commit:
+                return None
+            return [c for c in conditions if not self._is(c.key, name)]
 
-        patch.setattr(Commits, "start", start)
+        change_conditions(patch, change)
 
     def _is(self, key: str, me: str) -> bool:
         kind, _, name = key.partition("/")
@@ -175,17 +167,10 @@ IMPLIED = {
 
 def watch_conditions(patch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     """A set that fills with (commit, kind of a key that it has a condition on) while the simulation runs."""
-    original, seen = Commits.start, set[tuple[str, str]]()
+    seen = set[tuple[str, str]]()
 
-    def start(
-        commits: Commits,
-        kind: CommitKind,
-        conditions: Sequence[Condition],
-        operations: Sequence[Operation],
-        unguarded: Mapping[str, str] = NO_REASONS,
-    ) -> bool:
+    def look(kind: CommitKind, _name: str, conditions: Sequence[Condition]) -> None:
         seen.update((COMMITS[type(kind)], condition.key.partition("/")[0]) for condition in conditions)
-        return original(commits, kind, conditions, operations, unguarded)
 
-    patch.setattr(Commits, "start", start)
+    change_conditions(patch, look)
     return seen

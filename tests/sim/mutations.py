@@ -7,7 +7,7 @@ knows nothing of them. ``MUTATIONS`` says for each what it must violate and with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,7 +17,6 @@ from locum.cluster import plan as planning
 from locum.cluster.beats import Beats
 from locum.cluster.claims import Claims
 from locum.cluster.commit_kinds import Claim, CommitKind, LeaderCommit
-from locum.cluster.commits import NO_REASONS, Commits
 from locum.cluster.context import Context
 from locum.cluster.damping import Rule
 from locum.cluster.effects import ReadAnew, SendBeat
@@ -37,7 +36,8 @@ from locum.cluster.view import View
 from locum.sim import world
 from locum.sim.kernel import Kernel
 from locum.sim.run import Knobs
-from locum.store.base import Commit, CommitResult, Condition, Operation
+from locum.store.base import Commit, CommitResult, Condition
+from tests.sim.commit_conditions import change_conditions
 
 Patch = pytest.MonkeyPatch
 
@@ -53,21 +53,10 @@ class Mutation(NamedTuple):
 
 def _without_conditions(patch: Patch, kinds: type[CommitKind], unwanted: Callable[[Condition], bool]) -> None:
     """Commits of ``kinds`` lose the conditions that are ``unwanted``."""
-    original = Commits.start
-
-    def start(
-        self: Commits,
-        kind: CommitKind,
-        conditions: Sequence[Condition],
-        operations: Sequence[Operation],
-        unguarded: Mapping[str, str] = NO_REASONS,
-    ) -> bool:
-        if isinstance(kind, kinds):
-            conditions = [c for c in conditions if not unwanted(c)]
-            unguarded = dict.fromkeys((operation.key for operation in operations), "a deliberate defect")
-        return original(self, kind, conditions, operations, unguarded)
-
-    patch.setattr(Commits, "start", start)
+    change_conditions(
+        patch,
+        lambda kind, _name, conditions: [c for c in conditions if not unwanted(c)] if isinstance(kind, kinds) else None,
+    )
 
 
 def unconditional(commit: Commit) -> Commit:

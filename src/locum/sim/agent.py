@@ -220,10 +220,6 @@ class Agent:
         identity = self.machine.identity
         self._feed("signal", lambda node: node.configure, identity)
 
-    def busy_with(self, address: str) -> bool:
-        """Whether an activity is about ``address``."""
-        return self.node.status().moving == address
-
     def _bits(self, address: str) -> int:
         return next((h.bits for h in self.machine.identity.addresses if h.address == address), 24)
 

@@ -307,14 +307,13 @@ class Host:
         self.trap = max(1, steps)
         self._snare = snare
 
-    def sprung(self) -> bool:
-        """The agent has made a micro-step while a trap is set: whether it is stopped or dead now."""
+    def sprung(self) -> None:
+        """The agent has made a step while a trap is set; what it was set for may happen now."""
         self.trap -= 1
         if self.trap or self._snare is None:
-            return False
+            return
         snare, self._snare = self._snare, None
         snare()
-        return self.agent_stopped or self.agent is None
 
     def _orphan_child(self) -> None:
         """The runner notices that its agent is gone and kills its script."""

@@ -80,12 +80,16 @@ class SimulatedLoop:
         """Run until nothing is left to do, or the process is stopped."""
         if self._inside or not self._alive or self._process.stopped:
             return
-        self._inside = True
         self._hub = greenlet.getcurrent()
+        self._enter(self._greenlet.switch)
+
+    def _enter(self, into: Callable[[], object]) -> None:
+        """Go ``into`` the process's greenlet, with this loop as the running one until it is left."""
+        self._inside = True
         outer = asyncio._get_running_loop()
         asyncio._set_running_loop(self._loop)
         try:
-            self._greenlet.switch()
+            into()
         finally:
             asyncio._set_running_loop(outer)
             self._inside = False
@@ -114,14 +118,7 @@ class SimulatedLoop:
         self._inbox.clear()
         if not self._inside and self._greenlet:
             # It is in the midst of a call: unwind it now, or its frames would be kept for ever.
-            self._inside = True
-            outer = asyncio._get_running_loop()
-            asyncio._set_running_loop(self._loop)
-            try:
-                self._greenlet.throw(greenlet.GreenletExit)
-            finally:
-                asyncio._set_running_loop(outer)
-                self._inside = False
+            self._enter(lambda: self._greenlet.throw(greenlet.GreenletExit))
         self._engine.after(0.0, self.bury)
 
     def bury(self) -> None:
@@ -175,8 +172,6 @@ class SimulatedLoop:
             if not self._inside:
                 self.go_on()
         return handle
-
-    call_soon_threadsafe = call_soon
 
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
