@@ -141,7 +141,7 @@ def why_not(now: Situation, node: str, address: str) -> str | None:
     if health.refused:
         return f"could not take {names(sorted(health.refused), 3)} and gets no others meanwhile"
     if health.waits:
-        return "has joined just now and takes over nothing for the length of a hold"
+        return "takes over nothing for the length of a hold after its start or an outage of the store"
     return "cannot serve it now"
 
 
