@@ -32,6 +32,9 @@ LOCUM = str(Path(sys.executable).parent / "locum")
 
 PASSWORD = "Hr4-cosy-Otter"
 
+#: Seconds, far longer than an election of etcd takes on a slow machine: with a short hold an election is an outage.
+HOLD = 6.0
+
 #: As etcd's 'root' user, who changes others' passwords.
 ROOT = ("--user", "root:rootpassword")
 
@@ -182,7 +185,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
 
 
 def test_rotation_of_certificates_authority_and_password_costs_no_address(make_lab: MakeLab, keys: Keys) -> None:
-    lab = make_lab(store="etcd", settings=keys.settings)
+    lab = make_lab(store="etcd", hold=HOLD, settings=keys.settings)
     lab.wait_served()
     served, epoch = lab.served(), lab.status().epoch
     with Watching(lab) as watching:
@@ -224,7 +227,7 @@ def test_rotation_of_certificates_authority_and_password_costs_no_address(make_l
 
 def test_files_that_are_wrong_on_all_nodes_alike_silence_none(make_lab: MakeLab, keys: Keys) -> None:
     key = keys.directory / "client" / "key.pem"
-    lab = make_lab(store="etcd", settings=keys.settings)
+    lab = make_lab(store="etcd", hold=HOLD, settings=keys.settings)
     lab.wait_served()
     with Watching(lab) as watching:
         enable_authentication(lab, keys)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from locum.store.base import Put
 from locum.store.etcd import EtcdStore, messages
 from locum.store.etcd.endpoints import Endpoints
 from locum.store.etcd.messages import Header
+from locum.store.etcd.watch import Watch
 from tests.unit.store.harness import asynchronous
 
 
@@ -53,3 +56,51 @@ async def test_a_commit_that_is_given_up_does_not_end_another_that_waits_for_the
     gateway.reads.set()
     assert (await asyncio.wait_for(patient, 10)).accepted
     await store.close()
+
+
+class Streams:
+    """A gateway whose streams confirm the watch and then deliver nothing. The end of the first one waits for ``go``."""
+
+    has_user = False
+
+    def __init__(self) -> None:
+        self.started = self.open = 0
+        self.ending = asyncio.Event()
+        self.go = asyncio.Event()
+
+    @asynccontextmanager
+    async def stream(self, endpoint: str, body: bytes) -> AsyncIterator[Streams]:
+        first, self.started, self.open = self.started == 0, self.started + 1, self.open + 1
+        self._confirmed = False
+        try:
+            yield self
+        finally:
+            if first:
+                self.ending.set()
+                with suppress(asyncio.CancelledError):
+                    await self.go.wait()
+            self.open -= 1
+
+    async def readany(self) -> bytes:
+        if self._confirmed:
+            await asyncio.Event().wait()
+        self._confirmed = True
+        return b'{"result":{"header":{"revision":"5"},"created":true}}\n'
+
+
+@asynchronous
+async def test_a_watch_that_is_closed_while_it_changes_its_stream_leaves_none_behind() -> None:
+    async def revision() -> int:
+        return 5
+
+    gateway = Streams()
+    endpoints = Endpoints(["a:1", "b:1"], gateway, b"k", 1000.0, 1000.0)  # type: ignore[arg-type]
+    for endpoint in endpoints.all:
+        endpoints.heard(endpoint, Header(1, 1, 5))
+    watch = Watch(gateway, endpoints, b"", b"", 5, 0.01, 1000.0, 1000.0, revision)  # type: ignore[arg-type]
+    # The first stream is quiet, so the second one replaces it.
+    await asyncio.wait_for(gateway.ending.wait(), 60)
+    assert gateway.started == 2
+    await watch.close()
+    assert gateway.open == 0
+    await endpoints.close()

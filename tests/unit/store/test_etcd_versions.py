@@ -11,15 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from aiohttp import web
 
 from locum.errors import StoreUnavailable
 from locum.store.base import Batch, Change, Condition, Entry, Put, WatchLost
 from locum.store.etcd import EtcdStore
+from locum.store.etcd.endpoints import Endpoint
+from locum.store.etcd.messages import Failure
 from locum.store.etcd.space import Space
 from locum.store.factory import EtcdOptions
-from tests.unit.store.harness import Watched, asynchronous
+from tests.unit.store.harness import Watched, asynchronous, until
 
 Answer = tuple[int, str]
 
@@ -209,6 +212,85 @@ async def test_tokens_that_ran_out_are_renewed(version: str, tmp_path: Path) -> 
         await watched.reaches(7)
         assert watched.error is None
         await watched.stop()
+        await store.close()
+
+
+WATCHING: Final = f'{{"result":{{"header":{HEADER},"created":true}}}}\n'
+NEWS: Final = WATCHING + (
+    f'{{"result":{{"header":{HEADER},"events":[{{"kv":{{"key":"L2xvY3VtL2E=","mod_revision":"7"}}}}]}}}}\n'
+)
+
+
+@every_version
+@asynchronous
+async def test_a_watch_survives_a_password_that_reaches_the_node_later_than_etcd(version: str, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("old\n")
+    password = "old"
+    async with StandIn() as etcd:
+
+        def authenticate(body: Any, _: str) -> Answer:
+            if body["password"] == password:
+                return 200, json.dumps({"header": json.loads(HEADER), "token": f"{password}.1"})
+            return 400, error(version, "etcdserver: authentication failed, invalid user ID or password", 3)
+
+        def watch(_: Any, token: str) -> Answer:
+            if token != f"{password}.1":
+                return 200, refused_watch(version, "etcdserver: invalid auth token", "Unauthenticated")
+            # Each stream of this stand-in ends at once, and the store opens the next one.
+            return 200, WATCHING if password == "old" else NEWS
+
+        etcd.answers["/v3/auth/authenticate"] = authenticate
+        etcd.answers["/v3/watch"] = watch
+        options = msgspec.structs.replace(
+            QUICK, user="locum", password_file=str(file), allow_plain_password=True, probe_interval=0.05
+        )
+        store = EtcdStore([etcd.endpoint], options)
+        watched = Watched(store, "", 5)
+        await until(lambda: etcd.asked.count("/v3/watch") >= 2)
+        password = "new"
+        refused = etcd.asked.count("/v3/auth/authenticate")
+        # Far more refusals than new tokens that a watch asks for.
+        await until(lambda: watched.error is not None or etcd.asked.count("/v3/auth/authenticate") >= refused + 6)
+        assert watched.error is None
+        file.write_text("new\n")
+        await watched.reaches(7)
+        assert watched.error is None
+        await watched.stop()
+        await store.close()
+
+
+@every_version
+@pytest.mark.parametrize("user", ["locum", None])
+@asynchronous
+async def test_a_refused_watch_ends_after_a_time_and_says_why(version: str, user: str | None, tmp_path: Path) -> None:
+    """At once when it has never worked: the caller learns the reason."""
+    (tmp_path / "password").write_text("secret\n")
+    async with StandIn() as etcd:
+        token = json.dumps({"header": json.loads(HEADER), "token": "one.1"})
+        denied = refused_watch(version, "etcdserver: permission denied", "PermissionDenied")
+        etcd.answers["/v3/auth/authenticate"] = lambda *_: (200, token)
+        etcd.answers["/v3/watch"] = lambda *_: (200, denied)
+        options = QUICK
+        if user is not None:
+            options = msgspec.structs.replace(
+                QUICK, user=user, password_file=str(tmp_path / "password"), allow_plain_password=True
+            )
+        store = EtcdStore([etcd.endpoint], options)
+        failed: list[tuple[Endpoint, Failure]] = []
+        store._endpoints.failed = lambda *what: failed.append(what)  # type: ignore[method-assign]
+        assert "must allow reading" in str(await Watched(store, "", 5).ends())
+        assert etcd.asked.count("/v3/watch") <= 4
+        etcd.answers["/v3/watch"] = lambda *_: (200, WATCHING)
+        asked = etcd.asked.count("/v3/watch")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("locum.store.etcd.watch._REFUSED_FOR", 1.0)
+            watched = Watched(store, "", 5)
+            await until(lambda: etcd.asked.count("/v3/watch") >= asked + 2)
+            etcd.answers["/v3/watch"] = lambda *_: (200, denied)
+            assert "must allow reading" in str(await watched.ends())
+        # Its retries say nothing about the endpoint.
+        assert not [failure for _, failure in failed if "permission denied" in str(failure)]
         await store.close()
 
 

@@ -25,7 +25,7 @@ from locum.store.base import Batch, WatchLost
 from locum.store.etcd import messages
 from locum.store.etcd.endpoints import Endpoint, Endpoints
 from locum.store.etcd.gateway import Gateway
-from locum.store.etcd.messages import Event, Failure, NotCarriedOut, Refused, TokenRefused, Unknown, WatchResponse
+from locum.store.etcd.messages import Event, Failure, Refused, TokenRefused, Unknown, WatchResponse
 
 #: A consumer that leaves so many batches unread is not read for: etcd keeps the rest.
 _QUEUE_BATCHES: Final = 4096
@@ -41,13 +41,22 @@ _LONGEST_DELAY: Final = 0.5
 #: A watch that is quiet, not stalled, is overlapped ever more rarely, down to this many seconds.
 _LONGEST_IDLE: Final = 10.0
 
-#: A watch is refused for good when etcd denies it so often in a row, each time with a new token.
-_DENIALS: Final = 3
+#: New tokens that are tried in a row for a watch that etcd refuses.
+_NEW_TOKENS: Final = 3
+
+#: A watch that has worked continues to try for this many seconds while etcd refuses it. The cause is often temporary: a
+#: password or certificate that reaches this node some seconds after etcd, a role that is being changed.
+_REFUSED_FOR: Final = 30.0
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+class _StillRefused(Failure):
+    """etcd refused the stream, and may accept the next one. This is not a fault of the endpoint."""
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Start(NamedTuple):
@@ -96,7 +105,12 @@ class Watch:
         self._heard = 0.0
         self._quiet = idle
         self._serving: Endpoint | None = None
-        self._denied = 0
+        # Refusals since the last sign that this watch works, and the time of the first one; whether it ever worked.
+        self._refusals = 0
+        self._refused_at = 0.0
+        self._worked = False
+        # All streams that run. One that no variable refers to yet, or any longer, must end with the watch as well.
+        self._streams: set[asyncio.Task[None]] = set()
         self._task = tasks.start(self._run(), "watching etcd")
 
     async def next(self) -> Batch:
@@ -137,35 +151,33 @@ class Watch:
         except Exception as error:
             # WatchLost, StoreUnavailable, and defects: none of them may look like silence.
             self.end(error)
+        finally:
+            await _end(*self._streams)
 
     async def _keep_streaming(self) -> None:
         """Keep one good stream; overlap it with another when it is suspicious. Raises what ends the watch."""
         loop = asyncio.get_running_loop()
         stream: asyncio.Task[None] | None = None
         delay = _FIRST_DELAY
-        try:
-            while True:
-                try:
-                    replacement = await self._start_stream(stream is not None)
-                except Refused:
-                    raise
-                except Failure:
+        while True:
+            try:
+                replacement = await self._start_stream(stream is not None)
+            except Refused:
+                raise
+            except Failure:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _LONGEST_DELAY)
+                continue
+            if stream is not None:
+                await _end(stream)
+            stream, started = replacement, loop.time()
+            if await self._until_suspicious(stream):
+                stream = None
+                if loop.time() - started < _LONGEST_DELAY:
                     await asyncio.sleep(delay)
                     delay = min(2 * delay, _LONGEST_DELAY)
                     continue
-                if stream is not None:
-                    await _end(stream)
-                stream, started = replacement, loop.time()
-                if await self._until_suspicious(stream):
-                    stream = None
-                    if loop.time() - started < _LONGEST_DELAY:
-                        await asyncio.sleep(delay)
-                        delay = min(2 * delay, _LONGEST_DELAY)
-                        continue
-                delay = _FIRST_DELAY
-        finally:
-            if stream is not None:
-                await _end(stream)
+            delay = _FIRST_DELAY
 
     async def _until_suspicious(self, stream: asyncio.Task[None]) -> bool:
         """Wait until ``stream`` has ended (True) or should be overlapped. Raises WatchLost."""
@@ -212,7 +224,10 @@ class Watch:
                 if candidates:
                     confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                     endpoint = candidates.pop(0)
-                    starts.append(_Start(endpoint, asyncio.create_task(self._stream(endpoint, confirmed)), confirmed))
+                    task = asyncio.create_task(self._stream(endpoint, confirmed))
+                    self._streams.add(task)
+                    task.add_done_callback(self._stream_ended)
+                    starts.append(_Start(endpoint, task, confirmed))
                 await asyncio.wait(
                     {future for start in starts for future in (start.task, start.confirmed)},
                     # The next endpoint is tried as well when those before take long.
@@ -226,35 +241,51 @@ class Watch:
                     starts.remove(start)
                     if start.confirmed.done() and not start.task.done():
                         self._serving = start.endpoint
-                        self._denied = 0
                         self._heard = asyncio.get_running_loop().time()
                         return start.task
                     last = await self._why_not(start.task)
-                    if not isinstance(last, Refused):
+                    if not isinstance(last, _StillRefused):
                         self._endpoints.failed(start.endpoint, last)
         finally:
-            for start in starts:
-                await _end(start.task)
+            await _end(*(start.task for start in starts))
         raise last
 
+    def _stream_ended(self, task: asyncio.Task[None]) -> None:
+        self._streams.discard(task)
+        if not task.cancelled():
+            # Where the failure matters, it is examined; asyncio must not report that of a stream that was given up.
+            task.exception()
+
     async def _why_not(self, task: asyncio.Task[None]) -> Failure:
-        """Why the stream of ``task`` did not come about. Raises what is no Failure, and Refused."""
+        """Why the stream of ``task`` did not come about. Raises what is not a Failure, and Refused, which is final."""
         if not task.done():
             await _end(task)
             return Unknown(f"no watch within {self._attempt:g} s")
         error = task.exception() or Unknown("the stream ended")
         if not isinstance(error, Failure):
             raise error
-        if isinstance(error, Refused | TokenRefused) and self._gateway.has_user and self._denied < _DENIALS:
+        if isinstance(error, Refused | TokenRefused):
+            return self._refused(error)
+        return error
+
+    def _refused(self, error: Refused | TokenRefused) -> _StillRefused:
+        """The consequence of a refused stream: another one, with credentials that are read again. Raises Refused.
+
+        A watch that never worked ends as soon as new tokens do not help: its caller learns the reason.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._refusals == 0:
+            self._refused_at = now
+        self._refusals += 1
+        new_token = self._gateway.has_user and self._refusals <= _NEW_TOKENS
+        if new_token or isinstance(error, TokenRefused):
             # etcd says "permission denied" also for a token that ran out (etcdserver/api/v3rpc/watch.go).
-            self._denied += 1
             self._gateway.token_refused()
-            return NotCarriedOut(str(error))
+        if new_token or (self._worked and now - self._refused_at < _REFUSED_FOR):
+            return _StillRefused(str(error))
         if isinstance(error, TokenRefused):
             raise Refused(f"{error}; etcd wants authentication: configure user and password_file")
-        if isinstance(error, Refused):
-            raise error
-        return error
+        raise error
 
     async def _stream(self, endpoint: Endpoint, confirmed: asyncio.Future[None]) -> None:
         """Deliver what one stream at ``endpoint`` tells. Raises a Failure or WatchLost at its end."""
@@ -269,6 +300,7 @@ class Watch:
                     self._check_canceled(response)
                     if response.created and not confirmed.done():
                         await self._check_future(response)
+                        self._refusals, self._worked = 0, True
                         confirmed.set_result(None)
                     fragments += response.events
                     if not response.fragment and fragments:
@@ -306,6 +338,7 @@ class Watch:
 
     def _deliver(self, events: list[Event]) -> None:
         size = sum(len(event.kv.key) + len(event.kv.value) for event in events)
+        self._refusals = 0
         fresh = [batch for batch in messages.batches(self._namespace, events) if batch.revision > self._after]
         for batch in fresh:
             self._after = batch.revision
