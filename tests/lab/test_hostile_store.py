@@ -45,9 +45,12 @@ FOREIGN: dict[str, schema.Record] = {
     "leader": schema.LeaderRecord("ghost", "foreign"),
     "plan": schema.PlanRecord(10**6, {"10.77.0.2": "ghost"}, {"ghost": "foreign"}, "mischief"),
     "claim": schema.ClaimRecord("ghost", "foreign", "eth9", serving=True),
+    "held": schema.HeldRecord("ghost"),
+    "history": schema.HistoryRecord("foreign"),
 }
-#: Kinds that the right to serve hangs on: who loses it stops, and the others (or it) take over.
-COSTLY = {"member", "claim", "health", "plan", "node"}
+#: Kinds that the right to serve depends on: a node that loses it stops, and the others (or it) take over. Another name
+#: of the store's history ends all memberships.
+COSTLY = {"member", "claim", "health", "plan", "node", "history"}
 
 
 @pytest.fixture(scope="module", params=["embedded", "etcd"])

@@ -33,7 +33,7 @@ from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put
 #: Kinds of keys that can make another plan necessary.
 PLANNING_KEYS = frozenset({"node", "member", "admin", "health", "phase", "prefer", "tunable", "plan", "leader"})
 #: Kinds of keys that the leader writes anew when somebody made them unreadable.
-MENDED = ("leader", "admin", "prefer", "tunable", "number", "history")
+MENDED = ("leader", "admin", "prefer", "tunable", "number", "history", "held")
 
 
 class Leading:
@@ -208,6 +208,9 @@ class Leading:
                 since = observers.orphan_since(key, view.revision_of(key), context.now)
                 if since + wait <= context.now and observers.trusted(context.now):
                     due.append(key)
+            elif kind == "held" and name not in view.held:
+                # Without the record, the next node to take the address asks the network first; a holder writes it anew.
+                due.append(key)
             elif kind in ("beat", "health", "phase") and name and name not in view.members:
                 # Says nothing without a membership; the node itself writes it again when it has one.
                 due.append(key)

@@ -178,7 +178,29 @@ def test_a_number_that_somebody_deleted_or_gave_away_is_taken_back() -> None:
     assert {key: cluster.get(key) for key in numbers} == numbers
 
 
-@pytest.mark.parametrize("key", ["beat/ghost", "health/ghost", "phase/ghost", "member/ghost", "claim/10.0.0.9", "plan"])
+@pytest.mark.parametrize("kind", schema.RECORDS)
+def test_garbage_under_any_key_of_a_cluster_is_repaired(kind: str) -> None:
+    cluster = started("n1", "n2")
+    # Records that this cluster has not written by itself.
+    cluster.put("held/10.0.0.1", schema.HeldRecord("n1"))
+    cluster.put("admin/n1", AdminRecord())
+    cluster.put("prefer/10.0.0.1", PreferRecord(cluster.server()))
+    cluster.put("tunable/MonitorInterval", schema.TunableRecord(7.0))
+    cluster.run(1.0)
+    server = cluster.server()
+    keys = [key for key in cluster.nodes["n1"].view.known_keys() if schema.split_key(key)[0] == kind]
+    assert keys
+    for key in keys:
+        cluster.put(key, b"garbage")
+        cluster.run(20.0)
+        cluster.settled()
+        # A node that must join anew loses its addresses to the other one, which an admin's preference brings back.
+        assert cluster.server() == server, key
+
+
+@pytest.mark.parametrize(
+    "key", ["beat/ghost", "health/ghost", "phase/ghost", "member/ghost", "claim/10.0.0.9", "held/10.0.0.9", "plan"]
+)
 def test_garbage_that_belongs_to_nobody_is_cleared_away(key: str) -> None:
     cluster = started("n1", "n2")
     cluster.put(key, b"garbage")
