@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from locum.clock import boottime
+from locum.config.tunables import Tunables
 from locum.lab.torture import bounds, machine
 from locum.lab.torture.schedule import Act, Round, Shape
 
@@ -53,6 +54,13 @@ def test_after_healing_daemons_start_and_more_when_nobody_was_well() -> None:
     assert healed(round_of(Act(0, "kill-all", "n1", None), fit=())) == 17.1 + 8
     assert healed(round_of(Act(0, "fail-script", "n1", None, detail="startup"), fit=())) == 17.1 + 8 + 30
     assert healed(round_of(Act(0, "fail-script", "n1", None, detail="recovered"), fit=())) == 17.1 + 8 + 10
+
+
+def test_a_node_that_is_damped_may_delay_the_settling() -> None:
+    gone_back = Round(0, (), (), True, went_back=True)
+    assert bounds.settled(gone_back) == bounds.SETTLED + Tunables().damping_longest
+    assert bounds.settled(round_of()) > 5 * bounds.longest("DampingLongest")
+    assert bounds.longest("DampingLongest") >= max(bounds.longest("HealthyDelay"), bounds.longest("LinkUpDelay"))
 
 
 def test_parts_are_named() -> None:

@@ -24,8 +24,11 @@ REFUSAL = 20.0
 #: A client that missed all announcements asks again when its entry for the address is neither fresh (Linux: up to 1.5
 #: times base_reachable_time, 30 s) nor answers three questions, one a second, after a delay of 5 s (arp(7)).
 NEIGHBOUR = 45.0 + 5.0 + 3.0
-#: Tunables that a store which went back does not know any more have their defaults: MonitorInterval, EventTimeout.
-DEFAULT_MONITOR, DEFAULT_TIMEOUT = 15.0, 30.0
+#: Tunables that a store which went back no longer has are at their defaults: MonitorInterval, EventTimeout, and
+#: DampingLongest.
+DEFAULT_MONITOR, DEFAULT_TIMEOUT, DEFAULT_DAMPING = 15.0, 30.0, 120.0
+#: Within this many seconds after healing, every node must be OK and every address on its assigned node.
+SETTLED = 90.0
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -91,6 +94,14 @@ def healed(storm: Round, shape: Shape, *, slack: float, election: float) -> Boun
 def pause(storm: Round, shape: Shape, *, slack: float) -> Bound:
     """For how long an address that was served may be without an answer again: it moves, by way of the scripts."""
     return Bound((Part("slack", slack), *_gone_back(storm, shape), *_trouble(storm, shape)))
+
+
+def settled(storm: Round) -> float:
+    """The seconds within which the whole cluster must be well after healing: every node OK and each address in place.
+
+    A node that came back counts only when its damping is over.
+    """
+    return SETTLED + (DEFAULT_DAMPING if storm.went_back else 0.0)
 
 
 def _gone_back(storm: Round, shape: Shape) -> Sequence[Part]:

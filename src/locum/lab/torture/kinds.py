@@ -75,6 +75,9 @@ TUNABLES: dict[str, tuple[float, ...]] = {
     "NoIPHostOnAllDisabled": (0, 1),
     "AnnounceCount": (5, 1),
     "TickleCount": (4, 0),
+    "LinkUpDelay": (1, 0, 3),
+    "HealthyDelay": (3, 0, 6),
+    "DampingLongest": (6, 12),
 }
 
 #: With these on a node nobody there puts the rules back, while its hold lasts or the kernel still has its addresses: a

@@ -33,8 +33,6 @@ from locum.lab.torture.schedule import Act, Round, Shape
 from locum.lab.torture.verdict import Phase, Stretch
 from locum.lab.watching import Watching
 
-#: Within so many seconds after healing every node must be OK and every address where it belongs.
-_SETTLED_WITHIN = 90.0
 #: Within so many seconds every node must show what admin commands confirmed, once it is OK.
 _KNOWN_WITHIN = 10.0
 #: Between two orders to a node that is not OK after healing, as an admin would give them (seconds).
@@ -140,9 +138,15 @@ class Torture:
         self._hand.copy_store()
 
     def _set_tunables(self) -> None:
+        """Set those that are not as a run begins. Failed commands are in the log, and are given again later."""
         first = self._lab.layout.node_names[0]
+        try:
+            seen = self._commands.seen_by(first)
+        except LocumError:
+            seen = {}
         for name, values in TUNABLES.items():
-            self._commands.ask(first, "tunable", "set", name, f"{values[0]:g}")
+            if seen.get(f"tunable {name}") != values[0]:
+                self._commands.ask(first, "tunable", "set", name, f"{values[0]:g}")
         self._commands.collect(wait=20.0)
 
     # -- one round -------------------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ class Torture:
         self._lab.heal()
         bound = bounds.healed(storm, self._shape, slack=self._slack, election=self._election)
         self._say(f"all healed; every address within {bound.words()}")
-        settled = self._settle(start, bound, watching)
+        settled = self._settle(start, bound, watching, storm)
         phases.append(Phase("healed", start, boottime(), bound.seconds, pause.seconds))
         if settled:
             self._check_confirmed(self._lab.layout.node_names, watching)
@@ -175,7 +179,9 @@ class Torture:
         if not settled and not self._problems:
             for line in report.views(self._lab):
                 self._say(line)
-            self._fail(f"round {storm.number}: not settled {_SETTLED_WITHIN:g} s after healing", start, "", watching)
+            self._fail(
+                f"round {storm.number}: not settled {bounds.settled(storm):g} s after healing", start, "", watching
+            )
 
     def _storm(self, storm: Round) -> list[Act]:
         """Do and undo what the storm has; returns what stands at its end."""
@@ -217,10 +223,13 @@ class Torture:
                 return True
             time.sleep(0.1)
 
-    def _settle(self, start: float, bound: Bound, watching: Watching) -> bool:
+    def _settle(self, start: float, bound: Bound, watching: Watching, storm: Round) -> bool:
         """Wait until every address is answered, and every node OK; order what an admin would."""
         self._watch_until(start, start, bound.seconds, watching)
-        while boottime() - start < min(_SETTLED_WITHIN + self._late.between(start, boottime()), 2 * _PATIENCE):
+        if storm.went_back and not _broken(watching):
+            # The defaults, of damping for example, would make the round a long one.
+            self._set_tunables()
+        while boottime() - start < min(bounds.settled(storm) + self._late.between(start, boottime()), 2 * _PATIENCE):
             watching.read()
             if _broken(watching):
                 return False
