@@ -67,7 +67,7 @@ class ClusterSearch:
                     "warning",
                 )
         except (StoreError, TimeoutError) as error:
-            problem = f"cannot look for other clusters in the store: {error or 'no answer in time'}"
+            problem = f"cannot look for other clusters in the store: {str(error) or 'no answer in time'}"
             self._say(problem, "error", waits)
             return None, frozenset()
         self._said = ""

@@ -204,6 +204,9 @@ class Leading:
             # A claim that cannot be read: its holder rewrites it at once; when nobody does, nobody holds it.
             # A membership that cannot be read: its node gives it up and joins anew, unless it is dead.
             kind, name = schema.split_key(key)
+            if not name:
+                # A key of a kind that Locum does not write; an administrator decides.
+                continue
             if (kind == "claim" and name not in view.claims) or (kind == "member" and name not in view.members):
                 since = observers.orphan_since(key, view.revision_of(key), context.now)
                 if since + wait <= context.now and observers.trusted(context.now):
@@ -211,7 +214,7 @@ class Leading:
             elif kind == "held" and name not in view.held:
                 # Without the record, the next node to take the address asks the network first; a holder writes it anew.
                 due.append(key)
-            elif kind in ("beat", "health", "phase") and name and name not in view.members:
+            elif kind in ("beat", "health", "phase") and name not in view.members:
                 # Says nothing without a membership; the node itself writes it again when it has one.
                 due.append(key)
         # Each key may need a second condition, on a membership.

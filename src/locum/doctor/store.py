@@ -34,7 +34,7 @@ async def examine(store: Store, settings: Settings) -> list[Finding]:
             Finding(
                 "store",
                 "problem",
-                f"{settings.cluster.store} does not answer: {error or f'no answer in {PATIENCE:g} s'}",
+                f"{settings.cluster.store} does not answer: {str(error) or f'no answer in {PATIENCE:g} s'}",
                 "start it, and check that this node reaches it (docs/stores.md)",
             )
         ]
@@ -43,7 +43,9 @@ async def examine(store: Store, settings: Settings) -> list[Finding]:
     except (StoreError, TimeoutError, WatchLost) as error:
         return [
             Finding(
-                "store", "problem", f"{settings.cluster.store} failed while it was measured: {error or 'no answer'}"
+                "store",
+                "problem",
+                f"{settings.cluster.store} failed while it was measured: {str(error) or 'no answer'}",
             )
         ]
     findings = [

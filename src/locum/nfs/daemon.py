@@ -43,7 +43,7 @@ def ask(request: Mapping[str, object], *, path: str | None = None, timeout: floa
                     raise NoDaemon(f"{where}: the daemon went away without an answer")
                 answer += data
         except OSError as error:
-            raise NoDaemon(f"{where}: {error.strerror or error or 'no answer'}") from None
+            raise NoDaemon(f"{where}: {error.strerror or str(error) or 'no answer'}") from None
     try:
         message = json.loads(answer)
         if message.get("ok") is True:

@@ -15,14 +15,17 @@ ADDRESS = "10.0.0.1"
 
 
 class Watched(MemoryStore):
-    """Counts what is read; ``refused``: reads fail."""
+    """Counts what is read; ``refused``: reads fail; ``hangs``: they have no answer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: set[str] = set()
         self.refused = False
+        self.hangs = False
 
     async def read(self, prefix: str) -> Snapshot:
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.refused:
             raise StoreUnavailable("permission denied")
         snapshot = await super().read(prefix)
@@ -91,5 +94,16 @@ def test_a_search_that_the_store_refuses_says_why() -> None:
         store.refused = True
         assert await search_in(store).search([ADDRESS], 5.0, waits.append) == (None, frozenset())
         assert waits == ["cannot look for other clusters in the store: permission denied"]
+
+    asyncio.run(scene())
+
+
+def test_a_search_without_an_answer_says_so() -> None:
+    async def scene() -> None:
+        store, waits = Watched(), list[str]()
+        await store.node("other", "n1", 60.0)
+        store.hangs = True
+        assert await search_in(store).search([ADDRESS], 0.1, waits.append) == (None, frozenset())
+        assert waits == ["cannot look for other clusters in the store: no answer in time"]
 
     asyncio.run(scene())

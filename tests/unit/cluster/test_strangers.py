@@ -208,6 +208,15 @@ def test_garbage_that_belongs_to_nobody_is_cleared_away(key: str) -> None:
     cluster.settled()
 
 
+@pytest.mark.parametrize("key", ["claim", "claim/", "member/", "beat/", "held", "leader/n1"])
+def test_a_key_that_locum_does_not_write_is_named_and_left_alone(key: str) -> None:
+    cluster = started("n1", "n2")
+    cluster.put(key, b"{}")
+    cluster.run(10.0)
+    assert cluster.core.get(key) is not None
+    assert all(key in node.view.corrupt for node in cluster.nodes.values())
+
+
 def test_a_foreign_member_that_never_beats_is_expired() -> None:
     cluster = started("n1", "n2")
     server = cluster.server()
