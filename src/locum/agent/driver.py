@@ -18,6 +18,7 @@ from locum.agent.ports import ClustersPort
 from locum.clock import Clock
 from locum.cluster import effects as fx
 from locum.cluster.node import Node
+from locum.cluster.schema import only_beats
 from locum.errors import StoreError
 from locum.store.base import Batch, Commit, CommitResult, Store, WatchLost, carry_out
 
@@ -58,8 +59,9 @@ class Driver:
         # What is being read must be read once more; and what ends the present watch.
         self._again = False
         self._following: asyncio.Timeout | None = None
+        self._loop = asyncio.get_running_loop()
         #: Set to the problem (or None) when the node has left.
-        self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[str | None] = self._loop.create_future()
         #: A commit that is not answered within this many seconds counts as unanswered.
         self.patience = max(1.0, node.status().hold)
         #: Why the store could not be read last time, for status.
@@ -137,19 +139,18 @@ class Driver:
 
     def _set_timer(self) -> None:
         wakeup = self.node.next_wakeup()
-        if math.isinf(wakeup):
+        if wakeup == math.inf:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
             return
-        loop = asyncio.get_running_loop()
         # Counted anew after every input: the loop's clock stands still while the machine is suspended.
-        when = loop.time() + max(wakeup - self._clock.boot(), 0.0)
+        when = self._loop.time() + max(wakeup - self._clock.boot(), 0.0)
         if self._timer is not None:
             if abs(self._timer.when() - when) < TIMER_SLACK:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._tick)
+        self._timer = self._loop.call_at(when, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -192,7 +193,7 @@ class Driver:
                 self.end(None)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
@@ -209,7 +210,7 @@ class Driver:
             self.ended.set_exception(defect)
 
     def _act(self, ticket: int, work: Coroutine[Any, Any, tuple[bool, str]]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._activity = (ticket, task)
         # A callback and not a coroutine around the work: a task that is cancelled before its first step never runs.
         task.add_done_callback(lambda done: self._activity_ended(ticket, done))
@@ -251,7 +252,7 @@ class Driver:
             self._arming = False
         if self._clock.boot() - sent_at > effect.interval:
             # Much of its hold is over before it is sent; another one follows at once.
-            asyncio.get_running_loop().call_soon(self._feed_unless_ended, self.node.beat_now)
+            self._loop.call_soon(self._feed_unless_ended, self.node.beat_now)
         result = await self._ask(effect.commit)
         self.feed(self.node.beat_done, effect.ticket, result, sent_at)
 
@@ -327,14 +328,14 @@ class Driver:
     def _read_anew(self) -> None:
         self._again = True
         if self._following is not None and not self._following.expired():
-            self._following.reschedule(asyncio.get_running_loop().time())
+            self._following.reschedule(self._loop.time())
 
     def _take(self, batch: Batch) -> None:
         self._heard_at = self._clock.boot()
         keys = self.node.view.apply(batch)
         if keys:
             self.feed(self.node.view_changed, keys)
-            if not all(key.startswith("beat/") for key in keys):
+            if not only_beats(keys):
                 self._changed()
 
     def _changed(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from locum.cluster.activity import Activity
 from locum.cluster.context import Context
-from locum.cluster.damping import Damper, Rule, health_rule
+from locum.cluster.damping import Damper, PresentRule, Rule, health_rule
 from locum.cluster.effects import RunEvent
 
 #: First pause after a failed ``startup`` or ``monitor``; it doubles up to the longest (monitor: MonitorInterval).
@@ -36,6 +36,7 @@ class Checking:
         self._triggered = False
         self._proofs = 0
         self._damper = Damper()
+        self._present_rule = PresentRule(health_rule)
         self._was_inactive = False
 
     def adopt(self, started: bool, earned: bool, healthy: bool, reason: str) -> None:
@@ -70,7 +71,7 @@ class Checking:
         self._seen(False)
 
     def _rule(self) -> Rule:
-        return health_rule(self._context.tunables)
+        return self._present_rule.of(self._context.tunables)
 
     def _seen(self, healthy: bool) -> None:
         self._damper.seen(healthy, self._context.now, self._rule())

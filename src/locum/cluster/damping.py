@@ -8,7 +8,7 @@ good enough for what nothing steady can serve, and for what it serves already (:
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Callable
 
 import msgspec
 
@@ -32,16 +32,29 @@ class Rule(msgspec.Struct, frozen=True):
         return float(min(self.delay * 2 ** min(losses - self.free - 1, 60), max(self.delay, self.longest)))
 
 
-@lru_cache(maxsize=8)
 def link_rule(tunables: Tunables) -> Rule:
     """The rule for links."""
     return Rule(tunables.link_up_delay, tunables.damping_longest, tunables.damping_window)
 
 
-@lru_cache(maxsize=8)
 def health_rule(tunables: Tunables) -> Rule:
     """The rule for a node's health: one failure costs nothing."""
     return Rule(tunables.healthy_delay, tunables.damping_longest, tunables.damping_window, free=1)
+
+
+class PresentRule:
+    """The rule that the present tunables make, worked out once for each change of them."""
+
+    def __init__(self, make: Callable[[Tunables], Rule]) -> None:
+        self._make = make
+        self._tunables = Tunables()
+        self._rule = make(self._tunables)
+
+    def of(self, tunables: Tunables) -> Rule:
+        """The rule of ``tunables``."""
+        if tunables is not self._tunables:
+            self._tunables, self._rule = tunables, self._make(tunables)
+        return self._rule
 
 
 class Damper:
@@ -79,9 +92,11 @@ class Damper:
 
     def unsteady(self, now: float, rule: Rule) -> bool:
         """Whether it is there and has not lasted yet."""
-        return now < self.until(rule)
+        return self._back != math.inf and now < self.until(rule)
 
     def next_due(self, since: float, rule: Rule) -> float:
         """When it becomes steady, if it was not at ``since``; infinite when it was, or is not there."""
+        if self._back == math.inf:
+            return math.inf
         until = self.until(rule)
         return until if since < until else math.inf

@@ -32,7 +32,7 @@ class Health:
     def _record(self) -> HealthRecord:
         parts = self._parts
         checking, serving = parts.checking, parts.serving
-        warnings = (parts.identity.warning, parts.history.warning())
+        warnings = [text for text in (parts.identity.warning, parts.history.warning()) if text]
         return HealthRecord(
             incarnation=parts.context.incarnation,
             started=checking.started and checking.judged,
@@ -44,7 +44,7 @@ class Health:
             occupied={**serving.refusals.occupied(), **parts.lookout.occupied(serving.hosted)},
             leaving=parts.leaving.asked,
             handles=self.handles,
-            warning="; ".join(text for text in warnings if text),
+            warning="; ".join(warnings),
             unable=parts.obstacles.unable(parts.context.now),
             unsteady=serving.links.unsteady(),
             settling=checking.settling(),

@@ -11,6 +11,7 @@ clocks' rates can differ by over a hold, and how coarsely the kernel counts.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from locum.cluster.view import View
 
@@ -40,6 +41,7 @@ def interval_for(hold: float) -> float:
     return min(hold / BEATS_PER_HOLD, LONGEST_INTERVAL)
 
 
+@lru_cache(maxsize=256)
 def grace_for(hold: float, margin: float) -> float:
     """Seconds that a node of that ``hold`` and ``margin`` gets to beat again once the store is back."""
     return min(max(GRACE_BEATS * interval_for(hold), SHORTEST_GRACE), hold + margin)
@@ -190,12 +192,13 @@ class Observers:
         self._seen.clear()
         self._orphans.clear()
 
-    def trusted(self, now: float, hold: float = math.inf) -> bool:
-        """Whether this node's sight of the store is fresh enough to judge others, whose hold is ``hold`` seconds.
+    def trusted(self, now: float, hold: float | None = None) -> bool:
+        """Whether this node's sight of the store is fresh enough to judge others. ``hold``: theirs, in seconds.
 
         Within the time that goes unseen they must not have had to miss more than two beats.
         """
-        return now - self._echo_sent <= 2 * min(self._interval, interval_for(hold))
+        interval = self._interval if hold is None else min(self._interval, interval_for(hold))
+        return now - self._echo_sent <= 2 * interval
 
     def expires_at(self, view: View, node: str) -> float:
         """When ``node`` will have been silent for its hold and the margin, on this node's clock.

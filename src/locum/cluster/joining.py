@@ -52,6 +52,8 @@ class Joining:
         #: The incarnation of the last try.
         self.tried = ""
         self._rival: tuple[int, int, float] | None = None
+        # With which view (View.changes) and configuration the node's records were found to be right.
+        self._right: tuple[int, Identity] | None = None
         self._due = math.inf
         #: Why the node cannot join at present; "" when nothing is in its way.
         self.obstacle = ""
@@ -137,6 +139,8 @@ class Joining:
     def refresh(self) -> None:
         """Write the node record anew when it is not what the configuration says."""
         view, key = self._context.view, f"node/{self._context.name}"
+        if self._right == (view.changes, self.identity):
+            return
         known = view.nodes.get(self._context.name)
         number = self._present_number(known.record.number if known is not None else None)
         if number is None:
@@ -146,8 +150,8 @@ class Joining:
         truth = self._node_record(number, self.identity if member is None else member.record)
         if known is None or known.record != truth or key in view.corrupt:
             self._commits.start(WriteNode(), [view.condition(key)], [Put(key, schema.encode(truth))])
-        else:
-            self._keep_number(number)
+        elif self._keep_number(number):
+            self._right = (view.changes, self.identity)
 
     def _present_number(self, recorded: int | None) -> int | None:
         """The number of a member, whatever somebody wrote into its record (``recorded``) or took from it."""
@@ -161,20 +165,24 @@ class Joining:
         numbers = self._context.view.numbers.items()
         return [int(n) for n, found in numbers if found.record.node == self._context.name and is_number(n)]
 
-    def _keep_number(self, number: int) -> None:
-        """Write the number's key anew when somebody deleted it, or gave it to a node that has another."""
+    def _keep_number(self, number: int) -> bool:
+        """Write the number's key anew when somebody deleted it, or gave it to a node that has another.
+
+        Returns whether nothing is to be written.
+        """
         view, key = self._context.view, f"number/{number}"
         owner = view.numbers.get(str(number))
         if owner is not None:
             other = view.nodes.get(owner.record.node)
             if owner.record.node == self._context.name or (other is not None and other.record.number == number):
-                return
+                return True
         elif view.revision_of(key):
             # It cannot be read and never could: a number is not worth a quarrel.
-            return
+            return True
         self._commits.start(
             WriteNumber(), [view.condition(key)], [Put(key, schema.encode(NumberRecord(self._context.name)))]
         )
+        return False
 
     def _node_record(self, number: int, promise: Identity | MemberRecord) -> NodeRecord:
         wait = promise.hold + promise.margin

@@ -50,11 +50,12 @@ class Leading:
 
     def keys_changed(self, keys: set[str]) -> None:
         """The view changed at ``keys``."""
-        if not self._replan and any(key.partition("/")[0] in PLANNING_KEYS for key in keys):
+        kinds = {key.partition("/")[0] for key in keys}
+        if not self._replan and not PLANNING_KEYS.isdisjoint(kinds):
             self._replan = True
         plan = self._context.view.plan
-        if plan is not None:
-            self._epoch_floor = max(self._epoch_floor, plan.record.epoch)
+        if plan is not None and plan.record.epoch > self._epoch_floor:
+            self._epoch_floor = plan.record.epoch
 
     def forget(self) -> None:
         """The store may have another history: whose hold was proven to be over there says nothing here."""
@@ -65,7 +66,9 @@ class Leading:
     def leads(self) -> bool:
         """Whether this node's membership is the leader as far as it knows."""
         leader = self._context.view.leader
-        return leader is not None and leader.record == LeaderRecord(self._context.name, self._context.incarnation)
+        if leader is None or leader.record.node != self._context.name:
+            return False
+        return leader.record.incarnation == self._context.incarnation
 
     def step(self) -> None:
         """Act as leader, or take the lead when it is free. Called only while the own hold is valid."""
@@ -255,6 +258,8 @@ class Leading:
             claimed = isinstance(record, ClaimRecord) and view.alive(record.node, record.incarnation)
             if record is not None and record is not UNREADABLE and (kind in MENDED or lonely_node or claimed):
                 known[key] = record
+        if not known:
+            return False
         chosen = list(known)[: (MAX_OPERATIONS - len(standing)) // 2]
         conditions = self._as_read(standing, chosen)
         operations = [Put(key, schema.encode(known[key])) for key in chosen]

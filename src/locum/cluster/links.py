@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from locum.cluster.context import Context
-from locum.cluster.damping import Damper, Rule, link_rule
+from locum.cluster.damping import Damper, PresentRule, Rule, link_rule
 from locum.cluster.schema import HostedAddress
 
 
@@ -22,6 +22,7 @@ class Links:
         #: Interface → whether it is up, of all interfaces that the kernel knows.
         self.states: dict[str, bool] = {}
         self._dampers: dict[str, Damper] = {}
+        self._present_rule = PresentRule(link_rule)
 
     def configure(self, hosted: Iterable[HostedAddress]) -> None:
         """The configured addresses, at start and at reload."""
@@ -49,12 +50,13 @@ class Links:
 
     def down(self) -> tuple[str, ...]:
         """Configured interfaces without link, sorted."""
-        return tuple(name for name in self._interfaces if not self.up(name))
+        states = self.states
+        return tuple([name for name in self._interfaces if not states.get(name, False)])
 
     def unsteady(self) -> tuple[str, ...]:
         """Configured interfaces that have had a link for too short a time after they had lost it, sorted."""
         now, rule, dampers = self._context.now, self._rule(), self._dampers
-        return tuple(name for name in self._interfaces if name in dampers and dampers[name].unsteady(now, rule))
+        return tuple([name for name in self._interfaces if name in dampers and dampers[name].unsteady(now, rule)])
 
     def best(self, hosted: HostedAddress) -> str | None:
         """The first configured interface of an address with link; one whose link is steady before others."""
@@ -64,11 +66,11 @@ class Links:
     def next_due(self, since: float) -> float:
         """When the next link becomes steady that was not at ``since``."""
         rule = self._rule()
-        return min((damper.next_due(since, rule) for damper in self._dampers.values()), default=math.inf)
+        return min([damper.next_due(since, rule) for damper in self._dampers.values()], default=math.inf)
 
     def _is_unsteady(self, name: str) -> bool:
         damper = self._dampers.get(name)
         return damper is not None and damper.unsteady(self._context.now, self._rule())
 
     def _rule(self) -> Rule:
-        return link_rule(self._context.tunables)
+        return self._present_rule.of(self._context.tunables)

@@ -68,8 +68,7 @@ class Node:
             held = True
         self._keys_changed(keys)
         # Most changes are beats, which only put off the time at which a node would be expired.
-        only_beats = bool(keys) and all(key.startswith("beat/") for key in keys)
-        if not only_beats or held != self.parts.hold.valid(now) or self._reads != self.view.reads:
+        if not schema.only_beats(keys) or held != self.parts.hold.valid(now) or self._reads != self.view.reads:
             self._step()
 
     def watch_lost(self, now: float, wall: float) -> None:
@@ -290,7 +289,9 @@ class Node:
         view, now = self.view, self.parts.context.now
         # In an order, so that a run of the simulation is the same in every process.
         for key in sorted(keys):
-            kind, node = schema.split_key(key)
+            kind, _, node = key.partition("/")
+            if kind not in ("member", "beat", "node"):
+                continue
             if kind == "member":
                 self.parts.observers.forget(node)
             if kind in ("member", "node"):
@@ -304,7 +305,7 @@ class Node:
                 if kind == "beat" and node != self.parts.context.name and self.parts.observers.store_is_back(now):
                     self.parts.hold.hurry()
                     self._wakeup = None
-        if any(key in view.corrupt for key in keys):
+        if view.corrupt:
             for key in sorted(keys & view.corrupt.keys()):
                 self.parts.context.note(view.corrupt[key], "error")
         self.parts.leading.keys_changed(keys)

@@ -36,10 +36,14 @@ class Obstacles:
 
     def unable(self, now: float) -> str:
         """Why the node can serve nothing, "" when it can."""
+        if not self._obstacles:
+            return ""
         return "; ".join(problem for since, problem in self._obstacles.values() if now - since >= self._patience)
 
     def next_due(self, since: float) -> float:
         """When an obstacle begins to count that did not at ``since``."""
+        if not self._obstacles:
+            return math.inf
         times = [began + self._patience for began, _ in self._obstacles.values()]
         return min((time for time in times if time > since), default=math.inf)
 
@@ -52,7 +56,7 @@ class Obstacles:
 
     def warnings(self) -> tuple[str, ...]:
         """All of it, in a fixed order."""
-        return published(self._warnings)
+        return published(self._warnings) if self._warnings else ()
 
 
 def published(warnings: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

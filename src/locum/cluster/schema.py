@@ -32,8 +32,9 @@ commit, so that a ``member`` key which a stranger deleted does not free what its
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 from functools import lru_cache
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -274,6 +275,14 @@ def split_key(key: str) -> tuple[str, str]:
     return kind, name
 
 
+def only_beats(keys: Collection[str]) -> bool:
+    """Whether ``keys`` are beats and nothing else, as in most of what a watch brings."""
+    for key in keys:
+        if not key.startswith("beat/"):
+            return False
+    return bool(keys)
+
+
 def encode(record: Record) -> bytes:
     """The record as stored: JSON, readable with any tool of the store."""
     return _encoder.encode(record)
@@ -294,41 +303,10 @@ def decode(key: str, value: bytes) -> Record | None:
         record = decoder.decode(value)
     except UNDECODABLE as error:
         raise StoreCorrupt(f"store key {key!r}: {error}; delete or correct it") from error
-    if (problem := _problem(record, name)) is not None:
+    check = _CHECKS.get(kind)
+    if check is not None and (problem := check(record, name)) is not None:
         raise StoreCorrupt(f"store key {key!r}: {problem}; delete or correct it")
     return record
-
-
-def _problem(record: Record, name: str) -> str | None:
-    """What is wrong with a record of the right shape, whose key says ``name`` after its kind."""
-    if (problem := _strange_name(record, name)) is not None:
-        return problem
-    if isinstance(record, PhaseRecord) and record.phase not in PHASES:
-        return f"phase {record.phase!r} is none of {', '.join(PHASES)}"
-    if isinstance(record, TunableRecord) and name in TUNABLES:
-        expected = TUNABLES[name].problem(record.value)
-        return f"found {record.value:g}; expected {expected}" if expected is not None else None
-    if isinstance(record, NodeRecord):
-        return next(
-            (f"{h.address!r} is not an IP address" for h in record.addresses if not _is_address(h.address)), None
-        )
-    return None
-
-
-def _strange_name(record: Record, name: str) -> str | None:
-    """Why a name in key or record is none that a node has: scripts use them in paths and commands."""
-    nodes: list[str] = []
-    if isinstance(record, NodeRecord | AdminRecord | MemberRecord | BeatRecord | HealthRecord | PhaseRecord):
-        nodes.append(name)
-    elif isinstance(record, ClaimRecord | PreferRecord):
-        if not _is_address(name):
-            return f"{name!r} is not an IP address"
-        nodes.append(record.node)
-    elif isinstance(record, NumberRecord | LeaderRecord):
-        nodes.append(record.node)
-    elif isinstance(record, PlanRecord):
-        nodes += [*record.assignment.values(), *record.participants]
-    return next((f"{node!r} is not the name of a node" for node in nodes if not _NODE.fullmatch(node)), None)
 
 
 @lru_cache(maxsize=4096)
@@ -338,3 +316,60 @@ def _is_address(text: str) -> bool:
         return hosts.address(text) == text
     except ValueError:
         return False
+
+
+@lru_cache(maxsize=4096)
+def _strange(node: str) -> str | None:
+    """Why ``node`` is not the name of a node, None when it can be one: scripts use it in paths and commands."""
+    return None if _NODE.fullmatch(node) else f"{node!r} is not the name of a node"
+
+
+def _own(_: Record, name: str) -> str | None:
+    return _strange(name)
+
+
+def _configured(record: NodeRecord, name: str) -> str | None:
+    unfit = (f"{h.address!r} is not an IP address" for h in record.addresses if not _is_address(h.address))
+    return _strange(name) or next(unfit, None)
+
+
+def _phase(record: PhaseRecord, name: str) -> str | None:
+    if record.phase not in PHASES:
+        return _strange(name) or f"phase {record.phase!r} is none of {', '.join(PHASES)}"
+    return _strange(name)
+
+
+def _names_node(record: NumberRecord | LeaderRecord, _: str) -> str | None:
+    return _strange(record.node)
+
+
+def _of_address(record: ClaimRecord | PreferRecord, name: str) -> str | None:
+    return _strange(record.node) if _is_address(name) else f"{name!r} is not an IP address"
+
+
+def _planned(record: PlanRecord, _: str) -> str | None:
+    nodes = (*record.assignment.values(), *record.participants)
+    return next((problem for node in nodes if (problem := _strange(node)) is not None), None)
+
+
+def _tunable(record: TunableRecord, name: str) -> str | None:
+    expected = TUNABLES[name].problem(record.value) if name in TUNABLES else None
+    return f"found {record.value:g}; expected {expected}" if expected is not None else None
+
+
+#: First part of the key → what is wrong with a record of the right shape, whose key says ``name`` after its kind, or
+#: None.
+_CHECKS: dict[str, Callable[[Any, str], str | None]] = {
+    "node": _configured,
+    "number": _names_node,
+    "admin": _own,
+    "prefer": _of_address,
+    "tunable": _tunable,
+    "member": _own,
+    "beat": _own,
+    "health": _own,
+    "phase": _phase,
+    "leader": _names_node,
+    "plan": _planned,
+    "claim": _of_address,
+}

@@ -111,6 +111,8 @@ class Upkeep:
 
     def to_tell(self, now: float) -> list[str]:
         """The addresses of which scripts must hear now, the longest waiting first."""
+        if not self._telling:
+            return []
         due = [(telling.due, address) for address, telling in self._telling.items() if telling.due <= now]
         return [address for _, address in sorted(due)]
 
@@ -120,5 +122,7 @@ class Upkeep:
 
     def next_due(self, since: float) -> float:
         """When time alone makes something due that was not at ``since``."""
+        if not self._missing and not self._telling:
+            return math.inf
         waiting = [*self._missing.values(), *(telling.due for telling in self._telling.values())]
         return min((when for when in waiting if when > since), default=math.inf)

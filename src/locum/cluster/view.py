@@ -56,13 +56,9 @@ RIGHTS = ("claim", "member")
 UNREADABLE = AdminRecord(disabled=True)
 
 
-def _check_count(key: str, record: Record | None, revision: int) -> None:
+def _check_count(key: str, record: BeatRecord | PlanRecord | PhaseRecord, revision: int) -> None:
     """Raise StoreCorrupt when ``record`` counts what cannot have happened by ``revision``."""
-    count = 0
-    if isinstance(record, (PlanRecord, PhaseRecord)):
-        count = record.epoch
-    elif isinstance(record, BeatRecord):
-        count = record.sequence
+    count = record.sequence if isinstance(record, BeatRecord) else record.epoch
     if count > revision + COUNT_AHEAD:
         raise StoreCorrupt(f"store key {key!r}: {count} is more than can have happened; delete or correct it")
 
@@ -86,6 +82,8 @@ class View:
         #: The highest revision that the store has shown in any way.
         self.known = 0
         self.loaded = False
+        #: How often anything but a beat has changed: what was worked out from all else is right until the next time.
+        self.changes = 0
         #: How often the whole was read.
         self.reads = 0
         #: Why the store's history is another one than before, until the node has taken note of it; else "".
@@ -103,7 +101,10 @@ class View:
         self.health: Table[HealthRecord] = {}
         self.phases: Table[PhaseRecord] = {}
         self.claims: Table[ClaimRecord] = {}
-        self._singles: dict[str, Table[Record]] = {kind: {} for kind in schema.SINGLES}
+        # The table of each kind of which there is one key: empty, or with one record under "".
+        self._leader: Table[LeaderRecord] = {}
+        self._plan: Table[PlanRecord] = {}
+        self._history: Table[HistoryRecord] = {}
         #: Keys whose value is not a record of their kind, with the complaint. They count as present; the
         #: record that was known before stays in its table.
         self.corrupt: dict[str, str] = {}
@@ -122,7 +123,9 @@ class View:
                 "health": self.health,
                 "phase": self.phases,
                 "claim": self.claims,
-                **self._singles,
+                "leader": self._leader,
+                "plan": self._plan,
+                "history": self._history,
             }.items()
         }
         # Keys deleted by our own commits whose echo has not come yet: older puts must not bring them back.
@@ -131,17 +134,17 @@ class View:
     @property
     def leader(self) -> Versioned[LeaderRecord] | None:
         """Who leads, void or not."""
-        return self._singles["leader"].get("")  # type: ignore[return-value]  # the table of this kind
+        return self._leader.get("")
 
     @property
     def plan(self) -> Versioned[PlanRecord] | None:
         """The present plan."""
-        return self._singles["plan"].get("")  # type: ignore[return-value]  # the table of this kind
+        return self._plan.get("")
 
     @property
     def history(self) -> Versioned[HistoryRecord] | None:
         """The name of the store's history."""
-        return self._singles["history"].get("")  # type: ignore[return-value]  # the table of this kind
+        return self._history.get("")
 
     def record_of(self, key: str) -> Record | None:
         """The record behind ``key`` that was read last, of whatever kind it is."""
@@ -203,7 +206,8 @@ class View:
         if batch.revision <= self.revision:
             why = f"its watch went back from revision {self.revision} to {batch.revision}"
         else:
-            why = self._other_name({change.key: change.value for change in batch.changes}, whole=False)
+            named = {change.key: change.value for change in batch.changes if change.key == "history"}
+            why = self._other_name(named, whole=False) if named else ""
         if why:
             changed = self.forget()
             self.another_history = why
@@ -220,6 +224,7 @@ class View:
         self.revision = self.known = 0
         self.loaded = False
         self._deaf = True
+        self.changes += 1
         return keys
 
     def answered(self, result: CommitResult, operations: Sequence[Operation], known: int) -> str:
@@ -292,7 +297,10 @@ class View:
         return changed
 
     def _take(self, changes: Iterable[Change], revision: int, *, gap: bool = False) -> set[str]:
-        changed = {c.key for c in changes if self._one(c.key, c.value, c.revision, gap=gap)}
+        changed: set[str] = set()
+        for change in changes:
+            if self._one(change.key, change.value, change.revision, gap=gap):
+                changed.add(change.key)
         self.known = max(self.known, revision)
         if revision > self.revision:
             self.revision = revision
@@ -302,11 +310,16 @@ class View:
 
     def _one(self, key: str, value: bytes | None, revision: int, *, gap: bool = False) -> bool:
         """``gap``: the key may have had other values since the one that was seen last."""
-        if revision <= max(self._revisions.get(key, 0), self._tombstones.get(key, 0)):
+        if revision <= self._revisions.get(key, 0):
             return False
-        kind, name = schema.split_key(key)
+        if self._tombstones and revision <= self._tombstones.get(key, 0):
+            return False
+        kind, _, name = key.partition("/")
         table = self._tables.get(kind)
-        self.corrupt.pop(key, None)
+        if kind != "beat":
+            self.changes += 1
+        if self.corrupt and self.corrupt.pop(key, None) is not None:
+            self.changes += 1
         if value is None:
             if table is not None:
                 table.pop(name, None)
@@ -314,11 +327,14 @@ class View:
         self._revisions[key] = revision
         try:
             record = schema.decode(key, value)
-            self._check_promise(key, record)
-            _check_count(key, record, revision)
+            if isinstance(record, MemberRecord):
+                self._check_promise(key, name, record)
+            elif isinstance(record, (BeatRecord, PlanRecord, PhaseRecord)):
+                _check_count(key, record, revision)
         except StoreCorrupt as error:
             # What was known stays known (I9): one bad value must not enable a disabled node or void a member.
             self.corrupt[key] = str(error)
+            self.changes += 1
             if gap and kind in RIGHTS and table is not None:
                 # What was known may long have been another's.
                 table.pop(name, None)
@@ -332,13 +348,12 @@ class View:
             table[name] = Versioned(record, revision)
         return True
 
-    def _check_promise(self, key: str, record: Record | None) -> None:
+    def _check_promise(self, key: str, name: str, record: MemberRecord) -> None:
         """Raise StoreCorrupt when ``record`` changes the terms of a membership: others rely on those it joined with."""
-        if isinstance(record, MemberRecord):
-            known = self.members.get(schema.split_key(key)[1])
-            if known is None or known.record.incarnation != record.incarnation:
-                return
-            if (known.record.hold, known.record.margin) != (record.hold, record.margin):
-                raise StoreCorrupt(
-                    f"store key {key!r}: member record modified after creation; delete the key and the node rejoins"
-                )
+        known = self.members.get(name)
+        if known is None or known.record.incarnation != record.incarnation:
+            return
+        if (known.record.hold, known.record.margin) != (record.hold, record.margin):
+            raise StoreCorrupt(
+                f"store key {key!r}: member record modified after creation; delete the key and the node rejoins"
+            )

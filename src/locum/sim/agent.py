@@ -56,7 +56,9 @@ class Agent:
         self.alive = True
         #: When it had read the store for the first time, true time.
         self.read_at = math.inf
-        self.loop = SimulatedLoop(machine.world.engine, machine.clock, self, machine.random, self._late)
+        self.loop = SimulatedLoop(
+            machine.world.engine, machine.clock, machine, machine.random, self._late, self._failed
+        )
         machine.page.step = self.loop.step
         # Until the process has looked at what an earlier one left, it knows nothing.
         self.node = self.node_class(machine.identity, View(), machine.new_incarnation, None)
@@ -70,22 +72,8 @@ class Agent:
 
     # -- the process -----------------------------------------------------------------------------------------
 
-    @property
-    def stopped(self) -> bool:
-        """See :class:`locum.sim.loop.Process`."""
-        return self.machine.agent_stopped
-
-    @property
-    def trapped(self) -> bool:
-        """See :class:`locum.sim.loop.Process`."""
-        return self.machine.trap > 0
-
-    def stepped(self) -> None:
-        """See :class:`locum.sim.loop.Process`."""
-        self.machine.sprung()
-
-    def failed(self, context: dict[str, Any]) -> None:
-        """See :class:`locum.sim.loop.Process`. A defect of the product, or of the simulation."""
+    def _failed(self, context: dict[str, Any]) -> None:
+        """A defect of the product, or of the simulation; see :class:`locum.sim.loop.SimulatedLoop`."""
         if self.alive:
             self.world.defect(self.machine.name, context.get("exception") or context.get("message"))
 
@@ -171,9 +159,10 @@ class Agent:
         """For I8: what a decision has read is what the view shows when it is made."""
 
         def taken() -> list[fx.Effect]:
-            effects, name = take_effects(), self.machine.name
+            effects = take_effects()
             for effect in effects:
                 if isinstance(effect, (fx.SendBeat, fx.CommitWork)):
+                    name = self.machine.name
                     author = Author(name, effect.incarnation, as_read(self.node.view, name, effect.commit.operations))
                     self._authors[id(effect.commit.operations)] = (author, effect.commit)
             return effects

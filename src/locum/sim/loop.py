@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from random import Random
@@ -24,44 +23,84 @@ from locum.sim.engine import Engine
 T = TypeVar("T")
 
 
-class Process(Protocol):
-    """What decides whether the loop may go on."""
+class Place(Protocol):
+    """Where a process runs: what stops or kills it there."""
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the process is stopped (SIGSTOP, suspend)."""
+    #: Whether the process is stopped (SIGSTOP, suspend).
+    agent_stopped: bool
+    #: Steps of the process until something stops or kills it, 0 when nothing will. Nothing else can stop a process that
+    #: runs: time stands still meanwhile.
+    trap: int
+
+    def sprung(self) -> None:
+        """The process has made a step while the trap is set: something may stop or kill it now."""
         ...
 
-    @property
-    def trapped(self) -> bool:
-        """Whether steps are counted now. Nothing else can stop a process that runs: time stands still meanwhile."""
-        ...
 
-    def stepped(self) -> None:
-        """The process has made a step: something may stop or kill it now."""
-        ...
+class Call:
+    """A callback that waits for its turn, as far as asyncio wants to know it.
 
-    def failed(self, context: dict[str, Any]) -> None:
-        """A callback raised, or a task ended with an exception that nobody awaits."""
-        ...
+    asyncio's own handles keep a context and the loop's debug mode; the agent uses no context variables, and this one is
+    made hundreds of times for each simulated second.
+    """
+
+    __slots__ = ("arguments", "callback")
+
+    def __init__(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        self.callback: Callable[..., object] | None = callback
+        self.arguments = arguments
+
+    def cancel(self) -> None:
+        """See :class:`asyncio.Handle`."""
+        self.callback = None
+        self.arguments = ()
+
+    def cancelled(self) -> bool:
+        """See :class:`asyncio.Handle`."""
+        return self.callback is None
+
+
+class TimedCall(Call):
+    """A callback that waits for a time on the machine's clock."""
+
+    __slots__ = ("_when",)
+
+    def __init__(self, when: float, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        super().__init__(callback, arguments)
+        self._when = when
+
+    def when(self) -> float:
+        """See :class:`asyncio.TimerHandle`."""
+        return self._when
 
 
 class SimulatedLoop:
-    """The loop of one process. ``late``: seconds by which a timer fires too late, drawn for each."""
+    """The loop of one process in ``place``.
+
+    ``late``: seconds by which a timer fires too late, drawn for each. ``failed``: called, with asyncio's description,
+    when a callback raised or a task ended with an exception that nobody awaits.
+    """
 
     def __init__(
-        self, engine: Engine, clock: MachineClock, process: Process, random: Random, late: Callable[[], float]
+        self,
+        engine: Engine,
+        clock: MachineClock,
+        place: Place,
+        random: Random,
+        late: Callable[[], float],
+        failed: Callable[[dict[str, Any]], None],
     ) -> None:
         # asyncio asks for no more of it than what is here.
         self._loop = cast(asyncio.AbstractEventLoop, self)
         self._engine = engine
         self._clock = clock
-        self._process = process
+        self._place = place
         self._random = random
         self._late = late
-        self._ready: deque[asyncio.Handle] = deque()
+        self._failed = failed
+        self._ready: deque[Call] = deque()
         # What came from outside, each with the stream that it belongs to.
-        self._inbox: deque[tuple[str, asyncio.Handle]] = deque()
+        self._inbox: deque[tuple[str, Call]] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._alive = True
         self._hub = greenlet.getcurrent()
@@ -73,12 +112,12 @@ class SimulatedLoop:
     def post(self, stream: str, callback: Callable[..., object], *arguments: Any) -> None:
         """Something comes from outside (``stream``: from where); the process deals with it when it runs."""
         if self._alive:
-            self._inbox.append((stream, asyncio.Handle(callback, arguments, self._loop)))
+            self._inbox.append((stream, Call(callback, arguments)))
             self.go_on()
 
     def go_on(self) -> None:
         """Run until nothing is left to do, or the process is stopped."""
-        if self._inside or not self._alive or self._process.stopped:
+        if self._inside or not self._alive or self._place.agent_stopped:
             return
         self._hub = greenlet.getcurrent()
         self._enter(self._greenlet.switch)
@@ -97,7 +136,7 @@ class SimulatedLoop:
     def thawed(self) -> None:
         """The process runs again. What came meanwhile is taken in any order, but each stream in its own."""
         if len(self._inbox) > 1:
-            streams: dict[str, deque[asyncio.Handle]] = {}
+            streams: dict[str, deque[Call]] = {}
             for stream, handle in self._inbox:
                 streams.setdefault(stream, deque()).append(handle)
             self._inbox.clear()
@@ -133,28 +172,29 @@ class SimulatedLoop:
         """A port is called, in the process: it may be stopped here until it is let go on, or killed."""
         if not self._alive:
             raise greenlet.GreenletExit
-        if not self._process.trapped or greenlet.getcurrent() is not self._greenlet:
+        if not self._place.trap or greenlet.getcurrent() is not self._greenlet:
             return
-        self._process.stepped()
-        while self._alive and self._process.stopped:
+        self._place.sprung()
+        while self._alive and self._place.agent_stopped:
             self._hub.switch()
         if not self._alive:
             raise greenlet.GreenletExit
 
     def _work(self) -> None:
+        place, ready, inbox = self._place, self._ready, self._inbox
         while self._alive:
-            if self._process.stopped:
+            if place.agent_stopped or not (ready or inbox):
                 self._hub.switch()
                 continue
-            if self._ready:
-                handle = self._ready.popleft()
-            elif self._inbox:
-                _, handle = self._inbox.popleft()
-            else:
-                self._hub.switch()
+            call = ready.popleft() if ready else inbox.popleft()[1]
+            if call.callback is None:
                 continue
-            if not handle.cancelled():
-                handle._run()
+            try:
+                call.callback(*call.arguments)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": f"{call.callback} failed", "exception": error})
 
     # -- asyncio ---------------------------------------------------------------------------------------------
 
@@ -162,46 +202,39 @@ class SimulatedLoop:
         """CLOCK_BOOTTIME, in seconds."""
         return self._clock.boot()
 
-    def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: object = None) -> Call:
         """See asyncio."""
-        handle = asyncio.Handle(callback, args, self._loop, context)
+        call = Call(callback, args)
         if self._alive:
-            self._ready.append(handle)
+            self._ready.append(call)
             if not self._inside:
                 self.go_on()
-        return handle
+        return call
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
+        self, delay: float, callback: Callable[..., object], *args: Any, context: object = None
+    ) -> TimedCall:
         """See asyncio."""
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+        return self.call_at(self._clock.boot() + delay, callback, *args)
 
-    def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: object = None) -> TimedCall:
         """See asyncio."""
-        timer = asyncio.TimerHandle(when, callback, args, self._loop, context)
+        timer = TimedCall(when, callback, args)
         self._wait(timer)
         return timer
 
-    def _wait(self, timer: asyncio.TimerHandle) -> None:
+    def _wait(self, timer: TimedCall) -> None:
         self._engine.at(self._clock.true(timer.when()) + self._late(), self._fire, timer)
 
-    def _fire(self, timer: asyncio.TimerHandle) -> None:
-        if timer.cancelled() or not self._alive:
+    def _fire(self, timer: TimedCall) -> None:
+        if timer.callback is None or not self._alive:
             return
-        if self.time() < timer.when() - 1e-9:
+        if self._clock.boot() < timer.when() - 1e-9:
             # The crystal's rate has changed since.
             self._wait(timer)
             return
         self._inbox.append(("timer", timer))
         self.go_on()
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass
 
     def create_future(self) -> asyncio.Future[Any]:
         """See asyncio."""
@@ -219,7 +252,7 @@ class SimulatedLoop:
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """See asyncio."""
         if self._alive:
-            self._process.failed(context)
+            self._failed(context)
 
     def get_debug(self) -> bool:
         """See asyncio."""
