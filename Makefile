@@ -27,7 +27,7 @@ SEEDS = 200
 FIRST = 0
 JOBS = 2
 sim: venv
-	@.venv/bin/python -m locum.sim --first $(FIRST) --jobs $(JOBS) $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
+	@.venv/bin/python -m locum_sim --first $(FIRST) --jobs $(JOBS) $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
 
 test-all: packages venv
 	@ALL=1 tools/test.sh
@@ -51,5 +51,5 @@ packages:
 	@tools/packages.sh
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist lab-results src/*.egg-info
-	find src tests tools -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist lab-results src/*.egg-info lab/src/*.egg-info lab/build
+	find src lab tests tools -name __pycache__ -prune -exec rm -rf {} +

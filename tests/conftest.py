@@ -9,5 +9,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite",
         action="store_true",
-        help="write the present output into the scripts of tests/unit/cluster/scripts, to be reviewed as a diff",
+        help="write the present output into the scripts of tests/unit/rules/scripts, to be reviewed as a diff",
     )

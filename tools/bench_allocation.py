@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Mapping
 
-from locum.cluster.allocation import allocate
+from locum.rules.allocation import allocate
 
 #: Addresses, nodes, subnets.
 SIZES = [(500, 16, 5), (1000, 32, 1), (1000, 32, 10), (1000, 32, 100), (1000, 32, 1000), (5000, 64, 50)]

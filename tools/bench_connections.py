@@ -3,8 +3,8 @@
 Run it from the checkout, as root: ``.venv/bin/python tools/bench_connections.py [--connections N] [--json]``.
 
 A client and a node are network namespaces of their own, with real connections between them; the store is the embedded
-one in a process of its own. Everything is removed afterwards. CPU is that of the keeper's process; times are wall time,
-whatever else this machine does meanwhile. Milliseconds, unless a name says otherwise.
+one in a process of its own. Everything is removed afterwards. CPU is that of the tracker's process; times are wall
+time, whatever else this machine does meanwhile. Milliseconds, unless a name says otherwise.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-from locum.connections.keeper import ConnectionKeeper, KeeperSettings
-from locum.connections.lists import Lists
-from locum.lab import namespaces
+from locum.connections.tickle_store import TickleStore
+from locum.connections.tracker import ConnectionTracker, TrackerSettings
 from locum.store.base import Batch, CommitResult, Condition, Operation, Put, Snapshot
 from locum.store.client import UnixStore
+from locum_lab import namespaces
 
 ADDRESS, PORT = "10.79.0.100", 4450
 
@@ -195,35 +195,35 @@ async def measure(node: str, server: Child, client: Child, path: str, connection
     store = CountingStore(path)
     claim = await store.commit([], [Put(f"bench/claim/{ADDRESS}", b"node")])
     said: list[str] = []
-    settings = KeeperSettings(ports=frozenset({PORT}), tickle_count=1)
+    settings = TrackerSettings(ports=frozenset({PORT}), tickle_count=1)
     namespaces.enter(node)
-    keeper = ConnectionKeeper(
-        Lists(store, "bench"),
+    tracker = ConnectionTracker(
+        TickleStore(store, "bench"),
         claim=lambda _: claim.revision,
         settings=lambda: settings,
         log=lambda text, _: said.append(text),
     )
     gaps = Gaps()
-    keeper.start()
-    costs = keeper.registrar.costs
+    tracker.start()
+    costs = tracker.recorder.costs
 
     async def passes(count: int) -> tuple[float, float]:
         """(CPU of all of this process, CPU of the passes themselves) for each pass."""
         before, cpu, own = costs.passes, time.process_time(), costs.cpu
         while costs.passes < before + count:
-            await keeper.registrar.look(settings.ports)
+            await tracker.recorder.look(settings.ports)
         number = costs.passes - before
         return 1000 * (time.process_time() - cpu) / number, 1000 * (costs.cpu - own) / number
 
-    await keeper.taking(ADDRESS)
-    keeper.taken(ADDRESS, "veth0")
-    await until(lambda: ADDRESS in keeper.registrar)
+    await tracker.taking(ADDRESS)
+    tracker.taken(ADDRESS, "veth0")
+    await until(lambda: ADDRESS in tracker.recorder)
     results["pass_without_connections_cpu"] = (await passes(5))[0]
 
-    # Connections that appear between two passes of the keeper's own rhythm.
+    # Connections that appear between two passes of the tracker's own rhythm.
     await asyncio.to_thread(client.ask, f"{connections} 0")
     appeared, seen = time.monotonic(), costs.passes
-    while len((await keeper.lists.read(ADDRESS)).entries()) < connections:
+    while len((await tracker.lists.read(ADDRESS)).entries()) < connections:
         await asyncio.sleep(0.01)
         if time.monotonic() > appeared + 60:
             raise SystemExit(f"not registered: {said}")
@@ -252,25 +252,25 @@ async def measure(node: str, server: Child, client: Child, path: str, connection
     gaps.take()
 
     started = time.perf_counter()
-    listed = await keeper.lists.read(ADDRESS)
+    listed = await tracker.lists.read(ADDRESS)
     results["reading_the_list"] = 1000 * (time.perf_counter() - started)
     cpu, started = time.process_time(), time.perf_counter()
-    sent = await keeper.tickle(ADDRESS)
+    sent = await tracker.tickle(ADDRESS)
     results["tickling_all_once"] = 1000 * (time.perf_counter() - started)
     results["tickling_all_once_cpu"] = 1000 * (time.process_time() - cpu)
     results["tickles_sent"] = sent
     results["longest_gap_of_the_loop_tickling"] = gaps.take()
 
     cpu, started = time.process_time(), time.perf_counter()
-    await keeper.releasing(ADDRESS)
-    ended = await keeper.released(ADDRESS)
+    await tracker.releasing(ADDRESS)
+    ended = await tracker.released(ADDRESS)
     results["ending_all"] = 1000 * (time.perf_counter() - started)
     results["ending_all_cpu"] = 1000 * (time.process_time() - cpu)
     results["ended"] = ended
     results["longest_gap_of_the_loop_ending"] = gaps.take()
     results["listed_at_the_end"] = len(listed.entries())
     gaps.close()
-    await keeper.close()
+    await tracker.close()
     await store.close()
     return results
 

@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 stamp=.venv/.made-from
 # What was installed depends on these files and on where the checkout is.
-wanted=$(cat pyproject.toml requirements-dev.lock tools/venv.sh | cksum)" $PWD"
+wanted=$(cat pyproject.toml lab/pyproject.toml requirements-dev.lock tools/venv.sh | cksum)" $PWD"
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -44,13 +44,13 @@ fi
 # The package itself is built with the pinned setuptools and brings no other version of anything.
 pinned() {
     .venv/bin/python -m pip install -q -r requirements-dev.lock &&
-        .venv/bin/python -m pip install -q --no-build-isolation --no-deps -e .
+        .venv/bin/python -m pip install -q --no-build-isolation --no-deps -e . -e lab
 }
 if ! pinned >"$log" 2>&1; then
     # A package index that lacks one of them: Locum works with others, but what was tested is not what runs here.
     echo "warning: pip cannot install the versions of requirements-dev.lock; using what pyproject.toml allows:" >&2
     grep -i '^error' "$log" >&2 || true
-    .venv/bin/python -m pip install -q -e '.[dev]' >"$log" 2>&1 ||
+    .venv/bin/python -m pip install -q -e '.[dev]' -e lab >"$log" 2>&1 ||
         fail "pip could not install the Python packages that pyproject.toml names; its output is above."
 fi
 echo "$wanted" >"$stamp"

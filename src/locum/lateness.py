@@ -118,7 +118,7 @@ class Lateness:
 
 def place_of(frame: FrameType) -> str:
     """Where a thread stands: the innermost line of ours, and what it has called, if that is Python too:
-    ``events/directory.py:96 (scan)``, ``netlink/core.py:340 (_send)``."""
+    ``events/directory.py:96 (scan)``, ``machine/netlink/core.py:340 (_send)``."""
     own: FrameType | None = frame
     inner = frame
     while own is not None and not own.f_code.co_filename.startswith(_ROOT):

@@ -10,7 +10,7 @@ import msgspec
 
 from locum.api.model import AddressReport, NodeReport
 from locum.errors import LocumError
-from locum.lab.lab import Lab
+from locum_lab.lab import Lab
 
 #: Beside the shipped scripts: writes down each event with the times of its begin and end, and does what the files in
 #: the node's directory say: fail-EVENT (exit with the status in it), hang-EVENT (sleep for ever), slow-EVENT (seconds).

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import pytest
 
-from locum.lab import processes, state
-from locum.lab.lab import Lab, down
-from locum.lab.layout import Layout
+from locum_lab import processes, state
+from locum_lab.lab import Lab, down
+from locum_lab.layout import Layout
 
 _numbers = itertools.count(1)
 

@@ -115,7 +115,7 @@ class Stage:
 
     def announce(self, node: Namespace, address: str) -> None:
         """What the daemon does after taking an address."""
-        from locum.addresses.announce import Announcer  # noqa: PLC0415
+        from locum.machine.announcements import Announcer  # noqa: PLC0415
 
         with node.entered():
             announcer = Announcer()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from locum.store.base import Put, Store
 from locum.store.etcd import EtcdStore
-from locum.store.factory import EtcdOptions
+from locum.store.etcd_options import EtcdOptions
 from tests.unit.store.harness import PATIENCE, Harness, until
 from tests.unit.store.proxy import Proxy
 

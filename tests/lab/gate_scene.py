@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from locum.addresses.gate import Gate
+from locum.machine.gate.gate import Gate
 from tests.lab.namespaces import Client, Namespace, Network, Tap
 
 A4, B4 = "10.77.0.100", "10.77.0.101"
@@ -124,7 +124,7 @@ class Puppet:
     def __init__(self, namespace: Namespace) -> None:
         code = (
             "import sys\n"
-            "from locum.addresses.gate import Gate\n"
+            "from locum.machine.gate.gate import Gate\n"
             "gate = Gate()\n"
             "for line in sys.stdin:\n"
             "    try:\n"

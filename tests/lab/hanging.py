@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from locum.lab.lab import Lab
+from locum_lab.lab import Lab
 
 #: Mounts a file system that never answers at PATH (a directory or a file) until standard input ends, or for SECONDS:
 #: what a dead NFS server is like.

@@ -16,12 +16,13 @@ import pytest
 
 from locum.clock import boottime
 from locum.errors import LocumError
-from locum.lab import gaps, namespaces, processes
-from locum.lab.lab import Lab, down
-from locum.lab.layout import Layout
-from locum.lab.watching import Watching
 from locum.store.base import Entry, Operation, Store
-from locum.store.factory import EtcdOptions, open_store
+from locum.store.etcd_options import EtcdOptions
+from locum.store.factory import open_store
+from locum_lab import gaps, namespaces, processes
+from locum_lab.lab import Lab, down
+from locum_lab.layout import Layout
+from locum_lab.watching import Watching
 
 from .conftest import _LABS
 

@@ -188,7 +188,7 @@ class Tap:
         return None
 
 
-# -- frames: built and recognised here, independently of locum.addresses.announce ------------------------------------
+# -- frames: built and recognised here, independently of locum.machine.announcements ----------------------------------
 
 
 def _v4(address: str) -> bytes:

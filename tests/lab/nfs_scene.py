@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from locum import rpc
-from locum.lab import namespaces, nfs_service, processes
-from locum.lab.lab import Lab
 from locum.nfs import nsm
 from locum.nfs.nlm import LockClient, Status
+from locum_lab import namespaces, nfs_service, processes
+from locum_lab.lab import Lab
 from tests.lab.conftest import MakeLab
 
 T = TypeVar("T")

@@ -14,11 +14,11 @@ import threading
 import time
 
 from locum.clock import boottime
-from locum.lab import namespaces, processes
-from locum.lab.judge import ECHO, Judge
-from locum.lab.lab import Lab, down
-from locum.lab.layout import Layout
-from locum.lab.observer import Observer
+from locum_lab import namespaces, processes
+from locum_lab.judge import ECHO, Judge
+from locum_lab.lab import Lab, down
+from locum_lab.layout import Layout
+from locum_lab.observer import Observer
 
 #: Lengths of double holds, in milliseconds.
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30)

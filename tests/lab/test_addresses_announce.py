@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from locum.addresses.announce import Announcer
 from locum.errors import NetlinkError
+from locum.machine.announcements import Announcer
 from tests.lab.namespaces import Namespace, Network, Tap, checksum, is_advertisement_of, is_arp_from, wait_for
 
 pytestmark = pytest.mark.lab

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from locum.addresses import snapshot
-from locum.addresses.audit import Claim, Finding, Hosted, findings
-from locum.addresses.gate import Gate
-from locum.addresses.kernel import AddressTable
+from locum.machine import snapshot
+from locum.machine.addresses import AddressTable
+from locum.machine.audit import Claim, Finding, Hosted, findings
+from locum.machine.gate.gate import Gate
 from tests.lab.namespaces import Namespace, Network, wait_for
 
 pytestmark = pytest.mark.lab

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from locum.addresses.clean import remove_public
-from locum.addresses.kernel import AddressTable
-from locum.addresses.links import Links
 from locum.errors import NetlinkError
-from locum.netlink import route
+from locum.machine.addresses import AddressTable
+from locum.machine.clean_slate import remove_public
+from locum.machine.links import Links
+from locum.machine.netlink import route
 from tests.lab.namespaces import Namespace, Network, wait_for
 
 pytestmark = pytest.mark.lab

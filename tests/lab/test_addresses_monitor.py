@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from locum.addresses.kernel import AddressTable
-from locum.addresses.monitor import AddressAdded, AddressRemoved, KernelEvent, KernelMonitor, LinkChanged, Resync
 from locum.errors import NetlinkError
-from locum.netlink import core, route
+from locum.machine.addresses import AddressTable
+from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, KernelEvent, KernelMonitor, LinkChanged, Resync
+from locum.machine.netlink import core, route
 from tests.lab.namespaces import Namespace, Network
 
 pytestmark = pytest.mark.lab

@@ -12,7 +12,7 @@ import pytest
 
 from locum.api import client
 from locum.errors import LocumError, UsageError
-from locum.lab.lab import Lab
+from locum_lab.lab import Lab
 
 from .clusters import check_kernels, locum
 from .hostile import agents, lab_for_module, report_with, watch

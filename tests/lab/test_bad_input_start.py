@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from locum.errors import LocumError
-from locum.lab import processes
-from locum.lab.lab import Lab, down
-from locum.lab.layout import Layout
+from locum_lab import processes
+from locum_lab.lab import Lab, down
+from locum_lab.layout import Layout
 
 from .clusters import locum, node_report
 from .hostile import report_with
@@ -270,7 +270,7 @@ def test_init_that_fails(place: Place) -> None:
 
 ORDINARY = """
 import codecs, os, sys
-import locum.cli.main, locum.cli.daemon, locum.guard.main, locum.api.serve, locum.cli.output
+import locum.cli.main, locum.cli.daemon, locum.node.guard.main, locum.daemon, locum.cli.output
 for name in ("ascii", "latin-1", "utf-8-sig"):
     codecs.lookup(name)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

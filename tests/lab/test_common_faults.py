@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from locum.api.model import StatusReport
-from locum.lab import processes
-from locum.lab.lab import Lab
+from locum_lab import processes
+from locum_lab.lab import Lab
 
 from .clusters import install_recorder, locum, locum_json, seen, wait_state
 from .conftest import MakeLab

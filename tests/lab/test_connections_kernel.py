@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from locum.addresses.gate import Gate
 from locum.connections.destroy import Destroyer, destroy
 from locum.connections.reset import Blockade, reset
 from locum.connections.sockets import Census, Connection, connections
 from locum.connections.tickle import tickle_once
-from locum.netlink import inet_diag, route
-from locum.netlink.core import NetlinkSocket
-from locum.netlink.inet_diag import Found
+from locum.machine.gate.gate import Gate
+from locum.machine.netlink import inet_diag, route
+from locum.machine.netlink.core import NetlinkSocket
+from locum.machine.netlink.inet_diag import Found
 from tests.lab.connection_scene import P4, P6, PORT, Q4, BlockedReader, Stage, sockets, stage_fixture  # noqa: F401
 from tests.lab.namespaces import wait_for
 

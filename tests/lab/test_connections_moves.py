@@ -18,9 +18,9 @@ from functools import partial
 import pytest
 
 from locum.connections.plain_tcp import TABLE
-from locum.lab import namespaces, processes
-from locum.lab.lab import Lab, down
-from locum.lab.layout import Layout
+from locum_lab import namespaces, processes
+from locum_lab.lab import Lab, down
+from locum_lab.layout import Layout
 
 from .clusters import address_report, locum, locum_json, wait_state
 from .conftest import MakeLab

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from locum.lab.services import shipped
+from locum_lab.services import shipped
 
 from .systemd import Systemd
 

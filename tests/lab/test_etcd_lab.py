@@ -8,11 +8,11 @@ import pytest
 
 from locum.clock import boottime
 from locum.errors import LocumError, UsageError
-from locum.lab import faults, processes
-from locum.lab.etcd_store import EtcdLabStore
-from locum.lab.lab import Lab
-from locum.lab.torture.verdict import silent
-from locum.lab.watching import Watching
+from locum_lab import faults, processes
+from locum_lab.etcd_store import EtcdLabStore
+from locum_lab.lab import Lab
+from locum_lab.torture.verdict import silent
+from locum_lab.watching import Watching
 from tests.lab.conftest import MakeLab
 
 pytestmark = pytest.mark.lab

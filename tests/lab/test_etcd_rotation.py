@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from locum.errors import LocumError
-from locum.lab import namespaces, stores
-from locum.lab.etcd_store import CLIENT_PORT, EtcdLabStore
-from locum.lab.lab import Lab
-from locum.lab.layout import Layout
-from locum.lab.watching import Watching
+from locum_lab import namespaces, stores
+from locum_lab.etcd_store import CLIENT_PORT, EtcdLabStore
+from locum_lab.lab import Lab
+from locum_lab.layout import Layout
+from locum_lab.watching import Watching
 from tests.lab.certificates import Authority
 from tests.lab.conftest import MakeLab
 from tests.lab.test_etcd_lab import wait_for_member, watch_for

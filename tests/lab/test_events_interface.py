@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import locum.events
-from locum.events import link
+import locum
+from locum.events import runner_client
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
 from locum.threads import Worker
@@ -21,7 +21,7 @@ from tests.lab.namespaces import Namespace
 
 pytestmark = pytest.mark.lab
 
-SCRIPT = Path(locum.events.__file__).parent / "scripts" / "10.interface"
+SCRIPT = Path(locum.__file__).parent / "scripts" / "10.interface"
 
 
 class Node:
@@ -57,7 +57,7 @@ class Node:
 
         with self.space.entered():
             # The thread that starts runners stays in the namespace where it began.
-            link._spawner = Worker("spawner", threads=2, room=2)
+            runner_client._spawner = Worker("spawner", threads=2, room=2)
             return asyncio.run(go())
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from locum.clock import boottime
-from locum.lab import gaps, namespaces, processes
-from locum.lab.lab import Lab
-from locum.lab.watching import Watching
+from locum_lab import gaps, namespaces, processes
+from locum_lab.lab import Lab
+from locum_lab.watching import Watching
 
 from .clusters import (
     address_report,

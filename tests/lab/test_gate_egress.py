@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from locum.addresses.announce import frames
-from locum.addresses.gate import Gate
+from locum.machine.announcements import frames
+from locum.machine.gate.gate import Gate
 from tests.lab.gate_scene import A4, A6, SILENCE, Scene, gate_fixture, opened, scene_fixture  # noqa: F401 - pytest finds them here
 from tests.lab.namespaces import (
     Namespace,

@@ -9,8 +9,8 @@ import socket
 
 import pytest
 
-from locum.addresses.announce import Announcer
-from locum.addresses.gate import Gate
+from locum.machine.announcements import Announcer
+from locum.machine.gate.gate import Gate
 from tests.lab.gate_scene import A4, A6, B4, B6, PUBLIC, SILENCE, Scene, gate_fixture, load_chain, opened, scene_fixture  # noqa: F401 - pytest finds them here
 from tests.lab.namespaces import (
     Client,
@@ -54,9 +54,9 @@ def test_i1_needs_held_and_armed_and_confirmed(scene: Scene, gate: Gate) -> None
     scene.install(gate)
     gate.allow([A4, A6])
     scene.assert_mute(*PUBLIC)
-    ticket = gate.arm(0, 30)
+    armed = gate.arm(0, 30)
     scene.assert_mute(*PUBLIC)
-    assert gate.confirm(ticket)
+    assert gate.confirm(armed)
     scene.assert_speaks(A4, A6)
     scene.assert_mute(B4, B6)
     gate.deny([A4, A6])
@@ -65,7 +65,7 @@ def test_i1_needs_held_and_armed_and_confirmed(scene: Scene, gate: Gate) -> None
     scene.assert_speaks(B4)
     gate.shut()
     scene.assert_mute(*PUBLIC)
-    assert not gate.confirm(ticket)
+    assert not gate.confirm(armed)
     scene.assert_mute(*PUBLIC)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from locum.addresses.announce import Announcer
-from locum.addresses.gate import Gate, GateUnavailable
 from locum.errors import NetlinkError
+from locum.machine.announcements import Announcer
+from locum.machine.gate.gate import Gate, GateUnavailable
 from tests.lab.gate_scene import A4, A6, B4, B6, PUBLIC, SILENCE, Scene, gate_fixture, opened, scene_fixture  # noqa: F401 - pytest finds them here
 from tests.lab.namespaces import is_arp_from
 
@@ -175,10 +175,10 @@ def test_works_in_a_user_namespace(tmp_path_factory: pytest.TempPathFactory) -> 
     """Everything that the daemon does here, with no privilege outside (as the demo does it for an ordinary user)."""
     code = """
 import subprocess
-from locum.addresses.announce import Announcer
-from locum.addresses.clean import remove_public
-from locum.addresses.gate import Gate
-from locum.addresses.kernel import AddressTable
+from locum.machine.announcements import Announcer
+from locum.machine.clean_slate import remove_public
+from locum.machine.gate.gate import Gate
+from locum.machine.addresses import AddressTable
 for command in ('set lo up', 'add v0 type veth peer name v1', 'set v0 up', 'set v1 up'):
     subprocess.run(['ip', 'link', *command.split()], check=True)
 gate, table = Gate(), AddressTable()
@@ -205,9 +205,9 @@ print('fine')
 def test_lacking_privilege_is_said_as_such() -> None:
     """Root of a user namespace has no say in the network namespace outside it."""
     code = """
-from locum.addresses.gate import Gate
-from locum.addresses.kernel import AddressTable
-from locum.addresses.announce import Announcer
+from locum.machine.gate.gate import Gate
+from locum.machine.addresses import AddressTable
+from locum.machine.announcements import Announcer
 from locum.errors import PermissionRequired
 for action in (
     lambda: Gate().install(['10.0.0.1'], ['lo']),

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from locum.addresses.gate import Gate
+from locum.machine.gate.gate import Gate
 from tests.lab.gate_scene import (  # noqa: F401 - pytest finds them here
     A4,
     A6,
@@ -56,9 +56,9 @@ def test_i1_the_wall_clock_alone_closes_it(scene: Scene, gate: Gate, monkeypatch
     gate.allow([A4, A6])
     real = time.clock_gettime_ns
     monkeypatch.setattr(time, "clock_gettime_ns", lambda clock: real(clock) - 60_000_000_000)
-    ticket = gate.arm(0, 30)
+    armed = gate.arm(0, 30)
     monkeypatch.undo()
-    assert gate.confirm(ticket)
+    assert gate.confirm(armed)
     scene.assert_mute(A4, A6)
     opened(gate)
     scene.assert_speaks(A4, A6)
@@ -71,9 +71,9 @@ def test_i1_the_timer_alone_closes_it(scene: Scene, gate: Gate, monkeypatch: pyt
     gate.allow([A4, A6])
     real = time.clock_gettime_ns
     monkeypatch.setattr(time, "clock_gettime_ns", lambda clock: real(clock) + 3600_000_000_000)
-    ticket = gate.arm(0, 0.5)
+    armed = gate.arm(0, 0.5)
     monkeypatch.undo()
-    assert gate.confirm(ticket)
+    assert gate.confirm(armed)
     time.sleep(0.6)
     scene.assert_mute(A4, A6)
 
@@ -88,9 +88,9 @@ def test_renewing_keeps_it_open_without_a_gap(scene: Scene, gate: Gate) -> None:
     tap.clear()
     sent = answered = 0
     for beat in range(300):
-        ticket = gate.arm(beat % 3, 30)
+        armed = gate.arm(beat % 3, 30)
         tap.send(frame)
-        gate.confirm(ticket)
+        gate.confirm(armed)
         tap.send(frame)
         sent += 2
     limit = time.monotonic() + 10
@@ -124,10 +124,10 @@ def test_too_short_a_hold_is_refused(gate: Gate) -> None:
 
 def test_i1_frozen_between_arm_and_confirm(scene: Scene, puppet: Puppet) -> None:
     scene.configure(A4, A6)
-    puppet.do("ticket = gate.arm(0, 0.4)")
+    puppet.do("armed = gate.arm(0, 0.4)")
     puppet.signal(signal.SIGSTOP)
     wait_for(puppet.stopped, "the process to be stopped")
-    puppet.say("assert gate.confirm(ticket)")  # the store's answer waits for it
+    puppet.say("assert gate.confirm(armed)")  # the store's answer waits for it
     time.sleep(0.5)
     puppet.signal(signal.SIGCONT)
     assert puppet.heard() == "done"
@@ -137,10 +137,10 @@ def test_i1_frozen_between_arm_and_confirm(scene: Scene, puppet: Puppet) -> None
 def test_i1_frozen_before_arming(scene: Scene, puppet: Puppet) -> None:
     """It computed everything, was frozen, and then acts: the timer starts now, but nothing is confirmed."""
     scene.configure(A4, A6)
-    puppet.do("ticket = gate.arm(0, 0.4); gate.confirm(ticket)")
+    puppet.do("armed = gate.arm(0, 0.4); gate.confirm(armed)")
     puppet.signal(signal.SIGSTOP)
     wait_for(puppet.stopped, "the process to be stopped")
-    puppet.say("ticket = gate.arm(1, 30)")
+    puppet.say("armed = gate.arm(1, 30)")
     time.sleep(0.5)
     puppet.signal(signal.SIGCONT)
     assert puppet.heard() == "done"
@@ -151,7 +151,7 @@ def test_i1_frozen_before_arming(scene: Scene, puppet: Puppet) -> None:
 def test_i1_nobody_left(scene: Scene, puppet: Puppet, number: int) -> None:
     scene.configure(A4, A6)
     before = time.time_ns()
-    puppet.do("ticket = gate.arm(0, 1.0); gate.confirm(ticket)")
+    puppet.do("armed = gate.arm(0, 1.0); gate.confirm(armed)")
     puppet.signal(number)
     for address in (A4, A6):
         latest = last_answer(scene, address, time.monotonic() + 0.2)
@@ -163,7 +163,7 @@ def test_i1_nobody_left(scene: Scene, puppet: Puppet, number: int) -> None:
 
 def test_a_restarted_process_adopts_without_a_gap(scene: Scene, puppet: Puppet) -> None:
     scene.configure(A4, A6)
-    puppet.do("ticket = gate.arm(2, 30); gate.confirm(ticket)")
+    puppet.do("armed = gate.arm(2, 30); gate.confirm(armed)")
     puppet.do("pending = gate.arm(1, 30)")
     puppet.end()
     gate = scene.gate()
@@ -180,7 +180,7 @@ def test_a_restarted_process_adopts_without_a_gap(scene: Scene, puppet: Puppet) 
 
 def test_i1_a_new_start_over_leftover_tables_is_closed(scene: Scene, puppet: Puppet, gate: Gate) -> None:
     scene.configure(A4, A6)
-    puppet.do("ticket = gate.arm(2, 30); gate.confirm(ticket)")
+    puppet.do("armed = gate.arm(2, 30); gate.confirm(armed)")
     puppet.end()
     scene.assert_speaks(A4, A6)
     scene.install(gate)

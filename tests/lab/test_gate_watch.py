@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from locum.addresses.gate import Gate
-from locum.addresses.gate_watch import GateWatch
+from locum.machine.gate.gate import Gate
+from locum.machine.gate.gate_watch import GateWatch
 from tests.lab.gate_scene import (  # noqa: F401 - pytest finds them here
     A4,
     A6,
@@ -125,8 +125,8 @@ def test_the_programs_that_changed_nftables_are_named_without_our_own(scene: Sce
     """Who held nftables' lock: not the guard, which waited for it as well, nor the nft that loads our own rules."""
     scene.install(gate)
     guard = (
-        "from locum.addresses.gate import Gate\n"
-        "from locum.guard.kernel import name_process\n"
+        "from locum.machine.gate.gate import Gate\n"
+        "from locum.node.guard.system_calls import name_process\n"
         "name_process('locum-guard')\n"
         "Gate().arm(0, 1)\n"
     )

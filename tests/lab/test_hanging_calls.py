@@ -19,8 +19,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from locum.cluster.schema import BeatRecord
-from locum.lab.lab import Lab
+from locum.rules.schema import BeatRecord
+from locum_lab.lab import Lab
 
 from .clusters import addresses_of, check_kernels
 from .hanging import fill, is_full, log_that_is_not_read, path_that_hangs

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from locum.lab import node_files, services
-from locum.lab.lab import Lab
+from locum_lab import node_files, services
+from locum_lab.lab import Lab
 
 from .clusters import addresses_of, check_kernels, locum, wait_moved, wait_state
 from .conftest import MakeLab

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from locum.lab import namespaces, processes
-from locum.lab.lab import Lab
-from locum.lab.processes import Process
+from locum_lab import namespaces, processes
+from locum_lab.lab import Lab
+from locum_lab.processes import Process
 
 from .clusters import addresses_of, check_kernels, install_recorder, locum, node_report, seen, wait_moved, wait_state
 from .conftest import MakeLab
@@ -191,7 +191,7 @@ def children(lab: Lab, node: str) -> dict[str, Process]:
     for process in lab.ours(node):
         command = processes.command_of(process.pid)
         name = processes.name_of(process.pid)
-        kind = "store" if "locum.store.server" in command else "runner" if "runner_main" in command else name
+        kind = "store" if "locum.store.server" in command else "runner" if "runner/entry.py" in command else name
         # Parents come first: what the runner has forked for scripts to come looks like it.
         found.setdefault(kind, process)
     return found

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from locum.api.model import AddressReport
-from locum.lab import processes
-from locum.lab.lab import Lab
-from locum.wire import FRAME_LIMIT
-from locum.wire_async import MAX_CONNECTIONS
+from locum.json_lines import FRAME_LIMIT
+from locum.json_lines_async import MAX_CONNECTIONS
+from locum_lab import processes
+from locum_lab.lab import Lab
 
 from .clusters import check_kernels, locum
 from .conftest import MakeLab

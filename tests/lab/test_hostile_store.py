@@ -1,6 +1,6 @@
 """A stranger in the store: garbage, foreign records and nothing at all under each key of a cluster that serves.
 
-``tests/unit/cluster/test_strangers.py`` has the details of each kind; here it is whether a real cluster stays whole.
+``tests/unit/rules/test_strangers.py`` has the details of each kind; here it is whether a real cluster stays whole.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import pytest
 
 from locum.api.model import StatusReport
 from locum.clock import boottime
-from locum.cluster import schema
 from locum.errors import LocumError
-from locum.lab import gaps
-from locum.lab.lab import Lab
+from locum.rules import schema
 from locum.store.base import Delete, Put
+from locum_lab import gaps
+from locum_lab.lab import Lab
 
 from .clusters import check_kernels, locum
 from .hostile import BUSY, Stranger, agents, lab_for_module, report_with, watch

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from locum.lab.lab import Lab
+from locum_lab.lab import Lab
 from tests.lab.clusters import address_report, addresses_of, install_recorder, locum, seen, wait_moved
 from tests.lab.conftest import MakeLab
 

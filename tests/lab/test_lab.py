@@ -15,15 +15,15 @@ import msgspec
 import pytest
 
 from locum.errors import UsageError
-from locum.lab import namespaces, processes, state
-from locum.lab.lab import Lab, down, namespaces_of
-from locum.lab.layout import Layout
-from locum.lab.processes import Process
+from locum_lab import namespaces, processes, state
+from locum_lab.lab import Lab, down, namespaces_of
+from locum_lab.layout import Layout
+from locum_lab.processes import Process
 
 pytestmark = pytest.mark.lab
 
 BareLab = Callable[..., Lab]
-COMMAND = (sys.executable, "-m", "locum.cli.lab")
+COMMAND = (sys.executable, "-m", "locum_lab.command")
 
 
 def everything(lab: Lab) -> list[Process]:
@@ -113,7 +113,7 @@ def test_down_leaves_other_labs_alone(bare_lab: BareLab) -> None:
 def test_down_after_a_crash_at_any_moment_leaves_nothing(delay: float) -> None:
     name = f"crash{os.getpid()}"
     code = (
-        "from locum.lab.lab import Lab; from locum.lab.layout import Layout; print(flush=True);"
+        "from locum_lab.lab import Lab; from locum_lab.layout import Layout; print(flush=True);"
         f"Lab.up(Layout(name={name!r}), daemon_command=('sleep', '1000')); print('up', flush=True)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as crashing:
@@ -157,7 +157,7 @@ def still_serves(lab: Lab) -> bool:
 
 def test_a_failed_up_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"fail{os.getpid()}"
-    monkeypatch.setattr("locum.lab.node_files.SHIPPED", ("00.no-such-script",))
+    monkeypatch.setattr("locum_lab.node_files.SHIPPED", ("00.no-such-script",))
     with pytest.raises(Exception, match=r"00\.no-such-script"):
         Lab.up(Layout(name=name))
     assert is_gone(name)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from locum.lab import namespaces
-from locum.lab.lab import down, namespaces_of
+from locum_lab import namespaces
+from locum_lab.lab import down, namespaces_of
 
 pytestmark = pytest.mark.lab
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from locum.errors import UsageError
-from locum.lab.lab import Lab
+from locum_lab.lab import Lab
 
 from .conftest import MakeLab
 

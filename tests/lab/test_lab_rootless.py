@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from locum.lab import processes
+from locum_lab import processes
 
 pytestmark = pytest.mark.lab
 

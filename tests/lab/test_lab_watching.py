@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from locum.lab import gaps, observer, probe
-from locum.lab.lab import Lab
-from locum.lab.probe import Attempt
+from locum_lab import gaps, observer, probe
+from locum_lab.lab import Lab
+from locum_lab.probe import Attempt
 
 from .test_lab import COMMAND, BareLab, configure
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from locum.errors import PermissionRequired, UsageError
-from locum.guard.locks import LOCK_TABLE, lock_network
+from locum.node.guard.locks import LOCK_TABLE, lock_network
 from tests.lab.namespaces import Namespace, wait_for
 
 pytestmark = pytest.mark.lab
@@ -50,7 +50,7 @@ def test_it_survives_a_flush_of_the_ruleset_and_its_owner_is_in_the_listing(plac
 
 
 def test_nothing_is_left_of_it_after_any_death(place: Namespace) -> None:
-    code = "import time; from locum.guard.locks import lock_network\n"
+    code = "import time; from locum.node.guard.locks import lock_network\n"
     code += "lock = lock_network(); print(flush=True); time.sleep(600)"
     with place.entered(), subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -73,7 +73,7 @@ def test_nothing_is_left_of_it_after_any_death(place: Namespace) -> None:
 ORDINARY = """
 import os
 from locum.errors import LocumError
-from locum.guard.locks import lock_network
+from locum.node.guard.locks import lock_network
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
     lock_network()
@@ -93,7 +93,7 @@ def test_another_user_cannot_take_it(place: Namespace) -> None:
 def test_without_such_tables_a_lock_on_the_namespace_has_to_do(
     place: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("locum.netlink.nftables._FLAG_OWNER", 1 << 20)
+    monkeypatch.setattr("locum.machine.netlink.nftables._FLAG_OWNER", 1 << 20)
     with place.entered():
         first = lock_network()
         with pytest.raises(UsageError, match="another Locum daemon"):

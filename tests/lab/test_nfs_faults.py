@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from locum.clock import boottime
-from locum.lab import nfs_service, processes
+from locum_lab import nfs_service, processes
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs_scene import CLIENT, LOCUM, Scene, fill, same
 
@@ -157,7 +157,7 @@ def test_server_that_hangs_is_found_by_monitor(scene: Scene) -> None:
 def test_statd_that_dies_is_started_again(scene: Scene) -> None:
     node = "n1"
     name = scene.lab.layout.namespace(node)
-    from locum.lab import namespaces  # noqa: PLC0415
+    from locum_lab import namespaces  # noqa: PLC0415
 
     def statd() -> processes.Process | None:
         for pid in namespaces.inhabitants([name])[name]:

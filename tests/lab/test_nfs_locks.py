@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from locum import rpc
-from locum.lab import nfs_service
-from locum.lab.layout import CLIENT_V6
 from locum.nfs import callout
 from locum.nfs.nlm import Status
+from locum_lab import nfs_service
+from locum_lab.layout import CLIENT_V6
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs_scene import CLIENT, LOCUM, OTHER, Rival, Scene, quiet_scene, receiving
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from locum import rpc
-from locum.lab import nfs_service, processes
 from locum.nfs import nfs4
+from locum_lab import nfs_service, processes
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs_scene import CLIENT, FILE, LOCUM, Scene, quiet_scene
 

@@ -9,10 +9,10 @@ from typing import TypeVar
 import pytest
 
 from locum import rpc
-from locum.lab import nfs_service
-from locum.lab.layout import CLIENT_V6
 from locum.nfs import nfs4, nlm
 from locum.nfs.nfs4 import Nfs4Error, Status
+from locum_lab import nfs_service
+from locum_lab.layout import CLIENT_V6
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs_scene import CLIENT, FILE, LOCUM, OTHER, Rival, Scene, quiet_scene
 

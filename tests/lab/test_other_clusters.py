@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from locum.lab.lab import Lab
+from locum_lab.lab import Lab
 
 from .clusters import locum, locum_json
 from .conftest import MakeLab
@@ -134,7 +134,7 @@ def test_a_claim_of_another_machine_while_an_address_is_held_is_told(make_lab: M
     lab = make_lab(nodes=2, addresses=2, hold=1.0)
     lab.wait_served()
     code = (
-        "import socket, sys; from locum.addresses.announce import Announcer\n"
+        "import socket, sys; from locum.machine.announcements import Announcer\n"
         "a = Announcer(); [a.announce(sys.argv[1], x) for x in ('10.77.0.2', 'fd77::2') for _ in range(3)]"
     )
     link = next(

@@ -10,9 +10,9 @@ import urllib.request
 
 import pytest
 
-from locum.lab import file_web, namespaces, processes, transfers
-from locum.lab.lab import Lab
-from locum.lab.transfers import CLIENTS
+from locum_lab import file_web, namespaces, processes, transfers
+from locum_lab.lab import Lab
+from locum_lab.transfers import CLIENTS
 
 from .clusters import address_report, addresses_of, install_recorder, locum, node_report, tell, wait_moved, wait_state
 from .conftest import MakeLab

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from locum.lab.services import shipped
+from locum_lab.services import shipped
 
 from .systemd import Systemd
 

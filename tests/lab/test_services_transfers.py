@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from locum.lab import namespaces, transfers
-from locum.lab.lab import Lab
-from locum.lab.service_table import measure
-from locum.lab.transfers import CLIENTS, Transfer
-from locum.lab.vsftpd import PORT as FTP_PORT
+from locum_lab import namespaces, transfers
+from locum_lab.lab import Lab
+from locum_lab.service_table import measure
+from locum_lab.transfers import CLIENTS, Transfer
+from locum_lab.vsftpd import PORT as FTP_PORT
 
 from .clusters import addresses_of, locum, wait_moved
 from .conftest import MakeLab

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from locum.lab import processes
-from locum.lab.lab import Lab
+from locum_lab import processes
+from locum_lab.lab import Lab
 
 from .clusters import wait_state
 from .conftest import MakeLab

@@ -17,7 +17,7 @@ import pytest
 from locum.errors import StoreUnavailable, UsageError
 from locum.store.base import Condition, Put, WatchLost
 from locum.store.etcd import EtcdStore
-from locum.store.factory import EtcdOptions
+from locum.store.etcd_options import EtcdOptions
 from tests.lab.certificates import Authority
 from tests.lab.etcd import Cluster, Member
 from tests.unit.store.contract import put

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from locum.store.etcd import EtcdStore
-from locum.store.factory import EtcdOptions
+from locum.store.etcd_options import EtcdOptions
 from tests.lab.certificates import Authority
 from tests.lab.etcd import Cluster
 from tests.lab.test_store_etcd_cluster import Beats, with_authentication

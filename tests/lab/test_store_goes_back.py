@@ -8,9 +8,9 @@ from signal import SIGKILL
 import pytest
 
 from locum.errors import LocumError
-from locum.lab import processes
-from locum.lab.lab import Lab
-from locum.lab.watching import Watching
+from locum_lab import processes
+from locum_lab.lab import Lab
+from locum_lab.watching import Watching
 from tests.lab.clusters import locum
 from tests.lab.conftest import MakeLab
 

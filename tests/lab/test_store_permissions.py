@@ -25,7 +25,7 @@ NOBODY, GROUP = 65534, 4321
 
 BECOME = f"""
 import os, sys, msgspec
-from locum import wire
+from locum import json_lines
 from locum.errors import LocumError
 from locum.store.sqlite import SqliteStore
 os.setgroups(eval(sys.argv[2])); os.setgid({NOBODY}); os.setuid({NOBODY})

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from locum.errors import LocumError
-from locum.lab import namespaces, processes
-from locum.lab.lab import Lab, down, namespaces_of
 from locum.store.base import Delete
+from locum_lab import namespaces, processes
+from locum_lab.lab import Lab, down, namespaces_of
 
 from .hostile import Stranger
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
 
-from locum.addresses import wire_watch
-from locum.addresses.announce import frames, question
-from locum.addresses.wire_watch import WireWatch
+from locum.machine import wire_watch
+from locum.machine.announcements import frames, question
+from locum.machine.wire_watch import WireWatch
 from tests.lab.namespaces import Namespace, Network, Tap, arp_request, solicitation
 
 pytestmark = pytest.mark.lab

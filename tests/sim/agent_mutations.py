@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from locum.agent import life
-from locum.agent.acts import Acts, Outcome
-from locum.agent.driver import Driver
-from locum.agent.gate_work import GateWork
-from locum.agent.kernel_news import KernelNews
-from locum.agent.ports import NotesPort, PagePort, TablePort
-from locum.cluster import effects as fx
-from locum.cluster.hold import OwnHold
-from locum.cluster.node import Adoption
-from locum.sim.run import Knobs
+from locum.node import life
+from locum.node.driver import Driver
+from locum.node.gate_work import GateWork
+from locum.node.kernel_news import KernelNews
+from locum.node.ports import HoldPagePort, NotesPort, TablePort
+from locum.node.steps import Outcome, Steps
+from locum.rules import effects as fx
+from locum.rules.hold import OwnHold
+from locum.rules.node import Adoption
+from locum_sim.run import Knobs
 
 Patch = pytest.MonkeyPatch
 
@@ -37,23 +37,23 @@ def armed_after_the_answer(patch: Patch) -> None:
 
     async def beat(self: Driver, effect: fx.SendBeat, sent_at: float) -> None:
         result = await self._ask(effect.commit)
-        await self._acts.arm(effect.slot, effect.hold)
-        self.feed(self.node.beat_done, effect.ticket, result, sent_at)
+        await self._steps.arm(effect.slot, effect.hold)
+        self.feed(self.node.beat_done, effect.request, result, sent_at)
 
     patch.setattr(Driver, "_beat", beat)
 
 
 def confirmed_before_the_answer(patch: Patch) -> None:
     """The gate opens before the store has accepted the beat."""
-    original = Acts.arm
+    original = Steps.arm
 
-    async def arm(self: Acts, slot: int, hold: float) -> None:
+    async def arm(self: Steps, slot: int, hold: float) -> None:
         await original(self, slot, hold)
-        ticket = self._tickets.get(slot)
-        if ticket is not None and self._gate is not None:
-            await self._calls.on_gate("opening the gate", self._gate.confirm, ticket)
+        armed = self._armed.get(slot)
+        if armed is not None and self._gate is not None:
+            await self._calls.on_gate("opening the gate", self._gate.confirm, armed)
 
-    patch.setattr(Acts, "arm", arm)
+    patch.setattr(Steps, "arm", arm)
 
 
 def time_taken_after_arming(patch: Patch) -> None:
@@ -61,9 +61,9 @@ def time_taken_after_arming(patch: Patch) -> None:
     original = Driver._ask
 
     async def beat(self: Driver, effect: fx.SendBeat, _sent_at: float) -> None:
-        await self._acts.arm(effect.slot, effect.hold)
+        await self._steps.arm(effect.slot, effect.hold)
         result = await original(self, effect.commit)
-        self.feed(self.node.beat_done, effect.ticket, result, self._clock.boot())
+        self.feed(self.node.beat_done, effect.request, result, self._clock.boot())
 
     patch.setattr(Driver, "_beat", beat)
 
@@ -71,19 +71,19 @@ def time_taken_after_arming(patch: Patch) -> None:
 def hold_never_ends(patch: Patch) -> None:
     """Neither the rules nor the agent look whether the hold has ended."""
     patch.setattr(OwnHold, "valid", lambda self, _now: self.deadline > 0)
-    original = Acts.take
+    original = Steps.take
 
-    async def take(self: Acts, effect: fx.TakeAddress) -> Outcome:
+    async def take(self: Steps, effect: fx.TakeAddress) -> Outcome:
         self._page = _Altered(self._page, deadline=math.inf)
         return await original(self, effect)
 
-    patch.setattr(Acts, "take", take)
+    patch.setattr(Steps, "take", take)
 
 
 class _Altered:
     """A page with some of its attributes replaced."""
 
-    def __init__(self, page: PagePort, **replaced: Any) -> None:
+    def __init__(self, page: HoldPagePort, **replaced: Any) -> None:
         self._page = page
         self.__dict__.update(replaced)
 
@@ -106,19 +106,19 @@ def drop_without_emptying(patch: Patch) -> None:
 
 def drop_without_removing(patch: Patch) -> None:
     """A dropped hold leaves the addresses configured."""
-    patch.setattr(Acts, "_remove_now", lambda _self, items: [""] * len(items))
+    patch.setattr(Steps, "_remove_now", lambda _self, items: [""] * len(items))
 
 
 def drop_keeps_the_page(patch: Patch) -> None:
     """A dropped hold leaves what an agent after a crash would adopt."""
-    original = Acts.drop
+    original = Steps.drop
 
-    def drop(self: Acts) -> None:
+    def drop(self: Steps) -> None:
         page, self._page = self._page, _Altered(self._page, clear=lambda: None)
         original(self)
         self._page = page
 
-    patch.setattr(Acts, "drop", drop)
+    patch.setattr(Steps, "drop", drop)
 
 
 # -- addresses --------------------------------------------------------------------------------------------------
@@ -126,9 +126,9 @@ def drop_keeps_the_page(patch: Patch) -> None:
 
 def release_without_muting(patch: Patch) -> None:
     """``releaseip`` runs while the address still answers."""
-    original = Acts.release
+    original = Steps.release
 
-    async def release(self: Acts, effect: fx.ReleaseAddress) -> Outcome:
+    async def release(self: Steps, effect: fx.ReleaseAddress) -> Outcome:
         deny, first = self._deny, True
 
         async def later(address: str) -> bool:
@@ -144,47 +144,47 @@ def release_without_muting(patch: Patch) -> None:
         finally:
             self._deny = deny  # type: ignore[method-assign]
 
-    patch.setattr(Acts, "release", release)
+    patch.setattr(Steps, "release", release)
 
 
 def failed_take_stays_allowed(patch: Patch) -> None:
     """What could not be taken stays among what the gate lets through."""
 
-    async def abandon(self: Acts, address: str) -> None:
+    async def abandon(self: Steps, address: str) -> None:
         present = self.configured.get(address)
         if present is not None:
             await self._remove(address, *present)
         self._connections.dropped([address])
 
-    patch.setattr(Acts, "_abandon", abandon)
+    patch.setattr(Steps, "_abandon", abandon)
 
 
 def released_stays_configured(patch: Patch) -> None:
     """After ``releaseip`` nobody sees to it that the address is gone."""
 
-    async def forget(self: Acts, address: str) -> None:
+    async def forget(self: Steps, address: str) -> None:
         await self._deny(address)
         self._stop_serving(address)
 
-    patch.setattr(Acts, "_forget", forget)
+    patch.setattr(Steps, "_forget", forget)
 
 
 def take_does_not_look(patch: Patch) -> None:
     """After ``takeip`` nobody sees to it that the address is configured."""
-    original = Acts.take
+    original = Steps.take
 
     async def ensured(*_: Any) -> Outcome:
         return True, ""
 
-    async def take(self: Acts, effect: fx.TakeAddress) -> Outcome:
+    async def take(self: Steps, effect: fx.TakeAddress) -> Outcome:
         ensure, self._ensure = self._ensure, ensured  # type: ignore[assignment, method-assign]
         try:
             return await original(self, effect)
         finally:
             self._ensure = ensure  # type: ignore[method-assign]
 
-    patch.setattr(Acts, "take", take)
-    patch.setattr("locum.sim.ports.SimulatedScripts._midway", lambda *_: None)
+    patch.setattr(Steps, "take", take)
+    patch.setattr("locum_sim.ports.SimulatedScripts._midway", lambda *_: None)
 
 
 def denials_forgotten(patch: Patch) -> None:
@@ -199,7 +199,7 @@ def notes_of_any_life(patch: Patch) -> None:
     """A restarted agent takes over what an earlier membership had taken."""
     original = life.adoption_of
 
-    def adoption_of(page: PagePort, notes: Any, table: TablePort) -> Adoption | None:
+    def adoption_of(page: HoldPagePort, notes: Any, table: TablePort) -> Adoption | None:
         class Any_:
             def of(self, _incarnation: str) -> dict[str, str]:
                 return {address: interface for address, (_, interface) in notes._notes.items()}
@@ -207,24 +207,24 @@ def notes_of_any_life(patch: Patch) -> None:
         return original(page, Any_(), table)  # type: ignore[arg-type]
 
     patch.setattr(life, "adoption_of", adoption_of)
-    patch.setattr(Acts, "clean_slate", _nothing)
+    patch.setattr(Steps, "clean_slate", _nothing)
 
 
 def notes_outlive_a_change(patch: Patch) -> None:
     """The note of an earlier take stays while the address is taken again, repaired or released."""
-    patch.setattr(Acts, "_forget_note", _nothing)
+    patch.setattr(Steps, "_forget_note", _nothing)
 
 
 def no_clean_slate(patch: Patch) -> None:
     """An agent without a hold leaves what an earlier one left when it died in the midst of a drop."""
-    patch.setattr(Acts, "clean_slate", _nothing)
+    patch.setattr(Steps, "clean_slate", _nothing)
 
 
 def missing_taken_for_present(patch: Patch) -> None:
     """An agent that adopts does not look what the kernel has lost since."""
     original = life.adoption_of
 
-    def adoption_of(page: PagePort, notes: NotesPort, table: TablePort) -> Adoption | None:
+    def adoption_of(page: HoldPagePort, notes: NotesPort, table: TablePort) -> Adoption | None:
         found = original(page, notes, table)
         if found is None:
             return None
@@ -235,7 +235,7 @@ def missing_taken_for_present(patch: Patch) -> None:
 
 def lifetime_rounded_up(patch: Patch) -> None:
     """The lifetimes of addresses are rounded up, to a minute."""
-    patch.setattr("locum.sim.agent.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
+    patch.setattr("locum_sim.agent.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
 
 
 # -- news and answers -------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def lifetime_rounded_up(patch: Patch) -> None:
 
 def removals_unheard(patch: Patch) -> None:
     """What another program removes from the kernel is no news."""
-    patch.setattr("locum.cluster.node.Node.address_removed", lambda *_: None)
+    patch.setattr("locum.rules.node.Node.address_removed", lambda *_: None)
 
 
 def strangers_stay(patch: Patch) -> None:
@@ -260,7 +260,7 @@ def damage_forgets_the_beat(patch: Patch) -> None:
     """A gate that was put back, shut, waits for the next beat that carries the hold further."""
 
     async def restore(self: KernelNews, _problems: tuple[str, ...]) -> None:
-        await self._acts.restore_gate()
+        await self._steps.restore_gate()
 
     patch.setattr(KernelNews, "_restore_gate", restore)
 
@@ -268,13 +268,13 @@ def damage_forgets_the_beat(patch: Patch) -> None:
 def renewals_unheard(patch: Patch) -> None:
     """A lifetime that the kernel does not renew is only logged."""
 
-    async def told(self: Acts, renewal: Any) -> None:
+    async def told(self: Steps, renewal: Any) -> None:
         try:
             await renewal
         finally:
             self._renewing = False
 
-    patch.setattr(Acts, "_told_renewal", told)
+    patch.setattr(Steps, "_told_renewal", told)
 
 
 def read_anew_ignored(patch: Patch) -> None:
@@ -286,9 +286,9 @@ def cancelled_goes_unanswered(patch: Patch) -> None:
     """An activity that is cancelled is waited for, for ever."""
     original = Driver._activity_ended
 
-    def ended(self: Driver, ticket: int, task: Any) -> None:
+    def ended(self: Driver, request: int, task: Any) -> None:
         if not task.cancelled():
-            original(self, ticket, task)
+            original(self, request, task)
 
     patch.setattr(Driver, "_activity_ended", ended)
 
@@ -296,14 +296,14 @@ def cancelled_goes_unanswered(patch: Patch) -> None:
 def adopts_without_the_gate(patch: Patch) -> None:
     """An agent that adopts leaves the gate as an intruder left it."""
 
-    async def adopt(self: Acts, held: Iterable[tuple[str, int, str]], _missing: Collection[str]) -> None:
+    async def adopt(self: Steps, held: Iterable[tuple[str, int, str]], _missing: Collection[str]) -> None:
         for address, bits, interface in held:
             self.configured[address] = self._renewable[address] = (bits, interface)
 
-    patch.setattr(Acts, "adopt", adopt)
+    patch.setattr(Steps, "adopt", adopt)
 
 
-#: Name → defect. Each is found by the playbooks (``tests/unit/agent/playbooks.txt``) or by the simulation.
+#: Name → defect. Each is found by the playbooks (``tests/unit/node/playbooks.txt``) or by the simulation.
 AGENT_MUTATIONS: dict[str, Callable[[Patch], None]] = {
     defect.__name__: defect
     for defect in (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from locum.cluster.commit_kinds import CommitKind
-from locum.cluster.commits import NO_REASONS, Commits
+from locum.rules.commit_kinds import CommitKind
+from locum.rules.commits import NO_REASONS, Commits
 from locum.store.base import Condition, Operation
 
 #: Called with a commit's kind, the name of its node and its conditions; returns those that it has instead, or None to

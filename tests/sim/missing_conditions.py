@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from locum.cluster.commit_kinds import (
+from locum.rules.commit_kinds import (
     BanSelf,
     Claim,
     CommitKind,
@@ -33,8 +33,8 @@ from locum.cluster.commit_kinds import (
     WritePhase,
     WritePlan,
 )
-from locum.sim.run import Knobs
 from locum.store.base import Condition
+from locum_sim.run import Knobs
 from tests.sim.commit_conditions import change_conditions
 
 #: Kinds of commits → how the tests call them.
@@ -148,7 +148,7 @@ IMPLIED = {
     "claim_without_claim": "one plan gives an address to one node and the plan is a condition; without both of them "
     "the mutation claim_not_conditional is found",
     "number_without_number": "only a stranger's hand makes a node write its number anew: "
-    "tests/unit/cluster/test_joining.py",
+    "tests/unit/rules/test_joining.py",
     "free_without_other_member": "an incarnation never returns, so the claim itself (a condition) tells all",
     "repair_without_other_member": "whoever ends a membership deletes its claims, each of which is a condition",
     "repair_without_leader": "what is repaired is written as it was, and each key is a condition",
@@ -157,8 +157,8 @@ IMPLIED = {
         "last_beat_not_demanded is found"
         for commit in ("lead", "plan", "lift", "repair", "claim", "unclaim", "reclaim", "mend", "phase", "health")
     },
-    "join_without_history": "written once, when it is absent: tests/unit/cluster/test_history.py",
-    "mend_without_held": "says only that an address was held before: tests/unit/cluster/test_first_time.py",
+    "join_without_history": "written once, when it is absent: tests/unit/rules/test_history.py",
+    "mend_without_held": "says only that an address was held before: tests/unit/rules/test_first_time.py",
     "free_without_beat": "garbage of a node that is not a member, which that membership (a condition) alone replaces",
     "free_without_health": "as free_without_beat",
     "free_without_phase": "as free_without_beat",

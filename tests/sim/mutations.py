@@ -13,30 +13,30 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from locum.cluster import plan as planning
-from locum.cluster.beats import Beats
-from locum.cluster.claims import Claims
-from locum.cluster.commit_kinds import Claim, CommitKind, LeaderCommit
-from locum.cluster.context import Context
-from locum.cluster.damping import Rule
-from locum.cluster.effects import ReadAnew, SendBeat
-from locum.cluster.following import Following
-from locum.cluster.history import History
-from locum.cluster.hold import Observers
-from locum.cluster.leading import Leading
-from locum.cluster.membership import Membership
-from locum.cluster.moment import Moment
-from locum.cluster.node import LOOK_AGAIN, Adoption, Node
-from locum.cluster.obstacles import Obstacles
-from locum.cluster.parts import Parts
-from locum.cluster.schema import HealthRecord
-from locum.cluster.serving import Serving
-from locum.cluster.upkeep import Upkeep
-from locum.cluster.view import View
-from locum.sim import world
-from locum.sim.kernel import Kernel
-from locum.sim.run import Knobs
+from locum.rules import plan as planning
+from locum.rules.beats import Beats
+from locum.rules.claims import Claims
+from locum.rules.commit_kinds import Claim, CommitKind, LeaderCommit
+from locum.rules.context import Context
+from locum.rules.damping import Rule
+from locum.rules.effects import ReadAnew, SendBeat
+from locum.rules.following import Following
+from locum.rules.history import History
+from locum.rules.hold import FailureDetector
+from locum.rules.leading import Leading
+from locum.rules.membership import Membership
+from locum.rules.moment import Moment
+from locum.rules.node import LOOK_AGAIN, Adoption, Node
+from locum.rules.obstacles import Obstacles
+from locum.rules.parts import Parts
+from locum.rules.schema import HealthRecord
+from locum.rules.serving import Serving
+from locum.rules.upkeep import Upkeep
+from locum.rules.view import View
 from locum.store.base import Commit, CommitResult, Condition
+from locum_sim import world
+from locum_sim.run import Knobs
+from locum_sim.simulated_kernel import Kernel
 from tests.sim.commit_conditions import change_conditions
 
 Patch = pytest.MonkeyPatch
@@ -77,9 +77,9 @@ def deadline_from_answer(patch: Patch) -> None:
     original = Node.beat_done
 
     def beat_done(
-        self: Node, ticket: int, result: CommitResult | None, _sent_at: float, now: float, wall: float
+        self: Node, request: int, result: CommitResult | None, _sent_at: float, now: float, wall: float
     ) -> None:
-        original(self, ticket, result, now, now, wall)
+        original(self, request, result, now, now, wall)
 
     patch.setattr(Node, "beat_done", beat_done)
 
@@ -87,10 +87,10 @@ def deadline_from_answer(patch: Patch) -> None:
 def beat_unconditional(patch: Patch) -> None:
     """A beat is accepted although the membership is gone."""
 
-    def send(ticket: int, slot: int, commit: Commit, *others: Any) -> Any:
-        return SendBeat(ticket, slot, unconditional(commit), *others)
+    def send(request: int, slot: int, commit: Commit, *others: Any) -> Any:
+        return SendBeat(request, slot, unconditional(commit), *others)
 
-    patch.setattr("locum.cluster.beats.SendBeat", send)
+    patch.setattr("locum.rules.beats.SendBeat", send)
 
 
 def element_timeout_rounded_up(patch: Patch) -> None:
@@ -134,14 +134,14 @@ def no_wall_clock_end(patch: Patch) -> None:
 
 def expiry_after_own_outage(patch: Patch) -> None:
     """An observer trusts its sight however long it has seen nothing."""
-    patch.setattr(Observers, "trusted", lambda *_: True)
-    original = Observers.expires_at
+    patch.setattr(FailureDetector, "trusted", lambda *_: True)
+    original = FailureDetector.expires_at
 
-    def expires_at(self: Observers, view: View, node: str) -> float:
+    def expires_at(self: FailureDetector, view: View, node: str) -> float:
         self._trusted_since = 0.0
         return original(self, view, node)
 
-    patch.setattr(Observers, "expires_at", expires_at)
+    patch.setattr(FailureDetector, "expires_at", expires_at)
 
 
 def expiry_without_beat_revision(patch: Patch) -> None:
@@ -156,7 +156,7 @@ def expiry_without_claim_revision(patch: Patch) -> None:
 
 def orphans_freed_at_once(patch: Patch) -> None:
     """A member key that vanishes frees the claims of its node at once."""
-    patch.setattr(Observers, "orphan_since", lambda *_: -math.inf)
+    patch.setattr(FailureDetector, "orphan_since", lambda *_: -math.inf)
 
 
 def leader_write_unconditional(patch: Patch) -> None:
@@ -262,8 +262,8 @@ def changes_after_settling_forgotten(patch: Patch) -> None:
 
 def overlapping_scripts(patch: Patch) -> None:
     """The runner does not wait for what an earlier one left."""
-    patch.setattr("locum.sim.host.Host._kill_orphan", lambda *_: None)
-    patch.setattr("locum.sim.host.Host.kill_children", lambda self: setattr(self, "child", None))
+    patch.setattr("locum_sim.host.Host._kill_orphan", lambda *_: None)
+    patch.setattr("locum_sim.host.Host.kill_children", lambda self: setattr(self, "child", None))
 
 
 def unearned(patch: Patch) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from locum.sim.run import run_seed
+from locum_sim.run import run_seed
 from tests.sim.agent_mutations import AGENT_MUTATIONS, IN_SIMULATION
-from tests.unit.agent.playbooks import SCENES, play, written
+from tests.unit.node.playbooks import SCENES, play, written
 
 #: The defects that must be among them, whatever else is.
 DEMANDED = (

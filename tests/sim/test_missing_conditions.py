@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from locum.sim.run import run_seed
+from locum_sim.run import run_seed
 from tests.sim.missing_conditions import COMMITS, IMPLIED, MISSING, Missing, watch_conditions
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from locum.sim.run import run_seed
+from locum_sim.run import run_seed
 from tests.sim.mutations import MUTATIONS
 
 #: The defects that must be among them, whatever else is.

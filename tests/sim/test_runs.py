@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from locum.sim.checks import Violation
-from locum.sim.faults import WEIGHTS
-from locum.sim.report import Total
-from locum.sim.run import Knobs, run_seed
+from locum_sim.checks import Violation
+from locum_sim.faults.draw import WEIGHTS
+from locum_sim.run import Knobs, run_seed
+from locum_sim.seeds_report import Total
 
 #: Seeds that found something, with what it was. A change of the mix of faults gives them another meaning; what they
-#: found in the rules is therefore also tested by itself (``test_scenarios.py``, ``tests/unit/cluster``).
+#: found in the rules is therefore also tested by itself (``test_scenarios.py``, ``tests/unit/rules``).
 FOUND = {
     33: "a claim whose deletion was under way was relied on",
     96: "an address came back with the note of an earlier membership",
@@ -35,7 +35,7 @@ FOUND = {
 def timeline(seed: int, hash_seed: str) -> str:
     """What a process of its own prints about ``seed``."""
     done = subprocess.run(
-        [sys.executable, "-m", "locum.sim", "--seed", str(seed), "--whole", "--rounds", "1"],
+        [sys.executable, "-m", "locum_sim", "--seed", str(seed), "--whole", "--rounds", "1"],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
         text=True,

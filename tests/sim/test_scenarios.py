@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from locum.cluster import schema
-from locum.cluster.admin import AdminRequest
-from locum.cluster.schema import HostedAddress, PlanRecord
-from locum.sim.checks import STRANGER
-from locum.sim.faults import WEIGHTS, Faults
-from locum.sim.rest import unrest
-from locum.sim.scripts import Trouble
-from locum.sim.shape import Shape, shape_of
-from locum.sim.world import World
+from locum.rules import schema
+from locum.rules.admin import AdminRequest
+from locum.rules.schema import HostedAddress, PlanRecord
 from locum.store.base import Delete, Put
+from locum_sim.checks import STRANGER
+from locum_sim.convergence import unrest
+from locum_sim.faults.draw import WEIGHTS, Faults
+from locum_sim.scenario import Scenario, shape_of
+from locum_sim.scripts import Trouble
+from locum_sim.world import World
 
 #: Seconds within which small undisturbed clusters come to rest.
 SOON = 60.0
 
 
-def shape(nodes: int, hosts: tuple[int, ...], hold: float = 2.0, seed: int = 1, addresses: int = 1) -> Shape:
+def scenario(nodes: int, hosts: tuple[int, ...], hold: float = 2.0, seed: int = 1, addresses: int = 1) -> Scenario:
     """A calm cluster: node number ``i`` can host the addresses if ``i`` is among ``hosts``."""
     pool = tuple(HostedAddress(f"10.0.0.{n + 1}", 24, ("eth0",)) for n in range(addresses))
     return shape_of(seed, nodes=nodes, addresses=addresses, hold=hold)._replace(
@@ -31,7 +31,7 @@ def shape(nodes: int, hosts: tuple[int, ...], hold: float = 2.0, seed: int = 1, 
     )
 
 
-def at_rest(made: Shape) -> tuple[World, Faults]:
+def at_rest(made: Scenario) -> tuple[World, Faults]:
     """A world that has come to rest, and the faults that can be done to it."""
     world = World(made)
     faults = Faults(world, without=tuple(WEIGHTS))
@@ -55,7 +55,7 @@ def plan(world: World) -> PlanRecord:
 
 
 def test_i3_recovered_waits_for_the_release_of_a_node_that_is_stopped() -> None:
-    world, faults = at_rest(shape(2, hosts=(1,)))
+    world, faults = at_rest(scenario(2, hosts=(1,)))
     world.machines["n2"].behaviour.trouble["releaseip"] = Trouble("slow", 1.0)
     faults.admins.command(AdminRequest("stop", node="n2"))
     world.run_for(1.0)
@@ -65,7 +65,7 @@ def test_i3_recovered_waits_for_the_release_of_a_node_that_is_stopped() -> None:
 
 def test_an_outage_in_which_beats_queue_up_kills_nobody() -> None:
     for hold in (0.25, 0.5, 2.0):
-        world, _ = at_rest(shape(6, hosts=(0, 1), hold=hold))
+        world, _ = at_rest(scenario(6, hosts=(0, 1), hold=hold))
         for tenths in range(9, 18):
             world.store.up = False
             world.run_for(hold * tenths / 10)
@@ -76,7 +76,7 @@ def test_an_outage_in_which_beats_queue_up_kills_nobody() -> None:
 
 
 def test_epochs_go_on_over_a_plan_that_nobody_can_read() -> None:
-    world, _ = at_rest(shape(3, hosts=(0, 1, 2)))
+    world, _ = at_rest(scenario(3, hosts=(0, 1, 2)))
     before = plan(world).epoch
     lost = [Delete(f"phase/{name}") for name in world.machines]
     world.store.commit(STRANGER, (), (Put("plan", b"garbage"), *lost))
@@ -90,7 +90,7 @@ def test_epochs_go_on_over_a_plan_that_nobody_can_read() -> None:
 def test_i1_the_note_of_an_earlier_membership_brings_no_address_back() -> None:
     """A node loses its membership, its agent dies before it has released; it joins anew, and its agent dies again."""
     for moment in range(1, 40):
-        world, faults = at_rest(shape(2, hosts=(0, 1)))
+        world, faults = at_rest(scenario(2, hosts=(0, 1)))
         holder = next(m for m in world.machines.values() if m.kernel.speaks("10.0.0.1"))
         holder.behaviour.trouble["*"] = Trouble("slow", 1.0)
         holder.set_trap(moment, holder.kill_agent)
@@ -107,7 +107,7 @@ def test_i1_the_note_of_an_earlier_membership_brings_no_address_back() -> None:
 def test_i1_a_take_that_failed_leaves_no_note_of_an_earlier_one() -> None:
     """The hold runs out; while one address is still being released it comes back, so that another is taken again."""
     for seed in range(6):
-        world, _ = at_rest(shape(2, hosts=(0, 1), seed=seed, addresses=6))
+        world, _ = at_rest(scenario(2, hosts=(0, 1), seed=seed, addresses=6))
         holder = world.machines["n1"]
         holder.behaviour.trouble["releaseip"] = Trouble("slow", 1.0)
         holder.behaviour.trouble["takeip"] = Trouble("fail", 1.0)
@@ -123,7 +123,7 @@ def test_i1_a_take_that_failed_leaves_no_note_of_an_earlier_one() -> None:
 
 def test_i1_a_claim_that_a_stranger_spoils_unseen_is_written_anew_by_its_holder() -> None:
     """Everybody reads the store anew and finds garbage: nobody may take it for his, and the holder goes on serving."""
-    world, _ = at_rest(shape(3, hosts=(0, 1, 2)))
+    world, _ = at_rest(scenario(3, hosts=(0, 1, 2)))
     holder = next(m for m in world.machines.values() if m.kernel.speaks("10.0.0.1"))
     for machine in world.machines.values():
         machine.link.cut = [True, True]
@@ -150,7 +150,7 @@ def flap(world: World, name: str, times: int, period: float, up: float) -> None:
 
 def test_a_link_that_is_lost_24_times_a_minute_moves_its_addresses_once_or_twice() -> None:
     for up in (0.4, 1.25, 2.1):
-        world, _ = at_rest(shape(3, hosts=(0, 1, 2), addresses=6))
+        world, _ = at_rest(scenario(3, hosts=(0, 1, 2), addresses=6))
         mine = [a for a in world.machines["n1"].hosted if world.machines["n1"].kernel.speaks(a)]
         assert mine
         before = {address: world.promises.moves(address) for address in mine}
@@ -163,7 +163,7 @@ def test_a_link_that_is_lost_24_times_a_minute_moves_its_addresses_once_or_twice
 
 
 def test_a_link_that_flaps_serves_at_each_turn_what_no_other_node_can_serve() -> None:
-    world, _ = at_rest(shape(2, hosts=(0,)))
+    world, _ = at_rest(scenario(2, hosts=(0,)))
     served = 0
     for _ in range(10):
         flap(world, "n1", 1, 2.5, 1.5)
@@ -172,7 +172,7 @@ def test_a_link_that_flaps_serves_at_each_turn_what_no_other_node_can_serve() ->
 
 
 def test_a_link_that_was_lost_once_is_used_again_soon() -> None:
-    world, _ = at_rest(shape(2, hosts=(0, 1), addresses=4))
+    world, _ = at_rest(scenario(2, hosts=(0, 1), addresses=4))
     flap(world, "n1", 1, 2.0, 0.1)
     world.run_for(5.0)
     rest(world)
@@ -180,7 +180,7 @@ def test_a_link_that_was_lost_once_is_used_again_soon() -> None:
 
 
 def test_a_node_whose_monitor_alternates_keeps_its_addresses_elsewhere() -> None:
-    world, _ = at_rest(shape(3, hosts=(0, 1, 2), addresses=3))
+    world, _ = at_rest(scenario(3, hosts=(0, 1, 2), addresses=3))
     machine = world.machines["n1"]
     (mine,) = [a for a in machine.hosted if machine.kernel.speaks(a)]
     before = world.promises.moves(mine)
@@ -193,7 +193,7 @@ def test_a_node_whose_monitor_alternates_keeps_its_addresses_elsewhere() -> None
 
 
 def test_an_address_that_the_kernel_refuses_is_served_by_another_node() -> None:
-    world, _ = at_rest(shape(3, hosts=(0, 1, 2)))
+    world, _ = at_rest(scenario(3, hosts=(0, 1, 2)))
     holder = next(m for m in world.machines.values() if m.kernel.speaks("10.0.0.1"))
     holder.kernel.refuses.add("10.0.0.1")
     holder.kernel.remove("10.0.0.1")
@@ -205,7 +205,7 @@ def test_an_address_that_the_kernel_refuses_is_served_by_another_node() -> None:
 
 
 def test_a_node_whose_gate_cannot_be_armed_serves_nothing() -> None:
-    world, _ = at_rest(shape(3, hosts=(0, 1, 2), addresses=6))
+    world, _ = at_rest(scenario(3, hosts=(0, 1, 2), addresses=6))
     broken = world.machines["n1"]
     broken.kernel.gate_fails = True
     world.run_for(4.0)

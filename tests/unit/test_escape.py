@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from locum import escape
-from locum.agent.log import Log
 from locum.cli import output
 from locum.lines import LineStream, LineWriter
+from locum.node.log import Log
 
 #: Every character that is none to be seen, and what begins with one.
 WICKED = (

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from locum import hosts, rpc
-from locum.addresses import gate_rules
-from locum.cluster import admin
 from locum.config import values
 from locum.config.values import BadValue
-from locum.connections.report import parse_endpoint
+from locum.connections.connection_report import parse_endpoint
 from locum.errors import LocumError, UsageError
-from locum.netlink import route
+from locum.machine.gate import gate_rules
+from locum.machine.netlink import route
 from locum.nfs import callout, recovery
+from locum.rules import admin
 from locum.store.location import NotAStore, parse_store_url
 from locum.xdr import Malformed, Packer
 

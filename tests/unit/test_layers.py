@@ -11,22 +11,64 @@ from typing import NamedTuple
 import pytest
 
 import locum
+import locum_lab
+import locum_sim
 
-ROOT = Path(locum.__file__).parent
+ROOTS = tuple(Path(package.__path__[0]) for package in (locum, locum_lab, locum_sim))
+ROOT = ROOTS[0]
 
-#: From the bottom up. A part may import itself, its row and the rows below, never one above.
-ROWS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "clock", "escape", "folder", "hosts", "lines", "outside", "threads", "lateness", "tasks"),
-    ("wire", "wire_async", "netlink", "xdr", "rpc", "certificates"),
-    ("config", "store"),
-    ("cluster",),
-    ("events", "script", "addresses", "connections", "nfs"),
-    ("agent", "guard"),
-    ("api",),
-    ("lab", "sim", "doctor"),
-    ("cli",),
+#: The parts from the bottom up, one a row. A part may import itself and the rows below, never one above.
+ROWS: tuple[str, ...] = (
+    "locum",
+    "locum.errors",
+    "locum.clock",
+    "locum.outside",
+    "locum.escape",
+    "locum.hosts",
+    "locum.folder",
+    "locum.processes",
+    "locum.certificates",
+    "locum.lines",
+    "locum.threads",
+    "locum.tasks",
+    "locum.lateness",
+    "locum.xdr",
+    "locum.rpc",
+    "locum.json_lines",
+    "locum.json_lines_async",
+    "locum.store",
+    "locum.config",
+    "locum.rules",
+    "locum.machine.netlink",
+    "locum.machine.gate",
+    "locum.machine",
+    "locum.connections",
+    "locum.script",
+    "locum.events.runner",
+    "locum.events",
+    "locum.nfs",
+    "locum.node",
+    "locum.node.guard",
+    "locum.api",
+    "locum.daemon",
+    "locum.doctor",
+    "locum.cli",
+    "locum_lab",
+    "locum_lab.torture",
+    "locum_lab.command",
+    "locum_sim",
+    "locum_sim.faults",
+    "locum_sim.run",
+    "locum_sim.many",
+    "locum_sim.shrink",
+    "locum_sim.seeds_report",
+    "locum_sim.__main__",
 )
-LEVEL = {part: level for level, row in enumerate(ROWS) for part in row}
+LEVEL = {part: level for level, part in enumerate(ROWS)}
+
+#: The distribution for servers. It may not need the other one.
+PRODUCT = "locum"
+APART = ("locum_lab", "locum_sim")
 
 #: The rules are pure: what they must not import, because it acts, waits, asks the machine or throws dice.
 IMPURE = frozenset(
@@ -41,86 +83,75 @@ LONGEST = 700
 
 
 class Import(NamedTuple):
-    """``target`` is the module that is imported; ``at_load``: when the importing module is loaded, not later."""
+    """``target`` is the module that is imported; ``for_types``: only type checkers import it."""
 
     target: str
     line: int
-    at_load: bool
+    for_types: bool
 
 
-def modules(root: Path) -> dict[str, Path]:
-    """Every module below the directory of package ``locum``, by its full name."""
+def modules(*roots: Path) -> dict[str, Path]:
+    """Every module below the directories of some packages, by its full name."""
     found = {}
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    for root in roots:
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
 def imports(path: Path, known: Mapping[str, Path]) -> Iterator[Import]:
     """Every import in a file, whatever it is inside of."""
 
-    def walk(node: ast.AST, *, at_load: bool) -> Iterator[Import]:
+    def walk(node: ast.AST, *, for_types: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, node.lineno, at_load)
+                yield Import(alias.name, node.lineno, for_types)
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             for alias in node.names:
                 full = f"{base}.{alias.name}"
-                yield Import(full if full in known else base, node.lineno, at_load)
-        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield Import(full if full in known else base, node.lineno, for_types)
         typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for child in ast.iter_child_nodes(node):
-            yield from walk(child, at_load=at_load and not inside and not typing_only)
+            yield from walk(child, for_types=for_types or typing_only)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), at_load=True)
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), for_types=False)
 
 
 def part(module: str) -> str:
-    """The layer's part that a module of the package belongs to: ``locum.store.base`` → ``store``."""
-    return module.split(".")[1] if "." in module else ""
+    """The part that a module belongs to: the longest name of a row that it begins with, "" without one."""
+    names = module.split(".")
+    found = (".".join(names[:length]) for length in range(len(names), 0, -1))
+    # The packages themselves are rows only as packages: a module of them needs a row of its own.
+    return next((name for name in found if name in LEVEL and ("." in name or name in (module, *APART))), "")
 
 
-def layer_violations(root: Path) -> list[str]:
-    """Imports of a row above, impure imports of ``cluster``, relative imports, and parts without a row."""
-    known = modules(root)
-    found = [f"{name}: its part has no row in this test" for name in known if part(name) not in LEVEL]
+def layer_violations(*roots: Path) -> list[str]:
+    """Imports of a row above, impure imports of the rules, relative imports, and modules without a row."""
+    known = modules(*roots)
+    found = [f"{name}: its part has no row in this test" for name in known if not part(name)]
     for name, path in known.items():
         for target, line, _ in imports(path, known):
-            place = f"{path.relative_to(root)}:{line}"
+            place = f"{name}:{line}"
             if target.startswith("."):
                 found.append(f"{place}: relative import")
-            elif target.split(".")[0] == "locum" and LEVEL.get(part(target), 0) > LEVEL.get(part(name), 0):
-                found.append(f"{place}: {part(name) or 'locum'} knows {part(target)}, which is above it")
-            if part(name) == "cluster" and (target in IMPURE or target.split(".")[0] in IMPURE):
-                found.append(f"{place}: cluster imports {target}")
+            elif target.split(".")[0] in (PRODUCT, *APART) and LEVEL.get(part(target), 0) > LEVEL.get(part(name), 0):
+                found.append(f"{place}: {part(name)} knows {part(target)}, which is above it")
+            if part(name) == "locum.rules" and (target in IMPURE or target.split(".")[0] in IMPURE):
+                found.append(f"{place}: locum.rules imports {target}")
     return found
 
 
-def load_cycles(root: Path) -> list[str]:
-    """Groups of modules that need each other to be loaded."""
-    known = modules(root)
-    needs: dict[str, set[str]] = {}
-    for name, path in known.items():
-        targets = {found.target for found in imports(path, known) if found.at_load}
-        # To load a module is to load the packages around it first.
-        around = {
-            ".".join(target.split(".")[:depth]) for target in targets for depth in range(1, target.count(".") + 1)
-        }
-        needs[name] = {t for t in targets | around if t in known and t != name and not name.startswith(f"{t}.")}
-    cycles = set()
-    for name in known:
-        reached: set[str] = set()
-        todo = list(needs[name])
-        while todo:
-            other = todo.pop()
-            if other not in reached:
-                reached.add(other)
-                todo += needs[other]
-        if name in reached:
-            cycles.add(frozenset(other for other in reached if name in _reach(needs, other)))
-    return sorted(" <-> ".join(sorted(cycle)) for cycle in cycles)
+def circles(known: Mapping[str, Path], *, types: bool) -> list[str]:
+    """Groups of modules that import each other, at load or later; with ``types`` also for annotations alone."""
+    needs = {
+        name: {i.target for i in imports(path, known) if i.target in known and (types or not i.for_types)} - {name}
+        for name, path in known.items()
+    }
+    reached = {name: _reach(needs, name) for name in known}
+    found = {frozenset(o for o in reached[name] if name in reached[o]) for name in known if name in reached[name]}
+    return sorted(" <-> ".join(sorted(circle)) for circle in found)
 
 
 def _reach(needs: Mapping[str, set[str]], start: str) -> set[str]:
@@ -140,26 +171,30 @@ def long_files(root: Path) -> list[str]:
 
 
 def test_dependencies_point_down() -> None:
-    assert layer_violations(ROOT) == []
+    assert layer_violations(*ROOTS) == []
 
 
-def test_no_module_needs_itself_to_be_loaded() -> None:
-    assert load_cycles(ROOT) == []
+def test_no_modules_import_each_other() -> None:
+    assert circles(modules(ROOTS[0]), types=True) == []
+    assert circles(modules(*ROOTS), types=False) == []
 
 
 def test_no_file_is_too_long() -> None:
-    assert long_files(ROOT) == []
+    assert [file for root in ROOTS for file in long_files(root)] == []
 
 
 def test_the_page_on_architecture_names_every_part_and_no_file_that_is_not_there() -> None:
     page = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = page.split("## Where everything is")[1].split("\n## ")[0]
-    places = {place for row in table.splitlines() if row.startswith("| `") for place in row.split("|")[1].split("`")}
-    assert {p for p in LEVEL if p and f"{p}/" not in places and f"{p}.py" not in places} == set()
-    for row in table.splitlines():
+    rows = [row for row in table.splitlines() if row.startswith("| `")]
+    named = {place.removesuffix("/").removesuffix(".py") for row in rows for place in row.split("|")[1].split("`")}
+    parts = {p.removeprefix("locum.").replace(".", "/") for p in ROWS if p != PRODUCT}
+    assert parts - named == set()
+    for row in rows:
         for file in re.findall(r"`([\w/]+\.py)`", row):
             folder = row.split("`")[1].removesuffix("/")
-            assert any((ROOT / place).is_file() for place in (file, f"{folder}/{file}")), f"{folder}: {file}"
+            places = [root / place for root in (ROOT, ROOTS[1].parent) for place in (file, f"{folder}/{file}")]
+            assert any(place.is_file() for place in places), f"{folder}: {file}"
 
 
 def sample(directory: Path, files: Mapping[str, str]) -> Path:
@@ -176,53 +211,65 @@ def sample(directory: Path, files: Mapping[str, str]) -> Path:
 @pytest.mark.parametrize(
     ("file", "text", "complaint"),
     [
-        ("store/a.py", "from locum.cluster import x", "store knows cluster"),
-        ("cluster/a.py", "import locum.agent.acts", "cluster knows agent"),
-        ("config/a.py", "def f():\n    from locum.events.model import Event", "config/a.py:2: config knows events"),
-        ("api/a.py", "async def f():\n    if x:\n        from locum import cli", "api/a.py:3: api knows cli"),
-        ("netlink/a.py", "try:\n    import locum.config.load\nexcept ImportError:\n    pass", "netlink knows config"),
-        ("errors.py", "import locum.wire", "errors knows wire"),
-        ("cluster/a.py", "import asyncio", "cluster imports asyncio"),
-        ("cluster/a.py", "from time import monotonic", "cluster imports time"),
-        ("cluster/a.py", "def f():\n    import socket", "cluster imports socket"),
-        ("cluster/a.py", "import asyncio.events as e", "cluster imports asyncio.events"),
-        ("cluster/a.py", "from locum import clock", "cluster imports locum.clock"),
-        ("cluster/a.py", "from locum.clock import boottime", "cluster imports locum.clock"),
-        ("agent/a.py", "from . import b", "relative import"),
+        ("store/a.py", "from locum.rules import x", "locum.store knows locum.rules"),
+        ("rules/a.py", "import locum.node.steps", "locum.rules knows locum.node"),
+        (
+            "config/a.py",
+            "def f():\n    from locum.events.model import Event",
+            "config.a:2: locum.config knows locum.events",
+        ),
+        ("api/a.py", "async def f():\n    if x:\n        from locum import cli", "api.a:3: locum.api knows locum.cli"),
+        (
+            "machine/netlink/a.py",
+            "try:\n    import locum.machine.links\nexcept ImportError:\n    pass",
+            "netlink knows",
+        ),
+        ("connections/a.py", "import locum.script", "locum.connections knows locum.script"),
+        ("node/a.py", "import locum.node.guard.watch", "locum.node knows locum.node.guard"),
+        ("cli/a.py", "import locum_lab.lab", "locum.cli knows locum_lab"),
+        ("errors.py", "import locum.json_lines", "locum.errors knows locum.json_lines"),
+        ("rules/a.py", "import asyncio", "locum.rules imports asyncio"),
+        ("rules/a.py", "from time import monotonic", "locum.rules imports time"),
+        ("rules/a.py", "def f():\n    import socket", "locum.rules imports socket"),
+        ("rules/a.py", "import asyncio.events as e", "locum.rules imports asyncio.events"),
+        ("rules/a.py", "from locum import clock", "locum.rules imports locum.clock"),
+        ("rules/a.py", "from locum.clock import boottime", "locum.rules imports locum.clock"),
+        ("node/a.py", "from . import b", "relative import"),
         ("kitchen/a.py", "", "has no row"),
+        ("kitchen.py", "", "has no row"),
     ],
 )
 def test_a_wrong_import_is_found(tmp_path: Path, file: str, text: str, complaint: str) -> None:
     # ``cli`` and ``clock`` exist, so that "from locum import" means the module.
-    root = sample(tmp_path, {"cli/a.py": "", "clock.py": "", file: text})
+    root = sample(tmp_path, {"cli/b.py": "", "clock.py": "", file: text})
     assert any(complaint in violation for violation in layer_violations(root)), layer_violations(root)
 
 
 def test_what_points_down_is_no_violation(tmp_path: Path) -> None:
     files = {
-        "cli/a.py": "import asyncio, time\nfrom locum.lab import x\nfrom locum.api import y",
-        "guard/a.py": "from locum.agent import held\nfrom locum.events.model import Event",
-        "cluster/a.py": "from locum.store.base import Store\nfrom locum.cluster.b import c\nimport heapq",
+        "cli/a.py": "import asyncio, time\nfrom locum.api import y",
+        "node/guard/a.py": "from locum.node import taken_notes\nfrom locum.events.model import Event",
+        "rules/a.py": "from locum.store.base import Store\nfrom locum.rules.b import c\nimport heapq",
     }
     assert layer_violations(sample(tmp_path, files)) == []
 
 
-def test_a_cycle_is_found_through_any_number_of_modules(tmp_path: Path) -> None:
+def test_a_circle_is_found_through_any_number_of_modules(tmp_path: Path) -> None:
     files = {
         "api/a.py": "from locum.api.b import x",
         "api/b.py": "try:\n    import locum.api.c\nfinally:\n    pass",
-        "api/c.py": "class K:\n    from locum.api import a",
+        "api/c.py": "class K:\n    def f(self):\n        from locum.api import a",
         "api/d.py": "import locum.api.a",
     }
-    assert load_cycles(sample(tmp_path, files)) == ["locum.api.a <-> locum.api.b <-> locum.api.c"]
+    known = modules(sample(tmp_path, files))
+    assert circles(known, types=False) == ["locum.api.a <-> locum.api.b <-> locum.api.c"]
 
 
-def test_later_imports_and_imports_for_types_make_no_cycle(tmp_path: Path) -> None:
-    files = {
-        "api/a.py": "from locum.api.b import x",
-        "api/b.py": "def f():\n    import locum.api.a\nif TYPE_CHECKING:\n    import locum.api.a",
-    }
-    assert load_cycles(sample(tmp_path, files)) == []
+def test_a_circle_of_types_is_a_circle_for_the_product(tmp_path: Path) -> None:
+    files = {"api/a.py": "from locum.api.b import x", "api/b.py": "if TYPE_CHECKING:\n    import locum.api.a"}
+    known = modules(sample(tmp_path, files))
+    assert circles(known, types=True) == ["locum.api.a <-> locum.api.b"]
+    assert circles(known, types=False) == []
 
 
 def test_a_long_file_is_found(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 import locum
 from locum import tasks
-from locum.api.serve import _Complaints
-from locum.cluster.activity import Activity
-from locum.cluster.context import Context
-from locum.cluster.view import View
+from locum.daemon import _Complaints
 from locum.errors import LocumError
+from locum.rules.activity import Activity
+from locum.rules.context import Context
+from locum.rules.view import View
 
 ROOT = Path(locum.__file__).parent
 
@@ -25,9 +25,9 @@ ELSEWHERE = ("lab/", "sim/", "doctor/", "cli/")
 #: Module: function that starts a task with asyncio's own means → what reports its failure.
 AWAITED = {
     "tasks.py:start": "the module itself",
-    "agent/driver.py:_spawn": "Driver._finished ends the agent",
-    "agent/driver.py:_act": "Driver._activity_ended ends the agent",
-    "connections/keeper.py:_spawn": "ConnectionKeeper._finished logs it; an address must move all the same",
+    "node/driver.py:_spawn": "Driver._finished ends the agent",
+    "node/driver.py:_act": "Driver._activity_ended ends the agent",
+    "connections/tracker.py:_spawn": "ConnectionTracker._finished logs it; an address must move all the same",
     "events/engine.py:_look": "awaited, and its result used, by the look itself",
     "store/client.py:_connected": "awaited by every caller",
     "store/etcd/watch.py:_until_suspicious": "cancelled when the wait has ended",

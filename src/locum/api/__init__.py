@@ -1,3 +1,3 @@
-"""What the daemon says and is told: the control socket, reports, admin commands. :mod:`locum.api.serve` puts the agent
+"""What the daemon says and is told: the control socket, reports, admin commands. :mod:`locum.daemon` puts the agent
 together.
 """

@@ -1,4 +1,4 @@
-"""Carries out admin commands: commits the plan of :mod:`locum.cluster.admin`, then waits for its effect.
+"""Carries out admin commands: commits the plan of :mod:`locum.rules.admin`, then waits for its effect.
 
 A command is confirmed only after its commit was accepted by the store (I9), and says so when the effect is still on
 its way after the time that it may wait.
@@ -10,13 +10,13 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from locum.agent.driver import Driver
 from locum.api.model import AdminResult
 from locum.clock import boottime
-from locum.cluster.admin import TRIES, AdminChange, WaitFor, default_tunables, parse_request, plan_command
 from locum.config.model import Settings
 from locum.errors import StoreUnavailable, UsageError
 from locum.events.inside import Inside
+from locum.node.driver import Driver
+from locum.rules.admin import TRIES, AdminChange, WaitFor, default_tunables, parse_request, plan_command
 from locum.store.base import carry_out
 
 #: Longest time that one commit may take, and then the view to follow it, in seconds.

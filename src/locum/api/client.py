@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import msgspec
 
-from locum import wire
+from locum import json_lines
 from locum.api.answers import Answer, error_of
 from locum.errors import LocumError, PermissionRequired, ProtocolError, UsageError
 
@@ -86,7 +86,7 @@ class Conversation:
         self._connection = _connect(socket_path, timeout)
 
     @property
-    def peer(self) -> wire.Peer:
+    def peer(self) -> json_lines.Peer:
         """The process that listens at the socket."""
         return self._connection.peer()
 
@@ -105,7 +105,7 @@ class Conversation:
         self._connection.close()
 
 
-class _Connection(wire.FrameSocket):
+class _Connection(json_lines.FrameSocket):
     """A frame socket whose time-out may change: connecting has one even when waiting for news has none."""
 
     def set_timeout(self, timeout: float | None) -> None:
@@ -113,7 +113,7 @@ class _Connection(wire.FrameSocket):
 
 
 def _connect(path: str, timeout: float) -> _Connection:
-    wire.check_path(path)
+    json_lines.check_path(path)
     try:
         return _Connection.connect(path, timeout=timeout)
     except PermissionRequired:

@@ -1,7 +1,7 @@
 """The control socket: one JSON request per line, one answer per line (``watch``: one per change).
 
 Rules of this file: it finds the operation and answers; what an operation means is elsewhere
-(:mod:`locum.cluster.admin` for changes, :mod:`locum.api.report` for what is shown). ``docs/commands.md`` is the
+(:mod:`locum.rules.admin` for changes, :mod:`locum.api.status_report` for what is shown). ``docs/commands.md`` is the
 reference. An operation that fails answers with an error and leaves connection and daemon as they were.
 """
 
@@ -14,9 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-from locum import tasks, wire
-from locum.agent.driver import Driver
-from locum.api import answers, report
+from locum import json_lines, tasks
+from locum.api import answers, status_report
 from locum.api.admin_ops import AdminOperations
 from locum.api.debug_report import debug_report
 from locum.api.model import DaemonState, GateReport, LoopReport, ScriptsReport, StatusReport
@@ -27,8 +26,9 @@ from locum.errors import LocumError, ProtocolError, UsageError
 from locum.events.engine import EventEngine
 from locum.events.inside import Inside
 from locum.events.model import Event
+from locum.json_lines_async import FrameConnection, FrameServer, serve_unix
+from locum.node.driver import Driver
 from locum.store.server import group_id
-from locum.wire_async import FrameConnection, FrameServer, serve_unix
 
 #: Events that an admin may run by hand in a running daemon; the others only make sense when the daemon runs them.
 BY_HAND = frozenset({Event.MONITOR, Event.IPREALLOCATED, Event.RECOVERED, Event.STARTIPREALLOCATE, Event.STARTRECOVERY})
@@ -104,7 +104,7 @@ class ControlServer:
         """Carry out one request of ``connection``."""
         send = connection.send
         try:
-            message = wire.decode(frame, _decoder)
+            message = json_lines.decode(frame, _decoder)
             name = message.get("op")
             if name == "watch":
                 await self._watch(connection)
@@ -133,7 +133,7 @@ class ControlServer:
             # A slow client receives only the latest status.
             await connection.writable.wait()
             present = self._report()
-            if last is None or report.differs(last, present):
+            if last is None or status_report.differs(last, present):
                 connection.send(answers.success(present))
                 last = present
             await asyncio.sleep(WATCH_PAUSE)
@@ -143,7 +143,7 @@ class ControlServer:
     def _old(self) -> tuple[tuple[str, ...], float | None]:
         """Why this daemon's knowledge of the cluster may be outdated, and its maximum age."""
         state = self._state()
-        return report.why_old(self._driver.node.view, state), state.age
+        return status_report.why_old(self._driver.node.view, state), state.age
 
     def _state(self) -> DaemonState:
         status = self._driver.node.status()
@@ -161,7 +161,7 @@ class ControlServer:
     def _report(self) -> StatusReport:
         node, state = self._driver.node, self._state()
         status = node.status()
-        return report.status_report(node.view, status.name, time.time(), status.tunables, state)
+        return status_report.status_report(node.view, status.name, time.time(), status.tunables, state)
 
     async def _status(self, message: Message) -> object:
         present = self._report()
@@ -181,7 +181,7 @@ class ControlServer:
 
     async def _tunables(self, message: Message) -> object:
         node = self._driver.node
-        return report.tunable_reports(node.view, node.status().tunables)
+        return status_report.tunable_reports(node.view, node.status().tunables)
 
     async def _reload(self, message: Message) -> object:
         return await self._reloader.reload()

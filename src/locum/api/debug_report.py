@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
-from locum.cluster.schema import Record
-from locum.cluster.view import View
 from locum.lines import standard_error
+from locum.rules.schema import Record
+from locum.rules.view import View
 from locum.threads import busy_calls
 
 

@@ -5,10 +5,10 @@ Rules of this file: it only reads. It asks the kernel, so it runs on request, no
 
 from __future__ import annotations
 
-from locum.addresses.gate import Gate
-from locum.agent.kernel_calls import KernelCalls
 from locum.api.model import GateReport
 from locum.errors import LocumError
+from locum.machine.gate.gate import Gate
+from locum.node.kernel_calls import KernelCalls
 
 #: How long the kernel may take to answer, in seconds.
 LIMIT = 2.0

@@ -1,8 +1,8 @@
 """The daemon's reports as values; ``docs/commands.md`` documents each field as JSON shows it.
 
 Rules of this file: values only, and light to import, because the command line decodes into them.
-:mod:`locum.api.report` builds them from a view. Fields are only ever added, so that scripts that read the JSON continue
-to work.
+:mod:`locum.api.status_report` builds them from a view. Fields are only ever added, so that scripts that read the JSON
+continue to work.
 """
 
 from __future__ import annotations

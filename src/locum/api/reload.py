@@ -11,14 +11,15 @@ from typing import Protocol
 import msgspec
 
 from locum import tasks
-from locum.agent.driver import Driver
 from locum.config.changes import differences, needs_restart, taken_up
 from locum.config.environment import check_environment
 from locum.config.load import load
 from locum.config.model import Settings
 from locum.errors import ConfigError, LocumError
 from locum.events.engine import EventEngine
-from locum.guard.gatekeeper import public_interfaces
+from locum.node.configured import identity_of, script_environment
+from locum.node.driver import Driver
+from locum.node.guard.enforcement import public_interfaces
 from locum.store.credential_files import CredentialFiles
 from locum.threads import Worker
 
@@ -139,8 +140,6 @@ class Reloader:
 
     async def _apply(self, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Put ``new`` in force; return the changes, and the settings that need a restart."""
-        from locum.api.serve import identity_of, script_environment  # noqa: PLC0415  (serve imports this module)
-
         old = self.settings
         ignored = needs_restart(old, new)
         # What needs a restart stays as it was in everything that follows.

@@ -14,7 +14,7 @@ from locum.cli.ask import ask, decode
 from locum.cli.groups import DefaultGroup
 from locum.cli.options import Number, json_option, socket_option
 from locum.cli.output import Content, Screen
-from locum.connections.report import AddressConnections, ConnectionsResult
+from locum.connections.connection_report import AddressConnections, ConnectionsResult
 from locum.errors import UsageError
 
 

@@ -18,8 +18,8 @@ def daemon(ctx: click.Context, config_path: str) -> None:
 
     When it is stopped in one of these ways, other nodes serve its addresses before it ends.
     """
-    from locum.api.serve import preload, run_agent  # noqa: PLC0415
-    from locum.guard.main import run  # noqa: PLC0415
+    from locum.daemon import preload, run_agent  # noqa: PLC0415
+    from locum.node.guard.main import run  # noqa: PLC0415
 
     ctx.exit(run(config_path, run_agent, preload))
 
@@ -64,7 +64,7 @@ def check_config(config_path: str) -> None:
     FILE defaults to LOCUM_CONFIG in the environment, or else to /etc/locum/locum.toml.
     """
     from locum.config.load import load  # noqa: PLC0415
-    from locum.guard.main import check  # noqa: PLC0415
+    from locum.node.guard.main import check  # noqa: PLC0415
 
     settings = load(config_path)
     for warning in check(settings):

@@ -20,10 +20,10 @@ def doctor(ctx: click.Context, config_path: str, as_json: bool) -> None:
     """
     import asyncio  # noqa: PLC0415
 
-    from locum.agent.prefixed import PrefixedStore  # noqa: PLC0415
-    from locum.api.serve import store_of  # noqa: PLC0415
     from locum.config.load import load  # noqa: PLC0415
     from locum.doctor import answers, daemon, machine, store  # noqa: PLC0415
+    from locum.node.configured import store_of  # noqa: PLC0415
+    from locum.store.prefixed import PrefixedStore  # noqa: PLC0415
 
     settings = load(config_path)
     findings = [*machine.examine(settings), *answers.examine(settings), *daemon.examine(settings)]

@@ -156,7 +156,7 @@ def run(
     A running daemon accepts monitor, ipreallocated, recovered, startrecovery and startipreallocate; the others it runs
     by itself. With --dir, any.
     """
-    from locum.events.plan import parse_event  # noqa: PLC0415
+    from locum.events.selection import parse_event  # noqa: PLC0415
 
     wanted = parse_event(name, arguments)
     show: Callable[[ScriptResult], None] = (lambda _: None) if as_json else _Lines(verbose).show

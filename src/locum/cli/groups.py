@@ -7,6 +7,7 @@ Rules of this file: it knows click, but no command.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -43,12 +44,20 @@ class LazyGroup(PlainGroup):
     """A group whose commands are imported when they are run, or when their own help is asked for.
 
     ``lazy``: name → (``module:attribute``, the one line of help that the group shows). The group's own help and the
-    error for a misspelt name import nothing.
+    error for a misspelt name import nothing. ``apart``: package → the distribution that contains it, for commands that
+    are installed separately.
     """
 
-    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        lazy: Mapping[str, tuple[str, str]],
+        apart: Mapping[str, str] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._lazy = lazy
+        self._apart = apart
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of the table."""
@@ -62,7 +71,17 @@ class LazyGroup(PlainGroup):
         import importlib  # noqa: PLC0415
 
         module, _, attribute = found[0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        package = module.partition(".")[0]
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if error.name != package or package not in self._apart:
+                raise
+            distribution = self._apart[package]
+            raise click.ClickException(
+                f"'{ctx.command_path} {cmd_name}' is not installed: it belongs to {distribution}. "
+                f"Install that package of the same version (pip install {distribution})"
+            ) from None
         assert isinstance(command, click.Command), f"{found[0]} is not a click command"
         return command
 

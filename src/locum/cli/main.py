@@ -38,14 +38,19 @@ COMMANDS = {
     "check-config": ("locum.cli.daemon:check_config", "Check a configuration file; starts nothing."),
     "store": ("locum.cli.store:store", "Serve the embedded store to several nodes of this machine."),
     "statd-callout": ("locum.cli.statd:statd_callout", "Record a holder of NFS locks; rpc.statd runs it."),
-    "lab": ("locum.cli.lab:lab", "A cluster in network namespaces on this machine, for trials and tests."),
+    "lab": ("locum_lab.command:lab", "A cluster in network namespaces on this machine, for trials and tests."),
 }
+
+#: Packages of commands that are installed separately, and their distributions. No server needs them.
+APART = {"locum_lab": "locum-lab"}
 
 #: Exit status after Ctrl-C: 128 and SIGINT's number, as a shell says it.
 INTERRUPTED = 130
 
 
-@click.group("locum", cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "locum", cls=LazyGroup, lazy=COMMANDS, apart=APART, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, "-V", "--version", message="locum %(version)s")
 def cli() -> None:
     """Keeps clustered services reachable: public addresses that move to a healthy node."""

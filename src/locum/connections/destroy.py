@@ -24,9 +24,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from locum.connections.sockets import scan
-from locum.netlink import core, inet_diag, route
-from locum.netlink.core import NetlinkSocket
-from locum.netlink.inet_diag import Found
+from locum.machine.netlink import core, inet_diag, route
+from locum.machine.netlink.core import NetlinkSocket
+from locum.machine.netlink.inet_diag import Found
 
 Kernel = Callable[[NetlinkSocket, Sequence[Found]], list[int]]
 
@@ -65,7 +65,7 @@ def kernel_version() -> tuple[int, int]:
 class Destroyer:
     """Destroys connections in the network namespace in which it was created. Not for several threads at once.
 
-    ``kernel`` is :func:`locum.netlink.inet_diag.destroy`, or what a test has in its place.
+    ``kernel`` is :func:`locum.machine.netlink.inet_diag.destroy`, or what a test has in its place.
     """
 
     def __init__(self, kernel: Kernel = inet_diag.destroy) -> None:

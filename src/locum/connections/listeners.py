@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from locum import tasks
 from locum.errors import LocumError
-from locum.netlink import core, filters, sock_diag
-from locum.netlink.core import NetlinkSocket
-from locum.netlink.subscription import Subscription
+from locum.machine.netlink import core, filters, sock_diag
+from locum.machine.netlink.core import NetlinkSocket
+from locum.machine.netlink.subscription import Subscription
 from locum.threads import Worker
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Requests about connections from commands and scripts, as the control socket receives them.
 
-Rules of this file: it checks requests, and answers; the keeper and the lists do the work. Only the node with the
+Rules of this file: it checks requests, and answers; the tracker and the lists do the work. Only the node with the
 address notifies clients and ends connections: only there does the kernel let the packets pass and know the answer.
 """
 
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
-from locum.connections.keeper import ConnectionKeeper
-from locum.connections.lists import Listed
-from locum.connections.report import (
+from locum.connections.connection_report import (
     AddressConnections,
     ConnectionReport,
     ConnectionsResult,
     parse_endpoint,
 )
 from locum.connections.sockets import Connection, endpoint, unpack
+from locum.connections.tickle_store import Listed
+from locum.connections.tracker import ConnectionTracker
 from locum.errors import UsageError
-from locum.netlink import route
+from locum.machine.netlink import route
 
 Message = Mapping[str, object]
 Operation = Callable[[Message], Awaitable[object]]
@@ -32,12 +32,12 @@ class ConnectionOperations:
 
     def __init__(
         self,
-        keeper: ConnectionKeeper,
+        tracker: ConnectionTracker,
         *,
         public: Callable[[], Collection[str]],
         holder: Callable[[str], str | None],
     ) -> None:
-        self._keeper = keeper
+        self._tracker = tracker
         self._public = public
         self._holder = holder
 
@@ -55,13 +55,13 @@ class ConnectionOperations:
         """``address``: its connections, one by one; without it how many each public address has."""
         if message.get("address"):
             address = self._address(message)
-            found, added = await self._keeper.registered(address)
+            found, added = await self._tracker.registered(address)
             return [self._report(address, found, added, listed=True)]
-        everything = await self._keeper.lists.read_all()
+        everything = await self._tracker.lists.read_all()
         reports = []
         for address in sorted(self._public(), key=_by_number):
             listed = everything.get(address, Listed({}))
-            live = await self._keeper.registrar.live(address)
+            live = await self._tracker.recorder.live(address)
             found = live if live is not None else set().union(*listed.buckets.values())
             reports.append(self._report(address, found, set(listed.added), listed=False))
         return reports
@@ -69,13 +69,13 @@ class ConnectionOperations:
     async def tickle(self, message: Message) -> ConnectionsResult:
         """``address``: tell its clients."""
         address = self._here(self._address(message))
-        count = await self._keeper.tickle(address)
+        count = await self._tracker.tickle(address)
         return ConnectionsResult(f"tickled {count} clients of {address}", count)
 
     async def kill(self, message: Message) -> ConnectionsResult:
         """``address``, and perhaps ``ports``: end its connections at both ends."""
         address = self._here(self._address(message))
-        progress = await self._keeper.kill(address, _ports(message.get("ports")))
+        progress = await self._tracker.kill(address, _ports(message.get("ports")))
         text = f"ended {progress.destroyed} connections to {address}"
         if progress.left:
             text += f"; {len(progress.left)} are closing, and end by themselves"
@@ -85,14 +85,14 @@ class ConnectionOperations:
         """``pairs`` of client's and public endpoint: notify these as well when the address moves."""
         count = 0
         for address, entries in self._pairs(message).items():
-            count += await self._keeper.lists.change_added(address, entries, ())
+            count += await self._tracker.lists.change_added(address, entries, ())
         return ConnectionsResult(f"added {count} connections", count)
 
     async def delete(self, message: Message) -> ConnectionsResult:
         """``pairs`` as in add: remove added connections."""
         count = 0
         for address, entries in self._pairs(message).items():
-            count += await self._keeper.lists.change_added(address, (), entries)
+            count += await self._tracker.lists.change_added(address, (), entries)
         return ConnectionsResult(f"deleted {count} connections", count)
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class ConnectionOperations:
         return address
 
     def _here(self, address: str) -> str:
-        if not self._keeper.holds(address):
+        if not self._tracker.holds(address):
             holder = self._holder(address)
             where = f"{holder} serves it: ask there" if holder else "nobody serves it"
             raise UsageError(f"{address} is not on this node; {where}")

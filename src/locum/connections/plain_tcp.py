@@ -6,10 +6,10 @@ old node's socket stays as long. No segment of the new holder can end it: that n
 And a connection that has found a second path, to the node's own address, stays with a node that no longer serves.
 
 The option is therefore removed from every SYN to and from a public address: both ends then fall back to TCP, as behind
-any middlebox that does not know it (section 3.7), and :mod:`locum.connections.keeper` handles every move.
+any middlebox that does not know it (section 3.7), and :mod:`locum.connections.tracker` handles every move.
 
-Rules of this file: it uses a separate nftables table, so that the gate (:mod:`locum.addresses.gate`), on which safety
-rests, does not depend on it. It needs Linux 5.18 and nft 1.0.2; without them a warning says so once.
+Rules of this file: it uses a separate nftables table, so that the gate (:mod:`locum.machine.gate.gate`), on which
+safety rests, does not depend on it. It needs Linux 5.18 and nft 1.0.2; without them a warning says so once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from locum import tasks
-from locum.addresses.gate_watch import GateWatch
 from locum.errors import LocumError
-from locum.netlink.nftables import NFPROTO_INET, Batch, NftSocket
+from locum.machine.gate.gate_watch import GateWatch
+from locum.machine.netlink.nftables import NFPROTO_INET, Batch, NftSocket
 from locum.threads import NoAnswer, Worker
 
 TABLE = "locum_plain_tcp"

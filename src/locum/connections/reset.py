@@ -23,8 +23,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from locum.connections.segments import ACK, RST, SEQUENCES, RawSender, Segment, parse
 from locum.connections.sockets import scan
 from locum.errors import NetlinkError, PermissionRequired
-from locum.netlink import filters, inet_diag, route
-from locum.netlink.inet_diag import Found
+from locum.machine.netlink import filters, inet_diag, route
+from locum.machine.netlink.inet_diag import Found
 
 _ETH_P_ALL = 3
 _BUFFER = 4 << 20
@@ -35,7 +35,7 @@ _SNAP = 128  # headers are all that is wanted
 #: half a second for each connection.
 ATTEMPTS, PAUSE = 3, 0.35
 
-# Classic BPF, beside what locum.netlink.filters has.
+# Classic BPF, beside what locum.machine.netlink.filters has.
 _LOAD_WORD, _LOAD_BYTE = 0x20, 0x30
 _JUMP_EQUAL = 0x15
 _RETURN = 0x06

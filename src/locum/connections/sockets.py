@@ -17,9 +17,9 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from locum.netlink import inet_diag, route
-from locum.netlink.core import NetlinkSocket
-from locum.netlink.inet_diag import Found
+from locum.machine.netlink import inet_diag, route
+from locum.machine.netlink.core import NetlinkSocket
+from locum.machine.netlink.inet_diag import Found
 
 #: States of connections whose client may wait for something: an answer, or the end of one (the server has closed and
 #: its last data is still under way).

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from locum.connections.segments import SEQUENCES, RawSender, Segment
-from locum.netlink import route
+from locum.machine.netlink import route
 
 
 def tickle_once(address: str, entries: Iterable[bytes], number: int = 0) -> int:

@@ -1,7 +1,7 @@
 """Examines this machine's network settings: which interface answers for public addresses, and from which source the
 node speaks.
 
-It runs the daemon's audit (:mod:`locum.addresses.audit`) on the addresses that are configured now, and includes hints
+It runs the daemon's audit (:mod:`locum.machine.audit`) on the addresses that are configured now, and includes hints
 that are too minor for ``locum status``.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from locum.addresses import snapshot
-from locum.addresses.audit import Claim, Hosted, Snapshot, findings
 from locum.config.model import Settings
 from locum.doctor import Finding
 from locum.errors import LocumError
+from locum.machine import snapshot
+from locum.machine.audit import Claim, Hosted, Snapshot, findings
 
 
 def examine(settings: Settings) -> Iterator[Finding]:

@@ -24,17 +24,17 @@ from typing import IO, NamedTuple
 import msgspec
 
 from locum import __version__
-from locum.agent.prefixed import PrefixedStore
 from locum.api import client
 from locum.api.client import NoDaemon
-from locum.api.serve import store_of
 from locum.clock import boottime
-from locum.cluster import schema
 from locum.config.load import load
 from locum.config.model import PathSettings, Settings
 from locum.doctor import secrets
 from locum.errors import LocumError, StoreCorrupt
-from locum.guard.page import Page
+from locum.node.configured import store_of
+from locum.node.guard.hold_page import HoldPage
+from locum.rules import schema
+from locum.store.prefixed import PrefixedStore
 
 #: Seconds that the daemon, the store and a program get to answer, and the doctor for everything that it examines.
 PATIENCE = 5.0
@@ -220,7 +220,7 @@ def _runtime(runtime: str) -> object:
     with tempfile.NamedTemporaryFile() as copy:
         copy.write(page.read_bytes())
         copy.flush()
-        shown = Page(copy.name)
+        shown = HoldPage(copy.name)
         found["hold"] = {
             "deadline": shown.deadline,
             "left": shown.deadline - boottime(),

@@ -12,7 +12,7 @@ from locum.config.environment import check_environment, environment_warnings
 from locum.config.model import Settings
 from locum.doctor import Finding, Level
 from locum.errors import LocumError
-from locum.guard.gatekeeper import public_interfaces
+from locum.node.guard.enforcement import public_interfaces
 
 #: A clock that is being corrected faster than this breaks the bound that holds rely on (half of CLOCK_RATE_BOUND), ppm.
 FREQUENCY_LIMIT = 500.0
@@ -138,7 +138,7 @@ def _in_namespace(check: str, attempt: Callable[[], Finding]) -> Finding:
 
 
 def _try_gate() -> Finding:
-    from locum.addresses.gate import Gate, GateUnavailable  # noqa: PLC0415
+    from locum.machine.gate.gate import Gate, GateUnavailable  # noqa: PLC0415
 
     try:
         gate = Gate()
@@ -167,7 +167,7 @@ def _try_gate() -> Finding:
 
 
 def _try_lifetimes() -> Finding:
-    from locum.addresses.kernel import AddressTable  # noqa: PLC0415
+    from locum.machine.addresses import AddressTable  # noqa: PLC0415
 
     table = AddressTable()
     table.add("192.0.2.1", 32, "lo", 5)
@@ -198,7 +198,7 @@ _ATTEMPTS: tuple[tuple[str, Callable[[], Finding]], ...] = (
 
 
 def _secondaries(names: list[str]) -> Iterator[Finding]:
-    from locum.addresses.kernel import AddressTable  # noqa: PLC0415
+    from locum.machine.addresses import AddressTable  # noqa: PLC0415
 
     table = AddressTable()
     for name in names:

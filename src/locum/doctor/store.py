@@ -11,10 +11,10 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from locum.cluster.hold import interval_for
 from locum.config.model import Settings
 from locum.doctor import Finding
 from locum.errors import StoreError
+from locum.rules.hold import interval_for
 from locum.store.base import Commit, Condition, Delete, Put, Store, WatchLost, carry_out
 
 #: Commits that are measured.

@@ -1,8 +1,8 @@
 """The event engine: runs the scripts of a directory for an event, in order, one event at a time.
 
 Rules of this file: it is the asyncio side and the only way into the event machinery from a daemon. It starts no
-script itself: that is the runner's (:mod:`locum.events.runner`), a process of its own. It knows neither addresses nor
-the consequences of an event's failure for a node.
+script itself: the runner does (:mod:`locum.events.runner.runner`), a process of its own. It knows neither addresses
+nor the consequences of an event's failure for a node.
 
 I4, order: scripts run in ascending ``NN.``, one after the other; the first failure ends the event.
 I5, no overlap: one event runs at a time, others wait in the order of their requests; and a runner
@@ -25,11 +25,11 @@ from locum.errors import LocumError, ScriptDirectoryError
 from locum.events.directory import ScriptDirectory
 from locum.events.environment import common_environment, script_environment
 from locum.events.inside import Inside, inside
-from locum.events.link import Run, RunnerLink
 from locum.events.model import Event, EventResult, EventStatus, Outcome, ScriptResult
-from locum.events.plan import NOT_RUN_STATUS, combine, not_run, parse_event, to_start
-from locum.events.reserve import Reserve
+from locum.events.runner_client import Run, RunnerClient
 from locum.events.script_set import InUse, ScriptSet, describe
+from locum.events.selection import NOT_RUN_STATUS, combine, not_run, parse_event, to_start
+from locum.events.spare_descriptors import SpareDescriptors
 from locum.events.started import Started
 from locum.events.status import StatusBook
 from locum.threads import NoAnswer, Worker
@@ -75,12 +75,12 @@ class EventEngine:
         self._turn = asyncio.Lock()
         self._status = StatusBook(self._runtime)
         # One for each thread that may need it.
-        self._reserve, self._book_reserve = Reserve(), Reserve()
+        self._reserve, self._book_reserve = SpareDescriptors(), SpareDescriptors()
         self._looker, self._books = Worker("script directory"), Worker("runtime directory")
         self._looking: asyncio.Future[InUse] | None = None
         self._hangs = False
         self._in_use = InUse()
-        self._link: RunnerLink | None = None
+        self._link: RunnerClient | None = None
         self._restart: asyncio.Task[None] | None = None
         self._link_changed = asyncio.Event()
         self._failures = 0
@@ -331,7 +331,7 @@ class EventEngine:
         with contextlib.suppress(NoAnswer):
             self._books.submit("writing to the runtime directory", work)
 
-    async def _await(self, link: RunnerLink, run: Run) -> bool:
+    async def _await(self, link: RunnerClient, run: Run) -> bool:
         """Wait for the end of ``run``. When our task is cancelled, kill the script and still wait: only then
         may the next one start (I5). Returns whether it was cancelled."""
         cancelled = False
@@ -343,7 +343,7 @@ class EventEngine:
                 link.cancel(run)
         return cancelled
 
-    async def _ready_link(self) -> RunnerLink | str:
+    async def _ready_link(self) -> RunnerClient | str:
         """Return a runner that is ready, or the reason why there is none."""
         deadline = time.monotonic() + _RUNNER_LIMIT
         while not self._stopping:
@@ -358,8 +358,8 @@ class EventEngine:
                 await asyncio.wait_for(self._link_changed.wait(), left)
         return "the daemon is stopping"
 
-    async def _start_link(self) -> RunnerLink:
-        link = RunnerLink(self._link_ended, self._log)
+    async def _start_link(self) -> RunnerClient:
+        link = RunnerClient(self._link_ended, self._log)
         common = common_environment(self._runtime, self._state)
         try:
             await link.start(self._runtime, {key: common[key] for key in ("PATH", "LANG", "HOME", "LOCUM_RUNTIME")})
@@ -367,7 +367,7 @@ class EventEngine:
             raise LocumError(f"cannot start the event runner: {error}") from None
         return link
 
-    def _link_ended(self, link: RunnerLink) -> None:
+    def _link_ended(self, link: RunnerClient) -> None:
         """The runner died: start another one at once, then with growing pauses."""
         if self._stopping or (self._link is not link and self._link is not None):
             return
@@ -375,7 +375,7 @@ class EventEngine:
             self._log(f"{link.end_reason}; starting another one", "error")
             self._restart = tasks.start(self._replace(link), "replacing the event runner")
 
-    async def _replace(self, link: RunnerLink) -> None:
+    async def _replace(self, link: RunnerClient) -> None:
         self._link = None
         while not self._stopping:
             await link.end()
@@ -391,12 +391,12 @@ class EventEngine:
                 return
             self._log(f"no event can run: {reason}", "error")
 
-    def _begin_with(self, link: RunnerLink) -> None:
+    def _begin_with(self, link: RunnerClient) -> None:
         """Use ``link``, which is ready."""
         if link.had_to_end is not None:
             self._log(f"{link.had_to_end} was still running for an earlier daemon or runner; it was ended", "warning")
         self._set_link(link)
 
-    def _set_link(self, link: RunnerLink | None) -> None:
+    def _set_link(self, link: RunnerClient | None) -> None:
         self._link = link
         self._link_changed.set()

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 #: The search path of programs, as on a root login; this installation's own directory comes last.
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 #: The library of shell functions, ``. "$LOCUM_FUNCTIONS"``.
-FUNCTIONS = os.path.join(_HERE, "functions")
+FUNCTIONS = os.path.join(_PACKAGE, "script", "functions")
 
 
 def search_path() -> str:

@@ -14,7 +14,7 @@ import os
 
 import msgspec
 
-from locum.events.processes import process
+from locum.processes import process
 
 #: Upper bound of the ancestors of any process that a script started.
 _MOST = 1000
@@ -64,7 +64,7 @@ def inside(pid: int, runtime: str, runner: int) -> Inside | None:
 
 
 def _running(runtime: str) -> _Running | None:
-    """Read the runner's record (:mod:`locum.events.record`)."""
+    """Read the runner's record (:mod:`locum.events.runner.run_lock`)."""
     try:
         with open(os.path.join(runtime, "events", "running"), "rb") as file:
             return _decoder.decode(file.read().split(b"\n", 1)[0]).running

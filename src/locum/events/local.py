@@ -17,11 +17,11 @@ from locum.errors import LocumError, PermissionRequired, UsageError
 from locum.events.analysis import Kind
 from locum.events.directory import ScriptDirectory
 from locum.events.environment import common_environment, script_environment
-from locum.events.job import Job
 from locum.events.model import Event, EventResult, Outcome, ScriptResult
-from locum.events.plan import passed_over
-from locum.events.record import RunRecord
-from locum.events.run_script import Interruption, ScriptRunner
+from locum.events.runner.job import Job
+from locum.events.runner.run_lock import RunLock
+from locum.events.runner.run_script import Interruption, ScriptRunner
+from locum.events.selection import passed_over
 from locum.events.status import StatusBook
 from locum.folder import in_strange_hands, private_folder
 
@@ -107,7 +107,7 @@ def _runner(runtime: str, state: str) -> Iterator[ScriptRunner]:
     try:
         os.makedirs(os.path.join(runtime, "listen"), exist_ok=True)
         os.makedirs(os.path.join(state, "scripts"), exist_ok=True)
-        record = RunRecord(runtime, os.getpid(), PATIENCE)
+        record = RunLock(runtime, os.getpid(), PATIENCE)
     except PermissionError as error:
         raise PermissionRequired(f"{error.filename}: no permission to write there: give --runtime DIR") from None
     except OSError as error:

@@ -2,7 +2,7 @@
 
 ``./50.web monitor`` runs the function ``monitor`` of the script, in this process, with its own
 environment. Rules of this file: only the additional needs of a hand-started script over
-:mod:`locum.events.python_script`.
+:mod:`locum.events.runner.python_script`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from locum.events.python_script import call_event, compile_script, finish
+from locum.events.runner.python_script import call_event, compile_script, finish
 
 USAGE = """\
 usage: SCRIPT EVENT [ARGUMENT...]

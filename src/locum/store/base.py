@@ -2,7 +2,7 @@
 
 Rules of this file: it knows no engine, no schema and no event loop policy. Any engine that is linearizable,
 gives every commit a revision, and lets a client watch a prefix from a revision, fits. No leases, no TTLs, no
-locks are asked of it: whether a node is alive is Locum's own decision (:mod:`locum.cluster.hold`).
+locks are asked of it: whether a node is alive is Locum's own decision (:mod:`locum.rules.hold`).
 
 Revisions are positive integers that only grow; 0 is "before everything". The revision of a *key* is the
 revision of the commit that wrote its present value (etcd: ``mod_revision``). A store that is wiped or restored from a

@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from locum import tasks, wire
+from locum import json_lines, tasks
 from locum.errors import LocumError, ProtocolError, StoreUnavailable
+from locum.json_lines_async import FrameConnection, connect_unix
 from locum.store import messages
 from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot, WatchLost
 from locum.store.keyvalue import check_commit
 from locum.store.messages import Commit, Names, Read, Reply, Unwatch, Watch
-from locum.wire_async import FrameConnection, connect_unix
 
 #: Requests are refused while this many bytes wait for a server that does not read.
 _UNSENT_LIMIT: Final = 4 * 1024 * 1024
@@ -102,7 +102,7 @@ class _Link(FrameConnection):
         subscription.id = 0
 
     def on_frame(self, frame: bytes) -> None:
-        reply = wire.decode(frame, messages.replies)
+        reply = json_lines.decode(frame, messages.replies)
         if (subscription := self.watches.get(reply.id)) is not None:
             self._event(subscription, reply, len(frame))
         elif (waiter := self.pending.pop(reply.id, None)) is not None:
@@ -164,7 +164,7 @@ class UnixStore:
     """
 
     def __init__(self, path: str, *, timeout: float = 5.0) -> None:
-        wire.check_path(path)
+        json_lines.check_path(path)
         self._path = path
         self._timeout = timeout
         self._link: _Link | None = None

@@ -1,4 +1,4 @@
-"""What the embedded store's server and its clients say to each other, one frame each (:mod:`locum.wire`).
+"""What the embedded store's server and its clients say to each other, one frame each (:mod:`locum.json_lines`).
 
 A client numbers its requests; answers carry the number and may come in any order. A watch is a request that is
 answered by a stream of events with its number, until it is lost or ended by Unwatch. Requests of one connection

@@ -20,16 +20,16 @@ from typing import Final
 
 import msgspec
 
-from locum import tasks, wire
+from locum import json_lines, tasks
 from locum.errors import LocumError, ProtocolError, UsageError
 from locum.folder import in_strange_hands
+from locum.json_lines_async import FrameConnection, FrameServer, serve_unix
 from locum.lines import LineWriter, standard_error, take_standard_error
 from locum.store import messages
 from locum.store.base import Batch, WatchLost
 from locum.store.keyvalue import KeyValue
 from locum.store.memory import MemoryStore, fresh_revision
 from locum.store.messages import Commit, Names, Read, Reply, Unwatch, Watch
-from locum.wire_async import FrameConnection, FrameServer, serve_unix
 
 #: Commits that one watch looks at before the others get their turn.
 _WATCH_STEP: Final = 256
@@ -65,7 +65,7 @@ class StoreServer:
         self._encoded: dict[tuple[int, str], bytes] = {}
 
     async def start(self, path: str, group: int | None = None) -> None:
-        """Serve at ``path``. Raises UsageError or PermissionRequired (:func:`locum.wire.listen`)."""
+        """Serve at ``path``. Raises UsageError or PermissionRequired (:func:`locum.json_lines.listen`)."""
         self._server = await serve_unix(path, lambda: _Connection(self), group=group)
         self._unsubscribe = self.store.subscribe(self._changed)
 
@@ -125,7 +125,7 @@ class _Connection(FrameConnection):
         self.pump()
 
     def on_frame(self, frame: bytes) -> None:
-        request = wire.decode(frame, messages.requests)
+        request = json_lines.decode(frame, messages.requests)
         try:
             match request:
                 case Commit():

@@ -10,13 +10,13 @@ from typing import cast
 
 import pytest
 
-from locum.agent.driver import Driver
 from locum.api.control import ControlServer
 from locum.api.model import StatusReport
 from locum.api.reload import Reloader
 from locum.config.model import PathSettings
 from locum.events.engine import EventEngine
-from locum.wire_async import HIGH_WATER
+from locum.json_lines_async import HIGH_WATER
+from locum.node.driver import Driver
 from tests.unit.store.harness import asynchronous
 
 #: Length of what each line of ``watch`` says.

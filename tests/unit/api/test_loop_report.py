@@ -16,8 +16,8 @@ from locum.lines import standard_error
 def test_the_guards_stop_is_reported_for_an_hour() -> None:
     lateness, now = Lateness(lambda _: None), time.time()
     assert loop_report(lateness, None).guard is None
-    recent = loop_report(lateness, Stop(1.5, "guard/children.py:70 (start)", now - 5))
-    assert recent.guard == GuardStop(1.5, "guard/children.py:70 (start)", now - 5, everything=False)
+    recent = loop_report(lateness, Stop(1.5, "node/guard/children.py:70 (start)", now - 5))
+    assert recent.guard == GuardStop(1.5, "node/guard/children.py:70 (start)", now - 5, everything=False)
     assert recent.longest == 0.0
     assert recent.dropped == standard_error.dropped
     assert loop_report(lateness, Stop(1.5, "", now - MEMORY - 5)).guard is None

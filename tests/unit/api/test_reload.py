@@ -9,11 +9,11 @@ from typing import cast
 
 import pytest
 
-from locum.agent.driver import Driver
 from locum.api.reload import Reloader, ReloadResult
 from locum.config.load import load
 from locum.errors import ConfigError, LocumError
 from locum.events.engine import EventEngine
+from locum.node.driver import Driver
 from locum.store.credential_files import CredentialFiles
 
 FIRST = """

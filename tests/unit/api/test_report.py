@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from locum.api.model import AddressReport, DaemonState, NodeReport, StatusReport
-from locum.api.report import differs, status_report, tunable_reports
-from locum.cluster.schema import (
+from locum.api.status_report import differs, status_report, tunable_reports
+from locum.config.tunables import TUNABLES, Tunables
+from locum.rules.schema import (
     DIRTY,
     PREPARED,
     SETTLED,
@@ -18,8 +19,7 @@ from locum.cluster.schema import (
     PreferRecord,
     TunableRecord,
 )
-from locum.cluster.view import View
-from locum.config.tunables import TUNABLES, Tunables
+from locum.rules.view import View
 
 from .views import WALL, A, B, C, cluster, delete, die, healthy, hosted, plan, put, serve
 

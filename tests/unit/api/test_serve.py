@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from locum.api import serve
+from locum import daemon
 from locum.config.load import load
 from locum.config.model import Settings
 from locum.errors import LocumError, PermissionRequired
-from locum.guard.children import EXIT_HOPELESS
+from locum.node.guard.children import EXIT_HOPELESS
 from locum.threads import NoAnswer
 
 from .test_reload import FIRST
@@ -26,8 +26,8 @@ def test_only_what_does_not_pass_by_itself_ends_the_daemon(
     async def fail(_: Settings) -> int:
         raise error
 
-    monkeypatch.setattr(serve, "serve", fail)
+    monkeypatch.setattr(daemon, "serve", fail)
     file = tmp_path / "locum.toml"
     file.write_text(FIRST)
-    assert serve.run_agent(load(str(file))) == status
+    assert daemon.run_agent(load(str(file))) == status
     assert str(error) in capsys.readouterr().err

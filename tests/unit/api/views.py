@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from locum.cluster import schema
-from locum.cluster.schema import (
+from locum.rules import schema
+from locum.rules.schema import (
     RECOVERED,
     ClaimRecord,
     HealthRecord,
@@ -18,7 +18,7 @@ from locum.cluster.schema import (
     PlanRecord,
     Record,
 )
-from locum.cluster.view import View
+from locum.rules.view import View
 from locum.store.base import Batch, Change, Delete, Operation, Put
 
 #: Unix time in all these tests, in seconds.

@@ -12,10 +12,10 @@ import pytest
 
 from locum.api.answers import success
 from locum.api.model import AdminResult, DaemonState
-from locum.api.report import status_report, tunable_reports
+from locum.api.status_report import status_report, tunable_reports
 from locum.cli.main import main
-from locum.cluster.view import View
 from locum.config.tunables import Tunables
+from locum.rules.view import View
 from tests.unit.api.fake_daemon import FakeDaemon, fake_daemon
 from tests.unit.api.views import WALL, cluster
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from locum.api.answers import failure
-from locum.cluster.schema import AdminRecord, PreferRecord
 from locum.errors import PermissionRequired
+from locum.rules.schema import AdminRecord, PreferRecord
 from tests.unit.api.views import A, B, C, delete, healthy, plan, put
 
 from .conftest import Command

@@ -9,8 +9,8 @@ import pytest
 
 from locum.api.answers import failure, success
 from locum.api.model import AdminResult
-from locum.cluster.schema import AdminRecord, PreferRecord, TunableRecord
 from locum.errors import ConfigError, LocumError, StoreUnavailable, UsageError
+from locum.rules.schema import AdminRecord, PreferRecord, TunableRecord
 from tests.unit.api.views import A, B, C, delete, die, healthy, plan, put, serve
 
 from .conftest import Command, as_json, status_of

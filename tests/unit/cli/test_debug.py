@@ -12,9 +12,9 @@ import pytest
 
 from locum.api.answers import failure, success
 from locum.cli.main import main
-from locum.cluster.schema import TunableRecord
 from locum.doctor import dump, secrets
 from locum.errors import LocumError
+from locum.rules.schema import TunableRecord
 from tests.unit.cli.conftest import Command
 
 CONFIG = """\

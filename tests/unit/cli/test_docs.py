@@ -12,11 +12,11 @@ import click
 import pytest
 
 from locum.api.control import ControlServer
-from locum.api.statd_ops import StatdOperations
 from locum.cli.main import cli
 from locum.connections.operations import ConnectionOperations
-from locum.lab import faults, service_table, transfers
-from locum.lab.services import SERVICES
+from locum.nfs.operations import StatdOperations
+from locum_lab import faults, service_table, transfers
+from locum_lab.services import SERVICES
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "commands.md").read_text()
@@ -74,7 +74,7 @@ def test_every_operation_has_a_row(name: str) -> None:
 
 
 def test_the_daemon_adds_no_operations_besides_these() -> None:
-    source = (Path(__file__).parents[3] / "src/locum/api/serve.py").read_text()
+    source = (Path(__file__).parents[3] / "src/locum/daemon.py").read_text()
     assert re.findall(r"control\.add\((.*)\)", source) == ["statd.operations()", "on_connections.table()"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from locum.cli.lab import _asks_for_help, observe, probe
+from locum_lab.command import _asks_for_help, observe, probe
 
 
 @pytest.mark.parametrize(

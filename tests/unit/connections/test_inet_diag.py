@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locum.netlink import inet_diag
+from locum.machine.netlink import inet_diag
 
 _MAPPED = bytes(10) + b"\xff\xff"
 

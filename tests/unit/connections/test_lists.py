@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from locum.connections import lists as lists_module
-from locum.connections import registry
-from locum.connections.lists import Listed, Lists, Write
+from locum.connections import tickle_list
+from locum.connections import tickle_store as lists_module
+from locum.connections.tickle_store import Listed, TickleStore, Write
 from locum.errors import StoreUnavailable
 from locum.store.base import CommitResult, Condition, Delete, Operation, Put
 from locum.store.memory import MemoryStore
@@ -25,7 +25,7 @@ def entry(number: int, address: str = ADDRESS) -> bytes:
 
 
 def value(*numbers: int) -> bytes:
-    return registry.pack(entry(number) for number in numbers)
+    return tickle_list.pack(entry(number) for number in numbers)
 
 
 class Scene:
@@ -33,7 +33,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.store = Hindered()
-        self.lists = Lists(self.store, "c")
+        self.lists = TickleStore(self.store, "c")
         self.done: list[tuple[str, list[int]]] = []
 
     async def claim(self, address: str, holder: str = "n1") -> int:
@@ -152,7 +152,7 @@ def test_an_address_without_writes_needs_no_commit() -> None:
 def test_what_cannot_be_read_is_told_and_written_anew() -> None:
     async def story() -> None:
         scene = Scene()
-        prefix = registry.bucket_prefix("c", ADDRESS)
+        prefix = tickle_list.bucket_prefix("c", ADDRESS)
         await scene.store.commit([], [Put(f"{prefix}0", b"?"), Put(f"{prefix}1", value(1)), Put(f"{prefix}x", b"")])
         listed = await scene.lists.read(ADDRESS)
         assert listed.entries() == {entry(1)}
@@ -179,7 +179,7 @@ def test_connections_are_added_and_removed_by_command() -> None:
 def test_two_who_add_at_once_both_succeed() -> None:
     async def story() -> None:
         scene = Scene()
-        rival = Lists(scene.store, "c")
+        rival = TickleStore(scene.store, "c")
         scene.store.before = lambda: rival.change_added(ADDRESS, [entry(2)], ())
         assert await scene.lists.change_added(ADDRESS, [entry(1)], ()) == 1
         assert (await scene.lists.read(ADDRESS)).entries() == {entry(1), entry(2)}

@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from locum.connections.connection_report import parse_endpoint
 from locum.connections.destroy import Progress
-from locum.connections.keeper import ConnectionKeeper
-from locum.connections.lists import Lists, Write
 from locum.connections.operations import ConnectionOperations
-from locum.connections.registry import pack
-from locum.connections.report import parse_endpoint
 from locum.connections.sockets import Connection
+from locum.connections.tickle_list import pack
+from locum.connections.tickle_store import TickleStore, Write
+from locum.connections.tracker import ConnectionTracker
 from locum.errors import UsageError
 from locum.store.base import Put
 from locum.store.memory import MemoryStore
@@ -35,12 +35,12 @@ class StubRegistrar:
 
 
 class StubKeeper:
-    """The keeper of a node that has FOUR; writes down what it is asked to do."""
+    """The tracker of a node that has FOUR; writes down what it is asked to do."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
-        self.lists = Lists(self.store, "c")
-        self.registrar = StubRegistrar()
+        self.lists = TickleStore(self.store, "c")
+        self.recorder = StubRegistrar()
         self.asked: list[object] = []
 
     def holds(self, address: str) -> bool:
@@ -61,29 +61,29 @@ class StubKeeper:
 
 class Scene:
     def __init__(self) -> None:
-        self.keeper = StubKeeper()
+        self.tracker = StubKeeper()
         self.holders = {FOUR: "n1", ELSEWHERE: "n2"}
         self.operations = ConnectionOperations(
-            cast(ConnectionKeeper, self.keeper), public=lambda: {FOUR, SIX, ELSEWHERE}, holder=self.holders.get
+            cast(ConnectionTracker, self.tracker), public=lambda: {FOUR, SIX, ELSEWHERE}, holder=self.holders.get
         )
 
     async def ask(self, name: str, **message: object) -> Any:
         return await self.operations.table()[f"connections-{name}"](message)
 
     async def register(self, address: str, *entries: bytes) -> None:
-        claim = await self.keeper.store.commit([], [Put(f"c/claim/{address}", b"")])
-        await self.keeper.lists.write([Write(address, claim.revision, ((0, pack(entries)),))], lambda _a, _n: None)
+        claim = await self.tracker.store.commit([], [Put(f"c/claim/{address}", b"")])
+        await self.tracker.lists.write([Write(address, claim.revision, ((0, pack(entries)),))], lambda _a, _n: None)
 
 
 def test_totals_of_all_addresses() -> None:
     async def story() -> None:
         scene = Scene()
         await scene.register(ELSEWHERE, entry(ELSEWHERE, "10.9.9.9", 1, 445), entry(ELSEWHERE, "10.9.9.9", 2, 2049))
-        await scene.keeper.lists.change_added(ELSEWHERE, [entry(ELSEWHERE, "10.9.9.9", 2, 2049)], ())
-        await scene.keeper.lists.change_added(SIX, [entry(SIX, "fd00::9", 3, 2049)], ())
+        await scene.tracker.lists.change_added(ELSEWHERE, [entry(ELSEWHERE, "10.9.9.9", 2, 2049)], ())
+        await scene.tracker.lists.change_added(SIX, [entry(SIX, "fd00::9", 3, 2049)], ())
         # What is here is known better than the store says.
         await scene.register(FOUR, entry(FOUR, "10.9.9.9", 1))
-        scene.keeper.registrar.here[FOUR] = {entry(FOUR, "10.9.9.9", n) for n in (5, 6, 7)}
+        scene.tracker.recorder.here[FOUR] = {entry(FOUR, "10.9.9.9", n) for n in (5, 6, 7)}
         reports = await scene.ask("list")
         assert [(r.address, r.node, r.count, r.ports) for r in reports] == [
             (FOUR, "n1", 3, {"445": 3}),
@@ -99,7 +99,7 @@ def test_connections_of_one_address() -> None:
     async def story() -> None:
         scene = Scene()
         await scene.register(SIX, entry(SIX, "fd00::9", 1023))
-        await scene.keeper.lists.change_added(SIX, [entry(SIX, "fd00::8", 5, 2049)], ())
+        await scene.tracker.lists.change_added(SIX, [entry(SIX, "fd00::8", 5, 2049)], ())
         (report,) = await scene.ask("list", address="FD00:0::1")
         assert report.address == SIX
         assert [(c.client, c.port, c.added) for c in report.connections] == [
@@ -116,7 +116,7 @@ def test_what_the_holder_does() -> None:
         assert (await scene.ask("tickle", address=FOUR)).message == f"tickled 3 clients of {FOUR}"
         assert (await scene.ask("kill", address=FOUR, ports=[445, 139])).count == 7
         await scene.ask("kill", address=FOUR, ports=None)
-        assert scene.keeper.asked == [
+        assert scene.tracker.asked == [
             ("tickle", FOUR),
             ("kill", FOUR, frozenset({445, 139})),
             ("kill", FOUR, None),
@@ -149,7 +149,7 @@ def test_what_cannot_be_done_is_refused(name: str, message: dict[str, object], c
         with pytest.raises(UsageError) as caught:
             await scene.ask(name, **message)
         assert complaint.removeprefix("'None'") in str(caught.value)
-        assert scene.keeper.asked == []
+        assert scene.tracker.asked == []
 
     asyncio.run(story())
 
@@ -159,7 +159,7 @@ def test_one_wrong_pair_leaves_all_as_they_were() -> None:
         scene = Scene()
         with pytest.raises(UsageError):
             await scene.ask("add", pairs=[["10.9.9.9:1", f"{FOUR}:445"], ["10.9.9.9", f"{FOUR}:445"]])
-        assert (await scene.keeper.lists.read(FOUR)).entries() == set()
+        assert (await scene.tracker.lists.read(FOUR)).entries() == set()
 
     asyncio.run(story())
 
@@ -171,8 +171,8 @@ def test_adding_and_deleting() -> None:
         assert (await scene.ask("add", pairs=pairs)).count == 2
         assert (await scene.ask("add", pairs=pairs)).count == 0
         assert (await scene.ask("delete", pairs=pairs[:1])).count == 1
-        assert (await scene.keeper.lists.read(SIX)).added == {entry(SIX, "fd00::9", 1)}
-        assert (await scene.keeper.lists.read(FOUR)).added == frozenset()
+        assert (await scene.tracker.lists.read(SIX)).added == {entry(SIX, "fd00::9", 1)}
+        assert (await scene.tracker.lists.read(FOUR)).added == frozenset()
 
     asyncio.run(story())
 

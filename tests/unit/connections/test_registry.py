@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from locum.connections import registry
-from locum.connections.registry import BUCKET_SIZE, TIDY_AFTER, Ledger
+from locum.connections import tickle_list
+from locum.connections.tickle_list import BUCKET_SIZE, TIDY_AFTER, TickleList
 from locum.errors import StoreCorrupt
 
 
@@ -30,7 +30,7 @@ class Shelf(dict[int, frozenset[bytes]]):
         self.bytes = 0
         self.operations = 0
 
-    def take(self, ledger: Ledger, limit: int | None = None) -> None:
+    def take(self, ledger: TickleList, limit: int | None = None) -> None:
         done = []
         for number, value in ledger.writes()[:limit]:
             self.operations += 1
@@ -38,7 +38,7 @@ class Shelf(dict[int, frozenset[bytes]]):
                 self.pop(number, None)
             else:
                 self.bytes += len(value)
-                self[number] = frozenset(registry.unpack("key", value, 8))
+                self[number] = frozenset(tickle_list.unpack("key", value, 8))
             done.append(number)
         ledger.written(done)
 
@@ -51,7 +51,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger()
+        self.ledger = TickleList()
         self.shelf = Shelf()
         self.there: set[bytes] = set()
         self.now = 100.0
@@ -76,7 +76,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(seen=numbers)
     def restart(self, seen: set[int]) -> None:
-        self.ledger = Ledger(dict(self.shelf))
+        self.ledger = TickleList(dict(self.shelf))
         self.there = entries(*seen)
         self.ledger.replace(self.there, self.now)
 
@@ -88,7 +88,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def the_store_can_be_brought_to_the_truth(self) -> None:
         """A copy, so that the check changes nothing."""
-        later = Ledger(dict(self.shelf))
+        later = TickleList(dict(self.shelf))
         later.replace(self.there, self.now)
         shelf = Shelf()
         shelf.update(self.shelf)
@@ -103,7 +103,7 @@ TestLife.settings = settings(max_examples=60, stateful_step_count=25, deadline=N
 
 
 def test_nothing_is_missing_from_the_store_at_any_moment_while_buckets_are_merged() -> None:
-    ledger, shelf = Ledger(), Shelf()
+    ledger, shelf = TickleList(), Shelf()
     ledger.update(entries(*range(1000)), (), 0.0)
     shelf.take(ledger)
     stay = entries(*range(0, 1000, 10))
@@ -118,7 +118,7 @@ def test_nothing_is_missing_from_the_store_at_any_moment_while_buckets_are_merge
 
 
 def test_what_has_gone_stays_listed_for_some_seconds_only() -> None:
-    ledger, shelf = Ledger(), Shelf()
+    ledger, shelf = TickleList(), Shelf()
     ledger.update(entries(*range(100)), (), 0.0)
     shelf.take(ledger)
     ledger.update((), entries(1), 5.0)
@@ -130,7 +130,7 @@ def test_what_has_gone_stays_listed_for_some_seconds_only() -> None:
 
 
 def test_of_few_connections_one_that_goes_is_taken_off_at_once() -> None:
-    ledger, shelf = Ledger(), Shelf()
+    ledger, shelf = TickleList(), Shelf()
     ledger.update(entries(1, 2), (), 0.0)
     shelf.take(ledger)
     ledger.update((), entries(1), 0.0)
@@ -144,7 +144,7 @@ def test_of_few_connections_one_that_goes_is_taken_off_at_once() -> None:
 
 
 def test_a_connection_that_comes_back_costs_nothing() -> None:
-    ledger, shelf = Ledger(), Shelf()
+    ledger, shelf = TickleList(), Shelf()
     ledger.update(entries(*range(100)), (), 0.0)
     shelf.take(ledger)
     ledger.update((), entries(7), 0.0)
@@ -156,7 +156,7 @@ def test_a_connection_that_comes_back_costs_nothing() -> None:
 
 def test_a_change_of_one_in_a_hundred_is_cheap() -> None:
     """10,000 connections, a hundred of which go and a hundred new ones come every second."""
-    ledger, shelf = Ledger(), Shelf()
+    ledger, shelf = TickleList(), Shelf()
     ledger.update(entries(*range(10_000)), (), 0.0)
     shelf.take(ledger)
     first = shelf.bytes
@@ -178,7 +178,7 @@ def test_the_same_entry_in_two_buckets_is_cleaned_up() -> None:
     """An interrupted merge leaves that."""
     shelf = Shelf()
     shelf.update({3: frozenset(entries(1, 2)), 4: frozenset(entries(2, 3))})
-    ledger = Ledger(dict(shelf))
+    ledger = TickleList(dict(shelf))
     ledger.replace(entries(1, 2, 3), 0.0)
     shelf.take(ledger)
     assert shelf.all() == entries(1, 2, 3)
@@ -187,22 +187,22 @@ def test_the_same_entry_in_two_buckets_is_cleaned_up() -> None:
 
 def test_values_are_read_back() -> None:
     wanted = entries(*range(BUCKET_SIZE))
-    assert registry.unpack("k", registry.pack(wanted), 8) == wanted
-    assert registry.unpack("k", registry.pack(()), 20) == set()
+    assert tickle_list.unpack("k", tickle_list.pack(wanted), 8) == wanted
+    assert tickle_list.unpack("k", tickle_list.pack(()), 20) == set()
 
 
 @pytest.mark.parametrize("value", [b"", b"\2" + bytes(8), b"\1" + bytes(7), b"{}"])
 def test_a_value_that_is_none_of_ours_is_named(value: bytes) -> None:
     with pytest.raises(StoreCorrupt, match="'some/key'"):
-        registry.unpack("some/key", value, 8)
+        tickle_list.unpack("some/key", value, 8)
 
 
 def test_keys_are_outside_of_what_nodes_watch() -> None:
-    for key in (registry.bucket_prefix("locum", "10.0.0.1"), registry.added_key("locum", "10.0.0.1")):
+    for key in (tickle_list.bucket_prefix("locum", "10.0.0.1"), tickle_list.added_key("locum", "10.0.0.1")):
         assert key.startswith("locum.bulk/")
         assert not key.startswith("locum/")
 
 
 @pytest.mark.parametrize(("key", "number"), [("a/b/17", 17), ("a/b/", None), ("a/b/x1", None), ("a/b/-1", None)])
 def test_numbers_of_buckets(key: str, number: int | None) -> None:
-    assert registry.bucket_number(key) == number
+    assert tickle_list.bucket_number(key) == number

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
-from locum.events.processes import kill_session, process, processes
+from locum.processes import kill_session, process, processes
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locum.events.capture import Capture
+from locum.events.runner.capture import Capture
 
 
 @given(st.lists(st.binary(max_size=40)), st.integers(1, 20), st.integers(1, 20))

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from locum.events import link, record
+from locum.events import runner_client
 from locum.events.model import Event, Outcome
-from locum.events.processes import boot_id, process, session_members
-from locum.events.record import RunnerBusy, RunRecord
+from locum.events.runner import run_lock
+from locum.events.runner.run_lock import RunLock, RunnerBusy
+from locum.processes import boot_id, process, session_members
 from tests.unit.events.bench import Bench, alive, eventually, kill_service, run_async, until
 
 #: A daemon's stand-in: an engine that runs monitor and says which process its runner is.
@@ -215,7 +216,7 @@ def test_a_runner_that_cannot_start_is_said_and_tried_again(bench: Bench, monkey
     async def go() -> None:
         async with bench.running() as engine:
             with monkeypatch.context() as patch:
-                patch.setattr(link, "_MAIN", bench.file("missing.py"))
+                patch.setattr(runner_client, "_MAIN", bench.file("missing.py"))
                 os.kill(engine.runner_pid, signal.SIGKILL)
                 await eventually(lambda: any(text.startswith("no event can run: ") for _, text in bench.said))
             texts = [text for _, text in bench.said]
@@ -228,7 +229,7 @@ def test_a_runner_that_cannot_start_is_said_and_tried_again(bench: Bench, monkey
 
 
 def test_a_stopped_runner_is_replaced_and_its_run_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "GRACE", 0.5)
+    monkeypatch.setattr(runner_client, "GRACE", 0.5)
     bench.shell("10.a", f"echo >>{bench.file('begun')}; while [ ! -e {bench.file('gate')} ]; do sleep 0.01; done\n")
 
     async def go() -> None:
@@ -324,11 +325,11 @@ def test_500_runs_leak_no_descriptor_and_no_process(bench: Bench) -> None:
 
 
 def test_the_record_tells_the_next_runner(tmp_path: Path) -> None:
-    first = RunRecord(str(tmp_path), os.getpid())
+    first = RunLock(str(tmp_path), os.getpid())
     script = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     first.begun("50.web", "monitor", script.pid)
     first.close()
-    second = RunRecord(str(tmp_path), os.getpid())
+    second = RunLock(str(tmp_path), os.getpid())
     assert second.end_earlier() == "50.web"
     assert script.wait() == -signal.SIGKILL
     assert second.end_earlier() is None
@@ -341,7 +342,7 @@ def started_but_not_numbered(place: Path) -> tuple[subprocess.Popen[bytes], int]
     lines = ["#!/bin/sh", f"cd {place}", "setsid sleep 1000 &", "echo $! >new; mv new service"]
     path.write_text("\n".join([*lines, "while :; do sleep 0.05; done", ""]))
     path.chmod(0o755)
-    first = RunRecord(str(place), os.getpid())
+    first = RunLock(str(place), os.getpid())
     first.starting("50.web", "takeip", "token.7", [str(path), "takeip", "eth0"])
     script = subprocess.Popen(
         [path, "takeip", "eth0"], start_new_session=True, env={**os.environ, "LOCUM_RUN": "token.7"}
@@ -355,7 +356,7 @@ def started_but_not_numbered(place: Path) -> tuple[subprocess.Popen[bytes], int]
 def test_i5_a_script_whose_number_was_not_written_down_is_found(tmp_path: Path) -> None:
     script, service = started_but_not_numbered(tmp_path)
     try:
-        second = RunRecord(str(tmp_path), os.getpid())
+        second = RunLock(str(tmp_path), os.getpid())
         assert second.end_earlier() == "50.web"
         assert script.wait() == -signal.SIGKILL
         assert alive(service)
@@ -372,7 +373,7 @@ def test_i5_a_child_of_such_a_script_that_outlived_it_is_found(tmp_path: Path) -
     script.wait()
     try:
         assert alive(child.pid)
-        second = RunRecord(str(tmp_path), os.getpid())
+        second = RunLock(str(tmp_path), os.getpid())
         second.end_earlier()
         assert not alive(child.pid)
         assert alive(service)
@@ -382,10 +383,10 @@ def test_i5_a_child_of_such_a_script_that_outlived_it_is_found(tmp_path: Path) -
 
 
 def test_one_that_did_not_come_to_be_started_is_no_obstacle(tmp_path: Path) -> None:
-    first = RunRecord(str(tmp_path), os.getpid())
+    first = RunLock(str(tmp_path), os.getpid())
     first.starting("50.web", "monitor", "token.8", ["/no/such", "monitor"])
     first.close()
-    second = RunRecord(str(tmp_path), os.getpid())
+    second = RunLock(str(tmp_path), os.getpid())
     second.end_earlier()
     assert second.still_running("50.web") == []
     second.close()
@@ -395,10 +396,10 @@ def test_a_process_that_got_the_number_of_a_dead_script_is_left_alone(tmp_path: 
     bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     found = process(bystander.pid)
     assert found is not None
-    first = RunRecord(str(tmp_path), os.getpid())
+    first = RunLock(str(tmp_path), os.getpid())
     first._write({"script": "50.web", "event": "monitor", "pid": bystander.pid, "start": found.start - 1})
     first.close()
-    second = RunRecord(str(tmp_path), os.getpid())
+    second = RunLock(str(tmp_path), os.getpid())
     second.end_earlier()
     second.close()
     assert bystander.poll() is None
@@ -408,12 +409,12 @@ def test_a_process_that_got_the_number_of_a_dead_script_is_left_alone(tmp_path: 
 
 def test_a_record_of_an_earlier_boot_means_nothing(tmp_path: Path) -> None:
     bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    first = RunRecord(str(tmp_path), os.getpid())
+    first = RunLock(str(tmp_path), os.getpid())
     first.begun("50.web", "monitor", bystander.pid)
     first.close()
     path = tmp_path / "events" / "running"
     path.write_text(path.read_text().replace(boot_id(), "another"))
-    second = RunRecord(str(tmp_path), os.getpid())
+    second = RunLock(str(tmp_path), os.getpid())
     assert second.end_earlier() is None
     second.close()
     assert bystander.poll() is None
@@ -427,7 +428,7 @@ def test_a_damaged_record_is_no_obstacle(tmp_path: Path, content: str) -> None:
     (tmp_path / "events" / "running").write_text(content)
     with_boot = content.replace('{"', f'{{"boot": "{boot_id()}", "', 1) if "running" in content else content
     (tmp_path / "events" / "running").write_text(with_boot)
-    one = RunRecord(str(tmp_path), os.getpid())
+    one = RunLock(str(tmp_path), os.getpid())
     one.end_earlier()
     one.close()
 
@@ -437,16 +438,16 @@ def test_i5_what_cannot_be_killed_is_not_started_again(tmp_path: Path, monkeypat
     left = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     found = process(left.pid)
     assert found is not None
-    first = RunRecord(str(tmp_path), os.getpid())
+    first = RunLock(str(tmp_path), os.getpid())
     first.begun("50.web", "monitor", left.pid)
     first.close()
-    second = RunRecord(str(tmp_path), os.getpid())
-    monkeypatch.setattr(record, "kill_session", lambda *_: [found])
+    second = RunLock(str(tmp_path), os.getpid())
+    monkeypatch.setattr(run_lock, "kill_session", lambda *_: [found])
     second.end_earlier()
     assert second.still_running("50.web") == [left.pid]
     assert second.still_running("60.nfs") == []
     second.close()
-    third = RunRecord(str(tmp_path), os.getpid())  # also after one more restart
+    third = RunLock(str(tmp_path), os.getpid())  # also after one more restart
     third.end_earlier()
     assert third.still_running("50.web") == [left.pid]
     left.kill()
@@ -456,9 +457,9 @@ def test_i5_what_cannot_be_killed_is_not_started_again(tmp_path: Path, monkeypat
 
 
 def test_the_lock_is_refused_while_its_agent_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "BUSY_PATIENCE", 0.05)
-    first = RunRecord(str(tmp_path), os.getpid())
+    monkeypatch.setattr(run_lock, "BUSY_PATIENCE", 0.05)
+    first = RunLock(str(tmp_path), os.getpid())
     with pytest.raises(RunnerBusy, match=f"in use by process {os.getpid()}"):
-        RunRecord(str(tmp_path), os.getpid())
+        RunLock(str(tmp_path), os.getpid())
     first.close()
-    RunRecord(str(tmp_path), os.getpid()).close()
+    RunLock(str(tmp_path), os.getpid()).close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from locum.events.model import Event, ScriptResult
-from locum.events.reason import reason_of_output
+from locum.events.runner.reason import reason_of_output
 from tests.unit.events.bench import PYTHON, Bench, run_async
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from locum.events.directory import ScriptDirectory
-from locum.events.reserve import Reserve
+from locum.events.spare_descriptors import SpareDescriptors
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def test_a_directory_can_be_read_without_a_free_descriptor(tmp_path: Path) -> No
     script = directory / "10.test"
     script.write_text("#!/bin/sh\nexit 0\n")
     script.chmod(0o755)
-    reserve = Reserve()
+    reserve = SpareDescriptors()
     try:
         with no_descriptors():
             assert ScriptDirectory(directory).scan().faults
@@ -48,7 +48,7 @@ def test_a_directory_can_be_read_without_a_free_descriptor(tmp_path: Path) -> No
 
 
 def test_what_could_not_be_taken_again_is_taken_later() -> None:
-    reserve = Reserve()
+    reserve = SpareDescriptors()
     try:
         with no_descriptors():
             with reserve.spent():

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-import locum.events
+import locum
 from locum.events.directory import ScriptDirectory
 from locum.events.model import Event, EventResult
 from tests.unit.events.bench import Bench, alive, kill_service, until
 
-SHIPPED = Path(locum.events.__file__).parent / "scripts"
+SHIPPED = Path(locum.__file__).parent / "scripts"
 EXAMPLES = Path(__file__).parents[3] / "examples" / "events"
 
 

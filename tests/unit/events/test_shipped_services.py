@@ -17,13 +17,12 @@ from pathlib import Path
 
 import pytest
 
-import locum.events
+import locum
 from locum.events.model import Event, EventResult
-from locum.events.toolbox import samba, vsftpd
-from locum.script import Fail, ManagedService, check_ftp, check_smb
+from locum.script import Fail, ManagedService, check_ftp, check_smb, samba, vsftpd
 from tests.unit.events.bench import Bench, alive, kill_service, until
 
-SHIPPED = Path(locum.events.__file__).parent / "scripts"
+SHIPPED = Path(locum.__file__).parent / "scripts"
 
 #: Listens, greets everybody with the first argument, and ends when it is told to.
 SERVER = """\
@@ -716,7 +715,7 @@ def test_winbind_is_started_first_and_checked(smb: SambaScene, bench: Bench) -> 
 
 def test_every_setting_is_documented() -> None:
     page = (Path(__file__).parents[3] / "docs" / "services.md").read_text()
-    toolbox = Path(locum.events.__file__).parent / "toolbox"
+    toolbox = Path(locum.__file__).parent / "script"
     used = re.compile(r'(?:_setting|_flag|_seconds|_number|_words|settings\(\)\.get)\(\s*"([a-z-]+)"')
     for source in (toolbox / "managed.py", toolbox / "samba.py", *SHIPPED.glob("[457]*")):
         for setting in used.findall(source.read_text()):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from locum.events.capture import HEAD, TAIL
 from locum.events.model import Event, Outcome, ScriptResult
+from locum.events.runner.capture import HEAD, TAIL
 from tests.unit.events.bench import Bench, alive, eventually, kill_service, run_async, until
 
 

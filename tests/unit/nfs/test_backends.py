@@ -10,7 +10,7 @@ import pytest
 from locum import rpc
 from locum.nfs.backends import backend
 from locum.nfs.backends.base import Backend
-from locum.nfs.backends.kernel import Kernel
+from locum.nfs.backends.kernel_server import Kernel
 from locum.script import Fail
 from tests.unit.nfs.conftest import command
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-import locum.events
+import locum
 from locum import rpc
 from locum.nfs import callout, checks, recovery
 from locum.nfs.backends.base import Backend
 
-FILE = Path(locum.events.__file__).parent / "scripts" / "60.nfs"
+FILE = Path(locum.__file__).parent / "scripts" / "60.nfs"
 ADDRESSES = ("10.0.0.1", "10.0.0.2")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from locum.api.statd_ops import StatdOperations
 from locum.errors import StoreUnavailable, UsageError
+from locum.nfs.operations import StatdOperations
 from locum.store.base import Put, Snapshot
 from locum.store.memory import MemoryStore
 
@@ -158,7 +158,7 @@ def test_store_that_hangs_is_not_waited_for(cluster: Cluster, monkeypatch: pytes
     async def hang(*_: object) -> None:
         await asyncio.sleep(3600)
 
-    monkeypatch.setattr("locum.api.statd_ops.LIMIT", 0.05)
+    monkeypatch.setattr("locum.nfs.operations.LIMIT", 0.05)
     monkeypatch.setattr(cluster.store, "commit", hang)
     with pytest.raises(StoreUnavailable):
         cluster.record("n1", "add", "10.9.9.9")

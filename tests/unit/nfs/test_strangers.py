@@ -95,10 +95,10 @@ def test_the_directory_itself_may_be_a_link_to_one_of_root(tmp_path: Path, outsi
     (home / "statd").symlink_to(outside.secret.parent)
     (home / "sm").symlink_to(outside.secret.parent)
     outside.watch()
-    acts = everything(str(home), str(home / "sm"))
+    steps = everything(str(home), str(home / "sm"))
     for name in ("rebuild",) if target == "sm" else ("record", "deliver", "keep", "is_kept"):
         with contextlib.suppress(OSError):
-            acts[name]()
+            steps[name]()
     assert outside.touched() == ""
 
 
@@ -117,10 +117,10 @@ def test_an_attacker_who_swaps_files_all_the_time_wins_nothing(tmp_path: Path, o
                     os.replace(directory / "x", directory / name)
 
     outside.watch()
-    acts = everything(str(tmp_path / "state"), str(sm))
+    steps = everything(str(tmp_path / "state"), str(sm))
     with limited(120), attacker(act):
         for _ in range(60):
-            for work in acts.values():
+            for work in steps.values():
                 with contextlib.suppress(OSError):
                     work()
     assert outside.touched() == ""

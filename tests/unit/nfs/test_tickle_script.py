@@ -12,10 +12,10 @@ from types import ModuleType
 
 import pytest
 
-import locum.events
+import locum
 from locum import rpc
 
-FILE = Path(locum.events.__file__).parent / "scripts" / "61.nfstickle"
+FILE = Path(locum.__file__).parent / "scripts" / "61.nfstickle"
 
 
 class World:

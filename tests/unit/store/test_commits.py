@@ -12,7 +12,7 @@ from locum.store.base import Commit, Condition, Delete, Put
 
 SOURCE = Path(locum.__file__).parent
 #: What is a store, or stands in for one, and what measures one with keys of its own.
-STORES = ("store/", "sim/", "agent/prefixed.py")
+STORES = ("store/", "sim/", "store/prefixed.py")
 
 
 def test_i8_a_key_without_a_condition_on_it_cannot_be_written() -> None:

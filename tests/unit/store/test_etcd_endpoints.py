@@ -16,7 +16,7 @@ from locum.store.base import Put
 from locum.store.etcd import EtcdStore, messages
 from locum.store.etcd.endpoints import Endpoints
 from locum.store.etcd.messages import Header
-from locum.store.factory import EtcdOptions
+from locum.store.etcd_options import EtcdOptions
 from tests.unit.store.harness import Watched, asynchronous, until
 
 HANGS, LEADERLESS, SERVES = "hangs", "leaderless", "serves"

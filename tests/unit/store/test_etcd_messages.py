@@ -26,7 +26,7 @@ from locum.store.etcd.messages import (
     TokenRefused,
     Unknown,
 )
-from locum.store.factory import EtcdOptions
+from locum.store.etcd_options import EtcdOptions
 from tests.unit.store.harness import asynchronous
 
 

@@ -15,7 +15,7 @@ from locum.store.credentials import Secret
 from locum.store.etcd import EtcdStore, renewal
 from locum.store.etcd.messages import Refused, from_the_future
 from locum.store.etcd.renewal import Login, Renewal, Verdict
-from locum.store.factory import EtcdOptions
+from locum.store.etcd_options import EtcdOptions
 from tests.lab.certificates import Authority
 from tests.unit.store.harness import asynchronous, until
 
@@ -132,9 +132,9 @@ async def test_a_certificate_that_is_refused_later_gives_way_to_the_one_before(s
     await scene.renewal.look()
     second = await scene.renewal.tls()
     scene.verdicts = [NO, YES]
-    assert not await scene.renewal.mend(second), "the files were looked at a moment ago"
+    assert not await scene.renewal.repair(second), "the files were looked at a moment ago"
     scene.renewal._looked = float("-inf")
-    assert await scene.renewal.mend(second)
+    assert await scene.renewal.repair(second)
     first = await scene.renewal.tls()
     assert first.contents.pair != second.contents.pair
     assert first.contents.authority == second.contents.authority

@@ -21,7 +21,7 @@ from locum.store.etcd import EtcdStore
 from locum.store.etcd.endpoints import Endpoint
 from locum.store.etcd.messages import Failure
 from locum.store.etcd.space import Space
-from locum.store.factory import EtcdOptions
+from locum.store.etcd_options import EtcdOptions
 from tests.unit.store.harness import Watched, asynchronous, until
 
 Answer = tuple[int, str]

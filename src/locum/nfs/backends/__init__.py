@@ -13,7 +13,7 @@ def backend(name: object) -> Backend:
 
         return Ganesha()
     if name == "kernel":
-        from locum.nfs.backends.kernel import Kernel  # noqa: PLC0415
+        from locum.nfs.backends.kernel_server import Kernel  # noqa: PLC0415
 
         return Kernel()
     raise Fail(f"backend {name!r}: there are 'kernel' and 'ganesha'")

@@ -17,11 +17,11 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from locum.events.toolbox.commands import as_words
 from locum.nfs import v4_records
 from locum.nfs.backends.base import Backend
 from locum.nfs.services import Daemon
 from locum.script import Fail, log, node_name, run, settings
+from locum.script.commands import as_words
 
 DEFAULT_CONFIG = "/etc/ganesha/ganesha.conf"
 

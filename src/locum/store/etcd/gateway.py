@@ -40,7 +40,7 @@ from locum.store.etcd.messages import (
     Unknown,
 )
 from locum.store.etcd.renewal import Login, Renewal, Tls, Verdict
-from locum.store.factory import EtcdOptions
+from locum.store.etcd_options import EtcdOptions
 
 #: etcd checks passwords with bcrypt, which is slow on purpose.
 _AUTHENTICATE_SECONDS: Final = 5.0
@@ -109,7 +109,7 @@ class Gateway:
                     raise Refused(f"{error}{self._hint()}") from None
                 renewed = True
             except HandshakeRefused:
-                if mended or not await self.renewal.mend(tls):
+                if mended or not await self.renewal.repair(tls):
                     raise
                 mended = True
             except Unanswered:

@@ -96,7 +96,7 @@ class Renewal:
         self._troubled = False
         self._looking: asyncio.Task[None] | None = None
         self._looked = float("-inf")
-        self._keeper: asyncio.Task[None] | None = None
+        self._tracker: asyncio.Task[None] | None = None
         self._news: list[str] = []
         self._warned: tuple[str, ...] = ()
         #: Called with each thing worth a line in the log.
@@ -111,8 +111,8 @@ class Renewal:
 
     async def tls(self) -> Tls:
         """The TLS settings to use. Raises Refused, with the reason, as long as the files cannot be used at all."""
-        if self._keeper is None or self._keeper.done():
-            self._keeper = tasks.start(self._keep_looking(), "looking at etcd's credentials")
+        if self._tracker is None or self._tracker.done():
+            self._tracker = tasks.start(self._keep_looking(), "looking at etcd's credentials")
         if self._used is None:
             await self.look()
         if self._used is None:
@@ -185,7 +185,7 @@ class Renewal:
         # A caller that gives up must not end the look of the others.
         await asyncio.shield(self._looking)
 
-    async def mend(self, refused: Tls) -> bool:
+    async def repair(self, refused: Tls) -> bool:
         """An endpoint refused ``refused``: look for better. Returns whether others are in use now."""
         self._troubled = True
         if self._used is refused and self._due():
@@ -300,7 +300,7 @@ class Renewal:
 
     async def close(self) -> None:
         """End all looks. Idempotent."""
-        tasks = [task for task in (self._keeper, self._looking) if task is not None]
+        tasks = [task for task in (self._tracker, self._looking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

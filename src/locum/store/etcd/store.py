@@ -43,7 +43,7 @@ from locum.store.etcd.messages import (
 )
 from locum.store.etcd.space import Space, space
 from locum.store.etcd.watch import Watch
-from locum.store.factory import EtcdOptions
+from locum.store.etcd_options import EtcdOptions
 from locum.store.keyvalue import check_commit
 
 #: Keys of one answer; gRPC limits its size (4 MiB by default).

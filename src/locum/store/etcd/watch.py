@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from locum import tasks, wire
+from locum import json_lines, tasks
 from locum.errors import ProtocolError, StoreUnavailable
 from locum.store.base import Batch, WatchLost
 from locum.store.etcd import messages
@@ -290,7 +290,7 @@ class Watch:
     async def _stream(self, endpoint: Endpoint, confirmed: asyncio.Future[None]) -> None:
         """Deliver what one stream at ``endpoint`` tells. Raises a Failure or WatchLost at its end."""
         loop = asyncio.get_running_loop()
-        splitter = wire.FrameSplitter(_LINE_LIMIT)
+        splitter = json_lines.FrameSplitter(_LINE_LIMIT)
         fragments: list[Event] = []
         request = messages.watch_request(self._prefix, self._after + 1)
         async with self._gateway.stream(endpoint.name, request) as content:
@@ -311,11 +311,11 @@ class Watch:
         raise Unknown("the stream ended")
 
     @staticmethod
-    def _responses(splitter: wire.FrameSplitter, data: bytes) -> list[WatchResponse]:
+    def _responses(splitter: json_lines.FrameSplitter, data: bytes) -> list[WatchResponse]:
         responses = []
         try:
             for line in splitter.feed(data):
-                message = wire.decode(line, messages.stream_messages)
+                message = json_lines.decode(line, messages.stream_messages)
                 if message.error is not None:
                     raise messages.classify(message.error.message)
                 if message.result is not None:

@@ -1,0 +1,321 @@
+"""The agent process: the product's own parts, over the ports of a simulated machine.
+
+Rules of this file: it puts together, and has no procedure of its own. What the agent does is in :mod:`locum.node`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from locum.errors import StoreUnavailable
+from locum.machine.gate.lifetimes import lifetime_for
+from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, LinkChanged
+from locum.node import life
+from locum.node.driver import Driver
+from locum.node.kernel_news import KernelNews
+from locum.node.steps import Steps
+from locum.rules import effects as fx
+from locum.rules.node import Node
+from locum.rules.view import View
+from locum.store.base import Batch, Commit, CommitResult, Condition, Operation, Snapshot, WatchLost
+from locum_sim.decisions import as_read
+from locum_sim.loop import SimulatedLoop
+from locum_sim.ports import (
+    Heard,
+    NoConnections,
+    SilentWire,
+    SimulatedCalls,
+    SimulatedClock,
+    SimulatedGate,
+    SimulatedLinks,
+    SimulatedNotes,
+    SimulatedScripts,
+    SimulatedTable,
+    nowhere,
+)
+from locum_sim.service import Author, StoreClient
+
+if TYPE_CHECKING:
+    from locum_sim.host import Host
+
+
+class Agent:
+    """One process, from its start until it ends, is killed, or its node has left."""
+
+    #: The rules; tests put mutated ones here.
+    node_class: type[Node] = Node
+
+    def __init__(self, machine: Host, serial: int) -> None:
+        self.machine = machine
+        self.world = machine.world
+        self.serial = serial
+        self.alive = True
+        #: When it had read the store for the first time, true time.
+        self.read_at = math.inf
+        self.loop = SimulatedLoop(
+            machine.world.engine, machine.clock, machine, machine.random, self._late, self._failed
+        )
+        machine.page.step = self.loop.step
+        # Until the process has looked at what an earlier one left, it knows nothing.
+        self.node = self.node_class(machine.identity, View(), machine.new_incarnation, None)
+        self._driver: Driver | None = None
+        self._news: KernelNews | None = None
+        self._leaving = False
+        # The operations of a commit that was decided -> who decided it, on what.
+        self._authors: dict[int, tuple[Author, Commit]] = {}
+        patience = 1.5 * max(1.0, machine.identity.hold)
+        self.store = StoreClient(machine.world.store, machine.link, patience, self._answered)
+
+    # -- the process -----------------------------------------------------------------------------------------
+
+    def _failed(self, context: dict[str, Any]) -> None:
+        """A defect of the product, or of the simulation; see :class:`locum_sim.loop.SimulatedLoop`."""
+        if self.alive:
+            self.world.defect(self.machine.name, context.get("exception") or context.get("message"))
+
+    def start(self) -> None:
+        """Begin to run."""
+        self.loop.post("start", self._begin)
+
+    def _begin(self) -> None:
+        asyncio.get_running_loop().create_task(self._main()).add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[str | None]) -> None:
+        if not self.alive:
+            return
+        if task.cancelled() or task.exception() is not None:
+            self.world.defect(self.machine.name, "cancelled" if task.cancelled() else task.exception())
+        elif task.result() is not None:
+            self.world.defect(self.machine.name, task.result())
+        else:
+            if self.world.trace.on:
+                self.say("exits: left in order")
+            # Not in the process itself, which ends with that.
+            self.world.engine.after(0.0, self.machine.agent_exited, self)
+
+    def die(self) -> None:
+        """SIGKILL."""
+        self.alive = False
+        self.machine.page.step = nowhere
+        self.store.close()
+        self.loop.die()
+
+    def thawed(self) -> None:
+        """SIGCONT."""
+        self.loop.thawed()
+
+    def say(self, text: str) -> None:
+        """A line for the timeline."""
+        self.world.trace.say(self.machine.name, text)
+
+    def _late(self) -> float:
+        return self.machine.random.random() * self.machine.lateness
+
+    def _log(self, text: str, _level: str = "info") -> None:
+        if self.world.trace.on:
+            self.say(text)
+        self.world.noted(text)
+
+    # -- the agent -------------------------------------------------------------------------------------------
+
+    async def _main(self) -> str | None:
+        machine, step = self.machine, self.loop.step
+        clock, calls, page = SimulatedClock(machine, step), SimulatedCalls(machine), machine.page
+        table, gate, notes = SimulatedTable(machine, step), SimulatedGate(machine, step), SimulatedNotes(machine, step)
+        scripts = SimulatedScripts(machine, step)
+        adoption = await calls.on_addresses("looking", life.adoption_of, page, notes, table)
+        await calls.on_gate("taking over the gate", gate.take_over)
+        self.node = node = self.node_class(machine.identity, View(), machine.new_incarnation, adoption)
+        node.take_effects = self._noting_authors(node.take_effects)  # type: ignore[method-assign]
+        steps = Steps(
+            clock=clock,
+            table=table,
+            gate=gate,
+            lifetime=lifetime_for(machine.identity.hold),
+            announcer=Heard(),
+            engine=scripts,
+            page=page,
+            notes=notes,
+            connections=NoConnections(),
+            calls=calls,
+            wire=SilentWire(),
+            tunables=lambda: node.status().tunables,
+            log=self._log,
+        )
+        self._driver = driver = Driver(node, _Store(self), steps, _NoOthers(), clock, self._log)
+        self._news = news = KernelNews(driver, steps, calls, table, SimulatedLinks(machine, step), self._log)
+        bits = {h.address: h.bits for h in machine.identity.addresses}
+        await life.take_over(adoption, bits, steps)
+        news.look()
+        if self._leaving:
+            self.loop.post("signal", self._leave)
+        return await life.run(adoption is not None, driver, steps, scripts)
+
+    def _noting_authors(self, take_effects: Callable[[], list[fx.Effect]]) -> Callable[[], list[fx.Effect]]:
+        """For I8: what a decision has read is what the view shows when it is made."""
+
+        def taken() -> list[fx.Effect]:
+            effects = take_effects()
+            for effect in effects:
+                if isinstance(effect, (fx.SendBeat, fx.CommitWork)):
+                    name = self.machine.name
+                    author = Author(name, effect.incarnation, as_read(self.node.view, name, effect.commit.operations))
+                    self._authors[id(effect.commit.operations)] = (author, effect.commit)
+            return effects
+
+        return taken
+
+    def author_of(self, operations: Sequence[Operation]) -> Author:
+        """Who has decided to write ``operations``, and on what."""
+        return self._authors.pop(id(operations))[0]
+
+    def _answered(self, done: Callable[[Any], None], result: object) -> None:
+        """The network has an answer for us."""
+        self.loop.post("answer", done, result)
+
+    # -- news ------------------------------------------------------------------------------------------------
+
+    def links_changed(self) -> None:
+        """Netlink: a link has changed."""
+        self.loop.post("netlink", self._heard, LinkChanged("", True))
+
+    def address_removed(self, address: str, interface: str) -> None:
+        """Netlink: an address is gone."""
+        self.loop.post("netlink", self._heard, AddressRemoved(address, self._bits(address), interface))
+
+    def address_added(self, address: str, interface: str) -> None:
+        """Netlink: an address is there."""
+        self.loop.post("netlink", self._heard, AddressAdded(address, self._bits(address), interface))
+
+    def gate_damaged(self) -> None:
+        """Netlink: another program changed our rules."""
+        self.loop.post("netlink", self._damaged)
+
+    def trigger_monitor(self) -> None:
+        """A listening socket has gone."""
+        self._feed("netlink", lambda node: node.trigger_monitor)
+
+    def leave(self) -> None:
+        """SIGTERM."""
+        self._leaving = True
+        self.loop.post("signal", self._leave)
+
+    def configure(self) -> None:
+        """SIGHUP: the machine's identity has changed."""
+        identity = self.machine.identity
+        self._feed("signal", lambda node: node.configure, identity)
+
+    def _bits(self, address: str) -> int:
+        return next((h.bits for h in self.machine.identity.addresses if h.address == address), 24)
+
+    def _heard(self, event: LinkChanged | AddressRemoved | AddressAdded) -> None:
+        if self._news is not None:
+            self._news.heard(event)
+
+    def _damaged(self) -> None:
+        if self._news is not None:
+            self._news.gate_damaged(("table inet locum is gone",))
+
+    def _leave(self) -> None:
+        if self._driver is not None:
+            self._driver.feed(self.node.leave)
+
+    def _feed(self, stream: str, method: Callable[[Node], Callable[..., None]], *arguments: object) -> None:
+        def feed() -> None:
+            if self._driver is not None:
+                self._driver.feed(method(self.node), *arguments)
+
+        self.loop.post(stream, feed)
+
+
+class _NoOthers:
+    """The search for other clusters: there are none."""
+
+    async def search(
+        self, addresses: Iterable[str], patience: float, waits: Callable[[str], None]
+    ) -> tuple[str | None, frozenset[str]]:
+        """See :class:`locum.node.ports.ClustersPort`."""
+        return "", frozenset()
+
+
+class _Store:
+    """The store as the agent's driver uses it (:class:`locum.store.base.Store`), over the simulated network."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def read(self, prefix: str) -> Snapshot:
+        future: asyncio.Future[Snapshot | None] = asyncio.get_running_loop().create_future()
+        self._agent.store.read(_set(future))
+        snapshot = await future
+        if snapshot is None:
+            raise StoreUnavailable("no answer")
+        self._agent.read_at = min(self._agent.read_at, self._agent.world.engine.now)
+        return snapshot
+
+    async def names(self, prefix: str) -> tuple[str, ...]:
+        return ()
+
+    async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
+        agent = self._agent
+        future: asyncio.Future[CommitResult | None] = asyncio.get_running_loop().create_future()
+        agent.loop.step()
+        agent.store.commit(agent.author_of(operations), conditions, operations, _set(future))
+        agent.loop.step()
+        result = await future
+        if agent.world.trace.on:
+            answer = "no answer" if result is None else ("accepted" if result.accepted else "refused")
+            if answer != "accepted" or not operations[0].key.startswith("beat/"):
+                agent.say(f"{answer}: {', '.join(_operation(o) for o in operations)}")
+        if result is None:
+            raise StoreUnavailable("no answer")
+        return result
+
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
+        agent, loop = self._agent, asyncio.get_running_loop()
+        arrived: deque[Batch | Exception] = deque()
+        waiting: asyncio.Future[None] | None = None
+
+        def arrive(item: Batch | Exception) -> None:
+            arrived.append(item)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+
+        agent.store.follow(
+            after,
+            lambda batch: agent.loop.post("watch", arrive, batch),
+            lambda history: agent.loop.post("watch", arrive, WatchLost() if history else StoreUnavailable("lost")),
+        )
+        try:
+            while True:
+                while arrived:
+                    item = arrived.popleft()
+                    if isinstance(item, Exception):
+                        raise item
+                    yield item
+                waiting = loop.create_future()
+                await waiting
+        finally:
+            agent.store.unfollow()
+
+    async def close(self) -> None:
+        pass
+
+
+def _set(future: asyncio.Future[Any]) -> Callable[[Any], None]:
+    def done(result: Any) -> None:
+        if not future.done():
+            future.set_result(result)
+
+    return done
+
+
+def _operation(operation: Any) -> str:
+    value = getattr(operation, "value", None)
+    if value is None:
+        return f"-{operation.key}"
+    return f"+{operation.key}" if len(value) > 120 else f"+{operation.key}={value.decode('utf-8', 'replace')}"

@@ -1,0 +1,395 @@
+"""The invariants of the design, asserted while a run goes on.
+
+Rules of this file: it sees the truth (every kernel, the store, true time) and never changes anything. Speaking can
+only begin at a few instants and claims can only end at commits, so looking at those is looking at every instant.
+
+- **I1** at no instant two machines can speak for one address; and, stronger, who can speak has the claim in the store.
+- **I2** ``takeip`` starts only when no other machine with an open gate has the address or runs a script for it.
+- **I3** after the last change of addresses anywhere, every participant has run ``recovered`` (:meth:`Checks.unclosed`).
+- **I5** scripts of two events never run at once on a machine.
+- **I6** ``takeip`` only after ``startup`` and a ``monitor`` succeeded in this life of the daemon.
+- **I7** ``releaseip`` starts only when the address is mute. (That it is gone
+  after it, at rest: :mod:`locum_sim.convergence`.)
+- **I8** plans, expiries, lifted bans and freed claims are the leader's alone, and claims are a living member's.
+- **I9** what an admin command confirmed stays as it is, but for another command.
+
+I4 (order of scripts) is the event engine's alone and tested there; I7 is compared at rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from locum.errors import StoreCorrupt
+from locum.rules import schema
+from locum.rules.schema import AdminRecord, ClaimRecord, LeaderRecord, MemberRecord
+from locum.store.base import Batch, Entry
+from locum.store.keyvalue import KeyValue
+from locum_sim.decisions import stale
+from locum_sim.service import Author
+
+if TYPE_CHECKING:
+    from locum_sim.host import Host
+    from locum_sim.world import World
+
+ADMIN, STRANGER = Author("admin"), Author("stranger")
+MOVES = ("takeip", "releaseip", "updateip")
+#: How long after being stopped a process may still carry out what it had decided on before, in seconds.
+JUST_NOW = 0.002
+DURABLE = ("admin", "prefer", "tunable")
+
+
+class Violation(Exception):
+    """An invariant does not hold; ``invariant`` is its name (I1 ... I9, "liveness" and the like)."""
+
+    def __init__(self, invariant: str, text: str) -> None:
+        # With both arguments, or it could not be handed from one process to another.
+        super().__init__(invariant, text)
+        self.invariant = invariant
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.text}"
+
+
+class Checks:
+    """The invariants of one run."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        #: Machine → (event, address) under way.
+        self.running: dict[str, tuple[str, str]] = {}
+        #: Machine → what has succeeded in this life of its daemon.
+        self._earned: dict[str, set[str]] = {}
+        #: When addresses were last changed by scripts, anywhere, and by whom.
+        self.last_change = (-1.0, "", "")
+        #: Machine → when its last successful ``recovered`` began.
+        self.recovered: dict[str, float] = {}
+        self._began: dict[str, float] = {}
+        #: Durable key → what a confirmed command made of it (None: deleted).
+        self.confirmed: dict[str, bytes | None] = {}
+        #: Keys whose value a stranger spoiled, until somebody mends them.
+        self.spoiled: set[str] = set()
+        self._spoiled_claims: dict[str, ClaimRecord] = {}
+        #: Machine → true time of its last beat that the store accepted.
+        self.beaten: dict[str, float] = {}
+        #: Machine → until when it may hold by claims of a history that the store has lost, true time.
+        self._legacy: dict[str, float] = {}
+        self.looks = 0
+        #: How often a plan gave an address to another node.
+        self.moves = 0
+        self.plans = 0
+        self.expired = 0
+
+    def fail(self, invariant: str, text: str) -> None:
+        """End the run."""
+        self._world.fail(invariant, text)
+
+    # -- I1 --------------------------------------------------------------------------------------------------
+
+    def may_speak(self, machine: Host, addresses: Iterable[str]) -> None:
+        """From this instant ``machine`` may speak for some of ``addresses``: nobody else may, and it has the claim."""
+        if _excused(machine):
+            return
+        for address in addresses:
+            if not machine.kernel.speaks(address):
+                continue
+            self.looks += 1
+            for other in self._world.machines.values():
+                if other is not machine and other.kernel.speaks(address) and not _excused(other):
+                    self.fail("I1", f"{machine.name} and {other.name} both speak for {address}")
+            owner = self._claimant(address)
+            self._world.promises.speaks(machine, address)
+            if owner != machine.name and not self._holds_of_old(machine):
+                self.fail("I1", f"{machine.name} speaks for {address}, which {owner or 'nobody'} has claimed")
+
+    def _claimant(self, address: str) -> str:
+        """The node that has the claim in the store (or had it before a stranger spoiled it), "" for nobody."""
+        key = f"claim/{address}"
+        if key in self.spoiled:
+            return self._spoiled_claims[key].node
+        entry = self._world.store.core.get(key)
+        if entry is None:
+            return ""
+        record = schema.decode(key, entry.value)
+        assert isinstance(record, ClaimRecord)
+        return record.node
+
+    def _holds_of_old(self, machine: Host) -> bool:
+        """Whether a hold of ``machine`` from before the store went back may last: two must not speak all the same."""
+        return self._world.engine.now < self._legacy.get(machine.name, -1.0)
+
+    def went_back(self) -> None:
+        """The store was wiped or restored: what it has now is the truth, and holds from before end by themselves."""
+        core, now = self._world.store.core, self._world.engine.now
+        for machine in self._world.machines.values():
+            self._legacy[machine.name] = now + 1.001 * machine.identity.hold + 0.02
+        self.spoiled.clear()
+        self._spoiled_claims.clear()
+        for key in self.confirmed:
+            entry = core.get(key)
+            self.confirmed[key] = entry.value if entry is not None else None
+
+    # -- commits: I1, I8, I9 ---------------------------------------------------------------------------------
+
+    def committed(self, author: Author, before: KeyValue, batch: Batch) -> None:
+        """``batch`` is about to take effect."""
+        if self._world.trace.on:
+            self._world.trace.say("store", f"{author.name} {batch.revision}: {_summary(batch)}")
+        changes = {change.key: change.value for change in batch.changes}
+        if author.read is not None and (problem := stale(author.name, author.read, before, batch)) is not None:
+            self.fail("I8", problem)
+        for key, value in changes.items():
+            kind, name = schema.split_key(key)
+            if kind == "beat" and value is not None:
+                self.beaten[name] = self._world.engine.now
+                continue
+            if author is STRANGER:
+                self._spoiled(key, before)
+                continue
+            spoiled = key in self.spoiled
+            self.spoiled.discard(key)
+            if kind == "claim":
+                self._claim_changes(author, name, before, value, changes, spoiled)
+            elif kind == "plan":
+                self._leaders_alone(author, before, changes, "a plan")
+                self.plans += 1
+            elif kind == "member" and author.name != name:
+                self._leaders_alone(author, before, changes, f"the expiry of {name}")
+                self._hold_is_over(name, before.get(key))
+                self._world.expired(name, _incarnation(before.get(key)))
+                self.expired += 1
+            elif kind in DURABLE:
+                self._durable_changes(author, kind, name, before, value, changes)
+
+    def _spoiled(self, key: str, before: KeyValue) -> None:
+        entry = before.get(key)
+        if key.startswith("claim/") and key not in self.spoiled and entry is not None:
+            # Whose it was remains the truth: nobody else may speak.
+            record = schema.decode(key, entry.value)
+            assert isinstance(record, ClaimRecord)
+            self._spoiled_claims[key] = record
+        self.spoiled.add(key)
+        if key in self.confirmed:
+            del self.confirmed[key]
+
+    def _claim_changes(
+        self,
+        author: Author,
+        address: str,
+        before: KeyValue,
+        value: bytes | None,
+        changes: dict[str, bytes | None],
+        spoiled: bool,
+    ) -> None:
+        owner = None
+        if value is not None:
+            record = schema.decode(f"claim/{address}", value)
+            assert isinstance(record, ClaimRecord)
+            owner = record.node
+            if owner != author.name:
+                # A leader may write anew what a stranger spoiled, as it was.
+                was = self._spoiled_claims.get(f"claim/{address}") if spoiled else None
+                if was is None or (was.node, was.incarnation) != (owner, record.incarnation):
+                    self.fail("I8", f"{author.name} writes a claim of {owner} on {address}")
+                self._leaders_alone(author, before, changes, f"the claim of {owner}")
+        for machine in self._world.machines.values():
+            if machine.name == owner or _excused(machine) or self._holds_of_old(machine):
+                continue
+            if machine.kernel.speaks(address):
+                what = f"is claimed by {owner}" if owner else "is free"
+                self.fail("I1", f"{address} {what} while {machine.name} still speaks for it")
+        old = before.get(f"claim/{address}")
+        if old is not None:
+            key = f"claim/{address}"
+            known = self._spoiled_claims.pop(key) if spoiled else schema.decode(key, old.value)
+            if isinstance(known, ClaimRecord) and known.node == author.name:
+                if f"member/{author.name}" not in changes and not self._is_member(author, before):
+                    self.fail("I8", f"{author.name} changes its claim on {address} without being a member any more")
+                return
+            self._leaders_alone(author, before, changes, f"a change of the claim on {address}")
+        elif not self._is_member(author, before):
+            self.fail("I8", f"{author.name} claims {address} without being a member any more")
+
+    def _hold_is_over(self, name: str, member: Entry | None) -> None:
+        """Whoever is expired must know on its own clock that it holds nothing any more."""
+        machine = self._world.machines[name]
+        page = machine.page
+        left = page.deadline - machine.clock.boot()
+        if left > 0 and machine.powered and member is not None and f'"{page.incarnation}"'.encode() in member.value:
+            self.fail("I1", f"{name} is expired while its hold lasts for another {left:.6f} s")
+
+    def _is_member(self, author: Author, before: KeyValue) -> bool:
+        key = f"member/{author.name}"
+        if key in self.spoiled:
+            return True
+        entry = before.get(key)
+        if entry is None:
+            return False
+        record = schema.decode(key, entry.value)
+        return isinstance(record, MemberRecord) and record.incarnation == author.incarnation
+
+    def _leaders_alone(self, author: Author, before: KeyValue, changes: dict[str, bytes | None], what: str) -> None:
+        if "leader" in changes:
+            value = changes["leader"]
+        else:
+            if "leader" in self.spoiled:
+                return
+            entry = before.get("leader")
+            value = entry.value if entry is not None else None
+        if value is None or schema.decode("leader", value) != LeaderRecord(author.name, author.incarnation):
+            self.fail("I8", f"{author.name} ({author.incarnation}) commits {what} without being the leader")
+        if not self._is_member(author, before):
+            self.fail("I8", f"{author.name} commits {what} without being a member any more")
+
+    def _durable_changes(
+        self,
+        author: Author,
+        kind: str,
+        name: str,
+        before: KeyValue,
+        value: bytes | None,
+        changes: dict[str, bytes | None],
+    ) -> None:
+        key = f"{kind}/{name}"
+        if author is ADMIN:
+            self.confirmed[key] = value
+            return
+        if kind != "admin" or value is None:
+            self.fail("I9", f"{author.name} changes {key}, which is an admin's")
+            return
+        new = schema.decode(key, value)
+        entry = before.get(key)
+        old: object = AdminRecord()
+        if entry is not None:
+            try:
+                old = schema.decode(key, entry.value)
+            except StoreCorrupt:
+                return
+        assert isinstance(new, AdminRecord)
+        assert isinstance(old, AdminRecord)
+        if (new.disabled, new.stopped) != (old.disabled, old.stopped):
+            self.fail("I9", f"{author.name} changes what an admin decided in {key}: {old} to {new}")
+        if author.name != name:
+            self._leaders_alone(author, before, changes, f"the end of a ban of {name}")
+        self.confirmed[key] = value
+
+    def check_confirmed(self) -> None:
+        """I9: everything that was confirmed is there."""
+        core = self._world.store.core
+        for key, value in self.confirmed.items():
+            entry = core.get(key)
+            if (None if entry is None else entry.value) != value:
+                self.fail("I9", f"{key} is {entry}, confirmed was {value!r}")
+
+    # -- events: I2, I3, I5, I6 ------------------------------------------------------------------------------
+
+    def event_started(self, machine: Host, event: str, address: str) -> None:
+        """The scripts of an event start on ``machine``."""
+        if self._world.trace.on:
+            machine.say(f"{event} {address} starts")
+        name = machine.name
+        if name in self.running:
+            self.fail("I5", f"{event} {address} starts on {name} while {' '.join(self.running[name])} runs")
+        self.running[name] = (event, address)
+        self._began[name] = self._world.engine.now
+        self._world.count_event(event)
+        self._changed(machine, event, address)
+        if event == "takeip":
+            self._may_take(machine, address)
+        if event == "releaseip" and machine.kernel.speaks(address) and not _excused(machine):
+            self.fail("I7", f"{machine.name} runs releaseip for {address}, which still answers")
+
+    def _may_take(self, machine: Host, address: str) -> None:
+        late = machine.clock.boot() - machine.page.deadline
+        if late > 0:
+            # A process that was stopped between its last look at the clock and starting the scripts cannot know;
+            # the address is mute. Anybody else can.
+            if self._world.engine.now - machine.went_on > JUST_NOW:
+                self.fail("I2", f"{machine.name} takes {address} {late:.3f} s after its hold has ended")
+            return
+        for other in self._world.machines.values():
+            if other is machine or not other.kernel.open():
+                continue
+            if address in other.kernel.addresses and (other.name, address) not in self._world.by_hand:
+                self.fail("I2", f"{machine.name} takes {address} while {other.name} has it and its gate is open")
+            if self.running.get(other.name, ("", ""))[1] == address:
+                self.fail("I2", f"{machine.name} takes {address} while {other.name} runs {self.running[other.name]}")
+        missing = {"startup", "monitor"} - self._earned.get(machine.name, set())
+        if missing:
+            self.fail("I6", f"{machine.name} takes {address} before its {' and '.join(sorted(missing))} succeeded")
+
+    def event_ended(self, machine: Host, event: str, address: str, ok: bool) -> None:
+        """The scripts of an event have ended on ``machine``."""
+        if self._world.trace.on:
+            machine.say(f"{event} {address} {'ends' if ok else 'fails'}")
+        name = machine.name
+        self.running.pop(name, None)
+        self._changed(machine, event, address)
+        if ok and event in ("takeip", "updateip"):
+            self._world.promises.told(machine, address)
+        if ok and event in ("startup", "monitor"):
+            self._earned.setdefault(name, set()).add(event)
+        if ok and event == "recovered":
+            self.recovered[name] = self._began[name]
+
+    def event_killed(self, machine: Host) -> None:
+        """The scripts under way were killed."""
+        event, address = self.running.pop(machine.name, ("", ""))
+        if self._world.trace.on:
+            machine.say(f"{event} {address} killed")
+        self._changed(machine, event, address)
+
+    def _changed(self, machine: Host, event: str, address: str) -> None:
+        """I3 is about members. What one that was expired cleans up was lost, and closed, with its membership."""
+        if event not in MOVES:
+            return
+        member = self._world.store.core.get(f"member/{machine.name}")
+        agent = machine.agent
+        if member is not None and agent is not None and agent.node.status().incarnation.encode() in member.value:
+            self.last_change = (self._world.engine.now, machine.name, f"{event} {address}")
+
+    def daemon_started(self, machine: Host) -> None:
+        """A new life: everything must be earned again."""
+        self._earned.pop(machine.name, None)
+
+    def nobody_lives(self, machine: Host) -> None:
+        """Every process of ours died so long ago that every lifetime is over: the kernel has removed the addresses."""
+        left = [a for a in machine.kernel.addresses if (machine.name, a) not in self._world.by_hand]
+        if left:
+            self.fail("lifetime", f"{machine.name} has {', '.join(left)} although nobody lives there to renew them")
+
+    def unclosed(self, participants: Iterable[str]) -> str | None:
+        """I3 at rest: which participant has not run ``recovered`` since addresses changed last."""
+        when, who, what = self.last_change
+        for name in participants:
+            if self.recovered.get(name, -1.0) < when:
+                return f"{name} has not run recovered since {what} on {who} at {when:.3f}"
+        return None
+
+
+def _incarnation(member: Entry | None) -> str:
+    """Whose membership this was, "" when that cannot be read."""
+    try:
+        record = schema.decode(member.key, member.value) if member is not None else None
+    except StoreCorrupt:
+        return ""
+    return record.incarnation if isinstance(record, MemberRecord) else ""
+
+
+def _excused(machine: Host) -> bool:
+    """Rules that somebody removed are put back by the agent; without one that runs, nobody can."""
+    return machine.kernel.lawless and not machine.running
+
+
+def _summary(batch: Batch) -> str:
+    parts = []
+    for change in batch.changes:
+        if change.value is None:
+            parts.append(f"-{change.key}")
+        elif change.key.startswith("beat/"):
+            parts.append(f"+{change.key}")
+        else:
+            parts.append(f"+{change.key}={change.value.decode('utf-8', 'replace')}")
+    return ", ".join(parts)

@@ -1,0 +1,77 @@
+"""What all kinds of harm share: chance, a victim, how long it lasts, and who may be expected to beat meanwhile.
+
+Rules of this file: everything comes from one generator, so that a seed is a history.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from locum_sim.admins import Admins
+
+if TYPE_CHECKING:
+    from locum_sim.clocks import MachineClock
+    from locum_sim.host import Host
+    from locum_sim.machine import Machine
+    from locum_sim.world import World
+
+#: A suspended machine is kept silent by its wall clock alone. That it is suspended and its wall clock is set back
+#: within so many seconds (more than the longest hold) is one fault too many.
+DOUBLE = 4.0
+
+
+class FaultKinds:
+    """State and helpers of the kinds of harm in one run; ``random`` decides everything."""
+
+    def __init__(self, world: World, random: Random) -> None:
+        self._world = world
+        self._random = random
+        self._admins = Admins(world, Random(f"admins {world.scenario.seed}"))
+        self._on = False
+        self._round = 0
+        #: In some runs most of the harm is done to one machine, so that one thing comes on top of another.
+        self._focus = random.choice((0.0, 0.0, 0.5, 0.8))
+        self._victim = random.randrange(60)
+        #: Wall clocks that were set, and by how much they are to be set back.
+        self._stepped: list[tuple[Machine, MachineClock, float]] = []
+        self._busy: dict[str, int] = {}
+        self._quiet_since = dict.fromkeys(world.machines, -1.0)
+
+    @property
+    def admins(self) -> Admins:
+        """Whoever gives commands in this run."""
+        return self._admins
+
+    def _someone(self) -> Machine:
+        machines = list(self._world.machines.values())
+        if self._random.random() < self._focus:
+            return machines[self._victim % len(machines)]
+        return self._random.choice(machines)
+
+    def _while(self) -> float:
+        """How long something lasts: mostly about a hold, sometimes a blink, sometimes long."""
+        random, hold = self._random, self._world.scenario.hold
+        chance = random.random()
+        if chance < 0.2:
+            return random.uniform(0.001, 0.1)
+        if chance < 0.8:
+            return hold * random.uniform(0.3, 2.5)
+        return random.uniform(1.0, 12.0)
+
+    def _say(self, text: str) -> None:
+        if self._world.trace.on:
+            self._world.trace.say("faults", text)
+
+    def _disturb(self, machine: Host, seconds: float) -> None:
+        """Until some time after ``seconds`` nobody may expect this node to beat."""
+        name = machine.name
+        self._busy[name] = self._busy.get(name, 0) + 1
+        self._world.engine.after(seconds + 3.0, self._calm, name)
+
+    def _calm(self, name: str) -> None:
+        self._busy[name] -= 1
+        self._quiet_since[name] = self._world.engine.now
+
+    def _agent_ended(self, machine: Host) -> None:
+        self._disturb(machine, 3.0)

@@ -1,0 +1,123 @@
+"""What can stop, kill or switch off a machine and its processes, from outside.
+
+Rules of this file: harm only; how a machine works by itself is :mod:`locum_sim.host`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from locum.machine.gate.lifetimes import LATENESS, lifetime_for
+from locum_sim.clocks import MachineClock
+from locum_sim.host import HUNG_AFTER, Host
+from locum_sim.simulated_kernel import Kernel
+
+#: How long scripts may outlive a killed agent, and add an address, in seconds (with some room).
+LAST_WORDS = 0.2
+
+
+class Machine(Host):
+    """A :class:`locum_sim.host.Host` that can be harmed."""
+
+    def kill_guard(self) -> None:
+        """SIGKILL: the agent goes with it (PR_SET_PDEATHSIG); the init system starts anew."""
+        if not self.guard:
+            return
+        self.guard = 0
+        self.kill_agent()
+        self.world.engine.after(self.random.uniform(0.1, 3.0), self._restart)
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process of ours at once."""
+        self.kill_guard()
+        self.kill_children()
+
+    def abandon(self, seconds: float) -> None:
+        """:meth:`kill_all`, and nothing is started for ``seconds``: what is left to the kernel alone must end."""
+        self.kill_all()
+        self.abandoned_until = self.world.engine.now + seconds
+        if self.powered:
+            self._look_for_leftovers(self.kernel, self.clock.jiffies())
+
+    def _look_for_leftovers(self, kernel: Kernel, since: float) -> None:
+        if self.guard or kernel is not self.kernel or not self.powered:
+            return
+        if self.clock.jiffies() - since > lifetime_for(self.identity.hold) + LATENESS + LAST_WORDS:
+            self.world.checks.nobody_lives(self)
+        else:
+            self.world.engine.after(0.5, self._look_for_leftovers, kernel, since)
+
+    def freeze(self, agent: bool, guard: bool, children: bool) -> None:
+        """SIGSTOP."""
+        self._freezes += 1
+        self.agent_frozen |= agent
+        self.guard_frozen |= guard
+        self.children_frozen |= children
+        self._stops_changed()
+        if self.agent_frozen and not self.guard_frozen:
+            self.world.engine.after(HUNG_AFTER + self.random.random(), self._hung, self._freezes)
+
+    def _hung(self, freeze: int) -> None:
+        if freeze == self._freezes and self.agent_frozen and not self.guard_stopped and self.agent is not None:
+            if self.world.trace.on:
+                self.say("guard: the agent hangs, killing it")
+            self.agent_frozen = False
+            self.kill_agent()
+            self._stops_changed()
+
+    def thaw(self) -> None:
+        """SIGCONT, in any order."""
+        self._freezes += 1
+        self.agent_frozen = self.guard_frozen = self.children_frozen = False
+        self._stops_changed()
+
+    def suspend(self) -> None:
+        """The machine sleeps: nothing runs, jiffies stand still, the boot-time clock goes on."""
+        if self.powered and not self.suspended:
+            self.suspended = self.kernel.suspended = True
+            self.clock.suspend()
+            self._stops_changed()
+
+    def resume(self) -> None:
+        """The machine wakes up; its kernel a little before its processes."""
+        if self.suspended:
+            self.suspended = self.kernel.suspended = False
+            self.clock.resume()
+            self.kernel.look_again()
+            self.world.engine.after(0.0005 + self.random.random() * 0.002, self._stops_changed)
+
+    def power_off(self) -> None:
+        """The machine is gone, with its kernel."""
+        self.kill_all()
+        self.powered = False
+        self.guard = 0
+        self.trap = 0
+        for address in list(self.kernel.addresses):
+            self.kernel.remove(address)
+
+    def remove_leftovers(self) -> None:
+        """An admin takes away what somebody configured by hand where no daemon runs any more."""
+        for address in list(self.kernel.addresses):
+            self.kernel.remove(address)
+
+    def power_on(self) -> None:
+        """Another boot: an empty kernel, other clocks, another identity of the machine."""
+        if self.powered:
+            return
+        self._boots += 1
+        self.powered = True
+        self.suspended = False
+        self.agent_frozen = self.guard_frozen = self.children_frozen = False
+        wall_error = self.clock.wall() - self.world.wall()
+        self.clock = MachineClock(self.world.engine, self.random.uniform(1, 30), self.clock.rate, wall_error)
+        self.kernel = Kernel(self.world.engine, self.clock, self.hz, self.random, self, list(self.kernel.links))
+        self.page = self._new_page()
+        self.notes.clear()
+        self.identity = msgspec.structs.replace(self.identity, machine=f"{self.name} boot {self._boots}")
+        self._stops_changed()
+        self.left = self.terminating = False
+        self.world.engine.after(self.random.uniform(0.1, 1.0), self._booted, self._boots)
+
+    def _booted(self, boot: int) -> None:
+        if boot == self._boots and not self.left:
+            self.start_daemon()

@@ -1,0 +1,107 @@
+"""Event scripts as processes: they take time, fail, hang, and are separate from the agent that started them.
+
+Rules of this file: a child that has begun goes on whatever becomes of the agent, until somebody kills it; it is
+frozen only with the whole machine's processes. What a script does to the kernel happens in its midst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+from locum_sim.engine import Engine
+
+
+class Trouble(NamedTuple):
+    """What ails the scripts of an event at present: ``mode`` is "fail", "slow" or "hang"."""
+
+    mode: str
+    probability: float
+
+
+class Behaviour:
+    """How long the scripts of one machine take, and what becomes of them. ``usual``: seconds, shortest and longest."""
+
+    def __init__(self, random: Random, usual: tuple[float, float]) -> None:
+        self._random = random
+        self._usual = usual
+        #: Event (or "*") → what ails its scripts.
+        self.trouble: dict[str, Trouble] = {}
+
+    def draw(self, event: str, timeout: float) -> tuple[float, bool, str]:
+        """One run: its duration in seconds, whether it succeeds, and why not."""
+        random = self._random
+        low, high = self._usual
+        seconds = low + (high - low) * random.random() ** 3
+        trouble = self.trouble.get(event) or self.trouble.get("*")
+        if trouble is not None and random.random() < trouble.probability:
+            if trouble.mode == "fail":
+                return seconds, False, "50.service failed (status 1)"
+            if trouble.mode == "hang":
+                return timeout, False, "50.service timeout (status 124)"
+            seconds += timeout * 1.2 * random.random()
+        if seconds > timeout:
+            return timeout, False, "50.service timeout (status 124)"
+        return seconds, True, ""
+
+
+class Child:
+    """One event under way. ``middle`` is called at a random moment of it, ``ended`` at its end (not when killed)."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        seconds: float,
+        part: float,
+        middle: Callable[[], None] | None,
+        ended: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._steps: list[tuple[float, Callable[[], None]]] = []
+        if middle is not None:
+            self._steps.append((seconds * part, middle))
+            seconds *= 1 - part
+        self._steps.append((seconds, ended))
+        self._serial = 0
+        self._began = 0.0
+        #: When it was started, true time.
+        self.since = engine.now
+        self._frozen = False
+        self.alive = True
+        self._next()
+
+    def _next(self) -> None:
+        self._began = self._engine.now
+        self._serial += 1
+        self._engine.after(self._steps[0][0], self._step, self._serial)
+
+    def _step(self, serial: int) -> None:
+        if serial != self._serial or not self.alive:
+            return
+        _, act = self._steps.pop(0)
+        if self._steps:
+            act()
+            if self.alive:
+                self._next()
+        else:
+            self.alive = False
+            act()
+
+    def freeze(self) -> None:
+        """Stopped where it is."""
+        if self.alive and not self._frozen:
+            self._frozen = True
+            self._serial += 1
+            left, act = self._steps[0]
+            self._steps[0] = (max(0.0, left - (self._engine.now - self._began)), act)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        if self.alive and self._frozen:
+            self._frozen = False
+            self._next()
+
+    def kill(self) -> None:
+        """SIGKILL works on stopped processes as well."""
+        self.alive = False

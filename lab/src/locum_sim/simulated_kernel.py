@@ -1,0 +1,197 @@
+"""A machine's kernel as far as the promise rests on it: addresses with lifetimes, links, and the gate.
+
+Rules of this file: it goes on when every process is dead. Everything is modelled as early as the kernel may be for
+the one who relies on an opening, and as late as it may be for the one who relies on a closing:
+
+- The gate (``docs/enforcement.md``): a slot is armed for a number of milliseconds, counted in whole jiffies from the
+  present one, and has a wall-clock end besides; it lets speak only while confirmed. An address speaks while it is
+  configured, held, and some slot is open.
+- ``valid_lft`` counts in seconds and is enforced up to 1.25 s late.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from random import Random
+from typing import Protocol
+
+from locum.machine.gate.lifetimes import LATENESS
+from locum_sim.clocks import MachineClock
+from locum_sim.engine import Engine
+
+SLOTS = 4
+
+
+class KernelListener(Protocol):
+    """Who is told what the kernel does."""
+
+    def may_speak(self, addresses: Iterable[str]) -> None:
+        """From this instant the kernel may let ``addresses`` speak."""
+
+    def address_gone(self, address: str, interface: str) -> None:
+        """Netlink: ``address`` was removed from ``interface``, by whomever."""
+
+    def address_new(self, address: str, interface: str) -> None:
+        """Netlink: ``address`` was configured on ``interface``, by whomever."""
+
+
+class Slot:
+    """One timed slot of the gate."""
+
+    __slots__ = ("confirmed", "expires", "until")
+
+    def __init__(self) -> None:
+        self.expires = -math.inf
+        self.until = -math.inf
+        self.confirmed = False
+
+
+class Kernel:
+    """``hz``: jiffies per second."""
+
+    def __init__(
+        self, engine: Engine, clock: MachineClock, hz: int, random: Random, listener: KernelListener, links: list[str]
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._hz = hz
+        self._random = random
+        self._listener = listener
+        #: Address → (interface, end of its lifetime in seconds of jiffies).
+        self.addresses: dict[str, tuple[str, float]] = {}
+        self.held: dict[str, None] = {}
+        self.slots = [Slot() for _ in range(SLOTS)]
+        self.links = dict.fromkeys(links, True)
+        self.suspended = False
+        #: Somebody has removed the gate's rules: every configured address speaks.
+        self.lawless = False
+        #: Addresses that it does not accept, and whether it refuses every change of the gate's timers.
+        self.refuses: set[str] = set()
+        self.gate_fails = False
+        self._generation: dict[str, int] = {}
+
+    # -- the gate ----------------------------------------------------------------------------------------------
+
+    def open(self) -> bool:
+        """Whether some slot lets speak now."""
+        if self.suspended:
+            return False
+        if self.lawless:
+            return True
+        jiffies, wall = -1.0, 0.0
+        for slot in self.slots:
+            if slot.confirmed:
+                if jiffies < 0.0:
+                    jiffies, wall = self._clock.jiffies(), self._clock.wall()
+                if jiffies < slot.expires and wall < slot.until:
+                    return True
+        return False
+
+    def speaks(self, address: str) -> bool:
+        """Whether this machine may answer for ``address`` now. A link that is down is not relied on."""
+        return address in self.addresses and (address in self.held or self.lawless) and self.open()
+
+    def arm(self, slot: int, timeout: float, until: float) -> None:
+        """Give ``slot`` a timer of ``timeout`` seconds, and the wall-clock end ``until``; it is not confirmed."""
+        one = self.slots[slot]
+        one.confirmed = False
+        one.expires = self.timer_end(timeout)
+        one.until = until
+
+    def timer_end(self, timeout: float) -> float:
+        """When a timer of ``timeout`` seconds that is set now ends: in whole jiffies, never late."""
+        milliseconds = math.floor(timeout * 1000)
+        return (math.floor(self._clock.jiffies() * self._hz) + milliseconds * self._hz // 1000) / self._hz
+
+    def confirm(self, slot: int) -> None:
+        """Let the slot speak for what is left of its timer."""
+        was_open = self.open()
+        self.slots[slot].confirmed = True
+        if not was_open and self.open():
+            self._listener.may_speak(self.held)
+
+    def shut(self) -> None:
+        """Clear every slot."""
+        for slot in self.slots:
+            slot.confirmed = False
+            slot.expires = -math.inf
+
+    def allow(self, address: str) -> None:
+        """Add to the held set."""
+        if address not in self.held:
+            self.held[address] = None
+            self._listener.may_speak((address,))
+
+    def deny(self, addresses: Iterable[str]) -> None:
+        """Remove from the held set."""
+        for address in list(addresses):
+            self.held.pop(address, None)
+
+    def lose_rules(self) -> None:
+        """Somebody reloads a firewall and our rules are gone."""
+        self.lawless = True
+        self._listener.may_speak(self.addresses)
+
+    def restore_rules(self) -> None:
+        """The rules are back: shut, and with the addresses held that were."""
+        self.lawless = False
+        self.shut()
+
+    def look_again(self) -> None:
+        """Something that keeps the gate shut may have gone (the machine resumed, the wall clock was set back)."""
+        if self.open():
+            self._listener.may_speak(self.held)
+
+    # -- addresses ---------------------------------------------------------------------------------------------
+
+    def add(self, address: str, interface: str, lifetime: int) -> bool:
+        """Configure (or move, or renew) ``address`` with ``valid_lft`` ``lifetime`` seconds; False: refused."""
+        if address in self.refuses:
+            return False
+        old = self.addresses.get(address)
+        if old is not None and old[0] != interface:
+            # Two interfaces may well have one address; the simulation keeps the last, which speaks as much.
+            self._listener.address_gone(address, old[0])
+        self.addresses[address] = (interface, self._clock.jiffies() + lifetime)
+        if old is None or old[0] != interface:
+            self._listener.address_new(address, interface)
+            self._listener.may_speak((address,))
+        if old is None:
+            generation = self._generation[address] = self._generation.get(address, 0) + 1
+            self._expire_later(address, generation, lifetime)
+        return True
+
+    def renew(self, address: str, interface: str, lifetime: int) -> bool:
+        """Renew the lifetime of ``address`` on ``interface``; the request configures it when it is not there."""
+        old = self.addresses.get(address)
+        if address in self.refuses:
+            return False
+        if old is not None and old[0] == interface:
+            self.addresses[address] = (interface, self._clock.jiffies() + lifetime)
+            return True
+        return self.add(address, interface, lifetime)
+
+    def remove(self, address: str, interface: str | None = None) -> None:
+        """Remove ``address`` (from ``interface`` if it is there, None: wherever)."""
+        old = self.addresses.get(address)
+        if old is not None and interface in (None, old[0]):
+            del self.addresses[address]
+            self._listener.address_gone(address, old[0])
+
+    def _expire_later(self, address: str, generation: int, lifetime: float) -> None:
+        late = self._random.random() * LATENESS
+        self._engine.after(lifetime / self._clock.rate + late, self._expire, address, generation)
+
+    def _expire(self, address: str, generation: int) -> None:
+        found = self.addresses.get(address)
+        if found is None or self._generation[address] != generation:
+            return
+        left = found[1] - self._clock.jiffies()
+        if self.suspended:
+            # Timers stand still: look again soon after it has gone on.
+            self._engine.after(0.05, self._expire, address, generation)
+        elif left > 0:
+            self._expire_later(address, generation, left)
+            return
+        self.remove(address)

@@ -1,0 +1,396 @@
+"""The daemon: puts store, rules, kernel, scripts and the control socket together, and runs them.
+
+The guard forks it (:func:`run_agent`). It is the one place that knows all parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
+
+import locum
+from locum import tasks
+from locum.api.control import ControlServer
+from locum.api.gate_report import gate_report
+from locum.api.loop_report import loop_report
+from locum.api.reload import Reloader
+from locum.clock import SystemClock, boottime
+from locum.config.model import Settings
+from locum.connections.operations import ConnectionOperations
+from locum.connections.plain_tcp import PlainTcp
+from locum.connections.ports import DeclaredPorts
+from locum.connections.tickle_store import TickleStore
+from locum.connections.tracker import ConnectionTracker, TrackerSettings
+from locum.errors import LocumError
+from locum.events.engine import EventEngine
+from locum.lateness import PACE, Lateness, Stop
+from locum.machine.addresses import AddressTable
+from locum.machine.announcements import Announcer
+from locum.machine.wire_watch import WireWatch
+from locum.nfs.operations import StatdOperations
+from locum.node import life
+from locum.node.auditor import Auditor
+from locum.node.clusters import ClusterSearch
+from locum.node.configured import identity_of, machine_identity, script_environment, store_of
+from locum.node.driver import Driver
+from locum.node.guard.children import EXIT_HOPELESS
+from locum.node.guard.enforcement import enforcement_of
+from locum.node.guard.hold_page import HoldPage
+from locum.node.kernel_calls import KernelCalls
+from locum.node.kernel_watch import KernelWatch
+from locum.node.log import Log
+from locum.node.steps import Steps
+from locum.node.taken_notes import TakenNotes
+from locum.rules.node import Adoption, Node
+from locum.rules.view import View
+from locum.store.base import Store
+from locum.store.prefixed import PrefixedStore
+from locum.threads import NoAnswer, use_bounded_executor
+
+if TYPE_CHECKING:
+    from locum.store.etcd import EtcdStore
+
+_PACKAGE = str(Path(locum.__file__).parent) + os.sep
+
+#: How often the agent looks what its scripts handle and declare, and how long it waits for files then, in seconds.
+LOOK_PAUSE = 1.0
+LOOK_LIMIT = 5.0
+#: A complaint of the event loop is not repeated sooner, in seconds.
+COMPLAINT_PAUSE = 10.0
+
+
+def _renewing(store: Store, settings: Settings) -> EtcdStore | None:
+    """``store``, if its credentials can be renewed."""
+    if settings.cluster.store.kind != "etcd":
+        return None
+    from locum.store.etcd import EtcdStore  # noqa: PLC0415  (aiohttp)
+
+    return store if isinstance(store, EtcdStore) else None
+
+
+def _warner(driver: Driver, log: Log) -> Callable[[tuple[str, ...]], None]:
+    """Takes all warnings about credentials: for the status of every node, and for the log what is new of them."""
+    known: tuple[str, ...] = ()
+
+    def warn(texts: tuple[str, ...]) -> None:
+        nonlocal known
+        for text in texts:
+            if text not in known:
+                log(text, "warning")
+        known = texts
+        driver.feed(driver.node.warnings_changed, "credentials", texts)
+
+    return warn
+
+
+def public_addresses(node: Node) -> set[str]:
+    """Every public address that some node of the cluster is configured for."""
+    return {a.address for n in node.view.nodes.values() for a in n.record.addresses}
+
+
+def plain_addresses(settings: Settings) -> tuple[str, ...]:
+    """The public addresses from which Multipath TCP is kept."""
+    return () if settings.connections.mptcp else tuple(a.address for a in settings.addresses)
+
+
+def own_claim(node: Node, address: str) -> int:
+    """The revision of this node's own claim on ``address``, 0 when it has none."""
+    status, claim = node.status(), node.view.claims.get(address)
+    if claim is None or (claim.record.node, claim.record.incarnation) != (status.name, status.incarnation):
+        return 0
+    return node.view.revision_of(f"claim/{address}")
+
+
+def preload(settings: Settings) -> None:
+    """Import what the agent will need for ``settings``, so that every fork of the guard has it."""
+    if settings.cluster.store.kind == "etcd":
+        import locum.store.etcd  # noqa: F401, PLC0415  (aiohttp: slow to import, not needed for other stores)
+
+
+def found_here(page: HoldPage, notes: TakenNotes) -> Adoption | None:
+    """What the agent before this one left in this machine's kernel and files."""
+    with contextlib.closing(AddressTable()) as table:
+        return life.adoption_of(page, notes, table)
+
+
+def leaving_of(settings: Settings, adoption: Adoption | None) -> list[str]:
+    """What the predecessor held and the configuration has no more: a reload came just before its end."""
+    configured = {a.address for a in settings.addresses}
+    return [address for address in adoption.held if address not in configured] if adoption is not None else []
+
+
+async def serve(settings: Settings) -> int:
+    """Run the agent until its node has left; returns the exit status."""
+    log = Log(settings.node.name, settings.log.level, settings.log.format)
+    runtime = settings.paths.runtime
+    page = HoldPage(os.path.join(runtime, "hold"))
+    notes = TakenNotes(os.path.join(runtime, "held"))
+    clock = SystemClock()
+    calls = KernelCalls(log)
+    lateness = Lateness(lambda stop: log(_stood(stop), "warning"))
+    lateness.start()
+    use_bounded_executor()
+    # From here on the guard hears of this agent, however long the kernel takes for what follows.
+    complaints = _Complaints(log)
+    asyncio.get_running_loop().set_exception_handler(complaints)
+    background = [tasks.start(_pulse(page, lateness), "telling the guard that the event loop turns")]
+    adoption = await calls.on_addresses("looking at what an earlier agent left", found_here, page, notes)
+    leaving = leaving_of(settings, adoption)
+    enforcement = await calls.on_gate("taking over the gate", enforcement_of, settings, log, leaving)
+    engine = EventEngine(
+        Path(settings.paths.events),
+        runtime=Path(runtime),
+        state=Path(settings.paths.state),
+        settings=settings.scripts,
+        environment=script_environment(settings),
+        log=log,
+    )
+    node = Node(
+        identity_of(settings, enforcement.margin, enforcement.warning, machine_identity(settings)),
+        View(),
+        lambda: secrets.token_hex(8),
+        adoption,
+    )
+    whole = store_of(settings)
+    declared = DeclaredPorts(os.path.join(runtime, "listen"))
+
+    def connection_settings() -> TrackerSettings:
+        tunables, given = node.status().tunables, reloader.settings.connections
+        return TrackerSettings(
+            ports=declared.ports.union(given.ports),
+            reset_ports=frozenset(given.reset_ports),
+            interval=tunables.tickle_update_interval,
+            tickle_count=tunables.tickle_count,
+            tickle_interval=tunables.tickle_interval,
+        )
+
+    connections = ConnectionTracker(
+        TickleStore(whole, settings.cluster.name),
+        claim=lambda address: own_claim(node, address),
+        settings=connection_settings,
+        log=log,
+    )
+    wire = WireWatch(
+        changed=lambda: driver.feed(node.warnings_changed, "wire", wire.warnings()),
+        log=log,
+    )
+
+    def watch_wire(settings: Settings) -> None:
+        wire.configure((a.address for a in settings.addresses), settings.network.ignore)
+
+    steps = Steps(
+        clock=clock,
+        table=AddressTable(),
+        gate=enforcement.gate,
+        lifetime=enforcement.lifetime,
+        announcer=Announcer(),
+        engine=engine,
+        page=page,
+        notes=notes,
+        connections=connections,
+        calls=calls,
+        wire=wire,
+        tunables=lambda: node.status().tunables,
+        log=log,
+    )
+    store = PrefixedStore(whole, settings.cluster.name + "/")
+    # Bulk data has its own prefix, which no node watches.
+    bulk = PrefixedStore(whole, settings.cluster.name + ".bulk/")
+    clusters = ClusterSearch(whole, settings.cluster.name, settings.node.name, settings.cluster.same_addresses_as, log)
+    driver = Driver(node, store, steps, clusters, clock, log)
+    complaints.on_defect = driver.defect
+    kernel = KernelWatch(driver, steps, engine, enforcement.gate, calls, runtime, log)
+    auditor = Auditor(driver, steps, enforcement.gate is not None, log, connections.problems)
+    kernel.news.on_change = auditor.soon
+    credentials = _renewing(whole, settings)
+    if credentials is not None:
+        credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
+
+    async def judge(addresses: list[str], interfaces: list[str]) -> None:
+        if enforcement.gate is not None:
+            await calls.on_gate("changing what the gate judges", enforcement.gate.configure, addresses, interfaces)
+
+    def present() -> set[str]:
+        """Addresses that are here, or that are just being taken."""
+        return {*steps.configured, *node.status().unsure}
+
+    reloader = Reloader(settings, driver, engine, judge, present, leaving, log, credentials)
+    steps.on_gone = reloader.gone
+    plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
+    reloader.on_change = plain.look
+    wire.on_defence = steps.defend
+    reloader.on_reload = watch_wire
+
+    def tell_guard() -> None:
+        # The guard remembers it, should this agent die before the node has left.
+        os.kill(os.getppid(), signal.SIGUSR2)
+
+    control = ControlServer(
+        driver,
+        engine,
+        reloader,
+        lambda: gate_report(enforcement.gate, calls),
+        tell_guard,
+        lambda: loop_report(lateness, page.guard_stop),
+    )
+    statd = StatdOperations(
+        bulk,
+        settings.node.name,
+        served=lambda: list(steps.configured),
+        known=lambda: public_addresses(node),
+    )
+    control.add(statd.operations())
+    on_connections = ConnectionOperations(
+        connections,
+        public=lambda: public_addresses(node),
+        holder=node.view.claim_holder,
+    )
+    control.add(on_connections.table())
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reloader.request)
+    try:
+        connections.start()
+        watch_wire(settings)
+        wire.start(loop)
+        await life.take_over(adoption, {a.address: a.bits for a in settings.addresses}, steps)
+        if adoption is not None:
+            background.append(tasks.start(reloader.look(), "looking at the configuration"))
+        await control.start(settings.paths)
+        kernel.start()
+        auditor.start()
+        plain.start()
+        background += [
+            tasks.start(_look_at_scripts(driver, engine), "looking at the event scripts"),
+            tasks.start(_look_at_ports(declared, calls), "looking at declared ports"),
+            tasks.start(_leave(stopping, driver), "waiting for the signal to leave"),
+        ]
+        problem = await life.run(adoption is not None, driver, steps, engine)
+        if problem is not None:
+            log(problem, "error")
+            return EXIT_HOPELESS
+        log("left the cluster")
+        return 0
+    finally:
+        lateness.close()
+        for task in background:
+            task.cancel()
+        auditor.close()
+        kernel.close()
+        await plain.close()
+        wire.close()
+        steps.close()
+        await control.close()
+        await connections.close()
+        await engine.stop()
+        await store.close()
+        calls.close()
+
+
+async def _pulse(page: HoldPage, lateness: Lateness) -> None:
+    """Tell the guard that the event loop turns, and watch over that it does."""
+    while True:
+        lateness.turn()
+        page.beat(boottime())
+        await asyncio.sleep(PACE)
+
+
+async def _look_at_scripts(driver: Driver, engine: EventEngine) -> None:
+    """Look whether the scripts, or their abilities, have changed."""
+    late: tuple[str, ...] = ()
+    handled: tuple[str, ...] = ()
+    problem = ""
+    while True:
+        await asyncio.sleep(LOOK_PAUSE)
+        present = await engine.handled()
+        if present != handled:
+            handled = present
+            driver.feed(driver.node.handles_changed, handled)
+        if engine.directory_problem != problem:
+            problem = engine.directory_problem
+            driver.feed(driver.node.warnings_changed, "scripts", (problem,) if problem else ())
+        before, late = late, engine.late
+        if not set(late) <= set(before):
+            # The monitor gives them their startup; until then they hear of nothing.
+            driver.feed(driver.node.trigger_monitor)
+
+
+async def _look_at_ports(declared: DeclaredPorts, calls: KernelCalls) -> None:
+    """Look whether scripts have declared other ports."""
+    while True:
+        with contextlib.suppress(NoAnswer):
+            await calls.files.run("reading declared ports", LOOK_LIMIT, declared.read)
+        await asyncio.sleep(LOOK_PAUSE)
+
+
+def _stood(stop: Stop) -> str:
+    return f"the event loop stood for {stop}; beats, and answers to commands, had to wait"
+
+
+class _Complaints:
+    """The event loop's exception handler.
+
+    It logs one line for what the machine lacks, such as descriptors for a new connection, and the place in the code for
+    a defect; the same again within some seconds is not said again. A background task that has failed, or a callback of
+    this package, leaves the agent half alive: ``on_defect`` ends it, and the guard starts another one, which adopts.
+    """
+
+    def __init__(self, log: Callable[[str, str], None]) -> None:
+        self._log = log
+        self._said: dict[str, float] = {}
+        self.on_defect: Callable[[BaseException], None] = lambda _: None
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
+        error = context.get("exception")
+        self._say(context, error)
+        if (failed := tasks.failed_task(context)) is not None:
+            self.on_defect(failed)
+        elif "handle" in context and _is_defect(error) and _in_this_package(error):
+            self.on_defect(error)
+
+    def _say(self, context: Mapping[str, object], error: object) -> None:
+        now = boottime()
+        text = f"{context.get('message')}: {error}"
+        if now < self._said.get(text, 0.0):
+            return
+        self._said = {old: until for old, until in self._said.items() if until > now}
+        self._said[text] = now + COMPLAINT_PAUSE
+        self._log(text, "error")
+        if _is_defect(error):
+            traceback.print_exception(error)
+
+
+def _is_defect(error: object) -> TypeGuard[Exception]:
+    """Whether an exception shows a mistake in a program, and not what its surroundings lack."""
+    return isinstance(error, Exception) and not isinstance(error, OSError | LocumError)
+
+
+def _in_this_package(error: Exception) -> bool:
+    """Whether code of this package has raised ``error``, or let it pass."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_filename.startswith(_PACKAGE) for frame, _ in frames)
+
+
+async def _leave(stopping: asyncio.Event, driver: Driver) -> None:
+    await stopping.wait()
+    driver.feed(driver.node.leave)
+
+
+def run_agent(settings: Settings) -> int:
+    """What the agent process does: serve, and say in one line each why that is not possible."""
+    try:
+        return asyncio.run(serve(settings))
+    except LocumError as error:
+        for line in str(error).splitlines():
+            print(f"locum: {line}", file=sys.stderr)
+        # A machine without a thread to spare may have one soon: the guard starts another agent.
+        return 1 if isinstance(error, NoAnswer) else EXIT_HOPELESS

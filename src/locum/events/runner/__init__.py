@@ -1,0 +1,1 @@
+"""The runner process: starts event scripts, one at a time, and reports how they ended."""

@@ -1,0 +1,322 @@
+"""The agent's end of the runner: starts the process, talks to it, notices its death.
+
+Rules of this file: it knows the runner's protocol (:mod:`locum.events.runner.runner`), but no directories. It never
+starts a second runner before the first has ended.
+
+Nothing here blocks the event loop: a thread executes the runner's program (its file system may hang), a descriptor
+reports its end, and a pipe carries its standard error, so that the runner never waits for the reader of the daemon's
+log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from locum import tasks
+from locum.events.directory import Script
+from locum.events.model import ScriptResult
+from locum.threads import Worker
+
+#: A runner without an expected message for this long is stopped or stuck, seconds.
+GRACE = 15.0
+#: How long a runner may take to begin: it may have to wait for an earlier one and for processes to die, seconds.
+START_LIMIT = 30.0
+#: How long a runner whose socket was closed may take to kill its script and exit, seconds.
+STOP_LIMIT = 7.0
+#: Longest wait for the end of a runner that was killed, or whose socket has closed, seconds.
+KILL_LIMIT, REASON_LIMIT = 2.0, 0.2
+#: Bytes of one line on its standard error.
+_LONGEST_LINE = 4096
+
+_MAIN = Path(__file__).with_name("runner") / "entry.py"
+
+
+class Message(msgspec.Struct):
+    """Any message of the runner."""
+
+    run: int = 0
+    result: ScriptResult | None = None
+    startup: ScriptResult | None = None
+    done: bool = False
+    ready: str | msgspec.UnsetType | None = msgspec.UNSET
+    refused: str | None = None
+
+
+_decoder = msgspec.json.Decoder(Message)
+
+
+class Run:
+    """One run of an event that was handed to the runner.
+
+    ``finished`` gets None when the runner has finished, or the reason why it could not finish.
+    """
+
+    def __init__(self, number: int, finished: asyncio.Future[str | None], timeout: float) -> None:
+        self.number = number
+        self.finished = finished
+        self.timeout = timeout
+        self.results: list[ScriptResult] = []
+        #: Of those scripts that get a startup first.
+        self.startups: list[ScriptResult] = []
+
+
+class RunnerClient(asyncio.Protocol):
+    """One runner process. Create it with :meth:`start`; it is unusable once ``ended`` is set."""
+
+    def __init__(
+        self, on_end: Callable[[RunnerClient], None], log: Callable[[str, str], None] = lambda _text, _level: None
+    ) -> None:
+        """``on_end`` is called when it has ended; ``log`` takes its lines on standard error, and a level."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._on_end = on_end
+        self._log = log
+        self._conclusion: asyncio.Task[None] | None = None
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._run: Run | None = None
+        self._counter = 0
+        self._cause = ""
+        #: None when it is ready, else the reason why it will never be.
+        self.ready: asyncio.Future[str | None] = loop.create_future()
+        #: Set when its socket has closed: it is dead or dying.
+        self.closed = False
+        #: Why its socket has closed.
+        self.end_reason = ""
+        #: The script of an earlier runner that it had to end before it could begin.
+        self.had_to_end: str | None = None
+
+    @property
+    def pid(self) -> int:
+        """The runner's process number, 0 before it is started."""
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self, runtime: str, environment: Mapping[str, str]) -> None:
+        """Start the process; ``ready`` tells when it is. Raises OSError, NoAnswer."""
+        ours, theirs = socket.socketpair()
+        said, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(stderr, True)
+
+        def spawn() -> subprocess.Popen[bytes]:
+            try:
+                return subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        "-X",
+                        "utf8",
+                        str(_MAIN),
+                        str(theirs.fileno()),
+                        runtime,
+                        str(os.getpid()),
+                    ],
+                    env={**environment, "LOCUM_RUNNER_PATH": ":".join(path for path in sys.path if path)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                    cwd="/",
+                )
+            finally:
+                theirs.close()
+                os.close(stderr)
+
+        try:
+            self._process = await _spawner.run("starting the event runner", START_LIMIT, spawn)
+        except BaseException:
+            ours.close()
+            os.close(said)
+            raise
+        ours.setblocking(False)
+        await self._loop.connect_read_pipe(lambda: _Remarks(self._log), os.fdopen(said, "rb", buffering=0))
+        await self._loop.create_unix_connection(lambda: self, sock=ours)
+        self._watch(START_LIMIT)
+
+    def submit(
+        self,
+        scripts: Sequence[tuple[Script, Mapping[str, str]]],
+        event: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        timeout: float,
+        startups: Mapping[str, float],
+    ) -> Run:
+        """Run ``scripts``, each with its part of the environment. No other run may be under way.
+
+        ``startups``: names of scripts that get the event ``startup`` first, and their time limits for it.
+        """
+        assert self._run is None
+        assert self._transport is not None
+        self._counter += 1
+        run = Run(self._counter, self._loop.create_future(), max([timeout, *startups.values()]))
+        request = {
+            "run": run.number,
+            "event": event,
+            "arguments": list(arguments),
+            "timeout": timeout,
+            "startups": startups,
+            "environment": environment,
+            "scripts": [
+                {"name": script.name, "path": script.path, "python": script.kind == "python", "environment": own}
+                for script, own in scripts
+            ],
+        }
+        self._transport.write(msgspec.json.encode(request) + b"\n")
+        self._run = run
+        self._watch(timeout + GRACE)
+        return run
+
+    def cancel(self, run: Run) -> None:
+        """Kill the script of ``run``; ``run.finished`` follows."""
+        if self._run is run and self._transport is not None and not self.closed:
+            self._transport.write(msgspec.json.encode({"cancel": run.number}) + b"\n")
+            self._watch(GRACE)
+
+    async def end(self) -> None:
+        """Close the socket, wait until the process has ended, kill it if it does not. One that cannot be killed, in
+        uninterruptible sleep, is left alone: the next runner starts no script before it has gone."""
+        if self._transport is not None:
+            self._transport.close()
+        if self._process is not None and not await self._ended(STOP_LIMIT):
+            self._process.kill()
+            if not await self._ended(KILL_LIMIT):
+                self._log(f"the event runner (process {self.pid}) cannot be ended: the kernel keeps it", "error")
+        if self._conclusion is not None:
+            await asyncio.wait([self._conclusion])
+
+    async def _ended(self, limit: float) -> bool:
+        """Whether the process has ended within ``limit`` seconds; it is reaped then."""
+        assert self._process is not None
+        if self._process.poll() is not None:
+            return True
+        try:
+            handle = os.pidfd_open(self._process.pid)
+        except OSError:  # no descriptor is free; or it has just ended
+            await asyncio.sleep(0.05)
+            return self._process.poll() is not None
+        ended: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(handle, ended.cancel)
+        try:
+            await asyncio.wait([ended], timeout=limit)
+        finally:
+            self._loop.remove_reader(handle)
+            os.close(handle)
+        return self._process.poll() is not None
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is set up."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Take messages; each shows that the runner lives."""
+        self._buffer += data
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = bytearray(rest)
+        for line in lines:
+            self._take(_decoder.decode(line))
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """The runner is gone, or we closed the socket."""
+        self.closed = True
+        self._unwatch()
+        self._conclusion = tasks.start(self._conclude(), "finding out why the event runner ended")
+
+    # internals
+
+    async def _conclude(self) -> None:
+        """Its socket has closed: say why, once it has ended or after a moment."""
+        if self._process is not None and not self._cause:
+            await self._ended(REASON_LIMIT)
+        self.end_reason = reason = self._reason()
+        if not self.ready.done():
+            self.ready.set_result(reason)
+        self._finish(reason)
+        self._on_end(self)
+
+    def _take(self, message: Message) -> None:
+        if message.ready is not msgspec.UNSET or message.refused is not None:
+            self._unwatch()
+            if not self.ready.done():
+                self.had_to_end = message.ready if isinstance(message.ready, str) else None
+                self.ready.set_result(message.refused)
+        elif self._run is not None and message.run == self._run.number:
+            if message.startup is not None:
+                self._run.startups.append(message.startup)
+                self._watch(self._run.timeout + GRACE)
+            if message.result is not None:
+                self._run.results.append(message.result)
+                self._watch(self._run.timeout + GRACE)
+            if message.done:
+                self._unwatch()
+                self._finish(None)
+
+    def _finish(self, reason: str | None) -> None:
+        run, self._run = self._run, None
+        if run is not None and not run.finished.done():
+            run.finished.set_result(reason)
+
+    def _watch(self, seconds: float) -> None:
+        self._unwatch()
+        self._watchdog = self._loop.call_later(seconds, self._silent, seconds)
+
+    def _unwatch(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+    def _silent(self, seconds: float) -> None:
+        """The runner is overdue: it is stopped, or the machine is. The next runner ends the leftovers of this one."""
+        self._cause = f"the event runner (process {self.pid}) gave no sign of life for {seconds:g} s and was killed"
+        if self._process is not None:
+            self._process.kill()
+
+    def _reason(self) -> str:
+        if self._cause or self._process is None:
+            return self._cause or "the event runner was not started"
+        status = self._process.returncode
+        if status is None:
+            return f"the event runner (process {self.pid}) closed its socket"
+        if status < 0:
+            return f"the event runner (process {self.pid}) was ended by {signal.Signals(-status).name}"
+        return f"the event runner (process {self.pid}) exited with status {status}"
+
+
+class _Remarks(asyncio.Protocol):
+    """The runner's standard error, line by line."""
+
+    def __init__(self, log: Callable[[str, str], None]) -> None:
+        self._log = log
+        self._rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Log whole lines, and parts that are too long for a line."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            self._log(f"event runner: {line[:_LONGEST_LINE].decode('utf-8', 'replace')}", "error")
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """Log the rest without an end of line."""
+        if self._rest:
+            self.data_received(b"\n")
+
+
+#: Two, so that a start that hangs does not block the next attempt.
+_spawner = Worker("spawner", threads=2, room=2)

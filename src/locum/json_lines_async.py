@@ -1,0 +1,214 @@
+"""The asyncio side of :mod:`locum.json_lines`: frames on connections, and servers that check who connects.
+
+Rules of this file: it knows frames and flow control, no message. A connection never holds more than a bounded
+number of unsent bytes: whoever sends looks at ``congested``, and a peer that does not read what it asked for
+is not listened to until it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final, cast
+
+from locum import json_lines
+from locum.errors import PermissionRequired, ProtocolError, UsageError
+
+#: Unsent bytes above which a connection counts as congested, and below which it is free again.
+HIGH_WATER: Final = 1024 * 1024
+LOW_WATER: Final = 256 * 1024
+
+#: More connections than this to one server are refused.
+MAX_CONNECTIONS: Final = 512
+
+
+class FrameConnection(asyncio.Protocol):
+    """One connection. Subclasses say what a frame means by overriding the ``on_`` methods."""
+
+    def __init__(self) -> None:
+        self.peer: json_lines.Peer | None = None
+        self.congested = False
+        self.open = False
+        self._server: FrameServer | None = None
+        self._transport: asyncio.Transport | None = None
+        self._splitter = json_lines.FrameSplitter()
+        self._frames: deque[bytes] = deque()
+
+    # What subclasses override.
+
+    def on_open(self) -> None:
+        """The connection stands and the peer may use it."""
+
+    def on_frame(self, frame: bytes) -> None:
+        """One frame has arrived. A ProtocolError raised here ends the connection (:meth:`on_garbage` is told)."""
+
+    def on_writable(self) -> None:
+        """The connection was congested and is no longer."""
+
+    def on_garbage(self, error: ProtocolError) -> None:
+        """The peer does not speak the protocol; a last message may be sent. The connection is closed after it."""
+
+    def on_close(self, error: Exception | None) -> None:
+        """The connection that was open is gone; ``error`` says why when something broke it."""
+
+    # What they call.
+
+    def send(self, message: object) -> None:
+        """Queue one message; nothing happens on a connection that is gone."""
+        self.send_frame(json_lines.encode(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Queue one encoded frame; nothing happens on a connection that is gone."""
+        if self._transport is not None and self.open:
+            self._transport.write(frame)
+
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def close(self) -> None:
+        """Close after everything queued was sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        try:
+            self.peer = json_lines.peer_of(cast(socket.socket, transport.get_extra_info("socket")))
+        except OSError:
+            self.abort()
+            return
+        if self._server is not None and (reason := self._server.admit(self, self.peer)) is not None:
+            self._transport.write(json_lines.encode({"error": reason}))
+            self.close()
+            return
+        self.open = True
+        self.on_open()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._frames.extend(self._splitter.feed(data))
+            self._handle_frames()
+        except ProtocolError as error:
+            self._garbage(error)
+
+    def _handle_frames(self) -> None:
+        # A client that asks and does not read the answers gets no further ones. The other way round there is no
+        # waiting: two sides that each wait for the other to read would wait forever.
+        while self._frames and self.open and not (self.congested and self._server is not None):
+            self.on_frame(self._frames.popleft())
+
+    def _garbage(self, error: ProtocolError) -> None:
+        self._frames.clear()
+        if self.open:
+            self.on_garbage(error)
+            self.close()
+
+    def pause_writing(self) -> None:
+        self.congested = True
+        if self._server is not None and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        if not self.open:
+            return
+        try:
+            self._handle_frames()
+        except ProtocolError as error:
+            self._garbage(error)
+        if self.congested or not self.open or self._transport is None or self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        self.on_writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._server is not None:
+            self._server.connections.discard(self)
+        if self.open:
+            self.open = False
+            self.on_close(exc)
+
+
+class FrameServer:
+    """Accepts connections at a Unix socket; made by :func:`serve_unix`."""
+
+    def __init__(
+        self, listener: json_lines.Listener, factory: Callable[[], FrameConnection], group: int | None
+    ) -> None:
+        self._listener = listener
+        self._factory = factory
+        self._group = group
+        self._server: asyncio.Server | None = None
+        self.connections: set[FrameConnection] = set()
+        self.refused = 0
+
+    @property
+    def path(self) -> str:
+        """The path of the socket."""
+        return self._listener.path
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(self._accept, sock=self._listener.sock)
+
+    def _accept(self) -> FrameConnection:
+        connection = self._factory()
+        connection._server = self
+        return connection
+
+    def admit(self, connection: FrameConnection, peer: json_lines.Peer) -> str | None:
+        """None when ``peer`` may use ``connection``, else the reason why not."""
+        if not peer.may_use(self._group):
+            self.refused += 1
+            return f"permission denied: {self.path} is for root or its owner"
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self.refused += 1
+            return f"too many connections: {self.path} has {MAX_CONNECTIONS} already"
+        self.connections.add(connection)
+        return None
+
+    async def close(self) -> None:
+        """Stop accepting, close all connections, remove the socket file. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in list(self.connections):
+            connection.abort()
+        self._listener.close()
+        # Lets connection_lost run before the caller ends the loop.
+        await asyncio.sleep(0)
+
+
+async def serve_unix(path: str, factory: Callable[[], FrameConnection], *, group: int | None = None) -> FrameServer:
+    """Serve at ``path``; ``factory`` makes the object of each connection from a peer that may connect.
+
+    Root, this process's own user and members of ``group`` (a gid) may. Raises as :func:`locum.json_lines.listen` does.
+    """
+    server = FrameServer(json_lines.listen(path, group=group), factory, group)
+    await server.start()
+    return server
+
+
+async def connect_unix(path: str, connection: FrameConnection) -> None:
+    """Connect ``connection`` to the server at ``path``. Raises UsageError or PermissionRequired as FrameSocket does."""
+    json_lines.check_path(path)
+    try:
+        await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)
+    except PermissionError:
+        raise PermissionRequired(f"no permission to connect to {path}") from None
+    except BlockingIOError:
+        raise UsageError(f"the process that listens at {path} does not answer") from None
+    except OSError as error:
+        raise UsageError(f"nothing listens at {path}: {error.strerror or error}") from None

@@ -1,1 +1,0 @@
-"""Clusters in network namespaces, to try out, to break and to measure. :mod:`locum.lab.lab` is the way in."""

@@ -1,0 +1,171 @@
+"""Tell the neighbours that an address lives here (gratuitous ARP, unsolicited neighbour advertisements), or ask them
+whether it lives somewhere else.
+
+Rules of this file: one call is one burst; when and how often is the caller's business. It does not ask whether this
+node may speak for the address: the gate (:mod:`locum.machine.gate.gate`) drops what it may not say.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from typing import NamedTuple
+
+from locum.errors import NetlinkError, PermissionRequired
+from locum.machine.netlink import route
+from locum.machine.netlink.core import NetlinkSocket
+
+_ETHERNET = struct.Struct("!6s6sH")
+_ARP = struct.Struct("!HHBBH6s4s6s4s")
+_ICMP6 = struct.Struct("!BBHI16sBB6s")
+
+_ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
+_BROADCAST = b"\xff" * 6
+_NOBODY = b"\0" * 6
+_ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
+_ALL_NODES_MAC = b"\x33\x33\0\0\0\x01"  # RFC 2464, section 7
+
+_SOLICITED_NODE = socket.inet_pton(socket.AF_INET6, "ff02::1:ff00:0")[:13]
+_NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 135, 136
+_ROUTER, _OVERRIDE = 0x80000000, 0x20000000
+_TARGET_LINK_ADDRESS = 2
+_HOP_LIMIT = 255
+
+#: Interface types (``include/uapi/linux/if_arp.h``) whose frames are Ethernet's.
+_ETHERNET_KINDS = (1, 772)
+
+
+class _Link(NamedTuple):
+    name: str
+    mac: bytes
+    router: bool
+
+
+class Announcer:
+    """Sends announcements from any interface of the network namespace in which the object was created."""
+
+    def __init__(self) -> None:
+        try:
+            # Protocol 0: this socket sends and never receives.
+            self._packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        except PermissionError as problem:
+            raise PermissionRequired(
+                "cannot open a packet socket to announce addresses; this needs root, or CAP_NET_RAW"
+            ) from problem
+        self._packet.setblocking(False)
+        self._netlink: NetlinkSocket = route.open_socket()
+
+    def close(self) -> None:
+        """Close the sockets. Idempotent."""
+        self._packet.close()
+        self._netlink.close()
+
+    def announce(self, interface: str, *addresses: str) -> bool:
+        """Announce ``addresses`` on ``interface``, once each.
+
+        False when something was not sent: the interface is not of the Ethernet kind (it has no such neighbours), its
+        queue was full, or the gate refused. Raises NetlinkError (ENODEV, ENETDOWN ...), ValueError (not an address).
+        """
+        link = self._link(interface)  # asked each time: a bond changes its hardware address in a failover
+        if link is None:
+            return False
+        complete = True
+        for address in addresses:
+            for frame in frames(address, link.mac, link.router):
+                complete = self._send(link.name, frame) and complete
+        return complete
+
+    def ask(self, interface: str, *addresses: str) -> bool:
+        """Ask once whether another machine has ``addresses``, without claiming them. As :meth:`announce` otherwise."""
+        link = self._link(interface)
+        if link is None:
+            return False
+        complete = True
+        for address in addresses:
+            complete = self._send(link.name, question(address, link.mac)) and complete
+        return complete
+
+    def _link(self, interface: str) -> _Link | None:
+        found = route.link(self._netlink, interface)
+        if found.kind not in _ETHERNET_KINDS or len(found.hardware) != 6:
+            return None
+        return _Link(found.name, found.hardware, found.forwards6)
+
+    def _send(self, interface: str, frame: bytes) -> bool:
+        try:
+            # With its protocol named the frame is what it says to whoever filters it, on every kernel.
+            self._packet.sendto(frame, (interface, int.from_bytes(frame[12:14], "big")))
+        except OSError as problem:
+            # ENOBUFS is also what the sender sees of a frame that an egress rule drops.
+            if problem.errno in (errno.ENOBUFS, errno.EAGAIN, errno.EPERM):
+                return False
+            raise NetlinkError(
+                f"cannot announce an address on {interface!r}: {problem.strerror}", problem.errno or errno.EIO
+            ) from problem
+        return True
+
+
+def frames(address: str, mac: bytes, router: bool = False) -> list[bytes]:
+    """The Ethernet frames that announce ``address`` at hardware address ``mac``. Raises ValueError."""
+    raw = route.packed(address)
+    if len(raw) == 4:
+        return [_arp(raw, mac, 1), _arp(raw, mac, 2)]
+    return [_advertisement(raw, mac, router)]
+
+
+def question(address: str, mac: bytes) -> bytes:
+    """The Ethernet frame that asks who has ``address`` and says of its sender only the hardware address ``mac``: an ARP
+    probe (RFC 5227, section 2.1.1), or the solicitation of duplicate address detection (RFC 4862, section 5.4.2).
+    Raises ValueError.
+    """
+    raw = route.packed(address)
+    if len(raw) == 4:
+        body = _ARP.pack(1, 0x0800, 6, 4, 1, mac, bytes(4), _NOBODY, raw)
+        return (_ETHERNET.pack(_BROADCAST, mac, _ETH_P_ARP) + body).ljust(60, b"\0")
+    group = _SOLICITED_NODE + raw[13:]
+
+    def message(checksum: int) -> bytes:
+        # From the unspecified address, and therefore without the option with the sender's hardware address.
+        return struct.pack("!BBHI16s", _NEIGHBOUR_SOLICITATION, 0, checksum, 0, raw)
+
+    size = len(message(0))
+    pseudo_header = bytes(16) + group + struct.pack("!IxxxB", size, socket.IPPROTO_ICMPV6)
+    body = message(_checksum(pseudo_header + message(0)))
+    header = struct.pack("!IHBB", 6 << 28, size, socket.IPPROTO_ICMPV6, _HOP_LIMIT)
+    return _ETHERNET.pack(b"\x33\x33" + group[12:], mac, _ETH_P_IPV6) + header + bytes(16) + group + body
+
+
+def _arp(address: bytes, mac: bytes, operation: int) -> bytes:
+    """Gratuitous ARP: the sender and the target are the same address (RFC 5227, section 3; RFC 2002, section 4.6).
+
+    Both forms are sent, as CTDB does: some devices update their tables on requests only, others on replies.
+    """
+    target = _NOBODY if operation == 1 else mac
+    body = _ARP.pack(1, 0x0800, 6, 4, operation, mac, address, target, address)
+    return (_ETHERNET.pack(_BROADCAST, mac, _ETH_P_ARP) + body).ljust(60, b"\0")
+
+
+def _advertisement(address: bytes, mac: bytes, router: bool) -> bytes:
+    """An unsolicited neighbour advertisement to all nodes that overrides what they know (RFC 4861, section 7.2.6).
+
+    The router flag says what this node's own answers say; a host that used the address as its router would drop it
+    on a false one (section 7.2.5).
+    """
+    flags = _OVERRIDE | (_ROUTER if router else 0)
+
+    def message(checksum: int) -> bytes:
+        return _ICMP6.pack(_NEIGHBOUR_ADVERTISEMENT, 0, checksum, flags, address, _TARGET_LINK_ADDRESS, 1, mac)
+
+    pseudo_header = address + _ALL_NODES + struct.pack("!IxxxB", _ICMP6.size, socket.IPPROTO_ICMPV6)
+    body = message(_checksum(pseudo_header + message(0)))
+    header = struct.pack("!IHBB", 6 << 28, len(body), socket.IPPROTO_ICMPV6, _HOP_LIMIT)
+    return _ETHERNET.pack(_ALL_NODES_MAC, mac, _ETH_P_IPV6) + header + address + _ALL_NODES + body
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071) of an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

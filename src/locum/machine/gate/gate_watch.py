@@ -1,0 +1,128 @@
+"""News that somebody else changed nftables: a firewall reload may have taken the gate's tables along.
+
+Rules of this file: it looks and tells; restoring is the caller's decision
+(:meth:`locum.machine.gate.gate.Gate.restore`).
+
+Listening for deletions of our tables would be no simpler: the kernel packs several messages into one, and the gate's
+own transactions, several a second, make most of them. After every transaction there is one message of its own
+(``NFT_MSG_NEWGEN``) that carries the netlink port of who made it; a socket filter lets only those of others through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Container
+from typing import Protocol
+
+from locum import tasks
+from locum.errors import LocumError
+from locum.machine.netlink import core, filters, nftables
+from locum.machine.netlink.subscription import Subscription
+
+#: Seconds between two looks at the tables when others change nftables all the time.
+_INTERVAL = 0.05
+#: Changes of others that are remembered, and programs that are named at once.
+_REMEMBERED, _NAMED = 32, 3
+#: How the processes of a node are called, and with them their threads: the guard waits for nftables' lock as well.
+_OWN_NAME = "locum-"
+
+
+class Watched(Protocol):
+    """Tables that can be looked at; a :class:`locum.machine.gate.gate.Gate` is one."""
+
+    @property
+    def port(self) -> int:
+        """The netlink port of own transactions, which are no news."""
+        ...
+
+    def verify(self) -> tuple[str, ...]:
+        """What is wrong with the tables, one line each."""
+        ...
+
+
+class GateWatch:
+    """Calls ``on_damage(problems)`` when the tables of ``gate`` are no longer as it left them.
+
+    ``problems`` is one line each, as ``gate.verify`` returns. The first look comes at once. ``verify`` is called
+    instead of that method, so that the caller's thread for the gate does it. ``loaders``: processes of this node's that
+    load rules, whatever they are called.
+    """
+
+    def __init__(
+        self,
+        gate: Watched,
+        on_damage: Callable[[tuple[str, ...]], None],
+        verify: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
+        loaders: Container[int] = (),
+    ) -> None:
+        self._gate = gate
+        self._loaders = loaders
+        self._on_damage = on_damage
+        self._verify = verify if verify is not None else self._verify_here
+        self._looking: asyncio.Task[None] | None = None
+        self._others: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: Subscription | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._dirty = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin, in the present network namespace, which is to be the gate's. Raises NetlinkError."""
+        self._news = Subscription(
+            loop,
+            nftables.NETLINK_NETFILTER,
+            (nftables.NFNLGRP_NFTABLES,),
+            self._readable,
+            "cannot watch nftables",
+            filters.type_from_others(nftables.NEWGEN_TYPE, self._gate.port),
+        )
+        self._loop = loop
+
+    def close(self) -> None:
+        """Stop. Idempotent."""
+        if self._news is not None:
+            self._news.close()
+        if self._next_look is not None:
+            self._next_look.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        self._news = self._loop = self._next_look = None
+
+    def other(self, since: float) -> str:
+        """The programs, none of this node's own, that changed nftables since then (monotonic clock), the latest first:
+        ``nft (process 123) or iptables-nft (process 124)``. "" when there are none."""
+        found = dict.fromkeys(text for changed, text in reversed(self._others) if changed >= since)
+        return " or ".join(list(found)[:_NAMED])
+
+    def _readable(self) -> None:
+        assert self._news is not None
+        for data in self._news.news():
+            self._dirty = True
+            for message in core.messages(data or b""):
+                found = nftables.parse_generation(message.payload)
+                if found.name and not found.name.startswith(_OWN_NAME) and found.pid not in self._loaders:
+                    self._others.append((time.monotonic(), f"{found.name} (process {found.pid})"))
+        if self._dirty and self._next_look is None:
+            self._look()
+
+    def _look(self) -> None:
+        self._next_look = None
+        if not self._dirty or self._loop is None:
+            return
+        if self._looking is None or self._looking.done():
+            self._dirty = False
+            self._looking = tasks.start(self._examine(), "looking at the gate")
+        self._next_look = self._loop.call_later(_INTERVAL, self._look)
+
+    async def _examine(self) -> None:
+        try:
+            problems = await self._verify()
+        except LocumError as problem:
+            problems = (str(problem),)
+        if problems:
+            self._on_damage(problems)
+
+    async def _verify_here(self) -> tuple[str, ...]:
+        return self._gate.verify()

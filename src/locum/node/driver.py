@@ -1,0 +1,343 @@
+"""Feeds the rules and starts what they ask for.
+
+Rules of this file: it decides nothing. Every input (the store's watch, an answer, the kernel, a timer) goes to
+:class:`locum.rules.node.Node` with the time; the effects that come back are started in their order. The one
+duty of its own is the order within ``SendBeat``, on which safety rests: time first, then the kernel's timer, then the
+store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from locum.clock import Clock
+from locum.errors import StoreError
+from locum.node.ports import ClustersPort
+from locum.node.steps import Steps
+from locum.rules import effects as fx
+from locum.rules.node import Node
+from locum.rules.schema import only_beats
+from locum.store.base import Batch, Commit, CommitResult, Store, WatchLost, carry_out
+
+#: Pause between two tries to read a store that does not answer, in seconds.
+READ_PAUSE = 0.1
+#: A timer that is this close to the right time stays as it is, in seconds.
+TIMER_SLACK = 0.0005
+
+
+class Driver:
+    """Runs one node until it leaves."""
+
+    def __init__(
+        self,
+        node: Node,
+        store: Store,
+        steps: Steps,
+        clusters: ClustersPort,
+        clock: Clock,
+        log: Callable[[str, str], None],
+    ) -> None:
+        self.node = node
+        self.store = store
+        self._clusters = clusters
+        self._steps = steps
+        self._clock = clock
+        self._log = log
+        steps.on_gate = lambda problem: self.feed(node.gate_changed, problem)
+        steps.on_renewal_failed = lambda *what: self.feed(node.renewal_failed, *what)
+        steps.on_still_here = lambda *what: self.feed(node.still_here, *what)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._activity: tuple[int, asyncio.Task[tuple[bool, str]]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._carrying = False
+        # Whether a beat waits for the kernel to arm its slot.
+        self._arming = False
+        self._view_moved = asyncio.Event()
+        # What is being read must be read once more; and what ends the present watch.
+        self._again = False
+        self._following: asyncio.Timeout | None = None
+        self._loop = asyncio.get_running_loop()
+        #: Set to the problem (or None) when the node has left.
+        self.ended: asyncio.Future[str | None] = self._loop.create_future()
+        #: A commit that is not answered within this many seconds counts as unanswered.
+        self.patience = max(1.0, node.status().hold)
+        #: Why the store could not be read last time, for status.
+        self.store_problem = "not connected yet"
+        # When the store said something, and when the last full read was asked for.
+        self._heard_at: float | None = None
+        self._read_at = 0.0
+
+    async def run(self) -> str | None:
+        """Until the node has left; returns why it could not go on, or None."""
+        self._spawn(self._watch())
+        self.feed(self.node.tick)
+        try:
+            return await self.ended
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            tasks: list[asyncio.Task[Any]] = list(self._tasks)
+            if self._activity is not None:
+                tasks.append(self._activity[1])
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def wait_for_change(self, limit: float) -> bool:
+        """Wait until the view changes; False when it has not within ``limit`` seconds."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._view_moved.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def end(self, problem: str | None) -> None:
+        """End :meth:`run` with ``problem``."""
+        if not self.ended.done():
+            self.ended.set_result(problem)
+
+    def defect(self, error: BaseException) -> None:
+        """End :meth:`run` by raising ``error``: a part of the agent that it cannot do without has failed."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+    def age(self, now: float) -> float | None:
+        """How old the view may be, in seconds, at ``now`` (CLOCK_BOOTTIME); None before the store was read.
+
+        A member's own beats come back through its watch and tell how far the watch is. Of another node only this is
+        known: when the store last said anything.
+        """
+        if self._heard_at is None:
+            return None
+        status = self.node.status()
+        if status.member:
+            return max(now - max(status.current_at, self._read_at), 0.0)
+        return max(now - self._heard_at, 0.0)
+
+    def feed(self, method: Callable[..., None], *arguments: object) -> None:
+        """Give the rules an input: call ``method`` of the node with ``arguments`` and the time; then carry out."""
+        method(*arguments, self._clock.boot(), self._clock.wall())
+        self._carry_out()
+
+    # -- effects -------------------------------------------------------------------------------------------
+
+    def _carry_out(self) -> None:
+        if self._carrying:
+            return
+        self._carrying = True
+        try:
+            while pending := self.node.take_effects():
+                for effect in pending:
+                    self._start(effect)
+        finally:
+            self._carrying = False
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        wakeup = self.node.next_wakeup()
+        if wakeup == math.inf:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            return
+        # Counted anew after every input: the loop's clock stands still while the machine is suspended.
+        when = self._loop.time() + max(wakeup - self._clock.boot(), 0.0)
+        if self._timer is not None:
+            if abs(self._timer.when() - when) < TIMER_SLACK:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.feed(self.node.tick)
+
+    def _start(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.SendBeat():
+                self._spawn(self._beat(effect, self._clock.boot()))
+            case fx.ConfirmHold():
+                self._steps.confirm(effect.incarnation, effect.slot, effect.deadline, effect.revision, effect.quiet)
+            case fx.DropHold():
+                self._steps.drop()
+            case fx.CommitWork():
+                self._spawn(self._commit(effect))
+            case fx.ReadAnew():
+                self._read_anew()
+            case fx.RunEvent():
+                self._act(effect.request, self._steps.run_event(effect))
+            case fx.TakeAddress():
+                self._act(effect.request, self._steps.take(effect))
+            case fx.ReleaseAddress():
+                self._act(effect.request, self._steps.release(effect))
+            case fx.UpdateAddress():
+                self._act(effect.request, self._steps.update(effect))
+            case fx.ProbeAddresses():
+                self._spawn(self._probe(effect))
+            case fx.LookForClusters():
+                self._spawn(self._look(effect))
+            case fx.CancelActivity():
+                if self._activity is not None and self._activity[0] == effect.request:
+                    self._activity[1].cancel()
+            case fx.TakeAgain():
+                self._act(effect.request, self._steps.take_again(effect))
+            case fx.Restore():
+                self._spawn(self._restore(effect))
+            case fx.Note():
+                self._log(effect.text, effect.level)
+            case fx.Exit():
+                self.end(None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self.ended.done():
+            return
+        # A defect of ours: the guard starts a new agent, which adopts; that beats going on half alive.
+        if task.cancelled():
+            # Only the end of everything cancels tasks. What this one was to report would be waited for, for ever.
+            self.ended.set_exception(RuntimeError(f"{task.get_coro()} was cancelled unexpectedly"))
+        elif (defect := task.exception()) is not None:
+            self.ended.set_exception(defect)
+
+    def _act(self, request: int, work: Coroutine[Any, Any, tuple[bool, str]]) -> None:
+        task = self._loop.create_task(work)
+        self._activity = (request, task)
+        # A callback and not a coroutine around the work: a task that is cancelled before its first step never runs.
+        task.add_done_callback(lambda done: self._activity_ended(request, done))
+
+    def _activity_ended(self, request: int, task: asyncio.Task[tuple[bool, str]]) -> None:
+        self._activity = None
+        if self.ended.done():
+            return
+        if task.cancelled():
+            ok, reason = False, "cancelled"
+        elif (defect := task.exception()) is not None:
+            self.ended.set_exception(defect)
+            return
+        else:
+            ok, reason = task.result()
+        self.feed(self.node.activity_done, request, ok, reason)
+
+    async def _probe(self, effect: fx.ProbeAddresses) -> None:
+        self.feed(self.node.probed, effect.request, await self._steps.probe(effect))
+
+    async def _look(self, effect: fx.LookForClusters) -> None:
+        def waits(reason: str) -> None:
+            self.feed(self.node.clusters_awaited, effect.request, reason)
+
+        problem, addresses = await self._clusters.search(effect.hosted, self.patience, waits)
+        self.feed(self.node.clusters_seen, effect.request, problem, addresses)
+
+    # -- the store -----------------------------------------------------------------------------------------
+
+    async def _beat(self, effect: fx.SendBeat, sent_at: float) -> None:
+        if self._arming:
+            # Another program holds the kernel's lock; one beat waits for it, and more would be of no use.
+            self.feed(self.node.beat_done, effect.request, None, sent_at)
+            return
+        self._arming = True
+        try:
+            await self._steps.arm(effect.slot, effect.hold)
+        finally:
+            self._arming = False
+        if self._clock.boot() - sent_at > effect.interval:
+            # Much of its hold is over before it is sent; another one follows at once.
+            self._loop.call_soon(self._feed_unless_ended, self.node.beat_now)
+        result = await self._ask(effect.commit)
+        self.feed(self.node.beat_done, effect.request, result, sent_at)
+
+    def _feed_unless_ended(self, method: Callable[..., None]) -> None:
+        if not self.ended.done():
+            self.feed(method)
+
+    async def _restore(self, effect: fx.Restore) -> None:
+        problem = await self._steps.restore(effect)
+        self.feed(self.node.restored, effect.address, effect.interface, problem)
+
+    async def _commit(self, effect: fx.CommitWork) -> None:
+        self.feed(self.node.commit_done, effect.request, await self._ask(effect.commit))
+        self._changed()
+
+    async def _ask(self, commit: Commit) -> CommitResult | None:
+        try:
+            async with asyncio.timeout(self.patience):
+                result = await carry_out(self.store, commit)
+        except (StoreError, TimeoutError) as error:
+            self._store_fails(error)
+            return None
+        self._store_answers()
+        return result
+
+    def _store_answers(self) -> None:
+        self.store_problem = ""
+        self._heard_at = self._clock.boot()
+
+    def _store_fails(self, error: Exception) -> None:
+        """Say so once, for as long as it is the same trouble."""
+        problem = str(error) or "no answer in time"
+        if problem != self.store_problem:
+            self._log(f"store: {problem}", "error")
+        self.store_problem = problem
+
+    async def _watch(self) -> None:
+        """Keep the view fed: a snapshot, then every change after it, anew whenever the watch is lost."""
+        view = self.node.view
+        while True:
+            try:
+                asked_at = self._clock.boot()
+                self._again, known = False, view.known
+                async with asyncio.timeout(self.patience):
+                    snapshot = await self.store.read("")
+                self._store_answers()
+                if self._again:
+                    continue
+                self._read_at = asked_at
+                self.feed(self.node.view_changed, view.reset(snapshot, known))
+                self._changed()
+                await self._follow(snapshot.revision)
+            except WatchLost:
+                self.feed(self.node.watch_lost)
+            except (StoreError, TimeoutError) as error:
+                self._store_fails(error)
+                await asyncio.sleep(READ_PAUSE)
+
+    async def _follow(self, after: int) -> None:
+        """Take what changes after revision ``after``. Returns when everything must be read anew."""
+        if self._again:
+            return
+        try:
+            async with asyncio.timeout(None) as self._following:
+                async for batch in self.store.watch("", after):
+                    self._take(batch)
+        except TimeoutError:
+            if not self._again:
+                raise
+        finally:
+            self._following = None
+
+    def _read_anew(self) -> None:
+        self._again = True
+        if self._following is not None and not self._following.expired():
+            self._following.reschedule(self._loop.time())
+
+    def _take(self, batch: Batch) -> None:
+        self._heard_at = self._clock.boot()
+        keys = self.node.view.apply(batch)
+        if keys:
+            self.feed(self.node.view_changed, keys)
+            if not only_beats(keys):
+                self._changed()
+
+    def _changed(self) -> None:
+        moved, self._view_moved = self._view_moved, asyncio.Event()
+        moved.set()

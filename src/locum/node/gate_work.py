@@ -1,0 +1,90 @@
+"""What the agent does at the gate, with what is left to do after a failure.
+
+Rules of this file: everything here runs on the gate's thread (:mod:`locum.node.kernel_calls`), one call after the
+other, in the order in which the event loop handed them over; the loop reads ``gone`` and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+
+from locum.clock import Clock
+from locum.errors import LocumError, NetlinkError
+from locum.machine.gate.gate import ArmedSlot
+from locum.node.ports import GatePort
+
+#: A gate that could not be put back is tried again this often, in seconds.
+GATE_PAUSE = 1.0
+
+
+class GateWork:
+    """The gate of one node."""
+
+    def __init__(self, gate: GatePort, clock: Clock) -> None:
+        self._gate = gate
+        self._clock = clock
+        # Addresses that the gate lets through though it was told to mute them: it is not armed while there are any.
+        self._unmuted: set[str] = set()
+        self._next = 0.0
+        #: Why the gate could not be put back; "" while it is there.
+        self.gone = ""
+
+    def arm(self, slot: int, hold: float) -> ArmedSlot:
+        """See Gate.arm. Raises LocumError, also while what failed before cannot be made good."""
+        self._mend()
+        return self._gate.arm(slot, hold)
+
+    def confirm(self, armed: ArmedSlot) -> bool:
+        """See Gate.confirm. Raises LocumError."""
+        return self._gate.confirm(armed)
+
+    def allow(self, address: str) -> None:
+        """Let ``address`` through. Raises LocumError."""
+        self._gate.allow([address])
+        self._unmuted.discard(address)
+
+    def deny(self, address: str) -> None:
+        """Mute ``address``. Raises LocumError; the gate is not opened for long before it has been done."""
+        self._mute([address])
+
+    def drop(self) -> list[str]:
+        """Shut the gate and mute all addresses, also what only a predecessor knew of. Returns what failed."""
+        problems = []
+        held = self._gate.held
+        try:
+            self._gate.shut()
+        except LocumError as error:
+            problems.append(f"the kernel's gate cannot be shut: {error}; it closes when its time is over")
+        try:
+            self._mute(held)
+        except LocumError as error:
+            problems.append(f"the kernel's gate cannot be emptied: {error}; it is not opened before that")
+        return problems
+
+    def restore(self) -> None:
+        """Put back what somebody removed or changed, shut. Raises LocumError; :meth:`arm` tries again then."""
+        try:
+            self._gate.restore()
+        except LocumError as error:
+            self.gone = f"it cannot be put back: {error}"
+            raise
+
+    def _mute(self, addresses: Iterable[str]) -> None:
+        unwanted = set(addresses)
+        self._unmuted |= unwanted
+        self._gate.deny(unwanted)
+        self._unmuted -= unwanted
+
+    def _mend(self) -> None:
+        """What failed before the gate may open again: put it back, and mute what it was to mute. Raises LocumError."""
+        if self.gone:
+            now = self._clock.boot()
+            if now < self._next:
+                raise NetlinkError(self.gone, errno.EAGAIN)
+            self._next = now + GATE_PAUSE
+            self._gate.restore()
+            self.gone = ""
+        if self._unmuted:
+            self._gate.deny(self._unmuted)
+            self._unmuted.clear()

@@ -1,0 +1,166 @@
+"""What the agent does about the kernel's news: links, addresses, damage to the gate.
+
+A public address that is configured here but not ours (left by a killed daemon, added by hand) goes away at once; one
+of ours that another program removed comes back. Rules of this file: it reaches the machine through
+:mod:`locum.node.ports` alone; :mod:`locum.node.kernel_watch` listens to the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from locum import tasks
+from locum.errors import LocumError
+from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, LinkChanged
+from locum.node.driver import Driver
+from locum.node.ports import CallsPort, LinksPort, TablePort
+from locum.node.steps import Steps
+
+
+class KernelNews:
+    """Turns the kernel's news into inputs of the rules, and removes addresses that must not be here."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        steps: Steps,
+        calls: CallsPort,
+        table: TablePort,
+        links: LinksPort,
+        log: Callable[[str, str], None],
+    ) -> None:
+        self._driver = driver
+        self._steps = steps
+        self._calls = calls
+        self._table = table
+        self._links = links
+        self._log = log
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._links_look, self._address_look = Look(self._read_links), Look(self._compare)
+        #: Called when links, or addresses that are not public ones, have changed.
+        self.on_change: Callable[[], None] = lambda: None
+
+    def look(self) -> None:
+        """Look at everything: at the start, and when messages of the kernel were lost."""
+        self._links_look.wanted()
+        self._address_look.wanted()
+
+    def close(self) -> None:
+        """Stop all work. Idempotent."""
+        for look in (self._links_look, self._address_look):
+            look.close()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def heard(self, event: LinkChanged | AddressRemoved | AddressAdded) -> None:
+        """The kernel says that something has changed."""
+        match event:
+            case LinkChanged():
+                self._links_look.wanted()
+                self.on_change()
+            case AddressRemoved(address=address, interface=interface):
+                if (address, interface) in self._steps.expected_removals:
+                    self._steps.expected_removals.discard((address, interface))
+                    return
+                self._driver.feed(self._driver.node.address_removed, address, interface)
+                self._others_changed(address)
+            case AddressAdded(address=address, bits=bits, interface=interface):
+                self._steps.appeared(address, interface)
+                self._check(address, bits, interface)
+                self._others_changed(address)
+
+    def gate_damaged(self, problems: tuple[str, ...]) -> None:
+        """Another program changed our nftables rules, most likely by reloading a firewall."""
+        self._log(f"{'; '.join(problems)}: restoring them", "warning")
+        self.spawn(self._restore_gate(problems))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` until it ends or this object is closed."""
+        task = tasks.start(work, "following the kernel's news")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _others_changed(self, address: str) -> None:
+        if address not in self._driver.node.status().hosted:
+            self.on_change()
+
+    async def _read_links(self) -> None:
+        try:
+            found = await self._calls.on_addresses("listing interfaces", self._links.list)
+        except LocumError as error:
+            self._log(str(error), "error")
+            return
+        self._driver.feed(self._driver.node.links_changed, {name: state.up for name, state in found.items()})
+
+    async def _compare(self) -> None:
+        """Compare what is configured with what should be."""
+        present = set()
+        try:
+            listed = await self._calls.on_addresses("listing addresses", self._table.list)
+        except LocumError as error:
+            self._log(str(error), "error")
+            return
+        for found in listed:
+            present.add((found.address, found.interface))
+            self._check(found.address, found.bits, found.interface)
+        for address, (_, interface) in list(self._steps.configured.items()):
+            if (address, interface) not in present:
+                self._driver.feed(self._driver.node.address_removed, address, interface)
+
+    def _check(self, address: str, bits: int, interface: str) -> None:
+        """Remove a public address that is not ours to serve, or not there."""
+        status = self._driver.node.status()
+        if address not in status.hosted:
+            return
+        configured = self._steps.configured.get(address)
+        if configured is not None and (configured[1] == interface or status.activity is not None):
+            return
+        self._log(f"{address} was found on {interface} and is not served there: removing it", "warning")
+        self.spawn(self._remove(address, bits, interface))
+
+    async def _remove(self, address: str, bits: int, interface: str) -> None:
+        try:
+            await self._calls.on_addresses(f"removing {address}", self._remove_now, address, bits, interface)
+        except LocumError as error:
+            self._log(f"cannot remove {address} from {interface}: {error}", "error")
+
+    def _remove_now(self, address: str, bits: int, interface: str) -> None:
+        """On the thread. The address may have become ours while the kernel had no time for this."""
+        configured = self._steps.configured.get(address)
+        if configured is None or configured[1] != interface:
+            self._table.remove(address, bits, interface)
+
+    async def _restore_gate(self, problems: tuple[str, ...]) -> None:
+        await self._steps.restore_gate()
+        # The gate is shut now; the next accepted beat opens it.
+        self._driver.feed(self._driver.node.beat_now)
+        if any("is gone" in problem for problem in problems):
+            # The program that removed our tables removed those of scripts as well.
+            self._driver.feed(self._driver.node.scripts_forget, tuple(self._steps.configured))
+
+
+class Look:
+    """A look that takes a while: one at a time, and one more after it when it was wanted meanwhile."""
+
+    def __init__(self, look: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._look = look
+        self._wanted = False
+        self._task: asyncio.Task[None] | None = None
+
+    def wanted(self) -> None:
+        """Something has changed."""
+        self._wanted = True
+        if self._task is None or self._task.done():
+            self._task = tasks.start(self._work(), "looking at the kernel")
+
+    async def _work(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            await self._look()
+
+    def close(self) -> None:
+        """Cancel the look under way."""
+        if self._task is not None:
+            self._task.cancel()

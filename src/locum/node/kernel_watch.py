@@ -1,0 +1,169 @@
+"""Listens to the kernel of this machine: links, addresses, the gate's rules, listening sockets.
+
+:mod:`locum.node.kernel_news` decides what follows for links, addresses and the gate. When a listening socket that a
+script declared is closed, ``monitor`` runs; also when a script asks for another ``monitor`` soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+
+from locum.connections.listeners import ListenerWatch
+from locum.errors import LocumError
+from locum.events.engine import EventEngine
+from locum.events.model import Event, EventResult
+from locum.machine.addresses import AddressTable
+from locum.machine.gate.gate import Gate
+from locum.machine.gate.gate_watch import GateWatch
+from locum.machine.kernel_monitor import (
+    AddressAdded,
+    AddressRemoved,
+    KernelEvent,
+    KernelMonitor,
+    LinkChanged,
+)
+from locum.machine.links import Links
+from locum.node.driver import Driver
+from locum.node.kernel_calls import KernelCalls
+from locum.node.kernel_news import KernelNews, Look
+from locum.node.port_watch import PortWatch, Situation
+from locum.node.steps import Steps
+from locum.threads import NoAnswer
+
+#: When ``monitor`` runs again that a script wanted to be run again, and when the kernel is asked again that did not
+#: answer, in seconds.
+AGAIN = 1.0
+#: How long files of scripts in the runtime directory are waited for, in seconds.
+FILE_LIMIT = 5.0
+
+
+class KernelWatch:
+    """Watches the network namespace of the agent."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        steps: Steps,
+        engine: EventEngine,
+        gate: Gate | None,
+        calls: KernelCalls,
+        runtime: str,
+        log: Callable[[str, str], None],
+    ) -> None:
+        self._calls = calls
+        self._driver = driver
+        self._steps = steps
+        self._log = log
+        self._table = AddressTable()
+        self._links = Links()
+        self.news = KernelNews(driver, steps, calls, self._table, self._links, log)
+        self._monitor = KernelMonitor(self._event, learns=False)
+        self._listeners = ListenerWatch(self._port_gone)
+        self._ports = PortWatch(
+            os.path.join(runtime, "listen"),
+            situation=self._situation,
+            watch=self._listeners.watch,
+            look=self._listeners.look,
+            closed=self._port_closed,
+            reads=False,
+        )
+        self._gate = gate
+        self._gate_watch: GateWatch | None = None
+        if gate is not None:
+            self._gate_watch = GateWatch(
+                gate, self.news.gate_damaged, lambda: calls.on_gate("looking at the gate", gate.verify), gate.loaders
+            )
+            calls.culprit = self._gate_watch.other
+        self._learning = Look(self._learn)
+        self._engine = engine
+        self._again = os.path.join(runtime, "again")
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        steps.on_event = self._event_ended
+
+    def start(self) -> None:
+        """Begin to watch, and look once at everything."""
+        loop = asyncio.get_running_loop()
+        self._monitor.start(loop)
+        self._listeners.start(loop)
+        if self._gate_watch is not None:
+            self._gate_watch.start(loop)
+        self._learning.wanted()
+        self.news.spawn(self._with_ports(self._ports.read))
+
+    def close(self) -> None:
+        """Stop watching."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._learning.close()
+        self.news.close()
+        self._monitor.close()
+        self._listeners.close()
+        if self._gate_watch is not None:
+            self._gate_watch.close()
+        self._table.close()
+        self._links.close()
+
+    # -- the kernel's messages -------------------------------------------------------------------------------
+
+    def _event(self, event: KernelEvent) -> None:
+        if isinstance(event, LinkChanged | AddressRemoved | AddressAdded):
+            self.news.heard(event)
+            if isinstance(event, LinkChanged):
+                self.news.spawn(self._cover_interfaces())
+        else:
+            self._learning.wanted()
+
+    async def _learn(self) -> None:
+        """Have the monitor learn what is there: at the start, and after messages were lost."""
+        self._monitor.expect()
+        present = None
+        try:
+            present = await self._calls.on_addresses("listing links and addresses", self._monitor.look)
+        except LocumError as error:
+            self._log(f"{error}; trying again", "error")
+            self._timers["learn"] = asyncio.get_running_loop().call_later(AGAIN, self._learning.wanted)
+        self._monitor.learn(present)
+        self.news.look()
+
+    async def _cover_interfaces(self) -> None:
+        """An interface that came back has no egress chain yet: before Linux 6.16 the chain goes with the interface."""
+        if self._gate is not None:
+            try:
+                await self._calls.on_gate("covering an interface", self._gate.ensure_interfaces)
+            except LocumError as error:
+                self._log(f"the gate cannot cover an interface: {error}", "error")
+
+    # -- listening sockets -----------------------------------------------------------------------------------
+
+    def _event_ended(self, result: EventResult) -> None:
+        self.news.spawn(self._with_ports(self._ports.event_ended))
+        if result.event is Event.MONITOR:
+            self.news.spawn(self._look_again())
+
+    async def _look_again(self) -> None:
+        """A script that tolerates a failure once or twice wants to know soon whether it stays (``monitor_again``)."""
+        with contextlib.suppress(OSError, NoAnswer):
+            await self._calls.files.run("looking whether monitor is to run again", FILE_LIMIT, os.unlink, self._again)
+            loop = asyncio.get_running_loop()
+            self._timers["monitor"] = loop.call_later(AGAIN, self._driver.feed, self._driver.node.trigger_monitor)
+
+    def _situation(self) -> Situation:
+        in_use = self._engine.in_use
+        enabled = frozenset(script.name for script in in_use.scripts if script.enabled)
+        return Situation(self._driver.node.status().leaving, self._engine.running, enabled or None)
+
+    def _port_gone(self, port: int) -> None:
+        self.news.spawn(self._with_ports(self._ports.gone, port))
+
+    async def _with_ports(self, act: Callable[..., None], *arguments: int) -> None:
+        """Call ``act`` when what scripts have declared has been read, or cannot be."""
+        with contextlib.suppress(NoAnswer):
+            await self._calls.files.run("reading declared ports", FILE_LIMIT, self._ports.load)
+        act(*arguments)
+
+    def _port_closed(self, port: int) -> None:
+        self._log(f"nothing listens on port {port} any more: running monitor", "warning")
+        self._driver.feed(self._driver.node.trigger_monitor)

@@ -1,0 +1,74 @@
+"""The life of an agent: what it finds, what it begins with, how it runs.
+
+Rules of this file: the order of these steps is stated here and nowhere else. It reaches the machine through
+:mod:`locum.node.ports` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from locum import tasks
+from locum.errors import LocumError
+from locum.events.model import Event
+from locum.node.driver import Driver
+from locum.node.ports import HoldPagePort, NotesPort, ScriptsPort, TablePort
+from locum.node.steps import Steps
+from locum.rules.node import Adoption
+
+
+def adoption_of(page: HoldPagePort, notes: NotesPort, table: TablePort) -> Adoption | None:
+    """What the agent before this one left, if it held anything. Raises LocumError."""
+    if not page.incarnation:
+        return None
+    held = notes.of(page.incarnation)
+    present = {(found.address, found.interface) for found in table.list()}
+    missing = frozenset(address for address, name in held.items() if (address, name) not in present)
+    return Adoption(page.incarnation, page.deadline, page.slot, page.revision, page.quiet, held, missing)
+
+
+async def take_over(adoption: Adoption | None, bits: Mapping[str, int], steps: Steps) -> None:
+    """Go on with what the agent before this one held, or begin with a clean slate.
+
+    ``bits``: address → prefix length of the configured addresses. Comes before everything that takes time: the hold
+    runs out, and the next beat must not wait for scripts.
+    """
+    if adoption is not None:
+        held = [(a, bits[a], name) for a, name in adoption.held.items() if a in bits]
+        await steps.adopt(held, adoption.missing)
+    else:
+        await steps.clean_slate()
+
+
+async def run(adopted: bool, driver: Driver, steps: Steps, scripts: ScriptsPort) -> str | None:
+    """Start the event engine, run ``init`` and ``setup`` unless an agent before this one did, then run the node.
+
+    Returns when the node has left: None, or the problem that ends the daemon.
+    """
+    starting = tasks.start(_start_engine(driver, steps, scripts), "starting the event engine")
+    try:
+        for event in () if adopted else (Event.INIT, Event.SETUP):
+            running = tasks.start(steps.run_once(event), f"running {event}")
+            await asyncio.wait((running, driver.ended), return_when=asyncio.FIRST_COMPLETED)
+            if driver.ended.done():
+                # The event waits for an engine that cannot be started.
+                running.cancel()
+                break
+            failure = running.result()
+            if failure is not None:
+                return f"{event} failed, so this node does not start: {failure}"
+        return await driver.run()
+    finally:
+        starting.cancel()
+
+
+async def _start_engine(driver: Driver, steps: Steps, scripts: ScriptsPort) -> None:
+    """Start the script runner; the agent ends when it cannot be started."""
+    try:
+        await scripts.start()
+    except LocumError as error:
+        driver.end(str(error))
+        return
+    driver.feed(driver.node.handles_changed, await scripts.handled())
+    steps.engine_ready.set()

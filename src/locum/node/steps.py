@@ -1,0 +1,667 @@
+"""Taking and releasing addresses, and everything else that the rules ask of this machine.
+
+Rules of this file: it knows kernel and scripts, no cluster. I7 is kept here: whatever the scripts did, after a
+take the address is configured or the take has failed and nothing is left of it; after a release it is gone.
+An address may speak only while it is in the gate's held set *and* the gate is open; the set is changed here, the
+gate's clock runs in the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from locum import tasks
+from locum.clock import Clock
+from locum.config.tunables import Tunables
+from locum.errors import LocumError
+from locum.events.model import Event, EventResult
+from locum.machine.addresses import Item
+from locum.machine.gate.gate import ArmedSlot
+from locum.node.gate_work import GateWork
+from locum.node.ports import (
+    AnnouncePort,
+    CallsPort,
+    ConnectionsPort,
+    GatePort,
+    HoldPagePort,
+    NotesPort,
+    ScriptsPort,
+    TablePort,
+    WirePort,
+)
+from locum.rules import effects as fx
+from locum.threads import NoAnswer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Outcome = tuple[bool, str]
+
+#: Renewing lifetimes at every beat would be wasteful; this often is enough, in seconds.
+RENEW_INTERVAL = 0.5
+#: How long the removal of a note is waited for, in seconds.
+NOTE_LIMIT = 2.0
+#: How long the removal of all notes is waited for at the start, in seconds.
+CLEAN_LIMIT = 5.0
+
+
+def _nobody(*_: object) -> None:
+    """Nobody listens yet."""
+
+
+class Steps:
+    """The machine's side of one node.
+
+    ``gate``: the kernel's gate, None without nftables. ``lifetime``: whole seconds that addresses are configured for.
+    ``tunables`` returns those in force.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        table: TablePort,
+        gate: GatePort | None,
+        lifetime: int,
+        announcer: AnnouncePort,
+        engine: ScriptsPort,
+        page: HoldPagePort,
+        notes: NotesPort,
+        connections: ConnectionsPort,
+        calls: CallsPort,
+        wire: WirePort,
+        tunables: Callable[[], Tunables],
+        log: Callable[[str, str], None],
+    ) -> None:
+        self._table = table
+        self._calls = calls
+        self._clock = clock
+        self._gate = GateWork(gate, clock) if gate is not None else None
+        self._announcer = announcer
+        self._engine = engine
+        self._page = page
+        self._notes = notes
+        self._connections = connections
+        self._wire = wire
+        self._lifetime = lifetime
+        self._armed: dict[int, ArmedSlot] = {}
+        self._tunables = tunables
+        self._log = log
+        #: Address → (bits, interface) of what is configured here by us.
+        self.configured: dict[str, tuple[int, str]] = {}
+        # Those whose take is complete. Renewing one that is just being released would configure it again.
+        self._renewable: dict[str, tuple[int, str]] = {}
+        self._renewed = 0.0
+        self._renewing = False
+        self._announcements: dict[str, asyncio.Task[None]] = {}
+        self._gate_problem = ""
+        self._background: set[asyncio.Task[None]] = set()
+        #: Address → why its announcements could not be sent, of those whose latest was not.
+        self.unannounced: dict[str, str] = {}
+        #: (address, interface) that is removed and configured again by us: its removal is no news.
+        self.expected_removals: set[tuple[str, str]] = set()
+        #: Called after every event, with its result.
+        self.on_event: Callable[[EventResult], None] = _nobody
+        #: Called with every address that has left this machine.
+        self.on_gone: Callable[[str], None] = _nobody
+        #: Called when the gate could not be armed, opened or put back (with the reason), and ("") when it works again.
+        self.on_gate: Callable[[str], None] = _nobody
+        #: Called with address, interface and reason when the kernel does not renew a lifetime.
+        self.on_renewal_failed: Callable[[str, str, str], None] = _nobody
+        #: Called with address and reason when an address that goes could be neither removed nor muted.
+        self.on_still_here: Callable[[str, str], None] = _nobody
+        #: Set when the engine has started; events wait for it, so that beats need not.
+        self.engine_ready = asyncio.Event()
+
+    # -- the hold --------------------------------------------------------------------------------------------
+
+    async def arm(self, slot: int, hold: float) -> None:
+        """Start the kernel's timer of ``slot`` for ``hold`` seconds; it opens nothing before it is confirmed.
+
+        The timer runs from a moment after this call began, and has begun when it returns.
+        """
+        if self._gate is not None:
+            self._armed.pop(slot, None)
+            try:
+                self._armed[slot] = await self._calls.on_gate("arming the gate", self._gate.arm, slot, hold)
+            except LocumError as error:
+                # The beat goes on: others may rely on this node being alive. It cannot be confirmed, so the gate
+                # stays as it is and closes when its time is over; soon the node says that it can serve nothing.
+                self._gate_fails(f"the kernel's gate cannot be armed: {error}")
+
+    def _gate_fails(self, problem: str) -> None:
+        if problem != self._gate_problem:
+            self._log(problem, "error")
+        self._gate_problem = problem
+        self.on_gate(problem)
+
+    def _gate_works(self) -> None:
+        if self._gate_problem:
+            self._log("the kernel's gate works again", "info")
+            self._gate_problem = ""
+            self.on_gate("")
+
+    def confirm(self, incarnation: str, slot: int, deadline: float, revision: int, quiet: float) -> None:
+        """The beat of ``slot`` was accepted: the gate opens until ``deadline``, for which it was armed. Does not wait
+        for it."""
+        # The page goes first: a guard that reads an old deadline would take away what the kernel still lets speak.
+        self._page.confirm(incarnation, slot, deadline, revision, quiet)
+        armed = self._armed.pop(slot, None)
+        if self._gate is not None and armed is not None:
+            self._spawn(
+                self._opened(self._calls.start(self._calls.gate, "opening the gate", self._gate.confirm, armed))
+            )
+        self._renew(deadline)
+
+    async def _opened(self, opening: asyncio.Future[bool]) -> None:
+        try:
+            await opening
+            self._gate_works()
+        except LocumError as error:
+            self._gate_fails(f"the kernel's gate cannot be opened: {error}")
+
+    def _renew(self, deadline: float) -> None:
+        """Renew the lifetimes of what is configured, now and then; where they are all there is, after every beat."""
+        now = self._clock.boot()
+        soon = self._gate is not None and now - self._renewed < RENEW_INTERVAL
+        if not self._renewable or soon or self._renewing or now >= deadline:
+            return
+        self._renewed = now
+        self._renewing = True
+        items = [(address, bits, name) for address, (bits, name) in self._renewable.items()]
+        self._spawn(self._told_renewal(self._on_addresses("renewing lifetimes", self._renew_now, items, deadline)))
+
+    def _renew_now(self, items: list[Item], deadline: float) -> tuple[tuple[Item, LocumError], ...]:
+        """On the thread. A hold that ended before the kernel came to this must not be prolonged."""
+        return self._table.renew(items, self._lifetime) if self._clock.boot() < deadline else ()
+
+    async def _told_renewal(self, renewal: asyncio.Future[tuple[tuple[Item, LocumError], ...]]) -> None:
+        try:
+            for (address, _, name), problem in await renewal:
+                self._log(f"cannot renew {address} on {name}: {problem}", "warning")
+                self.on_renewal_failed(address, name, str(problem))
+        except LocumError as error:
+            self._log(f"cannot renew the lifetimes of public addresses: {error}", "warning")
+        finally:
+            self._renewing = False
+
+    async def restore_gate(self) -> None:
+        """Somebody removed or changed our rules: put them back, shut until the next beat is confirmed."""
+        if self._gate is None:
+            return
+        self._armed.clear()
+        try:
+            await self._calls.on_gate("putting the gate back", self._gate.restore)
+        except LocumError as error:
+            # Without it nothing would keep this node to its hold: no address is configured before it is back.
+            self._gate_fails(f"the kernel's gate cannot be put back: {error}; removing all public addresses")
+            for address, (bits, interface) in list(self.configured.items()):
+                await self._remove_from_kernel(address, bits, interface)
+
+    async def clean_slate(self) -> None:
+        """No agent before this one left a hold: forget its notes, and silence whatever it left while it died."""
+        try:
+            await self._calls.files.run("removing what an earlier agent noted", CLEAN_LIMIT, self._notes.clear)
+        except (OSError, NoAnswer) as error:
+            # They mean something in the membership of their time alone, which the page no longer has.
+            self._log(f"the notes of an earlier agent cannot be removed: {error}", "warning")
+        self.drop()
+
+    def drop(self) -> None:
+        """There is no hold: silent at once, and every address of ours goes.
+
+        Does not wait for the kernel. Whatever is done later at the gate, or about addresses, comes after this: the same
+        threads do it, in order. So the gate cannot open for what this mutes.
+        """
+        self._page.clear()
+        self._armed.clear()
+        if self._gate is not None:
+            self._spawn(self._told_drop(self._calls.start(self._calls.gate, "shutting the gate", self._gate.drop)))
+        gone = list(self.configured.items())
+        for address, _ in gone:
+            self._stop_serving(address)
+        if gone:
+            items = [(address, bits, interface) for address, (bits, interface) in gone]
+            removal = self._on_addresses("removing addresses", self._remove_now, items)
+            self._spawn(self._told_removal(removal, items))
+        self._connections.dropped(address for address, _ in gone)
+
+    async def _told_drop(self, drop: asyncio.Future[list[str]]) -> None:
+        try:
+            for problem in await drop:
+                self._log(problem, "error")
+        except LocumError as error:
+            self._log(str(error), "error")
+
+    def _remove_now(self, items: list[Item]) -> list[str]:
+        """On the thread: remove; the problem of each, "" when it is gone."""
+        problems = []
+        for item in items:
+            try:
+                self._table.remove(*item)
+                problems.append("")
+            except LocumError as error:
+                problems.append(str(error))
+        return problems
+
+    async def _told_removal(self, removal: asyncio.Future[list[str]], items: list[Item]) -> None:
+        try:
+            problems = await removal
+        except LocumError as error:
+            problems = [str(error)] * len(items)
+        for (address, _, interface), problem in zip(items, problems, strict=True):
+            self._told_removed(address, interface, problem)
+
+    def _told_removed(self, address: str, interface: str, problem: str) -> None:
+        if problem:
+            self._log(f"cannot remove {address} from {interface}: {problem}", "error")
+        else:
+            self.on_gone(address)
+
+    # -- events ----------------------------------------------------------------------------------------------
+
+    async def run_event(self, effect: fx.RunEvent) -> Outcome:
+        """Run an event that concerns no address."""
+        event = Event(effect.event)
+        limit = self._tunables()
+        timeout = limit.monitor_timeout if event is Event.MONITOR else limit.event_timeout
+        return await self._run(event, (), timeout)
+
+    async def run_once(self, event: Event) -> str | None:
+        """Run ``init`` or ``setup``; returns the reason when it failed."""
+        ok, reason = await self._run(event, (), self._tunables().event_timeout)
+        return None if ok else reason
+
+    async def _run(
+        self,
+        event: Event,
+        arguments: tuple[str, ...],
+        timeout: float,
+        environment: Callable[[], Mapping[str, str]] = dict,
+    ) -> Outcome:
+        await self.engine_ready.wait()
+
+        def now() -> dict[str, str]:
+            # Asked when the scripts start: the event may have waited for its turn, and beats went on meanwhile.
+            present = ",".join(f"{address}/{bits}@{name}" for address, (bits, name) in self._renewable.items())
+            return {"LOCUM_ADDRESSES": present, **environment()}
+
+        try:
+            result = await self._engine.run(
+                event,
+                arguments,
+                timeout=timeout,
+                startup_timeout=self._tunables().event_timeout,
+                environment=now,
+            )
+        except LocumError as error:
+            return False, str(error)
+        self.on_event(result)
+        failure = result.failure
+        if failure is None:
+            return True, ""
+        said = f": {failure.reason}" if failure.reason else ""
+        return False, f"{failure.script} {failure.outcome} (status {failure.status}){said}"
+
+    def _for_addresses(self) -> dict[str, str]:
+        return {"LOCUM_LIFETIME": str(self._lifetime), "LOCUM_DEADLINE": f"{self._page.deadline:.9f}"}
+
+    # -- addresses -------------------------------------------------------------------------------------------
+
+    async def take(self, effect: fx.TakeAddress) -> Outcome:
+        """``takeip``: let it speak, run the scripts, see that it is configured, announce it, tell its clients."""
+        address, bits, interface = effect.address, effect.bits, effect.interface
+        await self._connections.taking(address)
+        # The hold may end until the engine runs.
+        await self.engine_ready.wait()
+        if self._clock.boot() >= self._page.deadline:
+            return False, "the hold has ended"
+        # Heard since the probe, while other addresses were taken.
+        occupant = self._wire.occupant(address) if effect.first else None
+        if occupant is not None:
+            return False, f"another machine has it: {occupant}"
+        await self._begin(address)
+        self.configured[address] = (bits, interface)
+        if not await self._allow(address):
+            await self._abandon(address)
+            return False, "the kernel's gate cannot be changed"
+        arguments = (interface, address, str(bits))
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses)
+        if ok:
+            ok, reason = await self._ensure(address, bits, interface)
+        if not ok:
+            await self._abandon(address)
+            return False, reason
+        self._completed(address, bits, interface, effect.incarnation)
+        self._announce(interface, address)
+        self._connections.taken(address, interface)
+        return True, ""
+
+    async def probe(self, effect: fx.ProbeAddresses) -> dict[str, str]:
+        """Ask on the wire who has these addresses; address → what was heard of another machine."""
+        return await self._wire.probe(effect.items)
+
+    def defend(self, interface: str, address: str) -> None:
+        """Another machine says that it has ``address``, which is held here: tell the neighbours once where it is."""
+        if address in self._renewable:
+            self._announce_once(interface, address)
+
+    async def release(self, effect: fx.ReleaseAddress) -> Outcome:
+        """``releaseip``: mute it, end its connections, run the scripts, see that it is gone."""
+        address, bits, interface = effect.address, effect.bits, effect.interface
+        await self._begin(address)
+        self.configured.setdefault(address, (bits, interface))
+        await self._connections.releasing(address)
+        await self._deny(address)
+        await self._connections.released(address)
+        arguments = (interface, address, str(bits))
+        try:
+            return await self._run(Event.RELEASEIP, arguments, self._tunables().event_timeout)
+        finally:
+            await self._forget(address)
+            if self._gate is None:
+                # Nothing was muted: connections could be made until just now.
+                self._connections.dropped([address])
+
+    async def update(self, effect: fx.UpdateAddress) -> Outcome:
+        """``updateip``: the address changes its interface."""
+        address, bits = effect.address, effect.bits
+        old, new = effect.old_interface, effect.new_interface
+        await self._begin(address)
+        arguments = (old, new, address, str(bits))
+        ok, reason = await self._run(Event.UPDATEIP, arguments, self._tunables().event_timeout, self._for_addresses)
+        self.configured[address] = (bits, new)
+        await self._remove_from_kernel(address, bits, old)
+        if ok:
+            ok, reason = await self._ensure(address, bits, new)
+        if not ok:
+            await self._abandon(address)
+            return False, reason
+        self._completed(address, bits, new, effect.incarnation)
+        self._announce(new, address)
+        self._connections.updated(address, new)
+        return True, ""
+
+    async def restore(self, effect: fx.Restore) -> str:
+        """Configure and announce an address again that is held and was removed; the problem, "" when it is there."""
+        # Until scripts have heard of it, it counts as not taken: the agent may end before they do.
+        await self._forget_note(effect.address)
+        if not self._is_held(effect.address, effect.interface):
+            # The note took so long that the address went meanwhile, perhaps to another node.
+            return "it is not held here any more"
+        ok, reason = await self._ensure(effect.address, effect.bits, effect.interface)
+        if ok and self._is_held(effect.address, effect.interface):
+            self._announce(effect.interface, effect.address)
+        return reason
+
+    def _is_held(self, address: str, interface: str) -> bool:
+        """Whether ``address`` was taken completely, is on ``interface``, and is not about to go."""
+        present = self._renewable.get(address)
+        return present is not None and present[1] == interface
+
+    # -- what the audit asks for -----------------------------------------------------------------------------
+
+    def held(self) -> dict[str, tuple[int, str]]:
+        """Address → (bits, interface) of what was taken completely."""
+        return dict(self._renewable)
+
+    async def replace(self, address: str) -> str:
+        """Remove a held address and configure it again; the problem, "" when it is there."""
+        bits, interface = self._renewable[address]
+        self.expected_removals.add((address, interface))
+        try:
+            done = await self._on_addresses(f"replacing {address}", self._replace_now, address, bits, interface)
+        except LocumError as error:
+            return str(error)
+        return "" if done else "the hold has ended"
+
+    def _replace_now(self, address: str, bits: int, interface: str) -> bool:
+        """On the thread; False when the hold has ended before the kernel came to it."""
+        if self._clock.boot() >= self._page.deadline:
+            return False
+        self._table.remove(address, bits, interface)
+        return self._add_now(address, bits, interface)
+
+    async def put_last(self, addresses: Iterable[str]) -> str:
+        """Put held addresses of one interface after its own ones; the problem, or ""."""
+        items = [(address, *self._renewable[address]) for address in addresses]
+        self.expected_removals |= {(address, interface) for address, _, interface in items}
+        try:
+            if items:
+                await self._on_addresses("putting public addresses last", self._put_last_now, items)
+        except LocumError as error:
+            return str(error)
+        return ""
+
+    def _put_last_now(self, items: list[Item]) -> None:
+        """On the thread."""
+        if self._clock.boot() < self._page.deadline:
+            self._table.put_last(items, self._lifetime)
+
+    async def renew(self, address: str) -> None:
+        """Configure a held address as it is, and what belongs to its interface."""
+        bits, interface = self._renewable[address]
+        await self._ensure(address, bits, interface)
+
+    async def gate_done(self, limit: float) -> None:
+        """Returns when all that was asked of the gate has been done: another program may have kept nftables' lock.
+        Raises NoAnswer after ``limit`` seconds."""
+        await self._calls.gate.run("waiting for the gate", limit, lambda: None)
+
+    async def allow(self, address: str) -> None:
+        """Let a held address through the gate, which has lost it."""
+        await self._allow(address)
+
+    async def mute(self, address: str) -> None:
+        """Shut an address out at the gate that is not here."""
+        await self._deny(address)
+
+    def announce_again(self, address: str) -> None:
+        """Announce a held address once more."""
+        self._announce_once(self._renewable[address][1], address)
+
+    async def take_again(self, effect: fx.TakeAgain) -> Outcome:
+        """``takeip`` once more, for what scripts had attached to the address; it speaks and is renewed meanwhile."""
+        address, bits, interface = effect.address, effect.bits, effect.interface
+        await self._forget_note(address)
+        arguments = (interface, address, str(bits))
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses)
+        if ok:
+            ok, reason = await self._ensure(address, bits, interface)
+        if not ok:
+            await self._abandon(address)
+            return False, reason
+        self._completed(address, bits, interface, effect.incarnation)
+        return True, ""
+
+    async def adopt(self, held: Iterable[tuple[str, int, str]], missing: Collection[str]) -> None:
+        """Addresses (address, bits, interface) that a predecessor left here with a valid hold.
+
+        ``missing``: those that the kernel has lost meanwhile; scripts have not heard of it.
+        """
+        for address, bits, interface in held:
+            if address in missing:
+                await self._forget_note(address)
+            self.configured[address] = self._renewable[address] = (bits, interface)
+            await self._allow(address)
+            await self._ensure(address, bits, interface)
+            self._wire.holds(address, interface)
+            self._connections.adopted(address, interface)
+
+    async def _begin(self, address: str) -> None:
+        """``address`` is about to be changed: a crash in between must lead to doing it again."""
+        self._renewable.pop(address, None)
+        self._wire.gone(address)
+        await self._forget_note(address)
+
+    async def _forget_note(self, address: str) -> None:
+        try:
+            await self._calls.files.run(f"removing the note of {address}", NOTE_LIMIT, self._notes.remove, address)
+        except (OSError, NoAnswer) as error:
+            # After a crash a successor takes it for complete; it does what the plan says all the same.
+            self._log(f"cannot note that {address} is about to change: {error}", "warning")
+
+    def _completed(self, address: str, bits: int, interface: str, incarnation: str) -> None:
+        # A hold that was lost during the scripts has emptied both.
+        self.configured[address] = self._renewable[address] = (bits, interface)
+        self._wire.holds(address, interface)
+        what = f"noting that {address} is held"
+        self._spawn(
+            self._told_note(
+                address,
+                self._calls.start(self._calls.files, what, self._notes.add, address, incarnation, interface),
+            )
+        )
+
+    async def _told_note(self, address: str, noting: asyncio.Future[None]) -> None:
+        try:
+            await noting
+        except (OSError, NoAnswer) as error:
+            # The note only spares the scripts a second takeip if the agent crashes: no reason not to serve.
+            self._log(f"cannot note that {address} is held: {error}", "warning")
+
+    async def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
+        if self._clock.boot() >= self._page.deadline:
+            return False, "the hold has ended"
+        if self._gate is not None and self._gate.gone:
+            return False, f"the kernel's gate: {self._gate.gone}"
+        try:
+            added = await self._on_addresses(f"configuring {address}", self._add_now, address, bits, interface)
+        except LocumError as error:
+            return False, str(error)
+        return (True, "") if added else (False, "the hold has ended")
+
+    def _add_now(self, address: str, bits: int, interface: str) -> bool:
+        """On the thread: configure it; False when the hold has ended before the kernel came to it."""
+        if self._clock.boot() >= self._page.deadline:
+            return False
+        self._table.add(address, bits, interface, self._lifetime)
+        return True
+
+    async def _forget(self, address: str) -> None:
+        """``address`` is muted, then whatever is configured of it goes."""
+        muted = await self._deny(address)
+        # A hold that was lost meanwhile has removed it already.
+        present = self.configured.get(address)
+        problem = await self._remove(address, *present) if present is not None else ""
+        if problem and not muted:
+            self.on_still_here(address, problem)
+
+    async def _abandon(self, address: str) -> None:
+        """:meth:`_forget`, for an address that was not released."""
+        await self._forget(address)
+        self._connections.dropped([address])
+
+    async def _deny(self, address: str) -> bool:
+        """Whether the gate mutes ``address`` now."""
+        return self._gate is not None and await self._change_gate(f"muting {address}", self._gate.deny, address)
+
+    async def _allow(self, address: str) -> bool:
+        """Whether the gate, if there is one, lets ``address`` through now."""
+        return self._gate is None or await self._change_gate(
+            f"letting {address} through the gate", self._gate.allow, address
+        )
+
+    async def _change_gate(self, what: str, change: Callable[[str], object], address: str) -> bool:
+        """Whether ``change`` was carried out."""
+        try:
+            await self._calls.on_gate(what, change, address)
+        except LocumError as error:
+            self._log(f"the kernel's gate cannot be changed: {error}", "error")
+            return False
+        return True
+
+    def _stop_serving(self, address: str) -> None:
+        task = self._announcements.pop(address, None)
+        if task is not None:
+            task.cancel()
+        self.configured.pop(address, None)
+        self._renewable.pop(address, None)
+        self.unannounced.pop(address, None)
+        self._wire.gone(address)
+
+    async def _remove(self, address: str, bits: int, interface: str) -> str:
+        """Remove it from the kernel and forget it; the problem, "" when it is gone."""
+        removal = self._on_addresses(f"removing {address}", self._remove_now, [(address, bits, interface)])
+        self._stop_serving(address)
+        try:
+            (problem,) = await removal
+        except LocumError as error:
+            problem = str(error)
+        self._told_removed(address, interface, problem)
+        return problem
+
+    async def _remove_from_kernel(self, address: str, bits: int, interface: str) -> str:
+        try:
+            await self._on_addresses(f"removing {address}", self._table.remove, address, bits, interface)
+        except LocumError as error:
+            self._log(f"cannot remove {address} from {interface}: {error}", "error")
+            return str(error)
+        return ""
+
+    def _on_addresses(
+        self, what: str, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
+    ) -> asyncio.Future[T]:
+        return self._calls.start(self._calls.addresses, what, function, *arguments, **named)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = tasks.start(work, "carrying out what the rules ask for")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def appeared(self, address: str, interface: str) -> None:
+        """The kernel says that ``address`` is configured on ``interface``. If it is being taken there, announce it now:
+        clients need not wait for the scripts that come after the one that configured it."""
+        present = self.configured.get(address)
+        if present is not None and present[1] == interface and address not in self._renewable:
+            self._announce_once(interface, address)
+
+    # -- announcements ---------------------------------------------------------------------------------------
+
+    def _announce(self, interface: str, address: str) -> None:
+        """Announce now, and some times more against loss (AnnounceCount, AnnounceInterval)."""
+        old = self._announcements.pop(address, None)
+        if old is not None:
+            old.cancel()
+        self._announce_once(interface, address)
+        if self._tunables().announce_count > 1:
+            self._announcements[address] = tasks.start(self._repeat(interface, address), f"announcing {address}")
+
+    async def _repeat(self, interface: str, address: str) -> None:
+        for _ in range(self._tunables().announce_count - 1):
+            await asyncio.sleep(self._tunables().announce_interval)
+            self._announce_once(interface, address)
+        self._announcements.pop(address, None)
+
+    def _announce_once(self, interface: str, address: str) -> None:
+        if self._clock.boot() < self._page.deadline:
+            announcing = self._on_addresses(f"announcing {address}", self._announce_now, interface, address)
+            self._spawn(self._told_announcement(interface, address, announcing))
+
+    def _announce_now(self, interface: str, address: str) -> bool:
+        """On the thread; also True when the hold has ended before the kernel came to it."""
+        return self._clock.boot() >= self._page.deadline or self._announcer.announce(interface, address)
+
+    async def _told_announcement(self, interface: str, address: str, announcing: asyncio.Future[bool]) -> None:
+        problem = ""
+        try:
+            if not await announcing:
+                problem = "it was not sent"
+        except LocumError as error:
+            problem = str(error)
+            self._log(f"cannot announce {address} on {interface}: {error}", "warning")
+        if problem and address in self.configured:
+            # The audit tells, and announces again (node/auditor.py).
+            self.unannounced[address] = problem
+        else:
+            self.unannounced.pop(address, None)
+
+    def close(self) -> None:
+        """Stop announcing."""
+        for task in self._announcements.values():
+            task.cancel()
+        self._announcements.clear()
+        for task in list(self._background):
+            task.cancel()

@@ -1,0 +1,53 @@
+"""Notes in the runtime directory of which addresses were taken completely, for the agent that comes after a crash.
+
+One small file per address, named after it, with the incarnation and the interface inside. A note is written after
+``takeip`` succeeded and removed before any of ``takeip``, ``updateip`` and ``releaseip`` begins, so that what was
+interrupted is done again. It means something only in the membership in which it was written: one that is left over from
+an earlier membership must bring no address back, which may long be served elsewhere. A starting guard removes them all.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class TakenNotes:
+    """The notes in ``directory``, which is created."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+
+    def add(self, address: str, incarnation: str, interface: str) -> None:
+        """``address`` was taken completely, on ``interface``, by the membership ``incarnation``."""
+        temporary = os.path.join(self._directory, ".new")
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(f"{incarnation} {interface}")
+        os.replace(temporary, os.path.join(self._directory, address))
+
+    def remove(self, address: str) -> None:
+        """``address`` is about to be changed."""
+        try:
+            os.unlink(os.path.join(self._directory, address))
+        except FileNotFoundError:
+            pass
+
+    def of(self, incarnation: str) -> dict[str, str]:
+        """Address → interface of what was taken completely in the membership ``incarnation``."""
+        found = {}
+        for name in os.listdir(self._directory):
+            if not name.startswith("."):
+                with open(os.path.join(self._directory, name), encoding="ascii") as file:
+                    whose, _, interface = file.read().partition(" ")
+                if whose == incarnation:
+                    found[name] = interface
+        return found
+
+    def addresses(self) -> list[str]:
+        """All addresses with a note, of whatever membership."""
+        return [name for name in os.listdir(self._directory) if not name.startswith(".")]
+
+    def clear(self) -> None:
+        """Nothing is held."""
+        for name in os.listdir(self._directory):
+            self.remove(name)

@@ -1,0 +1,102 @@
+"""Damping of what goes and comes back again and again: a link, or a node's health.
+
+Rules of this file: times only (seconds of the boot-time clock). A loss counts at once. A return counts when it has
+lasted for a time that doubles with each loss within a window. What is back and does not count yet is *unsteady*: it is
+good enough for what nothing steady can serve, and for what it serves already (:func:`locum.rules.plan.hostable`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from locum.config.tunables import Tunables
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """``delay``: how long a return must last after the first loss that costs something; 0 means no damping.
+    ``longest``: the limit of its doubling. ``window``: losses longer ago are forgotten. ``free``: so many losses within
+    the window cost nothing. Times in seconds."""
+
+    delay: float
+    longest: float
+    window: float
+    free: int = 0
+
+    def pause(self, losses: int) -> float:
+        """How long a return must last after ``losses`` within the window."""
+        if self.delay <= 0 or losses <= self.free:
+            return 0.0
+        return float(min(self.delay * 2 ** min(losses - self.free - 1, 60), max(self.delay, self.longest)))
+
+
+def link_rule(tunables: Tunables) -> Rule:
+    """The rule for links."""
+    return Rule(tunables.link_up_delay, tunables.damping_longest, tunables.damping_window)
+
+
+def health_rule(tunables: Tunables) -> Rule:
+    """The rule for a node's health: one failure costs nothing."""
+    return Rule(tunables.healthy_delay, tunables.damping_longest, tunables.damping_window, free=1)
+
+
+class PresentRule:
+    """The rule that the present tunables make, worked out once for each change of them."""
+
+    def __init__(self, make: Callable[[Tunables], Rule]) -> None:
+        self._make = make
+        self._tunables = Tunables()
+        self._rule = make(self._tunables)
+
+    def of(self, tunables: Tunables) -> Rule:
+        """The rule of ``tunables``."""
+        if tunables is not self._tunables:
+            self._tunables, self._rule = tunables, self._make(tunables)
+        return self._rule
+
+
+class Damper:
+    """One thing that can be there or not. It begins as unknown; to be there from the start is steady.
+
+    The rule is asked for each time, so that a changed one is in force at once.
+    """
+
+    def __init__(self) -> None:
+        self._present: bool | None = None
+        self._losses: list[float] = []
+        self._back = math.inf
+
+    def seen(self, present: bool, now: float, rule: Rule) -> None:
+        """It is ``present`` now, or not."""
+        if present == self._present:
+            return
+        if not present:
+            self._losses = [when for when in self._losses if now - when <= rule.window]
+            if self._present:
+                self._losses.append(now)
+        elif self._present is not None:
+            self._back = now
+        self._present = present
+
+    def losses(self, rule: Rule) -> int:
+        """How often it was lost within the window before it came back."""
+        return sum(self._back - when <= rule.window for when in self._losses)
+
+    def until(self, rule: Rule) -> float:
+        """Until when it is unsteady, minus infinity when it is not there or was never lost."""
+        if not self._present or math.isinf(self._back):
+            return -math.inf
+        return self._back + rule.pause(self.losses(rule))
+
+    def unsteady(self, now: float, rule: Rule) -> bool:
+        """Whether it is there and has not lasted yet."""
+        return self._back != math.inf and now < self.until(rule)
+
+    def next_due(self, since: float, rule: Rule) -> float:
+        """When it becomes steady, if it was not at ``since``; infinite when it was, or is not there."""
+        if self._back == math.inf:
+            return math.inf
+        until = self.until(rule)
+        return until if since < until else math.inf

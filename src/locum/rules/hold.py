@@ -1,0 +1,234 @@
+"""Holding an address: own beats and deadline, and when another node's hold is certainly over.
+
+The argument, in short (``docs/safety.md`` has all of it). Times are CLOCK_BOOTTIME of one machine each; only
+rates are compared. Node N sends a beat at ``s`` and the store commits it at ``c``; observer O sees it at ``o``:
+``s <= c <= o`` in real time. N's hold lasts until ``s + hold`` on N's clock. O acts at ``o + hold + margin`` on
+O's clock, in a commit that is conditional on that beat still being the last. So when the commit succeeds, N
+has no accepted beat sent after ``s``, and its hold is over, provided that the margin covers what the two
+clocks' rates can differ by over a hold, and how coarsely the kernel counts.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from locum.rules.view import View
+
+#: Beats per hold. Five tries fit into a hold, so that losing some is survived.
+BEATS_PER_HOLD = 5
+#: Longest time between two beats, in seconds.
+LONGEST_INTERVAL = 0.5
+#: How many beats the kernel's gate can tell apart: one that carries the hold, and others under way.
+SLOTS = 4
+#: Bound on the difference of two clocks' rates that the margin covers: 1000 ppm, twice what NTP may slew.
+CLOCK_RATE_BOUND = 0.001
+#: After an outage of the store everybody gets so many beats, and at least so many seconds, to be heard of again;
+#: never more than a hold and its margin.
+GRACE_BEATS = 3
+SHORTEST_GRACE = 0.5
+#: Kernel timers and queues: some jiffies of 10 ms (HZ=100), and packets already handed to a network card.
+KERNEL_SLACK = 0.03
+
+
+def margin_for(hold: float) -> float:
+    """Seconds that observers wait beyond ``hold`` (seconds) when the kernel's gate enforces it."""
+    return KERNEL_SLACK + 2 * CLOCK_RATE_BOUND * hold
+
+
+def interval_for(hold: float) -> float:
+    """Seconds between two beats."""
+    return min(hold / BEATS_PER_HOLD, LONGEST_INTERVAL)
+
+
+@lru_cache(maxsize=256)
+def rejoin_allowance(hold: float, margin: float) -> float:
+    """Seconds that a node of that ``hold`` and ``margin`` gets to beat again once the store is back."""
+    return min(max(GRACE_BEATS * interval_for(hold), SHORTEST_GRACE), hold + margin)
+
+
+class OwnHold:
+    """The node's own beats: when the next is due, which are under way, until when the hold lasts.
+
+    Several beats may be under way, because one that the store does not answer must not keep the others back.
+    """
+
+    def __init__(self, hold: float) -> None:
+        self.hold = hold
+        self.interval = interval_for(hold)
+        self.deadline = 0.0
+        self.sequence = 0
+        #: When the last beat that the store accepted for this membership was sent.
+        self.proven = -math.inf
+        self._next = 0.0
+        self._slot: int | None = None
+        self._under_way: dict[int, int] = {}
+
+    def valid(self, now: float) -> bool:
+        """Whether the hold lasts at ``now``."""
+        return now < self.deadline
+
+    def due(self, now: float) -> bool:
+        """Whether a beat should be sent now."""
+        return now >= self._next
+
+    @property
+    def next_due(self) -> float:
+        """When the next beat should be sent."""
+        return self._next
+
+    def begin(self, request: int, now: float) -> int:
+        """Start a beat; returns its slot, never the one that carries the present hold."""
+        self.sequence += 1
+        self._next = now + self.interval
+        free = [s for s in range(SLOTS) if s != self._slot and s not in self._under_way.values()]
+        if not free:
+            # The oldest beat under way has gone unanswered for several intervals: give its slot away. Its
+            # answer will not be used, since nothing says any more what that slot is armed for.
+            oldest = min(self._under_way)
+            free = [self._under_way.pop(oldest)]
+        self._under_way[request] = free[0]
+        return free[0]
+
+    def under_way(self, request: int) -> bool:
+        """Whether the beat of ``request`` is waited for: sent in this membership, and its slot not given away."""
+        return request in self._under_way
+
+    def finished(self, request: int, accepted: bool | None, sent_at: float) -> int | None:
+        """A beat was answered. Returns its slot when it prolongs the hold (which is then confirmed), else None."""
+        slot = self._under_way.pop(request, None)
+        if slot is None or not accepted or sent_at + self.hold <= self.deadline:
+            return None
+        self.deadline = sent_at + self.hold
+        self.proven = sent_at
+        self._slot = slot
+        return slot
+
+    def beat_now(self) -> None:
+        """The next beat is due at once."""
+        self._next = 0.0
+
+    def adopt(self, deadline: float, slot: int, sequence: int) -> None:
+        """Go on with the hold of a predecessor: it lasts until ``deadline`` and is carried by ``slot``."""
+        self.deadline = deadline
+        self.proven = deadline - self.hold
+        self._slot = slot
+        self.sequence = sequence
+
+    def lose(self) -> None:
+        """The membership is gone: no hold, and no beat under way counts any more."""
+        self.deadline = 0.0
+        self.proven = -math.inf
+        self._slot = None
+        self._next = 0.0
+        self._under_way.clear()
+
+
+class FailureDetector:
+    """What this node saw of the others' beats, and whether its own sight can be trusted.
+
+    Sight is trusted while the node's own beats come back through the watch: a watch that lags, or a store that
+    does not answer, shows in them. That a beat came back also proves that all which was committed before it has been
+    seen; so a gap makes no sight of others' beats less true, and their holds are counted from it as ever. But in a
+    gap they may have lost beats as well: after it everybody gets some (:func:`grace_for`), so that an outage of the
+    store is not mistaken for the death of the nodes.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._echo_sent = -1.0e18
+        self._trusted_since = 0.0
+        self._hurried = False
+        self._sent: dict[int, float] = {}
+        self._orphans: dict[str, tuple[int, float]] = {}
+
+    def beat_sent(self, sequence: int, now: float) -> None:
+        """An own beat is on its way at ``now``; its echo will tell how far the watch is."""
+        self._sent[sequence] = now
+        while len(self._sent) > 64:
+            self._sent.pop(next(iter(self._sent)))
+
+    def beat_echoed(self, sequence: int, now: float) -> None:
+        """An own beat came back through the watch."""
+        sent = self._sent.pop(sequence, None)
+        if sent is None:
+            return
+        # Beats that waited in a store's queue come back in a row when it does: what counts is for how long nothing
+        # had come, not how much time lies between the sending of one and the next.
+        if now - self._echo_sent > 3 * self._interval:
+            self._trusted_since = now
+        self._echo_sent = max(self._echo_sent, sent)
+
+    @property
+    def current_at(self) -> float:
+        """When the newest own beat that came back was sent: all that was committed before has been seen."""
+        return self._echo_sent
+
+    def beat_seen(self, node: str, revision: int, now: float) -> None:
+        """``node``'s beat (or member key) was seen at ``revision``."""
+        known = self._seen.get(node)
+        if known is None or known[0] != revision:
+            self._seen[node] = (revision, now)
+
+    def store_is_back(self, now: float) -> bool:
+        """Another's beat was just seen: whether that says that the store takes beats again, after own ones were lost.
+
+        True once in each outage. So all nodes beat as soon as the first one does, instead of each at its next turn;
+        and a store that is slow, not away, is not burdened with more beats than it can answer.
+        """
+        if self.trusted(now):
+            self._hurried = False
+            return False
+        hurried, self._hurried = self._hurried, True
+        return not hurried
+
+    def forget(self, node: str) -> None:
+        """``node`` is a member no more."""
+        self._seen.pop(node, None)
+
+    def forget_all(self) -> None:
+        """What was seen may be another history's: everything counts from when it is seen the next time."""
+        self._seen.clear()
+        self._orphans.clear()
+
+    def trusted(self, now: float, hold: float | None = None) -> bool:
+        """Whether this node's sight of the store is fresh enough to judge others. ``hold``: theirs, in seconds.
+
+        Within the time that goes unseen they must not have had to miss more than two beats.
+        """
+        interval = self._interval if hold is None else min(self._interval, interval_for(hold))
+        return now - self._echo_sent <= 2 * interval
+
+    def expires_at(self, view: View, node: str) -> float:
+        """When ``node`` will have been silent for its hold and the margin, on this node's clock.
+
+        Not before it has had its chance to be heard of since the last gap in this node's sight.
+        """
+        member = view.members[node].record
+        seen = self._seen.get(node)
+        silent = (seen[1] if seen is not None else 0.0) + member.hold + member.margin
+        return max(silent, self._trusted_since + rejoin_allowance(member.hold, member.margin))
+
+    def expired(self, view: View, node: str, now: float) -> bool:
+        """Whether ``node``'s hold is certainly over: the expiry must still be conditional on :meth:`seen_revision`."""
+        if node not in self._seen or now < self.expires_at(view, node):
+            return False
+        return self.trusted(now, view.members[node].record.hold)
+
+    def seen_revision(self, node: str) -> int:
+        """The beat revision that the judgement rests on; 0 when none was seen."""
+        seen = self._seen.get(node)
+        return 0 if seen is None else seen[0]
+
+    def orphan_since(self, key: str, revision: int, now: float) -> float:
+        """Since when ``key`` at ``revision`` has been seen with nobody to stand for it."""
+        known = self._orphans.get(key)
+        if known is None or known[0] != revision:
+            self._orphans[key] = (revision, now)
+            return now
+        return max(known[1], self._trusted_since)
+
+    def orphan_gone(self, key: str) -> None:
+        """Somebody stands for ``key``."""
+        self._orphans.pop(key, None)

@@ -1,0 +1,432 @@
+"""What a node does about each public address: claim and take what the plan gives it, release the rest.
+
+Per address a node knows one of three things. Nothing: the address is not here. ``held``: ``takeip`` succeeded
+and the address is here. ``unsure``: it may be here, after a crash of the agent or a hold that ran out; then it
+is taken anew if the plan still gives it to this node, else released properly. The claim in the store is the
+right to take; it is deleted only when the address is certainly gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from locum.rules.activity import Activity
+from locum.rules.claims import Claims, Local
+from locum.rules.commits import Commits
+from locum.rules.context import Context
+from locum.rules.effects import ReleaseAddress, Restore, TakeAddress, TakeAgain, UpdateAddress
+from locum.rules.first_time import FirstTime
+from locum.rules.identity import Identity
+from locum.rules.links import Links
+from locum.rules.moment import Moment
+from locum.rules.refusals import Refusals
+from locum.rules.schema import ClaimRecord, HostedAddress, PlanRecord
+from locum.rules.upkeep import Upkeep
+
+#: An address that could not be taken, here or elsewhere, lets those that a new plan brings along go first for so many
+#: seconds: their claims may still be on their way.
+PRECEDENCE = 5.0
+#: Pause before the release of an address is tried again that could be neither removed nor muted, in seconds. Its
+#: lifetime ends soon, because it is not renewed.
+STUCK_PAUSE = 1.0
+
+
+class Serving:
+    """The addresses of one node."""
+
+    def __init__(self, context: Context, commits: Commits, activity: Activity) -> None:
+        self._context = context
+        self._activity = activity
+        self.hosted: dict[str, HostedAddress] = {}
+        self.local: dict[str, Local] = {}
+        self.refusals = Refusals()
+        self.upkeep = Upkeep()
+        self.links = Links(context)
+        self.first_time = FirstTime(context)
+        self.claims = Claims(context, commits, self.interface_for)
+        #: Count of takes, releases and updates; the follower compares it to know whether anything moved (I3).
+        self.changes = 0
+        self._moving: str | None = None
+        self._taking = False
+        self._doubted = False
+        self._began = 0.0
+        # Address -> when to try again to remove it: the kernel neither removed nor muted it.
+        self._stuck: dict[str, float] = {}
+        # A plan, and what it gives to which incarnation of this node.
+        self._assigned: tuple[PlanRecord | None, str, frozenset[str]] = (None, "", frozenset())
+        # The plan's revision, and until when it is new.
+        self._plan = (0, 0.0)
+
+    # -- inputs ----------------------------------------------------------------------------------------
+
+    def configure(self, identity: Identity) -> None:
+        """The configured addresses (at start and at reload). One that is not configured any longer is released."""
+        self.hosted = {hosted.address: hosted for hosted in identity.addresses}
+        self.first_time.wanted = identity.probe
+        self.links.configure(identity.addresses)
+
+    def adopt(self, held: Mapping[str, str], claims: Mapping[str, ClaimRecord]) -> None:
+        """After a restart of the agent: ``held`` (address → interface) is what it had taken completely."""
+        for address, claim in claims.items():
+            interface = held.get(address, claim.interface)
+            self.local[address] = Local(interface, self._bits(address), held=address in held)
+            if address not in held:
+                self.claims.adopt_unsure(address)
+        for address, interface in held.items():
+            if address not in claims:
+                # Somebody deleted the claim or made it unreadable: whoever knows less than we did may free it.
+                self.local[address] = Local(interface, self._bits(address), held=False)
+
+    def inherit(self, held: Mapping[str, str]) -> None:
+        """After a restart of the agent that lost its membership: what it had must be released."""
+        for address, interface in held.items():
+            self.local[address] = Local(interface, self._bits(address), held=False)
+
+    def mark_uncertain(self) -> None:
+        """The hold is over: nothing is held any more, but scripts must still be told."""
+        self._doubted = True
+        self.upkeep.clear()
+        self.first_time.forget()
+        for local in self.local.values():
+            local.held = False
+
+    def links_changed(self, links: Mapping[str, bool]) -> None:
+        """The links' states, of all interfaces: name → up."""
+        back = self.links.changed(links)
+        for address, local in self.local.items():
+            # An interface that is switched off loses the routes through it, and its IPv6 addresses.
+            if local.held and local.interface in back:
+                self.upkeep.forgotten(address, self._context.now)
+
+    def forget(self) -> None:
+        """The store has another history: revisions of claims mean nothing there."""
+        self.claims.forget()
+
+    def address_removed(self, address: str, interface: str) -> None:
+        """An address vanished from the kernel; if it is held there, it comes back."""
+        if self._is_held(address, interface) and self.upkeep.lost(address, self._context.now):
+            self._context.note(f"{address} was removed from {interface} by another program: restoring it", "warning")
+            self._restore()
+
+    def restored(self, address: str, interface: str, problem: str) -> None:
+        """The answer to :class:`Restore`."""
+        if not self._is_held(address, interface):
+            # An activity decides, and puts the address where it belongs.
+            return
+        if not problem:
+            self.upkeep.restored(address, self._context.now)
+        elif self.upkeep.failed(address, self._context.now):
+            self.give_up(address, interface, f"it was removed, and the kernel refuses it: {problem}")
+        else:
+            self._context.note(f"cannot restore {address} on {interface}: {problem}; trying again", "warning")
+
+    def renewal_failed(self, address: str, interface: str, problem: str) -> None:
+        """The lifetime of a held address cannot be renewed: it is about to leave."""
+        if self._is_held(address, interface) and self.upkeep.failed(address, self._context.now):
+            self.give_up(address, interface, f"the kernel does not renew its lifetime: {problem}")
+
+    def give_up(self, address: str, interface: str, reason: str) -> None:
+        """``address`` does not work here: it is released, and refused for a while, so that another node gets it."""
+        if self._is_held(address, interface):
+            self.local[address].held = False
+            self.upkeep.released(address)
+            self._refuse(address, reason, self._context.now)
+
+    def scripts_forget(self, addresses: Collection[str]) -> None:
+        """What scripts attached to these addresses may be gone, as after a firewall's reload: tell the scripts."""
+        for address in addresses:
+            local = self.local.get(address)
+            if local is not None and local.held:
+                self.upkeep.forgotten(address, self._context.now)
+
+    def still_here(self, address: str, reason: str) -> None:
+        """The kernel neither removed nor muted ``address``, which is being given up: it keeps its claim until then."""
+        if address not in self._stuck:
+            text = f"{address} can be neither removed nor muted: {reason}; this node keeps its claim and tries again"
+            self._context.note(text, "error")
+        self._stuck[address] = self._context.now + STUCK_PAUSE
+
+    @property
+    def moving(self) -> str | None:
+        """The address that an activity is about."""
+        return self._moving
+
+    def _is_held(self, address: str, interface: str) -> bool:
+        """Whether ``address`` is held on ``interface`` and nothing is being done about it."""
+        local = self.local.get(address)
+        return local is not None and local.held and local.interface == interface and self._moving != address
+
+    def _restore(self) -> None:
+        """Configure again what the kernel has lost, where there is a link."""
+
+        def possible(address: str) -> bool:
+            local = self.local.get(address)
+            return local is not None and self.links.up(local.interface) and self._moving != address
+
+        for address in self.upkeep.to_restore(self._context.now, possible):
+            local = self.local[address]
+            self._context.emit(Restore(address, local.bits, local.interface))
+
+    # -- what there is to do ---------------------------------------------------------------------------
+
+    def interface_for(self, address: str) -> str | None:
+        """The first configured interface of ``address`` with link; one whose link is steady before others."""
+        hosted = self.hosted.get(address)
+        return self.links.best(hosted) if hosted is not None else None
+
+    def mine(self, plan: PlanRecord | None) -> frozenset[str]:
+        """As :func:`assigned`, worked out once for each plan."""
+        known, whose, addresses = self._assigned
+        incarnation = self._context.incarnation
+        if plan is not known or incarnation != whose:
+            addresses = assigned(plan, self._context.name, incarnation)
+            self._assigned = plan, incarnation, addresses
+        return addresses
+
+    def step(self, moment: Moment, barred: frozenset[str], *, may_take: bool) -> None:
+        """Start the commits and probes that are due.
+
+        ``barred``: addresses that are not claimed, whatever the plan says. ``may_take``: nothing else keeps this node
+        from claiming.
+        """
+        if moment.plan_revision != self._plan[0]:
+            self._plan = (moment.plan_revision, self._context.now + PRECEDENCE)
+        self.refusals.lapse(self._context.now, self._served)
+        self._restore()
+        mine = moment.mine - barred
+        wanted = frozenset(address for address in mine if address not in self.refusals)
+        self.claims.give_up(wanted, self.local)
+        self.claims.correct(self.local, self.first_time.unproven)
+        if may_take:
+            self.claims.reclaim(wanted)
+            if mine:
+                self.claims.claim(wanted, moment.plan_revision)
+        self.first_time.ask(self._missing(wanted), self._ready_for)
+
+    def _missing(self, wanted: Iterable[str]) -> list[str]:
+        """Those that are not held here."""
+        return [address for address in wanted if not ((local := self.local.get(address)) and local.held)]
+
+    def _ready_for(self, address: str) -> str | None:
+        """The interface on which ``address`` could be taken now, None without a firm claim or without a link."""
+        return self.interface_for(address) if self.claims.firm(address) else None
+
+    def contradiction(self) -> str | None:
+        """What is wrong with an address that is held or being taken here without the claim of this membership; or None.
+
+        A claim that is merely gone is written again for what is held (a stranger deleted it). What is being taken is
+        not so far: scripts run that another node may not run at the same time.
+        """
+        for address, local in self.local.items():
+            taking = self._taking and self._moving == address
+            if (local.held or taking) and not self.claims.mine(address):
+                holder = self._context.view.claim_holder(address)
+                if holder is not None:
+                    return f"{address} is here and its claim in the store belongs to {holder}"
+                if taking:
+                    return f"{address} is being taken and its claim in the store is gone"
+        return None
+
+    def release_due(self, moment: Moment) -> str | None:
+        """The next address to release, if any. Without a hold everything is, at once; else when the plan says so."""
+        for address in self.local:
+            if self._context.now < self._stuck.get(address, 0.0):
+                continue
+            if not moment.holds or address not in self.hosted:
+                return address
+            if not self.claims.mine(address) and (
+                not self.local[address].held or self._context.view.claim_holder(address) is not None
+            ):
+                return address
+            unwanted = address not in moment.mine or address in self.refusals
+            if moment.may_release and (unwanted or self._left_elsewhere(address)):
+                return address
+        return None
+
+    def _left_elsewhere(self, address: str) -> bool:
+        """Whether what may be left of ``address`` is on another interface than the one on which it would be taken."""
+        local = self.local[address]
+        return not local.held and self.interface_for(address) not in (None, local.interface)
+
+    def release(self, address: str) -> None:
+        """Begin to release ``address``."""
+        local = self.local[address]
+        self._start(address)
+        request = self._activity.begin("releaseip", lambda ok, reason: self._released(address, ok, reason))
+        self._context.emit(ReleaseAddress(request, address, local.bits, local.interface))
+
+    def take_due(self, moment: Moment) -> str | None:
+        """The next address that is claimed and must be taken; those that could not be taken before are last."""
+        if self._context.now < self.refusals.next_take:
+            return None
+        missing = self._missing(address for address in moment.mine if address not in self.refusals)
+        failures = self._failures()
+        others_first = self._context.now < self._plan[1] and any(address not in failures for address in missing)
+        for address in sorted(missing, key=lambda address: (failures.get(address, 0), address)):
+            if others_first and address in failures:
+                return None
+            if self._ready_for(address) is not None and self.first_time.passed(address):
+                return address
+        return None
+
+    def probed(self, request: int, found: Mapping[str, str]) -> None:
+        """The answer to ``request``: ``found`` is address → what was heard of another machine that has it."""
+        now = self._context.now
+        for address, heard in self.first_time.probed(request, found).items():
+            reason = f"another machine has it: {heard}"
+            pause = self.refusals.add(address, reason, now, now, occupied=True)
+            self._context.note(f"{address} is not taken, {reason}; next try in {pause:.0f} s", "error")
+
+    def _failures(self) -> dict[str, int]:
+        """What could not be taken → how often here, and at how many other nodes at present."""
+        found = self.refusals.failures()
+        for name, health in self._context.view.health.items():
+            for address in health.record.refused if name != self._context.name else ():
+                found[address] = found.get(address, 0) + 1
+        return found
+
+    def take(self, address: str) -> None:
+        """Begin to take ``address``."""
+        interface = self.interface_for(address)
+        assert interface is not None, "take_due looked"
+        bits = self.hosted[address].bits
+        self._start(address, taking=True)
+        # From now on it may be here: whatever interrupts the take must lead to a release.
+        self.local[address] = Local(interface, bits, held=False)
+        request = self._activity.begin("takeip", lambda ok, reason: self._taken(address, ok, reason))
+        first = self.first_time.unproven(address)
+        self._context.emit(TakeAddress(request, address, bits, interface, self._context.incarnation, first))
+
+    def update_due(self, moment: Moment) -> str | None:
+        """The next held address whose interface has lost its link while another of its interfaces has it."""
+        for address, local in self.local.items():
+            linked = self.links.up(local.interface)
+            if local.held and address in moment.mine and not linked and self.interface_for(address) is not None:
+                return address
+        return None
+
+    def update(self, address: str) -> None:
+        """Begin to move ``address`` to the interface that it should be on."""
+        local = self.local[address]
+        new = self.interface_for(address)
+        assert new is not None, "update_due looked"
+        self._start(address, taking=True)
+        request = self._activity.begin("updateip", lambda ok, reason: self._updated(address, new, ok, reason))
+        incarnation = self._context.incarnation
+        self._context.emit(UpdateAddress(request, address, local.bits, local.interface, new, incarnation))
+
+    def retake_due(self, moment: Moment) -> str | None:
+        """The next held address of which the scripts must hear once more."""
+        for address in self.upkeep.to_tell(self._context.now):
+            local = self.local.get(address)
+            if local is not None and local.held and address in moment.mine and self.links.up(local.interface):
+                return address
+        return None
+
+    def retake(self, address: str) -> None:
+        """Begin to tell the scripts once more that ``address`` is here."""
+        local = self.local[address]
+        self._start(address, taking=True)
+        request = self._activity.begin("takeip", lambda ok, reason: self._retaken(address, ok, reason))
+        self._context.emit(TakeAgain(request, address, local.bits, local.interface, self._context.incarnation))
+
+    def settled(self, moment: Moment) -> bool:
+        """Whether what the plan gives this node is held where it belongs (or refused), and nothing else is here."""
+        if self._moving is not None or self.update_due(moment) is not None:
+            return False
+        if any(address not in moment.mine or address in self.refusals for address in self.local):
+            return False
+        for address, claim in self._context.view.claims.items():
+            if claim.record.node == self._context.name and address not in self.local:
+                return False
+        for address in moment.mine:
+            local = self.local.get(address)
+            if address not in self.refusals and (local is None or not local.held):
+                return False
+        return True
+
+    def next_due(self, since: float) -> float:
+        """When time alone makes something due that was not at ``since``: a refused address may be tried again, another
+        one taken, a lost one restored, or a link counts as steady."""
+        soon = (self.refusals.next_take, self._plan[1], *self._stuck.values())
+        waits = [time for time in soon if time > since]
+        return min([self.refusals.next_due(), self.upkeep.next_due(since), self.links.next_due(since), *waits])
+
+    # -- ends of activities ----------------------------------------------------------------------------
+
+    def _start(self, address: str, *, taking: bool = False) -> None:
+        self._moving = address
+        self._taking = taking
+        self._began = self._context.now
+        self._doubted = False
+        self.changes += 1
+
+    def _gone(self, address: str) -> None:
+        """``address`` has left this node, unless the kernel would neither remove nor mute it."""
+        self.upkeep.released(address)
+        if self._stuck.get(address, 0.0) > self._context.now:
+            self.local[address].held = False
+        else:
+            self._stuck.pop(address, None)
+            self.local.pop(address, None)
+
+    def _released(self, address: str, ok: bool, reason: str) -> None:
+        self._moving = None
+        self._gone(address)
+        if not ok:
+            gone = "" if address in self.local else "; the address is gone all the same"
+            self._context.note(f"releaseip {address}: {reason}{gone}", "warning")
+
+    def _taken(self, address: str, ok: bool, reason: str) -> None:
+        self._moving = None
+        if ok:
+            # A hold that ended meanwhile took the address away again, whatever the take says.
+            self.local[address].held = not self._doubted
+            self._stuck.pop(address, None)
+            self.upkeep.released(address)
+            self.refusals.taken(address, self._context.now)
+            return
+        self._failed(address, f"takeip: {reason}")
+
+    def _updated(self, address: str, interface: str, ok: bool, reason: str) -> None:
+        self._moving = None
+        if ok:
+            self.local[address].interface = interface
+            self.upkeep.released(address)
+            return
+        self._failed(address, f"updateip: {reason}")
+
+    def _retaken(self, address: str, ok: bool, reason: str) -> None:
+        self._moving = None
+        if ok:
+            self.upkeep.told(address, self._context.now)
+            return
+        self._failed(address, f"takeip, once more: {reason}")
+
+    def _failed(self, address: str, reason: str) -> None:
+        """What was to bring ``address`` here has failed, and it was taken away again."""
+        self._gone(address)
+        if not self._doubted:
+            self._refuse(address, reason, self._began)
+
+    def _refuse(self, address: str, reason: str, began: float) -> None:
+        pause = self.refusals.add(address, reason, began, self._context.now)
+        self._context.note(f"cannot serve {address} ({reason}); next try in {pause:.0f} s", "error")
+
+    def _served(self, address: str) -> bool:
+        """Whether some node says in its claim that it serves ``address``."""
+        claim = self._context.view.claims.get(address)
+        return claim is not None and claim.record.serving
+
+    def _bits(self, address: str) -> int:
+        hosted = self.hosted.get(address)
+        if hosted is not None:
+            return hosted.bits
+        return 128 if ":" in address else 32
+
+
+def assigned(plan: PlanRecord | None, name: str, incarnation: str) -> frozenset[str]:
+    """The addresses that ``plan`` gives to this incarnation of ``name``."""
+    if plan is None or plan.participants.get(name) != incarnation:
+        return frozenset()
+    return frozenset(address for address, node in plan.assignment.items() if node == name)

@@ -1,0 +1,90 @@
+"""Runs other programs from a script."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+
+from locum.script.failure import Fail
+
+TIMED_OUT = 124
+
+#: Maximum length that is read of a log, bytes.
+_LARGEST = 1 << 16
+
+
+class Completed:
+    """A program that has ended: its exit ``status`` (128 + signal, 124 after a time-out) and its ``output``."""
+
+    __slots__ = ("output", "status")
+
+    def __init__(self, status: int, output: str) -> None:
+        self.status = status
+        self.output = output
+
+
+def as_words(command: str | Sequence[str]) -> list[str]:
+    """Convert a command to a list of words; text is split as the shell does, without any other shell syntax."""
+    return shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+
+
+def run(
+    command: str | Sequence[str],
+    *,
+    check: bool = True,
+    timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+    log: str | None = None,
+) -> Completed:
+    """Run a program, wait for its end, return its output on standard output and error.
+
+    It runs without a shell: write ``["sh", "-c", text]`` for one. Raises Fail when it does not exist, or, with
+    ``check``, when its status is not 0 or it did not end within ``timeout`` seconds (it is killed then).
+
+    ``log``: a file to whose end the output is written, for a program that leaves a service behind. Such a service
+    keeps its output open; without a file, this is a pipe whose end :func:`run` would wait for.
+    """
+    import subprocess  # noqa: PLC0415
+
+    words = as_words(command)
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(log, "a+b")) if log else None
+            begin = file.seek(0, os.SEEK_END) if file else 0
+            try:
+                done = subprocess.run(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file or subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    timeout=timeout,
+                    env=None if environment is None else dict(environment),
+                    check=False,
+                )
+                status, data = done.returncode, done.stdout
+            except subprocess.TimeoutExpired as error:
+                status, data = TIMED_OUT, error.output or b""
+            if file:
+                file.seek(begin)
+                data = file.read(_LARGEST)
+    except (OSError, IndexError) as error:
+        raise Fail(f"cannot run {shlex.join(words)!r}: {error}") from None
+    output = data.decode("utf-8", "backslashreplace")
+    if status < 0:
+        status = 128 - status
+    if check and status != 0:
+        ended = f"did not end within {timeout:g} s" if timeout and status == TIMED_OUT else f"failed: {_name(status)}"
+        raise Fail(f"{shlex.join(words)} {ended}" + (f"\n{output.rstrip()}" if output.strip() else ""))
+    return Completed(status, output)
+
+
+def _name(status: int) -> str:
+    if status > 128:
+        try:
+            return signal.Signals(status - 128).name
+        except ValueError:
+            pass
+    return f"status {status}"

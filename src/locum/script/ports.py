@@ -1,0 +1,174 @@
+"""TCP ports and Unix sockets of services: checks for listeners and answers, and declarations for the daemon.
+
+Rules of this file: short time-outs everywhere; a monitor that hangs is worse than one that fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+from locum.script.context import required, script_name
+from locum.script.failure import Fail
+from locum.script.waiting import DEFAULT_TIMEOUT, wait_for
+
+_LISTEN = "0A"  # TCP_LISTEN in include/net/tcp_states.h, as /proc/net/tcp prints it
+
+
+def is_listening(port: int) -> bool:
+    """Whether any process of this network namespace listens on TCP ``port``, on any address. Nothing is sent."""
+    wanted = f"{port:04X}"
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/net/{name}", encoding="ascii") as file:
+                for line in file:
+                    fields = line.split(None, 4)
+                    if len(fields) > 3 and fields[3] == _LISTEN and fields[1].rpartition(":")[2] == wanted:
+                        return True
+        except FileNotFoundError:
+            continue  # a kernel without IPv6
+    return False
+
+
+def can_connect(port: int, host: str, timeout: float = 5.0) -> bool:
+    """Whether a TCP connection to ``host`` and ``port`` can be made within ``timeout`` seconds."""
+    import socket  # noqa: PLC0415
+
+    try:
+        with socket.create_connection((host, port), timeout):
+            return True
+    except OSError:
+        return False
+
+
+def check_port(port: int, host: str | None = None, timeout: float = 5.0) -> None:
+    """Raise Fail unless a process listens on TCP ``port`` here, or, with ``host``, unless a connection to it can be
+    made within ``timeout`` seconds."""
+    if host is None:
+        if not is_listening(port):
+            raise Fail(f"nothing listens on TCP port {port}")
+    elif not can_connect(port, host, timeout):
+        raise Fail(f"no connection to TCP port {port} of {host}")
+
+
+def wait_for_port(port: int, host: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> None:
+    """Wait until :func:`check_port` succeeds. Raises Fail after ``timeout`` seconds."""
+    if host is None:
+        wait_for(f"a listener on TCP port {port}", lambda: is_listening(port), timeout)
+    else:
+        wait_for(f"a connection to TCP port {port} of {host}", lambda: can_connect(port, host, 1.0), timeout)
+
+
+def check_unix_socket(path: str) -> None:
+    """Raise Fail unless a process accepts connections on the Unix stream socket ``path``."""
+    import socket  # noqa: PLC0415
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(5)
+        try:
+            client.connect(path)
+        except OSError as error:
+            raise Fail(f"{path}: {error.strerror or error}") from None
+
+
+def check_http(port: int, path: str = "/", *, host: str = "127.0.0.1", timeout: float = 5.0) -> int:
+    """Request ``path`` by HTTP and return the status code of the answer. Raises Fail without an answer within
+    ``timeout`` seconds, when the answer is not HTTP, or when the code is 400 or more."""
+    import socket  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    deadline = time.monotonic() + timeout
+    answer = b""
+    try:
+        with socket.create_connection((host, port), timeout) as client:
+            client.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: locum\r\n\r\n".encode())
+            while b"\r\n\r\n" not in answer and len(answer) < 65536:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                client.settimeout(left)
+                data = client.recv(65536)
+                if not data:
+                    break
+                answer += data
+    except TimeoutError:
+        raise Fail(f"{where}: no answer within {timeout:g} s") from None
+    except OSError as error:
+        raise Fail(f"{where}: {error.strerror or error}") from None
+    words = answer.split(b"\r\n", 1)[0].split(None, 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        raise Fail(f"{where}: the answer is not HTTP")
+    status = int(words[1])
+    if status >= 400:
+        raise Fail(f"{where}: answered {status}")
+    return status
+
+
+def expect_listen(*ports: int) -> None:
+    """Declare that the service listens on these TCP ports, in addition to those declared before. The daemon watches
+    them and runs ``monitor`` at once when the last listener of one is gone."""
+    _write(sorted({*expected_ports(), *ports}))
+
+
+def expect_no_listen(*ports: int) -> None:
+    """Withdraw the declaration of these ports, without arguments of all ports; before stopping a service on purpose."""
+    _write([port for port in expected_ports() if ports and port not in ports])
+
+
+def register_connections(*ports: int | str) -> None:
+    """Record the TCP connections to these ports, in addition to those on which the service listens: numbers, or
+    ``FIRST-LAST``. Replaces the previous request; without arguments, withdraws it. Raises Fail for an invalid port."""
+    path = os.path.join(required("LOCUM_RUNTIME"), "connections", script_name())
+    lines = [f"{port}\n" for port in ports]
+    for line in lines:
+        first, dash, last = line.strip().partition("-")
+        numbers = (first, last) if dash else (first,)
+        if not all(word.isascii() and word.isdigit() and 0 < int(word) < 65536 for word in numbers):
+            raise Fail(f"{line.strip()!r} is neither a TCP port nor a range of ports such as 50021-50040")
+    if not lines:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            if file.readlines() == lines:
+                return
+    except FileNotFoundError:
+        pass
+    _replace(path, lines)
+
+
+def _path() -> str:
+    return os.path.join(required("LOCUM_RUNTIME"), "listen", script_name())
+
+
+def expected_ports() -> list[int]:
+    """What the script has declared (:func:`expect_listen`)."""
+    try:
+        with open(_path(), encoding="ascii", errors="replace") as file:
+            return [int(line) for line in file.read().split() if line.isdecimal()]
+    except FileNotFoundError:
+        return []
+
+
+def _write(ports: list[int]) -> None:
+    """Replace the file in one step, and only when it changed: the daemon reads it again after a change."""
+    path = _path()
+    if ports == expected_ports():
+        return
+    if not ports:
+        os.unlink(path)
+        return
+    _replace(path, [f"{port}\n" for port in ports])
+
+
+def _replace(path: str, lines: Iterable[str]) -> None:
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    above, kind = os.path.split(directory)
+    temporary = os.path.join(above, f".{kind}-{name}.new")
+    with open(temporary, "w", encoding="ascii") as file:
+        file.writelines(lines)
+    os.replace(temporary, path)

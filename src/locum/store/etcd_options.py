@@ -1,0 +1,53 @@
+"""The settings of an etcd store.
+
+Rules of this file: values only, and light to import; the engine (:mod:`locum.store.etcd`) loads aiohttp.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from locum.store.credential_files import CredentialFiles
+
+
+class EtcdOptions(CredentialFiles, frozen=True):
+    """What an etcd store needs besides its endpoints.
+
+    ``prefix`` goes before every key, so that several clusters and other programs can share one etcd.
+
+    Times in seconds. ``timeout`` bounds a call, ``attempt_timeout`` one request to one endpoint, ``connect_timeout``
+    the making of a connection for it (with TLS): a first packet that is lost is only repeated after a second, so a new
+    connection is worth more than patience once the network is back. An endpoint that
+    has not answered for ``suspect_after`` is passed over by what comes next, while its answer is still waited for.
+    ``watch_idle``: a watch without news for so long is tried elsewhere, too. ``probe_interval``: between two looks at
+    an endpoint that is not in use.
+    """
+
+    prefix: str = "/locum/"
+    timeout: float = 5.0
+    attempt_timeout: float = 2.0
+    connect_timeout: float = 2.0
+    suspect_after: float = 0.2
+    watch_idle: float = 0.8
+    probe_interval: float = 1.0
+
+    def paced(self, hold: float) -> EtcdOptions:
+        """These options with times that suit a ``hold`` in seconds.
+
+        A node beats five times per hold, at least every half second (:mod:`locum.rules.hold`); an endpoint that
+        hangs is to cost it one beat, and its watch is to be trusted again before observers give up on it.
+        """
+        interval = min(hold / 5, 0.5)
+        return msgspec.structs.replace(
+            self,
+            attempt_timeout=max(hold, 1.0),
+            connect_timeout=max(interval, 0.25),
+            suspect_after=interval / 2,
+            watch_idle=max(2 * interval, 0.1),
+            probe_interval=max(interval, 0.2),
+        )
+
+    @property
+    def files(self) -> CredentialFiles:
+        """Where the credentials are."""
+        return CredentialFiles(self.ca, self.cert, self.key, self.user, self.password_file, self.allow_plain_password)

@@ -1,0 +1,85 @@
+"""Where the kernel has no nf_tables (a container whose host did not load them): what guard and agent do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from locum.config.load import load
+from locum.config.model import Settings
+from locum.errors import NetlinkError
+from locum.machine.gate import gate
+from locum.machine.gate.gate import GateUnavailable
+from locum.node.guard.enforcement import WITHOUT_GATE, GuardGate, enforcement_of, judged_before
+
+
+class NoFamily:
+    """socket(2) knows no NETLINK_NETFILTER."""
+
+    def __init__(self) -> None:
+        raise NetlinkError("cannot open a netlink socket of family 12", errno.EPROTONOSUPPORT)
+
+
+class NoSubsystem:
+    """Nobody is behind the socket: nfnetlink_rcv_msg in net/netfilter/nfnetlink.c."""
+
+    def close(self) -> None:
+        """See NftSocket."""
+
+    def table_comment(self, _family: int, _table: str) -> str | None:
+        """See NftSocket."""
+        raise NetlinkError("cannot read nftables table 'locum'", errno.EINVAL)
+
+    def elements(self, _family: int, _table: str, _name: str) -> object:
+        """See NftSocket."""
+        raise NetlinkError("cannot read set 'public4'", errno.EINVAL)
+
+
+def _refused(_self: object, _text: str) -> None:
+    raise GateUnavailable("nft refused Locum's rules: Invalid argument")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    config = tmp_path / "locum.toml"
+    config.write_text(
+        '[node]\nname = "n1"\n[cluster]\nstore = "memory:"\n'
+        '[[address]]\naddress = "192.0.2.1/24"\ninterfaces = ["lo"]\n'
+    )
+    return load(str(config))
+
+
+@pytest.mark.parametrize("netfilter", [NoFamily, NoSubsystem])
+def test_a_node_runs_without_nf_tables_and_says_so(
+    netfilter: Callable[[], object], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "NftSocket", netfilter)
+    monkeypatch.setattr(gate.Gate, "_load", _refused)
+    said: list[str] = []
+
+    def log(text: str, _level: str) -> None:
+        said.append(text)
+
+    guard = GuardGate(settings, log)
+    guard.shut()
+    guard.remove()
+    assert judged_before() == ()
+    enforcement = enforcement_of(settings, log)
+    assert enforcement.gate is None
+    assert enforcement.margin > settings.cluster.hold
+    assert enforcement.warning == WITHOUT_GATE
+    assert [text.startswith(WITHOUT_GATE) for text in said] == [True, True]
+
+
+def test_another_trouble_of_the_kernel_is_no_lack_of_nf_tables(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> object:
+        raise NetlinkError("cannot open a netlink socket of family 12", errno.EMFILE)
+
+    monkeypatch.setattr(gate, "NftSocket", full)
+    with pytest.raises(NetlinkError):
+        enforcement_of(settings, lambda _text, _level: None)

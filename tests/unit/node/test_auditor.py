@@ -1,0 +1,214 @@
+"""What follows from an audit: mended, told to scripts, given up after some times in vain, told to admins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from locum.machine.audit import Finding
+from locum.node import auditor
+from locum.node.auditor import MENDS, Auditor
+from locum.node.driver import Driver
+from locum.node.steps import Steps
+from locum.threads import NoAnswer
+
+ADDRESS = "10.0.0.1"
+
+
+class FakeStatus:
+    moving: str | None = None
+    hosted: dict[str, object] = {}  # noqa: RUF012 - never changed
+
+
+class FakeNode:
+    def __init__(self) -> None:
+        self.present = FakeStatus()
+
+    def status(self) -> FakeStatus:
+        return self.present
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def method(*_: object) -> None:
+            raise AssertionError("the driver calls it")
+
+        method.__name__ = name
+        return method
+
+
+class FakeDriver:
+    """Writes down what the rules are told."""
+
+    def __init__(self) -> None:
+        self.node = FakeNode()
+        self.fed: list[tuple[object, ...]] = []
+
+    def feed(self, method: Callable[..., None], *arguments: object) -> None:
+        self.fed.append((method.__name__, *arguments))
+
+
+class FakeActs:
+    """An address on eth1; writes down what is done about it."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, object]] = []
+        self.unannounced: dict[str, str] = {}
+        self.expected_removals: set[tuple[str, str]] = set()
+        self.configured = {ADDRESS: (24, "eth1")}
+
+    def held(self) -> dict[str, tuple[int, str]]:
+        return dict(self.configured)
+
+    async def gate_done(self, limit: float) -> None:
+        assert limit > 0
+
+    async def replace(self, address: str) -> str:
+        self.done.append(("replace", address))
+        return ""
+
+    async def put_last(self, addresses: list[str]) -> str:
+        self.done.append(("put_last", addresses))
+        return ""
+
+    async def allow(self, address: str) -> None:
+        self.done.append(("allow", address))
+
+    async def mute(self, address: str) -> None:
+        self.done.append(("mute", address))
+
+    def announce_again(self, address: str) -> None:
+        self.done.append(("announce", address))
+
+
+class Scene:
+    """An auditor whose kernel shows what the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.driver, self.steps = FakeDriver(), FakeActs()
+        self.found: tuple[Finding, ...] = ()
+        monkeypatch.setattr(auditor, "findings", lambda *_: self.found)
+        monkeypatch.setattr(auditor, "_look", lambda *_: None)
+        self.log: list[str] = []
+        self.auditor = Auditor(
+            cast(Driver, self.driver), cast(Steps, self.steps), True, lambda text, _level: self.log.append(text)
+        )
+
+    def audits(self, count: int, *found: Finding) -> None:
+        self.found = found
+        for _ in range(count):
+            asyncio.run(self.auditor.audit())
+
+    def told(self, what: str) -> list[tuple[object, ...]]:
+        return [fed for fed in self.driver.fed if fed[0] == what]
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(monkeypatch)
+
+
+def finding(kind: str, action: str) -> Finding:
+    return Finding(kind, action, f"{ADDRESS}: {kind}", (ADDRESS,), "eth1")  # type: ignore[arg-type]
+
+
+def test_a_mute_address_is_replaced_told_to_scripts_and_in_the_end_given_up(scene: Scene) -> None:
+    scene.audits(MENDS, finding("duplicate", "replace"))
+    assert scene.steps.done == [("replace", ADDRESS)] * MENDS
+    assert len(scene.told("scripts_forget")) == MENDS
+    assert not scene.told("address_unfit")
+    scene.audits(1, finding("duplicate", "replace"))
+    assert scene.told("address_unfit") == [("address_unfit", ADDRESS, "eth1", f"{ADDRESS}: duplicate")]
+
+
+def test_what_was_right_in_between_is_mended_anew(scene: Scene) -> None:
+    for _ in range(3):
+        scene.audits(MENDS, finding("gate", "allow"))
+        scene.audits(1)
+    assert len(scene.steps.done) == 3 * MENDS
+    assert not scene.told("address_unfit")
+
+
+def test_what_is_normal_just_after_an_address_was_configured_must_be_seen_twice(scene: Scene) -> None:
+    scene.audits(1, finding("undelivered", "replace"))
+    assert scene.steps.done == []
+    scene.audits(1, finding("undelivered", "replace"))
+    assert scene.steps.done == [("replace", ADDRESS)]
+
+
+def test_nothing_is_done_to_an_address_that_an_activity_is_about(scene: Scene) -> None:
+    scene.driver.node.present.moving = ADDRESS
+    scene.audits(MENDS + 2, finding("gate", "allow"))
+    assert scene.steps.done == []
+    assert not scene.told("address_unfit")
+
+
+def test_an_address_that_was_removed_is_restored_by_the_rules(scene: Scene) -> None:
+    scene.audits(1, finding("missing", "restore"))
+    assert scene.told("address_removed") == [("address_removed", ADDRESS, "eth1")]
+
+
+def test_warnings_are_told_and_end_with_their_cause(scene: Scene) -> None:
+    warning = Finding("arp", "warn", "arp_ignore is 8 on eth1", (), "eth1", "sysctl -w x=1")
+    scene.audits(2, warning, Finding("deaf", "hint", "slight", (), "eth1"))
+    scene.audits(1)
+    text = "arp_ignore is 8 on eth1 (sysctl -w x=1)"
+    assert [fed[2] for fed in scene.told("warnings_changed")] == [(text,), (text,), ()]
+    assert scene.log == [text]
+
+
+def test_own_addresses_are_put_first_and_scripts_are_told(scene: Scene) -> None:
+    scene.audits(1, Finding("source", "order", "the public one is first", (ADDRESS,), "eth1"))
+    assert scene.steps.done == [("put_last", [ADDRESS])]
+    assert scene.told("scripts_forget") == [("scripts_forget", [ADDRESS])]
+
+
+def test_an_announcement_that_could_not_be_sent_is_sent_again_and_said(scene: Scene) -> None:
+    scene.steps.unannounced[ADDRESS] = "it was not sent"
+    scene.audits(1)
+    assert scene.steps.done == [("announce", ADDRESS)]
+    assert "could not be announced" in str(scene.told("warnings_changed"))
+
+
+def test_what_the_gate_lets_through_for_nobody_is_muted(scene: Scene) -> None:
+    other = "10.0.0.2"
+    scene.audits(1, Finding("gate", "deny", "the gate lets it through", (other,)))
+    assert scene.steps.done == [("mute", other)]
+
+
+def test_what_was_dropped_while_the_kernel_was_looked_at_is_no_fault_of_the_gate(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The addresses of a node that falls silent are muted by that; nothing is found, said or done beside it."""
+
+    def look(*_: object) -> None:
+        scene.steps.configured.clear()
+
+    monkeypatch.setattr(auditor, "_look", look)
+    scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
+    assert (scene.steps.done, scene.log) == ([], [])
+    # Not muted by the next audit, either: then it is one.
+    scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
+    assert scene.steps.done == [("mute", ADDRESS)]
+
+
+def test_the_gate_is_looked_at_when_it_has_done_what_it_was_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program has nftables' lock: the node has fallen silent meanwhile, and its addresses are not muted yet."""
+
+    async def caught_up(limit: float) -> None:
+        assert limit > 0
+        scene.steps.configured.clear()
+        scene.found = ()
+
+    monkeypatch.setattr(scene.steps, "gate_done", caught_up)
+    scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
+    assert scene.steps.done == []
+
+    async def never(limit: float) -> None:
+        raise NoAnswer(f"waiting for the gate: no answer within {limit:g} s")
+
+    monkeypatch.setattr(scene.steps, "gate_done", never)
+    scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
+    assert scene.steps.done == []
+    assert "waiting for the gate" in str(scene.told("warnings_changed")[-1])
