@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from locum.rules import schema
-from locum.rules.schema import AdminRecord, ClaimRecord, MemberRecord
+from locum.rules.schema import AdminRecord, BeatRecord, ClaimRecord, MemberRecord
 from locum.rules.view import View
 from locum.store.base import Batch, Change, Delete, Entry, Put, Snapshot
 
@@ -83,3 +83,24 @@ def test_i1_an_answer_that_comes_late_does_not_bring_back_what_was_deleted_since
     assert view.applied([Put("claim/10.0.0.1", CLAIM)], 5) == set()
     assert not view.claims
     assert view.revision_of("claim/10.0.0.1") == 0
+
+
+def test_everything_but_a_beat_counts_as_a_change() -> None:
+    view = View()
+    beat = schema.encode(BeatRecord("abc", 1))
+    steps = [
+        (put("claim/10.0.0.1", CLAIM, 1), True),
+        (put("beat/n1", beat, 2), False),
+        (put("beat/n1", b"spoiled", 3), True),
+        (put("beat/n1", beat, 4), True),
+        (put("beat/n1", beat, 5), False),
+        (Batch(6, (Change("claim/10.0.0.1", None, 6),)), True),
+        (put("node/n1", b"spoiled", 7), True),
+    ]
+    for batch, counts in steps:
+        before = view.changes
+        assert view.apply(batch)
+        assert (view.changes != before) == counts, batch
+    before = view.changes
+    view.forget()
+    assert view.changes != before
