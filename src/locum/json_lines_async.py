@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
-from locum import json_lines
+from locum import json_lines, unix_sockets
 from locum.errors import PermissionRequired, ProtocolError, UsageError
 
 #: Unsent bytes above which a connection counts as congested, and below which it is free again.
@@ -28,7 +28,7 @@ class FrameConnection(asyncio.Protocol):
     """One connection. Subclasses say what a frame means by overriding the ``on_`` methods."""
 
     def __init__(self) -> None:
-        self.peer: json_lines.Peer | None = None
+        self.peer: unix_sockets.Peer | None = None
         self.congested = False
         self.open = False
         self._server: FrameServer | None = None
@@ -84,7 +84,7 @@ class FrameConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         try:
-            self.peer = json_lines.peer_of(cast(socket.socket, transport.get_extra_info("socket")))
+            self.peer = unix_sockets.peer_of(cast(socket.socket, transport.get_extra_info("socket")))
         except OSError:
             self.abort()
             return
@@ -144,7 +144,7 @@ class FrameServer:
     """Accepts connections at a Unix socket; made by :func:`serve_unix`."""
 
     def __init__(
-        self, listener: json_lines.Listener, factory: Callable[[], FrameConnection], group: int | None
+        self, listener: unix_sockets.Listener, factory: Callable[[], FrameConnection], group: int | None
     ) -> None:
         self._listener = listener
         self._factory = factory
@@ -168,7 +168,7 @@ class FrameServer:
         connection._server = self
         return connection
 
-    def admit(self, connection: FrameConnection, peer: json_lines.Peer) -> str | None:
+    def admit(self, connection: FrameConnection, peer: unix_sockets.Peer) -> str | None:
         """None when ``peer`` may use ``connection``, else the reason why not."""
         if not peer.may_use(self._group):
             self.refused += 1
@@ -194,16 +194,17 @@ class FrameServer:
 async def serve_unix(path: str, factory: Callable[[], FrameConnection], *, group: int | None = None) -> FrameServer:
     """Serve at ``path``; ``factory`` makes the object of each connection from a peer that may connect.
 
-    Root, this process's own user and members of ``group`` (a gid) may. Raises as :func:`locum.json_lines.listen` does.
+    Root, this process's own user and members of ``group`` (a gid) may. Raises as
+    :func:`locum.unix_sockets.listen` does.
     """
-    server = FrameServer(json_lines.listen(path, group=group), factory, group)
+    server = FrameServer(unix_sockets.listen(path, group=group), factory, group)
     await server.start()
     return server
 
 
 async def connect_unix(path: str, connection: FrameConnection) -> None:
     """Connect ``connection`` to the server at ``path``. Raises UsageError or PermissionRequired as FrameSocket does."""
-    json_lines.check_path(path)
+    unix_sockets.check_path(path)
     try:
         await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)
     except PermissionError:

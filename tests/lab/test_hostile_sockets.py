@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from locum.api.model import AddressReport
-from locum.json_lines import FRAME_LIMIT
 from locum.json_lines_async import MAX_CONNECTIONS
+from locum.unix_sockets import FRAME_LIMIT
 from locum_lab import processes
 from locum_lab.lab import Lab
 

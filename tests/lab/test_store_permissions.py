@@ -25,7 +25,7 @@ NOBODY, GROUP = 65534, 4321
 
 BECOME = f"""
 import os, sys, msgspec
-from locum import json_lines
+from locum.control_socket import Connection
 from locum.errors import LocumError
 from locum.store.sqlite import SqliteStore
 os.setgroups(eval(sys.argv[2])); os.setgid({NOBODY}); os.setuid({NOBODY})
@@ -54,8 +54,7 @@ async def as_nobody(code: str, *arguments: str) -> str:
 
 CONNECT = """
 try:
-    client = wire.FrameSocket.connect(path, timeout=60)
-    print(client.receive(msgspec.json.Decoder()))
+    print(msgspec.json.decode(Connection(path, timeout=60).receive()))
 except LocumError as error:
     print(type(error).__name__, error)
 """

@@ -1,25 +1,21 @@
-"""A blocking client of the daemon's control socket.
+"""Requests to the daemon whose answers are decoded into types.
 
-Rules of this file: it knows sockets, answers and time-outs, no operation. No asyncio: a command asks one question
-and must answer its user in 0.15 s, start of Python included.
+Rules of this file: it knows answers and errors of the control socket (:mod:`locum.control_socket` has the connection),
+no operation. No asyncio: a command asks one question and must answer its user in 0.15 s, start of Python included.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-import stat
 from collections.abc import Iterator, Mapping
 from typing import Final, Self
 
 import msgspec
 
-from locum import json_lines
+from locum import unix_sockets
 from locum.api.answers import Answer, error_of
-from locum.errors import LocumError, PermissionRequired, ProtocolError, UsageError
-
-#: Where the daemon listens unless its configuration says otherwise.
-DEFAULT_SOCKET: Final = "/run/locum/control.sock"
+from locum.control_socket import Connection
+from locum.errors import ProtocolError
+from locum.outside import UNDECODABLE
 
 #: Seconds that a command waits for the daemon's answer.
 DEFAULT_TIMEOUT: Final = 30.0
@@ -27,19 +23,11 @@ DEFAULT_TIMEOUT: Final = 30.0
 _decoder = msgspec.json.Decoder(Answer)
 
 
-class NoDaemon(LocumError):
-    """No process listens at the control socket; the caller may continue without a daemon."""
-
-
-class NoAnswer(LocumError):
-    """The daemon accepted the request and did not answer in time: the request may or may not be carried out."""
-
-
 def call(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> object:
     """Send ``request`` to the daemon at ``socket_path`` and return its result (as JSON values).
 
-    ``timeout`` in seconds. Raises :class:`NoDaemon`, :class:`NoAnswer`, PermissionRequired, ProtocolError (something
-    else than a Locum daemon listens there), or whatever error the daemon answered with.
+    ``timeout`` in seconds. Raises as :class:`locum.control_socket.Connection` does, ProtocolError when another
+    program listens there, or the error that the daemon answered with.
     """
     return msgspec.json.decode(call_raw(socket_path, request, timeout))
 
@@ -51,9 +39,9 @@ def call_raw(socket_path: str, request: Mapping[str, object], timeout: float = D
 
 def exchange(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> Answer:
     """As :func:`call`; returns the whole answer, which tells whether its result may be outdated."""
-    with _connect(socket_path, timeout) as connection:
-        _send(connection, socket_path, request, timeout)
-        return _receive(connection, socket_path, timeout)
+    with Connection(socket_path, timeout) as connection:
+        _send(connection, request)
+        return _receive(connection, socket_path)
 
 
 def stream(socket_path: str, request: Mapping[str, object], timeout: float | None = None) -> Iterator[object]:
@@ -68,10 +56,10 @@ def stream(socket_path: str, request: Mapping[str, object], timeout: float | Non
 
 def stream_raw(socket_path: str, request: Mapping[str, object], timeout: float | None = None) -> Iterator[bytes]:
     """As :func:`stream`; yields JSON texts."""
-    with _connect(socket_path, timeout or DEFAULT_TIMEOUT) as connection:
-        _send(connection, socket_path, request, timeout)
+    with Connection(socket_path, timeout or DEFAULT_TIMEOUT) as connection:
+        _send(connection, request)
         connection.set_timeout(timeout)
-        while not (answer := _receive(connection, socket_path, timeout)).end:
+        while not (answer := _receive(connection, socket_path)).end:
             yield bytes(answer.result)
 
 
@@ -82,21 +70,21 @@ class Conversation:
     """
 
     def __init__(self, socket_path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
-        self._path, self._timeout = socket_path, timeout
-        self._connection = _connect(socket_path, timeout)
+        self._path = socket_path
+        self._connection = Connection(socket_path, timeout)
 
     @property
-    def peer(self) -> json_lines.Peer:
+    def peer(self) -> unix_sockets.Peer:
         """The process that listens at the socket."""
-        return self._connection.peer()
+        return self._connection.peer
 
     def send(self, request: Mapping[str, object]) -> None:
         """Send one request."""
-        _send(self._connection, self._path, request, self._timeout)
+        _send(self._connection, request)
 
     def receive(self) -> bytes:
         """The next result, as JSON text."""
-        return bytes(_receive(self._connection, self._path, self._timeout).result)
+        return bytes(_receive(self._connection, self._path).result)
 
     def __enter__(self) -> Self:
         return self
@@ -105,81 +93,15 @@ class Conversation:
         self._connection.close()
 
 
-class _Connection(json_lines.FrameSocket):
-    """A frame socket whose time-out may change: connecting has one even when waiting for news has none."""
-
-    def set_timeout(self, timeout: float | None) -> None:
-        self._sock.settimeout(timeout)
+def _send(connection: Connection, request: Mapping[str, object]) -> None:
+    connection.send(msgspec.json.encode(request))
 
 
-def _connect(path: str, timeout: float) -> _Connection:
-    json_lines.check_path(path)
+def _receive(connection: Connection, path: str) -> Answer:
     try:
-        return _Connection.connect(path, timeout=timeout)
-    except PermissionRequired:
-        raise PermissionRequired(
-            f"no permission to use {path} as uid {os.geteuid()}: run as root, "
-            "or as a member of the group that [paths] control_group names"
-        ) from None
-    except UsageError as error:
-        raise _nobody_there(path, error) from None
-
-
-def _nobody_there(path: str, error: UsageError) -> LocumError:
-    """Why connecting to ``path`` failed, with the remedy."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return NoDaemon(
-            f"no Locum daemon at {path}: is it running (locum daemon --config FILE)? "
-            "If its socket is elsewhere, give --socket PATH or set LOCUM_SOCKET"
-        )
-    except PermissionError:
-        return PermissionRequired(f"no permission to enter the directory of {path} as uid {os.geteuid()}: run as root")
-    except (OSError, ValueError):
-        return error
-    if not stat.S_ISSOCK(mode):
-        return UsageError(f"{path} is not a socket: give the path of the daemon's control socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return NoDaemon(
-                f"no Locum daemon at {path}: its socket is left over from a daemon that has ended; start the daemon"
-            )
-        except OSError:
-            pass
-    return NoAnswer(f"the daemon at {path} does not accept connections: it hangs or is stopped")
-
-
-def _send(connection: _Connection, path: str, request: Mapping[str, object], timeout: float | None) -> None:
-    try:
-        connection.send(request)
-    except TimeoutError:
-        raise _late(path, timeout) from None
-    except ProtocolError:
-        # A server that refuses a peer answers and closes without reading: its answer must still be read.
-        pass
-
-
-def _receive(connection: _Connection, path: str, timeout: float | None) -> Answer:
-    try:
-        answer = connection.receive(_decoder)
-    except TimeoutError:
-        raise _late(path, timeout) from None
-    except ProtocolError as error:
-        text = str(error)
-        if text.startswith("connection"):
-            raise NoDaemon(f"the daemon at {path} closed the connection without an answer: see its log") from None
-        raise ProtocolError(f"the process at {path} is not a Locum daemon of this version: {text}") from None
+        answer = _decoder.decode(connection.receive())
+    except UNDECODABLE as error:
+        raise ProtocolError(f"the process at {path} is not a Locum daemon of this version: {error}") from None
     if not answer.ok:
         raise error_of(answer)
     return answer
-
-
-def _late(path: str, timeout: float | None) -> NoAnswer:
-    return NoAnswer(
-        f"the daemon at {path} gave no answer within {timeout:g} s; "
-        "the request may still be carried out: see 'locum status'"
-    )

@@ -15,7 +15,8 @@ import time
 
 import msgspec
 
-from locum.api.client import Conversation, NoAnswer, NoDaemon
+from locum.api.client import Conversation
+from locum.control_socket import NoAnswer, NoDaemon
 from locum.errors import LocumError
 
 #: What the guard is called in /proc/PID/comm.

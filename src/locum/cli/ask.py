@@ -14,10 +14,11 @@ from typing import TypeVar
 
 import msgspec
 
-from locum.api.client import DEFAULT_TIMEOUT, NoDaemon, exchange, stream_raw
+from locum.api.client import DEFAULT_TIMEOUT, exchange, stream_raw
 from locum.api.model import StatusReport
 from locum.cli import output
 from locum.cli.output import Screen
+from locum.control_socket import NoDaemon
 from locum.errors import ProtocolError
 
 #: Exit status of a command that showed what the daemon heard last, which may be over.

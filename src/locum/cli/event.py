@@ -15,12 +15,13 @@ import click
 import msgspec
 
 from locum import escape
-from locum.api.client import NoDaemon, call_raw
+from locum.api.client import call_raw
 from locum.cli import output
 from locum.cli.ask import decode
 from locum.cli.groups import DefaultGroup
 from locum.cli.options import Number, json_option, socket_option
 from locum.cli.output import Cell, Content
+from locum.control_socket import NoDaemon
 from locum.errors import LocumError, ScriptDirectoryError, UsageError
 from locum.events.analysis import Kind
 from locum.events.directory import Listing, ScriptDirectory

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from locum.api.client import DEFAULT_SOCKET
+from locum.control_socket import DEFAULT_SOCKET
 
 F = TypeVar("F", bound=Callable[..., Any])
 

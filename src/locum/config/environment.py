@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from locum import nft
 from locum.config import credentials
 from locum.config.model import Settings
 from locum.folder import in_strange_hands
@@ -20,9 +21,6 @@ CAPABILITIES = {
 }
 
 _STATUS = "/proc/self/status"
-
-#: Directories of the nft program: administrators' directories are not in every user's PATH.
-_PROGRAM_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin")
 
 
 def check_environment(settings: Settings, *, with_credentials: bool = True) -> list[str]:
@@ -52,7 +50,7 @@ def check_environment(settings: Settings, *, with_credentials: bool = True) -> l
 def environment_warnings(settings: Settings, *, with_credentials: bool = True) -> list[str]:
     """Warnings about problems that do not keep the daemon from working, one line each."""
     warnings = []
-    if not any(os.access(f"{directory}/nft", os.X_OK) for directory in _PROGRAM_DIRECTORIES):
+    if nft.find() is None:
         warnings.append(
             "the program nft is not installed (Debian package: nftables): Locum loads its rules with it; without them "
             "holds are enforced to the second only, and others wait longer before they take over"

@@ -15,13 +15,11 @@ safety rests, does not depend on it. It needs Linux 5.18 and nft 1.0.2; without 
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from locum import tasks
+from locum import nft, tasks
 from locum.errors import LocumError
 from locum.machine.gate.gate_watch import GateWatch
 from locum.machine.netlink.nftables import NFPROTO_INET, Batch, NftSocket
@@ -51,8 +49,6 @@ table inet {table} {{
 }}
 """
 _RULE = "\t\t{family} {side} {{ {addresses} }} tcp flags & (syn | ack) == syn reset tcp option mptcp\n"
-
-_NFT_PLACES = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft")
 
 
 def ruleset(addresses: Iterable[str]) -> tuple[str | None, str]:
@@ -196,19 +192,7 @@ def _possible() -> bool:
 
 def _nft(text: str) -> str:
     """Let nft load ``text``; return the problem, or ""."""
-    program = next((place for place in _NFT_PLACES if os.access(place, os.X_OK)), "nft")
     try:
-        done = subprocess.run(
-            [program, "-f", "-"],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except (OSError, subprocess.TimeoutExpired) as problem:
-        return f"cannot run {program}: {problem}"
-    if done.returncode:
-        return (done.stderr.strip() or f"nft ended with status {done.returncode}").splitlines()[0]
-    return ""
+        return nft.load(text, LIMIT).partition("\n")[0]
+    except nft.CannotRun as problem:
+        return str(problem)

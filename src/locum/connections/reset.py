@@ -12,14 +12,13 @@ added. Everything blocks; a second passes when somebody does not answer.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
-import subprocess
 import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from locum import nft
 from locum.connections.segments import ACK, RST, SEQUENCES, RawSender, Segment, parse
 from locum.connections.sockets import scan
 from locum.errors import NetlinkError, PermissionRequired
@@ -40,7 +39,8 @@ _LOAD_WORD, _LOAD_BYTE = 0x20, 0x30
 _JUMP_EQUAL = 0x15
 _RETURN = 0x06
 
-_NFT_PLACES = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft")
+#: Longest wait for nft, in seconds.
+_NFT_LIMIT = 10.0
 
 
 def reset(address: str, connections: Sequence[Found], *, clients: bool = False) -> list[Found]:
@@ -169,9 +169,6 @@ class Blockade:
 
 
 def _nft(text: str) -> bool:
-    program = next((place for place in _NFT_PLACES if os.access(place, os.X_OK)), "nft")
-    try:
-        done = subprocess.run([program, "-f", "-"], input=text.encode(), capture_output=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+    with contextlib.suppress(nft.CannotRun):
+        return not nft.load(text, _NFT_LIMIT)
+    return False

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import msgspec
 
 from locum.api import client
-from locum.api.client import NoDaemon
 from locum.api.model import DaemonState, GateReport, StatusReport
 from locum.config.model import Settings
+from locum.control_socket import NoDaemon
 from locum.doctor import Finding
 from locum.errors import LocumError
 

@@ -25,10 +25,10 @@ import msgspec
 
 from locum import __version__
 from locum.api import client
-from locum.api.client import NoDaemon
 from locum.clock import boottime
 from locum.config.load import load
 from locum.config.model import PathSettings, Settings
+from locum.control_socket import NoDaemon
 from locum.doctor import secrets
 from locum.errors import LocumError, StoreCorrupt
 from locum.node.configured import store_of

@@ -27,8 +27,9 @@ import sys
 import time
 
 from locum import escape, hosts
+from locum.control_socket import Refused, ask
+from locum.errors import LocumError
 from locum.folder import Folder
-from locum.nfs.daemon import NoDaemon, Refused, ask
 
 DEFAULT_STATE = "/var/lib/locum"
 
@@ -77,7 +78,7 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
         except Refused as error:
             if error.kind == "usage":
                 raise Wrong(str(error)) from None
-        except NoDaemon:
+        except LocumError:
             pass
     with Folder(place, create=0o755) as folder, folder.locked(_LOCK_PATIENCE):
         folder.append(_JOURNAL, json.dumps(change).encode() + b"\n", _LONGEST_JOURNAL)
@@ -85,7 +86,7 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
 
 
 def deliver(*, state: str | None = None, path: str | None = None, timeout: float = 5.0) -> int:
-    """Deliver the journal to the daemon; return the number of its changes. Raises NoDaemon, Refused and OSError.
+    """Deliver the journal to the daemon; return the number of its changes. Raises LocumError and OSError.
 
     A change that the daemon does not understand is skipped: it must not block later ones.
     """

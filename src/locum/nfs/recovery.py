@@ -18,8 +18,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 from locum import escape, hosts
+from locum.control_socket import ask
+from locum.errors import LocumError
 from locum.nfs import nsm
-from locum.nfs.daemon import NoDaemon, Refused, ask
 
 #: Seconds for which a notification is retried.
 DEFAULT_TIMEOUT = 60.0
@@ -31,7 +32,7 @@ _HOSTS, _RESOLVER = "/etc/hosts", "/etc/resolv.conf"
 
 
 def clients_of(addresses: Sequence[str]) -> list[dict[str, Any]]:
-    """The records of the clients that hold locks through ``addresses``. Raises NoDaemon and Refused."""
+    """The records of the clients that hold locks through ``addresses``. Raises LocumError."""
     if not addresses:
         return []
     found: list[dict[str, Any]] = ask({"op": "statd-clients", "addresses": list(addresses)})
@@ -39,7 +40,7 @@ def clients_of(addresses: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def new_state() -> int:
-    """A new state number of the cluster: odd, and larger than any before. Raises NoDaemon and Refused."""
+    """A new state number of the cluster: odd, and larger than any before. Raises LocumError."""
     return int(ask({"op": "statd-state", "advance": True})["state"])
 
 
@@ -58,7 +59,7 @@ def notifications(
 
 
 def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
-    """Notify all of ``records``; return a line with the result. Raises NoDaemon and Refused."""
+    """Notify all of ``records``; return a line with the result. Raises LocumError."""
     state = new_state()
     found = look_up({_client_of(record) for record in records})
     outcomes = nsm.notify(notifications(records, state, host, found), timeout)
@@ -121,7 +122,7 @@ def notify_detached(
         try:
             text = notify_when(ready, records, host, timeout)
             status = 0
-        except (NoDaemon, Refused, OSError) as error:
+        except (LocumError, OSError) as error:
             text = f"not all could be done: {error}"
         os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {escape.paragraph(text)}\n".encode())
     finally:

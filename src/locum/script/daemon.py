@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from locum.script.context import required
@@ -24,32 +23,16 @@ def apply_tunables() -> str:
 
     Without a daemon (LOCUM_SOCKET is not set, or no daemon listens) nothing happens. Raises Fail when it refuses.
     """
-    import socket  # noqa: PLC0415
+    from locum.control_socket import NoDaemon, ask  # noqa: PLC0415
+    from locum.errors import LocumError  # noqa: PLC0415
 
     path = os.environ.get("LOCUM_SOCKET")
     if not path:
         return "no daemon"
-    answer = b""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_TIMEOUT)
-        try:
-            connection.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            return "no daemon"
-        try:
-            connection.sendall(b'{"op":"tunable-defaults"}\n')
-            while not answer.endswith(b"\n"):
-                data = connection.recv(65536)
-                if not data:
-                    break
-                answer += data
-        except OSError as error:
-            raise Fail(f"{path}: {error.strerror or error}") from None
     try:
-        message = json.loads(answer)
-        ok, result = bool(message.get("ok")), message.get("result")
-    except (ValueError, AttributeError):
-        raise Fail(f"{path}: the daemon's answer is not JSON") from None
-    if not ok:
-        raise Fail(f"the tunables were not applied: {message.get('error')}")
+        result = ask({"op": "tunable-defaults"}, path=path, timeout=_TIMEOUT)
+    except NoDaemon:
+        return "no daemon"
+    except LocumError as error:
+        raise Fail(f"the tunables were not applied: {error}") from None
     return str(result.get("message", "")) if isinstance(result, dict) else ""

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from locum import json_lines, tasks
+from locum import json_lines, tasks, unix_sockets
 from locum.errors import LocumError, ProtocolError, StoreUnavailable
 from locum.json_lines_async import FrameConnection, connect_unix
 from locum.store import messages
@@ -164,7 +164,7 @@ class UnixStore:
     """
 
     def __init__(self, path: str, *, timeout: float = 5.0) -> None:
-        json_lines.check_path(path)
+        unix_sockets.check_path(path)
         self._path = path
         self._timeout = timeout
         self._link: _Link | None = None

@@ -65,7 +65,7 @@ class StoreServer:
         self._encoded: dict[tuple[int, str], bytes] = {}
 
     async def start(self, path: str, group: int | None = None) -> None:
-        """Serve at ``path``. Raises UsageError or PermissionRequired (:func:`locum.json_lines.listen`)."""
+        """Serve at ``path``. Raises UsageError or PermissionRequired (:func:`locum.unix_sockets.listen`)."""
         self._server = await serve_unix(path, lambda: _Connection(self), group=group)
         self._unsubscribe = self.store.subscribe(self._changed)
 

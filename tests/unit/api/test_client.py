@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from locum import json_lines
+from locum import unix_sockets
 from locum.api.answers import END, failure, success
-from locum.api.client import NoAnswer, NoDaemon, call, stream
+from locum.api.client import call, stream
+from locum.control_socket import NoAnswer, NoDaemon
 from locum.errors import (
     ConfigError,
     LocumError,
@@ -73,7 +74,7 @@ def test_an_unknown_kind_of_error_is_still_an_error(tmp_path: Path) -> None:
 
 def test_a_refusal_that_comes_before_the_request_is_read(tmp_path: Path) -> None:
     """wire_async answers ``{"error": …}`` and closes at once when the peer may not connect."""
-    listener = json_lines.listen(str(tmp_path / "s"))
+    listener = unix_sockets.listen(str(tmp_path / "s"))
     listener.sock.setblocking(True)
 
     def refuse() -> None:
@@ -117,7 +118,7 @@ def test_no_permission(tmp_path: Path) -> None:
         with pytest.raises(PermissionRequired, match="no permission"):
             call(str(directory / "s"), {"op": "status"})
         return
-    listener = json_lines.listen(str(tmp_path / "s"))
+    listener = unix_sockets.listen(str(tmp_path / "s"))
     for parent in (tmp_path, *tmp_path.parents):
         if parent.stat().st_uid == 0 and parent.stat().st_mode & 0o77 == 0:
             parent.chmod(0o711)

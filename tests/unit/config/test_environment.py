@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from locum import nft
 from locum.config import environment
 from locum.config.environment import check_environment, environment_warnings, interfaces
 from locum.config.load import parse
@@ -103,7 +104,7 @@ def test_warnings(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = base / "c.toml"
     source.write_text("")
     source.chmod(0o664)
-    monkeypatch.setattr(environment, "_PROGRAM_DIRECTORIES", (str(base),))
+    monkeypatch.setattr(nft, "DIRECTORIES", (str(base),))
     assert environment_warnings(settings(base)) == [
         "the program nft is not installed (Debian package: nftables): Locum loads its rules with it; without them "
         "holds are enforced to the second only, and others wait longer before they take over",

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import locum
+from locum.control_socket import NoDaemon, Refused, ask
 from locum.nfs import callout
-from locum.nfs.daemon import NoDaemon, Refused, ask
 
 
 class Daemon:

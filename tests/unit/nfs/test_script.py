@@ -17,6 +17,7 @@ import pytest
 
 import locum
 from locum import rpc
+from locum.control_socket import NoDaemon
 from locum.nfs import callout, checks, recovery
 from locum.nfs.backends.base import Backend
 
@@ -90,7 +91,7 @@ def world(script: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Monke
     def ask(request: Mapping[str, object], **_: object) -> Any:
         if request["op"] == "status":
             if made.away:
-                raise module.NoDaemon("no answer")
+                raise NoDaemon("no answer")
             return made.status
         if request["op"] == "statd-clients":
             return [{"address": a, "client": "10.0.0.9", "revision": 1} for a in request["addresses"]]  # type: ignore[attr-defined]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from locum.control_socket import NoDaemon
 from locum.nfs import callout, monitor_list
-from locum.nfs.daemon import NoDaemon
 from tests.unit.strangers import PLANTS, STRANGER, Outside, attacker, limited
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can work in the directories of others")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from locum import json_lines
+from locum import unix_sockets
 from locum.errors import UsageError
 from locum.store.base import Put, Store, WatchLost
 from locum.store.client import UnixStore
@@ -94,13 +94,13 @@ async def test_endless_frame_is_cut_off(tmp_path: Path) -> None:
         piece = b"x" * 1_000_000
         sent = 0
         try:
-            while sent < 10 * json_lines.FRAME_LIMIT:
+            while sent < 10 * unix_sockets.FRAME_LIMIT:
                 writer.write(piece)
                 await writer.drain()
                 sent += len(piece)
         except ConnectionError:
             pass
-        assert sent < 2 * json_lines.FRAME_LIMIT
+        assert sent < 2 * unix_sockets.FRAME_LIMIT
         await until(lambda: len(server._connections) == 1)
         await store.read("")
         writer.transport.abort()
@@ -158,7 +158,7 @@ async def test_who_asks_and_does_not_read_is_not_listened_to(tmp_path: Path) -> 
         connection = next(c for c in server._connections if c.congested)
         for _ in range(20):
             await store.commit((), [Put("k", b"")])
-            assert connection.unsent() < 2 * json_lines.FRAME_LIMIT
+            assert connection.unsent() < 2 * unix_sockets.FRAME_LIMIT
         # Reading on gets every answer.
         for number in range(1, 6):
             assert json.loads(await reader.readline())["id"] == number

@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from locum import nft
 from locum.errors import LocumError, NetlinkError, PermissionRequired
 from locum.machine.gate import gate_rules
 from locum.machine.gate.gate_rules import SLOTS, TABLE, Device
@@ -80,8 +81,6 @@ _ETHERNET = (1, 772)
 
 #: How long nft may take to load our rules, in seconds.
 _LOAD_LIMIT = 30
-_NFT_PLACES = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft")
-
 
 #: What a kernel says that has no nfnetlink (socket(2)), or no nf_tables behind it (nfnetlink_rcv_msg and
 #: nfnetlink_rcv_batch in net/netfilter/nfnetlink.c). In a container that holds for modules that the host did not load.
@@ -506,33 +505,15 @@ class Gate:
 
     def _load(self, text: str) -> None:
         """Give ``text`` to nft, which loads it in one transaction. Raises GateUnavailable with what nft said."""
-        import subprocess  # noqa: PLC0415 - only loading needs it, and importing it takes 10 ms
-
-        program = self._nft or next((place for place in _NFT_PLACES if os.access(place, os.X_OK)), "nft")
         try:
-            with subprocess.Popen(
-                [program, "-f", "-"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "LC_ALL": "C"},
-            ) as nft:
-                self.loaders.append(nft.pid)
-                try:
-                    _, stderr = nft.communicate(text, timeout=_LOAD_LIMIT)
-                except BaseException:
-                    nft.kill()
-                    raise
-        except (OSError, subprocess.TimeoutExpired) as problem:
-            raise GateUnavailable(f"cannot run {program}: {problem}; install the package nftables") from problem
-        if nft.returncode:
-            said = (stderr.strip() or f"exit status {nft.returncode}").splitlines()
-            if os.strerror(errno.EPERM) in stderr:
-                raise PermissionRequired(
-                    f"nft may not load Locum's rules: {said[0]}; this needs root, or CAP_NET_ADMIN"
-                )
-            raise GateUnavailable(f"nft refused Locum's rules: {said[0]}")
+            complaint = nft.load(text, _LOAD_LIMIT, program=self._nft, started=self.loaders.append)
+        except nft.CannotRun as problem:
+            raise GateUnavailable(f"{problem}; install the package nftables") from problem
+        if complaint:
+            first = complaint.splitlines()[0]
+            if os.strerror(errno.EPERM) in complaint:
+                raise PermissionRequired(f"nft may not load Locum's rules: {first}; this needs root, or CAP_NET_ADMIN")
+            raise GateUnavailable(f"nft refused Locum's rules: {first}")
 
 
 def _unavailable(problem: NetlinkError) -> LocumError:
