@@ -9,10 +9,13 @@ list=$here/debian-packages.txt
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 
+python=/usr/bin/python3
+[ -x "$python" ] || python=python3
+
 present() { # PACKAGE CHECK
     case $2 in
     /*) [ -e "$2" ] ;;
-    import:*) python3 -c "import ${2#import:}" 2>/dev/null ;;
+    import:*) "$python" -c "import ${2#import:}" 2>/dev/null ;;
     *) command -v "$2" >/dev/null ;;
     esac
 }

@@ -7,9 +7,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
+
+from locum import __version__
+from locum.cli.main import APART
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LAB = tomllib.loads((ROOT / "lab/pyproject.toml").read_text(encoding="utf-8"))
 LOCK = [
     line
     for line in (ROOT / "requirements-dev.lock").read_text(encoding="utf-8").splitlines()
@@ -41,6 +46,15 @@ def test_the_lock_is_not_older_than_the_project_allows() -> None:
         least = package.split(">=")[1]
         have = [int(part) for part in locked[spelt(package)].split(".")]
         assert have >= [int(part) for part in least.split(".")], f"{package}: {have}"
+
+
+def test_servers_get_neither_lab_nor_simulator() -> None:
+    """Both are packages of another distribution, of the same version, which needs the product."""
+    assert {package.split(".")[0] for package in find_packages(str(ROOT / "src"))} == {"locum"}
+    assert {package.split(".")[0] for package in find_packages(str(ROOT / "lab/src"))} == {"locum_lab", "locum_sim"}
+    assert LAB["project"]["version"] == PROJECT["project"]["version"] == __version__
+    assert f"locum=={__version__}" in LAB["project"]["dependencies"]
+    assert APART == {"locum_lab": LAB["project"]["name"]}
 
 
 def test_type_checkers_of_users_see_the_types() -> None:

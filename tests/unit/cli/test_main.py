@@ -16,6 +16,7 @@ import pytest
 from locum import __version__
 from locum.api.answers import success
 from locum.cli import main as entry
+from locum.cli.groups import LazyGroup
 from locum.cli.main import COMMANDS, main
 from tests.unit.api.fake_daemon import fake_daemon
 
@@ -231,3 +232,17 @@ def test_check_config_lists_every_problem(tmp_path: Path, capsys: pytest.Capture
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) >= 2
     assert all(line.startswith(f"locum: {config}") for line in lines)
+
+
+def test_a_command_of_a_distribution_that_is_not_installed_names_it() -> None:
+    group = LazyGroup("tool", lazy={"try": ("not_installed.here:command", "Tries.")}, apart={"not_installed": "extra"})
+    with pytest.raises(click.ClickException, match=r"'tool try' is not installed: it belongs to extra.*pip install extra"):
+        group.main(["try", "--help"], prog_name="tool", standalone_mode=False)
+
+
+def test_a_defect_in_such_a_distribution_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_package.py").write_text("import a_library_that_is_missing\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    group = LazyGroup("tool", lazy={"try": ("broken_package:command", "Tries.")}, apart={"broken_package": "extra"})
+    with pytest.raises(ModuleNotFoundError, match="a_library_that_is_missing"):
+        group.main(["try"], prog_name="tool", standalone_mode=False)
