@@ -151,6 +151,7 @@ async def serve(settings: Settings) -> int:
         state=Path(settings.paths.state),
         settings=settings.scripts,
         environment=script_environment(settings),
+        tunables=lambda: node.status().tunables,
         log=log,
     )
     node = Node(

@@ -51,7 +51,7 @@ class Node:
             )
             await engine.start()
             try:
-                return await engine.run(event, arguments, timeout=60, environment=lambda: environment or {})
+                return await engine.run(event, arguments, environment=lambda: environment or {})
             finally:
                 await engine.stop()
 

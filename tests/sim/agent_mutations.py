@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from locum.events.runner.results import Outcome
 from locum.node import life
 from locum.node.driver import Driver
 from locum.node.gate_work import GateWork
 from locum.node.kernel_news import KernelNews
 from locum.node.ports import HoldPagePort, NotesPort, TablePort
-from locum.node.steps import Outcome, Steps
+from locum.node.steps import Outcome as Done
+from locum.node.steps import Steps
 from locum.rules import effects as fx
 from locum.rules.hold import OwnHold
 from locum.rules.node import Adoption
@@ -73,7 +75,7 @@ def hold_never_ends(patch: Patch) -> None:
     patch.setattr(OwnHold, "valid", lambda self, _now: self.deadline > 0)
     original = Steps.take
 
-    async def take(self: Steps, effect: fx.TakeAddress) -> Outcome:
+    async def take(self: Steps, effect: fx.TakeAddress) -> Done:
         self._page = _Altered(self._page, deadline=math.inf)
         return await original(self, effect)
 
@@ -128,7 +130,7 @@ def release_without_muting(patch: Patch) -> None:
     """``releaseip`` runs while the address still answers."""
     original = Steps.release
 
-    async def release(self: Steps, effect: fx.ReleaseAddress) -> Outcome:
+    async def release(self: Steps, effect: fx.ReleaseAddress) -> Done:
         deny, first = self._deny, True
 
         async def later(address: str) -> bool:
@@ -173,10 +175,10 @@ def take_does_not_look(patch: Patch) -> None:
     """After ``takeip`` nobody sees to it that the address is configured."""
     original = Steps.take
 
-    async def ensured(*_: Any) -> Outcome:
+    async def ensured(*_: Any) -> Done:
         return True, ""
 
-    async def take(self: Steps, effect: fx.TakeAddress) -> Outcome:
+    async def take(self: Steps, effect: fx.TakeAddress) -> Done:
         ensure, self._ensure = self._ensure, ensured  # type: ignore[assignment, method-assign]
         try:
             return await original(self, effect)
@@ -303,6 +305,19 @@ def adopts_without_the_gate(patch: Patch) -> None:
     patch.setattr(Steps, "adopt", adopt)
 
 
+# -- the event engine -------------------------------------------------------------------------------------------
+
+
+def failed_scripts_succeed(patch: Patch) -> None:
+    """An event succeeds whatever its scripts say (others: :mod:`tests.unit.events.engine_mutations`)."""
+    patch.setattr(Outcome, "ends_event", False)
+
+
+def timed_out_scripts_succeed(patch: Patch) -> None:
+    """An event succeeds when a script has timed out."""
+    patch.setattr(Outcome, "ends_event", property(lambda outcome: outcome is Outcome.FAILED))
+
+
 #: Name → defect. Each is found by the playbooks (``tests/unit/node/playbooks.txt``) or by the simulation.
 AGENT_MUTATIONS: dict[str, Callable[[Patch], None]] = {
     defect.__name__: defect
@@ -332,6 +347,8 @@ AGENT_MUTATIONS: dict[str, Callable[[Patch], None]] = {
         read_anew_ignored,
         cancelled_goes_unanswered,
         adopts_without_the_gate,
+        failed_scripts_succeed,
+        timed_out_scripts_succeed,
     )
 }
 
@@ -357,4 +374,6 @@ IN_SIMULATION: dict[str, tuple[tuple[str, ...], Knobs, int]] = {
         40,
     ),
     "cancelled_goes_unanswered": (("liveness",), Knobs(only=("admin", "scripts_slow"), nodes=3, calm=0.3), 40),
+    "failed_scripts_succeed": (("I6",), Knobs(only=("scripts_fail", "power_off", "abandon"), nodes=3, calm=0.3), 20),
+    "timed_out_scripts_succeed": (("I6",), Knobs(only=("scripts_hang", "power_off", "abandon"), nodes=3, calm=0.3), 20),
 }

@@ -126,7 +126,7 @@ class Agent:
         machine, step = self.machine, self.loop.step
         clock, calls, page = SimulatedClock(machine, step), SimulatedCalls(machine), machine.page
         table, gate, notes = SimulatedTable(machine, step), SimulatedGate(machine, step), SimulatedNotes(machine, step)
-        scripts = SimulatedScripts(machine, step)
+        scripts = SimulatedScripts(machine, step, lambda: self.node.status().tunables)
         adoption = await calls.on_addresses("looking", life.adoption_of, page, notes, table)
         await calls.on_gate("taking over the gate", gate.take_over)
         self.node = node = self.node_class(machine.identity, View(), machine.new_incarnation, adoption)

@@ -13,8 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from locum.config.tunables import Tunables
 from locum.errors import LocumError, NetlinkError
-from locum.events.model import Event, EventResult, Outcome, ScriptResult
+from locum.events.decisions import decide
+from locum.events.model import Event, EventResult, Kind, Script
+from locum.events.runner.protocol import Job
+from locum.events.runner.results import Outcome, ScriptResult
 from locum.machine.addresses import Address, Item
 from locum.machine.gate.gate import ArmedSlot
 from locum.machine.links import LinkState
@@ -34,6 +38,8 @@ Step = Callable[[], None]
 PROBE_TIME = PROBES * PROBE_INTERVAL + PROBE_WAIT - PROBE_INTERVAL
 #: How long ``init`` and ``setup`` take, shortest and longest, and the start of the script runner, in seconds.
 FIRST_EVENTS, RUNNER_START = (0.01, 0.05), (0.02, 0.2)
+#: The scripts of a simulated machine, as one.
+SERVICE = Script("50.service", "50.service", True, Kind.BINARY, None)
 
 
 def nowhere() -> None:
@@ -314,9 +320,10 @@ class SimulatedCalls:
 class SimulatedScripts:
     """See :class:`locum.node.ports.ScriptsPort`: scripts take their time, fail, hang, and change the kernel midway."""
 
-    def __init__(self, machine: Host, step: Step) -> None:
+    def __init__(self, machine: Host, step: Step, tunables: Callable[[], Tunables]) -> None:
         self._machine = machine
         self._step = step
+        self._tunables = tunables
 
     async def start(self) -> None:
         """See ScriptsPort. The runner starts nothing before the script that an earlier runner left has ended."""
@@ -332,8 +339,6 @@ class SimulatedScripts:
         event: Event,
         arguments: tuple[str, ...] = (),
         *,
-        timeout: float,
-        startup_timeout: float | None = None,
         environment: Callable[[], Mapping[str, str]] = dict,
     ) -> EventResult:
         """See ScriptsPort."""
@@ -342,34 +347,30 @@ class SimulatedScripts:
             await asyncio.sleep(machine.random.uniform(*FIRST_EVENTS))
             return EventResult(event, arguments, 0.0, 0.0, ())
         self._step()
+        plan = decide(event, arguments, (SERVICE,), None)
+        given = environment()
+        (job,) = plan.jobs(self._tunables(), lambda _: given)
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[tuple[bool, str]] = loop.create_future()
-        self._launch(event, arguments, timeout, environment(), done)
+        done: asyncio.Future[ScriptResult] = loop.create_future()
+        self._launch(event, job, done)
         try:
-            ok, reason = await done
+            answer = await done
         except asyncio.CancelledError:
             machine.kill_children()
             raise
-        failed = ScriptResult("50.service", Outcome.FAILED, 1, reason=reason)
-        return EventResult(event, arguments, 0.0, 0.0, () if ok else (failed,))
+        return EventResult(event, arguments, 0.0, 0.0, tuple(plan.results([answer])))
 
-    def _launch(
-        self,
-        event: Event,
-        arguments: tuple[str, ...],
-        timeout: float,
-        environment: Mapping[str, str],
-        done: asyncio.Future[tuple[bool, str]],
-    ) -> None:
+    def _launch(self, event: Event, job: Job, done: asyncio.Future[ScriptResult]) -> None:
         machine, agent = self._machine, self._machine.agent
         assert agent is not None
-        address = arguments[-2] if arguments else ""
-        seconds, ok, reason = machine.behaviour.draw(event, timeout)
+        address = job.arguments[-2] if job.arguments else ""
+        seconds, result = machine.behaviour.draw(job)
+        ok = result.outcome is Outcome.OK
         machine.world.checks.event_started(machine, event, address)
 
         def answer() -> None:
             if not done.done():
-                done.set_result((ok, reason))
+                done.set_result(result)
 
         def ended() -> None:
             machine.child = None
@@ -378,7 +379,7 @@ class SimulatedScripts:
 
         # What fails may fail before or after it has done its work.
         part = machine.random.random()
-        act = self._midway(event, arguments, environment)
+        act = self._midway(event, job.arguments, job.environment)
         if act is not None and not ok and machine.random.random() < 0.5:
             act = None
         machine.child = Child(machine.world.engine, seconds, part, act, ended)

@@ -6,10 +6,13 @@ frozen only with the whole machine's processes. What a script does to the kernel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
+from locum.events.runner.protocol import Job
+from locum.events.runner.results import TIMED_OUT, Outcome, ScriptResult
 from locum_sim.engine import Engine
 
 
@@ -29,21 +32,22 @@ class Behaviour:
         #: Event (or "*") → what ails its scripts.
         self.trouble: dict[str, Trouble] = {}
 
-    def draw(self, event: str, timeout: float) -> tuple[float, bool, str]:
-        """One run: its duration in seconds, whether it succeeds, and why not."""
+    def draw(self, job: Job) -> tuple[float, ScriptResult]:
+        """One run: its duration in seconds, and its result."""
         random = self._random
         low, high = self._usual
         seconds = low + (high - low) * random.random() ** 3
-        trouble = self.trouble.get(event) or self.trouble.get("*")
+        trouble = self.trouble.get(job.event) or self.trouble.get("*")
         if trouble is not None and random.random() < trouble.probability:
             if trouble.mode == "fail":
-                return seconds, False, "50.service failed (status 1)"
+                return seconds, ScriptResult(job.script, Outcome.FAILED, 1)
             if trouble.mode == "hang":
-                return timeout, False, "50.service timeout (status 124)"
-            seconds += timeout * 1.2 * random.random()
-        if seconds > timeout:
-            return timeout, False, "50.service timeout (status 124)"
-        return seconds, True, ""
+                seconds = math.inf
+            else:
+                seconds += job.limit * 1.2 * random.random()
+        if seconds > job.limit:
+            return job.limit, ScriptResult(job.script, Outcome.TIMEOUT, TIMED_OUT)
+        return seconds, ScriptResult(job.script, Outcome.OK)
 
 
 class Child:

@@ -216,9 +216,7 @@ class ControlServer:
                 f"{event} cannot be run from within {inside}: that would wait for it and keep it from beginning. "
                 "Leave it to the daemon; a monitor that creates $LOCUM_RUNTIME/again is followed by another one soon"
             )
-        tunables = self._driver.node.status().tunables
-        timeout = tunables.monitor_timeout if event is Event.MONITOR else tunables.event_timeout
-        result = await self._engine.run(event, timeout=timeout, startup_timeout=tunables.event_timeout)
+        result = await self._engine.run(event)
         if event is Event.MONITOR:
             # Only the daemon's own monitor decides about health: run it as well.
             self._driver.feed(self._driver.node.trigger_monitor)

@@ -21,11 +21,12 @@ from locum.cli.ask import decode
 from locum.cli.groups import DefaultGroup
 from locum.cli.options import Number, json_option, socket_option
 from locum.cli.output import Cell, Content
+from locum.config.tunables import Tunables
 from locum.control_socket import NoDaemon
 from locum.errors import LocumError, ScriptDirectoryError, UsageError
-from locum.events.analysis import Kind
 from locum.events.directory import Listing, ScriptDirectory
-from locum.events.model import Event, EventResult, EventStatus, Outcome, ScriptResult
+from locum.events.model import Event, EventResult, EventStatus, Kind
+from locum.events.runner.results import Outcome, ScriptResult
 
 #: An event may take as long as its scripts: each may use its whole time, seconds.
 _RUN_LIMIT = 24 * 3600.0
@@ -126,9 +127,9 @@ def disable(script: str, directory: str | None, socket_path: str) -> None:
     "--timeout",
     type=Number("a number of seconds", 0.1, 86400),
     metavar="SECONDS",
-    help="Limit of each script [30].",
+    help="With --dir: limit of each script, in place of MonitorTimeout and EventTimeout.",
 )
-@click.option("--config", type=click.Path(), metavar="FILE", help="With --dir: scripts' settings and the node's name.")
+@click.option("--config", type=click.Path(), metavar="FILE", help="With --dir: settings, tunables, the node's name.")
 @click.option("--set", "assignments", multiple=True, metavar="SCRIPT:KEY=VALUE", help="With --dir: a script's setting.")
 @click.option("--runtime", type=click.Path(), metavar="DIR", help="With --dir: LOCUM_RUNTIME; state is below it.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the whole output of every script.")
@@ -157,7 +158,7 @@ def run(
     A running daemon accepts monitor, ipreallocated, recovered, startrecovery and startipreallocate; the others it runs
     by itself. With --dir, any.
     """
-    from locum.events.selection import parse_event  # noqa: PLC0415
+    from locum.events.decisions import parse_event  # noqa: PLC0415
 
     wanted = parse_event(name, arguments)
     show: Callable[[ScriptResult], None] = (lambda _: None) if as_json else _Lines(verbose).show
@@ -261,12 +262,14 @@ def _run_here(
     from locum.events import local  # noqa: PLC0415
 
     settings: dict[str, dict[str, object]] = {}
+    tunables = Tunables()
     environment = {"LOCUM_NODE": os.uname().nodename}
     if config is not None:
         from locum.config.load import load  # noqa: PLC0415
 
         loaded = load(config)
         settings = {script: dict(table) for script, table in loaded.scripts.items()}
+        tunables = Tunables.from_values(loaded.tunables)
         interfaces = dict.fromkeys(name for address in loaded.addresses for name in address.interfaces)
         environment = {
             "LOCUM_NODE": loaded.node.name,
@@ -276,6 +279,8 @@ def _run_here(
     for assignment in assignments:
         script, key, value = _setting(assignment)
         settings.setdefault(script, {})[key] = value
+    if timeout is not None:
+        tunables = Tunables(monitor_timeout=timeout, event_timeout=timeout)
     environment |= {name: os.environ[name] for name in local.PASSED_ON if name in os.environ}
     directory = os.path.abspath(directory)
     place = os.path.abspath(runtime) if runtime is not None else local.default_runtime(directory)
@@ -283,7 +288,7 @@ def _run_here(
         directory,
         wanted,
         arguments,
-        timeout=timeout or 30.0,
+        tunables=tunables,
         runtime=place,
         state=os.path.join(place, "state"),
         settings=settings,

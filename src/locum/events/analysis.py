@@ -7,7 +7,6 @@ the file would be started (shebang), which events it handles as far as that can 
 
 from __future__ import annotations
 
-import enum
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ import subprocess
 
 import msgspec
 
-from locum.events.model import Event
+from locum.events.model import Event, Kind
 
 #: The interpreter name that marks a Python script of event functions: ``#!/usr/bin/env locum-script``.
 PYTHON_INTERPRETER = "locum-script"
@@ -32,17 +31,6 @@ _LINE = re.compile(r"^(?:line )?([0-9]+): ")
 _EVENT_WORDS = {
     event.value: re.compile(rb"(?<![A-Za-z0-9_])" + event.value.encode() + rb"(?![A-Za-z0-9_])") for event in Event
 }
-
-
-class Kind(enum.StrEnum):
-    """How a script is run."""
-
-    #: Functions called in a child forked from the warm interpreter.
-    PYTHON = "python"
-    #: Text with a ``#!`` line, executed.
-    TEXT = "script"
-    #: A program, executed.
-    BINARY = "program"
 
 
 class Analysis(msgspec.Struct, frozen=True):

@@ -21,30 +21,14 @@ from pathlib import Path
 import msgspec
 
 from locum.errors import PermissionRequired, ScriptDirectoryError, UsageError
-from locum.events.analysis import READ_LIMIT, Analysis, Kind, analyse
+from locum.events.analysis import READ_LIMIT, Analysis, analyse
+from locum.events.decisions import in_order
 from locum.events.environment import search_path
 from locum.events.leftovers import leftover
+from locum.events.model import Script
 
 _NAME = re.compile(r"(?P<number>[0-9]{2})\.[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _SUFFIX = ".script"
-
-
-class Script(msgspec.Struct, frozen=True):
-    """One script of a directory.
-
-    ``name`` is the file's name without ``.script``; ``enabled`` whether it is executable. ``events`` are the events
-    that it handles, as far as known (see :class:`locum.events.analysis.Analysis`), None for any.
-    """
-
-    name: str
-    path: str
-    enabled: bool
-    kind: Kind
-    events: tuple[str, ...] | None
-
-    def handles(self, event: str) -> bool:
-        """Whether running the script for ``event`` could have an effect, enabled or not."""
-        return self.events is None or event in self.events
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -141,7 +125,7 @@ class ScriptDirectory:
             problems.append(Problem(self.path, "holds no event script (NN.name)", True))
             closed = True
         signatures = {name: known[0] for name, known in analyses.items()}
-        return Survey(Listing(self.path, tuple(scripts), tuple(problems)), closed, broken, clashes, signatures)
+        return Survey(Listing(self.path, in_order(scripts), tuple(problems)), closed, broken, clashes, signatures)
 
     def load(self) -> tuple[Script, ...]:
         """The scripts in the order in which they run. Raises :class:`ScriptDirectoryError` with every fault."""

@@ -18,19 +18,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from locum import tasks
+from locum.config.tunables import Tunables
 from locum.errors import LocumError, ScriptDirectoryError
+from locum.events.decisions import decide, late, parse_event, still_started
 from locum.events.directory import ScriptDirectory
 from locum.events.environment import common_environment, script_environment
 from locum.events.inside import Inside, inside
-from locum.events.model import Event, EventResult, EventStatus, Outcome, ScriptResult
+from locum.events.model import Event, EventResult, EventStatus
+from locum.events.runner.results import Outcome, ScriptResult
 from locum.events.runner_client import Run, RunnerClient
 from locum.events.script_set import InUse, ScriptSet, describe
-from locum.events.selection import NOT_RUN_STATUS, combine, not_run, parse_event, to_start
 from locum.events.spare_descriptors import SpareDescriptors
-from locum.events.started import Started
+from locum.events.started import StartedFile
 from locum.events.status import StatusBook
 from locum.threads import NoAnswer, Worker
 
@@ -55,22 +55,25 @@ class EventEngine:
         state: Path,
         settings: Settings,
         environment: Mapping[str, str],
+        tunables: Callable[[], Tunables] = Tunables,
         log: Callable[[str, str], None] = lambda _text, _level: None,
     ) -> None:
         """``directory`` holds the scripts; ``runtime`` is lost at a reboot, ``state`` is not.
 
         ``settings`` are the configuration tables by script name (``50.web``); ``environment`` is added to what every
-        script gets (node, socket and the like). ``log`` takes a text and a level (``warning``, ``error``).
+        script gets (node, socket and the like). ``tunables`` returns those in force. ``log`` takes a text and a level
+        (``warning``, ``error``).
         """
         self._directory = ScriptDirectory(directory.absolute())
         self._runtime = str(runtime.absolute())
         self._state = str(state.absolute())
         self._set = ScriptSet(self._directory, runtime=self._runtime, state=self._state)
-        self._started = Started(self._runtime, self._later)
+        self._started = StartedFile(self._runtime, self._later)
         #: The directory's fault, in words; "" without one.
         self.directory_problem = ""
         self._settings: Settings = settings
         self._environment = dict(environment)
+        self._tunables = tunables
         self._log = log
         self._turn = asyncio.Lock()
         self._status = StatusBook(self._runtime)
@@ -150,15 +153,10 @@ class EventEngine:
         event: Event,
         arguments: Sequence[str] = (),
         *,
-        timeout: float,
-        startup_timeout: float | None = None,
         environment: Callable[[], Mapping[str, str]] = dict,
     ) -> EventResult:
-        """Run ``event``; wait for its turn first. ``timeout`` is for each script, in seconds. ``environment`` is asked
-        for what scripts get beside what they always get, once they are about to start.
-
-        A script that came to a running node gets ``startup`` (with ``startup_timeout``, ``timeout`` when None) before
-        its first ``monitor``, and no other event until that has succeeded.
+        """Run ``event``; wait for its turn first. ``environment`` is asked for what scripts get beside what they always
+        get, once they are about to start.
 
         Always returns a result: a runner that died is a failure with the reason. A directory that became faulty is not:
         the last good scripts run (:mod:`locum.events.script_set`).
@@ -169,48 +167,33 @@ class EventEngine:
         async with self._turn:
             started, begin = time.time(), time.monotonic()
             in_use = await self._look()
-            scripts = in_use.scripts
+            plan = decide(event, arguments, in_use.scripts, self._started.names)
             if in_use.refused:
-                return self._keep(not_run(self._directory.path, event, arguments, started, "\n".join(in_use.faults)))
-            late = [] if event in (Event.INIT, Event.SETUP, Event.STARTUP) else self._started.late(scripts)
-            if event is not Event.MONITOR:
-                scripts = tuple(script for script in scripts if script not in late)
-            chosen = to_start(scripts, event)
-            lost = next((script for script in chosen if not script.path), None)
-            if lost is not None:
-                problem = f"it is faulty, and no earlier copy of it could be kept: {'; '.join(in_use.faults)}"
-                return self._keep(not_run(lost.name, event, arguments, started, problem))
-            results: Sequence[ScriptResult] = ()
+                return self._keep(plan.not_run(started, "\n".join(in_use.faults), self._directory.path))
+            if plan.lost is not None:
+                faults = "; ".join(in_use.faults)
+                problem = f"it is faulty, and no earlier copy of it could be kept: {faults}"
+                return self._keep(plan.not_run(started, problem, plan.lost.name))
+            answers: list[ScriptResult] = []
             cancelled = False
-            if chosen:
+            if plan.steps:
                 link = await self._ready_link()
                 if isinstance(link, str):
-                    return self._keep(not_run(chosen[0].name, event, arguments, started, link))
-                run = link.submit(
-                    [(script, self._own_environment(script.name)) for script in chosen],
-                    event,
-                    arguments,
-                    {**common_environment(self._runtime, self._state), **self._environment, **environment()},
-                    timeout,
-                    {script.name: startup_timeout or timeout for script in late},
-                )
+                    return self._keep(plan.not_run(started, link))
+                run = link.submit(plan.jobs(self._tunables(), self._environment_of(environment())))
                 self._current, self._event = run, event
                 cancelled = await self._await(link, run)
                 self._current = None
-                results = self._with_startups(run)
-                reason = run.finished.result()
+                answers, reason = run.answers, run.finished.result()
                 if reason is not None:
-                    outcome = Outcome.CANCELLED if cancelled or self._stopping else Outcome.FAILED
-                    name = chosen[min(len(results), len(chosen) - 1)].name
-                    results = [*results, ScriptResult(name, outcome, NOT_RUN_STATUS, started, 0.0, reason, reason)]
-            result = EventResult(
-                event, tuple(arguments), started, time.monotonic() - begin, combine(scripts, event, results)
-            )
-            self._keep(result)
-            if event is Event.INIT:
-                self._started.forget()
-            elif event is Event.STARTUP and result.ok:
-                self._started.all_started(chosen)
+                    answers.append(plan.broken_off(answers, started, reason, cancelled or self._stopping))
+            results = tuple(plan.results(answers))
+            result = self._keep(EventResult(event, plan.arguments, started, time.monotonic() - begin, results))
+            for one in plan.startups(answers):
+                self._keep(EventResult(Event.STARTUP, (), one.started, one.seconds, (one,)))
+                if one.outcome is Outcome.OK:
+                    self._log(f"{one.script} is new and has had its startup", "info")
+            self._started.keep(plan.started_after(answers, result.ok, self._started.names))
             if cancelled:
                 raise asyncio.CancelledError
             return result
@@ -224,7 +207,7 @@ class EventEngine:
     @property
     def late(self) -> tuple[str, ...]:
         """Names of scripts that came to a running node and have not had their ``startup``, as of the last scan."""
-        return tuple(script.name for script in self._started.late(self._in_use.scripts))
+        return tuple(script.name for script in late(self._in_use.scripts, self._started.names))
 
     @property
     def in_use(self) -> InUse:
@@ -261,21 +244,10 @@ class EventEngine:
 
     # internals
 
-    def _own_environment(self, name: str) -> dict[str, str]:
-        return script_environment(name, self._state, self._settings.get(name, {}))
-
-    def _with_startups(self, run: Run) -> list[ScriptResult]:
-        """The results of ``run``; a ``startup`` that failed in it is the failure of its script."""
-        results = list(run.results)
-        for one in run.startups:
-            self._keep(EventResult(Event.STARTUP, (), one.started, one.seconds, (one,)))
-            if one.outcome is Outcome.OK:
-                self._started.started(one.script)
-                self._log(f"{one.script} is new and has had its startup", "info")
-            else:
-                text, why = f"its startup failed: {one.output}", f"its startup failed: {one.reason}"
-                results.append(msgspec.structs.replace(one, output=text, reason=why))
-        return results
+    def _environment_of(self, now: Mapping[str, str]) -> Callable[[str], dict[str, str]]:
+        """What a script gets by its name; ``now``: what this event adds."""
+        common = {**common_environment(self._runtime, self._state), **self._environment, **now}
+        return lambda name: {**common, **script_environment(name, self._state, self._settings.get(name, {}))}
 
     def _seen(self, looking: asyncio.Future[InUse]) -> InUse:
         """Handle the result of a finished scan."""
@@ -297,7 +269,7 @@ class EventEngine:
         if self._looking.done():
             in_use = self._seen(self._looking)
             if not in_use.refused:
-                self._started.keep(in_use.scripts)
+                self._started.keep(still_started(in_use.scripts, self._started.names))
         else:
             self._hangs = True
             in_use = self._set.without_directory("does not answer: its file system hangs")

@@ -14,6 +14,7 @@ import os
 
 import msgspec
 
+from locum.events.runner.run_lock import Record, Running, first_line_of
 from locum.processes import process
 
 #: Upper bound of the ancestors of any process that a script started.
@@ -28,19 +29,6 @@ class Inside(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"the event {self.event} (script {self.script})"
-
-
-class _Running(msgspec.Struct):
-    script: str = ""
-    event: str = ""
-    pid: int = 0
-
-
-class _Record(msgspec.Struct):
-    running: _Running | None = None
-
-
-_decoder = msgspec.json.Decoder(_Record)
 
 
 def inside(pid: int, runtime: str, runner: int) -> Inside | None:
@@ -63,10 +51,10 @@ def inside(pid: int, runtime: str, runner: int) -> Inside | None:
     return None
 
 
-def _running(runtime: str) -> _Running | None:
+def _running(runtime: str) -> Running | None:
     """Read the runner's record (:mod:`locum.events.runner.run_lock`)."""
     try:
         with open(os.path.join(runtime, "events", "running"), "rb") as file:
-            return _decoder.decode(file.read().split(b"\n", 1)[0]).running
-    except (OSError, msgspec.DecodeError):
+            return first_line_of(file.read(), Record).running
+    except OSError:
         return None

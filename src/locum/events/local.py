@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from locum.config.tunables import Tunables
 from locum.errors import LocumError, PermissionRequired, UsageError
-from locum.events.analysis import Kind
+from locum.events.decisions import decide
 from locum.events.directory import ScriptDirectory
 from locum.events.environment import common_environment, script_environment
-from locum.events.model import Event, EventResult, Outcome, ScriptResult
-from locum.events.runner.job import Job
+from locum.events.model import Event, EventResult
+from locum.events.runner.results import ScriptResult
 from locum.events.runner.run_lock import RunLock
 from locum.events.runner.run_script import Interruption, ScriptRunner
-from locum.events.selection import passed_over
 from locum.events.status import StatusBook
 from locum.folder import in_strange_hands, private_folder
 
@@ -54,7 +54,7 @@ def run_directory(
     event: Event,
     arguments: Sequence[str],
     *,
-    timeout: float,
+    tunables: Tunables,
     runtime: str,
     state: str,
     settings: Mapping[str, Mapping[str, object]],
@@ -63,35 +63,21 @@ def run_directory(
 ) -> EventResult:
     """Run ``event`` over ``directory``; ``on_result`` is called as soon as a script has ended.
 
-    ``timeout`` is for each script, in seconds. SIGINT and SIGTERM kill the script that runs and end the event as
+    ``tunables`` have the time limits. SIGINT and SIGTERM kill the script that runs and end the event as
     cancelled. Raises :class:`locum.errors.ScriptDirectoryError`, :class:`LocumError` when another run uses
     ``runtime``.
     """
     scripts = ScriptDirectory(directory).load()
+    plan = decide(event, arguments, scripts, None)
     started, begin = time.time(), time.monotonic()
-    common = {**common_environment(runtime, state), **environment, "LOCUM_EVENT": event.value}
+    common = {**common_environment(runtime, state), **environment}
+    jobs = plan.jobs(tunables, lambda name: {**common, **script_environment(name, state, settings.get(name, {}))})
     results: list[ScriptResult] = []
     with _runner(runtime, state) as runner, _signals() as interruption:
-        for script in scripts:
-            reason = passed_over(script, event)
-            if reason is not None:
-                result = ScriptResult(script.name, reason)
-            else:
-                job = Job(
-                    name=script.name,
-                    path=script.path,
-                    python=script.kind is Kind.PYTHON,
-                    event=event.value,
-                    arguments=arguments,
-                    environment={**common, **script_environment(script.name, state, settings.get(script.name, {}))},
-                )
-                ended = runner.run(job, timeout, interruption).as_dict()
-                result = ScriptResult(**{**ended, "outcome": Outcome(ended["outcome"])})  # type: ignore[arg-type]
+        for result in plan.results(runner.run_in_order(jobs, interruption)):
             results.append(result)
             on_result(result)
-            if result.outcome in (Outcome.FAILED, Outcome.TIMEOUT, Outcome.CANCELLED):
-                break
-        whole = EventResult(event, tuple(arguments), started, time.monotonic() - begin, tuple(results))
+        whole = EventResult(event, plan.arguments, started, time.monotonic() - begin, tuple(results))
         book = StatusBook(runtime)
         book.read()
         book.add(whole, [script.name for script in scripts])

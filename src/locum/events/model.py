@@ -1,7 +1,10 @@
-"""The events, their arguments, and the result of a run.
+"""The values of the event machinery: events and their arguments, scripts, results.
 
-The table follows CTDB's event scripts (ctdb-script.options(5), ``ctdb/config/events/README``) with the
-guarantees of Locum's design, "Events". Nothing in this file does I/O.
+Rules of this file: values only, no I/O. A script that runs has three shapes: the :class:`Script` that lies in the
+directory, the :class:`locum.events.runner.protocol.Job` that the runner gets, and the
+:class:`locum.events.runner.results.ScriptResult`, which is answered, shown and stored.
+
+The events follow CTDB's event scripts (ctdb-script.options(5), ``ctdb/config/events/README``).
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import enum
 
 import msgspec
+
+from locum.events.runner.results import ScriptResult
 
 
 class Event(enum.StrEnum):
@@ -36,36 +41,33 @@ ARGUMENTS: dict[Event, tuple[str, ...]] = {
 }
 
 
-class Outcome(enum.StrEnum):
-    """How a script's run ended."""
+class Kind(enum.StrEnum):
+    """How a script is run."""
 
-    OK = "ok"
-    FAILED = "failed"
-    TIMEOUT = "timeout"
-    #: Killed because a more urgent event had to run (only ``monitor`` is ever cancelled), or the daemon ended.
-    CANCELLED = "cancelled"
-    #: Present but not executable.
-    DISABLED = "disabled"
-    #: A Python script that defines no function for the event: nothing was started.
-    NOT_HANDLED = "not-handled"
+    #: Functions called in a child forked from the warm interpreter.
+    PYTHON = "python"
+    #: Text with a ``#!`` line, executed.
+    TEXT = "script"
+    #: A program, executed.
+    BINARY = "program"
 
 
-class ScriptResult(msgspec.Struct, frozen=True):
-    """The last run of one script for one event.
+class Script(msgspec.Struct, frozen=True):
+    """One script of a directory.
 
-    ``started`` is unix time in seconds, ``seconds`` the duration. ``status`` is the exit status, 128 + signal
-    when a signal ended it, 124 when the time-out did. ``output`` is its standard output and error
-    (head and tail when it is long), with a dump of its processes after a time-out. ``reason`` says in one line why it
-    is not ok, "" without output.
+    ``name`` is the file's name without ``.script``; ``enabled`` whether it is executable. ``events`` are the events
+    that it handles, as far as known (see :class:`locum.events.analysis.Analysis`), None for any.
     """
 
-    script: str
-    outcome: Outcome
-    status: int = 0
-    started: float = 0.0
-    seconds: float = 0.0
-    output: str = ""
-    reason: str = ""
+    name: str
+    path: str
+    enabled: bool
+    kind: Kind
+    events: tuple[str, ...] | None
+
+    def handles(self, event: str) -> bool:
+        """Whether running the script for ``event`` could have an effect, enabled or not."""
+        return self.events is None or event in self.events
 
 
 class EventResult(msgspec.Struct, frozen=True):
@@ -80,10 +82,7 @@ class EventResult(msgspec.Struct, frozen=True):
     @property
     def failure(self) -> ScriptResult | None:
         """The script that stopped the event, or None when all succeeded (I4)."""
-        for result in self.scripts:
-            if result.outcome in (Outcome.FAILED, Outcome.TIMEOUT, Outcome.CANCELLED):
-                return result
-        return None
+        return next((result for result in self.scripts if result.outcome.ends_event), None)
 
     @property
     def ok(self) -> bool:

@@ -1,6 +1,6 @@
 """The agent's end of the runner: starts the process, talks to it, notices its death.
 
-Rules of this file: it knows the runner's protocol (:mod:`locum.events.runner.runner`), but no directories. It never
+Rules of this file: it knows the runner's protocol (:mod:`locum.events.runner.protocol`), but no directories. It never
 starts a second runner before the first has ended.
 
 Nothing here blocks the event loop: a thread executes the runner's program (its file system may hang), a descriptor
@@ -16,14 +16,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
-
 from locum import tasks
-from locum.events.directory import Script
-from locum.events.model import ScriptResult
+from locum.events.runner.protocol import Answer, Cancel, Greeting, Job, Lines, Request, encode
+from locum.events.runner.results import ScriptResult
 from locum.threads import Worker
 
 #: A runner without an expected message for this long is stopped or stuck, seconds.
@@ -40,33 +38,22 @@ _LONGEST_LINE = 4096
 _MAIN = Path(__file__).with_name("runner") / "entry.py"
 
 
-class Message(msgspec.Struct):
-    """Any message of the runner."""
-
-    run: int = 0
-    result: ScriptResult | None = None
-    startup: ScriptResult | None = None
-    done: bool = False
-    ready: str | msgspec.UnsetType | None = msgspec.UNSET
-    refused: str | None = None
-
-
-_decoder = msgspec.json.Decoder(Message)
-
-
 class Run:
     """One run of an event that was handed to the runner.
 
-    ``finished`` gets None when the runner has finished, or the reason why it could not finish.
+    ``answers``: the results of its jobs so far. ``finished`` gets None when the runner has finished, or the reason why
+    it could not finish.
     """
 
-    def __init__(self, number: int, finished: asyncio.Future[str | None], timeout: float) -> None:
-        self.number = number
+    def __init__(self, request: Request, finished: asyncio.Future[str | None]) -> None:
+        self.request = request
         self.finished = finished
-        self.timeout = timeout
-        self.results: list[ScriptResult] = []
-        #: Of those scripts that get a startup first.
-        self.startups: list[ScriptResult] = []
+        self.answers: list[ScriptResult] = []
+
+    @property
+    def limit(self) -> float:
+        """How long the job that runs now may take, seconds."""
+        return self.request.jobs[len(self.answers)].limit
 
 
 class RunnerClient(asyncio.Protocol):
@@ -81,7 +68,7 @@ class RunnerClient(asyncio.Protocol):
         self._on_end = on_end
         self._log = log
         self._conclusion: asyncio.Task[None] | None = None
-        self._buffer = bytearray()
+        self._lines: Lines[Greeting | Answer] = Lines(Greeting | Answer)
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
@@ -145,44 +132,20 @@ class RunnerClient(asyncio.Protocol):
         await self._loop.create_unix_connection(lambda: self, sock=ours)
         self._watch(START_LIMIT)
 
-    def submit(
-        self,
-        scripts: Sequence[tuple[Script, Mapping[str, str]]],
-        event: str,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        timeout: float,
-        startups: Mapping[str, float],
-    ) -> Run:
-        """Run ``scripts``, each with its part of the environment. No other run may be under way.
-
-        ``startups``: names of scripts that get the event ``startup`` first, and their time limits for it.
-        """
+    def submit(self, jobs: tuple[Job, ...]) -> Run:
+        """Run ``jobs``. No other run may be under way."""
         assert self._run is None
         assert self._transport is not None
         self._counter += 1
-        run = Run(self._counter, self._loop.create_future(), max([timeout, *startups.values()]))
-        request = {
-            "run": run.number,
-            "event": event,
-            "arguments": list(arguments),
-            "timeout": timeout,
-            "startups": startups,
-            "environment": environment,
-            "scripts": [
-                {"name": script.name, "path": script.path, "python": script.kind == "python", "environment": own}
-                for script, own in scripts
-            ],
-        }
-        self._transport.write(msgspec.json.encode(request) + b"\n")
-        self._run = run
-        self._watch(timeout + GRACE)
+        run = self._run = Run(Request(self._counter, jobs), self._loop.create_future())
+        self._transport.write(encode(run.request))
+        self._watch(run.limit + GRACE)
         return run
 
     def cancel(self, run: Run) -> None:
         """Kill the script of ``run``; ``run.finished`` follows."""
         if self._run is run and self._transport is not None and not self.closed:
-            self._transport.write(msgspec.json.encode({"cancel": run.number}) + b"\n")
+            self._transport.write(encode(Cancel(run.request.run)))
             self._watch(GRACE)
 
     async def end(self) -> None:
@@ -225,11 +188,8 @@ class RunnerClient(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take messages; each shows that the runner lives."""
-        self._buffer += data
-        *lines, rest = self._buffer.split(b"\n")
-        self._buffer = bytearray(rest)
-        for line in lines:
-            self._take(_decoder.decode(line))
+        for message in self._lines.feed(data):
+            self._take(message)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The runner is gone, or we closed the socket."""
@@ -249,22 +209,19 @@ class RunnerClient(asyncio.Protocol):
         self._finish(reason)
         self._on_end(self)
 
-    def _take(self, message: Message) -> None:
-        if message.ready is not msgspec.UNSET or message.refused is not None:
+    def _take(self, message: Greeting | Answer) -> None:
+        if isinstance(message, Greeting):
             self._unwatch()
             if not self.ready.done():
-                self.had_to_end = message.ready if isinstance(message.ready, str) else None
+                self.had_to_end = message.ended
                 self.ready.set_result(message.refused)
-        elif self._run is not None and message.run == self._run.number:
-            if message.startup is not None:
-                self._run.startups.append(message.startup)
-                self._watch(self._run.timeout + GRACE)
-            if message.result is not None:
-                self._run.results.append(message.result)
-                self._watch(self._run.timeout + GRACE)
-            if message.done:
+        elif self._run is not None and message.run == self._run.request.run:
+            self._run.answers.append(message.result)
+            if message.last:
                 self._unwatch()
                 self._finish(None)
+            else:
+                self._watch(self._run.limit + GRACE)
 
     def _finish(self, reason: str | None) -> None:
         run, self._run = self._run, None

@@ -21,7 +21,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from locum.events.directory import Problem, Script, ScriptDirectory, Signature, Survey
+from locum.events.decisions import in_order
+from locum.events.directory import Problem, ScriptDirectory, Signature, Survey
+from locum.events.model import Script
 
 _READ = 1 << 20
 
@@ -99,8 +101,8 @@ class ScriptSet:
         enabled, kept, left_out = self._choose(survey)
         self._keep(enabled, survey)
         disabled = [] if survey.closed else [script for script in survey.listing.scripts if not script.enabled]
-        scripts = sorted([*enabled.values(), *disabled], key=lambda script: script.name)
-        self.last = InUse(tuple(scripts), survey.listing.problems, tuple(kept), tuple(left_out))
+        scripts = in_order([*enabled.values(), *disabled])
+        self.last = InUse(scripts, survey.listing.problems, tuple(kept), tuple(left_out))
         return self.last
 
     def without_directory(self, reason: str) -> InUse:
@@ -111,8 +113,8 @@ class ScriptSet:
         problem = Problem(self._directory.path, reason, True)
         if not self.established:
             return InUse(problems=(problem,), refused=True)
-        kept = sorted((_as_it_was(one) for one in list(self._kept.values())), key=lambda script: script.name)
-        return InUse(tuple(kept), (problem,), tuple(script.name for script in kept))
+        kept = in_order([_as_it_was(one) for one in list(self._kept.values())])
+        return InUse(kept, (problem,), tuple(script.name for script in kept))
 
     def _choose(self, survey: Survey) -> tuple[dict[str, Script], list[str], list[str]]:
         """The enabled scripts to use by file name; the names of those in their last good versions, and of those left

@@ -11,7 +11,9 @@ from collections.abc import Collection
 
 import msgspec
 
-from locum.events.model import Event, EventResult, EventStatus, ScriptResult
+from locum.events.decisions import order
+from locum.events.model import Event, EventResult, EventStatus
+from locum.events.runner.results import ScriptResult
 
 _decoder = msgspec.json.Decoder(EventStatus)
 
@@ -42,7 +44,7 @@ class StatusBook:
         earlier = known.scripts if known is not None else ()
         scripts: dict[str, ScriptResult] = {one.script: one for one in earlier if one.script in present}
         scripts.update((one.script, one) for one in result.scripts)
-        ordered = tuple(scripts[name] for name in sorted(scripts))
+        ordered = tuple(scripts[name] for name in sorted(scripts, key=order))
         self._events[result.event] = EventStatus(result.event, result, ordered)
 
     def write(self, event: Event) -> None:

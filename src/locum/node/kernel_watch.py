@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from locum.connections.listeners import ListenerWatch
 from locum.errors import LocumError
+from locum.events.decisions import REPEAT_PAUSE, REPEATED
 from locum.events.engine import EventEngine
-from locum.events.model import Event, EventResult
+from locum.events.model import EventResult
 from locum.machine.addresses import AddressTable
 from locum.machine.gate.gate import Gate
 from locum.machine.gate.gate_watch import GateWatch
@@ -33,8 +34,7 @@ from locum.node.port_watch import PortWatch, Situation
 from locum.node.steps import Steps
 from locum.threads import NoAnswer
 
-#: When ``monitor`` runs again that a script wanted to be run again, and when the kernel is asked again that did not
-#: answer, in seconds.
+#: When the kernel is asked again that did not answer, in seconds.
 AGAIN = 1.0
 #: How long files of scripts in the runtime directory are waited for, in seconds.
 FILE_LIMIT = 5.0
@@ -140,7 +140,7 @@ class KernelWatch:
 
     def _event_ended(self, result: EventResult) -> None:
         self.news.spawn(self._with_ports(self._ports.event_ended))
-        if result.event is Event.MONITOR:
+        if result.event is REPEATED:
             self.news.spawn(self._look_again())
 
     async def _look_again(self) -> None:
@@ -148,7 +148,9 @@ class KernelWatch:
         with contextlib.suppress(OSError, NoAnswer):
             await self._calls.files.run("looking whether monitor is to run again", FILE_LIMIT, os.unlink, self._again)
             loop = asyncio.get_running_loop()
-            self._timers["monitor"] = loop.call_later(AGAIN, self._driver.feed, self._driver.node.trigger_monitor)
+            self._timers["monitor"] = loop.call_later(
+                REPEAT_PAUSE, self._driver.feed, self._driver.node.trigger_monitor
+            )
 
     def _situation(self) -> Situation:
         in_use = self._engine.in_use

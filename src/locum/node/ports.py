@@ -170,8 +170,6 @@ class ScriptsPort(Protocol):
         event: Event,
         arguments: tuple[str, ...] = (),
         *,
-        timeout: float,
-        startup_timeout: float | None = None,
         environment: Callable[[], Mapping[str, str]] = dict,
     ) -> EventResult:
         """Run the scripts of ``event``; a cancelled call ends them. Raises LocumError."""

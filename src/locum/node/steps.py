@@ -264,21 +264,17 @@ class Steps:
 
     async def run_event(self, effect: fx.RunEvent) -> Outcome:
         """Run an event that concerns no address."""
-        event = Event(effect.event)
-        limit = self._tunables()
-        timeout = limit.monitor_timeout if event is Event.MONITOR else limit.event_timeout
-        return await self._run(event, (), timeout)
+        return await self._run(Event(effect.event))
 
     async def run_once(self, event: Event) -> str | None:
         """Run ``init`` or ``setup``; returns the reason when it failed."""
-        ok, reason = await self._run(event, (), self._tunables().event_timeout)
+        ok, reason = await self._run(event)
         return None if ok else reason
 
     async def _run(
         self,
         event: Event,
-        arguments: tuple[str, ...],
-        timeout: float,
+        arguments: tuple[str, ...] = (),
         environment: Callable[[], Mapping[str, str]] = dict,
     ) -> Outcome:
         await self.engine_ready.wait()
@@ -289,13 +285,7 @@ class Steps:
             return {"LOCUM_ADDRESSES": present, **environment()}
 
         try:
-            result = await self._engine.run(
-                event,
-                arguments,
-                timeout=timeout,
-                startup_timeout=self._tunables().event_timeout,
-                environment=now,
-            )
+            result = await self._engine.run(event, arguments, environment=now)
         except LocumError as error:
             return False, str(error)
         self.on_event(result)
@@ -328,7 +318,7 @@ class Steps:
             await self._abandon(address)
             return False, "the kernel's gate cannot be changed"
         arguments = (interface, address, str(bits))
-        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses)
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._for_addresses)
         if ok:
             ok, reason = await self._ensure(address, bits, interface)
         if not ok:
@@ -358,7 +348,7 @@ class Steps:
         await self._connections.released(address)
         arguments = (interface, address, str(bits))
         try:
-            return await self._run(Event.RELEASEIP, arguments, self._tunables().event_timeout)
+            return await self._run(Event.RELEASEIP, arguments)
         finally:
             await self._forget(address)
             if self._gate is None:
@@ -371,7 +361,7 @@ class Steps:
         old, new = effect.old_interface, effect.new_interface
         await self._begin(address)
         arguments = (old, new, address, str(bits))
-        ok, reason = await self._run(Event.UPDATEIP, arguments, self._tunables().event_timeout, self._for_addresses)
+        ok, reason = await self._run(Event.UPDATEIP, arguments, self._for_addresses)
         self.configured[address] = (bits, new)
         await self._remove_from_kernel(address, bits, old)
         if ok:
@@ -467,7 +457,7 @@ class Steps:
         address, bits, interface = effect.address, effect.bits, effect.interface
         await self._forget_note(address)
         arguments = (interface, address, str(bits))
-        ok, reason = await self._run(Event.TAKEIP, arguments, self._tunables().event_timeout, self._for_addresses)
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._for_addresses)
         if ok:
             ok, reason = await self._ensure(address, bits, interface)
         if not ok:

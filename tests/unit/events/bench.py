@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from locum.config.tunables import Tunables
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult
 from locum.processes import kill_session, process, processes
@@ -47,6 +48,8 @@ class Bench:
         self.state = place / "state"
         self.scripts.mkdir()
         self.scripts.chmod(0o755)
+        #: The engines' time limits.
+        self.tunables = Tunables(monitor_timeout=600, event_timeout=600)
         #: What the engines logged: level and text.
         self.said: list[tuple[str, str]] = []
 
@@ -75,6 +78,7 @@ class Bench:
             state=self.state,
             settings=settings or {},
             environment={"LOCUM_NODE": "n1"},
+            tunables=lambda: self.tunables,
             log=lambda text, level: self.said.append((level, text)),
         )
 
@@ -92,14 +96,15 @@ class Bench:
         self,
         event: Event,
         *arguments: str,
-        timeout: float = 60.0,
+        timeout: float = 600.0,
         settings: Mapping[str, Mapping[str, object]] | None = None,
     ) -> EventResult:
-        """Start an engine, run one event, stop it."""
+        """Start an engine, run one event, stop it. ``timeout``: for each script, seconds."""
+        self.tunables = Tunables(monitor_timeout=timeout, event_timeout=timeout)
 
         async def go() -> EventResult:
             async with self.running(settings) as engine:
-                return await engine.run(event, arguments, timeout=timeout)
+                return await engine.run(event, arguments)
 
         return asyncio.run(go())
 

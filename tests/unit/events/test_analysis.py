@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from locum.events.analysis import Kind, analyse
+from locum.events.analysis import analyse
 from locum.events.environment import STANDARD_PATH
+from locum.events.model import Kind
 
 PYTHON = b"#!/usr/bin/env locum-script\n"
 

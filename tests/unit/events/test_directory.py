@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from locum.errors import ScriptDirectoryError, UsageError
-from locum.events.analysis import Kind
 from locum.events.directory import ScriptDirectory, unsafe
+from locum.events.model import Kind
 from tests.unit.events.bench import PYTHON, SHELL, Bench
 
 

@@ -14,7 +14,8 @@ from locum import script
 from locum.cli.event import event as event_command
 from locum.events.directory import ScriptDirectory
 from locum.events.environment import FUNCTIONS, common_environment, script_environment
-from locum.events.model import ARGUMENTS, Event, Outcome
+from locum.events.model import ARGUMENTS, Event
+from locum.events.runner.results import Outcome
 from tests.unit.events.bench import Bench, alive, kill_service, until
 
 DOCS = Path(__file__).parents[3] / "docs"

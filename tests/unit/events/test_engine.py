@@ -12,7 +12,8 @@ import pytest
 
 from locum.errors import LocumError, ScriptDirectoryError, UsageError
 from locum.events.engine import EventEngine
-from locum.events.model import Event, EventResult, EventStatus, Outcome
+from locum.events.model import Event, EventResult, EventStatus
+from locum.events.runner.results import Outcome
 from tests.unit.events.bench import Bench, alive, carrying, eventually, run_async, until
 
 
@@ -49,7 +50,7 @@ def test_i5_events_asked_for_at_once_run_one_after_the_other_in_that_order(bench
 
     async def go() -> None:
         async with bench.running() as engine:
-            await asyncio.gather(*(engine.run(event, timeout=60) for event in events))
+            await asyncio.gather(*(engine.run(event) for event in events))
 
     run_async(go())
     expected = [f"{sign} {event}" for event in events for _ in range(2) for sign in "+-"]
@@ -70,7 +71,7 @@ def test_an_event_that_nobody_handles_starts_nothing(bench: Bench) -> None:
 
     async def go() -> EventResult:
         engine = bench.engine()  # not started: there is no runner that could run anything
-        return await engine.run(Event.MONITOR, timeout=1)
+        return await engine.run(Event.MONITOR)
 
     result = run_async(go())
     assert result.ok
@@ -86,11 +87,11 @@ def test_an_event_that_waits_for_its_turn_gets_what_holds_when_it_starts(bench: 
     async def go() -> EventResult:
         nonlocal deadline
         async with bench.running() as engine:
-            first = asyncio.create_task(engine.run(Event.MONITOR, timeout=60))
+            first = asyncio.create_task(engine.run(Event.MONITOR))
             await eventually(began.exists)
             arguments = ("eth0", "10.0.0.1", "24")
             second = asyncio.create_task(
-                engine.run(Event.TAKEIP, arguments, timeout=60, environment=lambda: {"LOCUM_DEADLINE": str(deadline)})
+                engine.run(Event.TAKEIP, arguments, environment=lambda: {"LOCUM_DEADLINE": str(deadline)})
             )
             await asyncio.sleep(0.1)
             deadline = 2
@@ -115,7 +116,7 @@ def test_arguments_environment_and_state(bench: Bench) -> None:
     async def go() -> EventResult:
         async with bench.running({"50.web": table}) as engine:
             return await engine.run(
-                Event.TAKEIP, ("eth0", "10.0.0.1", "24"), timeout=60, environment=lambda: {"LOCUM_LIFETIME": "3"}
+                Event.TAKEIP, ("eth0", "10.0.0.1", "24"), environment=lambda: {"LOCUM_LIFETIME": "3"}
             )
 
     os.environ["NOT_FOR_SCRIPTS"] = "secret"
@@ -163,9 +164,9 @@ def test_settings_and_environment_can_be_changed(bench: Bench) -> None:
 
     async def go() -> list[str]:
         async with bench.running({"50.web": {"port": 1}}) as engine:
-            first = await engine.run(Event.MONITOR, timeout=60)
+            first = await engine.run(Event.MONITOR)
             engine.configure({"50.web": {"port": 2}}, {"LOCUM_NODE": "n2"})
-            second = await engine.run(Event.MONITOR, timeout=60)
+            second = await engine.run(Event.MONITOR)
             return [result.scripts[0].output.strip() for result in (first, second)]
 
     assert run_async(go()) == ["1 n1", "2 n2"]
@@ -177,9 +178,9 @@ def test_arguments_that_are_not_the_events_are_refused(bench: Bench) -> None:
     async def go() -> None:
         async with bench.running() as engine:
             with pytest.raises(UsageError, match="takeip takes INTERFACE ADDRESS MASKBITS; 1 given"):
-                await engine.run(Event.TAKEIP, ("eth0",), timeout=60)
+                await engine.run(Event.TAKEIP, ("eth0",))
             with pytest.raises(UsageError, match="monitor takes no arguments; 1 given"):
-                await engine.run(Event.MONITOR, ("x",), timeout=60)
+                await engine.run(Event.MONITOR, ("x",))
 
     run_async(go())
 
@@ -190,12 +191,12 @@ def test_the_directory_is_read_again_at_every_event(bench: Bench) -> None:
     async def go() -> list[dict[str, str]]:
         results = []
         async with bench.running() as engine:
-            results.append(await engine.run(Event.MONITOR, timeout=60))
+            results.append(await engine.run(Event.MONITOR))
             bench.shell("10.a", "echo two\n")
             bench.shell("20.b", "exit 0\n")
-            results.append(await engine.run(Event.MONITOR, timeout=60))
+            results.append(await engine.run(Event.MONITOR))
             path.chmod(0o644)
-            results.append(await engine.run(Event.MONITOR, timeout=60))
+            results.append(await engine.run(Event.MONITOR))
             assert Event.MONITOR in await engine.handled()
             (bench.scripts / "20.b").unlink()
             assert Event.MONITOR not in await engine.handled()
@@ -237,7 +238,7 @@ def test_cancelling_kills_the_script_and_everything_in_its_session(bench: Bench)
 
     async def go() -> EventEngine:
         async with bench.running() as engine:
-            task = asyncio.ensure_future(engine.run(Event.MONITOR, timeout=600))
+            task = asyncio.ensure_future(engine.run(Event.MONITOR))
             await eventually(pids.exists)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -253,15 +254,36 @@ def test_cancelling_kills_the_script_and_everything_in_its_session(bench: Bench)
     assert not bench.file("never").exists()
 
 
+def test_i5_an_event_waits_for_the_script_of_a_cancelled_one(bench: Bench) -> None:
+    trace = bench.file("trace")
+    bench.shell("10.a", f'echo "$1" >>{trace}; [ "$1" != monitor ] || exec sleep 1000\n')
+
+    async def go() -> EventResult:
+        async with bench.running() as engine:
+            monitor = asyncio.ensure_future(engine.run(Event.MONITOR))
+            await eventually(lambda: bench.lines("trace"))
+            recovered = asyncio.ensure_future(engine.run(Event.RECOVERED))
+            await asyncio.sleep(0)
+            monitor.cancel()
+            result = await recovered
+            assert monitor.cancelled()
+            (cancelled,) = engine.status()[Event.MONITOR].scripts
+            assert cancelled.outcome is Outcome.CANCELLED
+            return result
+
+    assert run_async(go()).ok
+    assert bench.lines("trace") == ["monitor", "recovered"]
+
+
 def test_cancelling_one_that_waits_for_its_turn_leaves_the_others_alone(bench: Bench) -> None:
     gate = bench.file("gate")
     bench.shell("10.a", f"echo $1 >>{bench.file('trace')}; while [ ! -e {gate} ]; do sleep 0.01; done\n")
 
     async def go() -> None:
         async with bench.running() as engine:
-            first = asyncio.ensure_future(engine.run(Event.MONITOR, timeout=600))
-            second = asyncio.ensure_future(engine.run(Event.RECOVERED, timeout=600))
-            third = asyncio.ensure_future(engine.run(Event.STARTUP, timeout=600))
+            first = asyncio.ensure_future(engine.run(Event.MONITOR))
+            second = asyncio.ensure_future(engine.run(Event.RECOVERED))
+            third = asyncio.ensure_future(engine.run(Event.STARTUP))
             await eventually(lambda: bench.lines("trace"))
             second.cancel()
             gate.touch()
@@ -279,7 +301,7 @@ def test_stopping_ends_the_run_under_way_as_cancelled(bench: Bench) -> None:
     async def go() -> EventResult:
         engine = bench.engine()
         await engine.start()
-        task = asyncio.ensure_future(engine.run(Event.STARTUP, timeout=600))
+        task = asyncio.ensure_future(engine.run(Event.STARTUP))
         await eventually(lambda: bench.lines("pid"))
         runner = engine.runner_pid
         await engine.stop()
@@ -355,7 +377,7 @@ def test_two_daemons_do_not_share_a_runtime_directory(bench: Bench) -> None:
         async with bench.running() as engine:
             with pytest.raises(LocumError, match=f"in use by process {os.getpid()}, which runs event scripts"):
                 await bench.engine().start()
-            assert (await engine.run(Event.MONITOR, timeout=60)).ok
+            assert (await engine.run(Event.MONITOR)).ok
 
     run_async(go())
 
@@ -371,7 +393,7 @@ def test_the_runner_is_small(bench: Bench) -> None:
 
     async def go() -> int:
         async with bench.running() as engine:
-            await engine.run(Event.MONITOR, timeout=60)  # by then it has imported everything
+            await engine.run(Event.MONITOR)  # by then it has imported everything
             return resident(engine.runner_pid)
 
     assert run_async(go()) < 24 * 1024

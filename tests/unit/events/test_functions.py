@@ -10,7 +10,8 @@ import subprocess
 import pytest
 
 from locum.events.environment import FUNCTIONS
-from locum.events.model import Event, ScriptResult
+from locum.events.model import Event
+from locum.events.runner.results import ScriptResult
 from tests.unit.events.bench import Bench, alive, kill_service, until
 
 #: dash is Debian's sh; the others are what an admin may have in its place.

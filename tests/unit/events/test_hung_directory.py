@@ -63,7 +63,7 @@ def test_events_go_on_with_the_scripts_as_they_were_and_the_loop_turns(bench: Be
 
     async def go() -> None:
         async with bench.running() as engine:
-            assert (await engine.run(Event.MONITOR, timeout=60)).ok
+            assert (await engine.run(Event.MONITOR)).ok
             hang.begin()
             looks = hang.looks
             runs = asyncio.ensure_future(several(engine))
@@ -84,7 +84,7 @@ def test_events_go_on_with_the_scripts_as_they_were_and_the_loop_turns(bench: Be
             assert any("is good again" in text for _, text in bench.said)
 
     async def several(engine: engine_module.EventEngine) -> list[Any]:
-        return [await engine.run(Event.MONITOR, timeout=60) for _ in range(3)]
+        return [await engine.run(Event.MONITOR) for _ in range(3)]
 
     run_async(go())
 

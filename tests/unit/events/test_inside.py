@@ -33,7 +33,7 @@ def test_a_script_and_everything_that_it_started_is_inside_but_a_service_is_not(
     async def go() -> dict[str, bool]:
         async with bench.running() as engine:
             assert await engine.inside(os.getpid()) is None
-            event = asyncio.ensure_future(engine.run(Event.RECOVERED, timeout=600))
+            event = asyncio.ensure_future(engine.run(Event.RECOVERED))
             await eventually(lambda: all(path.exists() and path.read_text() for path in at.values()))
             pids = {kind: int(path.read_text()) for kind, path in at.items()}
             assert await engine.inside(pids["script"]) == Inside("25.selftest", "recovered")
@@ -64,7 +64,7 @@ def test_the_function_of_a_python_script_and_its_child_are_inside(bench: Bench) 
 
     async def go() -> None:
         async with bench.running() as engine:
-            event = asyncio.ensure_future(engine.run(Event.RECOVERED, timeout=600))
+            event = asyncio.ensure_future(engine.run(Event.RECOVERED))
             await eventually(lambda: pids.exists() and pids.read_text().endswith("\n"))
             for pid in pids.read_text().split():
                 assert await engine.inside(int(pid)) == Inside("25.selftest", "recovered")

@@ -6,7 +6,8 @@ import contextlib
 
 import pytest
 
-from locum.events.model import Event, ScriptResult
+from locum.events.model import Event
+from locum.events.runner.results import ScriptResult
 from tests.unit.events.bench import Bench, alive, kill_service, run_async, until
 
 SERVICE = "['sh', '-c', 'echo ready; while [ ! -e {stop} ]; do sleep 0.05; done; echo out of memory; exit 1']"
@@ -54,12 +55,12 @@ def test_a_failure_names_the_log_of_a_service_that_has_ended(bench: Bench, kind:
 
     async def go() -> ScriptResult:
         async with bench.running() as engine:
-            assert (await engine.run(Event.STARTUP, timeout=60)).ok
-            assert (await engine.run(Event.MONITOR, timeout=60)).ok
+            assert (await engine.run(Event.STARTUP)).ok
+            assert (await engine.run(Event.MONITOR)).ok
             pid = service(bench)
             bench.file("stop").touch()
             until(lambda: not alive(pid))
-            found = (await engine.run(Event.MONITOR, timeout=60)).failure
+            found = (await engine.run(Event.MONITOR)).failure
             assert found is not None
             return found
 
@@ -82,13 +83,13 @@ def test_a_service_that_was_stopped_or_runs_has_no_last_words(bench: Bench) -> N
 
     async def go() -> list[str]:
         async with bench.running() as engine:
-            assert (await engine.run(Event.STARTUP, timeout=60)).ok
+            assert (await engine.run(Event.STARTUP)).ok
             reasons = []
             for _ in range(2):
-                found = (await engine.run(Event.MONITOR, timeout=60)).failure
+                found = (await engine.run(Event.MONITOR)).failure
                 assert found is not None
                 reasons.append(found.reason)
-                assert (await engine.run(Event.RECOVERED, timeout=60)).ok
+                assert (await engine.run(Event.RECOVERED)).ok
             return reasons
 
     assert run_async(go()) == ["too slow", "too slow"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from locum.config.tunables import Tunables
 from locum.events.engine import EventEngine
-from locum.events.model import Event, EventResult, Outcome
+from locum.events.model import Event, EventResult
+from locum.events.runner.results import Outcome
 from tests.unit.events.bench import Bench, eventually, run_async
 
 TRACE = 'echo "{name} $1" >>{place}/trace\n'
@@ -24,7 +26,7 @@ def trace(bench: Bench) -> list[str]:
 
 
 async def run(engine: EventEngine, event: Event) -> EventResult:
-    return await engine.run(event, timeout=60)
+    return await engine.run(event)
 
 
 def test_a_new_script_gets_startup_before_its_first_monitor_and_only_then(bench: Bench) -> None:
@@ -95,6 +97,23 @@ def test_a_startup_that_fails_is_the_failure_of_the_monitor_and_is_tried_again(b
     run_async(go())
 
 
+def test_a_new_script_without_monitor_gets_its_startup_and_then_its_events(bench: Bench) -> None:
+    script(bench, "10.a")
+
+    async def go() -> None:
+        async with bench.running() as engine:
+            await run(engine, Event.STARTUP)
+            note = f"    open('{bench.place}/trace', 'a').write('20.b {{}}\\n')\n"
+            text = "".join(f"def {event}():\n{note.format(event)}" for event in ("startup", "recovered"))
+            bench.python("20.b", text)
+            trace(bench)
+            await run(engine, Event.MONITOR)
+            await run(engine, Event.RECOVERED)
+            assert trace(bench) == ["10.a monitor", "20.b startup", "10.a recovered", "20.b recovered"]
+
+    run_async(go())
+
+
 def test_an_agent_that_restarts_starts_nothing_again_and_a_new_node_starts_everything(bench: Bench) -> None:
     script(bench, "10.a")
 
@@ -135,9 +154,12 @@ def test_a_late_startup_has_its_own_limit_and_can_be_cancelled(bench: Bench) -> 
         async with bench.running() as engine:
             await run(engine, Event.STARTUP)
             script(bench, "20.b", 'case "$1" in startup) sleep 1000 ;; esac\n')
-            result = await engine.run(Event.MONITOR, timeout=60, startup_timeout=0.5)
+            bench.tunables = Tunables(monitor_timeout=60, event_timeout=0.5)
+            result = await run(engine, Event.MONITOR)
             assert result.failure is not None
             assert result.failure.outcome is Outcome.TIMEOUT
+            assert result.failure.reason == "its startup failed: did not end within 0.5 s"
+            bench.tunables = Tunables(monitor_timeout=60, event_timeout=60)
             trace(bench)
             event = asyncio.ensure_future(run(engine, Event.MONITOR))
             await eventually(lambda: "20.b startup" in bench.lines("trace"))
@@ -145,5 +167,23 @@ def test_a_late_startup_has_its_own_limit_and_can_be_cancelled(bench: Bench) -> 
             with contextlib.suppress(asyncio.CancelledError):
                 await event
             assert engine.late == ("20.b",)
+
+    run_async(go())
+
+
+def test_a_node_that_starts_again_takes_no_script_for_started(bench: Bench) -> None:
+    script(bench, "10.a")
+
+    async def go() -> None:
+        async with bench.running() as engine:
+            await run(engine, Event.STARTUP)
+        async with bench.running() as engine:
+            script(bench, "20.b")
+            await engine.handled()
+            assert engine.late == ("20.b",)
+            await run(engine, Event.INIT)
+            assert not engine.late
+            assert (await run(engine, Event.STARTUP)).ok
+            assert trace(bench)[-2:] == ["10.a startup", "20.b startup"]
 
     run_async(go())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from locum.events.model import Event, ScriptResult
+from locum.events.model import Event
 from locum.events.runner.reason import reason_of_output
+from locum.events.runner.results import ScriptResult
 from tests.unit.events.bench import PYTHON, Bench, run_async
 
 
@@ -84,7 +85,7 @@ def test_a_python_script_with_a_syntax_error_that_no_look_has_seen(bench: Bench)
                 return found
 
             engine._set.refresh = refresh  # type: ignore[method-assign, assignment]
-            found = (await engine.run(Event.MONITOR, timeout=60)).failure
+            found = (await engine.run(Event.MONITOR)).failure
             assert found is not None
             return found.reason
 
@@ -98,7 +99,7 @@ def test_the_reason_of_one_run_is_not_that_of_the_next(bench: Bench) -> None:
     async def go() -> list[str]:
         async with bench.running() as engine:
             events = (Event.MONITOR, Event.RECOVERED)
-            results = [await engine.run(event, timeout=60) for event in events]
+            results = [await engine.run(event) for event in events]
             return [one.failure.reason for one in results if one.failure is not None]
 
     assert run_async(go()) == ["ZeroDivisionError: division by zero (50.web line 4)", ""]

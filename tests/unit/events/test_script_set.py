@@ -17,7 +17,7 @@ from tests.unit.events.bench import PYTHON, SHELL, Bench, run_async
 
 async def ran(engine: EventEngine) -> list[str]:
     """What the scripts of a monitor that succeeds say."""
-    result = await engine.run(Event.MONITOR, timeout=60)
+    result = await engine.run(Event.MONITOR)
     assert result.ok, result
     return [one.output.strip() for one in result.scripts if one.output]
 
@@ -204,7 +204,7 @@ def test_a_script_whose_copy_is_lost_fails_instead_of_running_from_an_unsafe_fil
         (Path(bench.state) / "last-good" / "50.web").unlink()
         (bench.scripts / "50.web").chmod(0o777)
         async with bench.running() as engine:
-            result = await engine.run(Event.MONITOR, timeout=60)
+            result = await engine.run(Event.MONITOR)
             assert result.failure is not None
             assert "no earlier copy of it could be kept: 50.web: can be written by" in result.failure.output
 
@@ -218,7 +218,7 @@ def test_a_repaired_or_removed_script_is_not_shown_as_failed(bench: Bench) -> No
     async def go() -> None:
         async with bench.running() as engine:
             bench.shell("10.gone", "exit 3\n")
-            assert not (await engine.run(Event.MONITOR, timeout=60)).ok
+            assert not (await engine.run(Event.MONITOR)).ok
             (bench.scripts / "10.gone").unlink()
             break_syntax(bench)
             await ran(engine)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from locum.events.model import Event, Outcome, ScriptResult
+from locum.config.tunables import Tunables
+from locum.events.model import Event
 from locum.events.runner.capture import HEAD, TAIL
+from locum.events.runner.results import Outcome, ScriptResult
 from tests.unit.events.bench import Bench, alive, eventually, kill_service, run_async, until
 
 
@@ -111,6 +113,37 @@ def test_the_limit_is_for_each_script(bench: Bench) -> None:
     assert bench.run(Event.MONITOR, timeout=1.0).ok
 
 
+def test_i4_a_time_out_ends_the_event(bench: Bench) -> None:
+    bench.shell("10.hang", "sleep 1000\n")
+    bench.shell("20.b", f"echo b >>{bench.file('order')}\n")
+    result = bench.run(Event.MONITOR, timeout=0.5)
+    assert not result.ok
+    assert [(one.script, one.outcome) for one in result.scripts] == [("10.hang", Outcome.TIMEOUT)]
+    assert not bench.lines("order")
+
+
+def test_i5_a_script_that_timed_out_has_ended_when_the_next_event_starts(bench: Bench) -> None:
+    hung, lock = bench.file("hung"), bench.file("lock")
+    bench.shell(
+        "10.hang",
+        f"exec 9>>{lock}; flock -n 9 || echo overlap >>{bench.file('broken')}\n"
+        f"[ -e {hung} ] && exit 0\n"
+        f"echo $$ >{hung}.new; mv {hung}.new {hung}; trap '' TERM; sleep 1000; sleep 1000\n",
+    )
+
+    async def go() -> None:
+        bench.tunables = Tunables(monitor_timeout=0.5, event_timeout=60)
+        async with bench.running() as engine:
+            assert (await engine.run(Event.MONITOR)).scripts[0].outcome is Outcome.TIMEOUT
+            assert (await engine.run(Event.RECOVERED)).ok
+
+    try:
+        run_async(go())
+        assert not bench.lines("broken")
+    finally:
+        kill_service(pid_in(bench, "hung"))
+
+
 # -- daemons -------------------------------------------------------------------------------------------------
 
 DAEMON = (
@@ -164,7 +197,7 @@ def test_what_a_script_leaves_in_the_background_when_it_ends_stays(bench: Bench)
 
     async def go() -> None:
         async with bench.running() as engine:
-            assert (await engine.run(Event.MONITOR, timeout=60)).ok
+            assert (await engine.run(Event.MONITOR)).ok
         assert alive(pid_in(bench, "pid")), "also when the runner is gone"
 
     try:
@@ -255,11 +288,11 @@ def test_a_script_that_is_replaced_while_it_runs(bench: Bench) -> None:
     async def go() -> list[str]:
         async with bench.running() as engine:
             bench.shell("10.a", text)
-            run = asyncio.ensure_future(engine.run(Event.MONITOR, timeout=60))
+            run = asyncio.ensure_future(engine.run(Event.MONITOR))
             await eventually(started.exists)
             bench.shell("10.a", "echo new\n")
             gate.touch()
-            return [(await run).scripts[0].output, (await engine.run(Event.MONITOR, timeout=60)).scripts[0].output]
+            return [(await run).scripts[0].output, (await engine.run(Event.MONITOR)).scripts[0].output]
 
     bench.shell("10.a", "exit 0\n")
     assert run_async(go()) == ["old\n", "new\n"]

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, cast
 
 from locum.config.tunables import Tunables
 from locum.errors import NetlinkError, StoreUnavailable
-from locum.events.model import Event, EventResult, Outcome, ScriptResult
+from locum.events.model import Event, EventResult
+from locum.events.runner.results import Outcome, ScriptResult
 from locum.machine.addresses import Address
 from locum.machine.gate.gate import ArmedSlot
 from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, LinkChanged
@@ -266,8 +267,6 @@ class _Scripts:
         event: Event,
         arguments: tuple[str, ...] = (),
         *,
-        timeout: float,
-        startup_timeout: float | None = None,
         environment: Callable[[], Mapping[str, str]] = dict,
     ) -> EventResult:
         try:

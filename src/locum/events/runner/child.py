@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import gc
 import io
-import json
 import os
 import select
 import signal
@@ -21,10 +20,13 @@ import sys
 import types
 from collections.abc import Callable
 
+import msgspec
+
 from locum.events.runner.descriptors import Descriptors
-from locum.events.runner.job import CANNOT_EXECUTE, Job
+from locum.events.runner.protocol import Job, encode
 from locum.events.runner.python_script import call_event, finish
 from locum.events.runner.reason import reason_of_exception
+from locum.events.runner.results import CANNOT_EXECUTE
 
 #: On this signal a Python script writes the stack of each of its threads to the descriptor STACKS.
 STACK_SIGNAL = signal.SIGUSR2
@@ -38,8 +40,9 @@ REASON = b"reason: "
 Compiler = Callable[[str], types.CodeType]
 
 
+_decoder = msgspec.json.Decoder(Job)
 _EMPTY = compile("def monitor(): print(end='')", "", "exec")
-_REHEARSAL = Job(name="", path="", python=True, event="monitor", arguments=(), environment={}).encode()
+_REHEARSAL = encode(Job("", "", True, "monitor", (), {}, 0.0))
 
 
 class Child:
@@ -79,7 +82,7 @@ class Child:
 
     def start(self, job: Job) -> None:
         """Give it its job. Nothing happens when it is gone: its end is noticed elsewhere."""
-        data = memoryview(job.encode())
+        data = memoryview(encode(job))
         try:
             while data:
                 data = data[os.write(self._jobs, data) :]
@@ -117,7 +120,7 @@ def _live(compiler: Compiler, jobs: int, output: int, stacks: int) -> None:
                 os._exit(CANNOT_EXECUTE)
             line += data
         os.close(jobs)
-        job = Job(**json.loads(line))
+        job = _decoder.decode(line)
         status = _run_python(job, compiler, stacks)
     except BaseException as error:
         _say(f"cannot start the script: {error!r}")
@@ -145,7 +148,7 @@ def _prepare(jobs: int, output: int, stacks: int) -> None:
 
 def _rehearse() -> None:
     """Run an empty script. The memory that this touches is copied from the runner's now and not during an event."""
-    job = Job(**json.loads(_REHEARSAL))
+    job = _decoder.decode(_REHEARSAL)
     environment = dict(os.environ)
     os.environ.clear()
     os.environ.update(environment)

@@ -11,17 +11,57 @@ Only light imports: this runs in the runner.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
+from typing import TypeVar
+
+import msgspec
 
 from locum.errors import LocumError
+from locum.outside import UNDECODABLE
 from locum.processes import boot_id, is_alive, kill, kill_session, process, processes
 
 #: Time for an earlier runner to notice that its agent is gone and to end its script, seconds.
 PATIENCE = 8.0
 #: The same while its agent is alive, seconds: after that, another daemon uses the directory.
 BUSY_PATIENCE = 2.0
+
+
+T = TypeVar("T")
+
+
+class Running(msgspec.Struct):
+    """The script that runs: process ``pid``, which leads its session and began at ``start`` (clock ticks since boot).
+
+    While the number is not known, ``pid`` is 0: it has ``token`` (LOCUM_RUN) in its environment, and its command line
+    ends with ``command``.
+    """
+
+    script: str = ""
+    event: str = ""
+    pid: int = 0
+    start: int = 0
+    token: str = ""
+    command: list[str] = []
+
+
+class Record(msgspec.Struct):
+    """The file ``running``. ``stuck``: scripts whose processes cannot be killed (uninterruptible sleep): name →
+    process numbers and start times."""
+
+    boot: str = ""
+    running: Running | None = None
+    stuck: dict[str, list[tuple[int, int]]] = {}
+
+
+class Holder(msgspec.Struct):
+    """The file ``lock``: the processes of the runner and its agent, and when they began."""
+
+    boot: str = ""
+    pid: int = 0
+    start: int = 0
+    agent: int = 0
+    agent_start: int = 0
 
 
 class RunnerBusy(LocumError):
@@ -41,7 +81,6 @@ class RunLock:
         os.makedirs(directory, exist_ok=True)
         self._runtime = runtime
         self._boot = boot_id()
-        #: Scripts whose processes cannot be killed (uninterruptible sleep): name → process numbers and start times.
         self._stuck: dict[str, list[tuple[int, int]]] = {}
         self._lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -54,38 +93,32 @@ class RunLock:
 
     def end_earlier(self) -> str | None:
         """End the script that an earlier runner left behind. Returns its name, None when there was none."""
-        record = _parse(os.pread(self._running, 1 << 20, 0))
-        if record.get("boot") != self._boot:
+        record = first_line_of(os.pread(self._running, 1 << 20, 0), Record)
+        if record.boot != self._boot:
             self.ended()
             return None
-        stuck, running = record.get("stuck"), record.get("running")
-        if isinstance(stuck, dict):
-            self._stuck = {name: [(int(pid), int(start)) for pid, start in marks] for name, marks in stuck.items()}
-        if not isinstance(running, dict):
+        self._stuck, running = record.stuck, record.running
+        if running is None:
             return None
-        name, session, start = str(running.get("script")), _number(running, "pid"), _number(running, "start")
-        if session == 0:
-            self._end_unnumbered(name, running)
-            self.ended()
-            return name
-        leader = process(session)
-        if leader is None:
-            self._kill_orphans(session)
-        elif leader.start == start:
-            self.stuck(name, [(left.pid, left.start) for left in kill_session(session)])
+        leader = process(running.pid) if running.pid else None
+        if not running.pid:
+            self._end_unnumbered(running)
+        elif leader is None:
+            self._kill_orphans(running.pid)
+        elif leader.start == running.start:
+            self._end_session(running)
         self.ended()
-        return name
+        return running.script
 
     def starting(self, script: str, event: str, token: str, command: list[str]) -> None:
-        """Record that ``script`` is about to run as a process that has ``token`` (LOCUM_RUN) in its environment
-        and whose command line ends with ``command``."""
-        self._write({"script": script, "event": event, "pid": 0, "token": token, "command": command})
+        """Record that ``script`` is about to run; for ``token`` and ``command`` see :class:`Running`."""
+        self._write(Running(script, event, token=token, command=command))
 
     def begun(self, script: str, event: str, pid: int) -> None:
         """Record that ``script`` runs as process ``pid``, which leads its session."""
         found = process(pid)
         start = found.start if found is not None else 0
-        self._write({"script": script, "event": event, "pid": pid, "start": start})
+        self._write(Running(script, event, pid, start))
 
     def ended(self) -> None:
         """Record that no script runs."""
@@ -110,8 +143,8 @@ class RunLock:
         os.close(self._running)
         os.close(self._lock)
 
-    def _write(self, running: dict[str, object] | None) -> None:
-        data = json.dumps({"boot": self._boot, "running": running, "stuck": self._stuck}).encode() + b"\n"
+    def _write(self, running: Running | None) -> None:
+        data = msgspec.json.encode(Record(self._boot, running, self._stuck)) + b"\n"
         # In one write, and cut afterwards: a reader never finds less than the whole first line.
         os.pwrite(self._running, data, 0)
         os.ftruncate(self._running, len(data))
@@ -126,52 +159,46 @@ class RunLock:
                 return
             except BlockingIOError:
                 pass
-            holder = _parse(os.pread(self._lock, 4096, 0))
-            agent = _number(holder, "agent")
-            agent_lives = is_alive(agent, _number(holder, "agent_start"))
+            holder = first_line_of(os.pread(self._lock, 4096, 0), Holder)
+            agent_lives = is_alive(holder.agent, holder.agent_start)
             if time.monotonic() >= begin + BUSY_PATIENCE and agent_lives:
                 raise RunnerBusy(
-                    f"{self._runtime}: in use by process {agent}, which runs event scripts: stop it first, or choose"
-                    " another runtime directory"
+                    f"{self._runtime}: in use by process {holder.agent}, which runs event scripts: stop it first, or"
+                    " choose another runtime directory"
                 )
-            runner = process(_number(holder, "pid"))
+            runner = process(holder.pid)
             stopped = runner is not None and runner.state == "T" and not agent_lives and not killed
             if stopped or time.monotonic() >= deadline:
-                if killed or holder.get("boot") != self._boot:
+                if killed or holder.boot != self._boot:
                     raise RunnerBusy(f"{self._runtime}/events/lock: held by a process that cannot be ended")
                 # Stopped, or stuck: its agent is dead and it did not notice.
-                kill(_number(holder, "pid"), _number(holder, "start"))
+                kill(holder.pid, holder.start)
                 killed = True
                 deadline = time.monotonic() + patience
             time.sleep(0.01)
 
     def _sign(self, agent: int) -> None:
         us, them = process(os.getpid()), process(agent)
-        mark = {
-            "boot": self._boot,
-            "pid": os.getpid(),
-            "start": us.start if us else 0,
-            "agent": agent,
-            "agent_start": them.start if them else 0,
-        }
+        holder = Holder(self._boot, os.getpid(), us.start if us else 0, agent, them.start if them else 0)
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, json.dumps(mark).encode() + b"\n", 0)
+        os.pwrite(self._lock, msgspec.json.encode(holder) + b"\n", 0)
 
-    def _end_unnumbered(self, name: str, running: dict[str, object]) -> None:
+    def _end_session(self, running: Running, session: int = 0) -> None:
+        left = kill_session(session or running.pid)
+        self.stuck(running.script, [(one.pid, one.start) for one in left])
+
+    def _end_unnumbered(self, running: Running) -> None:
         """End a script that may have been started before its number was recorded.
 
         All processes that it started have its token, services too; but services lead sessions of their own, with
         another command line. A process without a leader may be either, and is ended.
         """
-        token, command = running.get("token"), running.get("command")
-        if not isinstance(token, str) or not isinstance(command, list):
-            return
-        mark = os.fsencode(f"LOCUM_RUN={token}")
-        ending = b"\0".join(os.fsencode(str(word)) for word in command) + b"\0"
+        mark = os.fsencode(f"LOCUM_RUN={running.token}")
+        ending = b"\0".join(os.fsencode(word) for word in running.command) + b"\0"
         for session in {one.session for one in processes() if not one.dead and _holds(one.pid, "environ", mark)}:
             leader = process(session)
             if leader is None or leader.dead or _read(session, "cmdline").endswith(ending):
-                self.stuck(name, [(left.pid, left.start) for left in kill_session(session)])
+                self._end_session(running, session)
 
     def _kill_orphans(self, session: int) -> None:
         """End the leftovers of a script whose main process is gone.
@@ -206,15 +233,9 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
-def _number(record: dict[str, object], key: str) -> int:
-    value = record.get(key)
-    return value if isinstance(value, int) else 0
-
-
-def _parse(data: bytes) -> dict[str, object]:
-    """The record's first line, empty when it is missing or foreign."""
+def first_line_of(data: bytes, kind: type[T]) -> T:
+    """The record in the first line, an empty one when it is missing or foreign."""
     try:
-        value = json.loads(data.split(b"\n", 1)[0])
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return msgspec.json.decode(data.split(b"\n", 1)[0], type=kind)
+    except UNDECODABLE:
+        return kind()

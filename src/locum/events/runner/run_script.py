@@ -17,15 +17,16 @@ import select
 import signal
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from locum.events.runner.capture import Capture
 from locum.events.runner.child import REASON, STACK_SIGNAL, Child, become_parent
 from locum.events.runner.dump import clip, dump_session
-from locum.events.runner.job import CANNOT_EXECUTE, TIMED_OUT, Job
 from locum.events.runner.last_words import last_words
+from locum.events.runner.protocol import Job
 from locum.events.runner.python_script import compile_script
 from locum.events.runner.reason import first_line, reason_of_output
+from locum.events.runner.results import CANNOT_EXECUTE, TIMED_OUT, Outcome, ScriptResult
 from locum.events.runner.run_lock import RunLock
 from locum.events.runner.spawn import CannotStart, Spawned
 from locum.processes import kill_session, process
@@ -40,27 +41,6 @@ _LET_GO = 50
 _SPARES = 3
 #: How long a Python script may take to write its stack, seconds.
 _STACK_LIMIT = 0.5
-
-
-class Ended:
-    """How a script's run ended; the fields of :class:`locum.events.model.ScriptResult`, without its imports."""
-
-    __slots__ = ("outcome", "output", "reason", "script", "seconds", "started", "status")
-
-    def __init__(
-        self, script: str, outcome: str, status: int, *, started: float, seconds: float, output: str, reason: str
-    ) -> None:
-        self.script = script
-        self.outcome = outcome
-        self.status = status
-        self.started = started
-        self.seconds = seconds
-        self.output = output
-        self.reason = reason
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class Interruption:
@@ -102,20 +82,27 @@ class ScriptRunner:
             except OSError:
                 return  # tried again when there is a script to run, and reported then
 
-    def run(self, job: Job, timeout: float, interruption: Interruption | None = None) -> Ended:
-        """Run ``job``, at most ``timeout`` seconds. Returns when its process has ended in any way."""
+    def run_in_order(self, jobs: Sequence[Job], interruption: Interruption | None = None) -> Iterator[ScriptResult]:
+        """Run ``jobs``, one when the result of the one before has been taken, up to the first that ends the event."""
+        for job in jobs:
+            result = self.run(job, interruption)
+            yield result
+            if result.outcome.ends_event:
+                return
+
+    def run(self, job: Job, interruption: Interruption | None = None) -> ScriptResult:
+        """Run ``job``, for as long as its limit at most. Returns when its process has ended in any way."""
         self._reap()
         started, begin = time.time(), time.monotonic()
 
-        def ended(outcome: str, status: int, output: str, reason: str | None = None) -> Ended:
-            seconds = time.monotonic() - begin
+        def ended(outcome: Outcome, status: int, output: str, reason: str | None = None) -> ScriptResult:
             why = first_line(output) if reason is None else reason
-            return Ended(job.name, outcome, status, started=started, seconds=seconds, output=output, reason=why)
+            return ScriptResult(job.script, outcome, status, started, time.monotonic() - begin, output, why)
 
-        left = self._record.still_running(job.name)
+        left = self._record.still_running(job.script)
         if left:
             names = ", ".join(str(pid) for pid in left)
-            return ended("failed", 1, f"not started: process {names} of an earlier run cannot be killed")
+            return ended(Outcome.FAILED, 1, f"not started: process {names} of an earlier run cannot be killed")
         child: Child | Spawned | None = None
         try:
             state = job.environment["LOCUM_SCRIPT_STATE"]
@@ -123,10 +110,10 @@ class ScriptRunner:
                 os.makedirs(state)
             child = self._start(job)
             run = _Run(child, job.python, self._stacks)
-            outcome, status = run.watch(begin + timeout, interruption)
-            if outcome == "timeout":
-                run.reason = f"did not end within {timeout:g} s"
-                run.note(f"did not end within {timeout:g} s; killed while it was doing this:")
+            outcome, status = run.watch(begin + job.limit, interruption)
+            if outcome is Outcome.TIMEOUT:
+                run.reason = f"did not end within {job.limit:g} s"
+                run.note(f"{run.reason}; killed while it was doing this:")
                 run.note_hang()
             if not run.ended_by_itself:
                 self._end_session(job, run)
@@ -134,22 +121,22 @@ class ScriptRunner:
             drain = run.hand_over()
             self._unreaped += [pid for pid in (drain, child.pid if run.running else None) if pid is not None]
             self._record.ended()
-            if outcome == "ok":
+            if outcome is Outcome.OK:
                 return ended(outcome, status, run.text(), "")
             # A monitor that failed may have started its service again already.
-            words = last_words(job.name, job.environment, started if job.event == "monitor" else math.inf)
+            words = last_words(job.script, job.environment, started if job.event == "monitor" else math.inf)
             for one in words:
                 run.note(one.note)
             return ended(outcome, status, run.text(), "; ".join(filter(None, [run.why(), *(w.reason for w in words)])))
         except CannotStart as error:
-            return ended("failed", error.status, str(error))
+            return ended(Outcome.FAILED, error.status, str(error))
         except BaseException as error:
             if child is not None:
                 kill_session(child.pid)
                 self._unreaped.append(child.pid)
-            if not isinstance(error, OSError):
+            if not isinstance(error, OSError | UnicodeError):
                 raise
-            return ended("failed", CANNOT_EXECUTE, f"cannot run {job.path}: {error}")
+            return ended(Outcome.FAILED, CANNOT_EXECUTE, f"cannot run {job.path}: {error}")
         finally:
             if child is not None:
                 child.close()
@@ -168,14 +155,14 @@ class ScriptRunner:
         if not job.python:
             self._runs += 1
             token = f"{os.getpid()}.{self._runs}"
-            self._record.starting(job.name, job.event, token, job.command)
+            self._record.starting(job.script, job.event, token, job.command)
             spawned = Spawned(job, token)
-            self._record.begun(job.name, job.event, spawned.pid)
+            self._record.begun(job.script, job.event, spawned.pid)
             return spawned
         self._python_runs += 1
         os.ftruncate(self._stacks, 0)
         child = self._python_child()
-        self._record.begun(job.name, job.event, child.pid)
+        self._record.begun(job.script, job.event, child.pid)
         child.start(job)
         try:
             self._code(job.path)  # for the children to come; this one may have been forked before
@@ -196,7 +183,7 @@ class ScriptRunner:
     def _end_session(self, job: Job, run: _Run) -> None:
         left = kill_session(run.pid)
         if left:
-            self._record.stuck(job.name, [(one.pid, one.start) for one in left])
+            self._record.stuck(job.script, [(one.pid, one.start) for one in left])
             names = ", ".join(f"{one.pid} ({one.name}, state {one.state})" for one in left)
             run.note(f"these processes cannot be killed: {names}")
         run.reap()
@@ -230,7 +217,7 @@ class _Run:
         #: Why it failed, when the runner knows.
         self.reason = ""
 
-    def watch(self, deadline: float, interruption: Interruption | None) -> tuple[str, int]:
+    def watch(self, deadline: float, interruption: Interruption | None) -> tuple[Outcome, int]:
         """Collect output until the process ends, ``deadline`` (monotonic) passes or an interruption stops it."""
         poll = select.poll()
         poll.register(self._output, select.POLLIN)
@@ -240,10 +227,10 @@ class _Run:
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
-                return "timeout", TIMED_OUT
+                return Outcome.TIMEOUT, TIMED_OUT
             ready = {descriptor for descriptor, _ in poll.poll(math.ceil(left * 1000))}
             if interruption is not None and interruption.descriptor in ready and interruption.stop():
-                return "cancelled", 128 + signal.SIGKILL
+                return Outcome.CANCELLED, 128 + signal.SIGKILL
             if self._output in ready and not self._read():
                 poll.unregister(self._output)
             if self._handle in ready:
@@ -307,7 +294,7 @@ class _Run:
             output += "\n"
         return output + "".join(f"{note}\n" for note in self._notes)
 
-    def _outcome(self, code: int) -> tuple[str, int]:
+    def _outcome(self, code: int) -> tuple[Outcome, int]:
         self.ended_by_itself = code >= 0
         if code < 0:
             try:
@@ -316,8 +303,8 @@ class _Run:
                 name = f"signal {-code}"
             self.note(f"ended by {name}")
             self.reason = f"ended by {name}"
-            return "failed", 128 - code
-        return ("ok" if code == 0 else "failed"), code
+            return Outcome.FAILED, 128 - code
+        return (Outcome.OK if code == 0 else Outcome.FAILED), code
 
     def _read(self) -> bool:
         """Read once. Returns False at the end of the output, and when there is none now."""

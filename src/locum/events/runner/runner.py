@@ -4,35 +4,24 @@ Rules of this file: one thread, no asyncio, few imports; it stays as small as po
 forked for every Python script and because a small process starts fast. It decides nothing: the engine
 (:mod:`locum.events.engine`) selects the scripts and interprets failures.
 
-Protocol, JSON lines over a socket pair. The runner begins with ``{"ready": SCRIPT-IT-HAD-TO-END or null}`` or
-``{"refused": REASON}``. Then the agent sends::
-
-    {"run": N, "event": E, "arguments": [...], "timeout": SECONDS, "environment": {...},
-     "startups": {NAME: SECONDS}, "scripts": [{"name": ..., "path": ..., "python": BOOL, "environment": {...}}, ...]}
-    {"cancel": N}
-
-and for each run gets ``{"run": N, "result": {...}}`` for each script that ran, up to the first that fails (I4), and at
-last ``{"run": N, "done": true}``. A script in ``startups`` gets the event ``startup`` first: ``{"run": N, "startup":
-{...}}``; when that fails, the run is done. When the socket closes, the agent is gone: the runner kills the script
-that runs and exits.
+The protocol is in :mod:`locum.events.runner.protocol`.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import select
 import signal
 import sys
 from collections import deque
-from typing import Any
 
 from locum import escape
 from locum.errors import LocumError
-from locum.events.runner.job import IGNORED_BY_RUNNER, Job
+from locum.events.runner.protocol import Answer, Cancel, Greeting, Lines, Request, encode
 from locum.events.runner.run_lock import RunLock
 from locum.events.runner.run_script import Interruption, ScriptRunner
+from locum.events.runner.spawn import IGNORED_BY_RUNNER
 
 #: Modules that scripts are likely to need, imported once here instead of in every run.
 PRELOADED = (
@@ -55,23 +44,26 @@ class Control:
         self.descriptor = descriptor
         #: The agent has closed its end, or is dead.
         self.closed = False
-        self._buffer = b""
-        self._messages: deque[dict[str, object]] = deque()
+        self._lines: Lines[Request | Cancel] = Lines(Request | Cancel)
+        self._messages: deque[Request | Cancel] = deque()
 
-    def send(self, message: dict[str, object]) -> None:
+    def send(self, message: Greeting | Answer) -> None:
         """Write one message; nothing happens when the agent is gone."""
-        data = memoryview(json.dumps(message).encode() + b"\n")
+        data = memoryview(encode(message))
         try:
             while data:
                 data = data[os.write(self.descriptor, data) :]
         except (BrokenPipeError, ConnectionResetError):
             self.closed = True
 
-    def receive(self) -> dict[str, object] | None:
-        """Return the next message; None at the end."""
-        while not self._messages and not self.closed:
-            self.fill()
-        return self._messages.popleft() if self._messages and not self.closed else None
+    def receive(self) -> Request | None:
+        """Wait for the next request; None at the end. A cancel that comes after the end of its run is void."""
+        while not self.closed:
+            while self._messages:
+                if isinstance(message := self._messages.popleft(), Request):
+                    return message
+            self._fill()
+        return None
 
     def is_quiet(self) -> bool:
         """Whether no message waits."""
@@ -79,25 +71,21 @@ class Control:
         poll.register(self.descriptor, select.POLLIN)
         return not self._messages and not poll.poll(0)
 
-    def fill(self) -> None:
+    def cancels(self, run: int) -> bool:
+        """Whether the agent cancels ``run``, or is gone; there is something to read."""
+        self._fill()
+        cancelled = Cancel(run) in self._messages
+        self._messages = deque(message for message in self._messages if message != Cancel(run))
+        return self.closed or cancelled
+
+    def _fill(self) -> None:
         """Read available data, at least one byte."""
         try:
             data = os.read(self.descriptor, 1 << 18)
         except ConnectionResetError:
             data = b""
-        if not data:
-            self.closed = True
-            return
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        self._messages.extend(json.loads(line) for line in lines)
-
-    def take_cancel(self, run: object) -> bool:
-        """Whether a request to cancel ``run`` has arrived; it is removed."""
-        cancel = {"cancel": run}
-        found = cancel in self._messages
-        while cancel in self._messages:
-            self._messages.remove(cancel)
-        return found
+        self.closed = not data
+        self._messages.extend(self._lines.feed(data))
 
 
 def serve(descriptor: int, runtime: str, agent: int) -> int:
@@ -108,60 +96,29 @@ def serve(descriptor: int, runtime: str, agent: int) -> int:
         record = RunLock(runtime, agent)
         ended = record.end_earlier()
     except (LocumError, OSError) as error:
-        control.send({"refused": str(error)})
+        control.send(Greeting(refused=str(error)))
         return 1
     runner = ScriptRunner(record)
-    control.send({"ready": ended})
+    control.send(Greeting(ended=ended))
     _preload()
     gc.collect()
     gc.freeze()
     while (request := control.receive()) is not None:
-        if "run" in request:  # a cancel that comes after the end of its run is void
-            _run_event(request, runner, control)
-            runner.prepare(control.is_quiet)
+        _carry_out(request, runner, control)
+        runner.prepare(control.is_quiet)
     runner.close()
     record.close()
     return 0
 
 
-def _run_event(request: dict[str, object], runner: ScriptRunner, control: Control) -> None:
-    run, event, arguments, common = (request[key] for key in ("run", "event", "arguments", "environment"))
-    timeout, scripts = request["timeout"], request["scripts"]
-    assert isinstance(event, str)
-    assert isinstance(arguments, list)
-    assert isinstance(common, dict)
-    assert isinstance(timeout, int | float)
-    assert isinstance(scripts, list)
-
-    def interrupted() -> bool:
-        control.fill()
-        return control.closed or control.take_cancel(run)
-
-    interruption = Interruption(control.descriptor, interrupted)
-    startups = request["startups"]
-    assert isinstance(startups, dict)
-
-    def succeeds(script: dict[str, Any], event: str, arguments: list[str], timeout: float, answer: str) -> bool:
-        environment = {**common, **script["environment"], "LOCUM_EVENT": event}
-        job = Job(
-            name=script["name"],
-            path=script["path"],
-            python=script["python"],
-            event=event,
-            arguments=arguments,
-            environment=environment,
-        )
-        ended = runner.run(job, timeout, interruption)
-        control.send({"run": run, answer: ended.as_dict()})
-        return ended.outcome == "ok" and not control.closed
-
-    for script in scripts:
-        limit = startups.get(script["name"])
-        if limit is not None and not succeeds(script, "startup", [], float(limit), "startup"):
-            break
-        if not succeeds(script, event, arguments, float(timeout), "result"):
-            break
-    control.send({"run": run, "done": True})
+def _carry_out(request: Request, runner: ScriptRunner, control: Control) -> None:
+    """Answer ``request``; an agent that is gone needs no further script."""
+    interruption = Interruption(control.descriptor, lambda: control.cancels(request.run))
+    for number, result in enumerate(runner.run_in_order(request.jobs, interruption), 1):
+        last = result.outcome.ends_event or number == len(request.jobs)
+        control.send(Answer(request.run, result, last))
+        if control.closed:
+            return
 
 
 def _settle() -> None:

@@ -7,10 +7,14 @@ The runner has set for itself what posix_spawn cannot set for the script (workin
 from __future__ import annotations
 
 import os
+import signal
 
 from locum.events.runner.descriptors import Descriptors
-from locum.events.runner.job import CANNOT_EXECUTE, IGNORED_BY_RUNNER, NOT_FOUND, Job
+from locum.events.runner.protocol import Job
+from locum.events.runner.results import CANNOT_EXECUTE, NOT_FOUND
 
+#: Signals that Python or the runner ignores and that scripts have at their default.
+IGNORED_BY_RUNNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 #: In the environment of all processes of one run; names that run while its process number is not on file.
 TOKEN = "LOCUM_RUN"
 
@@ -53,7 +57,7 @@ class Spawned:
         try:
             return os.posix_spawn(
                 job.path,
-                [job.path, job.event, *job.arguments],
+                job.command,
                 {**job.environment, TOKEN: token},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, null, 0),
