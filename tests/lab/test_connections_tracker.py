@@ -449,7 +449,7 @@ def test_a_store_out_of_reach_is_told_once_and_made_up_for(stage: Stage) -> None
 
             await until(looked, "some passes")
             assert [line for line in old.said if "nobody answers" in line] == [
-                "error: connections cannot be registered: nobody answers"
+                "error: connections cannot be recorded: nobody answers"
             ]
             store.out_of_reach = False
 

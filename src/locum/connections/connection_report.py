@@ -1,7 +1,7 @@
-"""What commands about connections answer with, and how endpoints are written.
+"""The results of commands about connections, and the notation of endpoints.
 
-Rules of this file: values only, and light to import: the command line decodes into them. ``docs/connections.md``
-documents the JSON. Fields are only ever added.
+Values only, and light to import: the command line decodes into them. ``docs/connections.md`` documents the JSON. Fields
+are only ever added.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from locum.errors import UsageError
 
 
 class ConnectionReport(msgspec.Struct, frozen=True, order=True):
-    """A connection: the client's endpoint, the port of the public address, whether somebody added it by command."""
+    """A connection: the client's endpoint, the port of the public address, whether a command added it."""
 
     client: str
     port: int
@@ -21,9 +21,9 @@ class ConnectionReport(msgspec.Struct, frozen=True, order=True):
 
 
 class AddressConnections(msgspec.Struct, frozen=True):
-    """The connections of a public address. ``node`` serves it, if anybody does; ``ports``: port → connections.
+    """The connections of a public address. ``node`` serves it, if any; ``ports``: port → number of connections.
 
-    ``connections`` are listed when the address was asked for by name.
+    ``connections`` are listed when the request names the address.
     """
 
     address: str
@@ -34,7 +34,7 @@ class AddressConnections(msgspec.Struct, frozen=True):
 
 
 class ConnectionsResult(msgspec.Struct, frozen=True):
-    """What a command about connections did: how many it concerned, and a sentence for people."""
+    """The result of a command about connections: how many it concerned, and a sentence for people."""
 
     message: str
     count: int

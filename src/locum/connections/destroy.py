@@ -1,19 +1,18 @@
-"""Ends every TCP connection to an address that leaves this node, inside the kernel (``SOCK_DESTROY``).
+"""End every TCP connection to an address that leaves this node, inside the kernel (``SOCK_DESTROY``).
 
 A connection that survived its address here would revive when the address returns, after its client has continued with
 another node: the two ends then answer each other's segments for ever (an ACK storm).
 
-Rules of this file: it is told the address, and neither mutes nor removes it. No asyncio: the guard can use it.
-Listening sockets are never touched.
+This file neither mutes nor removes the address. No asyncio: the guard can use it. Listening sockets are never touched.
 
-All states in which the kernel would send anything go, not only established ones: a handshake under way becomes a
-connection, a socket of a closed file retransmits its last data, TIME_WAIT answers what does not fit. Two exceptions
+All states in which the kernel would send a segment are ended, not only established ones: a handshake becomes a
+connection, a socket of a closed file retransmits its last data, TIME_WAIT answers unexpected segments. Two exceptions
 depend on the kernel, and end by themselves:
 
-- before 6.0 it cannot destroy TIME_WAIT (they last a minute);
-- before 6.11, sockets without a file (their process has closed them, and the client has not confirmed the end) would
-  be stuck for ever instead of ending after the kernel's own retries (bac76cf89816, "tcp: fix forever orphan socket
-  caused by tcp_abort"), so they are left alone.
+- before 6.0 it cannot destroy TIME_WAIT, which lasts a minute;
+- before 6.11, a destroyed socket without a file (its process has closed it, and the client has not confirmed the end)
+  would be stuck for ever instead of ending after the kernel's own retries (bac76cf89816, "tcp: fix forever orphan
+  socket caused by tcp_abort"), so these are left alone.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Kernel = Callable[[NetlinkSocket, Sequence[Found]], list[int]]
 
 #: Sockets that one step destroys, in about 3 ms.
 CHUNK = 256
-#: Connections may appear while others are destroyed, as long as the address is not mute.
+#: Connections may appear while others are destroyed, while the address is not mute.
 _ROUNDS = 3
 
 _CLOSING = (inet_diag.FIN_WAIT1, inet_diag.FIN_WAIT2, inet_diag.CLOSING, inet_diag.LAST_ACK)
@@ -45,9 +44,9 @@ UNSUPPORTED = (
 
 
 class Progress(NamedTuple):
-    """``destroyed`` so far; ``left``: those that are still there and that the kernel does not destroy.
+    """``destroyed`` so far; ``left``: those that the kernel does not destroy.
 
-    ``unsupported``: the kernel lacks SOCK_DESTROY, nothing was destroyed. ``failed``: it could not be asked.
+    ``unsupported``: the kernel lacks SOCK_DESTROY and destroyed none. ``failed``: the kernel did not answer.
     """
 
     destroyed: int = 0
@@ -63,9 +62,9 @@ def kernel_version() -> tuple[int, int]:
 
 
 class Destroyer:
-    """Destroys connections in the network namespace in which it was created. Not for several threads at once.
+    """Destroys connections in the network namespace in which it was created. One thread at a time may use it.
 
-    ``kernel`` is :func:`locum.machine.netlink.inet_diag.destroy`, or what a test has in its place.
+    ``kernel`` is :func:`locum.machine.netlink.inet_diag.destroy`, or a test's replacement.
     """
 
     def __init__(self, kernel: Kernel = inet_diag.destroy) -> None:

@@ -1,6 +1,6 @@
 """Listening TCP sockets: their list, and notifications when one closes.
 
-Rules of this file: ports only; the caller knows the service of a port and the meaning of its end.
+This file knows ports only; the caller knows the service of a port and the meaning of its end.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     import asyncio
 
 _WILDCARD6 = "::"
-#: How long the kernel may take to list the listening sockets, in seconds.
+#: Limit for the kernel to list the listening sockets, in seconds.
 PATIENCE = 5.0
 
 
 def listening_ports() -> set[tuple[int, int]]:
     """(4 or 6, port) for every listening TCP socket of this network namespace.
 
-    An IPv6 socket on the wildcard address that takes IPv4 as well counts for both. Raises NetlinkError.
+    An IPv6 socket on the wildcard address that also accepts IPv4 counts for both. Raises NetlinkError.
     """
     with sock_diag.open_socket() as netlink:
         return _listening_ports(netlink)
@@ -50,10 +50,9 @@ def _listening_ports(netlink: NetlinkSocket) -> set[tuple[int, int]]:
 class ListenerWatch:
     """Calls ``on_closed(port)`` when a listening socket of a watched port has gone and no other listens there.
 
-    The kernel notifies when the *socket* is destroyed: when the last process that shares it has closed it. Killing the
-    master of a service whose workers inherited the socket is therefore not reported: clients can still connect.
-    A newly watched port without a listener is reported at once: its service ended after it was
-    declared, and before the watch of it began.
+    The kernel notifies when the *socket* is destroyed, after the last process that shares it has closed it. Killing the
+    master of a service whose workers inherited the socket is therefore not reported: clients can still connect. A newly
+    watched port without a listener is reported at once: its service ended between its declaration and the watch.
     """
 
     def __init__(self, on_closed: Callable[[int], None]) -> None:
@@ -62,17 +61,17 @@ class ListenerWatch:
         self._news: Subscription | None = None
         self._requests: NetlinkSocket | None = None
         self._worker = Worker("listeners")
-        # Ports on which perhaps nothing listens any longer; and the task that finds out.
+        # Ports that may have lost their last listener; and the task that checks.
         self._suspects: set[int] = set()
         self._looking: asyncio.Task[None] | None = None
 
     def watch(self, ports: Iterable[int]) -> None:
-        """From now on watch exactly these ports."""
+        """Watch exactly these ports from now on."""
         before, self._ports = self._ports, frozenset(ports)
         self._suspect(self._ports - before)
 
     def look(self, ports: Iterable[int]) -> None:
-        """Report those of ``ports`` that are watched and that nobody listens on now."""
+        """Report those of ``ports`` that are watched and have no listener now."""
         self._suspect(self._ports & frozenset(ports))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,7 +95,7 @@ class ListenerWatch:
         self._worker.close()
         if self._news is not None:
             self._news.close()
-        # A thread that hangs goes on using its socket, which ends with the process.
+        # A thread that hangs still uses its socket, which ends with the process.
         if self._requests is not None and not self._worker.busy():
             self._requests.close()
         self._news = self._requests = None
@@ -105,12 +104,12 @@ class ListenerWatch:
         self._suspect(self._heard())
 
     def _heard(self) -> set[int]:
-        """Watched ports of which the kernel has told since the last time that a listening socket went."""
+        """Watched ports whose listening socket was destroyed since the last call."""
         assert self._news is not None
         suspects: set[int] = set()
         for data in self._news.news():
             if data is None:
-                suspects |= self._ports  # news was lost: it may have been about any of them
+                suspects |= self._ports  # notifications were lost: any port may be concerned
                 continue
             for message in core.messages(data):
                 entry = sock_diag.parse(message.payload)
@@ -119,7 +118,7 @@ class ListenerWatch:
         return suspects
 
     def _suspect(self, ports: Collection[int]) -> None:
-        """Have those of ``ports`` reported on which nothing listens.
+        """Report those of ``ports`` without a listener.
 
         The kernel lists every listening socket of the machine for that, so a thread asks it.
         """
@@ -130,11 +129,11 @@ class ListenerWatch:
     async def _report(self) -> None:
         while self._suspects and self._requests is not None:
             suspects, self._suspects = self._suspects, set()
-            # What cannot be listed now is found by polling.
+            # Ports that cannot be listed now are found by polling.
             with contextlib.suppress(LocumError):
                 found = await self._worker.run("listing sockets", PATIENCE, _listening_ports, self._requests)
                 gone = (suspects & self._ports) - {port for _family, port in found}
-                # What the kernel has told of them by now is told with this list.
+                # The list already covers the notifications that have arrived by now.
                 self._suspects |= self._heard()
                 self._suspects -= gone
                 for port in sorted(gone):

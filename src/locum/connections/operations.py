@@ -1,7 +1,7 @@
 """Requests about connections from commands and scripts, as the control socket receives them.
 
-Rules of this file: it checks requests, and answers; the tracker and the lists do the work. Only the node with the
-address notifies clients and ends connections: only there does the kernel let the packets pass and know the answer.
+This file checks requests and answers; the tracker and the lists do the work. Only the node with the address notifies
+clients and ends connections: only there does the kernel let the packets pass and know the answer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ConnectionOperations:
         }
 
     async def list(self, message: Message) -> list[AddressConnections]:
-        """``address``: its connections, one by one; without it how many each public address has."""
+        """``address``: list its connections; without it, the number of connections of each public address."""
         if message.get("address"):
             address = self._address(message)
             found, added = await self._tracker.registered(address)
@@ -67,22 +67,22 @@ class ConnectionOperations:
         return reports
 
     async def tickle(self, message: Message) -> ConnectionsResult:
-        """``address``: tell its clients."""
+        """``address``: notify its clients."""
         address = self._here(self._address(message))
         count = await self._tracker.tickle(address)
         return ConnectionsResult(f"tickled {count} clients of {address}", count)
 
     async def kill(self, message: Message) -> ConnectionsResult:
-        """``address``, and perhaps ``ports``: end its connections at both ends."""
+        """``address``, and optionally ``ports``: end its connections at both ends."""
         address = self._here(self._address(message))
         progress = await self._tracker.kill(address, _ports(message.get("ports")))
         text = f"ended {progress.destroyed} connections to {address}"
         if progress.left:
-            text += f"; {len(progress.left)} are closing, and end by themselves"
+            text += f"; {len(progress.left)} are closing and end by themselves"
         return ConnectionsResult(text, progress.destroyed, len(progress.left))
 
     async def add(self, message: Message) -> ConnectionsResult:
-        """``pairs`` of client's and public endpoint: notify these as well when the address moves."""
+        """``pairs`` of a client's and a public endpoint: also notify these when the address moves."""
         count = 0
         for address, entries in self._pairs(message).items():
             count += await self._tracker.lists.change_added(address, entries, ())
@@ -110,7 +110,7 @@ class ConnectionOperations:
     def _here(self, address: str) -> str:
         if not self._tracker.holds(address):
             holder = self._holder(address)
-            where = f"{holder} serves it: ask there" if holder else "nobody serves it"
+            where = f"run the command on {holder}, which serves it" if holder else "no node serves it"
             raise UsageError(f"{address} is not on this node; {where}")
         return address
 

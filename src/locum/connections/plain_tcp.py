@@ -1,15 +1,15 @@
-"""Disables Multipath TCP (RFC 8684) on public addresses: its clients get plain TCP.
+"""Disable Multipath TCP (RFC 8684) on public addresses: their clients get plain TCP.
 
 An MPTCP connection does not end with the TCP connections that carry it. When an address moves and its TCP connection
-is reset, the client's kernel waits for another path and reports nothing for ``net.mptcp.close_timeout`` (a minute); the
-old node's socket stays as long. No segment of the new holder can end it: that needs a key which only the two ends know.
-And a connection that has found a second path, to the node's own address, stays with a node that no longer serves.
+is reset, the client's kernel waits for another path and reports nothing for ``net.mptcp.close_timeout`` (a minute); so
+does the old node's socket. No segment of the new holder can end it: that needs a key which only the two ends know. And
+a connection that has found a second path, to the node's own address, stays with a node that no longer serves.
 
 The option is therefore removed from every SYN to and from a public address: both ends then fall back to TCP, as behind
-any middlebox that does not know it (section 3.7), and :mod:`locum.connections.tracker` handles every move.
+a middlebox that does not know it (section 3.7), and :mod:`locum.connections.tracker` handles every move.
 
-Rules of this file: it uses a separate nftables table, so that the gate (:mod:`locum.machine.gate.gate`), on which
-safety rests, does not depend on it. It needs Linux 5.18 and nft 1.0.2; without them a warning says so once.
+This file uses a separate nftables table, so that the gate (:mod:`locum.machine.gate.gate`), on which safety rests, does
+not depend on it. It needs Linux 5.18 and nft 1.0.2; without them it logs one warning.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from locum.threads import NoAnswer, Worker
 
 TABLE = "locum_plain_tcp"
 
-#: How long nft may take, in seconds.
+#: Limit for nft, in seconds.
 LIMIT = 30.0
-#: Longest wait of the agent's end for it, in seconds.
+#: How long the end of the agent waits for it, in seconds.
 PATIENCE = 1.0
 
 _GONE = """\
@@ -74,7 +74,7 @@ def ruleset(addresses: Iterable[str]) -> tuple[str | None, str]:
 class PlainTcp:
     """Keeps the table in the network namespace in which the object was started.
 
-    ``wanted`` gives the public addresses now, none when MPTCP is allowed.
+    ``wanted`` gives the current public addresses, none when MPTCP is allowed.
     """
 
     def __init__(self, wanted: Callable[[], Iterable[str]], log: Callable[[str, str], None]) -> None:
@@ -84,7 +84,7 @@ class PlainTcp:
         self._watch: GateWatch | None = None
         self._worker = Worker("plain tcp")
         self._task: asyncio.Task[None] | None = None
-        # Whether another look is wanted after the one under way.
+        # Whether another look must follow the current one.
         self._again = False
         self._refused: str | None = None
 
@@ -99,10 +99,10 @@ class PlainTcp:
         if self._netfilter is None or (comment is not None and comment == self._refused):
             return ()
         present = self._netfilter.table_comment(NFPROTO_INET, TABLE)
-        return () if present == comment else (f"nftables table {TABLE!r} is not as it should be",)
+        return () if present == comment else (f"nftables table {TABLE!r} is missing or outdated",)
 
     def start(self) -> None:
-        """Begin, in the running event loop; the table is loaded as soon as the loop turns."""
+        """Begin, in the running event loop; the loop's next turn loads the table."""
         try:
             self._netfilter = NftSocket()
             self._watch = GateWatch(self, lambda _: self.look(), self._verified)
@@ -140,12 +140,12 @@ class PlainTcp:
             problem = await self._worker.run("loading the table against Multipath TCP", None, _nft, text)
         except NoAnswer as error:
             problem = str(error)
-        # Not again before the wanted table changes: a kernel does not gain features.
+        # Not again before the wanted table changes: a running kernel does not gain features.
         self._refused = comment if problem else None
         if problem:
             await self._complain(problem)
         else:
-            # What is wanted may have changed meanwhile.
+            # The wanted table may have changed meanwhile.
             self._again = True
 
     async def _complain(self, problem: str) -> None:
@@ -155,7 +155,7 @@ class PlainTcp:
             possible = True
         if possible:
             self._log(
-                f"Multipath TCP cannot be kept from public addresses ({problem}): its clients may wait a minute after "
+                f"Multipath TCP cannot be disabled on public addresses ({problem}): clients may wait a minute after "
                 "a move; set the sysctl net.mptcp.enabled=0, or GODEBUG=multipathtcp=0 for servers written in Go",
                 "warning",
             )
@@ -183,7 +183,7 @@ def remove() -> None:
 
 
 def _possible() -> bool:
-    """Whether sockets of this network namespace can use MPTCP at all."""
+    """Whether sockets of this network namespace can use MPTCP."""
     try:
         return Path("/proc/sys/net/mptcp/enabled").read_text(encoding="ascii").strip() == "1"
     except OSError:

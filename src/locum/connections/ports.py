@@ -1,8 +1,8 @@
-"""The ports whose connections are recorded: those of the configuration, and those that event scripts have declared.
+"""The ports whose connections are recorded: from the configuration, and declared by event scripts.
 
-A script declares the ports on which its service listens in a file of its own in ``<runtime>/listen``, and further
-ones, whose connections are recorded although there is no permanent listener, in ``<runtime>/connections``
-(``docs/connections.md``): one port per line, or ``FIRST-LAST``.
+A script declares the ports on which its service listens in its own file in ``<runtime>/listen``. Ports without a
+permanent listener whose connections are to be recorded go to ``<runtime>/connections`` (``docs/connections.md``).
+A line has one port or ``FIRST-LAST``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 class DeclaredPorts:
-    """The ports of all files in ``listen`` and in ``connections`` beside it, read again only when one has changed."""
+    """The ports of all files in ``listen`` and in ``connections`` beside it; read again only after a change."""
 
     def __init__(self, listen: str) -> None:
         self._directories = (listen, os.path.join(os.path.dirname(listen), "connections"))
@@ -33,13 +33,13 @@ class DeclaredPorts:
 
 
 def _stamp(directory: str) -> list[tuple[str, int, int]]:
-    """A value that changes whenever a file of the directory changes."""
+    """A value that changes with every change of a file in the directory."""
     try:
         with os.scandir(directory) as entries:
             return sorted((e.path, e.stat().st_mtime_ns, e.stat().st_size) for e in entries)
     except FileNotFoundError:
         if os.path.isdir(directory):
-            raise  # one of its files vanished just now
+            raise  # a file has just vanished
         return []
 
 

@@ -1,10 +1,10 @@
-"""Records connections: once a second, writes the changes among the connections to this node's addresses to the store.
+"""Record connections: once a second, write changes among the connections to this node's addresses to the store.
 
-Rules of this file: addresses, their ledgers, and passes over them. The tracker (:mod:`locum.connections.tracker`)
+This file has addresses, their tickle lists, and passes over them. The tracker (:mod:`locum.connections.tracker`)
 notifies clients and handles addresses that come or leave.
 
-Everything that walks over connections runs on one thread beside the event loop (``run``), under one lock: a ledger is
-never looked at while a pass changes it.
+All loops over connections run on one thread beside the event loop (``run``), under one lock: a tickle list is never
+read while a pass changes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from locum.machine.netlink import inet_diag, route
 
 
 class Run(Protocol):
-    """Calls a function on the thread."""
+    """Runs a function on the thread."""
 
     async def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function's result."""
@@ -41,8 +41,8 @@ class Costs(msgspec.Struct):
 
 
 class Page:
-    """An address. ``fresh``: its ledger has not been compared with all of its connections yet. ``settled``: its clients
-    have been notified, so dead connections may leave the list."""
+    """An address. ``fresh``: its tickle list has not been compared with all of its connections yet. ``settled``: its
+    clients have been notified, so dead connections may leave the list."""
 
     def __init__(self, address: str, ledger: TickleList) -> None:
         self.address = address
@@ -53,9 +53,9 @@ class Page:
 
 
 class Recorder:
-    """The lists of the addresses that are here, in the network namespace in which the object was created.
+    """The tickle lists of this node's addresses, in the network namespace in which the object was created.
 
-    ``claim`` gives the revision of this node's own claim on an address, 0 when it has none; ``say(subject, problem)``
+    ``claim`` gives the revision of this node's own claim on an address, 0 without one; ``say(subject, problem)``
     reports a problem, or with "" its end.
     """
 
@@ -83,7 +83,7 @@ class Recorder:
         return len(self._pages)
 
     async def open(self, address: str, buckets: Mapping[int, Iterable[bytes]]) -> None:
-        """``address`` is here, and the store says ``buckets`` of it."""
+        """``address`` is here; its list in the store has ``buckets``."""
         self._pages[address] = Page(address, await self._run(TickleList, buckets))
 
     def settle(self, address: str) -> None:
@@ -92,11 +92,12 @@ class Recorder:
             self._pages[address].settled = True
 
     def shut(self, address: str) -> Page | None:
-        """``address`` is not here any more; its list stays in the store. Returns its page, for :meth:`finish`."""
+        """``address`` has left; its list stays in the store. Returns its page, for :meth:`finish`."""
         return self._pages.pop(address, None)
 
     async def live(self, address: str) -> set[bytes] | None:
-        """The connections of ``address`` as of the last pass; None when it is not here or its clients are just told."""
+        """The connections of ``address`` as of the last pass; None when it is not here or its clients are still being
+        notified."""
         page = self._pages.get(address)
         if page is None or not page.settled:
             return None
@@ -108,7 +109,7 @@ class Recorder:
         """One pass: scan the kernel, write the changes."""
         async with self._lock:
             pages = list(self._pages.values())
-            # Taken now: what is found belongs to this holding of the address, and must not be written in a later one.
+            # Read now: the result belongs to this holding of the address, and must not be written in a later one.
             claims = {page.address: self._claim(page.address) for page in pages}
             try:
                 changed: list[tuple[Page, tuple[Change, ...]]] = await self._run(self._survey, pages, ports)
@@ -121,22 +122,22 @@ class Recorder:
             )
 
     async def finish(self, address: str, page: Page | None, entries: Collection[bytes]) -> None:
-        """The last list of an address that leaves: ``entries`` are cut now, and the next holder is to tell them.
+        """Write the last list of an address that leaves: ``entries`` are cut now, and the next holder notifies them.
 
-        ``page`` as :meth:`shut` gave it; without one, because the list was not read yet, it is read now.
+        ``page`` comes from :meth:`shut`; it is None when the list was not read yet, and is read now.
         """
         claim = self._claim(address)
         try:
             ledger = page.ledger if page is not None else TickleList((await self._lists.read(address)).buckets)
         except StoreError as error:
-            self._say("store", f"connections cannot be registered: {error}")
+            self._say("store", f"connections cannot be recorded: {error}")
             return
         async with self._lock:
             await self._run(ledger.update, entries, (), boottime())
             await self._write([(ledger, Write(address, claim, tuple(ledger.writes())))])
 
     def _survey(self, pages: Collection[Page], ports: Collection[int]) -> list[tuple[Page, tuple[Change, ...]]]:
-        """On the thread: what is to be written for each address."""
+        """On the thread: the changes to write for each address."""
         started = time.thread_time()
         now = boottime()
         come, gone = self._census.take(ports)
@@ -158,7 +159,7 @@ class Recorder:
         return changed
 
     async def _write(self, changed: Iterable[tuple[TickleList, Write]]) -> None:
-        """Write; with the lock. What is not written stays pending."""
+        """Write, holding the lock. Changes that are not written stay pending."""
         due = [(ledger, write) for ledger, write in changed if write.claim and write.changes]
         if not due:
             return
@@ -170,8 +171,8 @@ class Recorder:
                 apart=self._apart,
             )
         except StoreError as error:
-            self._say("store", f"connections cannot be registered: {error}")
+            self._say("store", f"connections cannot be recorded: {error}")
             return
-        # One claim that has changed must not keep the others back.
+        # One changed claim must not hold back the other addresses.
         self._apart = not accepted
         self._say("store", "")

@@ -1,12 +1,12 @@
-"""Ending connections on a kernel that cannot destroy them: by resets that look like the client's.
+"""End connections on a kernel that cannot destroy them, by resets that appear to come from the client.
 
-A reset must carry the very number that the server's kernel expects next. So the server is first sent, in the client's
-name, an ACK that cannot be right; it answers, to the client, with one that says what it expects; that answer is caught
-on its way out and the reset follows. It is what CTDB does ("killtcp").
+A reset must carry exactly the number that the server's kernel expects next. So an impossible ACK is first sent to the
+server in the client's name. The server answers the client with an ACK that says what it expects. This answer is
+captured on its way out, and the reset follows. CTDB does the same ("killtcp").
 
-Rules of this file: the address must still be configured here and let through the gate, since the server's kernel has
-to hear and to answer. What the real clients send is kept out meanwhile (:class:`Blockade`), so that no connection is
-added. Everything blocks; a second passes when somebody does not answer.
+The address must still be configured here and let through the gate, since the server's kernel must receive and answer.
+Segments of the real clients are kept out meanwhile (:class:`Blockade`), so that no connection is added. Everything
+blocks: for a second when a connection does not answer.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from locum.machine.netlink.inet_diag import Found
 _ETH_P_ALL = 3
 _BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
-_SNAP = 128  # headers are all that is wanted
+_SNAP = 128  # headers suffice
 
-#: Tries for those that have not answered, and seconds between two. The server's kernel may limit its answers to one in
-#: half a second for each connection.
+#: Tries for connections without an answer, and seconds between two. The server's kernel may limit its answers to one
+#: per half second for each connection.
 ATTEMPTS, PAUSE = 3, 0.35
 
-# Classic BPF, beside what locum.machine.netlink.filters has.
+# Classic BPF instructions that locum.machine.netlink.filters lacks.
 _LOAD_WORD, _LOAD_BYTE = 0x20, 0x30
 _JUMP_EQUAL = 0x15
 _RETURN = 0x06
@@ -44,7 +44,7 @@ _NFT_LIMIT = 10.0
 
 
 def reset(address: str, connections: Sequence[Found], *, clients: bool = False) -> list[Found]:
-    """Reset ``connections`` to ``address`` here, and at the ``clients`` as well if wanted.
+    """Reset ``connections`` to ``address`` here, and with ``clients`` at the clients as well.
 
     Returns those that did not answer. In the present network namespace. Raises PermissionRequired, NetlinkError,
     ValueError (not an address).
@@ -76,7 +76,7 @@ def _turned(ports: bytes) -> bytes:
 
 
 def _resets(answer: Segment, clients: bool) -> Iterator[Segment]:
-    """The reset for the server that sent ``answer``, and that for its client."""
+    """The reset for the server that sent ``answer``, and the one for its client."""
     yield Segment(
         answer.destination, answer.source, _turned(answer.ports), answer.acknowledged, answer.sequence, RST | ACK
     )
@@ -96,9 +96,9 @@ def _answers(captured: socket.socket, source: bytes) -> Iterator[Segment]:
 
 
 def _capture(source: bytes) -> socket.socket:
-    """A socket that sees TCP segments from ``source`` as they leave, from the IP header on."""
+    """A socket that receives TCP segments from ``source`` as they leave, from the IP header on."""
     try:
-        # A moment passes before the filter is there, so what is read is looked at again.
+        # Packets can arrive before the filter is set, so each is checked again.
         kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         made = socket.socket(socket.AF_PACKET, kind, socket.htons(_ETH_P_ALL))
     except PermissionError as problem:
@@ -114,7 +114,7 @@ def _capture(source: bytes) -> socket.socket:
 
 
 def _only_from(source: bytes) -> list[filters.Instruction]:
-    """Keep IP packets with TCP from that address. Version, protocol and source are at fixed places."""
+    """Keep IP packets with TCP from that address. Version, protocol and source have fixed places."""
     four = len(source) == 4
     start, place = (12, 9) if four else (8, 6)
     checks = [(_LOAD_BYTE, place, socket.IPPROTO_TCP)]
@@ -122,15 +122,15 @@ def _only_from(source: bytes) -> list[filters.Instruction]:
     program: list[filters.Instruction] = []
     for number, (load, at, value) in enumerate(checks):
         program.append((load, 0, 0, at))
-        # When it differs, go to the last instruction.
+        # If different, jump to the last instruction.
         program.append((_JUMP_EQUAL, 0, 2 * (len(checks) - number - 1) + 1, value))
     return [*program, (_RETURN, 0, 0, _SNAP), (_RETURN, 0, 0, 0)]
 
 
 def end_all(address: str, reset_ports: Collection[int] = ()) -> tuple[list[Found], list[Found]]:
-    """Keep other hosts out, and reset all connections to ``address``; the clients of ``reset_ports`` as well.
+    """Keep other hosts out, and reset all connections to ``address``, at the clients as well for ``reset_ports``.
 
-    Returns (what was found, what did not answer). Raises as :func:`reset` does.
+    Returns (connections found, connections that did not answer). Raises as :func:`reset` does.
     """
     with Blockade([address]), inet_diag.open_socket() as netlink:
         found = scan(netlink, [route.packed(address)])
@@ -142,9 +142,9 @@ def end_all(address: str, reset_ports: Collection[int] = ()) -> tuple[list[Found
 
 
 class Blockade:
-    """While this is entered, TCP from other hosts to an address is dropped, as CTDB's ``ip_block`` does.
+    """A context in which TCP from other hosts to an address is dropped, as by CTDB's ``ip_block``.
 
-    Uses a table of nftables of its own. ``active`` tells whether it could be had.
+    It uses its own nftables table. ``active``: the table could be loaded.
     """
 
     def __init__(self, addresses: Iterable[str]) -> None:

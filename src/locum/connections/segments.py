@@ -1,7 +1,7 @@
-"""TCP segments without data, made by hand, and the raw sockets that send them.
+"""TCP segments without data, and the raw sockets that send them.
 
-Rules of this file: bytes and sockets; why a segment is sent is :mod:`locum.connections.tickle`'s and
-:mod:`locum.connections.reset`'s business. RFC 9293 (TCP), RFC 791 (IPv4), RFC 8200 (IPv6), RFC 1071 (checksum).
+This file knows bytes and sockets; :mod:`locum.connections.tickle` and :mod:`locum.connections.reset` know why a segment
+is sent. RFC 9293 (TCP), RFC 791 (IPv4), RFC 8200 (IPv6), RFC 1071 (checksum).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from locum.errors import NetlinkError, PermissionRequired
 
 ACK, RST = 0x10, 0x04
 
-#: Numbers for a segment that must be out of the receiver's window, one for each try. The first is what CTDB uses; one
-#: connection in some thousand has it within its window, where it calls for no answer, so the others are far apart.
+#: Sequence numbers for segments outside the receiver's window, one for each try. The first is CTDB's. One connection in
+#: some thousand has it within its window and does not answer, so the others are far apart.
 SEQUENCES = (0, 0x55555555, 0xAAAAAAAA)
 
-#: The window of every segment from here, so that it can be told from others in a packet dump (CTDB uses the same).
+#: The window of every segment sent here, to recognise it in a packet dump (CTDB uses the same).
 WINDOW = 1234
 
 _TCP = struct.Struct("!HHIIBBHHH")
@@ -32,7 +32,7 @@ _HOPS = 64
 
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # include/uapi/linux/in.h, in6.h
 
-#: So many segments are sent in a row before the kernel's queues get a moment.
+#: Segments sent in a row before a short pause for the kernel's queues.
 _BURST = 256
 _FULL = (errno.ENOBUFS, errno.EAGAIN)
 
@@ -68,7 +68,7 @@ def build(wanted: Segment) -> bytes:
 
 
 def parse(packet: bytes) -> Segment | None:
-    """The TCP segment in an IP packet; None when there is none, or not its beginning."""
+    """The TCP segment in an IP packet; None without one, or when its beginning is missing."""
     if not packet:
         return None
     version = packet[0] >> 4
@@ -95,7 +95,7 @@ class RawSender:
     """Sends segments of one version of IP, in the network namespace in which it was created.
 
     With ``source`` (packed) the socket is bound to it, so that routing rules for that address ("ip rule from ...")
-    apply as they do to the packets of the service.
+    apply as to the packets of the service.
     """
 
     def __init__(self, family: int, source: bytes | None = None) -> None:
@@ -104,16 +104,16 @@ class RawSender:
             self._socket = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
         except PermissionError as problem:
             raise PermissionRequired(
-                "cannot open a raw socket to tell clients of a move; this needs root, or CAP_NET_RAW"
+                "cannot open a raw socket to notify clients of a move; this needs root, or CAP_NET_RAW"
             ) from problem
-        # It receives nothing: nobody sends packets of protocol 255.
+        # It receives nothing: no host sends packets of protocol 255.
         self._socket.setblocking(False)
         if source is not None:
             self._bind(socket.inet_ntop(family, source))
 
     def _bind(self, source: str) -> None:
         try:
-            # Also while the address is not there: then there is no route from it, and nothing is sent.
+            # Works without the address too: then it has no route, and no packet is sent.
             if self._family == socket.AF_INET:
                 self._socket.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             else:
@@ -132,7 +132,8 @@ class RawSender:
         self._socket.close()
 
     def send(self, segments: Iterable[Segment]) -> int:
-        """Send ``segments``; returns how many the kernel took: not those without a route, or that a rule drops."""
+        """Send ``segments``; returns how many the kernel accepted (a packet without a route or dropped by a rule does
+        not count)."""
         sent = 0
         for number, wanted in enumerate(segments, 1):
             sent += self._one(build(wanted), wanted.destination)
@@ -141,7 +142,7 @@ class RawSender:
         return sent
 
     def _one(self, packet: bytes, destination: bytes) -> bool:
-        # An IPv6 raw socket wants the port to be 0 here.
+        # An IPv6 raw socket requires port 0 here.
         where = (socket.inet_ntop(self._family, destination), 0)
         for _ in range(3):
             try:

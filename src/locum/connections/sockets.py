@@ -1,11 +1,11 @@
 """The TCP connections of this network namespace, as values.
 
-Rules of this file: it lists, and changes nothing. What the kernel can filter (states, local ports, local addresses) it
-filters; the price of a list is then about 1 ms and half a microsecond for each connection found.
+This file lists, and changes nothing. The kernel filters by state, local port and local address; a list then costs about
+1 ms and half a microsecond for each connection found.
 
-Connections are compared, kept and sent about in a packed form, an *entry*: local port, remote port, remote address
-(8 bytes for IPv4, 20 for IPv6). The local address is always known from where an entry is kept. An IPv4 connection of an
-IPv6 socket is an IPv4 connection.
+Connections are compared, stored and sent in a packed form, an *entry*: local port, remote port, remote address (8 bytes
+for IPv4, 20 for IPv6). The container of an entry implies the local address. An IPv4 connection of an IPv6 socket is an
+IPv4 connection.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from locum.machine.netlink import inet_diag, route
 from locum.machine.netlink.core import NetlinkSocket
 from locum.machine.netlink.inet_diag import Found
 
-#: States of connections whose client may wait for something: an answer, or the end of one (the server has closed and
-#: its last data is still under way).
+#: States of connections whose client may wait: for an answer, or for the end (the server has closed, and its last data
+#: is in flight).
 WORTH_TELLING = inet_diag.states(inet_diag.ESTABLISHED, inet_diag.CLOSE_WAIT, inet_diag.FIN_WAIT1)
 
 #: Every state in which the kernel would answer or send a segment: all but LISTEN and CLOSE.
@@ -45,8 +45,8 @@ ENTRY_SIZES = {4: 8, 6: 20}
 
 
 class Connection(msgspec.Struct, frozen=True, order=True):
-    """A TCP connection seen from this side. ``state``: one of the kernel's (``include/net/tcp_states.h``);
-    ``cookie`` tells the socket from others with the same addresses and ports (0: not known)."""
+    """A TCP connection seen from this side. ``state``: the kernel's (``include/net/tcp_states.h``); ``cookie``
+    distinguishes the socket from others with the same addresses and ports (0: unknown)."""
 
     local: str
     local_port: int
@@ -70,7 +70,7 @@ def endpoint(address: str, port: int) -> str:
 
 
 def unpack(local: str, entry: bytes) -> Connection:
-    """The connection that ``entry`` is, on the address ``local``. Raises ValueError when it is none."""
+    """The connection that ``entry`` describes, on the address ``local``. Raises ValueError."""
     if len(entry) not in ENTRY_SIZES.values():
         raise ValueError(f"{len(entry)} bytes are not a connection")
     local_port, remote_port = _PORTS.unpack_from(entry)
@@ -126,9 +126,9 @@ def _text(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
-#: Counters of the kernel (RFC 4022) of which one changes whenever a connection comes or goes.
+#: Counters of the kernel (RFC 4022); one of them changes whenever a connection comes or goes.
 _COUNTERS = (b"ActiveOpens", b"PassiveOpens", b"AttemptFails", b"EstabResets", b"CurrEstab")
-#: Looks in a row that are left out because these stand still.
+#: How many scans in a row may be skipped while the counters do not change.
 _MOST_LEFT_OUT = 9
 
 
@@ -149,7 +149,7 @@ class Traffic:
         self._file = None
 
     def read(self) -> tuple[bytes, ...] | None:
-        """The counters now; None when they cannot be had."""
+        """The counters now; None when they cannot be read."""
         if self._file is None:
             return None
         try:
@@ -161,13 +161,12 @@ class Traffic:
 
 
 class Census:
-    """The connections to some ports, time after time: what has come and what has gone since the last look.
+    """The connections to some ports, scan after scan: which have come and which have gone since the last one.
 
-    Most looks cost next to nothing on a quiet node: while no connection has come or gone by the kernel's own counters,
-    there is nothing to list.
+    Most scans cost almost nothing on a quiet node: while the kernel's own counters do not change, no list is needed.
 
-    Addresses and entries are packed. ``netlink`` is of the network namespace in which the object is created. Not for
-    several threads at once.
+    Addresses and entries are packed. ``netlink`` is of the network namespace in which the object is created. One thread
+    at a time may use it.
     """
 
     def __init__(self, netlink: NetlinkSocket) -> None:
@@ -184,11 +183,11 @@ class Census:
         self._traffic.close()
 
     def take(self, ports: Collection[int], states: int = WORTH_TELLING) -> tuple[Changes, Changes]:
-        """Look; returns (what has come, what has gone) since the last time, by local address.
+        """Scan; returns (come, gone) since the last scan, by local address.
 
-        Raises NetlinkError, PermissionRequired; the last look then stays the last.
+        Raises NetlinkError, PermissionRequired; the last scan then remains the last.
         """
-        counters = self._traffic.read()  # before the list: what changes meanwhile is seen the next time
+        counters = self._traffic.read()  # before the list: changes meanwhile are seen by the next scan
         situation = (counters, frozenset(ports), states)
         if counters is not None and situation == self._last and self._left_out < _MOST_LEFT_OUT:
             self._left_out += 1
@@ -211,7 +210,7 @@ class Census:
         return come, gone
 
     def all(self) -> Changes:
-        """Everything, as of the last look."""
+        """All connections, as of the last scan."""
         everything = Changes()
         for family, seen in self._seen.items():
             everything.add(family, seen)
@@ -232,7 +231,7 @@ class Changes:
         return self.by_address.get(address, set())
 
     def add(self, family: int, keys: Iterable[bytes]) -> None:
-        """Sort in ``keys``, the beginnings of sockets' identities."""
+        """Add ``keys``, the first bytes of sockets' identities."""
         by_address = self.by_address
         mapped = b"\0" * 10 + b"\xff\xff"
         for key in keys:

@@ -1,15 +1,15 @@
-"""Tickles: a TCP ACK with a sequence number that cannot be right, sent to a client from the public address.
+"""Tickles: a TCP ACK with an invalid sequence number, sent to a client from the public address.
 
-A client whose server died without a word waits in a read for as long as it likes. It must answer a segment that is out
-of its window with an ACK of its own (RFC 9293, section 3.10.7.4). That ACK reaches the new holder of the address,
-whose kernel knows no such connection and answers with a reset (section 3.5.2), with the sequence number that the client
-expects: so the client's read fails at once, and the client connects again.
+A client whose server died silently waits in a read without limit. It must answer a segment outside its window with an
+ACK (RFC 9293, section 3.10.7.4). That ACK reaches the new holder of the address, whose kernel knows no such connection
+and answers with a reset (section 3.5.2), with the sequence number that the client expects. So the client's read fails
+at once, and the client connects again.
 
-Rules of this file: it is told whom to tickle. The address has to be configured here and let through the gate, or the
-kernel drops the tickle, or has no answer to what comes back.
+The caller chooses the clients. The address must be configured here and let through the gate; otherwise the kernel drops
+the tickle, or does not answer the client's ACK.
 
-A client's kernel may limit such answers to one in half a second for each connection (Linux: ``tcp_invalid_ratelimit``):
-a tickle that got lost can be repeated at any time, but one whose *answer* got lost only after that.
+A client's kernel may limit such ACKs to one per half second for each connection (Linux: ``tcp_invalid_ratelimit``): a
+lost tickle can be repeated at any time, but after a lost *answer* only a later tickle helps.
 """
 
 from __future__ import annotations

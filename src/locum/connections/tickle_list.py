@@ -1,6 +1,6 @@
-"""What the store says of connections: its keys, and one address's list in buckets.
+"""Tickle lists in the store: the keys, and one address's list in buckets.
 
-Rules of this file: bytes and sets; no store, no clock, no kernel. :mod:`locum.connections.tracker` feeds it.
+Bytes and sets; no store, no clock, no kernel. :mod:`locum.connections.tracker` feeds it.
 
 Keys begin with ``<cluster>.bulk/``, which no node watches: connections come and go by the thousand.
 
@@ -8,17 +8,16 @@ Keys begin with ``<cluster>.bulk/``, which no node watches: connections come and
 key                                             value
 ==============================================  ====================================================================
 ``<cluster>.bulk/connections/<address>/<n>``    a bucket of connections that the holder of the address has found;
-                                                written on condition that its claim stands as it was
-``<cluster>.bulk/added/<address>``              connections that somebody added by command; any node may write it,
-                                                on condition that it is as it was read
+                                                written on condition that its claim is unchanged
+``<cluster>.bulk/added/<address>``              connections that a command added; any node may write it, on condition
+                                                that it is unchanged since it was read
 ==============================================  ====================================================================
 
-A value is the byte 1 (the format) and entries one behind the other (:mod:`locum.connections.sockets`).
+A value is the byte 1 (the format), followed by entries (:mod:`locum.connections.sockets`).
 
-The list is kept so that little is written when little changes. What is new goes into one open bucket. What has gone
-stays in its bucket until a quarter of it is dead or some seconds have passed: telling a client of a connection that has
-ended does no harm, its kernel answers for itself. What is left of a thin bucket moves to the open one, so that buckets
-are few and full.
+Small changes cause small writes. New entries go into one open bucket. A dead entry stays in its bucket until a quarter
+of the bucket is dead or some seconds have passed; notifying the client of an ended connection is safe, because its
+kernel answers for itself. The rest of a thin bucket moves to the open one, so that buckets are few and full.
 """
 
 from __future__ import annotations
@@ -31,24 +30,24 @@ from locum.errors import StoreCorrupt
 
 _FORMAT = 1
 
-#: Entries in a bucket, at most: 1 KB for IPv4, 2.5 KB for IPv6.
+#: Most entries in a bucket: 1 KB for IPv4, 2.5 KB for IPv6.
 BUCKET_SIZE = 128
-#: A dead entry stays in the store for at most so many seconds (and one pass).
+#: Longest time that a dead entry stays in the store, in seconds (plus one pass).
 TIDY_AFTER = 10.0
 
 
 def bulk(cluster: str) -> str:
-    """Where the bulk data of ``cluster`` begins: beside what its nodes watch (``<cluster>/``), not below it."""
+    """The prefix of the bulk data of ``cluster``: beside the keys that its nodes watch (``<cluster>/``), not below."""
     return f"{cluster}.bulk/"
 
 
 def bucket_prefix(cluster: str, address: str) -> str:
-    """What the keys of the buckets of ``address`` begin with; of all addresses for ""."""
+    """The prefix of the keys of the buckets of ``address``; of all addresses for ""."""
     return f"{bulk(cluster)}connections/{address}/" if address else f"{bulk(cluster)}connections/"
 
 
 def added_key(cluster: str, address: str) -> str:
-    """The key of what was added by command for ``address``; what all such keys begin with for ""."""
+    """The key of connections added by command for ``address``; the prefix of all such keys for ""."""
     return f"{bulk(cluster)}added/{address}"
 
 
@@ -67,18 +66,18 @@ def unpack(key: str, value: bytes, size: int) -> set[bytes]:
     if value[:1] != bytes([_FORMAT]):
         raise StoreCorrupt(f"store key {key!r}: connections in a format that this version does not know; delete it")
     if (len(value) - 1) % size:
-        raise StoreCorrupt(f"store key {key!r}: {len(value)} bytes are no list of connections; delete it")
+        raise StoreCorrupt(f"store key {key!r}: {len(value)} bytes are not a list of connections; delete it")
     return {entry for (entry,) in struct.iter_unpack(f"{size}s", value[1:])}
 
 
 def bucket_number(key: str) -> int | None:
-    """The number at the end of a bucket's key; None when there is none."""
+    """The number at the end of a bucket's key; None without one."""
     last = key.rpartition("/")[2]
     return int(last) if last.isascii() and last.isdigit() and len(last) <= 9 else None
 
 
 class _Bucket:
-    """``live`` and ``dead`` entries together are what the store should have; ``dead_since``: when the first died."""
+    """``live`` and ``dead`` entries together are the bucket's value; ``dead_since``: when the first died."""
 
     def __init__(self, entries: Iterable[bytes] = ()) -> None:
         self.live = set(entries)
@@ -90,13 +89,13 @@ class _Bucket:
 
 
 class TickleList:
-    """The list of one address as it should be in the store, and which of its buckets the store may have otherwise."""
+    """The wanted list of one address, and which of its buckets may differ in the store."""
 
     def __init__(self, buckets: Mapping[int, Iterable[bytes]] | None = None) -> None:
-        """``buckets``: what the store has. All of it counts as live until :meth:`update` says otherwise."""
+        """``buckets``: those in the store. All entries count as live until :meth:`update` says otherwise."""
         self._buckets: dict[int, _Bucket] = {}
         self._where: dict[bytes, int] = {}
-        #: Buckets to be written, or deleted when they are not there any more.
+        #: Buckets to be written, or deleted when they no longer exist.
         self.pending: set[int] = set()
         for number, entries in (buckets or {}).items():
             # An interrupted move may have left an entry in two buckets.
@@ -117,11 +116,11 @@ class TickleList:
         return set().union(*(bucket.live for bucket in self._buckets.values()))
 
     def replace(self, entries: set[bytes], now: float) -> None:
-        """``entries`` are all that there are, at ``now`` (seconds)."""
+        """The connections at ``now`` (seconds) are exactly ``entries``."""
         self.update(entries, self.live() - entries, now)
 
     def update(self, come: Iterable[bytes], gone: Iterable[bytes], now: float) -> None:
-        """Some have come and some have gone; what is in both is there."""
+        """Add ``come`` and remove ``gone``; an entry in both is present."""
         for entry in gone:
             number = self._where.get(entry)
             if number is not None:
@@ -135,12 +134,12 @@ class TickleList:
             if number is None:
                 self._append(entry)
             else:
-                # Back before its death was written: nothing to write.
+                # Back before its death was written: no write is needed.
                 self._buckets[number].dead.discard(entry)
                 self._buckets[number].live.add(entry)
 
     def tidy(self, now: float, after: float = TIDY_AFTER) -> None:
-        """Have those buckets written anew that have too many dead, or have had them for ``after`` seconds."""
+        """Rewrite buckets with too many dead entries, or with dead entries older than ``after`` seconds."""
         for number, bucket in list(self._buckets.items()):
             if not bucket.dead:
                 continue
@@ -168,7 +167,7 @@ class TickleList:
         self.pending.add(number)
 
     def writes(self) -> list[tuple[int, bytes | None]]:
-        """Pending buckets and their values; deletions (None) last, so that what moved is never missing meanwhile."""
+        """Pending buckets and their values; deletions (None) last, so that moved entries are never missing."""
         changes = [(number, self._value(number)) for number in sorted(self.pending)]
         return sorted(changes, key=lambda change: change[1] is None)
 
@@ -177,5 +176,5 @@ class TickleList:
         return pack(bucket.live | bucket.dead) if bucket is not None and len(bucket) else None
 
     def written(self, numbers: Iterable[int]) -> None:
-        """The store has these as :meth:`writes` said. Nothing may have been changed in between."""
+        """The store has these buckets as from :meth:`writes`. Nothing may have changed in between."""
         self.pending.difference_update(numbers)

@@ -1,10 +1,10 @@
-"""The lists of connections in the store: reads all, and writes only what this node may write.
+"""The tickle lists in the store: read all, and write only those that this node may write.
 
-Rules of this file: keys and conditions; the tracker determines the connections.
+Keys and conditions; the tracker determines the connections.
 
-A bucket is written on condition that this node's claim on the address stands at the revision at which the node knows it
-to be its own. A node that has lost the address without noticing it therefore overwrites nothing of the new holder: its
-claim is gone, or belongs to another node.
+A bucket is written on condition that this node's claim on the address has the revision at which the node knows the
+claim as its own. A node that has lost the address unnoticed therefore overwrites nothing of the new holder: its claim
+is gone, or belongs to another node.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Operatio
 
 #: Seconds after which a call counts as unanswered.
 PATIENCE = 5.0
-#: Bytes of values in one commit: quick to carry out, so that beats in the same store do not wait.
+#: Bytes of values in one commit: carried out quickly, so that beats in the same store do not wait.
 COMMIT_BYTES = 128 * 1024
-#: Commits of one pass; what is left waits for the next.
+#: Commits of one pass; the rest waits for the next.
 COMMITS_PER_PASS = 16
 
 #: Bucket number → value, None to delete it.
@@ -33,7 +33,7 @@ Change = tuple[int, bytes | None]
 class Listed(msgspec.Struct, frozen=True):
     """The store's list of one address.
 
-    ``added`` are the connections that were added by command, at ``revision`` (0: none).
+    ``added`` are the connections added by command, at ``revision`` (0: none).
     """
 
     buckets: Mapping[int, frozenset[bytes]]
@@ -47,7 +47,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Write(msgspec.Struct, frozen=True):
-    """Buckets of ``address`` to be written while the claim on it stands at revision ``claim``."""
+    """Buckets of ``address`` to be written while the claim on it is at revision ``claim``."""
 
     address: str
     claim: int
@@ -83,7 +83,7 @@ class TickleStore:
         return Listed(buckets, added, revision, tuple(problems))
 
     async def read_all(self) -> dict[str, Listed]:
-        """The lists of all addresses that have one. Raises StoreError. What cannot be read is left out."""
+        """The lists of all addresses that have one. Raises StoreError. Unreadable lists are left out."""
         buckets: dict[str, dict[int, frozenset[bytes]]] = {}
         added: dict[str, frozenset[bytes]] = {}
         found_prefix, added_prefix = (
@@ -110,18 +110,18 @@ class TickleStore:
         }
 
     async def read_added(self, address: str) -> tuple[frozenset[bytes], int]:
-        """What was added by command for ``address``, and its revision. Raises StoreError, StoreCorrupt."""
+        """The connections added by command for ``address``, and their revision. Raises StoreError, StoreCorrupt."""
         key = tickle_list.added_key(self._cluster, address)
         async with _patience():
             snapshot = await self._store.read(key)
         for entry in snapshot.entries:
-            # The key of another address may begin with this one's.
+            # Another address's key may begin with this one's.
             if entry.key == key:
                 return frozenset(tickle_list.unpack(key, entry.value, tickle_list.entry_size(address))), entry.revision
         return frozenset(), 0
 
     async def change_added(self, address: str, add: Collection[bytes], remove: Collection[bytes]) -> int:
-        """Add to and remove from what was added by command; returns how many of them this changed.
+        """Add and remove connections of the list of those added by command; returns how many this changed.
 
         Works from any node: after a conflict, the list is read again. Raises StoreError.
         """
@@ -140,10 +140,10 @@ class TickleStore:
     async def write(
         self, writes: Iterable[Write], written: Callable[[str, list[int]], None], *, apart: bool = False
     ) -> bool:
-        """Write buckets of some addresses; calls ``written(address, numbers)`` for what the store has taken.
+        """Write buckets of some addresses; calls ``written(address, numbers)`` for those that the store accepted.
 
-        Several addresses share a commit unless ``apart``. False when a commit was refused: a claim is not what this
-        node thinks it is. Then nothing more is written of the addresses in it. Raises StoreError. Ends early after an
+        Several addresses share a commit unless ``apart``. False when a commit was refused because a claim differs from
+        this node's view; the addresses in that commit are not written further. Raises StoreError. Ends early after an
         error or COMMITS_PER_PASS commits: the caller tries the rest again.
         """
         refused: set[str] = set()
@@ -153,8 +153,8 @@ class TickleStore:
                 continue
             conditions = [Condition(f"{self._cluster}/claim/{address}", claim) for address, claim in claims.items()]
             operations = [self._operation(write.address, change) for write, change in batch]
-            # The condition on the claim is the one that counts: it names the only writer of these keys.
-            reasons = {operation.key: "written by the holder of the claim alone" for operation in operations}
+            # The condition on the claim suffices: it names the only writer of these keys.
+            reasons = {operation.key: "only the holder of the claim writes it" for operation in operations}
             async with _patience():
                 result = await carry_out(self._store, Commit(tuple(conditions), tuple(operations), reasons))
             if not result.accepted:
@@ -188,7 +188,7 @@ def _batches(writes: Iterable[Write], *, apart: bool) -> list[list[tuple[Write, 
 
 @contextlib.asynccontextmanager
 async def _patience() -> AsyncIterator[None]:
-    """A limit on a call to the store; being late is StoreUnavailable."""
+    """A limit on a call to the store; a late answer raises StoreUnavailable."""
     try:
         async with asyncio.timeout(PATIENCE):
             yield

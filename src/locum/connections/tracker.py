@@ -3,13 +3,13 @@
 While the node holds an address, it records the connections to it in the store. When it takes an address, it notifies
 every recorded client. When it releases an address, no connection to it survives here.
 
-Rules of this file: it never raises into its caller and never waits for long: addresses move whether or not their
-clients can be notified. A separate thread does the long work, in pieces of some milliseconds, so that beats need not
-wait; the event loop asks the store.
+The tracker never raises into its caller and never waits for long: addresses move whether or not their clients can be
+notified. A separate thread does the long work, in pieces of some milliseconds, so that beats need not wait; the event
+loop talks to the store.
 
 The order of calls for one address: ``taking`` (before it passes the gate), ``taken`` (it is configured and announced);
-``releasing`` (it still speaks), ``released`` (it is muted, configured or not). ``adopted`` instead of the
-first two after a restart of the agent, ``dropped`` instead of the last two when the hold is lost or a take has failed.
+``releasing`` (it still speaks), ``released`` (it is muted, configured or not). ``adopted`` replaces the first two after
+a restart of the agent; ``dropped`` replaces the last two when the hold is lost or a take has failed.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from locum.threads import NoAnswer, Worker
 
 T = TypeVar("T")
 
-#: Calls that may wait for the thread: a node with 1,000 addresses that adopts them all asks for several each.
+#: Calls that may wait for the thread: a node that adopts 1,000 addresses queues several for each.
 ROOM = 20_000
-#: Longest wait of the tracker's end for its thread, in seconds.
+#: How long the tracker's end waits for its thread, in seconds.
 CLOSE_PATIENCE = 2.0
 
-#: How long a release waits for its connections to end, and for its list to be written; what is left goes on. Seconds.
+#: How long a release waits for its connections to end and for its list to be written; the rest continues. Seconds.
 RELEASE_PATIENCE = 2.0
 FLUSH_PATIENCE = 0.3
 #: Pause before reading an unreadable list again, in seconds.
 READ_PAUSE = 0.5
-#: A pass may take one part in so many of the time, and comes at least this often (in seconds).
+#: A pass may take at most this fraction (1/SHARE) of the time, and comes at least this often (in seconds).
 SHARE = 25
 LONGEST_PAUSE = 10.0
 
@@ -66,7 +66,7 @@ class TrackerSettings(msgspec.Struct, frozen=True):
 
 class _Visit:
     """An address that is here, or about to be. ``leftover``: connections of an earlier holding that could not be ended
-    before it speaks again."""
+    before the address speaks again."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -83,8 +83,8 @@ class _Visit:
 class ConnectionTracker:
     """The connections of one node, in the network namespace in which the object was created and started.
 
-    ``claim`` gives the revision of this node's own claim on an address, 0 when it has none. ``settings`` is asked
-    again and again. ``destroyer`` is for tests.
+    ``claim`` gives the revision of this node's own claim on an address, 0 without one. ``settings`` is called each time
+    that settings are needed. ``destroyer`` is for tests.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ConnectionTracker:
         self._log = log
         self._destroyer = destroyer or Destroyer()
         self._visits: dict[str, _Visit] = {}
-        #: Addresses of which no connection is left here, because they were released with everything that belongs to it.
+        #: Addresses without any connection here: they were released completely.
         self._clean: set[str] = set()
         self._sweeps: dict[str, asyncio.Task[Progress]] = {}
         self._worker = Worker("connections", room=ROOM)
@@ -117,7 +117,7 @@ class ConnectionTracker:
 
     def start(self) -> None:
         """Begin to record, in the running event loop."""
-        # The thread belongs to the network namespace of the thread that starts it. Without one, the first call does it.
+        # The thread belongs to the network namespace of its starter. If this fails, the first call starts it.
         with contextlib.suppress(NoAnswer):
             self._worker.prepare()
         self._spawn(self._register())
@@ -131,7 +131,7 @@ class ConnectionTracker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(NoAnswer):
-            # After what is under way, unless that hangs: then the sockets end with the process.
+            # After the current work, unless that hangs: then the sockets end with the process.
             await self._worker.run("closing sockets", CLOSE_PATIENCE, self._destroyer.close)
         self._worker.close()
         self.recorder.close()
@@ -153,8 +153,8 @@ class ConnectionTracker:
     # -- taking ----------------------------------------------------------------------------------------------------
 
     async def taking(self, address: str) -> None:
-        """``address`` is about to be let through the gate: begin to read its list, and end what is left of an earlier
-        holding before it comes back to life."""
+        """``address`` is about to be let through the gate: begin to read its list, and end connections of an earlier
+        holding before they revive."""
         await self._safely(self._taking(address))
 
     async def _taking(self, address: str) -> None:
@@ -181,12 +181,12 @@ class ConnectionTracker:
         visit.welcome = self._spawn(self._welcome(visit, tell=True))
 
     def adopted(self, address: str, interface: str) -> None:
-        """``address`` is here since an earlier life of the agent: continue its list."""
+        """``address`` is here since before the agent's restart: continue its list."""
         visit = self._visits[address] = _Visit(address)
         visit.welcome = self._spawn(self._welcome(visit, tell=False))
 
     def updated(self, address: str, interface: str) -> None:
-        """``address`` has changed its interface. Its connections live on; clients that wait are made to send again."""
+        """``address`` has another interface. Its connections live on; waiting clients are made to send again."""
         if address in self.recorder:
             self._spawn(self._tell_again(address))
 
@@ -200,15 +200,15 @@ class ConnectionTracker:
         await self.recorder.open(address, listed.buckets)
         clients = listed.entries() if tell else set()
         if clients:
-            self._log(f"{address}: telling {len(clients)} clients that it has moved", "info")
+            self._log(f"{address}: notifying {len(clients)} clients that it has moved", "info")
             await self._tell(address, clients)
         self.recorder.settle(address)
         if tell and listed.added:
-            # They have been told. Those who go on here are found, or added again.
+            # They have been notified. Clients that continue here are found, or added again.
             try:
                 await self.lists.change_added(address, (), listed.added)
             except StoreError as error:
-                self._say("store", f"connections cannot be registered: {error}")
+                self._say("store", f"connections cannot be recorded: {error}")
 
     async def _listed(self, visit: _Visit) -> Listed:
         while True:
@@ -223,7 +223,7 @@ class ConnectionTracker:
                 return listed
 
     async def _tell(self, address: str, entries: Collection[bytes]) -> int:
-        """Returns how many the kernel took, in the best round."""
+        """Send tickles; returns how many the kernel accepted, in the best round."""
         sent = 0
         for number in range(self._settings().tickle_count if entries else 0):
             if number:
@@ -231,7 +231,7 @@ class ConnectionTracker:
             try:
                 sent = max(sent, await self._run(tickle_once, address, entries, number))
             except LocumError as error:
-                self._log(f"{address}: clients cannot be told: {error}", "error")
+                self._log(f"{address}: clients cannot be notified: {error}", "error")
                 break
         return sent
 
@@ -241,8 +241,8 @@ class ConnectionTracker:
     # -- releasing -------------------------------------------------------------------------------------------------
 
     async def releasing(self, address: str) -> None:
-        """``address`` is about to be muted. Done now is what needs it to speak: resets to those clients that want them,
-        and all of the work where the kernel cannot destroy connections."""
+        """``address`` is about to be muted. Work that needs it to speak is done now: resets to clients of
+        ``reset_ports``, and everything where the kernel cannot destroy connections."""
         await self._safely(self._releasing(address))
 
     async def _releasing(self, address: str) -> None:
@@ -256,9 +256,9 @@ class ConnectionTracker:
             await self._sweep([address], ports)
 
     async def released(self, address: str) -> int:
-        """``address`` is mute: end every connection to it, and register those for the next holder.
+        """``address`` is mute: end every connection to it, and record those for the next holder.
 
-        Returns how many have ended. Waits for RELEASE_PATIENCE at most; the rest goes on by itself.
+        Returns how many have ended. Waits for RELEASE_PATIENCE at most; the rest continues in the background.
         """
         return await self._safely(self._released(address)) or 0
 
@@ -287,12 +287,12 @@ class ConnectionTracker:
             return 0
         progress = sweep.result()
         if progress.left:
-            self._log(f"{address}: {len(progress.left)} connections are closing, and end by themselves", "info")
+            self._log(f"{address}: {len(progress.left)} connections are closing and end by themselves", "info")
         return progress.destroyed
 
     def dropped(self, addresses: Iterable[str]) -> None:
-        """``addresses`` are here no more, without a release: the hold is lost, or a take has failed, or an earlier life
-        of the daemon left them. Ends their connections in the background; the next holder tells their clients."""
+        """``addresses`` have left without a release: the hold is lost, a take has failed, or an earlier daemon left
+        them. Ends their connections in the background; the next holder notifies their clients."""
         gone = list(addresses)
         for address in gone:
             self.recorder.shut(address)
@@ -341,7 +341,7 @@ class ConnectionTracker:
     async def _sweep(
         self, addresses: Collection[str], ports: Collection[int] | None = None, found: list[Found] | None = None
     ) -> Progress:
-        """Destroy, a chunk at a time, so that other work gets its turn."""
+        """Destroy connections, a chunk at a time, so that other work gets its turn."""
         steps = self._destroyer.sweep(addresses, ports, found)
         progress = Progress()
         try:
@@ -359,7 +359,7 @@ class ConnectionTracker:
         return address in self._visits
 
     async def registered(self, address: str) -> tuple[set[bytes], set[bytes]]:
-        """(found, added): the connections of ``address``, wherever it is. Raises StoreError."""
+        """(found, added): the recorded connections of ``address``, on any node. Raises StoreError."""
         live = await self.recorder.live(address)
         if live is not None:
             return live, set((await self.lists.read_added(address))[0])
@@ -367,7 +367,7 @@ class ConnectionTracker:
         return set().union(*listed.buckets.values()), set(listed.added)
 
     async def tickle(self, address: str) -> int:
-        """Tell all clients that are registered for ``address``, which is here; returns how many. Raises StoreError."""
+        """Notify all recorded clients of ``address``, which is here; returns how many. Raises StoreError."""
         found, added = await self.registered(address)
         return await self._tell(address, found | added)
 
@@ -393,7 +393,7 @@ class ConnectionTracker:
         return task
 
     async def _safely(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """A defect in this code must neither stop an address from moving nor end the recording."""
+        """Run ``work``: a defect in it must neither stop an address from moving nor end the recording."""
         try:
             return await work
         except Exception as error:
@@ -403,7 +403,7 @@ class ConnectionTracker:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        # A store that does not answer is told of by whoever waits for the task.
+        # The waiter of the task reports a store that does not answer.
         if error is not None and not isinstance(error, StoreError):
             self._log(f"connections: unexpected {type(error).__name__}: {error}", "error")
 

@@ -1,1 +1,1 @@
-"""Public addresses on this machine: configured and removed, announced, watched, and held back by the kernel's gate."""
+"""Public addresses on this machine: configured, removed, announced, watched, and enforced by the kernel's gate."""

@@ -1,17 +1,17 @@
-"""The addresses that the kernel has configured: list, add, renew, remove.
+"""The addresses configured in the kernel: list, add, renew, remove.
 
-Rules of this file: it acts on what it is told and knows nothing about holds, claims or why an address should be
-there. Synchronous; an operation costs tens of microseconds.
+This file knows nothing of holds and claims, nor why an address is wanted. It is synchronous; an operation takes tens
+of microseconds.
 
-IPv4 has primaries and secondaries: the second address of a subnet on an interface is a secondary of the first, and
-when the first goes the kernel drops all its secondaries as well, unless ``promote_secondaries`` is set for the
-interface or for ``all`` (the kernel takes either: ``IN_DEV_PROMOTE_SECONDARIES`` in ``include/linux/inetdevice.h``).
-So the setting is made on every interface that gets a public address, also with a view to the kernel's own removal of
-an address whose lifetime ends, and checked again before each removal.
+IPv4: the second address of a subnet on an interface is a secondary of the first. When the kernel removes the primary,
+it also removes the secondaries, unless ``promote_secondaries`` is set for the interface or for ``all`` (either
+suffices: ``IN_DEV_PROMOTE_SECONDARIES`` in ``include/linux/inetdevice.h``). This file sets it on every interface that
+gets a public address, because the kernel itself removes an address whose lifetime ends. It checks the setting again
+before each removal.
 
-IPv6 addresses are added without duplicate address detection, which would keep them mute for a second, and deprecated
-(preferred lifetime 0), so that the node does not pick them as the source of connections of its own (RFC 6724,
-rule 3) that would break when the address moves. They answer clients all the same.
+IPv6: addresses are added without duplicate address detection, which would keep them mute for a second. They are
+deprecated (preferred lifetime 0): the node does not choose them as the source of its own connections, which would
+break when the address moves (RFC 6724, rule 3). Clients are answered nevertheless.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ Item = tuple[str, int, str]
 
 
 class Address(msgspec.Struct, frozen=True):
-    """An address as the kernel has it.
+    """An address in the kernel.
 
-    ``valid`` is what is left of its lifetime in seconds (the kernel tells whole ones), None when ``permanent``.
-    ``secondary`` is the IPv4 notion; always False for IPv6.
+    ``valid`` is the rest of its lifetime in whole seconds, None when ``permanent``. ``secondary`` exists in IPv4 only.
     """
 
     address: str
@@ -56,7 +55,7 @@ class AddressTable:
         self._netlink.close()
 
     def list(self, interface: str | None = None) -> list[Address]:
-        """All addresses of both families, of one interface if it is named (none if it does not exist)."""
+        """The addresses of both families, of all interfaces or of one (none if the interface does not exist)."""
         index = 0
         if interface is None:
             names = {link.ifindex: link.name for link in route.links(self._netlink)}
@@ -76,14 +75,14 @@ class AddressTable:
                 secondary=_is_secondary(found),
             )
             for found in route.addresses(self._netlink, index)
-            if found.ifindex in names  # else the interface came after the first list: the next call tells
+            if found.ifindex in names  # an interface newer than the first list is in the next one
         ]
 
     def add(self, address: str, bits: int, interface: str, lifetime: int | None = None) -> None:
-        """Configure ``address``/``bits`` on ``interface`` for ``lifetime`` seconds (None: for good).
+        """Configure ``address``/``bits`` on ``interface`` for ``lifetime`` seconds (None: permanently).
 
-        When it is already there its lifetime is renewed; when it is there with other bits, that is corrected.
-        Raises NetlinkError (ENODEV: no such interface), PermissionRequired, ValueError (not an address).
+        An existing address gets the new lifetime; wrong bits are corrected. Raises NetlinkError (ENODEV: no such
+        interface), PermissionRequired, ValueError (not an address).
         """
         address = route.canonical(address)
         if lifetime is not None and not 0 < lifetime < route.FOREVER:
@@ -93,13 +92,13 @@ class AddressTable:
         present = [a for a in route.addresses(self._netlink, index, family) if a.address == address]
         new = _request(address, bits, index, lifetime)
         if ":" in address:
-            # The kernel keeps one entry per address here, so a wrong one has to go first. One that is permanent has
-            # to go as well when it shall have a lifetime: changing it would put that lifetime on the route to its
-            # subnet, which the interface's own addresses use too (modify_prefix_route in net/ipv6/addrconf.c).
+            # The kernel keeps one entry per address here, so a wrong entry is deleted first. So is a permanent entry
+            # that needs a lifetime: a change would put the lifetime on the route to its subnet as well, which the
+            # interface's own addresses use (modify_prefix_route in net/ipv6/addrconf.c).
             obstacles = [a for a in present if a.bits != bits or _must_be_replaced(a, lifetime)]
             requests = [*_deletions(obstacles), new]
         else:
-            # Two entries of one address with different bits live side by side, so it is never gone in between.
+            # Entries of one address with different bits coexist, so the address is always present.
             requests = [new, *_deletions([a for a in present if a.bits != bits])]
         what = f"cannot configure {address}/{bits} on {interface!r}"
         for number, detail in self._netlink.request_many(requests):
@@ -107,11 +106,10 @@ class AddressTable:
                 raise core.error(number, what, detail)
 
     def renew(self, items: Iterable[Item], lifetime: int) -> tuple[tuple[Item, LocumError], ...]:
-        """Set the lifetime of many addresses that :meth:`add` gave one, in one system call per 64.
+        """Set the lifetime of many addresses that :meth:`add` gave a lifetime, in one system call per 64.
 
-        An address that is no longer there is added again: the kernel knows no request that only renews. Returns the
-        items that failed, with the reason; the others are renewed all the same. Raises NetlinkError when the
-        kernel's answers were lost.
+        An address that is missing is added again: the kernel has no request that only renews. Returns the items that
+        failed, with the reason; the others are renewed. Raises NetlinkError when the kernel's answers were lost.
         """
         wanted: list[Item] = []
         requests: list[Request] = []
@@ -133,11 +131,11 @@ class AddressTable:
         return tuple(failed)
 
     def put_last(self, items: Sequence[Item], lifetime: int) -> None:
-        """Remove addresses of one interface and add them again at once, so that they come after all others of their
-        subnets there: the kernel makes the next one the primary, from which the machine's own connections go out.
+        """Remove addresses of one interface and add them again in one request, so that they follow all others of their
+        subnets: the kernel makes the next address the primary, which the machine's own connections use.
 
-        In one request; connections do not notice. Routes that name one of them as their source are lost. Raises
-        NetlinkError (some may be missing then), PermissionRequired.
+        Connections are not disturbed. Routes that name one of the addresses as their source are lost. Raises
+        NetlinkError (some addresses may be missing then), PermissionRequired.
         """
         interface = items[0][2]
         index = self._prepared(interface, items[0][0])
@@ -148,7 +146,7 @@ class AddressTable:
                 raise core.error(number, f"cannot put public addresses of {interface!r} after its own", detail)
 
     def remove(self, address: str, bits: int, interface: str) -> bool:
-        """Remove ``address`` from ``interface``, whatever its bits are there; False when it was not there.
+        """Remove ``address`` from ``interface``, with any bits; False when it was absent.
 
         Its secondaries stay. Raises NetlinkError, PermissionRequired, ValueError (not an address).
         """
@@ -161,7 +159,7 @@ class AddressTable:
                 index = route.link(self._netlink, interface).ifindex
             except NetlinkError:
                 return False
-            # The second line of defence needs to know what was there.
+            # _restore compares with this list.
             before = route.addresses(self._netlink, index, route.family_of(address))
         what = f"cannot remove {address}/{bits} from {interface!r}"
         removed = self._delete([route.delete_address(address, bits, index)], what)
@@ -175,9 +173,9 @@ class AddressTable:
         return removed
 
     def _prepared(self, interface: str, address: str) -> int:
-        """The index of ``interface``, after seeing to its ``promote_secondaries`` unless ``address`` is of IPv6.
+        """The index of ``interface``; for an IPv4 ``address``, first ensure its ``promote_secondaries``.
 
-        Raises NetlinkError (ENODEV, or EIO when the setting does not stick), PermissionRequired.
+        Raises NetlinkError (ENODEV; EIO when the kernel does not keep the setting), PermissionRequired.
         """
         found = route.link(self._netlink, interface)
         if ":" not in address and not found.promote:
@@ -187,8 +185,8 @@ class AddressTable:
         return found.ifindex
 
     def check_promote_secondaries(self, interface: str) -> bool:
-        """Whether removing a primary address of ``interface`` leaves its secondaries: the interface's own setting,
-        or the one of ``all`` (read from /proc/sys, so of the caller's namespace). Raises NetlinkError (ENODEV)."""
+        """Whether the removal of a primary address of ``interface`` keeps its secondaries: by the interface's own
+        setting, or that of ``all`` (read from the caller's /proc/sys). Raises NetlinkError (ENODEV)."""
         if route.link(self._netlink, interface).promote:
             return True
         try:
@@ -207,7 +205,7 @@ class AddressTable:
         return removed
 
     def _restore(self, before: Sequence[AddressMessage], address: str, index: int) -> None:
-        """Add again the secondaries among ``before`` that went together with ``address``."""
+        """Add again the secondaries among ``before`` that the kernel removed together with ``address``."""
         after = {(a.address, a.bits) for a in route.addresses(self._netlink, index, before[0].family)}
         lost = [a for a in before if a.address != address and _is_secondary(a) and (a.address, a.bits) not in after]
         requests = [
@@ -234,7 +232,7 @@ def _is_secondary(found: AddressMessage) -> bool:
 
 
 def _must_be_replaced(found: AddressMessage, lifetime: int | None) -> bool:
-    undecided = bool(found.flags & route.IFA_F_TENTATIVE)  # its duplicate detection would go on; set when it failed too
+    undecided = bool(found.flags & route.IFA_F_TENTATIVE)  # detection runs, or has failed
     return undecided or (found.valid is None) != (lifetime is None)
 
 

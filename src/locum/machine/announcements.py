@@ -1,8 +1,8 @@
-"""Tell the neighbours that an address lives here (gratuitous ARP, unsolicited neighbour advertisements), or ask them
-whether it lives somewhere else.
+"""Announce to the neighbours that this machine has an address (gratuitous ARP, unsolicited neighbour advertisements),
+or ask them whether another machine has it.
 
-Rules of this file: one call is one burst; when and how often is the caller's business. It does not ask whether this
-node may speak for the address: the gate (:mod:`locum.machine.gate.gate`) drops what it may not say.
+One call sends one burst; the caller decides when and how often. This file does not know whether the node may speak for
+the address: the gate (:mod:`locum.machine.gate.gate`) drops frames that it may not send.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Announcer:
     def announce(self, interface: str, *addresses: str) -> bool:
         """Announce ``addresses`` on ``interface``, once each.
 
-        False when something was not sent: the interface is not of the Ethernet kind (it has no such neighbours), its
-        queue was full, or the gate refused. Raises NetlinkError (ENODEV, ENETDOWN ...), ValueError (not an address).
+        False when a frame was not sent: the interface is not Ethernet, its queue was full, or the gate refused. Raises
+        NetlinkError (ENODEV, ENETDOWN ...), ValueError (not an address).
         """
-        link = self._link(interface)  # asked each time: a bond changes its hardware address in a failover
+        link = self._link(interface)  # read each time: a bond changes its hardware address in a failover
         if link is None:
             return False
         complete = True
@@ -94,10 +94,10 @@ class Announcer:
 
     def _send(self, interface: str, frame: bytes) -> bool:
         try:
-            # With its protocol named the frame is what it says to whoever filters it, on every kernel.
+            # With its protocol named, filters on every kernel recognise the frame.
             self._packet.sendto(frame, (interface, int.from_bytes(frame[12:14], "big")))
         except OSError as problem:
-            # ENOBUFS is also what the sender sees of a frame that an egress rule drops.
+            # ENOBUFS also reports a frame that an egress rule dropped.
             if problem.errno in (errno.ENOBUFS, errno.EAGAIN, errno.EPERM):
                 return False
             raise NetlinkError(
@@ -115,8 +115,8 @@ def frames(address: str, mac: bytes, router: bool = False) -> list[bytes]:
 
 
 def question(address: str, mac: bytes) -> bytes:
-    """The Ethernet frame that asks who has ``address`` and says of its sender only the hardware address ``mac``: an ARP
-    probe (RFC 5227, section 2.1.1), or the solicitation of duplicate address detection (RFC 4862, section 5.4.2).
+    """The Ethernet frame that asks for ``address`` and names only the sender's hardware address ``mac``: an ARP probe
+    (RFC 5227, section 2.1.1), or the solicitation of duplicate address detection (RFC 4862, section 5.4.2).
     Raises ValueError.
     """
     raw = route.packed(address)
@@ -147,10 +147,10 @@ def _arp(address: bytes, mac: bytes, operation: int) -> bytes:
 
 
 def _advertisement(address: bytes, mac: bytes, router: bool) -> bytes:
-    """An unsolicited neighbour advertisement to all nodes that overrides what they know (RFC 4861, section 7.2.6).
+    """An unsolicited neighbour advertisement to all nodes, with the override flag (RFC 4861, section 7.2.6).
 
-    The router flag says what this node's own answers say; a host that used the address as its router would drop it
-    on a false one (section 7.2.5).
+    The router flag equals that of this node's own answers: a host that uses the address as its router would drop it
+    on a false flag (section 7.2.5).
     """
     flags = _OVERRIDE | (_ROUTER if router else 0)
 

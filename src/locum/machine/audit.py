@@ -1,13 +1,14 @@
-"""What is wrong between what this node claims to serve and what its kernel has, and does with it.
+"""Faults between the addresses that this node serves and its kernel, and their repair.
 
-Rules of this file: :func:`findings` is a pure function of claims, configuration and a :class:`Snapshot` of the kernel
-(:mod:`locum.machine.snapshot` takes it). It changes nothing. What can be mended safely says so by its ``action``; the
-rest is told to admins, with the setting that decides it. Settings are those of ``Documentation/networking/ip-sysctl``.
+:func:`findings` is a pure function of claims, configuration and a :class:`Snapshot` of the kernel (taken by
+:mod:`locum.machine.snapshot`); it changes nothing. A finding's ``action`` names the safe repair; other findings are
+reported to administrators with the setting that causes them. ``Documentation/networking/ip-sysctl`` describes the
+settings.
 
-Who answers for an address, on Linux, is not decided by the interface that has it: every interface answers ARP for every
-address of the machine (``arp_ignore``), and packets for it are accepted wherever they arrive unless ``rp_filter``, a
-policy rule or another routing table has it otherwise. So the kernel itself is asked what it would do with a packet of a
-neighbour, and from which source it would send one of its own.
+On Linux the interface that has an address does not decide alone which interface answers for it. Every interface
+answers ARP for every address of the machine (``arp_ignore``), and packets are accepted on any interface, unless
+``rp_filter``, a policy rule or another routing table prevents it. So the snapshot asks the kernel how it would treat a
+neighbour's packet, and which source it would choose for its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import msgspec
 
 #: ``restore``: configure it again. ``replace``: remove it and configure it again. ``allow``: let it through the gate.
 #: ``deny``: mute it. ``renew``: configure it as it is. ``order``: put it after the interface's own addresses.
-#: ``announce``: tell the neighbours again. ``warn``: tell admins. ``hint``: tell those who ask (``locum doctor``).
+#: ``announce``: announce it again. ``warn``: warn administrators. ``hint``: show it in ``locum doctor`` only.
 Action = Literal["restore", "replace", "allow", "deny", "renew", "order", "announce", "warn", "hint"]
 
 
@@ -46,7 +47,7 @@ class Hosted(msgspec.Struct, frozen=True):
 
 
 class Present(msgspec.Struct, frozen=True):
-    """An address as the kernel has it; ``secondary`` and the order in which they are listed are IPv4's."""
+    """An address in the kernel; ``secondary`` and the order of the list matter for IPv4 only."""
 
     address: str
     bits: int
@@ -58,7 +59,7 @@ class Present(msgspec.Struct, frozen=True):
 
 
 class Interface(msgspec.Struct, frozen=True):
-    """An interface: ``master`` names what it is a port of, ``driver`` the master's kind, "" without one."""
+    """An interface: ``master`` is the interface that it is a port of, ``driver`` the master's kind, "" without one."""
 
     up: bool = True
     noarp: bool = False
@@ -68,12 +69,12 @@ class Interface(msgspec.Struct, frozen=True):
 
 
 class Ways(msgspec.Struct, frozen=True):
-    """What the kernel would do for the public addresses of one subnet on one interface.
+    """How the kernel would treat the public addresses of one subnet on one interface.
 
-    ``address`` is one of them, ``neighbour`` an address of the subnet that is another machine's. ``arrives``: why a
-    packet from the neighbour would not be delivered here, "" when it would be; ``filtered`` says that it is
-    ``rp_filter``. ``far_filtered``: so are packets of clients beyond a router. ``answers_by``: the interface by which
-    an answer would leave. ``source``: the source of this node's own connections to the neighbour. "" where not known.
+    ``address`` is one of them, ``neighbour`` another machine's address in the subnet. ``arrives``: why the neighbour's
+    packet would not be delivered here, "" when it would be; ``filtered``: because of ``rp_filter``. ``far_filtered``:
+    ``rp_filter`` drops packets of clients beyond a router. ``answers_by``: the interface of an answer. ``source``: the
+    source of this node's own connections to the neighbour. "" where unknown.
     """
 
     interface: str
@@ -90,10 +91,10 @@ class Ways(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """The kernel at one moment.
 
-    ``local``: addresses that the kernel delivers to this machine; ``undelivered``: claimed address → why not, of those
-    not among them. ``held``: what the gate lets through, None without a gate; ``uncovered``: interfaces where packet
-    sockets go past it. ``settings``: ``("ipv4", interface or "all", name)`` → value. ``far``: the source of own
-    connections beyond the routers, per family ("" unknown).
+    ``local``: addresses that the kernel delivers to this machine; ``undelivered``: claimed address → why it is not
+    among them. ``held``: addresses that the gate lets through, None without a gate; ``uncovered``: interfaces where
+    packet sockets bypass the gate. ``settings``: ``("ipv4", interface or "all", name)`` → value. ``far``: the source of
+    the node's own connections beyond the routers, per family ("" unknown).
     """
 
     addresses: tuple[Present, ...]
@@ -108,7 +109,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that is not as it should be. ``advice``: what an admin can do, or ""."""
+    """One fault. ``advice``: what an administrator can do, or ""."""
 
     kind: str
     action: Action
@@ -124,7 +125,7 @@ def subnet_of(address: str, bits: int) -> str:
 
 
 def findings(claims: Collection[Claim], hosted: Collection[Hosted], seen: Snapshot) -> tuple[Finding, ...]:
-    """Everything that is wrong, what concerns single addresses first."""
+    """All faults, those of single addresses first."""
     public = {h.address for h in hosted} | {c.address for c in claims}
     return (
         *_configured(claims, seen),
@@ -176,7 +177,7 @@ def _gate(claims: Iterable[Claim], seen: Snapshot) -> Iterator[Finding]:
             yield Finding("gate", "deny", f"the gate lets {address} through, which is not served here", (address,))
     if seen.uncovered:
         names = ", ".join(seen.uncovered)
-        yield Finding("egress", "warn", f"packet sockets on {names} go past the kernel's gate (no egress hook there)")
+        yield Finding("egress", "warn", f"packet sockets on {names} bypass the kernel's gate (no egress hook there)")
 
 
 # -- interfaces --------------------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def _interfaces(claims: Collection[Claim], hosted: Iterable[Hosted], seen: Snaps
 
 
 def _switches(claims: Collection[Claim], seen: Snapshot, name: str) -> Iterator[Finding]:
-    """Settings of an interface that carry weight whatever is served."""
+    """Settings of an interface that matter for every served address."""
     for setting in ("proxy_arp", "proxy_arp_pvlan"):
         if _either(seen, "ipv4", name, setting):
             text = f"{setting} is on for {name}: this node answers ARP for addresses of other machines"
@@ -225,7 +226,7 @@ def _switches(claims: Collection[Claim], seen: Snapshot, name: str) -> Iterator[
         text = f"promote_secondaries is off on {name}: to remove one address would remove others of its subnet"
         four = tuple(c.address for c in claims if c.interface == name and ":" not in c.address)[:1]
         if four:
-            # Whatever is configured by us sees to it.
+            # Configuring an address sets it.
             yield Finding("secondaries", "renew", text, four, name)
 
 
@@ -295,7 +296,7 @@ def _arp(claims: Collection[Claim], seen: Snapshot) -> Iterator[Finding]:
 
 
 def _own_source(claims: Collection[Claim], public: Collection[str], seen: Snapshot) -> Iterator[Finding]:
-    """From which source this node's own connections go out: they break when a public address moves."""
+    """The source of this node's own connections: they break when a public address moves."""
     for way in seen.ways:
         if way.source not in public:
             continue
@@ -304,7 +305,7 @@ def _own_source(claims: Collection[Claim], public: Collection[str], seen: Snapsh
             for p in seen.addresses
             if p.interface == way.interface and p.address not in public and _in(p.address, way.subnet)
         ]
-        text = f"connections of this node's own to {way.subnet} go out from the public address {way.source}"
+        text = f"this node's own connections to {way.subnet} go out from the public address {way.source}"
         ahead = tuple(
             c.address
             for c in claims
@@ -322,7 +323,7 @@ def _own_source(claims: Collection[Claim], public: Collection[str], seen: Snapsh
             yield Finding("source", "hint", text, (), way.interface, advice)
     for source in seen.far:
         if source in public and not any(way.source == source for way in seen.ways):
-            text = f"connections of this node's own beyond the routers go out from the public address {source}"
+            text = f"this node's own connections beyond the routers go out from the public address {source}"
             yield Finding("source", "warn", text, (), "", "give the default route a 'src' that is the node's own")
 
 
@@ -330,14 +331,14 @@ def _own_source(claims: Collection[Claim], public: Collection[str], seen: Snapsh
 
 
 def _highest(seen: Snapshot, family: str, name: str, setting: str) -> int:
-    """What is in force where the kernel takes the higher of ``all`` and the interface's own."""
+    """The setting in force where the kernel takes the higher of ``all`` and the interface's own."""
     return max(seen.settings.get((family, where, setting), 0) for where in ("all", name))
 
 
 def _either(seen: Snapshot, family: str, name: str, setting: str) -> bool:
-    """Whether a switch is on where either of ``all`` and the interface's own is enough."""
+    """Whether a switch is on where either ``all`` or the interface's own suffices."""
     if family == "ipv6":
-        # There the switch of ``all`` sets those of the interfaces, and only these count.
+        # Here the switch of ``all`` sets those of the interfaces; only these count.
         return bool(seen.settings.get((family, name, setting), 0))
     return bool(_highest(seen, family, name, setting))
 

@@ -1,7 +1,7 @@
-"""Remove public addresses from the machine at once, whatever interface they are on.
+"""Remove public addresses from the machine at once, from whichever interface they are on.
 
-Rules of this file: the guard runs it when a hold's deadline passes and at its own start, so it imports nothing but
-the netlink core (no asyncio, no msgspec), keeps no state and asks nobody.
+The guard runs this when a hold's deadline passes and at its own start. So this file imports only the netlink core (no
+asyncio, no msgspec), keeps no state, and waits for no other process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from locum.machine.netlink.core import NetlinkSocket
 
 
 class Removed(NamedTuple):
-    """An address that was removed; ``problem`` says why when it could not be."""
+    """An address that was found; ``problem`` is "" when it was removed, else the reason."""
 
     address: str
     bits: int
@@ -26,16 +26,16 @@ class Removed(NamedTuple):
 
 
 def remove_public(addresses: Iterable[str], interfaces: Iterable[str] | None = None) -> list[Removed]:
-    """Remove every one of ``addresses`` from every interface (or from those named), with whatever bits it has there.
+    """Remove all ``addresses`` from every interface (or from ``interfaces``), with any bits.
 
-    Other addresses stay, secondaries of a removed one included. Returns what was found. Does not stop at one that
-    cannot be removed: the caller looks at ``problem`` and tries again. Raises NetlinkError when the kernel cannot be
-    asked at all, ValueError when an address is not one (nothing is removed then).
+    Other addresses stay, secondaries of a removed one included. A failed removal does not stop the others: the caller
+    reads ``problem`` and tries again. Raises NetlinkError when the kernel does not answer, ValueError for an invalid
+    address (nothing is removed then).
     """
     wanted = {route.canonical(address) for address in addresses}
     only = None if interfaces is None else set(interfaces)
     with route.open_socket() as netlink:
-        # Usually one pass does. Another one finds what was moved or added meanwhile.
+        # Usually one pass suffices. Another one finds addresses that were moved or added meanwhile.
         results: dict[tuple[str, int, int], Removed] = {}
         for _attempt in range(3):
             found = [a for a in route.addresses(netlink) if a.address in wanted]
@@ -55,10 +55,10 @@ def remove_public(addresses: Iterable[str], interfaces: Iterable[str] | None = N
 
 
 def _promote(netlink: NetlinkSocket, indexes: set[int], names: dict[int, str]) -> None:
-    """See to it that secondaries stay when their primary goes."""
+    """Ensure that secondaries stay when their primary is removed."""
     for index in indexes:
         try:
             if not route.link(netlink, names[index]).promote:
                 route.set_promote_secondaries(netlink, index, names[index])
-        except LocumError:  # no reason to keep a public address
+        except LocumError:  # removing a public address is more important
             continue

@@ -1,14 +1,13 @@
-"""News from the kernel about links and addresses.
+"""The kernel's events about links and addresses.
 
-Rules of this file: it tells what happened, once; it does not know which addresses are ours.
+Each event is reported once. This file does not know which addresses are public.
 
-The kernel tells of a lost carrier at once, unless another link changed within the last second: then up to a second
-later (``net/core/link_watch.c``; virtual and bonded interfaces are exempt). :class:`locum.machine.links.Links` knows
-without delay.
+The kernel reports a lost carrier at once, unless another link changed within the last second: then up to a second later
+(``net/core/link_watch.c``; virtual and bonded interfaces are exempt). :class:`locum.machine.links.Links` has no delay.
 
 Renewing an address's lifetime makes the kernel send the same message as adding it, several hundred times a second on
-a busy node. So what is known is kept by the part of the message that stays the same, and a renewal costs one
-dictionary lookup and no event.
+a busy node. So known addresses are indexed by the part of the message that stays the same: a renewal costs one
+dictionary lookup and makes no event.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class LinkChanged(msgspec.Struct, frozen=True):
 
 
 class AddressAdded(msgspec.Struct, frozen=True):
-    """An address was configured, by whomever."""
+    """An address was configured, by any program."""
 
     address: str
     bits: int
@@ -45,7 +44,7 @@ class AddressAdded(msgspec.Struct, frozen=True):
 
 
 class AddressRemoved(msgspec.Struct, frozen=True):
-    """An address is gone: removed, or its lifetime ended."""
+    """An address is gone: it was removed, or its lifetime ended."""
 
     address: str
     bits: int
@@ -53,7 +52,7 @@ class AddressRemoved(msgspec.Struct, frozen=True):
 
 
 class Resync(msgspec.Struct, frozen=True):
-    """The kernel had more news than could be kept: look at everything anew."""
+    """The kernel dropped events because its buffer was full: read everything anew."""
 
 
 KernelEvent = LinkChanged | AddressAdded | AddressRemoved | Resync
@@ -62,7 +61,7 @@ KernelEvent = LinkChanged | AddressAdded | AddressRemoved | Resync
 _Key = tuple[int, str, int]
 
 
-#: Messages that are kept while the kernel is asked what is there.
+#: How many messages are kept while the kernel lists links and addresses.
 MOST_KEPT = 20_000
 
 
@@ -76,10 +75,10 @@ class Present(NamedTuple):
 class KernelMonitor:
     """Calls ``callback`` with each :data:`KernelEvent` of the network namespace in which it was started.
 
-    At the start, and after a :class:`Resync`, it must learn what is there. It does so itself, which may have to wait
-    for the kernel, unless ``learns`` is false. Then the caller calls :meth:`expect`, has :meth:`look` called where
-    waiting is allowed, and gives its result to :meth:`learn`. News that comes in between is kept until then: what was
-    listed may be older than the news, or newer.
+    At the start, and after a :class:`Resync`, it must list links and addresses. It does so itself, which may wait for
+    the kernel, unless ``learns`` is false. Then the caller calls :meth:`expect`, has :meth:`look` run where waiting is
+    allowed, and gives its result to :meth:`learn`. Events in between are kept until then: the list may be older or
+    newer than they are.
     """
 
     def __init__(self, callback: Callable[[KernelEvent], None], *, learns: bool = True) -> None:
@@ -90,11 +89,11 @@ class KernelMonitor:
         self._links: dict[int, tuple[str, bool]] = {}
         self._addresses: dict[_Key, bytes] = {}
         self._seen: set[bytes] = set()
-        # Type and payload of messages since the look under way was asked for; None without one.
+        # Type and payload of messages since the current look was requested; None without one.
         self._kept: list[tuple[int, bytes]] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin; what is there now is known and makes no events. Raises NetlinkError."""
+        """Begin; links and addresses that exist now make no events. Raises NetlinkError."""
         groups = (route.RTNLGRP_LINK, route.RTNLGRP_IPV4_IFADDR, route.RTNLGRP_IPV6_IFADDR)
         self._requests = route.open_socket()
         try:
@@ -102,7 +101,7 @@ class KernelMonitor:
                 loop, route.NETLINK_ROUTE, groups, self._readable, "cannot watch links and addresses"
             )
             if self._learns:
-                # After joining: a change in between is in both, and the second time it is nothing new.
+                # After joining: a change in between appears in both, and makes no event the second time.
                 self._learn_here()
         except BaseException:
             self.close()
@@ -116,7 +115,7 @@ class KernelMonitor:
         self._news = self._requests = None
 
     def look(self) -> Present:
-        """What is there now. Raises NetlinkError. One call at a time."""
+        """List links and addresses. Raises NetlinkError. One call at a time."""
         assert self._requests is not None
         return Present(route.links(self._requests), route.addresses(self._requests))
 
@@ -124,12 +123,12 @@ class KernelMonitor:
         self.learn(self.look())
 
     def expect(self) -> None:
-        """A look is about to begin: keep news until :meth:`learn`."""
+        """A look is about to begin: keep events until :meth:`learn`."""
         if self._kept is None:
             self._kept = []
 
     def learn(self, present: Present | None) -> None:
-        """What :meth:`look` has found is known and makes no events (None: it has failed); news since counts now."""
+        """Learn the result of :meth:`look` without events (None: it failed); then handle the events kept since."""
         if present is not None:
             links, addresses = present
             self._links = {link.ifindex: (link.name, usable(link)) for link in links}
@@ -153,7 +152,7 @@ class KernelMonitor:
                     elif len(self._kept) < MOST_KEPT:
                         self._kept.append((message.type, bytes(message.payload)))
                     else:
-                        # The kernel takes very long: what is there is listed once more.
+                        # The kernel is very slow: list everything once more.
                         self._kept.clear()
                         self._callback(Resync())
 
@@ -173,7 +172,7 @@ class KernelMonitor:
         key = (found.ifindex, found.address, found.bits)
         known = key in self._addresses
         identity = payload[: _identity_size(payload)]
-        # A change of flags (a secondary that became the primary) gives a known address another identity.
+        # Changed flags (a secondary that became the primary) change the identity of a known address.
         self._seen.discard(self._addresses.get(key, b""))
         self._seen.add(identity)
         self._addresses[key] = identity
@@ -211,6 +210,6 @@ class KernelMonitor:
 
 
 def _identity_size(payload: bytes) -> int:
-    """How much of an address message's payload stays the same in a renewal: the header and the first attributes,
-    which are the addresses (``inet_fill_ifaddr``, ``inet6_fill_ifaddr``). Lifetimes come later."""
+    """The length of the part of an address message that a renewal leaves unchanged: the header and the first
+    attributes, the addresses (``inet_fill_ifaddr``, ``inet6_fill_ifaddr``). Lifetimes come later."""
     return 24 if payload[0] == socket.AF_INET else 28

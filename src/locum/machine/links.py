@@ -1,6 +1,6 @@
 """The state of network interfaces.
 
-Rules of this file: it reads; it does not decide what a lost link means.
+This file reads; it does not decide what a lost link means.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from locum.machine.netlink.route import LinkMessage
 
 
 class LinkState(msgspec.Struct, frozen=True):
-    """An interface. ``up`` says that it can carry traffic now; ``address`` is its hardware address or ""."""
+    """An interface. ``up``: it can carry traffic now; ``address``: its hardware address or ""."""
 
     name: str
     index: int
@@ -24,8 +24,8 @@ class LinkState(msgspec.Struct, frozen=True):
 def usable(link: LinkMessage) -> bool:
     """Whether the interface can carry traffic: switched on, with carrier, and its operational state (RFC 2863) up.
 
-    Many virtual drivers never set the operational state: "unknown" counts as up when the carrier is there
-    (``Documentation/networking/operstates.rst`` says that it must).
+    Many virtual drivers never set the operational state: "unknown" counts as up when there is carrier
+    (``Documentation/networking/operstates.rst`` requires it).
     """
     return (
         bool(link.flags & route.IFF_UP)

@@ -1,7 +1,7 @@
-"""Looks at the kernel for the audit: addresses, links, local routes, ways of packets, the gate's set, settings.
+"""Read the kernel for the audit: addresses, links, local routes, routes of packets, the gate's set, settings.
 
-Rules of this file: it reads, and sends no packet. It may block (the kernel's locks, /proc), so it runs on a thread of
-its own. Whatever the kernel does not answer is left out: the audit judges what is known.
+This file reads, and sends no packet. It may block (the kernel's locks, /proc), so it runs on its own thread. Questions
+that the kernel does not answer are left out: the audit judges what is known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from locum.machine.links import usable
 from locum.machine.netlink import route, routes
 from locum.machine.netlink.core import NetlinkSocket
 
-#: What is read of /proc/sys/net/FAMILY/conf/INTERFACE.
+#: The settings read from /proc/sys/net/FAMILY/conf/INTERFACE.
 SETTINGS = {
     "ipv4": (
         "arp_ignore",
@@ -32,16 +32,16 @@ SETTINGS = {
     ),
     "ipv6": ("disable_ipv6", "drop_unsolicited_na"),
 }
-#: Destinations that stand for "beyond the routers": nothing is sent to them (RFC 5737; 2000::/3 is RFC 4291's).
+#: Destinations that represent "beyond the routers"; no packet is sent (RFC 5737; 2000::/3 is RFC 4291's).
 FAR = {int(socket.AF_INET): "198.51.100.1", int(socket.AF_INET6): "2000::1"}
-#: So many addresses without a local route are looked up one by one.
+#: At most this many addresses without a local route are looked up one by one.
 _SINGLE = 16
 _CONF = "/proc/sys/net/{family}/conf/{interface}/{name}"
 
 
 def take(claims: Collection[Claim], hosted: Collection[Hosted], gate: Gate | None = None) -> Snapshot:
-    """The kernel of the present network namespace now. ``gate`` is one of this call's own: another thread's may not be
-    used. Raises NetlinkError when the kernel cannot be asked at all."""
+    """Read the kernel of the present network namespace. ``gate`` must belong to the calling thread. Raises NetlinkError
+    when the kernel does not answer."""
     names = {name for one in hosted for name in one.interfaces} | {claim.interface for claim in claims}
     with route.open_socket() as netlink:
         links = {link.ifindex: link for link in route.links(netlink)}
@@ -87,7 +87,7 @@ def take(claims: Collection[Claim], hosted: Collection[Hosted], gate: Gate | Non
 
 
 def read_settings(interfaces: Collection[str]) -> dict[tuple[str, str, str], int]:
-    """The settings of ``interfaces`` and of "all" that the audit looks at; those that this kernel has."""
+    """The settings of ``interfaces`` and of "all" that the audit reads, as far as this kernel has them."""
     found = {}
     for family, names in SETTINGS.items():
         for interface in ("all", *interfaces):
@@ -109,7 +109,7 @@ def _gate(gate: Gate | None, interfaces: Collection[str]) -> tuple[frozenset[str
     try:
         return gate.let_through(), gate.uncovered(interfaces)
     except LocumError:
-        # The gate's own watch tells when its tables are gone.
+        # The gate's own watch reports missing tables.
         return None, ()
 
 
@@ -140,8 +140,8 @@ class _Look:
         return found
 
     def undelivered(self, claims: Collection[Claim], local: frozenset[str]) -> dict[str, str]:
-        """Claimed addresses that have no local route where it is usual, and are not delivered otherwise either (a VRF
-        has a table of its own)."""
+        """Claimed addresses without the usual local route that are not delivered by other means either (a VRF has its
+        own table)."""
         found = {}
         odd = [claim for claim in claims if claim.address not in local and claim.address in self._here]
         for claim in odd[:_SINGLE]:
@@ -180,7 +180,7 @@ class _Look:
         )
 
     def _neighbour(self, claim: Claim) -> str:
-        """An address of the claim's subnet that is not this machine's, "" when there is none."""
+        """Another machine's address in the claim's subnet, "" without one."""
         for number, address in enumerate(ipaddress.ip_network(claim.subnet).hosts()):
             if str(address) not in self._here:
                 return str(address)
@@ -196,7 +196,7 @@ class _Look:
         try:
             found = routes.lookup(self._netlink, claim.address, source, self._indexes.get(claim.interface, 0))
         except NetlinkError as error:
-            # Linux says EXDEV for rp_filter, and since 6.13 EINVAL for whatever it drops.
+            # Linux answers EXDEV for rp_filter, and since 6.13 EINVAL for every drop.
             if error.errno == errno.EXDEV or (error.errno == errno.EINVAL and self._is_filtered(claim, source)):
                 return "dropped by rp_filter", True
             if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN):
@@ -205,8 +205,8 @@ class _Look:
         return ("" if found.kind == routes.RTN_LOCAL else "the kernel would forward them"), False
 
     def _is_filtered(self, claim: Claim, source: str) -> bool:
-        """Whether ``rp_filter`` drops what comes from ``source``: in mode 1 an answer must leave by the same interface,
-        in mode 2 by any."""
+        """Whether ``rp_filter`` drops packets from ``source``: in mode 1 an answer must leave by the same interface, in
+        mode 2 by any."""
         mode = self._filter_mode(claim)
         back = self._out(source, claim.address)[0]
         return (mode == 1 and back != claim.interface) or (mode == 2 and not back)
@@ -217,7 +217,7 @@ class _Look:
         return max(self._settings.get(("ipv4", where, "rp_filter"), 0) for where in ("all", claim.interface))
 
     def _out(self, destination: str, source: str = "") -> tuple[str, str]:
-        """The interface and the source of a packet of this machine's own; "" where the kernel knows no way."""
+        """The interface and the source of a packet of this machine; "" where the kernel has no route."""
         try:
             found = routes.lookup(self._netlink, destination, source)
         except NetlinkError:

@@ -1,17 +1,16 @@
-"""Which ARP and neighbour discovery messages say something about a set of addresses: socket filters, and the reading of
-what they let through.
+"""Socket filters for the ARP and neighbour discovery messages that concern a set of addresses, and their parser.
 
-Rules of this file: pure. Messages begin with the network header (packet sockets of kind SOCK_DGRAM). A filter keeps a
-little more than needed (ranges of addresses, the last 32 bits of IPv6 ones), so the reader looks again.
+Pure. Messages begin with the network header (packet sockets of kind SOCK_DGRAM). A filter keeps slightly too much
+(ranges of addresses, only the last 32 bits of IPv6 addresses), so the parser checks again.
 
-What counts (RFC 5227, sections 2.1.1 and 2.4; RFC 4862, sections 5.4.3 and 5.4.4):
+Messages that count (RFC 5227, sections 2.1.1 and 2.4; RFC 4862, sections 5.4.3 and 5.4.4):
 
 - **use**: ARP of either kind whose sender's address is one of them; a neighbour advertisement about one of them, or a
   solicitation from one of them;
 - **probe**: an ARP request with the sender 0.0.0.0, or a solicitation from ::, for one of them: another machine is
   about to take it.
 
-What ordinary clients send, who ask for an address, is neither, and wakes no process.
+An ordinary client's request for an address is neither, and wakes no process.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _JUMP = 0x05
 _RETURN = 0x06
 _KEEP, _DROP = 0xFFFFFFFF, 0
 
-#: Ranges of addresses in one filter; what lies between close ones is kept as well when there are more.
+#: Ranges of addresses in one filter; with more, the gaps between close ranges are kept as well.
 MAX_RANGES = 64
 
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
@@ -38,7 +37,7 @@ _SOLICITATION, _ADVERTISEMENT = 135, 136
 
 
 class Heard(NamedTuple):
-    """A message about ``address``. ``mac``: the hardware address that it names as the address's (ARP), or None: the
+    """A message about ``address``. ``mac``: the hardware address that it names for the address (ARP), or None: the
     frame's own sender. ``probe``: its sender does not use the address yet."""
 
     address: str
@@ -47,7 +46,7 @@ class Heard(NamedTuple):
 
 
 def ranges(numbers: Iterable[int], limit: int = MAX_RANGES) -> list[tuple[int, int]]:
-    """At most ``limit`` ranges (first, last) that cover ``numbers``, with as little else as possible."""
+    """At most ``limit`` ranges (first, last) that cover ``numbers`` and as few others as possible."""
     ordered = sorted(set(numbers))
     if not ordered:
         return []
@@ -82,7 +81,7 @@ def neighbour_discovery(addresses: Sequence[str]) -> list[Instruction]:
         (_JUMP_EQUAL, 5, 0, _ADVERTISEMENT),
         (_JUMP_EQUAL, 1, 0, _SOLICITATION),
         (_RETURN, 0, 0, _DROP),
-        (_LOAD_WORD, 0, 0, 8),  # the source's first bits: only :: has none among those that count
+        (_LOAD_WORD, 0, 0, 8),  # the source's first bits: among those that count, only :: has zero
         (_JUMP_EQUAL, 1, 0, 0),
         (_JUMP, 0, 0, 2 + len(among)),
         (_LOAD_WORD, 0, 0, 60),  # the target
@@ -95,7 +94,7 @@ def neighbour_discovery(addresses: Sequence[str]) -> list[Instruction]:
 
 
 def _among(found: Sequence[tuple[int, int]]) -> list[Instruction]:
-    """Keep the message when the loaded word is in one of the ranges, else go on."""
+    """Keep the message when the loaded word is in one of the ranges, else continue."""
     program: list[Instruction] = []
     for first, last in found:
         program += [(_JUMP_AT_LEAST, 0, 2, first), (_JUMP_ABOVE, 1, 0, last), (_RETURN, 0, 0, _KEEP)]
@@ -103,7 +102,7 @@ def _among(found: Sequence[tuple[int, int]]) -> list[Instruction]:
 
 
 def read_arp(message: bytes) -> Heard | None:
-    """What an ARP message says; None when it says nothing that counts."""
+    """Parse an ARP message; None when it does not count."""
     if len(message) < _ARP.size:
         return None
     hardware, protocol, hlen, plen, operation, mac, source, _, target = _ARP.unpack_from(message)
@@ -115,7 +114,7 @@ def read_arp(message: bytes) -> Heard | None:
 
 
 def read_neighbour_discovery(message: bytes) -> Heard | None:
-    """What an IPv6 packet says; None when it says nothing that counts."""
+    """Parse an IPv6 packet; None when it does not count."""
     # Only a hop limit of 255 proves that it comes from this link (RFC 4861, section 7.1).
     if len(message) < 64 or message[6] != socket.IPPROTO_ICMPV6 or message[7] != 255:
         return None

@@ -1,12 +1,12 @@
-"""Other machines that have, or want, one of this node's addresses: asked before the first take, heard while held.
+"""Other machines that have, or want, one of this node's addresses: probed before the first take, heard while held.
 
-Rules of this file: it listens, asks and tells; whether an address is taken and what is done about a conflict is its
-callers' business. It never says that this node has an address: a probe has no sender (0.0.0.0, ::), so it may be sent
-while the gate is shut, and an answer to it is an answer to nobody.
+This file listens, asks and reports; its callers decide whether to take an address and how to treat a conflict. It
+never says that this node has an address: a probe has no sender (0.0.0.0, ::). So it may be sent while the gate is shut,
+and its answer updates no cache.
 
-The kernel's filters (:mod:`locum.machine.wire_filters`) let through only what is about the watched addresses, so an
-ordinary question wakes no process. A neighbour that floods us is listened to some messages at a time, with pauses: what
-the socket cannot hold meanwhile is lost, and a conflict that goes on is heard again.
+The kernel's filters (:mod:`locum.machine.wire_filters`) pass only messages about the watched addresses, so an ordinary
+request wakes no process. During a flood some messages at a time are read, with pauses: the socket loses the rest, and
+a conflict that continues is heard again.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from locum.threads import Worker
 
 _ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
 
-#: How often is asked for an address, how long between two questions, and how long an answer to the last is waited for,
-#: in seconds. RFC 5227 takes its time (3 probes within 7 s); answers come within milliseconds on a network that works.
+#: Probes for an address, the time between two, and the wait after the last, in seconds. RFC 5227 allows more time (3
+#: probes within 7 s); on a working network answers come within milliseconds.
 PROBES, PROBE_INTERVAL, PROBE_WAIT = 3, 0.08, 0.14
 #: A conflict is remembered for this long after it was last heard, in seconds.
 MEMORY = 300.0
 #: Between two defences of one address (RFC 5227, section 1.1: DEFEND_INTERVAL), in seconds.
 DEFEND_INTERVAL = 10.0
-#: How long the hardware addresses of this machine are taken to be the same, in seconds.
+#: How long the hardware addresses of this machine are cached, in seconds.
 MACS_KEPT = 0.5
-#: Messages that are read at a time, and the pause when there are more, in seconds.
+#: Messages read at a time, and the pause when there are more, in seconds.
 MESSAGES, PAUSE = 64, 0.2
 
 
 class Conflict(msgspec.Struct):
-    """Another machine that claims to have a held address: where and what was heard, when last, when we defended it."""
+    """Another machine that claims a held address: where and what was heard, when last, when this node defended it."""
 
     interface: str
     mac: str
@@ -55,16 +55,16 @@ class Conflict(msgspec.Struct):
     defended: float
 
 
-#: How long the kernel may take to send a probe or to list interfaces, in seconds; what comes later counts as not sent.
+#: Limit for the kernel to send a probe or to list interfaces, in seconds; a later probe counts as not sent.
 PATIENCE = 5.0
 
 
 def _nobody(*_: object) -> None:
-    """Nobody listens yet."""
+    """No callback is set yet."""
 
 
 class _Statement(NamedTuple):
-    """Something heard about an address that was pending or held then; it counts unless we said it ourselves."""
+    """A message about an address that was pending or held then; it counts unless this machine sent it."""
 
     address: str
     interface: str
@@ -85,7 +85,7 @@ class WireWatch:
         log: Callable[[str, str], None],
     ) -> None:
         self._changed = changed
-        # Asking the kernel for interfaces waits for whatever changes interfaces: never in the event loop.
+        # Listing interfaces waits while another program changes interfaces: never in the event loop.
         self._worker = Worker("wire")
         self._announcer = Announcer()
         self._statements: deque[_Statement] = deque(maxlen=MESSAGES * 4)
@@ -98,7 +98,7 @@ class WireWatch:
         self._netlink: NetlinkSocket | None = None
         self._watched: frozenset[str] = frozenset()
         self._ignored: frozenset[str] = frozenset()
-        # Asked for, until taken or asked for anew: address → interface; and what was heard.
+        # Probed, until taken or probed anew: address → interface; and what was heard.
         self._pending: dict[str, str] = {}
         self._found: dict[str, str] = {}
         self._held: dict[str, str] = {}
@@ -123,14 +123,14 @@ class WireWatch:
         if self._judging is not None:
             self._judging.cancel()
         self._worker.close()
-        # A thread that hangs goes on using its sockets; they end with the process.
+        # A thread that hangs still uses its sockets; they end with the process.
         if self._netlink is not None and not self._worker.busy():
             self._netlink.close()
             self._announcer.close()
         self._netlink = None
 
     def configure(self, addresses: Iterable[str], ignored: Iterable[str]) -> None:
-        """Watch ``addresses``; do not listen to the hardware addresses ``ignored`` (``aa:bb:cc:dd:ee:ff``)."""
+        """Watch ``addresses``; ignore messages from the hardware addresses ``ignored`` (``aa:bb:cc:dd:ee:ff``)."""
         self._watched = frozenset(route.canonical(address) for address in addresses)
         self._ignored = frozenset(mac.lower() for mac in ignored)
         gone = [a for a, conflict in self._conflicts.items() if conflict.mac in self._ignored or a not in self._watched]
@@ -144,9 +144,9 @@ class WireWatch:
     # -- the first time ----------------------------------------------------------------------------------------
 
     async def probe(self, items: Sequence[tuple[str, str]]) -> dict[str, str]:
-        """Ask for every (address, interface) at once; address → what was heard of another machine that has it.
+        """Probe every (address, interface) at once; address → what was heard of another machine that has it.
 
-        From now on until :meth:`holds` or :meth:`gone`, :meth:`occupant` tells who else has, or wants, the address.
+        Until :meth:`holds` or :meth:`gone`, :meth:`occupant` names another machine that has, or wants, the address.
         """
         self._catch_up()
         for address, interface in items:
@@ -157,7 +157,7 @@ class WireWatch:
             by_interface.setdefault(interface, []).append(address)
         for _ in range(PROBES):
             for interface, addresses in by_interface.items():
-                # An interface that has just gone answers nothing; the take will say so.
+                # An interface that has just gone answers nothing; the take will report it.
                 with contextlib.suppress(LocumError):
                     left = [address for address in addresses if address not in self._found]
                     await self._worker.run(f"asking on {interface}", PATIENCE, self._ask, interface, left)
@@ -169,7 +169,7 @@ class WireWatch:
         return {address: self._found[address] for address, _ in items if address in self._found}
 
     def occupant(self, address: str) -> str | None:
-        """What was heard since the probe of another machine that has ``address``, or wants it."""
+        """What was heard since the probe of another machine that has, or wants, ``address``."""
         return self._found.get(address)
 
     # -- while held ----------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class WireWatch:
         """This node has ``address`` on ``interface`` from now on."""
         self._pending.pop(address, None)
         self._found.pop(address, None)
-        # What waits to be read is of the time before, when another node of this cluster may have had it.
+        # Unread messages are older, from a time when another node of this cluster may have had it.
         self._catch_up()
         self._held[address] = interface
 
@@ -191,7 +191,7 @@ class WireWatch:
             self._changed()
 
     def warnings(self) -> tuple[str, ...]:
-        """One line for each held address that another machine claims to have as well."""
+        """One line for each held address that another machine also claims."""
         return tuple(
             f"another machine claims to have {address}, held here: hardware address {c.mac} on {c.interface}"
             for address, c in sorted(self._conflicts.items())
@@ -200,7 +200,7 @@ class WireWatch:
     # -- listening -----------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        """Have a socket for each version of IP that is watched, with a filter for the addresses."""
+        """Open a socket for each watched version of IP, with a filter for the addresses."""
         v4 = [address for address in self._watched if ":" not in address]
         v6 = [address for address in self._watched if ":" in address]
         for kind, program, wanted in (
@@ -217,7 +217,7 @@ class WireWatch:
     def _listen(self, kind: int, program: Sequence[filters.Instruction]) -> None:
         assert self._loop is not None
         try:
-            # On every interface. What it hears before it has its filter is read like the rest.
+            # On every interface. Messages that arrive before the filter is set are read like the rest.
             kinds = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             opened = socket.socket(socket.AF_PACKET, kinds, socket.htons(kind))
         except PermissionError as problem:
@@ -246,7 +246,7 @@ class WireWatch:
             self._read(kind)
 
     def _read(self, kind: int) -> bool:
-        """Read what waits, MESSAGES at most; tells whether that was all."""
+        """Read waiting messages, MESSAGES at most; whether these were all."""
         opened = self._sockets[kind]
         read = wire_filters.read_arp if kind == _ETH_P_ARP else wire_filters.read_neighbour_discovery
         for _ in range(MESSAGES):
@@ -255,7 +255,7 @@ class WireWatch:
             except BlockingIOError:
                 return True
             except OSError:
-                # ENETDOWN: an interface went down; it is told once.
+                # ENETDOWN: an interface went down; reported once.
                 continue
             heard = read(message)
             if heard is not None:
@@ -281,7 +281,7 @@ class WireWatch:
             self._judging = tasks.start(self._judge(), "judging what other machines say")
 
     async def _judge(self) -> None:
-        """Judge what was heard, knowing the hardware addresses of this machine: a bond's, a bridge's, a macvlan's."""
+        """Judge what was heard, with the current hardware addresses of this machine: bond, bridge, macvlan."""
         try:
             while self._statements:
                 if boottime() - self._macs_read >= MACS_KEPT:
@@ -331,7 +331,7 @@ class WireWatch:
         self._remember()
 
     def _remember(self) -> None:
-        """Look again when the first conflict is old enough to be forgotten."""
+        """Check again when the oldest conflict can be forgotten."""
         if self._forget is not None or self._loop is None or not self._conflicts:
             return
         oldest = min(conflict.heard for conflict in self._conflicts.values())

@@ -128,8 +128,8 @@ def test_what_the_holder_does() -> None:
 @pytest.mark.parametrize(
     ("name", "message", "complaint"),
     [
-        ("tickle", {"address": ELSEWHERE}, f"{ELSEWHERE} is not on this node; n2 serves it: ask there"),
-        ("kill", {"address": SIX}, f"{SIX} is not on this node; nobody serves it"),
+        ("tickle", {"address": ELSEWHERE}, f"{ELSEWHERE} is not on this node; run the command on n2, which serves it"),
+        ("kill", {"address": SIX}, f"{SIX} is not on this node; no node serves it"),
         ("kill", {"address": FOUR, "ports": ["445"]}, "ports are numbers from 1 to 65535"),
         ("kill", {"address": FOUR, "ports": [0]}, "ports are numbers from 1 to 65535"),
         ("kill", {}, "'None' is not an IP address"),

@@ -1,19 +1,19 @@
 """The gate: the kernel lets a public address speak only while this node's hold lasts.
 
-Rules of this file: it keeps three nftables tables (:mod:`locum.machine.gate.gate_rules`) and changes elements of their
-sets; it does not know beats, stores or claims, only slots, seconds and addresses. The argument that this keeps the
-promise (one holder) with every process dead or frozen is ``docs/enforcement.md``. No asyncio, no msgspec.
+This file keeps three nftables tables (:mod:`locum.machine.gate.gate_rules`) and changes elements of their sets. It
+knows slots, seconds and addresses, but no beats, stores or claims. ``docs/enforcement.md`` argues that the promise
+(one holder) is kept with every process dead or frozen. No asyncio, no msgspec.
 
-How it is used, for every beat::
+For every beat::
 
     armed = gate.arm(slot, hold)     # BEFORE the beat is sent: the kernel's timer runs from here
     ...                               # send the beat; the store accepts it
     gate.confirm(armed)              # carries no time: it cannot make anything last longer
 
-and for every address: configure it, :meth:`Gate.allow` it, ... :meth:`Gate.deny` it, remove it.
+For every address: configure it, :meth:`Gate.allow` it, ... :meth:`Gate.deny` it, remove it.
 
-A slot that is armed loses its confirmation, so the one that carries the present hold is not the one to arm next; the
-caller chooses (:mod:`locum.rules.hold`).
+Arming a slot clears its confirmation, so the caller (:mod:`locum.rules.hold`) must not arm the slot that carries the
+current hold.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from locum.machine.netlink.nftables import (
     compared_values,
 )
 
-#: The shortest hold that the kernel's timer can keep: below one jiffy (10 ms with HZ=100) kernels before 6.12 take
-#: the timeout as "none", and a few jiffies would be lost to rounding anyway. Seconds.
+#: The shortest hold, in seconds, that the kernel's timer can keep. Kernels before 6.12 read less than one jiffy (10 ms
+#: with HZ=100) as "no timeout", and rounding costs a few jiffies.
 SHORTEST_HOLD = 0.05
 
 #: The keys of the slot and ok sets: the constant that every judged packet has in the field that the rules look up.
@@ -79,40 +79,40 @@ _SETS6 = (
 _SIOCGIFHWADDR = 0x8927
 _ETHERNET = (1, 772)
 
-#: How long nft may take to load our rules, in seconds.
+#: Limit for nft to load the rules, in seconds.
 _LOAD_LIMIT = 30
 
-#: What a kernel says that has no nfnetlink (socket(2)), or no nf_tables behind it (nfnetlink_rcv_msg and
-#: nfnetlink_rcv_batch in net/netfilter/nfnetlink.c). In a container that holds for modules that the host did not load.
+#: The errors of a kernel without nfnetlink (socket(2)), or without nf_tables (nfnetlink_rcv_msg and nfnetlink_rcv_batch
+#: in net/netfilter/nfnetlink.c). In a container: the host has not loaded the modules.
 _NO_NFTABLES = (errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class GateUnavailable(LocumError):
-    """The gate cannot be had here: no ``nft`` program, or a kernel without nf_tables. The message says which."""
+    """There can be no gate here: no ``nft`` program, or a kernel without nf_tables. The message says which."""
 
 
 class ArmedSlot(NamedTuple):
-    """One arming of a slot; only the latest one of a slot can be confirmed."""
+    """One arming of a slot; only a slot's latest arming can be confirmed."""
 
     slot: int
     serial: int
 
 
 class SlotState(NamedTuple):
-    """A slot as the kernel has it: ``left`` are the seconds until its timer ends (0: it has ended), by the timer and
-    the wall-clock deadline, whichever is sooner."""
+    """A slot in the kernel: ``left`` is the time in seconds until its timer or its wall-clock deadline ends, whichever
+    is sooner (0: it has ended)."""
 
     left: float
     confirmed: bool
 
 
 class GateState(NamedTuple):
-    """What the kernel has now.
+    """The gate in the kernel now.
 
-    ``installed``: tables inet and arp are there and are of this version. ``egress``: the public interfaces on which
-    packet sockets are covered too; ``egress_missing``: those that exist and are not (kernels before 5.16; or
+    ``installed``: tables inet and arp exist in this version. ``egress``: the public interfaces whose packet sockets are
+    covered; ``egress_missing``: existing interfaces that are not (kernels before 5.16, or
     :meth:`Gate.ensure_interfaces` is due). ``open_for``: seconds until the gate closes unless a beat is confirmed, 0
-    when it is closed. ``refused``: packets dropped so far, per table family.
+    when closed. ``refused``: packets dropped, per table family.
     """
 
     installed: bool
@@ -126,18 +126,17 @@ class GateState(NamedTuple):
 
 
 class _Egress(NamedTuple):
-    """The egress chain of an interface. ``judged``: what its own rules compare with, the hardware addresses whose
-    frames they judge among it."""
+    """The egress chain of an interface. ``judged``: the constants in its own rules, among them the hardware addresses
+    whose frames they judge."""
 
     chain: str
     judged: frozenset[str]
 
 
 class Gate:
-    """The gate of the network namespace in which the object was created.
+    """The gate of the network namespace in which the object was created. One thread at a time may use it.
 
-    ``nft`` is the program to load rules with, None: the system's. Not for several threads at once. Raises at creation:
-    GateUnavailable, NetlinkError.
+    ``nft`` is the program that loads rules, None: the system's. Raises at creation: GateUnavailable, NetlinkError.
     """
 
     def __init__(self, nft: str | None = None) -> None:
@@ -154,7 +153,7 @@ class Gate:
         self._serials = [0] * SLOTS
         self._pending = [False] * SLOTS
 
-        #: The latest processes that have loaded rules for this object, for who watches those of others.
+        #: The latest processes that loaded rules for this object; a watch of other programs' changes ignores them.
         self.loaders: deque[int] = deque(maxlen=8)
 
     def close(self) -> None:
@@ -163,18 +162,17 @@ class Gate:
 
     @property
     def port(self) -> int:
-        """The netlink port that this object's transactions come from, for who watches those of others."""
+        """The netlink port of this object's transactions; a watch of other programs' changes ignores it."""
         return self._netfilter.port
 
-    # -- putting it there, and keeping it there --------------------------------------------------------------------
+    # -- the tables ------------------------------------------------------------------------------------------------
 
     def install(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
-        """Load the tables: closed, nothing held, whatever was there before.
+        """Load the tables in place of any others: gate closed, no address held.
 
-        ``public`` are all public addresses of the cluster that this node could ever host, ``interfaces`` the names
-        of the interfaces they live on; an interface need not exist (see :meth:`ensure_interfaces`). In one
-        transaction: there is no moment without rules. Raises GateUnavailable, PermissionRequired, NetlinkError,
-        ValueError (not an address).
+        ``public`` are all public addresses that this node could ever host, ``interfaces`` the names of their
+        interfaces, which need not exist (see :meth:`ensure_interfaces`). One transaction: the rules are never absent.
+        Raises GateUnavailable, PermissionRequired, NetlinkError, ValueError (not an address).
         """
         addresses = frozenset(route.canonical(address) for address in public)
         names = tuple(dict.fromkeys(interfaces))
@@ -185,7 +183,7 @@ class Gate:
             self._load(base + gate_rules.egress_ruleset(public4, public6, devices))
             families: tuple[int, ...] = (NFPROTO_INET, NFPROTO_ARP, NFPROTO_NETDEV)
         except GateUnavailable:
-            # Either the kernel has no egress hook, or an interface went just now: the core has to stand anyway.
+            # The kernel has no egress hook, or an interface has just disappeared: the other tables are needed anyway.
             self._load(base)
             families = (NFPROTO_INET, NFPROTO_ARP)
             self._delete_table(NFPROTO_NETDEV)
@@ -195,9 +193,9 @@ class Gate:
         self._fingerprint = self._take_fingerprint()
 
     def adopt(self, public: Iterable[str], interfaces: Iterable[str]) -> bool:
-        """Take over the tables that an earlier process of this node left, as they are: whatever slot is open stays
-        open until its own deadline, whatever is held stays held. False, and nothing is done, if they are not there
-        or of another version. Tickets of the earlier process are void. Raises GateUnavailable (a kernel without
+        """Take over the tables of an earlier process of this node unchanged: an open slot stays open until its
+        deadline, held addresses stay held. Slots that the earlier process armed can no longer be confirmed. False,
+        without any change, if the tables are absent or of another version. Raises GateUnavailable (a kernel without
         nf_tables), NetlinkError, PermissionRequired.
         """
         try:
@@ -224,8 +222,8 @@ class Gate:
         return True
 
     def judged(self) -> tuple[str, ...]:
-        """The public addresses of the tables that are in the kernel, whoever of us loaded them and of whatever version;
-        () when there are none. Raises NetlinkError, PermissionRequired."""
+        """The public addresses of the tables in the kernel, of any version and from any process; () without tables.
+        Raises NetlinkError, PermissionRequired."""
         try:
             return tuple(self._addresses("public"))
         except NetlinkError as problem:
@@ -234,7 +232,7 @@ class Gate:
             raise
 
     def let_through(self) -> frozenset[str]:
-        """The addresses that the kernel lets through now while the gate is open, in every table: whoever loaded them.
+        """The addresses that every table in the kernel lets through while the gate is open, from any process.
         Raises NetlinkError (ENOENT: the tables are gone), PermissionRequired."""
         found: frozenset[str] | None = None
         for family in (NFPROTO_INET, NFPROTO_ARP):
@@ -245,12 +243,12 @@ class Gate:
                 if family == NFPROTO_INET:
                     found = addresses if found is None else found | addresses
                 elif found is not None:
-                    # ARP knows IPv4 alone.
+                    # ARP knows only IPv4.
                     found = frozenset(a for a in found if ":" in a or a in addresses)
         return found or frozenset()
 
     def uncovered(self, interfaces: Iterable[str]) -> tuple[str, ...]:
-        """Those of ``interfaces`` that exist and have no egress chain, or one for an earlier hardware address.
+        """The existing ``interfaces`` without an egress chain, or with one for an earlier hardware address.
 
         Raises NetlinkError, PermissionRequired.
         """
@@ -258,8 +256,8 @@ class Gate:
         return tuple(device.name for device in _existing(interfaces) if not _is_covered(device, egress))
 
     def configure(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
-        """Change which addresses are public and where, without disturbing those that stay. An address that leaves
-        the set is no longer judged: remove it from the machine first. Raises NetlinkError, PermissionRequired."""
+        """Change which addresses are public and where; those that stay are not disturbed. An address that leaves the
+        set is no longer judged: remove it from the machine first. Raises NetlinkError, PermissionRequired."""
         addresses = frozenset(route.canonical(address) for address in public)
         names = tuple(dict.fromkeys(interfaces))
         what = "cannot change the gate's public addresses"
@@ -276,9 +274,9 @@ class Gate:
         self.ensure_interfaces()
 
     def ensure_interfaces(self) -> None:
-        """See to it that every public interface that exists has its egress chain, and that this judges what bears the
-        interface's present hardware address: before Linux 6.16 the kernel drops
-        the chain together with an interface. For whenever an interface has appeared. Raises NetlinkError."""
+        """Give every existing public interface its egress chain, for its present hardware address. Call it whenever an
+        interface appears: before Linux 6.16 the kernel drops the chain together with an interface. Raises
+        NetlinkError."""
         if NFPROTO_NETDEV not in self._families:
             return
         egress = self._egress()
@@ -295,8 +293,8 @@ class Gate:
                     raise
 
     def restore(self) -> None:
-        """Load the tables again after somebody has removed or changed them: closed until the next beat that is armed
-        and confirmed from now on, with the same addresses held. Raises as :meth:`install`."""
+        """Load the tables again after another program removed or changed them: closed until a beat is armed and
+        confirmed from now on, with the same addresses held. Raises as :meth:`install`."""
         held = set(self._held)
         self.install(self._public, self._interfaces)
         self.allow(held)
@@ -318,7 +316,7 @@ class Gate:
             raise
 
     def remove(self) -> None:
-        """Delete the tables: nothing is judged any more. Remove the public addresses first."""
+        """Delete the tables: packets are no longer judged. Remove the public addresses first."""
         for family in _FAMILY_NAMES:
             self._delete_table(family)
         self._held.clear()
@@ -327,14 +325,14 @@ class Gate:
     # -- the hold --------------------------------------------------------------------------------------------------
 
     def arm(self, slot: int, hold: float) -> ArmedSlot:
-        """Before a beat is sent: clear what ``slot`` was, and start the kernel's timer of ``hold`` seconds for it.
+        """Before a beat is sent: clear ``slot`` and start its kernel timer of ``hold`` seconds.
 
-        The slot opens only when the armed is confirmed, and closes no later than ``hold`` after this call began.
-        It may close two jiffies (8 ms with HZ=250) and a millisecond early, never late. Raises NetlinkError (ENOENT:
-        the tables are gone), PermissionRequired, ValueError; the beat must not be confirmed then.
+        The slot opens only when the result is confirmed, and closes no later than ``hold`` after this call began. It
+        may close two jiffies (8 ms with HZ=250) and a millisecond early, never late. Raises NetlinkError (ENOENT: the
+        tables are gone), PermissionRequired, ValueError; the beat must not be confirmed then.
         """
         if not 0 <= slot < SLOTS:
-            raise ValueError(f"there is no slot {slot}")
+            raise ValueError(f"invalid slot {slot}")
         if not hold >= SHORTEST_HOLD:
             raise ValueError(f"a hold of {hold} s is below {SHORTEST_HOLD} s, which the kernel's timer cannot keep")
         deadline = time.clock_gettime_ns(time.CLOCK_REALTIME) + int(hold * 1_000_000_000)
@@ -352,9 +350,9 @@ class Gate:
         return ArmedSlot(slot, self._serials[slot])
 
     def confirm(self, armed: ArmedSlot) -> bool:
-        """After the store accepted the beat: open the slot for what is left of its timer, if anything is left.
+        """After the store accepted the beat: open the slot for the rest of its timer, if any.
 
-        False, and nothing is done, when the slot was armed again in between or the gate was shut or loaded anew.
+        False, without any change, when the slot was armed again in between, or the gate was shut or loaded anew.
         Raises NetlinkError, PermissionRequired.
         """
         slot = armed.slot
@@ -367,7 +365,7 @@ class Gate:
         return True
 
     def shut(self) -> None:
-        """Close the gate at once; beats that are under way cannot open it any more."""
+        """Close the gate at once; a beat sent before can no longer open it."""
         self._forget_tickets()
         batch = Batch()
         for family in self._families:
@@ -377,27 +375,27 @@ class Gate:
         self._netfilter.commit(batch, "cannot shut the gate")
 
     def allow(self, addresses: Iterable[str]) -> None:
-        """From now on these addresses may speak while the gate is open. Idempotent. Raises NetlinkError,
-        PermissionRequired; of up to 500 addresses none was let through then."""
+        """Let these addresses speak while the gate is open. Idempotent. Raises NetlinkError, PermissionRequired; of up
+        to 500 addresses, a failed call let none through."""
         wanted = {route.canonical(address) for address in addresses}
         self._edit("held", wanted, "cannot let addresses through the gate", add=True)
         self._held |= wanted
 
     def deny(self, addresses: Iterable[str]) -> None:
-        """From now on these addresses are mute. Idempotent. Raises as :meth:`allow`; :meth:`restore` will not let them
-        through again in any case."""
+        """Mute these addresses. Idempotent. Raises as :meth:`allow`; even then :meth:`restore` does not let them
+        through again."""
         unwanted = {route.canonical(address) for address in addresses}
         self._held -= unwanted
         self._edit("held", unwanted, "cannot shut addresses out at the gate", add=False)
 
     @property
     def held(self) -> frozenset[str]:
-        """The addresses that may speak while the gate is open, as this object knows them (after :meth:`adopt`: as the
-        kernel had them)."""
+        """The addresses that may speak while the gate is open, as this object knows them (after :meth:`adopt`: as read
+        from the kernel)."""
         return frozenset(self._held)
 
     def state(self) -> GateState:
-        """What the kernel has now. Raises NetlinkError, PermissionRequired."""
+        """Read the gate's state from the kernel. Raises NetlinkError, PermissionRequired."""
         existing = _existing(self._interfaces)
         comments = {family: self._netfilter.table_comment(family, TABLE) for family in _FAMILY_NAMES}
         if comments[NFPROTO_INET] != gate_rules.identity() or comments[NFPROTO_ARP] != gate_rules.identity():
@@ -423,13 +421,13 @@ class Gate:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _egress(self) -> dict[str, _Egress]:
-        """Interface → its egress chain in the kernel, whichever process loaded it."""
+        """Interface → its egress chain in the kernel, from any process."""
         judged: dict[str, set[str]] = {}
         for rule in self._netfilter.rules(NFPROTO_NETDEV, TABLE):
             if gate_rules.is_egress_chain(rule.chain):
                 values = {value.hex(":") for value in compared_values(rule.expressions)}
                 judged.setdefault(rule.chain, set()).update(values)
-        # On kernels since Linux 6.16 a chain outlives its interface, and its name has the number of the first one.
+        # Since Linux 6.16 a chain outlives its interface, and its name has the number of the first one.
         return {
             name: _Egress(chain.name, frozenset(judged.get(chain.name, ())))
             for chain in self._netfilter.chains(NFPROTO_NETDEV, TABLE)
@@ -449,7 +447,7 @@ class Gate:
         self._pending = [False] * SLOTS
 
     def _edit(self, name: str, addresses: Iterable[str], what: str, *, add: bool) -> None:
-        """Add addresses to the sets of that name in every table, or delete them."""
+        """Add addresses to, or delete them from, the sets of that name in every table."""
         ordered = sorted(addresses)
         for start in range(0, len(ordered), _ADDRESSES_PER_BATCH):
             batch = Batch()
@@ -493,7 +491,7 @@ class Gate:
         return SlotState(left=min(left), confirmed=confirmed)
 
     def _take_fingerprint(self) -> object:
-        """The tables' structure as the kernel tells it; the chains of interfaces, which come and go, left out."""
+        """The tables' structure as read from the kernel, without the chains of interfaces, which come and go."""
         structure = []
         for family in self._families:
             if self._netfilter.table_comment(family, TABLE) != gate_rules.identity():
@@ -504,7 +502,7 @@ class Gate:
         return tuple(structure)
 
     def _load(self, text: str) -> None:
-        """Give ``text`` to nft, which loads it in one transaction. Raises GateUnavailable with what nft said."""
+        """Let nft load ``text`` in one transaction. Raises GateUnavailable with nft's message."""
         try:
             complaint = nft.load(text, _LOAD_LIMIT, program=self._nft, started=self.loaders.append)
         except nft.CannotRun as problem:
@@ -517,7 +515,7 @@ class Gate:
 
 
 def _unavailable(problem: NetlinkError) -> LocumError:
-    """``problem``, or GateUnavailable when it says that there is no nf_tables here."""
+    """``problem``, or GateUnavailable when it means that the kernel has no nf_tables."""
     if problem.errno in _NO_NFTABLES:
         return GateUnavailable(f"this kernel has no nf_tables: {problem}")
     return problem
@@ -529,7 +527,7 @@ def _by_family(addresses: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_covered(device: Device, egress: Mapping[str, _Egress]) -> bool:
-    """Whether the device has an egress chain, one for its present hardware address."""
+    """Whether the device has an egress chain for its present hardware address."""
     found = egress.get(device.name)
     return found is not None and (not device.hardware or device.hardware in found.judged)
 
@@ -546,7 +544,7 @@ def _existing(names: Iterable[str]) -> list[Device]:
 
 
 def _hardware_address(asker: socket.socket, name: str) -> str:
-    """The Ethernet address of an interface, "" for one of another kind. Raises OSError."""
+    """The Ethernet address of an interface, "" for another kind. Raises OSError."""
     request = name.encode()[:15].ljust(32, b"\0")
     answer = fcntl.ioctl(asker, _SIOCGIFHWADDR, request)
     kind, raw = int.from_bytes(answer[16:18], sys.byteorder), answer[18:24]

@@ -1,11 +1,11 @@
 """The nftables rules of the gate, as text that ``nft -f -`` loads and an admin reads with ``nft list ruleset``.
 
-Rules of this file: text only; the elements of the sets and when they change are :mod:`locum.machine.gate.gate`, the
-argument why these rules keep the promise is ``docs/enforcement.md``.
+Text only: :mod:`locum.machine.gate.gate` changes the elements of the sets, and ``docs/enforcement.md`` argues that
+these rules keep the promise.
 
-All three tables say the same: *what concerns a public address passes only if the address is in the "held" set and
-one of the slots is open*. A slot is open while three sets all say so: ``slot_N`` (elements that the kernel lets
-expire), ``until_N`` (wall-clock times before the deadline) and ``ok_N`` (the beat was accepted).
+All three tables say the same: *a packet that concerns a public address passes only if the address is in the "held" set
+and a slot is open*. A slot is open while three sets agree: ``slot_N`` (elements that the kernel lets expire),
+``until_N`` (wall-clock times before the deadline) and ``ok_N`` (the beat was accepted).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from locum.errors import LocumError
 
 TABLE = "locum"
 
-#: How many beats can be under way at once, each with its own slot.
+#: How many beats can be in flight at once, each with its own slot.
 SLOTS = 4
 
 _SETS = """\
@@ -30,13 +30,13 @@ _SETS = """\
 _SETS6 = """\
 	set public6 {{ type ipv6_addr;{public6} }}
 	set held6 {{ type ipv6_addr; }}
-	# The same addresses once more, as targets of neighbour discovery, which nft 1.0.6 knows as bytes only.
+	# The same addresses as targets of neighbour discovery, which nft 1.0.6 knows only as bytes.
 	set public6_target {{ typeof @th,64,128;{target6} }}
 	set held6_target {{ typeof @th,64,128; }}
 """
 
 _SETS4_BYTES = """\
-	# And as plain bytes of a frame.
+	# The same addresses as plain bytes of a frame.
 	set public4_bytes {{ typeof @ll,240,32;{bytes4} }}
 	set held4_bytes {{ typeof @ll,240,32; }}
 """
@@ -62,17 +62,17 @@ table inet locum {{
 	counter refused {{ }}
 	set interfaces {{ type ifname;{interfaces} }}
 {sets}
-	# Opens (returns) while a slot is open, else drops.
+	# Returns while a slot is open, else drops.
 {gate}
-	# Returns for frames that a bridge on this machine passes between two ports: they are not ours. With br_netfilter
-	# they come by here, without an input interface but with a link-layer header, which what is made here lacks yet.
+	# Returns for frames that a bridge on this machine passes between two ports. With br_netfilter they pass here,
+	# without an input interface but with a link-layer header. Packets made on this machine have no such header yet.
 	chain bridged {{
 		meta iif != 0 counter name "refused" drop
 		@ll,48,48 != 0 return
 		counter name "refused" drop
 	}}
-	# From a public address that is not configured here. What merely passes through on its way from the node that
-	# holds it is none of our business: routed, it comes in from the public network. All else is not to wear it.
+	# From a public address that is not configured here. Packets routed from the node that holds the address come in
+	# from the public network and pass. No other packet may have this source.
 	chain foreign {{
 		iifname @interfaces return
 		goto bridged
@@ -87,12 +87,12 @@ table inet locum {{
 		fib saddr type != local goto foreign
 		counter name "refused" drop
 	}}
-	# Neighbour advertisements about a public address, whoever they are from (the target is 8 bytes into ICMPv6).
+	# Neighbour advertisements about a public address, from any sender (the target is 8 bytes into ICMPv6).
 	chain advertise6 {{
 		@th,64,128 @held6_target goto gate
 		goto bridged
 	}}
-	# After source NAT, so that answers of a service behind address translation are seen with the address they wear.
+	# After source NAT: answers of a service behind address translation already have their public source.
 	chain leave {{
 		type filter hook postrouting priority 300; policy accept;
 		ip saddr @public4 jump from4
@@ -163,22 +163,22 @@ table netdev locum {{
 		ip saddr @public4 jump from4
 		ip6 saddr @public6 jump from6
 		icmpv6 type nd-neighbor-advert @th,64,128 @public6_target jump advertise6
-		# Once more by the bytes that neighbours will read: behind VLAN tags (one of VLAN 0 is only a priority), and
-		# whatever protocol the sender told the kernel.
+		# Once more by the bytes that neighbours read: behind VLAN tags (a tag of VLAN 0 is only a priority), and
+		# whichever protocol the sender named to the kernel.
 		jump frame0
 	}}
-	# What a socket of this network namespace sent (a rule about the owner matches nothing that has none): a packet
-	# socket goes past the tables inet and arp. The base chains judge what bears the device's own hardware address, too:
-	# the kernel's own answers have no owner, and one that waits for its neighbour to be found leaves long after the
-	# other tables have judged it. What other stacks send through the same device under addresses of their own
-	# (macvlan, bridged containers and virtual machines) is theirs.
+	# Frames that a socket of this network namespace sent (a rule about the owner matches no frame without one): a
+	# packet socket bypasses the tables inet and arp. The base chains also judge frames with the device's own hardware
+	# address: the kernel's own answers have no owner, and an answer that waits for its neighbour's resolution leaves
+	# long after the other tables judged it. Frames that other stacks (macvlan, bridged containers and virtual
+	# machines) send through the device with their own addresses pass.
 	chain judge {{
 		meta skuid != 4294967295 jump sent
 	}}
 {chains}}}
 """
 
-# A frame with {depth} tags; one tag more moves all that follows by its four bytes. Offsets are in bits of the frame.
+# A frame with {depth} tags; each tag moves what follows by four bytes. Offsets are in bits of the frame.
 _FRAME = """\
 	chain frame{depth}_arp {{
 		@ll,{arp_source},32 @held4_bytes goto gate
@@ -206,7 +206,7 @@ _FRAME = """\
 
 #: EtherTypes of tags that Linux knows (``eth_type_vlan``): 802.1Q and 802.1ad.
 TAG_TYPES = (0x8100, 0x88A8)
-#: Tags in a frame that the rules look behind: one, and two as of 802.1ad ("QinQ").
+#: How many tags the rules look behind: two, as of 802.1ad ("QinQ").
 TAG_DEPTH = 2
 
 _EGRESS = """\
@@ -222,7 +222,7 @@ _EGRESS_PREFIX = "egress-"
 
 
 class Device(NamedTuple):
-    """An interface that exists: its index, its name, its hardware address (``02:00:5e:00:53:01``; "" without one)."""
+    """An existing interface: index, name, hardware address (``02:00:5e:00:53:01``; "" without one)."""
 
     number: int
     name: str
@@ -240,10 +240,10 @@ def is_egress_chain(name: str) -> bool:
 
 
 def _quotable(interface: str) -> str:
-    """The name of an interface as nft(8) may have it between quotes, where nothing can be escaped.
+    """The name of an interface as nft(8) accepts it between quotes, which allow no escapes.
 
-    Raises LocumError for one that would end there: the kernel allows it, and a container can give it to a device that
-    comes back from it.
+    Raises LocumError for a name with a quote: the kernel allows it, and a container can give it to a device that it
+    hands back.
     """
     if not interface.isprintable() or set('"\\*') & set(interface):
         raise LocumError(f"the packet filter cannot have an interface called {interface!r}: rename it (ip link set)")
@@ -291,7 +291,7 @@ def _frame(depth: int) -> str:
 
 
 def identity() -> str:
-    """What marks the tables of this version of the rules; it is their comment."""
+    """The mark of the tables of this version of the rules; it is their comment."""
     parts = (
         _SETS,
         _SETS6,
@@ -312,7 +312,7 @@ def identity() -> str:
 
 
 def ruleset(public4: Sequence[str], public6: Sequence[str], interfaces: Sequence[str]) -> str:
-    """Tables ``inet`` and ``arp``, in place of any that are there: nothing held, no slot open.
+    """Tables ``inet`` and ``arp``, in place of existing ones: no address held, no slot open.
 
     ``interfaces`` are the names of the public interfaces; they need not exist.
     """
@@ -329,7 +329,7 @@ def ruleset(public4: Sequence[str], public6: Sequence[str], interfaces: Sequence
 
 
 def egress_ruleset(public4: Sequence[str], public6: Sequence[str], devices: Sequence[Device]) -> str:
-    """Table ``netdev``, in place of one that is there, on interfaces that exist."""
+    """Table ``netdev``, in place of an existing one, on interfaces that exist."""
     bytes4 = (f"0x{socket.inet_aton(address).hex()}" for address in public4)
     sets = _SETS.format(public4=_elements(public4)) + _sets6(public6) + _SETS4_BYTES.format(bytes4=_elements(bytes4))
     netdev = _NETDEV.format(
@@ -344,7 +344,7 @@ def egress_ruleset(public4: Sequence[str], public6: Sequence[str], devices: Sequ
 
 
 def egress_addition(device: Device) -> str:
-    """One more interface for the netdev table that is there."""
+    """One more interface for the existing netdev table."""
     return f"table netdev {TABLE} {{\n{_egress(device)}}}\n"
 
 
@@ -358,10 +358,10 @@ def _own(device: Device) -> str:
 
 
 def egress_hardware(chain: str, device: Device) -> str:
-    """The interface has ``chain`` and another hardware address now. What bears the earlier one stays judged."""
+    """A rule for an interface that has ``chain`` and a new hardware address. The earlier address stays judged."""
     return f"insert rule netdev {TABLE} {chain} {_own(device)}\n"
 
 
 def replace(family: str) -> str:
-    """Delete the table if it is there; in one transaction with what follows."""
+    """Delete the table if it exists; in one transaction with the text that follows."""
     return f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n"

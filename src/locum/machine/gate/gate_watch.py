@@ -1,11 +1,10 @@
-"""News that somebody else changed nftables: a firewall reload may have taken the gate's tables along.
+"""Detect that another program changed nftables: a firewall reload may have removed the gate's tables.
 
-Rules of this file: it looks and tells; restoring is the caller's decision
-(:meth:`locum.machine.gate.gate.Gate.restore`).
+This file looks and reports; the caller decides to restore (:meth:`locum.machine.gate.gate.Gate.restore`).
 
-Listening for deletions of our tables would be no simpler: the kernel packs several messages into one, and the gate's
-own transactions, several a second, make most of them. After every transaction there is one message of its own
-(``NFT_MSG_NEWGEN``) that carries the netlink port of who made it; a socket filter lets only those of others through.
+Listening for deletions of the gate's tables would not be simpler: the kernel packs several messages into one, and most
+come from the gate's own transactions, several a second. After every transaction the kernel sends one
+``NFT_MSG_NEWGEN`` message with the netlink port of the program; a socket filter passes only those of other programs.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from locum.errors import LocumError
 from locum.machine.netlink import core, filters, nftables
 from locum.machine.netlink.subscription import Subscription
 
-#: Seconds between two looks at the tables when others change nftables all the time.
+#: Seconds between two looks at the tables while other programs change nftables continuously.
 _INTERVAL = 0.05
-#: Changes of others that are remembered, and programs that are named at once.
+#: How many changes of other programs are remembered, and how many programs are named at once.
 _REMEMBERED, _NAMED = 32, 3
-#: How the processes of a node are called, and with them their threads: the guard waits for nftables' lock as well.
+#: The prefix of names of a node's processes and their threads: the guard waits for nftables' lock as well.
 _OWN_NAME = "locum-"
 
 
@@ -34,7 +33,7 @@ class Watched(Protocol):
 
     @property
     def port(self) -> int:
-        """The netlink port of own transactions, which are no news."""
+        """The netlink port of own transactions, which are ignored."""
         ...
 
     def verify(self) -> tuple[str, ...]:
@@ -45,9 +44,9 @@ class Watched(Protocol):
 class GateWatch:
     """Calls ``on_damage(problems)`` when the tables of ``gate`` are no longer as it left them.
 
-    ``problems`` is one line each, as ``gate.verify`` returns. The first look comes at once. ``verify`` is called
-    instead of that method, so that the caller's thread for the gate does it. ``loaders``: processes of this node's that
-    load rules, whatever they are called.
+    ``problems`` has one line each, as ``gate.verify`` returns. The first look comes at once. ``verify`` is called
+    instead of that method, so that it can run on the caller's thread for the gate. ``loaders``: processes of this node
+    that load rules, under any name.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class GateWatch:
         self._dirty = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin, in the present network namespace, which is to be the gate's. Raises NetlinkError."""
+        """Begin, in the present network namespace, which must be the gate's. Raises NetlinkError."""
         self._news = Subscription(
             loop,
             nftables.NETLINK_NETFILTER,
@@ -91,7 +90,7 @@ class GateWatch:
         self._news = self._loop = self._next_look = None
 
     def other(self, since: float) -> str:
-        """The programs, none of this node's own, that changed nftables since then (monotonic clock), the latest first:
+        """The programs of others that changed nftables since then (monotonic clock), the latest first:
         ``nft (process 123) or iptables-nft (process 124)``. "" when there are none."""
         found = dict.fromkeys(text for changed, text in reversed(self._others) if changed >= since)
         return " or ".join(list(found)[:_NAMED])

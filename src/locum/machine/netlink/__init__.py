@@ -1,1 +1,1 @@
-"""Netlink, as far as Locum needs it: framing in :mod:`locum.machine.netlink.core`, a file per family of messages."""
+"""The parts of netlink that Locum needs: framing in :mod:`locum.machine.netlink.core`, a file per message family."""

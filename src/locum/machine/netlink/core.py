@@ -1,11 +1,11 @@
 """Raw netlink: sockets, messages, attributes, acknowledgements, dumps.
 
-Rules of this file: it knows the framing that all netlink families share (RFC 3549; ``include/uapi/linux/netlink.h``)
-and nothing of what any family means by a message. Everything is synchronous: the kernel works a request off inside
-``sendmsg`` and its answer is queued when that call returns. No asyncio, no msgspec: the guard and the command line
-import this file, and it must cost them next to nothing.
+This file knows the framing that all netlink families share (RFC 3549; ``include/uapi/linux/netlink.h``), and not the
+meaning of any family's messages. It is synchronous: the kernel carries out a request inside ``sendmsg`` and has queued
+its answer when that call returns. No asyncio, no msgspec: the guard and the command line import this file, which must
+cost them almost no time.
 
-A socket belongs to the network namespace in which it was created, wherever its process goes afterwards.
+A socket belongs to the network namespace in which it was created, even if its process changes namespaces.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ HEADER_SIZE = _HEADER.size
 
 #: The kernel fills dump buffers of at most 32 KiB, or the size of the last buffer that the reader offered.
 _RECEIVE_SIZE = 65536
-#: No answer is ever late (see above); this keeps a kernel bug from hanging the agent for good: 5 s.
+#: An answer is never late (see above); this limit, 5 s, keeps a kernel bug from hanging the agent for ever.
 _ANSWER_TIMEOUT = struct.pack("@ll", 5, 0)
-#: So many acknowledgements fit in the smallest default receive buffer (212,992 bytes; one counts for about 1.3 KiB).
+#: How many acknowledgements fit in the smallest default receive buffer (212,992 bytes; each takes about 1.3 KiB).
 _MAX_UNREAD_ACKS = 64
 _DUMP_ATTEMPTS = 8
 
 
 class Message(NamedTuple):
-    """One netlink message: its type, flags, sequence number and what follows the header."""
+    """One netlink message: type, flags, sequence number and the payload after the header."""
 
     type: int
     flags: int
@@ -112,7 +112,7 @@ def iterate(payload: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def parse(payload: bytes, offset: int = 0) -> dict[int, bytes]:
-    """The attributes in ``payload`` by type; of several with one type the last."""
+    """The attributes in ``payload`` by type; of several with one type, the last."""
     return dict(iterate(payload, offset))
 
 
@@ -160,10 +160,10 @@ def acknowledgement(message: Message) -> tuple[int, str]:
 
 
 class NetlinkSocket:
-    """A netlink socket for requests. Not for several threads at once.
+    """A netlink socket for requests. One thread at a time may use it.
 
-    ``receive_buffer`` is what to ask for in bytes; without the privilege to exceed the system's maximum the
-    kernel gives that maximum.
+    ``receive_buffer`` is the wanted size in bytes; without the privilege to exceed the system's maximum the kernel
+    gives that maximum.
     """
 
     def __init__(self, family: int, *, receive_buffer: int = 1 << 20) -> None:
@@ -176,10 +176,10 @@ class NetlinkSocket:
             for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
                 try:
                     self._socket.setsockopt(SOL_NETLINK, option, 1)
-                except OSError:  # a kernel older than the option: its answers say less, that is all
+                except OSError:  # an older kernel: its answers are only less detailed
                     pass
             self._socket.bind((0, 0))
-            # SO_RCVTIMEO and not settimeout(), which would poll before each receive.
+            # SO_RCVTIMEO instead of settimeout(), which would poll before each receive.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_TIMEOUT)
         except BaseException:
             self._socket.close()
@@ -208,7 +208,7 @@ class NetlinkSocket:
         return self._socket
 
     def next_sequence(self, count: int = 1) -> int:
-        """Reserve ``count`` sequence numbers; the first of them."""
+        """Reserve ``count`` sequence numbers and return the first."""
         first = self._sequence + 1
         self._sequence = (self._sequence + count) & 0x7FFFFFFF
         return first
@@ -216,14 +216,14 @@ class NetlinkSocket:
     def request(self, kind: int, flags: int, payload: bytes, what: str) -> None:
         """Send one request and wait for its acknowledgement.
 
-        ``what`` says in the error what was asked for. Raises NetlinkError, PermissionRequired.
+        ``what`` names the request in errors. Raises NetlinkError, PermissionRequired.
         """
         number, detail = self.request_many([Request(kind, flags, payload)])[0]
         if number:
             raise error(number, what, detail)
 
     def request_many(self, requests: Sequence[Request]) -> list[tuple[int, str]]:
-        """Send ``requests`` in as few system calls as their answers allow; the kernel carries each out on its own.
+        """Send ``requests`` in as few system calls as their answers allow; each succeeds or fails separately.
 
         Returns for each (errno as a positive number or 0, the kernel's explanation or "").
         Raises NetlinkError (ENOBUFS) when answers were lost: the requests may have been carried out.
@@ -252,7 +252,7 @@ class NetlinkSocket:
         return [result for result in results if result is not None]
 
     def dump(self, kind: int, payload: bytes, what: str, flags: int = NLM_F_DUMP) -> list[Message]:
-        """Every message of a dump. One that the kernel marks as interrupted by a change is asked for again.
+        """Every message of a dump. A dump that a change interrupted is requested again.
 
         Raises NetlinkError, PermissionRequired.
         """
@@ -263,7 +263,7 @@ class NetlinkSocket:
         raise NetlinkError(f"{what}: the table keeps changing while it is read", errno.EAGAIN)
 
     def get(self, kind: int, payload: bytes, what: str, flags: int = 0) -> Message:
-        """Send a request that is answered by one message (a "get" of one object). Raises as :meth:`dump`."""
+        """Send a request whose answer is one message (a "get" of one object). Raises as :meth:`dump`."""
         self.drain()
         sequence = self.next_sequence()
         self._send(pack(Request(kind, flags, payload), sequence))
@@ -314,11 +314,11 @@ class NetlinkSocket:
         try:
             self._socket.send(data)
         except OSError as problem:
-            raise error(problem.errno or errno.EIO, "the kernel did not take a netlink request") from problem
+            raise error(problem.errno or errno.EIO, "the kernel did not accept a netlink request") from problem
 
     def receive(self) -> list[Message]:
         """The messages of the next datagram from the kernel; waits for it (Python repeats a call that a signal
-        interrupted). Raises NetlinkError: ENOBUFS when answers were lost, ETIMEDOUT when there is none."""
+        interrupted). Raises NetlinkError: ENOBUFS when answers were lost, ETIMEDOUT without an answer."""
         while True:
             try:
                 data, sender = self._socket.recvfrom(_RECEIVE_SIZE)
@@ -326,11 +326,11 @@ class NetlinkSocket:
                 raise NetlinkError("the kernel did not answer a netlink request", errno.ETIMEDOUT) from None
             except OSError as problem:
                 raise error(problem.errno or errno.EIO, "cannot read a netlink answer") from problem
-            if sender[0] == 0:  # any process may send to our port; only the kernel's port is 0
+            if sender[0] == 0:  # any process can send to this port; only the kernel's port is 0
                 return list(messages(data))
 
     def drain(self) -> None:
-        """Throw away what an earlier, broken-off exchange left: an unfinished dump refuses the next one (EBUSY)."""
+        """Discard the rest of an interrupted exchange: an unfinished dump refuses the next one (EBUSY)."""
         while True:
             try:
                 self._socket.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
@@ -342,7 +342,7 @@ class NetlinkSocket:
 
 
 def widen(sock: socket.socket, receive_buffer: int) -> None:
-    """Give ``sock`` a receive buffer of that many bytes, or as much as this process may have."""
+    """Give ``sock`` a receive buffer of that many bytes, or the most that this process may have."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
     except OSError:

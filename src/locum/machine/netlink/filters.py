@@ -1,7 +1,7 @@
-"""Socket filters (classic BPF) for netlink sockets: the kernel drops what would only wake us to throw it away.
+"""Socket filters (classic BPF) for netlink sockets: the kernel drops messages that would only be discarded here.
 
-Rules of this file: a filter sees a message from its netlink header on and says how much of it to keep: all or none.
-Loads of two and four bytes read in network order; the netlink header is in the machine's own.
+A filter sees a message from its netlink header on and keeps all or none of it. Loads of two and four bytes read in
+network order; the netlink header is in the machine's order.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def attach(sock: socket.socket, program: Sequence[Instruction]) -> None:
 
 
 def _as_loaded(value: int, size: int) -> int:
-    """What a network-order load makes of ``value`` stored in the machine's order."""
+    """The result of a network-order load of ``value`` stored in the machine's order."""
     return int.from_bytes(value.to_bytes(size, sys.byteorder), "big")
 
 
 def type_from_others(kind: int, port: int) -> list[Instruction]:
-    """Keep messages of type ``kind`` that were caused by a netlink port other than ``port``.
+    """Keep messages of type ``kind`` that a netlink port other than ``port`` caused.
 
     In ``struct nlmsghdr`` the type is at 4, and the port at 12.
     """
@@ -55,10 +55,10 @@ def type_from_others(kind: int, port: int) -> list[Instruction]:
 
 
 def listening_inet_sockets() -> list[Instruction]:
-    """Keep ``struct inet_diag_msg`` of sockets that have a port of their own and no peer: (former) listeners.
+    """Keep ``struct inet_diag_msg`` of sockets with a local port and no peer: (former) listeners.
 
     The structure follows the netlink header; its ports, at 4 and 6, are in network order, the peer's address is at
-    24. A connection that was reset has lost its peer's port (``tcp_disconnect``), not the address.
+    24. A connection that was reset has lost its peer's port (``tcp_disconnect``), but not the address.
     """
     peer_words = (40, 44, 48, 52)
     program: list[Instruction] = [(_LOAD_HALF, 0, 0, 20), (_JUMP_EQUAL, 3 + 2 * len(peer_words), 0, 0)]

@@ -1,11 +1,11 @@
 """inet_diag: TCP sockets in bulk, filtered inside the kernel, and their destruction.
 
-Rules of this file: layouts and constants of ``include/uapi/linux/inet_diag.h`` and ``sock_diag.h``; it knows no
-public address. Made for ten thousand sockets: what is dumped is taken apart a datagram at a time, in C.
+This file has layouts and constants of ``include/uapi/linux/inet_diag.h`` and ``sock_diag.h``; it knows no public
+address. It is made for ten thousand sockets: dumps are decoded a datagram at a time, in C.
 
-One dump covers both families: the request in its old form (``TCPDIAG_GETSOCK``) takes "any family", which the new
-form refuses, and the kernel's table of connections is then walked once and not twice (1 ms each time, even when
-nothing is found).
+One dump covers both families: the old form of the request (``TCPDIAG_GETSOCK``) accepts "any family", which the new
+form refuses. The kernel then walks its table of connections once instead of twice (1 ms each time, even when it finds
+no socket).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _JUMP = 1
 _OPERATION = struct.Struct("=BBH")
 _CONDITION = struct.Struct("=BBxxi")
 
-#: More alternatives than this are not worth the kernel's time for each socket: leave the condition out and choose.
+#: With more alternatives the kernel spends too long on each socket: leave the condition out and select here.
 MOST_ALTERNATIVES = 64
 
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -53,8 +53,8 @@ _RECEIVE_SIZE = 65536
 
 
 class Found(NamedTuple):
-    """A socket: family (AF_), state, its identity (``struct inet_diag_sockid``, 48 bytes) as the kernel tells it, and
-    the inode of its file, 0 when no process has it."""
+    """A socket: family (AF_), state, its identity from the kernel (``struct inet_diag_sockid``, 48 bytes), and the
+    inode of its file, 0 when no process has it."""
 
     family: int
     state: int
@@ -63,27 +63,27 @@ class Found(NamedTuple):
 
     @property
     def port(self) -> int:
-        """The port on this side."""
+        """The local port."""
         return int.from_bytes(self.identity[:2], "big")
 
     @property
     def peer_port(self) -> int:
-        """The port on the other side."""
+        """The peer's port."""
         return int.from_bytes(self.identity[2:4], "big")
 
     @property
     def address(self) -> bytes:
-        """The address on this side, 4 or 16 bytes; that of an IPv4 connection of an IPv6 socket is 4 bytes long."""
+        """The local address, 4 or 16 bytes; 4 for an IPv4 connection of an IPv6 socket."""
         return _address(self.family, self.identity[4:20])
 
     @property
     def peer(self) -> bytes:
-        """The address on the other side, likewise."""
+        """The peer's address, in the same form."""
         return _address(self.family, self.identity[20:36])
 
     @property
     def cookie(self) -> int:
-        """What tells the socket from a later one with the same addresses and ports."""
+        """The number that distinguishes the socket from a later one with the same addresses and ports."""
         low, high = struct.unpack_from("=II", self.identity, 40)
         return int(low | high << 32)
 
@@ -106,7 +106,7 @@ def condition(addresses: Iterable[bytes] | None = None, ports: Iterable[int] | N
     """A filter program: local address among ``addresses`` (4 or 16 bytes each) and local port among ``ports``.
 
     None means any. An IPv4 address also means the IPv4 connections of IPv6 sockets. Parts with too many alternatives
-    are left out, so the caller looks again at what it gets. b"" is no filter at all.
+    are left out, so the caller checks each result again. b"" is no filter.
     """
     groups = []
     if addresses is not None:
@@ -125,11 +125,11 @@ def _host(address: bytes) -> bytes:
 
 
 def _any_of(alternatives: Sequence[bytes], rest: int) -> bytes:
-    """Go on with the ``rest`` bytes that follow when one of ``alternatives`` holds, else refuse.
+    """Continue with the ``rest`` bytes that follow when one of ``alternatives`` holds, else refuse.
 
-    A step of the program says how many bytes to go on by when its condition holds (always the next step: the kernel
-    checks that these lead to the end) and when not. Exactly at the end the socket is taken; four bytes behind it is
-    refused (``inet_diag_bc_run``, ``inet_diag_bc_audit`` in net/ipv4/inet_diag.c).
+    A step of the program says how many bytes to advance when its condition holds (always to the next step: the kernel
+    checks that these lead to the end) and when it does not. A jump exactly to the end accepts the socket; four bytes
+    further refuses it (``inet_diag_bc_run``, ``inet_diag_bc_audit`` in net/ipv4/inet_diag.c).
     """
     parts: list[bytes] = []
     behind = 0  # bytes from the end of the step to the end of this group
@@ -139,13 +139,13 @@ def _any_of(alternatives: Sequence[bytes], rest: int) -> bytes:
         if behind == 0:
             step = _OPERATION.pack(_S_COND, size, size + rest + 4) + argument
         else:
-            # When it holds, the next step jumps over the other alternatives; when not, that step is jumped over.
+            # When it holds, the next step jumps over the other alternatives; if not, that step is skipped.
             jump = _OPERATION.pack(_JUMP, _OPERATION.size, _OPERATION.size + behind)
             step = _OPERATION.pack(_S_COND, size, size + _OPERATION.size) + argument + jump
         parts.append(step)
         behind += len(step)
     if not parts:
-        # No alternative: nothing can match. A jump to the place of refusal.
+        # Without alternatives no socket matches: jump to the place of refusal.
         return _OPERATION.pack(_JUMP, _OPERATION.size, _OPERATION.size + rest + 4)
     return b"".join(reversed(parts))
 
@@ -154,16 +154,16 @@ def _any_of(alternatives: Sequence[bytes], rest: int) -> bytes:
 
 
 def states(*numbers: int) -> int:
-    """The set of states with these numbers, as the kernel wants it."""
+    """The set of states with these numbers, in the kernel's form."""
     return sum(1 << number for number in set(numbers))
 
 
-#: A socket in a dump: the fields of :class:`Found` as a plain tuple, which costs less.
+#: A socket in a dump: the fields of :class:`Found` as a plain tuple, which is cheaper.
 Record = tuple[int, int, bytes, int]
 
 
 def dump(netlink: NetlinkSocket, wanted: int, program: bytes = b"") -> Iterator[list[Record]]:
-    """The TCP sockets in the ``wanted`` states that ``program`` takes, in pieces of some hundred.
+    """The TCP sockets in the ``wanted`` states that ``program`` accepts, in batches of some hundred.
 
     Raises NetlinkError, PermissionRequired.
     """
@@ -178,7 +178,7 @@ def dump(netlink: NetlinkSocket, wanted: int, program: bytes = b"") -> Iterator[
     while True:
         data = _receive(netlink)
         size, _, _, answered = _HEADER.unpack_from(data) if len(data) >= _HEADER.size else (0, 0, 0, 0)
-        # Sockets of one kind and state have messages of one length. Then the whole datagram is an array.
+        # Sockets of one kind and state have messages of equal length: the whole datagram is an array.
         if answered == sequence and size >= _RECORD_SIZE and len(data) % size == 0:
             layout = layouts.get(size)
             if layout is None:
@@ -221,11 +221,11 @@ def _receive(netlink: NetlinkSocket) -> bytes:
 
 
 def destroy(netlink: NetlinkSocket, sockets: Iterable[Found]) -> list[int]:
-    """Have the kernel abort ``sockets`` (``SOCK_DESTROY``): their processes see ECONNABORTED, their peers a reset if
-    it gets through. Returns for each an errno, or 0.
+    """Let the kernel abort ``sockets`` (``SOCK_DESTROY``): their processes see ECONNABORTED; their peers receive a
+    reset if the packet gets through. Returns for each an errno, or 0.
 
-    ENOENT: it had gone. EOPNOTSUPP: the kernel cannot (built without CONFIG_INET_DIAG_DESTROY; before 6.0 also for
-    sockets in TIME_WAIT). Raises NetlinkError when the kernel cannot be asked.
+    ENOENT: the socket was gone. EOPNOTSUPP: the kernel cannot (built without CONFIG_INET_DIAG_DESTROY; before 6.0 also
+    for sockets in TIME_WAIT). Raises NetlinkError when the kernel does not answer.
     """
     requests = [
         Request(

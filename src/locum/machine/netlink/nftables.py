@@ -1,10 +1,9 @@
 """nf_tables over raw netlink: atomic batches of set element changes, and dumps of what is loaded.
 
-Rules of this file: layouts and constants of ``include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h``; it does not
-know any table of ours. Rules are loaded by the ``nft`` program from text that an admin can read; only what has to be
-quick goes this way.
+This file has layouts and constants of ``include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h``; it does not know
+Locum's tables. The ``nft`` program loads rules, from text that an admin can read; only quick changes are made here.
 
-A batch is one transaction: all of it takes effect at once, or nothing does.
+A batch is one transaction: all of it takes effect at once, or none.
 """
 
 from __future__ import annotations
@@ -63,22 +62,22 @@ _ELEMENTS_PER_MESSAGE = 1000
 
 
 class Generation(NamedTuple):
-    """Who made a transaction: the process's number and name."""
+    """The author of a transaction: the process's number and name."""
 
     pid: int
     name: str
 
 
 def parse_generation(payload: bytes) -> Generation:
-    """The news that the kernel sends after a transaction (``nf_tables_fill_gen_info`` in nf_tables_api.c)."""
+    """The message that the kernel sends after a transaction (``nf_tables_fill_gen_info`` in nf_tables_api.c)."""
     attributes = core.parse(payload, _NFGENMSG.size)
     pid = attributes.get(_GENERATION_PID, b"")
     return Generation(_BE32.unpack(pid)[0] if len(pid) == 4 else 0, core.text(attributes.get(_GENERATION_NAME, b"")))
 
 
 class Element(NamedTuple):
-    """An element of a set. ``expires``: milliseconds until it does, None when it does not; ``interval_end``: it ends
-    an interval, exclusively."""
+    """An element of a set. ``expires``: milliseconds left, None without a timeout; ``interval_end``: it ends an
+    interval, exclusively."""
 
     key: bytes
     expires: int | None
@@ -104,7 +103,7 @@ class Rule(NamedTuple):
 
 
 def compared_values(expressions: bytes) -> list[bytes]:
-    """The constants that fields of a packet have to equal for the rule (``nft_cmp_dump``, net/netfilter/nft_cmp.c)."""
+    """The constants that fields of a packet must equal for the rule (``nft_cmp_dump``, net/netfilter/nft_cmp.c)."""
     found = []
     for _, expression in core.iterate(expressions):
         parts = core.parse(expression)
@@ -123,12 +122,12 @@ class Batch:
         self.requests: list[Request] = []
 
     def flush(self, family: int, table: str, name: str) -> Batch:
-        """Remove every element of a set. An empty set is no error, and neither are elements that have expired but
-        still wait for the kernel's garbage collector (deleting such a one by its key would be)."""
+        """Remove every element of a set. Accepts an empty set, and expired elements that still wait for the kernel's
+        garbage collector (deleting such an element by its key would fail)."""
         return self._change(_DELSETELEM, family, table, name, ())
 
     def add(self, family: int, table: str, name: str, keys: Iterable[bytes], *, timeout: int | None = None) -> Batch:
-        """Add elements, ``timeout`` in milliseconds. One that is there stays as it is, old timeout included."""
+        """Add elements, ``timeout`` in milliseconds. An existing element keeps its old timeout."""
         extra = b"" if timeout is None else core.attribute(_ELEMENT_TIMEOUT, _BE64.pack(timeout))
         return self._change(_NEWSETELEM, family, table, name, [_element(key, extra) for key in keys])
 
@@ -138,10 +137,10 @@ class Batch:
         return self._change(_NEWSETELEM, family, table, name, [_element(bytes(len(limit)), b""), _element(limit, end)])
 
     def delete(self, family: int, table: str, name: str, keys: Iterable[bytes]) -> Batch:
-        """Delete elements (without timeouts); those that are absent are no error.
+        """Delete elements (without timeouts); absent ones are accepted.
 
-        The kernel refuses to delete what is absent, and only knows how not to since Linux 6.3; so each is added
-        first, which does nothing when it is there. Nobody ever sees it: the batch takes effect as a whole.
+        Kernels before Linux 6.3 refuse to delete an absent element. So each is added first, which does nothing when it
+        is present. Nothing observes the addition: the batch takes effect as a whole.
         """
         elements = [_element(key, b"") for key in keys]
         if elements:
@@ -150,16 +149,16 @@ class Batch:
         return self
 
     def delete_table(self, family: int, table: str) -> Batch:
-        """Delete a table with all that is in it; absent is no error (it is added first, as above)."""
+        """Delete a table with its contents; an absent table is accepted (it is added first, as above)."""
         payload = _NFGENMSG.pack(family, 0, 0) + core.string(_TABLE_NAME, table)
         for kind in (_NEWTABLE, _DELTABLE):
             self.requests.append(Request((_SUBSYSTEM << 8) | kind, 0, payload))
         return self
 
     def own_table(self, family: int, table: str) -> Batch:
-        """Create a table that belongs to the socket (``NFT_TABLE_F_OWNER``, since Linux 5.12): no other can change or
-        flush it, and it goes with the socket. A table of that name that is there is an error: EEXIST, or EPERM when it
-        has another owner."""
+        """Create a table that belongs to the socket (``NFT_TABLE_F_OWNER``, since Linux 5.12): no other socket can
+        change or flush it, and it ends with the socket. An existing table of that name is an error: EEXIST, or EPERM
+        when it has another owner."""
         payload = _NFGENMSG.pack(family, 0, 0) + core.string(_TABLE_NAME, table)
         payload += core.attribute(_TABLE_FLAGS, _BE32.pack(_FLAG_OWNER))
         flags = core.NLM_F_CREATE | core.NLM_F_EXCL
@@ -169,7 +168,7 @@ class Batch:
     def _change(self, kind: int, family: int, table: str, name: str, elements: Sequence[bytes]) -> Batch:
         flags = core.NLM_F_CREATE if kind == _NEWSETELEM else 0
         head = _NFGENMSG.pack(family, 0, 0) + core.string(_LIST_TABLE, table) + core.string(_LIST_SET, name)
-        if not elements and kind == _DELSETELEM:  # no list at all means every element
+        if not elements and kind == _DELSETELEM:  # without a list the kernel would delete every element
             self.requests.append(Request((_SUBSYSTEM << 8) | kind, flags, head))
         for start in range(0, len(elements), _ELEMENTS_PER_MESSAGE):
             part = core.nested(_LIST_ELEMENTS, *elements[start : start + _ELEMENTS_PER_MESSAGE])
@@ -194,11 +193,11 @@ class NftSocket:
         self._netlink.close()
 
     def commit(self, batch: Batch, what: str) -> None:
-        """Carry out ``batch``, whole or not at all; ``what`` says in the error what was attempted.
+        """Carry out ``batch``, whole or not at all; ``what`` names the attempt in errors.
 
         A batch is one ``sendmsg``, which the default send buffer limits to some 200,000 bytes.
 
-        When this returns the packets that follow see the change. Raises NetlinkError (ENOENT: no such table or set),
+        When this returns, all later packets see the change. Raises NetlinkError (ENOENT: no such table or set) and
         PermissionRequired, both meaning that nothing was changed; NetlinkError with ENOBUFS or ETIMEDOUT when the
         kernel's answer was lost.
         """
@@ -210,8 +209,8 @@ class NftSocket:
         frame = _NFGENMSG.pack(0, 0, _SUBSYSTEM)
         parts = [core.pack(Request(_BATCH_BEGIN, 0, frame), first)]
         for number, request in enumerate(batch.requests, first + 1):
-            # One acknowledgement is enough: the kernel reports every error, before the acknowledgement that is
-            # last in the list (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c), and one error undoes the batch.
+            # One acknowledgement suffices: the kernel reports every error before the acknowledgement that is last in
+            # the list (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c), and one error undoes the batch.
             flags = request.flags | (core.NLM_F_ACK if number == last else 0)
             parts.append(core.pack(Request(request.type, flags, request.payload), number))
         parts.append(core.pack(Request(_BATCH_END, 0, frame), last + 1))
@@ -231,17 +230,17 @@ class NftSocket:
                     return
 
     def table_comment(self, family: int, table: str) -> str | None:
-        """The comment of a table, "" when it has none; None when there is no such table."""
+        """The comment of a table, "" without one; None without such a table."""
         attributes = self._table(family, table)
         if attributes is None:
             return None
         data = attributes.get(_TABLE_USERDATA, b"")
-        # libnftnl's own encoding: type (0 is the comment), length, text with its zero.
+        # libnftnl's own encoding: type (0 is the comment), length, zero-terminated text.
         return core.text(data[2 : 2 + data[1]]) if len(data) >= 2 and data[0] == 0 else ""
 
     def table_owner(self, family: int, table: str) -> int | None:
-        """The netlink port that owns a table, usually the number of a process; None when there is no such table, or
-        it has no owner."""
+        """The netlink port that owns a table, usually the number of a process; None without such a table or without an
+        owner."""
         owner = (self._table(family, table) or {}).get(_TABLE_OWNER)
         return None if owner is None else int(_BE32.unpack(owner)[0])
 
@@ -294,14 +293,14 @@ class NftSocket:
         ]
 
     def sets(self, family: int, table: str) -> list[str]:
-        """The names of a table's sets. Raises NetlinkError (ENOENT) when there is no such table."""
+        """The names of a table's sets. Raises NetlinkError (ENOENT) without such a table."""
         return [
             core.text(attributes.get(_SET_NAME, b""))
             for attributes in self._list(_GETSET, family, core.string(_SET_TABLE, table), "sets")
         ]
 
     def elements(self, family: int, table: str, name: str) -> list[Element]:
-        """The elements of a set. Raises NetlinkError (ENOENT) when there is no such set."""
+        """The elements of a set. Raises NetlinkError (ENOENT) without such a set."""
         wanted = core.string(_LIST_TABLE, table) + core.string(_LIST_SET, name)
         found = []
         for attributes in self._list(_GETSETELEM, family, wanted, f"elements of set {name!r}"):
@@ -309,7 +308,7 @@ class NftSocket:
                 parts = core.parse(element)
                 key = core.parse(parts.get(_ELEMENT_KEY, b"")).get(_DATA_VALUE, b"")
                 flags = _BE32.unpack(parts[_ELEMENT_FLAGS])[0] if _ELEMENT_FLAGS in parts else 0
-                # A timeout is told when it is not the set's own, what is left always.
+                # The timeout is present unless it is the set's own; the time left always is.
                 left = parts.get(_ELEMENT_EXPIRATION)
                 expires = None if left is None else _BE64.unpack(left)[0]
                 found.append(Element(key, expires, bool(flags & _ELEMENT_INTERVAL_END)))

@@ -1,7 +1,7 @@
-"""rtnetlink: links and addresses as the kernel tells them, and the messages that change addresses.
+"""rtnetlink: the kernel's messages about links and addresses, and the messages that change addresses.
 
-Rules of this file: layouts and constants of ``include/uapi/linux/{rtnetlink,if_link,if_addr}.h``, nothing about
-public addresses. What it returns are plain named tuples; flags are the kernel's.
+This file has layouts and constants of ``include/uapi/linux/{rtnetlink,if_link,if_addr}.h`` and knows nothing of public
+addresses. It returns plain named tuples; flags are the kernel's.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ _AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 class LinkMessage(NamedTuple):
     """An interface: number, name, ``IFF_`` flags, ``IF_OPER_`` state, hardware address (raw), ``ARPHRD_`` kind.
 
-    ``promote`` is the interface's own ``promote_secondaries``, None where it has no IPv4 part; ``forwards6`` says
-    whether it is an IPv6 router's. ``master`` is the number of the interface that it is a port of (bridge, bond, VRF),
-    0: of none; ``driver`` is what kind of virtual interface it is itself ("bridge", "vrf" ...), or "".
+    ``promote`` is the interface's own ``promote_secondaries``, None without an IPv4 part; ``forwards6``: it is an IPv6
+    router's. ``master`` is the number of the interface that it is a port of (bridge, bond, VRF), 0 for none; ``driver``
+    is its kind of virtual interface ("bridge", "vrf" ...), or "".
     """
 
     ifindex: int
@@ -83,7 +83,7 @@ class LinkMessage(NamedTuple):
 
 class AddressMessage(NamedTuple):
     """An address on an interface. ``valid`` and ``preferred`` are whole seconds, None when they never end; ``flags``
-    are ``IFA_F_``; ``peer`` is the other end's address on a point-to-point configuration, else None."""
+    are ``IFA_F_``; ``peer`` is the other end of a point-to-point configuration, else None."""
 
     family: int
     ifindex: int
@@ -108,7 +108,7 @@ def family_of(address: str) -> int:
 
 
 def packed(address: str) -> bytes:
-    """``address`` in network order. Raises ValueError when it is not one."""
+    """``address`` in network order. Raises ValueError for an invalid address."""
     try:
         return socket.inet_pton(family_of(address), address)
     except OSError:
@@ -116,7 +116,7 @@ def packed(address: str) -> bytes:
 
 
 def canonical(address: str) -> str:
-    """The one spelling of ``address`` (:mod:`locum.hosts`). Raises ValueError when it is not one."""
+    """The canonical spelling of ``address`` (:mod:`locum.hosts`). Raises ValueError for an invalid address."""
     return hosts.address(address)
 
 
@@ -153,7 +153,7 @@ def parse_link(payload: bytes) -> LinkMessage | None:
 
 
 def _setting(families: dict[int, bytes], family: int, array: int, place: int) -> bool | None:
-    """One of the switches in /proc/sys/net/ipv[46]/conf/<interface>, from the array that a link message carries."""
+    """A switch of /proc/sys/net/ipv[46]/conf/<interface>, from the array in a link message."""
     settings = core.parse(families.get(family, b"")).get(array, b"")
     if len(settings) < 4 * place + 4:
         return None
@@ -168,8 +168,8 @@ def links(sock: NetlinkSocket) -> list[LinkMessage]:
 
 
 def link(sock: NetlinkSocket, name: str) -> LinkMessage:
-    """One interface, in the socket's namespace. Raises NetlinkError (ENODEV when there is none of that name)."""
-    # The kernel takes no name longer than 15 bytes, and answers ERANGE.
+    """One interface, in the socket's namespace. Raises NetlinkError (ENODEV without an interface of that name)."""
+    # The kernel accepts names of at most 15 bytes, and answers ERANGE.
     wanted = name.encode()[:16]
     request = (
         _IFINFO.pack(0, 0, 0, 0, 0)
@@ -188,8 +188,8 @@ def link(sock: NetlinkSocket, name: str) -> LinkMessage:
 
 
 def set_promote_secondaries(sock: NetlinkSocket, index: int, name: str) -> None:
-    """Switch the interface's ``promote_secondaries`` on. By netlink, so that it also works where /proc/sys is
-    read-only (containers). Raises NetlinkError, PermissionRequired."""
+    """Switch the interface's ``promote_secondaries`` on. Netlink also works where /proc/sys is read-only (containers).
+    Raises NetlinkError, PermissionRequired."""
     setting = core.attribute(_IPV4_DEVCONF_PROMOTE_SECONDARIES, _U32.pack(1))
     inet = core.nested(_AF_INET, core.nested(_IFLA_INET_CONF, setting))
     request = _IFINFO.pack(0, 0, index, 0, 0) + core.nested(_IFLA_AF_SPEC, inet)
@@ -207,8 +207,8 @@ def parse_address(payload: bytes) -> AddressMessage | None:
     if family not in (_AF_INET, _AF_INET6):
         return None
     attributes = core.parse(payload, _IFADDR.size)
-    # On point-to-point links IFA_ADDRESS is the peer and IFA_LOCAL the address; else they are the same (IPv4), or
-    # only IFA_ADDRESS is there (IPv6).
+    # On point-to-point links IFA_ADDRESS is the peer and IFA_LOCAL the address; else they are equal (IPv4), or only
+    # IFA_ADDRESS is present (IPv6).
     raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
     if raw is None or len(raw) != (4 if family == _AF_INET else 16):
         return None
@@ -240,7 +240,7 @@ def addresses(sock: NetlinkSocket, index: int = 0, family: int = 0) -> list[Addr
     try:
         answer = sock.dump(RTM_GETADDR, request, "cannot list the addresses")
     except NetlinkError as problem:
-        if problem.errno == errno.ENODEV:  # strict checking tells of an interface that has just gone
+        if problem.errno == errno.ENODEV:  # with strict checking: an interface has just disappeared
             return []
         raise
     found = (parse_address(message.payload) for message in answer if message.type == RTM_NEWADDR)
@@ -261,8 +261,8 @@ def new_address(
 ) -> Request:
     """The request that adds an address, or sets its lifetimes when the interface has it with these bits.
 
-    Without ``NLM_F_CREATE`` too the kernel adds an address that is not there (``inet_rtm_newaddr``,
-    ``inet6_rtm_newaddr`` do not look at that flag): there is no request that only renews.
+    Even without ``NLM_F_CREATE`` the kernel adds an absent address (``inet_rtm_newaddr``, ``inet6_rtm_newaddr`` ignore
+    that flag): it has no request that only renews.
     """
     raw = packed(address)
     parts = [
@@ -278,7 +278,7 @@ def new_address(
 
 
 def delete_address(address: str, bits: int, index: int, peer: str | None = None) -> Request:
-    """The request that removes an address from an interface; for IPv4 the kernel wants the ``peer``, if any, too."""
+    """The request that removes an address from an interface; for IPv4 the kernel also needs the ``peer``, if any."""
     payload = (
         _IFADDR.pack(family_of(address), bits, 0, 0, index)
         + core.attribute(_IFA_LOCAL, packed(address))
@@ -288,5 +288,5 @@ def delete_address(address: str, bits: int, index: int, peer: str | None = None)
 
 
 def delete_found(found: AddressMessage) -> Request:
-    """The request that removes an address that was listed."""
+    """The request that removes a listed address."""
     return delete_address(found.address, found.bits, found.ifindex, found.peer)

@@ -1,7 +1,7 @@
-"""rtnetlink: which way a packet takes, and which addresses are this machine's own, as the kernel tells them.
+"""rtnetlink: the kernel's answers about the route of a packet and about this machine's own addresses.
 
-Rules of this file: layouts and constants of ``include/uapi/linux/rtnetlink.h``, nothing about public addresses. A
-look-up sends nothing; it asks what the kernel would do, policy rules and reverse path filter included.
+This file has layouts and constants of ``include/uapi/linux/rtnetlink.h`` and knows nothing of public addresses. A
+look-up sends no packet; it asks how the kernel would route one, with policy rules and reverse path filter.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _U32 = struct.Struct("=I")
 
 
 class Route(NamedTuple):
-    """A route, or what a look-up found: ``kind`` is ``RTN_``, ``ifindex`` the interface's (0: none), ``source`` the
-    address that the machine's own packets would have ("" when the kernel does not tell)."""
+    """A route, or the result of a look-up: ``kind`` is ``RTN_``, ``ifindex`` the interface's (0: none), ``source`` the
+    source of the machine's own packets ("" when the kernel does not report it)."""
 
     kind: int
     destination: str
@@ -36,8 +36,8 @@ class Route(NamedTuple):
 
 
 def lookup(sock: NetlinkSocket, destination: str, source: str = "", arrives_on: int = 0) -> Route:
-    """The way of a packet to ``destination``: sent from here (from ``source``, if given), or one of another machine
-    that arrives on the interface with that index.
+    """The route of a packet to ``destination``: sent from here (from ``source``, if given), or by another machine
+    when it arrives on the interface with that index.
 
     Raises NetlinkError with the kernel's reason: ENETUNREACH, EHOSTUNREACH, EXDEV (dropped by ``rp_filter``), EINVAL.
     """
@@ -49,9 +49,9 @@ def lookup(sock: NetlinkSocket, destination: str, source: str = "", arrives_on: 
         payload += core.attribute(_RTA_SRC, packed(source))
     if arrives_on:
         payload += core.attribute(_RTA_IIF, _U32.pack(arrives_on))
-    found = _parse(sock.get(RTM_GETROUTE, payload, f"cannot look up the way to {destination}").payload)
+    found = _parse(sock.get(RTM_GETROUTE, payload, f"cannot look up the route to {destination}").payload)
     if found is None:
-        raise NetlinkError(f"the kernel's answer for the way to {destination} cannot be read", errno.EIO)
+        raise NetlinkError(f"the kernel's answer for the route to {destination} cannot be read", errno.EIO)
     return found
 
 

@@ -1,6 +1,6 @@
-"""sock_diag: which TCP sockets the kernel has.
+"""sock_diag: the kernel's TCP sockets.
 
-Rules of this file: layouts and constants of ``include/uapi/linux/{sock_diag,inet_diag}.h``; it acts on nothing.
+This file has layouts and constants of ``include/uapi/linux/{sock_diag,inet_diag}.h``; it only reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NETLINK_SOCK_DIAG = 4
 
 SOCK_DIAG_BY_FAMILY = 20
 
-#: Groups that hear of every TCP socket that is destroyed.
+#: The group that reports every destroyed TCP socket.
 SKNLGRP_INET_TCP_DESTROY = 1
 SKNLGRP_INET6_TCP_DESTROY = 3
 
@@ -32,7 +32,7 @@ _MESSAGE = struct.Struct("=BBBB2s2s16s16sIIIIIIII")
 
 class TcpSocket(NamedTuple):
     """A TCP socket: family (AF_), state (``TCP_``), its own and its peer's address and port (0: none), whether it
-    is an IPv6 socket that takes no IPv4 (``only6``), the inode of its file (0: none any more)."""
+    is an IPv6 socket that accepts no IPv4 (``only6``), the inode of its file (0 when it has none)."""
 
     family: int
     state: int
@@ -50,7 +50,7 @@ def open_socket() -> NetlinkSocket:
 
 
 def parse(payload: bytes) -> TcpSocket | None:
-    """The socket in a message's payload; None when it is not one of IP."""
+    """The socket in a message's payload; None for other families than IP."""
     if len(payload) < _MESSAGE.size:
         return None
     family, state, _timer, _retransmits, sport, dport, source, destination, *rest = _MESSAGE.unpack_from(payload)

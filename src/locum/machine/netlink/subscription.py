@@ -1,6 +1,6 @@
-"""News that the kernel sends to multicast groups, read by an event loop.
+"""Messages that the kernel sends to multicast groups, read by an event loop.
 
-Rules of this file: bytes and the loss of them; what they mean is for the subscriber.
+This file knows bytes and their loss; the subscriber knows their meaning.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from locum.machine.netlink import core, filters
 if TYPE_CHECKING:
     import asyncio
 
-#: Bytes of news that the kernel keeps for us while we are busy with something else.
+#: Bytes of messages that the kernel keeps while the process is busy.
 _BUFFER = 4 << 20
 _PER_WAKE_UP = 512
 _KERNEL = 0
@@ -24,8 +24,8 @@ _KERNEL = 0
 class Subscription:
     """Membership of multicast groups of a netlink family, in the present network namespace, until :meth:`close`.
 
-    ``on_readable`` is called by ``loop`` when there is news, and then takes it with :meth:`news`. ``what`` is done with
-    it is for messages. ``program``: a socket filter, so that what nobody wants wakes nobody. Raises NetlinkError.
+    ``loop`` calls ``on_readable`` when there are messages, which :meth:`news` then returns. ``what`` names the
+    subscription in errors. ``program``: a filter, so that unwanted messages wake no process. Raises NetlinkError.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Subscription:
         loop.add_reader(sock.fileno(), on_readable)
 
     def news(self) -> Iterator[bytes | None]:
-        """What has come, oldest first, up to some number of messages; None where the kernel had to drop some.
+        """The messages that have arrived, oldest first, up to a limit; None where the kernel dropped some.
 
         Ends when the subscription is closed meanwhile.
         """
@@ -77,7 +77,7 @@ class Subscription:
                 yield data
 
     def close(self) -> None:
-        """Leave. Idempotent."""
+        """Leave the groups. Idempotent."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
