@@ -148,7 +148,7 @@ def test_a_removed_node_comes_back_as_it_was_configured(lab: Lab) -> None:
     locum(lab, "n1", "node", "remove", "n3")
     assert "n3" not in {node.name for node in lab.status("n1").nodes}
     for command in (("disable", "n3"), ("enable", "n3"), ("remove", "n3"), ("ban", "n3")):
-        assert "no node is called 'n3'" in locum(lab, "n1", "node", *command, status=2)
+        assert "unknown node 'n3'" in locum(lab, "n1", "node", *command, status=2)
     assert "n3" in locum(lab, "n1", "ip", "move", "10.77.0.2", "n3", status=2)
     lab.start_daemon("n3")
     lab.wait_served()

@@ -211,7 +211,7 @@ def adoption_of_the_dead(patch: Patch) -> None:
 
     def lose(self: Membership, why: str) -> None:
         original(self, why)
-        if "agent before this one" in why:
+        if "previous agent" in why:
             self._parts.serving.local.clear()
             self._parts.context.effects.clear()
 

@@ -1,7 +1,7 @@
 """The one activity of a node: an event, or the take, release or update of an address.
 
-Rules of this file: at most one activity is under way, because events must not overlap (I5). It knows neither why an
-activity was started nor what its end means; the part that starts it brings a function for that.
+Rules of this file: at most one activity is under way, because events must not overlap (I5). It knows neither the reason
+of an activity nor the meaning of its end; the part that starts the activity passes a function for that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Activity:
         return self._request
 
     def cancel(self) -> None:
-        """Ask for the early end of the activity under way. Only ``startup`` and ``monitor`` are ever cancelled."""
+        """Ask the activity under way to end early. Only ``startup`` and ``monitor`` are ever cancelled."""
         if self.name is not None and not self.cancelling:
             self.cancelling = True
             self._context.emit(CancelActivity(self._request))

@@ -1,11 +1,11 @@
 """Admin commands as pure functions: a view and a request in, a conditional commit out.
 
-Rules of this file: no I/O. Every command is one commit whose conditions are what it looked at, so that it either
-does what its message says or, when something changed meanwhile, nothing; the caller then asks again with the newer
-view (:data:`TRIES` times). What cannot be done is a UsageError that says why and what could be.
+Rules of this file: no I/O. Every command is one commit, conditional on everything that the command looked at. So the
+command either does what its message says or, after a concurrent change, nothing; the caller then asks again with the
+newer view (:data:`TRIES` times). An impossible command raises a UsageError with the reason and the alternatives.
 
-No command can leave the cluster stuck: what they write are wishes (``admin/``, ``prefer/``, ``tunable/``), which the
-plan obeys where it can; :class:`WaitFor` only watches, for a bounded time.
+No command can leave the cluster stuck. Commands write wishes (``admin/``, ``prefer/``, ``tunable/``), which the plan
+obeys where it can; :class:`WaitFor` only watches, for a bounded time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from locum.rules.schema import SETTLED, AdminRecord, PreferRecord, TunableRecord
 from locum.rules.view import Versioned, View
 from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Operation, Put
 
-#: How often a caller tries when the commit is refused because something changed meanwhile.
+#: Number of attempts of a caller when the commit is refused because of a concurrent change.
 TRIES = 5
-#: How long a command waits for its effect unless it says otherwise, and the longest that it may ask for, in seconds.
+#: How long a command waits for its effect by default, and the upper limit, in seconds.
 DEFAULT_WAIT, LONGEST_WAIT = 20.0, 600.0
-#: Longest ban by an admin, in seconds; for longer there is ``stop``.
+#: Longest ban by an admin, in seconds; for an unlimited time, use ``stop``.
 LONGEST_BAN = 30 * 86400.0
 
 Command = Literal[
@@ -49,9 +49,9 @@ Command = Literal[
 
 
 class AdminRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an admin asks for; ``docs/commands.md`` says which fields each command needs.
+    """An administrator's command; ``docs/commands.md`` says which fields each command needs.
 
-    ``node`` empty means the node that answers. ``name`` and ``value`` are a tunable's. ``seconds`` is for ``ban``
+    An empty ``node`` means the node that answers. ``name`` and ``value`` are a tunable's. ``seconds`` is for ``ban``
     (None: RecoveryBanPeriod). ``wait``: how long to wait for the effect, in seconds.
     """
 
@@ -65,8 +65,10 @@ class AdminRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WaitFor(msgspec.Struct, frozen=True):
-    """The effect that a command waits for: ``node`` serves all of ``addresses`` (``served``), or has given them up and
-    whoever is to serve them now does (``moved``). At most ``seconds``.
+    """The effect that a command waits for, at most ``seconds``.
+
+    ``served``: ``node`` serves all of ``addresses``. ``moved``: ``node`` has given them up and their new nodes serve
+    them.
     """
 
     kind: Literal["served", "moved"]
@@ -75,11 +77,11 @@ class WaitFor(msgspec.Struct, frozen=True):
     seconds: float
 
     def missing(self, view: View) -> list[str]:
-        """The addresses for which it has not happened yet; empty: done."""
+        """The addresses for which the effect has not happened yet; empty when done."""
         return [address for address in self.addresses if not self._done(view, address)]
 
     def hopeless(self, view: View) -> str | None:
-        """Why there is no use in waiting any longer, if so."""
+        """Why waiting longer is useless; None while it is not."""
         if self.kind != "served":
             return None
         health = current_health(view, self.node)
@@ -87,7 +89,7 @@ class WaitFor(msgspec.Struct, frozen=True):
             return f"{self.node} has left the cluster"
         admin = view.admin.get(self.node)
         if admin is not None and (admin.record.disabled or admin.record.stopped or admin.record.banned_until):
-            return f"{self.node} was disabled, stopped or banned meanwhile"
+            return f"{self.node} has been disabled, stopped or banned since"
         for address in self.missing(view):
             if address in health.occupied:
                 return f"{self.node} does not take {address}: {health.occupied[address]}"
@@ -95,7 +97,7 @@ class WaitFor(msgspec.Struct, frozen=True):
                 return f"{self.node} could not take {address}: {health.refused[address]}"
             pinned = view.prefer.get(address)
             if pinned is None or pinned.record.node != self.node:
-                return f"{address} was moved elsewhere, or back, meanwhile"
+                return f"another command has since moved {address} elsewhere, or back"
         return None
 
     def pending(self, view: View, wall: float) -> str:
@@ -117,7 +119,7 @@ class WaitFor(msgspec.Struct, frozen=True):
             return False
         if holder is not None:
             return serving
-        # Nobody has it: that is the end of it only when the plan, as carried out, gives it to nobody.
+        # Without a holder, the move is complete only when the plan, as carried out, gives the address to no node.
         plan = view.plan.record if view.plan is not None else None
         if plan is None:
             return True
@@ -125,10 +127,10 @@ class WaitFor(msgspec.Struct, frozen=True):
 
 
 class AdminChange(msgspec.Struct, frozen=True):
-    """What to commit for a command, and what to say.
+    """The commit of a command, and its messages.
 
-    Without ``operations`` everything is so already and nothing needs to be committed. ``message`` is true once the
-    commit was accepted (and ``wait`` is over); ``warnings`` are for the admin to know.
+    Without ``operations`` the state is already as requested and no commit is needed. ``message`` is true once the
+    commit was accepted (and ``wait`` is over); ``warnings`` are shown to the admin.
     """
 
     conditions: tuple[Condition, ...]
@@ -143,12 +145,12 @@ class AdminChange(msgspec.Struct, frozen=True):
 
     @property
     def commit(self) -> Commit:
-        """The write itself."""
+        """The commit."""
         return Commit(self.conditions, self.operations)
 
 
 def parse_request(message: Mapping[str, object]) -> AdminRequest:
-    """The request in a control message (its ``op`` is ignored). Raises UsageError, saying what is wrong with it."""
+    """The request in a control message (its ``op`` is ignored). Raises UsageError for an invalid one."""
     fields = {name: value for name, value in message.items() if name != "op"}
     try:
         return msgspec.convert(fields, AdminRequest)
@@ -157,9 +159,10 @@ def parse_request(message: Mapping[str, object]) -> AdminRequest:
 
 
 def plan_command(view: View, request: AdminRequest, *, local: str, wall: float) -> AdminChange:
-    """What ``request`` means in ``view``. ``local``: the node that answers; ``wall``: unix time in seconds.
+    """The change that ``request`` requires in ``view``.
 
-    Raises UsageError when it cannot be done, with the reason.
+    ``local``: the node that answers; ``wall``: unix time in seconds. Raises UsageError with the reason when the command
+    cannot be carried out.
     """
     if not view.loaded:
         raise UsageError("this node has not read the store yet: try again, or see 'locum status'")
@@ -169,9 +172,9 @@ def plan_command(view: View, request: AdminRequest, *, local: str, wall: float) 
 
 
 def default_tunables(view: View, values: Mapping[str, int | float]) -> AdminChange | None:
-    """The commit that sets the tunables of a configuration which nobody has set yet; None when there is none.
+    """The commit that sets those tunables of a configuration that are not set yet; None when all are set.
 
-    At most as many as a commit holds; ask again after it.
+    It sets at most as many as a commit can hold; call again after it.
     """
     absent = [name for name in sorted(values) if view.revision_of(f"tunable/{name}") == 0][:MAX_OPERATIONS]
     if not absent:
@@ -184,7 +187,7 @@ def default_tunables(view: View, values: Mapping[str, int | float]) -> AdminChan
 
 
 class _Task:
-    """One request in its view, with what several commands ask of both."""
+    """One request in its view, and the look-ups that several commands share."""
 
     def __init__(self, view: View, request: AdminRequest, local: str, wall: float) -> None:
         self.view = view
@@ -194,7 +197,7 @@ class _Task:
 
     @property
     def known(self) -> set[str]:
-        """Every node that the store knows, also those whose record cannot be read."""
+        """Every node that the store knows, including those with an unreadable record."""
         corrupt = {key.partition("/")[2] for key in self.view.corrupt if key.startswith("node/")}
         return {*self.view.nodes, *self.view.members, *corrupt}
 
@@ -203,11 +206,11 @@ class _Task:
         name = self.request.node or self.local
         if name in self.known:
             return name
-        # Numbers are what ``ctdb -n`` takes; accepted wherever no node has that very name.
+        # ``ctdb -n`` takes numbers, so a number is accepted unless a node has it as its name.
         owner = self.view.numbers.get(name)
         if owner is not None and owner.record.node in self.known:
             return owner.record.node
-        raise UsageError(f"no node is called {name!r}: the nodes are {names(sorted(self.known)) or 'not known yet'}")
+        raise UsageError(f"unknown node {name!r}: the nodes are {names(sorted(self.known)) or 'not known yet'}")
 
     def address(self) -> str:
         """The public address that the request is about, in its canonical form."""
@@ -241,7 +244,7 @@ def _canonical(text: str) -> str | None:
 def _write_admin(
     task: _Task, node: str, new: AdminRecord, message: str, *, leaves: bool = False, warnings: Iterable[str] = ()
 ) -> AdminChange:
-    """Put ``new`` at the node's admin key. ``leaves``: the node gives up its addresses by it, which is waited for."""
+    """Put ``new`` at the node's admin key. ``leaves``: the node gives up its addresses; the command waits for it."""
     view = task.view
     notes = list(warnings)
     wait = None
@@ -257,13 +260,13 @@ def _write_admin(
     key = f"admin/{node}"
     if new == task.admin(node) and key not in view.corrupt:
         return AdminChange((), (), message, tuple(notes), wait)
-    # The node key: a node that is removed meanwhile must not get an admin record back.
+    # The condition on the node key: a node that is removed concurrently must not get an admin record back.
     conditions = (view.condition(key), view.condition(f"node/{node}"))
     return AdminChange(conditions, (Put(key, schema.encode(new)),), message, tuple(notes), wait)
 
 
 def _losses(task: _Task, node: str, new: AdminRecord) -> list[str]:
-    """What the cluster could serve worse, or not at all, with the admin record of ``node`` being ``new``."""
+    """Warnings about service that is reduced or lost while the admin record of ``node`` is ``new``."""
     what_if = copy.copy(task.view)
     what_if.admin = {**task.view.admin, node: Versioned(new, 0)}
     before, after = task.situation(), task.situation(what_if)
@@ -282,7 +285,7 @@ def _healthy(view: View, node: str) -> bool:
 
 
 def _but_still(task: _Task, node: str, new: AdminRecord) -> list[str]:
-    """What keeps ``node`` from serving although the command worked."""
+    """The remaining reasons that keep ``node`` from serving after the command."""
     notes = []
     if new.banned_until > task.wall:
         left = new.banned_until - task.wall
@@ -352,13 +355,13 @@ def _unban(task: _Task) -> AdminChange:
     new = msgspec.structs.replace(old, banned_until=0.0, ban_reason="")
     if old.banned_until <= task.wall:
         return _write_admin(task, node, new, f"{node} was not banned: nothing to do")
-    message = f"{node} is banned no more; it serves again once its monitor has passed"
+    message = f"{node} is no longer banned; it serves again once its monitor has passed"
     return _write_admin(task, node, new, message, warnings=_but_still(task, node, new))
 
 
 def _remove(task: _Task) -> AdminChange:
     if not task.request.node:
-        raise UsageError("which node is to be removed? Give its name")
+        raise UsageError("no node given: give the name of the node to remove")
     node = task.node()
     view = task.view
     state = task.state(node)
@@ -378,7 +381,7 @@ def _remove(task: _Task) -> AdminChange:
     if len(gone) > room:
         gone = pinned[:room]
         message = (
-            f"{len(gone)} of the {len(pinned)} addresses moved to {node} by an admin forgotten: repeat for the rest"
+            f"forgot {len(gone)} of the {len(pinned)} addresses that an admin moved to {node}: repeat for the rest"
         )
     conditions = (Condition(f"member/{node}", 0), *(view.condition(key) for key in gone))
     return AdminChange(conditions, tuple(Delete(key) for key in gone), message)
@@ -397,7 +400,7 @@ def _known_address(task: _Task, now: Situation) -> str:
 
 def _move(task: _Task) -> AdminChange:
     if not task.request.node:
-        raise UsageError("where should it move? Give a node")
+        raise UsageError("no node given: give the node that the address is to move to")
     now = task.situation()
     node, address = task.node(), _known_address(task, now)
     refusal = why_not(now, node, address)
@@ -418,7 +421,7 @@ def _move(task: _Task) -> AdminChange:
         message = f"{address} is served by {node} {stays}"
         return AdminChange((), (), message, wait=wait)
     message = f"{address} was on {node} already, {stays}" if here else f"{address} is served by {node} {stays}"
-    # The member key: an address must not be sent to a node that has just died.
+    # The condition on the member key: an address must not be moved to a node that has just died.
     conditions = (view.condition(key), view.condition(f"member/{node}"), view.condition(f"admin/{node}"))
     return AdminChange(conditions, (Put(key, schema.encode(PreferRecord(node))),), message, wait=wait)
 
@@ -440,7 +443,7 @@ def _tunable_set(task: _Task) -> AdminChange:
     row = tunable(task.request.name)
     given = task.request.value
     if given is None:
-        raise UsageError(f"which value is {row.name} to have? It is {row.expected}")
+        raise UsageError(f"no value given for {row.name}: expected {row.expected}")
     text = given if isinstance(given, str) else format_tunable(given)
     value = float(parse_tunable(row.name, text))
     key = f"tunable/{row.name}"
@@ -457,7 +460,7 @@ def _tunable_reset(task: _Task) -> AdminChange:
     key = f"tunable/{row.name}"
     shown = f"{row.name} = {format_tunable(row.default)}{' ' + row.unit if row.unit else ''}, its default"
     if task.view.revision_of(key) == 0:
-        return AdminChange((), (), f"{shown}: nobody had set it")
+        return AdminChange((), (), f"{shown}: it was not set")
     return AdminChange((task.view.condition(key),), (Delete(key),), f"{shown}, on all nodes")
 
 

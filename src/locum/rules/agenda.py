@@ -1,7 +1,7 @@
-"""What a node does next on its machine: the order of precedence of its activities.
+"""The order of precedence of a node's activities.
 
-Rules of this file: it chooses and starts; each choice is made by the part that it belongs to. Releases come first,
-because others wait for them; checks come last, and give way to everything else.
+Rules of this file: it chooses and starts; the parts decide whether their activities are due. Releases come first,
+because other nodes wait for them. Checks come last and give way to everything else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Agenda:
         self._parts = parts
 
     def step(self, moment: Moment) -> None:
-        """Start the next activity, or cancel a check that is in its way."""
+        """Start the next activity, or cancel a check that delays it."""
         activity, leaving = self._parts.activity, self._parts.leaving.asked
         if activity.idle:
             work = self._move(moment) or self._check(moment)
@@ -30,7 +30,7 @@ class Agenda:
         elif (activity.name == "monitor" or (activity.name == "startup" and leaving)) and (
             leaving or self._move(moment) is not None
         ):
-            # Moving addresses does not wait for a check that may take long.
+            # A move of addresses does not wait for a check, which may take long.
             activity.cancel()
 
     def _move(self, moment: Moment) -> Work | None:

@@ -1,24 +1,25 @@
-"""Which node is to serve which public address.
+"""The allocation of public addresses to nodes.
 
-Rules of this file: one pure function, :func:`allocate`, of who can host what and who serves what now. It knows neither
-views nor records, and the same input gives the same answer on every node, whatever the order of its mappings.
+Rules of this file: one pure function, :func:`allocate`, of the addresses that each node can host and the present
+servers. It knows neither views nor records. The same input gives the same answer on every node, whatever the order of
+its mappings.
 
-The goals, each as good as those before it allow (design, "Who serves what"):
+The goals, in order of priority:
 
 1. every address that some node can host is served, by the node that an admin preferred if that one can host it;
 2. the nodes' counts are even: the sum of their squares is least, and with it the greatest count;
 3. each subnet is spread evenly: the sum over subnets and nodes of the squares of the counts is least;
-4. fewest addresses leave a node that serves them now and could go on.
+4. as few addresses as possible leave a node that serves them now and could continue.
 
 Theory of operation. This is a minimum-cost flow with convex costs (address → node within a subnet → node). An
-assignment is its optimum exactly when no *chain* of moves improves it, one address taking the place that the next one
-leaves: a negative cycle of the residual graph. So leave everything where it is, place what nobody serves by a good
-rule, level the counts by shortest chains (:func:`_level`), and then look for improving chains of any kind
-(:class:`_Chains`) until there is none. Mostly that last step only proves that there is nothing left to improve, and
-often :func:`_surely_best` sees it without a search.
+assignment is optimal exactly when no *chain* of moves improves it, in which each address takes the place that the next
+one leaves: a negative cycle of the residual graph. So the function leaves everything where it is, places the unserved
+addresses by a good heuristic, levels the counts by shortest chains (:func:`_level`), and then searches for improving
+chains of any kind (:class:`_Chains`) until none is left. Usually that last search only proves optimality, and often
+:func:`_surely_best` proves it without a search.
 
-Addresses of one subnet that the same nodes can host form a *class*; within one, only "serves it now" tells them apart.
-The graph has a vertex for each class and not for each address, so its size depends on subnets and nodes.
+Addresses of one subnet that the same nodes can host form a *class*; within one, only the present server tells them
+apart. The graph has a vertex for each class instead of each address, so its size depends on subnets and nodes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 
-#: No node: the home of an address that nobody serves now.
+#: No node: the home of an address that no node serves now.
 _NOWHERE = -1
 
 
@@ -42,9 +43,9 @@ def allocate(
 ) -> dict[str, str]:
     """The node that is to serve each address; an address that no node can host is left out.
 
-    ``addresses`` are all public addresses with the bits of their subnets, ``hosts`` the addresses that each eligible
-    node can host now, ``current`` the node that serves an address now, ``preferred`` the node that an admin moved an
-    address to. Names that ``addresses`` or ``hosts`` do not have do not matter.
+    ``addresses``: all public addresses → the bits of their subnets. ``hosts``: eligible node → the addresses that it
+    can host now. ``current``: address → the node that serves it now. ``preferred``: address → the node that an admin
+    moved it to. Names that ``addresses`` or ``hosts`` do not contain are ignored.
 
     Without ``failback`` (NoIPFailback), an address that an eligible node serves stays there, unless an admin
     preferred another; only the others are placed.
@@ -58,7 +59,7 @@ def allocate(
     for address in sorted(keys, key=keys.__getitem__):
         mask = masks[address]
         subnet = keys[address][:2]
-        # An address that is alone in its subnet is spread evenly wherever it is.
+        # An address that is alone in its subnet is spread evenly on any node.
         where = state.subnet(subnet if sizes[subnet] > 1 else None)
         wanted = numbers.get(preferred.get(address, ""), _NOWHERE)
         home = numbers.get(current.get(address, ""), _NOWHERE)
@@ -81,7 +82,7 @@ _SubnetKey = tuple[int, int | str]
 
 
 def _key(address: str, bits: int) -> tuple[int, int | str, int]:
-    """Family and bits, network, value. Text that is no address is a subnet of its own, after all others."""
+    """Family and bits, network, value. Text that is not an address is a subnet of its own, after all others."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -91,7 +92,7 @@ def _key(address: str, bits: int) -> tuple[int, int | str, int]:
 
 
 def _masks(hosts: Sequence[Set[str]]) -> dict[str, int]:
-    """Address → the nodes that can host it, as a bit mask. Nodes that can host the same are treated at once."""
+    """Address → the nodes that can host it, as a bit mask. Nodes with the same addresses are treated at once."""
     nodes_of: dict[frozenset[str], int] = {}
     for number, able in enumerate(hosts):
         key = frozenset(able)
@@ -104,9 +105,9 @@ def _masks(hosts: Sequence[Set[str]]) -> dict[str, int]:
 
 
 class _Class:
-    """Addresses of one subnet that the same nodes can host, by the node that they are placed on.
+    """Addresses of one subnet that the same nodes can host, by the node on which they are placed.
 
-    ``settled`` are those at home, which would cost a move; ``loose`` are the others.
+    ``settled``: addresses at home, which would cost a move. ``loose``: the others.
     """
 
     __slots__ = ("hosts", "loose", "mask", "settled", "subnet")
@@ -120,9 +121,9 @@ class _Class:
 
 
 class _State:
-    """An assignment in the making. Addresses, nodes, subnets and classes are numbers here.
+    """An assignment under construction. Addresses, nodes, subnets and classes are numbers here.
 
-    Addresses are numbered in the order of :meth:`add`, which must not depend on anything accidental.
+    Addresses are numbered in the order of :meth:`add`, which must be deterministic.
     """
 
     def __init__(self, nodes: int) -> None:
@@ -135,7 +136,7 @@ class _State:
         self.classes: dict[tuple[int, int], _Class] = {}
         #: Per node, the addresses placed on it that may move.
         self.on: list[dict[int, None]] = [{} for _ in range(nodes)]
-        #: Per subnet and node, how many addresses. Subnet 0 holds all that are alone in theirs, and weighs nothing.
+        #: Per subnet and node, the number of addresses. Subnet 0 holds all that are alone in theirs, with weight 0.
         self.count: list[list[int]] = [[0] * nodes]
         #: Per subnet, the addresses that are placed away from their home.
         self.away: list[dict[int, None]] = [{}]
@@ -144,7 +145,7 @@ class _State:
         self._subnets: dict[_SubnetKey | None, int] = {None: 0}
 
     def subnet(self, key: _SubnetKey | None) -> int:
-        """The number of a subnet; None is the one that weighs nothing."""
+        """The number of a subnet; None is the subnet with weight 0."""
         number = self._subnets.get(key)
         if number is None:
             number = self._subnets[key] = len(self._subnets)
@@ -153,14 +154,14 @@ class _State:
         return number
 
     def fix(self, name: str, subnet: int, node: int) -> None:
-        """An address that is where it must be."""
+        """Place an address that may not move."""
         self.fixed.append((name, node))
         self.load[node] += 1
         self.count[subnet][node] += 1
         self.partly_fixed.add(subnet)
 
     def add(self, name: str, subnet: int, mask: int, home: int) -> None:
-        """An address that may be on any node of ``mask``, and is at ``home`` now."""
+        """Add an address that may be on any node of ``mask``, and is at ``home`` now."""
         group = self.classes.get((subnet, mask))
         if group is None:
             group = self.classes[subnet, mask] = _Class(subnet, mask)
@@ -173,7 +174,7 @@ class _State:
             self.put(address, home)
 
     def put(self, address: int, node: int) -> None:
-        """Place an address that is nowhere."""
+        """Place an address that has no node yet."""
         group = self.class_of[address]
         self.node[address] = node
         self.load[node] += 1
@@ -187,7 +188,7 @@ class _State:
                 self.away[group.subnet][address] = None
 
     def move(self, address: int, node: int) -> None:
-        """Place an address elsewhere."""
+        """Move an address to another node."""
         group = self.class_of[address]
         old = self.node[address]
         self.load[old] -= 1
@@ -201,7 +202,7 @@ class _State:
         self.put(address, node)
 
     def move_cost(self, address: int, node: int) -> int:
-        """By how much the number of moves grows when ``address`` goes to ``node``: -1, 0 or 1."""
+        """The change of the number of moves when ``address`` goes to ``node``: -1, 0 or 1."""
         home = self.home[address]
         if home == _NOWHERE:
             return 0
@@ -214,7 +215,7 @@ class _State:
 
 
 def _place(state: _State) -> None:
-    """Place what is nowhere, least choice first: on the least loaded node, among these where its subnet has least."""
+    """Place the unplaced addresses, least choice first: on the least loaded node, then where the subnet has least."""
     load = state.load
     rest = [address for address, node in enumerate(state.node) if node == _NOWHERE]
     rest.sort(key=lambda address: len(state.class_of[address].hosts))
@@ -227,8 +228,8 @@ def _place(state: _State) -> None:
 def _level(state: _State) -> None:
     """Make the counts even (goal 2) by chains of moves from a node to one with at least two addresses less.
 
-    A node from which no such node can be reached has its final count, and so has every node that it reaches, because
-    nodes are taken from the most loaded down: a later chain that touched one of them would have to end among them.
+    A node that cannot reach such a node has its final count, and so has every node that it reaches. Nodes are taken
+    from the most loaded down, so a later chain that touched one of them would have to end among them.
     """
     load = state.load
     reach: dict[int, int] = {}
@@ -239,7 +240,7 @@ def _level(state: _State) -> None:
         if not chain:
             open_nodes.remove(start)
             continue
-        # From the far end, so that each address finds its place already free.
+        # From the far end, so that each address finds its place free.
         for source, target in reversed(list(pairwise(chain))):
             state.move(_best_to_move(state, source, target), target)
         for node in chain:
@@ -247,7 +248,7 @@ def _level(state: _State) -> None:
 
 
 def _shortest_chain(state: _State, start: int, reach: dict[int, int]) -> list[int]:
-    """Nodes from ``start`` to the least loaded of the nearest ones with two addresses less; empty: there is none."""
+    """Nodes from ``start`` to the least loaded of the nearest ones with two addresses less; empty without one."""
     enough = state.load[start] - 2
     before: dict[int, int] = {}
     seen = 1 << start
@@ -289,7 +290,7 @@ def _best_to_move(state: _State, source: int, target: int) -> int:
 
 
 def _surely_best(state: _State) -> bool:
-    """Whether goals 3 and 4 are met so well that no search is needed: each subnet even by itself, nobody moved."""
+    """Whether goals 3 and 4 are certainly met: each subnet is even by itself and no address has moved."""
     if any(state.away):
         return False
     seen: set[int] = {0}
@@ -308,16 +309,16 @@ def _surely_best(state: _State) -> bool:
 class _Chains:
     """Improving chains of moves: negative cycles of the residual graph, found by Bellman and Ford's method.
 
-    Vertices, and what one more address there costs on the way along an arc:
+    Vertices, and the cost of one more address along an arc:
 
-    - the hub T, and each node: T → node is "this node gives an address", node → T "this node takes one" (goal 2);
-    - each (subnet, node): node → (subnet, node) is "and it is one of this subnet", back "takes one of it" (goal 3);
-    - each class: (subnet, node) → class is "an address of this class leaves", class → (subnet, node) "goes here".
+    - the hub T, and each node: T → node means "this node gives an address", node → T "this node takes one" (goal 2);
+    - each (subnet, node): node → (subnet, node) means "one of this subnet", back "takes one of it" (goal 3);
+    - each class: (subnet, node) → class means "an address of this class leaves", class → (subnet, node) "goes here".
       It costs a move when all of them there are at home. An address away from home can also go
       (subnet, node) → (subnet, home), which saves a move (goal 4).
 
-    A cycle passes each vertex once, so its cost is exactly what its moves change, all of them made together. Labels
-    survive a round, for any labels that no arc shortens prove that no negative cycle exists; parents do not.
+    A cycle passes each vertex once, so its cost is exactly the change that its moves make together. Labels are kept
+    from round to round: any labels that no arc shortens prove that no negative cycle exists. Parents are not kept.
     """
 
     def __init__(self, state: _State) -> None:
@@ -333,14 +334,14 @@ class _Chains:
         vertices = self.first_class + len(self.groups)
         self.label = [0] * vertices
         self.parent = [-1] * vertices
-        #: Vertices reached by an address going home, and that address.
+        #: Vertices reached by an address that goes home, and that address.
         self.homeward: dict[int, int] = {}
         # Weights: all moves together cost less than one step of goal 3, all of goal 3 less than one step of goal 2.
         self.spread_weight = len(state.names) + 1
         self.load_weight = self.spread_weight * (1 + sum(sum(count) ** 2 for count in state.count))
 
     def improve(self) -> None:
-        """Carry out improving chains until there is none."""
+        """Carry out improving chains until none is left."""
         while self._relax():
             cycles = self._cycles()
             for cycle in cycles:
@@ -371,7 +372,7 @@ class _Chains:
                 best, source = label[vertex], -1
                 for extra, placed in ((0, group.loose), (1, group.settled)):
                     for node in placed:
-                        # The two arcs node → (subnet, node) → class at once, but through the label between them.
+                        # The two arcs node → (subnet, node) → class at once, except through the label between them.
                         value = label[node] - weight * (2 * count[node] - 1)
                         if value < label[base + node]:
                             label[base + node], parent[base + node], changed = value, node, True
@@ -424,7 +425,7 @@ class _Chains:
         return found
 
     def _carry_out(self, cycle: list[int]) -> None:
-        """Make the moves of one cycle, all of them chosen before the first is made."""
+        """Make the moves of one cycle; all are chosen before the first is made."""
         state = self.state
         moves = []
         for position, vertex in enumerate(cycle):

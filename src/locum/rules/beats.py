@@ -1,7 +1,8 @@
-"""The beats of a member: when one is sent, and what its answer means.
+"""The beats of a member: when each is sent, and the meaning of its answer.
 
 Rules of this file: a beat's answer can prolong the hold, end the membership, or show that the store has another
-history. Safety rests on the order within :meth:`Beats.answered`. How long a hold lasts is :mod:`locum.rules.hold`'s.
+history. Safety depends on the order within :meth:`Beats.answered`. The length of a hold is the subject of
+:mod:`locum.rules.hold`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Beats:
     def __init__(self, parts: Parts, membership: Membership) -> None:
         self._parts = parts
         self._membership = membership
-        # Beats under way → the highest revision that was known when each was sent.
+        # Beats under way → the highest revision known when each was sent.
         self._known: dict[int, int] = {}
 
     def send(self) -> None:
@@ -32,7 +33,7 @@ class Beats:
         slot = hold.begin(request, context.now)
         parts.detector.beat_sent(hold.sequence, context.now)
         put = Put(f"beat/{context.name}", schema.encode(BeatRecord(context.incarnation, hold.sequence)))
-        reason = {put.key: "the node alone writes it, and its membership, a condition, proves which life of the node"}
+        reason = {put.key: "only the node writes it, and the condition on its membership identifies the incarnation"}
         self._known[request] = parts.view.known
         commit = Commit(tuple(context.membership()), (put,), reason)
         context.emit(SendBeat(request, slot, commit, context.incarnation, hold.hold, hold.interval))
@@ -40,7 +41,7 @@ class Beats:
     def answered(self, request: int, result: CommitResult | None, sent_at: float, now: float, wall: float) -> bool:
         """Take the answer to a beat, with the arguments of :meth:`locum.rules.node.Node.beat_done`.
 
-        Returns whether anything but the end of the hold is different now.
+        Returns whether anything besides the end of the hold has changed.
         """
         parts, context, hold, membership = self._parts, self._parts.context, self._parts.hold, self._membership
         if self._shows_another_history(request, result):
@@ -53,8 +54,8 @@ class Beats:
         accepted = result is not None and result.accepted
         if accepted and current:
             self._look_for_gap(now, wall)
-        # The hold is prolonged before it is looked at: an answer that arrives late but still counts must not
-        # be preceded by the end of the hold.
+        # The hold is prolonged before it is checked: a late answer that still counts must not be preceded by the end
+        # of the hold.
         held = hold.valid(now)
         slot = hold.finished(request, accepted, sent_at) if membership.member else None
         if result is not None and accepted and current:
@@ -64,13 +65,13 @@ class Beats:
             context.emit(ConfirmHold(context.incarnation, slot, hold.deadline, context.last_beat, quiet))
         membership.time_passes(now, wall)
         if result is not None and not accepted and current:
-            # Or the store was restored from a copy that has the membership, but not its last beat.
+            # Alternatively the store was restored from a copy with the membership and without its last beat.
             membership.lose("the store refused a beat: another node expired this membership")
             return True
         return not (accepted and held)
 
     def forget(self) -> None:
-        """The store has another history: answers to earlier beats cannot be compared with what is known now."""
+        """The store has another history: answers to earlier beats cannot be compared with the present revisions."""
         self._known.clear()
 
     def _shows_another_history(self, request: int, result: CommitResult | None) -> bool:
@@ -83,18 +84,18 @@ class Beats:
         return bool(view.another_history)
 
     def _look_for_gap(self, now: float, wall: float) -> None:
-        """A beat was accepted: whether the store can have gone back unseen since the last one.
+        """A beat was accepted: check whether the store can have gone back unnoticed since the last one.
 
         A copy is older than the longest hold and its margin (``docs/safety.md``). So a store that was restored
-        since this node's last accepted beat lacks that beat, and refuses the next one, unless the gap between the two
-        is at least as long. Then, as at the beginning of a membership, some node may still go on by the hold that it
-        has in another history, with claims that this one does not show: nothing is claimed or taken until all of
-        those are over.
+        since this node's last accepted beat lacks that beat and refuses the next one, unless the gap between the two
+        is at least as long. After such a gap, as at the beginning of a membership, some node may continue on a hold of
+        another history, with claims that this history does not show. Nothing is claimed or taken until all such holds
+        have ended.
         """
         parts, hold = self._parts, self._parts.hold
         if now < hold.proven + hold.hold + parts.identity.margin:
             return
-        # The end of the hold comes first; and whatever the view knows may be another history's.
+        # The end of the hold comes first, because the view may contain another history.
         self._membership.time_passes(now, wall)
         parts.detector.forget_all()
         for node in parts.view.members:

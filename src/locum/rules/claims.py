@@ -1,7 +1,7 @@
 """A node's claims: ``claim/<address>`` in the store is the right to take an address.
 
-Rules of this file: it writes claims and knows which of them can be relied on. Which addresses are wanted, and which are
-here, is told to it. A claim is deleted only when its address is certainly gone from this node.
+Rules of this file: it writes claims and knows which of them are reliable. The caller says which addresses are wanted
+and which are here. A claim is deleted only when its address is certainly gone from this node.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from locum.rules.context import Context
 from locum.rules.schema import ClaimRecord, HeldRecord
 from locum.store.base import Condition, Delete, Operation, Put
 
-#: Claims made by one commit. Small enough for any store's limits on a transaction.
+#: Claims made by one commit. Small enough for the transaction limit of any store.
 CLAIMS_PER_COMMIT = 32
 
 
@@ -30,7 +30,7 @@ class Local(msgspec.Struct):
 
 
 class Claims:
-    """The claims of one node. ``interface_for``: the interface on which an address would be taken, if there is one."""
+    """The claims of one node. ``interface_for``: the interface on which an address would be taken; None without one."""
 
     def __init__(self, context: Context, commits: Commits, interface_for: Callable[[str], str | None]) -> None:
         self._context = context
@@ -38,7 +38,7 @@ class Claims:
         self._interface_for = interface_for
         self._chunk = CLAIMS_PER_COMMIT
         # Address → the revision of its claim that this node has asked to be deleted (or may have, before a crash).
-        # The deletion may still take effect, however late: such a claim is no ground to take the address.
+        # The deletion may still take effect at any time, so such a claim does not permit a take.
         self._given_up: dict[str, int] = {}
 
     def mine(self, address: str) -> bool:
@@ -50,19 +50,19 @@ class Claims:
         return self.mine(address) and self._given_up.get(address) != self._revision(address)
 
     def adopt_unsure(self, address: str) -> None:
-        """An earlier agent has the claim but not the address: it may have asked for the deletion of the claim."""
+        """The previous agent has the claim but not the address: it may have asked for the deletion of the claim."""
         self._given_up[address] = self._revision(address)
 
     def forget(self) -> None:
-        """The store has another history: revisions of claims mean nothing there."""
+        """The store has another history: revisions of claims are meaningless there."""
         self._given_up.clear()
 
     def refused(self) -> None:
-        """A commit of claims was refused: claim one by one, so that one conflict does not keep the others back."""
+        """A commit of claims was refused: claim one by one, so that one conflict does not block the others."""
         self._chunk = 1
 
     def claim(self, wanted: frozenset[str], plan_revision: int) -> None:
-        """Claim what the plan at ``plan_revision`` gives this node, as far as nobody else has a claim."""
+        """Claim the addresses that the plan at ``plan_revision`` gives this node and that no other node has claimed."""
         view = self._context.view
         if not self._commits.free(Claim()):
             return
@@ -92,7 +92,7 @@ class Claims:
                 self._given_up[address] = self._revision(address)
 
     def reclaim(self, wanted: frozenset[str]) -> None:
-        """Write those claims again that a deletion under way could end, when the address is wanted after all."""
+        """Rewrite the claims that a deletion under way could end, for addresses that are wanted again."""
         view = self._context.view
         for address in [a for a in self._given_up if a in wanted]:
             interface = self._interface_for(address)
@@ -104,9 +104,9 @@ class Claims:
                 self._commits.start(Reclaim(address), conditions, [put])
 
     def correct(self, local: Mapping[str, Local], unproven: Callable[[str], bool]) -> None:
-        """Write claims again that say less than the truth, or that were overwritten with something unreadable.
+        """Rewrite claims that say less than the truth, or that were overwritten with something unreadable.
 
-        The first claim of an address that says "serving" also says that the address is the cluster's (``unproven``).
+        The first claim of an address that says "serving" also records that the address is the cluster's (``unproven``).
         """
         view = self._context.view
         operations: list[Operation] = []
@@ -115,7 +115,7 @@ class Claims:
             key = f"claim/{address}"
             claim = view.claims.get(address)
             if claim is None and key in view.corrupt and here.held:
-                # Read anew after a gap, it could be any node's; but a member that holds the address has the claim.
+                # After a gap and a full read it could be any node's; but a member that holds the address has the claim.
                 pass
             elif not self.mine(address) or not (here.held or key in view.corrupt):
                 continue

@@ -1,7 +1,7 @@
-"""Kinds of commits: what a node can ask of the store, one type each.
+"""The kinds of commits that a node can send, one type each.
 
-Rules of this file: values only. A kind says what a commit is for; conditions and operations are worked out where it is
-started. Of all kinds that share a :attr:`CommitKind.lane`, one commit at a time is under way
+Rules of this file: values only. A kind states the purpose of a commit; the part that starts the commit works out its
+conditions and operations. Of all kinds that share a :attr:`CommitKind.lane`, one commit at a time is under way
 (:mod:`locum.rules.commits`).
 """
 
@@ -13,7 +13,7 @@ import msgspec
 
 
 class CommitKind(msgspec.Struct, frozen=True):
-    """What a commit is for. Unless a kind says otherwise, it has a lane of its own for each value of its fields."""
+    """The purpose of a commit. By default each value of its fields has its own lane."""
 
     @property
     def lane(self) -> Hashable:
@@ -25,23 +25,23 @@ class CommitKind(msgspec.Struct, frozen=True):
 
 
 class Join(CommitKind, frozen=True):
-    """Become a member: ``node``, ``number``, ``member``, and the end of what an earlier life left."""
+    """Become a member: ``node``, ``number``, ``member``, and the removal of an earlier life's records."""
 
 
 class Farewell(CommitKind, frozen=True):
-    """End the own membership in order."""
+    """End this node's membership in order."""
 
 
 class WriteNode(CommitKind, frozen=True):
-    """Bring ``node/<own name>`` up to date."""
+    """Bring ``node/<this node>`` up to date."""
 
 
 class WriteNumber(CommitKind, frozen=True):
-    """Write ``number/<own number>`` again after it was deleted or overwritten."""
+    """Rewrite ``number/<this node's number>`` after it was deleted or overwritten."""
 
 
 class WriteHealth(CommitKind, frozen=True):
-    """Bring ``health/<own name>`` up to date."""
+    """Bring ``health/<this node>`` up to date."""
 
 
 class WritePhase(CommitKind, frozen=True):
@@ -49,7 +49,7 @@ class WritePhase(CommitKind, frozen=True):
 
 
 class BanSelf(CommitKind, frozen=True):
-    """Ban this node, on which a closing event keeps failing."""
+    """Ban this node, because a closing event keeps failing on it."""
 
 
 class Claim(CommitKind, frozen=True):
@@ -57,30 +57,30 @@ class Claim(CommitKind, frozen=True):
 
 
 class Unclaim(CommitKind, frozen=True):
-    """Give up the claim on one address, which is gone from this node."""
+    """Delete the claim on one address, which is gone from this node."""
 
     address: str
 
 
 class Reclaim(CommitKind, frozen=True):
-    """Write the claim on one address again, because an :class:`Unclaim` under way could still end it."""
+    """Rewrite the claim on one address, because an :class:`Unclaim` under way could still end it."""
 
     address: str
 
 
 class CorrectClaims(CommitKind, frozen=True):
-    """Write claims again that say less than the truth or cannot be read."""
+    """Rewrite claims that say less than the truth or cannot be read."""
 
 
 # -- the leader's -----------------------------------------------------------------------------------------------
 
 
 class LeaderCommit(CommitKind, frozen=True):
-    """The leader does one thing at a time: all its kinds share one lane."""
+    """A commit of the leader. All its kinds share one lane: the leader does one thing at a time."""
 
     @property
     def lane(self) -> Hashable:
-        """One for all of them."""
+        """One lane for all kinds."""
         return LeaderCommit
 
 
@@ -89,7 +89,7 @@ class TakeLead(LeaderCommit, frozen=True):
 
 
 class Expire(LeaderCommit, frozen=True):
-    """End the membership of a silent node, and take the lead if that node had it."""
+    """End the membership of a silent node, and take the lead if that node led."""
 
     node: str
     incarnation: str
@@ -106,11 +106,11 @@ class FreeKeys(LeaderCommit, frozen=True):
 
 
 class ForgetHeld(LeaderCommit, frozen=True):
-    """Delete the record that the cluster has held addresses which no node is configured for any longer."""
+    """Delete ``held/`` records of addresses that no node is configured for."""
 
 
 class RepairKeys(LeaderCommit, frozen=True):
-    """Write unreadable keys again with their last known values."""
+    """Rewrite unreadable keys with their last known values."""
 
 
 class LiftBan(LeaderCommit, frozen=True):

@@ -1,8 +1,8 @@
-"""The outbox of commits: which ones are under way, and when a kind of them may be tried again.
+"""The outbox of commits: which commits are under way, and when a kind may be tried again.
 
-Rules of this file: it decides no commit. It keeps two promises to the parts that do. Of the kinds that share a lane, at
-most one commit is under way. And a commit that was refused or not answered is not repeated in a tight loop: its lane
-pauses until the view has caught up with the refusal, or for a short time.
+Rules of this file: it decides no commit. It keeps two promises. Of the kinds that share a lane, at most one commit is
+under way. A refused or unanswered commit is not repeated in a tight loop: its lane pauses until the view has caught up
+with the refusal, or for a short time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from locum.rules.context import Context
 from locum.rules.effects import CommitWork
 from locum.store.base import Commit, CommitResult, Condition, Operation
 
-#: Pause after a refused commit when the view does not catch up sooner, in seconds.
+#: Longest pause after a refused commit, in seconds; it ends sooner when the view catches up.
 REFUSED_PAUSE = 0.05
-#: Pause after a commit that the store did not answer, in seconds.
+#: Pause after an unanswered commit, in seconds.
 UNANSWERED_PAUSE = 0.2
-#: No view catches up with an answer that never came: only time ends that pause.
+#: No view catches up with a missing answer: only time ends that pause.
 NEVER_SEEN = 2**63
 
 #: Every key that the commit writes has a condition.
@@ -28,7 +28,7 @@ NO_REASONS: Mapping[str, str] = {}
 
 
 class _UnderWay(NamedTuple):
-    """A commit without an answer. ``known``: the highest revision known when it was started."""
+    """A commit without an answer. ``known``: the highest revision known at its start."""
 
     kind: CommitKind
     operations: tuple[Operation, ...]
@@ -36,14 +36,14 @@ class _UnderWay(NamedTuple):
 
 
 class _Pause(NamedTuple):
-    """Until the view has reached ``revision``, or until ``end`` (seconds)."""
+    """A pause that lasts until the view has reached ``revision``, or until ``end`` (seconds)."""
 
     revision: int
     end: float
 
 
 class Answer(NamedTuple):
-    """What an answered commit was, whether it certainly took effect, and the keys of the view that changed by it."""
+    """An answered commit: its kind, whether it certainly took effect, and the keys of the view that it changed."""
 
     kind: CommitKind
     accepted: bool
@@ -95,7 +95,7 @@ class Commits:
     def answered(self, request: int, result: CommitResult | None) -> Answer | None:
         """Take the store's answer, None when it gave none; returns None for a commit that was forgotten.
 
-        An answer that belongs to another history of the store makes the view forget everything.
+        When the answer belongs to another history of the store, the view forgets everything.
         """
         entry = self._under_way.pop(request, None)
         if entry is None:
@@ -103,7 +103,7 @@ class Commits:
         view, lane = self._context.view, entry.kind.lane
         self._busy.discard(lane)
         if result is None:
-            # The commit may have taken effect; then the watch shows it. Decisions go on from what it shows.
+            # The commit may have taken effect; then the watch shows it.
             self._pauses[lane] = _Pause(NEVER_SEEN, self._context.now + UNANSWERED_PAUSE)
             return Answer(entry.kind, False, set())
         why = view.answered(result, entry.operations, entry.known)
@@ -130,6 +130,6 @@ class Commits:
     def next_pause_end(self, since: float) -> float:
         """When the first pause that lasted at ``since`` ends by time alone; infinite without any.
 
-        Earlier ends no longer matter: no part has tried those commits again.
+        Earlier ends do not matter: no part has tried those commits again.
         """
         return min((pause.end for pause in self._pauses.values() if pause.end > since), default=math.inf)

@@ -1,7 +1,7 @@
-"""What all parts of one node share: its name, its view of the store, the time, and the way out for effects.
+"""The state that all parts of one node share: its name, its view of the store, the time, and the list of effects.
 
-Rules of this file: it decides nothing. The time is that of the input under way, so everything that one input leads to
-happens at one instant.
+Rules of this file: it decides nothing. The time is that of the input under way, so everything that follows from one
+input happens at one instant.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Context:
         self.now = 0.0
         self.wall = 0.0
         self.effects: list[Effect] = []
-        #: The present membership of this node, or the one that it tries to get; "" without.
+        #: The present membership of this node, or the one that it tries to get; "" without one.
         self.incarnation = ""
-        #: The revision of this membership's last accepted beat that is known here, 0 when there is none.
+        #: The revision of this membership's last accepted beat as known here, 0 without one.
         self.last_beat = 0
         self._tickets = 0
         self._tunables_at = -1
-        # What was read from the store, and what it means.
+        # The tunable records last read, and the tunables made from them.
         self._tunables_read: dict[str, Versioned[TunableRecord]] = {}
         self._tunables = Tunables()
 
@@ -44,23 +44,23 @@ class Context:
         return self._tunables
 
     def new_request(self) -> int:
-        """A number that was never used before."""
+        """A number that was never used before, for a request."""
         self._tickets += 1
         return self._tickets
 
     def emit(self, effect: Effect) -> None:
-        """Ask the caller to do something."""
+        """Add an effect for the caller to carry out."""
         self.effects.append(effect)
 
     def note(self, text: str, level: str = "info") -> None:
-        """Tell the admin something."""
+        """Add a message for the log."""
         self.effects.append(Note(text, level))
 
     def membership(self) -> list[Condition]:
-        """The conditions that this node's membership stands, in a history of the store that has its last beat.
+        """The conditions that this node's membership still exists, in a history of the store with its last beat.
 
-        A store that was restored from a copy may have the membership at the same revision, but not that beat. What
-        the node decides rests on what it did until then, its claims above all.
+        A store that was restored from a copy may have the membership at the same revision, but not that beat. The
+        node's decisions depend on its actions until then, above all on its claims.
         """
         beat = Condition(f"beat/{self.name}", self.last_beat, at_least=True)
         return [self.view.condition(f"member/{self.name}"), *([beat] if self.last_beat else [])]

@@ -1,8 +1,8 @@
-"""Damping of what goes and comes back again and again: a link, or a node's health.
+"""Damping of a link, or of a node's health, that is lost and returns repeatedly.
 
 Rules of this file: times only (seconds of the boot-time clock). A loss counts at once. A return counts when it has
-lasted for a time that doubles with each loss within a window. What is back and does not count yet is *unsteady*: it is
-good enough for what nothing steady can serve, and for what it serves already (:func:`locum.rules.plan.hostable`).
+lasted for a time that doubles with each loss within a window. Until then it is *unsteady*: good enough for addresses
+that no steady link or node can serve, and for those it serves already (:func:`locum.rules.plan.hostable`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from locum.config.tunables import Tunables
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """``delay``: how long a return must last after the first loss that costs something; 0 means no damping.
-    ``longest``: the limit of its doubling. ``window``: losses longer ago are forgotten. ``free``: so many losses within
-    the window cost nothing. Times in seconds."""
+    """``delay``: how long a return must last after the first loss that counts; 0 means no damping. ``longest``: the
+    limit of its doubling. ``window``: older losses are forgotten. ``free``: the number of losses within the window that
+    do not count. Times in seconds."""
 
     delay: float
     longest: float
@@ -26,7 +26,7 @@ class Rule(msgspec.Struct, frozen=True):
     free: int = 0
 
     def pause(self, losses: int) -> float:
-        """How long a return must last after ``losses`` within the window."""
+        """How long a return must last after this number of ``losses`` within the window."""
         if self.delay <= 0 or losses <= self.free:
             return 0.0
         return float(min(self.delay * 2 ** min(losses - self.free - 1, 60), max(self.delay, self.longest)))
@@ -38,12 +38,12 @@ def link_rule(tunables: Tunables) -> Rule:
 
 
 def health_rule(tunables: Tunables) -> Rule:
-    """The rule for a node's health: one failure costs nothing."""
+    """The rule for a node's health: one failure does not count."""
     return Rule(tunables.healthy_delay, tunables.damping_longest, tunables.damping_window, free=1)
 
 
 class PresentRule:
-    """The rule that the present tunables make, worked out once for each change of them."""
+    """The rule for the present tunables, worked out once for each change of them."""
 
     def __init__(self, make: Callable[[Tunables], Rule]) -> None:
         self._make = make
@@ -58,9 +58,9 @@ class PresentRule:
 
 
 class Damper:
-    """One thing that can be there or not. It begins as unknown; to be there from the start is steady.
+    """The damping of one thing that is present or absent. Its state begins as unknown; the first presence is steady.
 
-    The rule is asked for each time, so that a changed one is in force at once.
+    Each call passes the rule, so that a change of it is in force at once.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Damper:
         self._back = math.inf
 
     def seen(self, present: bool, now: float, rule: Rule) -> None:
-        """It is ``present`` now, or not."""
+        """Record whether it is ``present`` now."""
         if present == self._present:
             return
         if not present:
@@ -81,21 +81,21 @@ class Damper:
         self._present = present
 
     def losses(self, rule: Rule) -> int:
-        """How often it was lost within the window before it came back."""
+        """The number of losses within the window before the last return."""
         return sum(self._back - when <= rule.window for when in self._losses)
 
     def until(self, rule: Rule) -> float:
-        """Until when it is unsteady, minus infinity when it is not there or was never lost."""
+        """Until when it is unsteady; minus infinity when it is absent or was never lost."""
         if not self._present or math.isinf(self._back):
             return -math.inf
         return self._back + rule.pause(self.losses(rule))
 
     def unsteady(self, now: float, rule: Rule) -> bool:
-        """Whether it is there and has not lasted yet."""
+        """Whether it is present and has not lasted long enough."""
         return self._back != math.inf and now < self.until(rule)
 
     def next_due(self, since: float, rule: Rule) -> float:
-        """When it becomes steady, if it was not at ``since``; infinite when it was, or is not there."""
+        """When it becomes steady, if it was not at ``since``; infinite when it was, or is absent."""
         if self._back == math.inf:
             return math.inf
         until = self.until(rule)

@@ -1,7 +1,7 @@
-"""What the rules ask the edge to do, as values.
+"""The actions that the rules ask their caller to carry out, as values.
 
 Every effect with a ``request`` is answered exactly once, by the method of :class:`locum.rules.node.Node` that
-its docstring names. Effects are to be started in the order given; they run side by side from then on.
+its docstring names. The caller starts effects in the order given; they then run concurrently.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from locum.store.base import Commit
 
 
 class SendBeat(msgspec.Struct, frozen=True):
-    """Take the time, arm ``slot`` of the kernel's gate for ``hold`` seconds, then commit; in this order, for safety.
+    """Take the time, arm ``slot`` of the kernel's gate for ``hold`` seconds, then commit. Safety depends on this order.
 
     Answer: ``beat_done(request, result, sent_at)``; ``result`` is None when the store did not answer and
     ``sent_at`` the CLOCK_BOOTTIME seconds taken *before* the gate was armed. The next beat follows after ``interval``
-    seconds: one that cannot be sent within that time has lost much of its hold.
+    seconds: a beat that cannot be sent within that time has lost much of its hold.
     """
 
     request: int
@@ -29,11 +29,11 @@ class SendBeat(msgspec.Struct, frozen=True):
 
 
 class ConfirmHold(msgspec.Struct, frozen=True):
-    """The beat of ``slot`` was accepted: open the gate for what is left of its time; tell the guard ``deadline``.
+    """The beat of ``slot`` was accepted: open the gate for the rest of its time; give the guard ``deadline``.
 
-    ``incarnation``: the membership that the hold belongs to. ``revision``: the beat's, which an agent that adopts this
-    hold must find in the store, or a later one. ``quiet``: the CLOCK_BOOTTIME second before which such an agent may
-    take nothing either.
+    ``incarnation``: the membership of the hold. ``revision``: that of the beat; an agent that adopts this hold must
+    find it, or a later one, in the store. ``quiet``: the CLOCK_BOOTTIME second before which an adopting agent may take
+    nothing either.
     """
 
     incarnation: str
@@ -50,7 +50,7 @@ class DropHold(msgspec.Struct, frozen=True):
 class CommitWork(msgspec.Struct, frozen=True):
     """Commit to the store. Answer: ``commit_done(request, result)``, result None when the store did not answer.
 
-    ``kind`` and ``incarnation`` (of the present membership, "" before the first) tell what the commit is for.
+    ``kind`` and ``incarnation`` (of the present membership, "" before the first) state the commit's purpose.
     """
 
     request: int
@@ -60,24 +60,24 @@ class CommitWork(msgspec.Struct, frozen=True):
 
 
 class ReadAnew(msgspec.Struct, frozen=True):
-    """What the view has may not be what the store has: read everything, and watch from there. No answer."""
+    """The view may differ from the store: read everything, and watch from there. No answer."""
 
 
 class RunEvent(msgspec.Struct, frozen=True):
-    """Run one event that concerns no address. Answer: ``activity_done(request, ok, reason)``."""
+    """Run one event that does not concern an address. Answer: ``activity_done(request, ok, reason)``."""
 
     request: int
     event: str
 
 
 class TakeAddress(msgspec.Struct, frozen=True):
-    """Let the address through the gate, run ``takeip``, see that it is configured, announce it.
+    """Let the address through the gate, run ``takeip``, check that it is configured, announce it.
 
-    ``first``: no node of the cluster has held it yet. What a probe has heard of other machines since counts then; later
-    it may have been another node's probe.
+    ``first``: no node of the cluster has held it yet. Only then does evidence of another machine, heard since the
+    probe, count; later it may have been another node's probe.
 
     Answer: ``activity_done(request, ok, reason)``. When not ok the address is not configured and is muted (I7). When ok
-    it is noted as held by ``incarnation``, for the agent that comes after a crash of this one.
+    the taken notes record it as held by ``incarnation``, for the agent that adopts it after a crash of this one.
     """
 
     request: int
@@ -89,9 +89,9 @@ class TakeAddress(msgspec.Struct, frozen=True):
 
 
 class ProbeAddresses(msgspec.Struct, frozen=True):
-    """Ask on the wire whether another machine has these (address, interface); all at once, without using any of them.
+    """Ask on the network whether another machine has these (address, interface); all at once, without using them.
 
-    Answer: ``probed(request, found)``, found is address → what was heard, for those that another machine has.
+    Answer: ``probed(request, found)``; ``found``: address → the evidence, for those that another machine has.
     """
 
     request: int
@@ -110,9 +110,9 @@ class LookForClusters(msgspec.Struct, frozen=True):
 
 
 class ReleaseAddress(msgspec.Struct, frozen=True):
-    """Mute the address, end its connections, run ``releaseip``, see that it is gone.
+    """Mute the address, end its connections, run ``releaseip``, check that it is gone.
 
-    Answer: ``activity_done(request, ok, reason)``; gone in any case (I7).
+    Answer: ``activity_done(request, ok, reason)``; the address is gone in any case (I7).
     """
 
     request: int
@@ -124,7 +124,7 @@ class ReleaseAddress(msgspec.Struct, frozen=True):
 class UpdateAddress(msgspec.Struct, frozen=True):
     """Run ``updateip``: the address changes interface. Answer: ``activity_done``; when not ok it is gone and muted.
 
-    When ok it is noted as held by ``incarnation``, as after a take.
+    When ok the taken notes record it as held by ``incarnation``, as after a take.
     """
 
     request: int
@@ -136,15 +136,15 @@ class UpdateAddress(msgspec.Struct, frozen=True):
 
 
 class CancelActivity(msgspec.Struct, frozen=True):
-    """Cancel the ``monitor`` under way; it is answered with ok False and its result is not used."""
+    """Cancel the activity under way; its answer has ok False and its result is not used."""
 
     request: int
 
 
 class Restore(msgspec.Struct, frozen=True):
-    """The address is held but was removed behind our back: configure and announce it again, at once.
+    """Another program removed a held address: configure and announce it again, at once.
 
-    Answer: ``restored(address, interface, problem)``; ``problem`` is "" when the address is there again.
+    Answer: ``restored(address, interface, problem)``; ``problem`` is "" when the address is configured again.
     """
 
     address: str
@@ -153,10 +153,10 @@ class Restore(msgspec.Struct, frozen=True):
 
 
 class TakeAgain(msgspec.Struct, frozen=True):
-    """Run ``takeip`` once more for an address that is held, because the kernel lost what scripts had attached to it.
+    """Run ``takeip`` again for a held address, because the kernel lost state that scripts had attached to it.
 
-    The address goes on serving meanwhile. Answer: ``activity_done``; when not ok it is gone and muted (I7). When ok it
-    is noted as held by ``incarnation``, as after a take.
+    The address continues to serve meanwhile. Answer: ``activity_done``; when not ok it is gone and muted (I7). When ok
+    the taken notes record it as held by ``incarnation``, as after a take.
     """
 
     request: int
@@ -167,7 +167,7 @@ class TakeAgain(msgspec.Struct, frozen=True):
 
 
 class Note(msgspec.Struct, frozen=True):
-    """Something that an admin wants to read in the log."""
+    """A message for the administrator's log."""
 
     text: str
     level: str = "info"

@@ -1,7 +1,7 @@
-"""Why things are as they are, in words for people: pure functions of the view.
+"""The reasons of all states, in words for people: pure functions of the view.
 
-Rules of this file: it decides nothing. It looks at what :mod:`locum.rules.plan` decides by, and says it. Shared by
-what is shown (``locum status``) and what is refused (:mod:`locum.rules.admin`), so that both give the same reason.
+Rules of this file: it decides nothing. It puts the criteria of :mod:`locum.rules.plan` into words. ``locum status`` and
+refusals (:mod:`locum.rules.admin`) share it, so that both give the same reason.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from locum.rules.view import View
 
 
 class Situation(msgspec.Struct, frozen=True):
-    """A view and what follows from it at one time, worked out once.
+    """A view and its consequences at one time, worked out once.
 
-    ``able``: node → the addresses that it can serve now. ``hosted``: node → address → how it is configured for it.
+    ``able``: node → the addresses that it can serve now. ``hosted``: node → address → its configuration there.
     ``hosts``: every configured public address → the nodes that are configured for it, sorted. ``unable``: node → why it
-    can serve no address at all, to follow its name. ``wall`` is unix time in seconds.
+    can serve no address, to follow its name. ``wall`` is unix time in seconds.
     """
 
     view: View
@@ -53,7 +53,7 @@ class Situation(msgspec.Struct, frozen=True):
 
 
 def names(items: Iterable[str], limit: int = 12) -> str:
-    """``n1, n2 and n3``; of more than ``limit`` only the first, and how many others there are."""
+    """``n1, n2 and n3``; of more than ``limit`` only the first, and the number of the others."""
     listed = list(items)
     if len(listed) > limit:
         return f"{', '.join(listed[:limit])} and {len(listed) - limit} others"
@@ -63,10 +63,10 @@ def names(items: Iterable[str], limit: int = 12) -> str:
 
 
 def node_reason(view: View, node: str, wall: float) -> str:
-    """Why ``node`` is in its state, empty when it is OK and there is nothing to say. ``wall`` is unix time."""
+    """Why ``node`` is in its state; empty when it is OK without a remark. ``wall`` is unix time."""
     state = node_state(view, node, wall)
     if state is NodeState.DISCONNECTED:
-        return "its daemon is not running, or not reaching the store"
+        return "its daemon is not running, or does not reach the store"
     admin = view.admin.get(node)
     if state is NodeState.BANNED and admin is not None:
         return admin.record.ban_reason or "banned by an admin"
@@ -74,7 +74,7 @@ def node_reason(view: View, node: str, wall: float) -> str:
         return "stopped by an admin"
     health = current_health(view, node)
     if health is None:
-        return "it has joined and said nothing yet"
+        return "it has joined and has not reported its health yet"
     if health.leaving:
         return "it is stopping"
     if health.unable or health.settling:
@@ -87,7 +87,7 @@ def node_reason(view: View, node: str, wall: float) -> str:
 
 
 def no_link(health: HealthRecord) -> str:
-    """Which interfaces of a node have no link, or have had it for too short a time."""
+    """Which interfaces of a node have no link, or an unsteady one."""
     parts = [f"no link on {names(health.down)}"] if health.down else []
     if health.unsteady:
         parts.append(f"the link of {names(health.unsteady)} has come back and must last before it counts")
@@ -95,7 +95,7 @@ def no_link(health: HealthRecord) -> str:
 
 
 def _why_unable(view: View, node: str, wall: float) -> str | None:
-    """Why ``node`` can serve no address, to follow its name; None when it depends on the address, or on the others."""
+    """Why ``node`` can serve no address, to follow its name; None when it depends on the address or on other nodes."""
     state = node_state(view, node, wall)
     if state in (NodeState.DISCONNECTED, NodeState.BANNED, NodeState.STOPPED, NodeState.DISABLED):
         return f"is {state}"
@@ -110,7 +110,7 @@ def _why_unable(view: View, node: str, wall: float) -> str | None:
 
 
 def _failure(health: HealthRecord, address: str) -> str:
-    """What came of the node's last try to take ``address``, to follow its name; "" when it may try (again)."""
+    """The failure of the node's last attempt to take ``address``, to follow its name; "" when it may try (again)."""
     if address in health.occupied:
         return f"does not take it ({health.occupied[address]})"
     if address in health.refused:
@@ -165,10 +165,10 @@ def _plural(predicate: str) -> str:
 
 
 def why_unserved(now: Situation, address: str) -> str:
-    """Why no node serves ``address``, or why the node that does is not the one that should.
+    """Why no node serves ``address``, or why another node than the planned one serves it.
 
-    While one node tries, the others' failures are still told: the cause (another machine that has the address, say) is
-    what an admin has to know.
+    While one node tries, the failures of the others are still shown, because an admin needs to know their cause
+    (such as another machine that has the address).
     """
     plan = now.view.plan.record if now.view.plan is not None else None
     assigned = plan.assignment.get(address) if plan is not None else None
@@ -183,7 +183,7 @@ def why_unserved(now: Situation, address: str) -> str:
 
 
 def _why_assigned(now: Situation, plan: PlanRecord, assigned: str, address: str) -> str:
-    """What keeps the node to which ``plan`` gives ``address`` from serving it yet."""
+    """Why the node to which ``plan`` gives ``address`` does not serve it yet."""
     view = now.view
     holder = view.claim_holder(address)
     claim = view.claims.get(address)
@@ -230,7 +230,7 @@ def unready(view: View, plan: PlanRecord, phase: str) -> list[str]:
 
 
 def progress(view: View) -> tuple[str, tuple[str, ...]]:
-    """How far the present plan is (one of :data:`locum.api.model.Progress`) and what it waits for, in words."""
+    """The progress of the present plan (one of :data:`locum.api.model.Progress`) and what it waits for, in words."""
     if view.plan is None:
         return "none", ("the first node to pass startup and monitor",) if view.members else ()
     plan = view.plan.record
@@ -244,7 +244,7 @@ def progress(view: View) -> tuple[str, tuple[str, ...]]:
 
 
 def _unsettled(view: View, plan: PlanRecord, node: str) -> str:
-    """What ``node`` has still to do before it is settled."""
+    """What ``node`` must still do before it is settled."""
     surplus = [a for a, c in sorted(view.claims.items()) if c.record.node == node and plan.assignment.get(a) != node]
     if surplus:
         return f"{node} to release {names(surplus, 3)}"

@@ -1,7 +1,7 @@
-"""The first time that the cluster takes an address: whether another machine on the network has it.
+"""The first take of an address by the cluster: the probe for another machine that has it.
 
-Rules of this file: it knows which addresses the cluster has held before (``held/<address>``) and which were asked for
-on the wire. A failover never waits for a probe, because the first holder has left that key.
+Rules of this file: it knows the addresses that the cluster has held before (``held/<address>``) and those that were
+probed. A failover never waits for a probe, because the first holder has written that key.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ class FirstTime:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        #: Whether the configuration wants addresses to be asked for.
+        #: Whether the configuration asks for probes.
         self.wanted = False
         # Address → the request of the probe under way; 0: it found no other machine.
         self._probes: dict[str, int] = {}
 
     def unproven(self, address: str) -> bool:
-        """Whether nothing tells that the address is this cluster's: none of its nodes has held it."""
+        """Whether no node of this cluster has held the address, so that it may be another machine's."""
         return self.wanted and self._context.view.revision_of(f"held/{address}") == 0
 
     def passed(self, address: str) -> bool:
-        """Whether ``address`` may be taken as far as other machines are concerned."""
+        """Whether other machines leave ``address`` free, as far as is known."""
         return not self.unproven(address) or self._probes.get(address) == 0
 
     def ask(self, missing: Collection[str], ready: Callable[[str], str | None]) -> None:
-        """Ask for those of ``missing`` that were never held here: all at once, before any is taken.
+        """Probe those of ``missing`` that this cluster never held: all at once, before any is taken.
 
         ``ready`` returns the interface for an address that has a firm claim, None for any other.
         """
@@ -50,7 +50,7 @@ class FirstTime:
             self._context.emit(ProbeAddresses(request, tuple(items)))
 
     def probed(self, request: int, found: Mapping[str, str]) -> dict[str, str]:
-        """The answer to ``request``; returns address → what was heard, for those that another machine has."""
+        """The answer to ``request``; returns address → the evidence, for those that another machine has."""
         occupied = {}
         for address in [address for address, asked in self._probes.items() if asked == request]:
             heard = found.get(address)
@@ -62,5 +62,5 @@ class FirstTime:
         return occupied
 
     def forget(self) -> None:
-        """The hold is over: whatever was asked for is asked again."""
+        """The hold has ended: probe again whatever was probed."""
         self._probes.clear()

@@ -1,8 +1,10 @@
-"""How a participant follows a plan from phase to phase.
+"""The phases of a plan on one participant.
 
 ``prepare`` (only if the plan asks for it) → release and take (:mod:`locum.rules.serving`) → ``settled`` →
 once every live participant is settled: ``ipreallocated`` and ``recovered`` (I3). A new epoch at any point
-replaces the target; whoever is no member any more is not waited for.
+replaces the target. A node that is no longer a member is not waited for.
+
+Rules of this file: phases and their events. It neither takes nor releases.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from locum.rules.plan import PREPARE_EVENTS, current_health, participants
 from locum.rules.schema import DIRTY, PREPARED, RECOVERED, SETTLED, AdminRecord, PhaseRecord, PlanRecord
 from locum.store.base import Put
 
-#: What ends a reconfiguration, in this order.
+#: The events that end a reconfiguration, in this order.
 CLOSING_EVENTS = ("ipreallocated", "recovered")
 #: Pause before a failed closing event is run again, in seconds. After BanAfterFailures failures it doubles each time,
 #: up to the longest.
@@ -27,7 +29,7 @@ RETRY_PAUSE, LONGEST_RETRY_PAUSE = 1.0, 30.0
 
 
 class Following:
-    """Where one node is with the present plan."""
+    """The progress of one node with the present plan."""
 
     def __init__(self, context: Context, commits: Commits, activity: Activity) -> None:
         self._context = context
@@ -43,7 +45,7 @@ class Following:
         self._ban: AdminRecord | None = None
 
     def adopt(self) -> None:
-        """After a restart of the agent: go on from the phase that the store has."""
+        """After a restart of the agent: continue from the phase in the store."""
         phase = self._context.view.phases.get(self._context.name)
         if phase is not None and phase.record.incarnation == self._context.incarnation:
             self._phase = phase.record
@@ -52,7 +54,7 @@ class Following:
             self._prepared = phase.record.epoch
 
     def join(self) -> None:
-        """A new incarnation starts from nothing: it is told what to do by plans that name it."""
+        """A new incarnation starts without a phase: plans that name it direct it."""
         self._phase = None
         self._prepared = self._recovered = 0
         self._preparing = (0, [])
@@ -79,7 +81,7 @@ class Following:
         return True
 
     def nothing_left(self) -> bool:
-        """Whether the cluster has taken over what this node, which is leaving, served, as far as it can."""
+        """Whether the cluster has taken over the addresses of this leaving node, as far as it can."""
         view, name, incarnation = self._context.view, self._context.name, self._context.incarnation
         if any(c.record.node == name and c.record.incarnation == incarnation for c in view.claims.values()):
             return False
@@ -94,7 +96,7 @@ class Following:
         return not plan.prepare or self.all_reached(plan, PREPARED)
 
     def step(self, plan: PlanRecord, settled: bool, changes: int) -> None:
-        """Write the phase that has been reached. ``changes`` counts takes and releases so far."""
+        """Write the phase that has been reached. ``changes``: the number of takes and releases so far."""
         own = self._context.view.phases.get(self._context.name)
         incarnation = self._context.incarnation
         known = own.record if own is not None and own.record.incarnation == incarnation else None
@@ -154,15 +156,15 @@ class Following:
         return self.all_reached(plan, SETTLED) and self._all_released(plan)
 
     def _all_released(self, plan: PlanRecord) -> bool:
-        """Whether every living node has given up what is not its own in ``plan``, also one that takes no part (I3).
+        """Whether every living node has released the addresses that ``plan`` does not give it, participant or not (I3).
 
-        A node that was stopped or banned releases as well, and says so by deleting its claims.
+        A stopped or banned node releases as well, and shows it by deleting its claims.
         """
         holder = self._context.view.claim_holder
         return all(holder(address) in (None, plan.assignment.get(address)) for address in self._context.view.claims)
 
     def close(self, plan: PlanRecord) -> None:
-        """Run the closing events, one after the other, each as an activity of its own."""
+        """Run the closing events, one after the other, each as a separate activity."""
         self._close(plan, list(CLOSING_EVENTS))
 
     def _close(self, plan: PlanRecord, events: list[str]) -> None:
@@ -180,8 +182,8 @@ class Following:
         self._context.emit(RunEvent(self._activity.begin(event, done), event))
 
     def _failed(self, plan: PlanRecord, event: str, reason: str) -> None:
-        """A closing event failed: again after a pause. A node on which it keeps failing is banned when another node
-        has shown that the event can succeed; a fault that all nodes have in common is no reason to ban any of them."""
+        """A closing event failed: retry after a pause. A node on which it keeps failing is banned when another node
+        has shown that the event can succeed; a fault that all nodes share is not a reason to ban one of them."""
         context = self._context
         self._failures += 1
         limit = context.tunables.ban_after_failures
@@ -195,11 +197,11 @@ class Following:
             self.ban(f"{event} failed {limit + over} times: {reason}")
         else:
             again = self._retry_at - context.now
-            why = "no other node has got through it either, so this one is not banned"
+            why = "no other node has completed it either, so this node is not banned"
             context.note(f"{event} failed {self._failures} times: {reason}; {why}; again in {again:.0f} s", "error")
 
     def _succeeds_elsewhere(self, plan: PlanRecord) -> bool:
-        """Whether another participant is through with the closing events of ``plan``."""
+        """Whether another participant has completed the closing events of ``plan``."""
         view = self._context.view
         for node, incarnation in plan.participants.items():
             phase = view.phases.get(node)
@@ -235,7 +237,7 @@ class Following:
         context.note(f"banning this node for {period:.0f} s: {reason}", "error")
 
     def write_ban(self) -> None:
-        """Write a decided ban until it is written."""
+        """Commit a decided ban until it is in the store."""
         if self._ban is None:
             return
         key = f"admin/{self._context.name}"
@@ -247,14 +249,14 @@ class Following:
             return
         other = self._replacement()
         if other is None:
-            self._context.note("this node is not banned: no other node could serve meanwhile", "error")
+            self._context.note("this node is not banned: no other node could serve in its place", "error")
             self._ban = None
             return
-        # Two nodes that ban themselves at once must not rely on each other: the later one finds a key changed.
+        # Two nodes that ban themselves at once must not rely on each other: the later commit finds a key changed.
         condition = self._context.view.condition
         conditions = [condition(key), condition(f"admin/{other}"), condition(f"member/{other}")]
         self._commits.start(BanSelf(), conditions, [Put(key, schema.encode(self._ban))])
 
     def next_due(self, since: float) -> float:
-        """When a failed closing event is to be tried again, if it was not yet at ``since``."""
+        """When a failed closing event is to be retried, if it was not at ``since``."""
         return self._retry_at if self._retry_at > since else math.inf

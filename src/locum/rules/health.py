@@ -1,7 +1,7 @@
-"""What a member tells the others about itself: its ``health/`` record, written when it changes.
+"""A member's report to the others: its ``health/`` record, written when it changes.
 
-Rules of this file: it collects what the parts say and decides nothing. What follows from a record is
-:mod:`locum.rules.plan`'s.
+Rules of this file: it collects the reports of the parts and decides nothing. :mod:`locum.rules.plan` draws the
+conclusions from a record.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Health:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        #: The events that some script of this node handles.
+        #: The events for which this node has scripts.
         self.handles: tuple[str, ...] = ()
 
     def step(self) -> None:
-        """Write the record if the store does not have it as it is."""
+        """Write the record if the store's differs."""
         context, view, truth = self._parts.context, self._parts.view, self._record()
         key, known = f"health/{context.name}", view.health.get(context.name)
         if known is None or known.record != truth or key in view.corrupt:

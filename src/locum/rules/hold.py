@@ -1,11 +1,13 @@
-"""Holding an address: own beats and deadline, and when another node's hold is certainly over.
+"""Holds: own beats and deadline, and the proof that another node's hold has ended.
 
 The argument, in short (``docs/safety.md`` has all of it). Times are CLOCK_BOOTTIME of one machine each; only
 rates are compared. Node N sends a beat at ``s`` and the store commits it at ``c``; observer O sees it at ``o``:
 ``s <= c <= o`` in real time. N's hold lasts until ``s + hold`` on N's clock. O acts at ``o + hold + margin`` on
-O's clock, in a commit that is conditional on that beat still being the last. So when the commit succeeds, N
-has no accepted beat sent after ``s``, and its hold is over, provided that the margin covers what the two
-clocks' rates can differ by over a hold, and how coarsely the kernel counts.
+O's clock, in a commit that is conditional on that beat still being the last. When the commit succeeds, N has no
+accepted beat sent after ``s``, so its hold has ended, provided that the margin covers the difference of the two
+clocks' rates over a hold and the granularity of the kernel's timers.
+
+Rules of this file: beats and times. It commits nothing and knows no address.
 """
 
 from __future__ import annotations
@@ -15,16 +17,16 @@ from functools import lru_cache
 
 from locum.rules.view import View
 
-#: Beats per hold. Five tries fit into a hold, so that losing some is survived.
+#: Beats per hold. Five attempts fit into a hold, so that it survives the loss of some.
 BEATS_PER_HOLD = 5
 #: Longest time between two beats, in seconds.
 LONGEST_INTERVAL = 0.5
-#: How many beats the kernel's gate can tell apart: one that carries the hold, and others under way.
+#: The number of beats that the kernel's gate can tell apart: one that carries the hold, and others under way.
 SLOTS = 4
 #: Bound on the difference of two clocks' rates that the margin covers: 1000 ppm, twice what NTP may slew.
 CLOCK_RATE_BOUND = 0.001
-#: After an outage of the store everybody gets so many beats, and at least so many seconds, to be heard of again;
-#: never more than a hold and its margin.
+#: After an outage of the store each node gets this number of beats, and at least this number of seconds, to be heard of
+#: again; never more than a hold and its margin.
 GRACE_BEATS = 3
 SHORTEST_GRACE = 0.5
 #: Kernel timers and queues: some jiffies of 10 ms (HZ=100), and packets already handed to a network card.
@@ -43,14 +45,14 @@ def interval_for(hold: float) -> float:
 
 @lru_cache(maxsize=256)
 def rejoin_allowance(hold: float, margin: float) -> float:
-    """Seconds that a node of that ``hold`` and ``margin`` gets to beat again once the store is back."""
+    """Seconds that a node with this ``hold`` and ``margin`` gets to beat again once the store is back."""
     return min(max(GRACE_BEATS * interval_for(hold), SHORTEST_GRACE), hold + margin)
 
 
 class OwnHold:
     """The node's own beats: when the next is due, which are under way, until when the hold lasts.
 
-    Several beats may be under way, because one that the store does not answer must not keep the others back.
+    Several beats may be under way, because an unanswered one must not block the others.
     """
 
     def __init__(self, hold: float) -> None:
@@ -58,7 +60,7 @@ class OwnHold:
         self.interval = interval_for(hold)
         self.deadline = 0.0
         self.sequence = 0
-        #: When the last beat that the store accepted for this membership was sent.
+        #: When the last accepted beat of this membership was sent.
         self.proven = -math.inf
         self._next = 0.0
         self._slot: int | None = None
@@ -78,20 +80,20 @@ class OwnHold:
         return self._next
 
     def begin(self, request: int, now: float) -> int:
-        """Start a beat; returns its slot, never the one that carries the present hold."""
+        """Start a beat; returns its slot, which is never the one that carries the present hold."""
         self.sequence += 1
         self._next = now + self.interval
         free = [s for s in range(SLOTS) if s != self._slot and s not in self._under_way.values()]
         if not free:
-            # The oldest beat under way has gone unanswered for several intervals: give its slot away. Its
-            # answer will not be used, since nothing says any more what that slot is armed for.
+            # The oldest beat under way has had no answer for several intervals: reuse its slot. Its answer will be
+            # ignored, because the slot is then armed for another beat.
             oldest = min(self._under_way)
             free = [self._under_way.pop(oldest)]
         self._under_way[request] = free[0]
         return free[0]
 
     def under_way(self, request: int) -> bool:
-        """Whether the beat of ``request`` is waited for: sent in this membership, and its slot not given away."""
+        """Whether the beat of ``request`` awaits its answer: sent in this membership, and its slot not reused."""
         return request in self._under_way
 
     def finished(self, request: int, accepted: bool | None, sent_at: float) -> int | None:
@@ -105,18 +107,18 @@ class OwnHold:
         return slot
 
     def beat_now(self) -> None:
-        """The next beat is due at once."""
+        """Make the next beat due at once."""
         self._next = 0.0
 
     def adopt(self, deadline: float, slot: int, sequence: int) -> None:
-        """Go on with the hold of a predecessor: it lasts until ``deadline`` and is carried by ``slot``."""
+        """Continue the hold of a predecessor: it lasts until ``deadline`` and is carried by ``slot``."""
         self.deadline = deadline
         self.proven = deadline - self.hold
         self._slot = slot
         self.sequence = sequence
 
     def lose(self) -> None:
-        """The membership is gone: no hold, and no beat under way counts any more."""
+        """The membership is gone: the hold ends, and no beat under way counts."""
         self.deadline = 0.0
         self.proven = -math.inf
         self._slot = None
@@ -125,13 +127,13 @@ class OwnHold:
 
 
 class FailureDetector:
-    """What this node saw of the others' beats, and whether its own sight can be trusted.
+    """The beats of other nodes as seen here, and whether this node's view is fresh enough to judge them.
 
-    Sight is trusted while the node's own beats come back through the watch: a watch that lags, or a store that
-    does not answer, shows in them. That a beat came back also proves that all which was committed before it has been
-    seen; so a gap makes no sight of others' beats less true, and their holds are counted from it as ever. But in a
-    gap they may have lost beats as well: after it everybody gets some (:func:`grace_for`), so that an outage of the
-    store is not mistaken for the death of the nodes.
+    The view is trusted while the node's own beats come back through the watch: a lagging watch or an unanswering store
+    shows in them. The return of a beat also proves that every earlier commit has been seen. So a gap does not falsify
+    observed beats, and holds are counted from them as always. But others may have lost beats in the gap as well. After
+    it each gets some time (:func:`rejoin_allowance`), so that an outage of the store is not mistaken for the death of
+    the nodes.
     """
 
     def __init__(self, interval: float) -> None:
@@ -144,7 +146,7 @@ class FailureDetector:
         self._orphans: dict[str, tuple[int, float]] = {}
 
     def beat_sent(self, sequence: int, now: float) -> None:
-        """An own beat is on its way at ``now``; its echo will tell how far the watch is."""
+        """An own beat was sent at ``now``; its echo will show the progress of the watch."""
         self._sent[sequence] = now
         while len(self._sent) > 64:
             self._sent.pop(next(iter(self._sent)))
@@ -154,15 +156,15 @@ class FailureDetector:
         sent = self._sent.pop(sequence, None)
         if sent is None:
             return
-        # Beats that waited in a store's queue come back in a row when it does: what counts is for how long nothing
-        # had come, not how much time lies between the sending of one and the next.
+        # Beats that waited in a store's queue come back in a row when it recovers. The duration without any beat counts
+        # here, not the time between the sending of two beats.
         if now - self._echo_sent > 3 * self._interval:
             self._trusted_since = now
         self._echo_sent = max(self._echo_sent, sent)
 
     @property
     def current_at(self) -> float:
-        """When the newest own beat that came back was sent: all that was committed before has been seen."""
+        """When the newest own beat that came back was sent: every commit before that time has been seen."""
         return self._echo_sent
 
     def beat_seen(self, node: str, revision: int, now: float) -> None:
@@ -172,10 +174,10 @@ class FailureDetector:
             self._seen[node] = (revision, now)
 
     def store_is_back(self, now: float) -> bool:
-        """Another's beat was just seen: whether that says that the store takes beats again, after own ones were lost.
+        """Whether the beat just seen of another node shows that the store takes beats again after a loss of own ones.
 
-        True once in each outage. So all nodes beat as soon as the first one does, instead of each at its next turn;
-        and a store that is slow, not away, is not burdened with more beats than it can answer.
+        True once in each outage. So all nodes beat as soon as the first one succeeds, instead of each at its next turn.
+        A store that is slow rather than away does not get more beats than it can answer.
         """
         if self.trusted(now):
             self._hurried = False
@@ -184,18 +186,18 @@ class FailureDetector:
         return not hurried
 
     def forget(self, node: str) -> None:
-        """``node`` is a member no more."""
+        """``node`` is no longer a member."""
         self._seen.pop(node, None)
 
     def forget_all(self) -> None:
-        """What was seen may be another history's: everything counts from when it is seen the next time."""
+        """Past observations may be another history's: everything counts from its next observation."""
         self._seen.clear()
         self._orphans.clear()
 
     def trusted(self, now: float, hold: float | None = None) -> bool:
-        """Whether this node's sight of the store is fresh enough to judge others. ``hold``: theirs, in seconds.
+        """Whether this node's view is fresh enough to judge others. ``hold``: theirs, in seconds.
 
-        Within the time that goes unseen they must not have had to miss more than two beats.
+        The unseen time must be too short for them to have missed more than two beats.
         """
         interval = self._interval if hold is None else min(self._interval, interval_for(hold))
         return now - self._echo_sent <= 2 * interval
@@ -203,7 +205,7 @@ class FailureDetector:
     def expires_at(self, view: View, node: str) -> float:
         """When ``node`` will have been silent for its hold and the margin, on this node's clock.
 
-        Not before it has had its chance to be heard of since the last gap in this node's sight.
+        Not before the rejoin allowance since the last gap in this node's view.
         """
         member = view.members[node].record
         seen = self._seen.get(node)
@@ -211,18 +213,18 @@ class FailureDetector:
         return max(silent, self._trusted_since + rejoin_allowance(member.hold, member.margin))
 
     def expired(self, view: View, node: str, now: float) -> bool:
-        """Whether ``node``'s hold is certainly over: the expiry must still be conditional on :meth:`seen_revision`."""
+        """Whether ``node``'s hold has surely ended; the expiry must also be conditional on :meth:`seen_revision`."""
         if node not in self._seen or now < self.expires_at(view, node):
             return False
         return self.trusted(now, view.members[node].record.hold)
 
     def seen_revision(self, node: str) -> int:
-        """The beat revision that the judgement rests on; 0 when none was seen."""
+        """The beat revision on which the judgement is based; 0 when none was seen."""
         seen = self._seen.get(node)
         return 0 if seen is None else seen[0]
 
     def orphan_since(self, key: str, revision: int, now: float) -> float:
-        """Since when ``key`` at ``revision`` has been seen with nobody to stand for it."""
+        """Since when ``key`` at ``revision`` has been seen without its membership."""
         known = self._orphans.get(key)
         if known is None or known[0] != revision:
             self._orphans[key] = (revision, now)
@@ -230,5 +232,5 @@ class FailureDetector:
         return max(known[1], self._trusted_since)
 
     def orphan_gone(self, key: str) -> None:
-        """Somebody stands for ``key``."""
+        """``key`` has its membership, or is deleted."""
         self._orphans.pop(key, None)

@@ -1,4 +1,4 @@
-"""What a node is by its configuration and machine, and what a restarted agent finds of its predecessor: values only."""
+"""A node's identity by configuration and machine, and what a restarted agent adopts of its predecessor: values only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from locum.rules.schema import HostedAddress
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who the node is, from its configuration and its machine. ``hold`` and ``margin`` in seconds.
+    """The identity of a node, from its configuration and its machine. ``hold`` and ``margin`` in seconds.
 
-    ``probe``: ask on the wire for an address that no node of the cluster has held before it is taken. ``search``: look
-    for other clusters in the same store before joining.
+    ``probe``: ask on the network for an address that no node of the cluster has held before it is taken. ``search``:
+    look for other clusters in the same store before joining.
     """
 
     name: str
@@ -30,12 +30,12 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Adoption(msgspec.Struct, frozen=True):
-    """What a restarted agent takes over from its predecessor, while the guard kept watch.
+    """What a restarted agent adopts from its predecessor, while the guard kept watch.
 
     ``deadline``: CLOCK_BOOTTIME seconds until which the hold lasts, carried by gate slot ``slot`` and by the beat that
-    the store accepted at ``revision``; before ``quiet`` nothing may be claimed or taken by it. ``held``: address →
-    interface of every address that had been taken completely. ``missing``: those of them that the kernel had lost
-    meanwhile, and that were configured again.
+    the store accepted at ``revision``; before ``quiet`` it permits no claim and no take. ``held``: address → interface
+    of every address that had been taken completely. ``missing``: those of them that the kernel had lost and that were
+    configured again.
     """
 
     incarnation: str

@@ -1,9 +1,11 @@
-"""Becoming a member: the node's own records, its number, and who else may have its name.
+"""Joining the cluster: the node's own records, its number, and other nodes with its name.
 
-A member key of this name that is already there belongs to one of three: an earlier life in this very place
-(same ``machine``; the guard's lock proves that it is over, and its addresses were removed at start), a node that
-died (its hold is waited for), or another living node with the same name (then this one waits and says why). Nothing
-that the store contains ends a node: anyone who can write to the store could stop every daemon for good.
+An existing member key with this name has one of three origins. An earlier life in this very place (same ``machine``):
+the guard's lock proves that it has ended, and its addresses were removed at start. A node that died: this node waits
+for the end of its hold. Another living node with the same name: this node waits and says why. No content of the store
+ends a node: otherwise anyone with write access to the store could stop every daemon for good.
+
+Rules of this file: it writes the records of this node's name only. It knows no plan and no address of other nodes.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ if TYPE_CHECKING:
 
 #: Nodes of a cluster have numbers below this.
 NUMBERS = 1000
-#: Old claims that one joining commit deletes; the leader frees any others.
+#: Maximum of old claims that one joining commit deletes; the leader frees the others.
 CLAIMS_AT_JOIN = 60
 
 
 def part_of_membership(name: str) -> dict[str, str]:
-    """Why ``beat/``, ``health/`` and ``phase/`` of ``name`` may be deleted along with its membership without a look.
+    """Why ``beat/``, ``health/`` and ``phase/`` of ``name`` may be deleted with its membership without a condition.
 
-    Their writer is that membership alone, under a condition on ``member/<name>``. A commit that has the same
-    condition and ends the membership therefore cannot delete a later one's.
+    Only that membership writes them, under a condition on ``member/<name>``. So a commit with the same condition that
+    ends the membership cannot delete those of a later one.
     """
     reason = f"belongs to the membership that ends with this commit; member/{name} is a condition"
     return {f"{kind}/{name}": reason for kind in ("beat", "health", "phase")}
@@ -43,27 +45,27 @@ def is_number(text: str) -> bool:
 
 
 class Joining:
-    """Writes ``node``, ``number`` and ``member``; keeps ``node`` true after a reload."""
+    """Writes ``node``, ``number`` and ``member``; keeps ``node`` correct after a reload."""
 
     def __init__(self, context: Context, commits: Commits, identity: Identity) -> None:
         self._context = context
         self._commits = commits
         self.identity = identity
-        #: The incarnation of the last try.
+        #: The incarnation of the last attempt.
         self.tried = ""
         self._rival: tuple[int, int, float] | None = None
-        # With which view (View.changes) and configuration the node's records were found to be right.
+        # The view (View.changes) and configuration for which the node's records were found to be right.
         self._right: tuple[int, Identity] | None = None
         self._due = math.inf
-        #: Why the node cannot join at present; "" when nothing is in its way.
+        #: Why the node cannot join at present; "" without an obstacle.
         self.obstacle = ""
 
     def next_due(self) -> float:
-        """When a silent member of our name will have lost its hold."""
+        """When a silent member with this node's name will have lost its hold."""
         return self._due
 
     def step(self, incarnation: str) -> None:
-        """Try to join as ``incarnation``; :attr:`obstacle` says what is in the way."""
+        """Try to join as ``incarnation``; :attr:`obstacle` has the reason when this is not possible."""
         context, view, name = self._context, self._context.view, self._context.name
         if not self._commits.free(Join()):
             return
@@ -78,7 +80,7 @@ class Joining:
         number = self._number()
         if number is None:
             if self.identity.number is None:
-                self.blocked(f"all {NUMBERS} numbers of nodes are taken: remove nodes that are gone")
+                self.blocked(f"all {NUMBERS} node numbers are taken: remove nodes that are gone")
                 return
             owner = view.numbers[str(self.identity.number)].record.node
             self.blocked(
@@ -107,16 +109,16 @@ class Joining:
         operations.append(Put(f"node/{name}", schema.encode(self._node_record(number, self.identity))))
         operations.append(Put(f"number/{number}", schema.encode(NumberRecord(name))))
         if view.history is None:
-            # Absent, or so that nobody can read it.
+            # Absent or unreadable.
             operations.append(Put("history", schema.encode(HistoryRecord(incarnation))))
         old = view.nodes.get(name)
         if old is not None and old.record.number != number:
-            # A number that another node has meanwhile is not ours to free.
+            # If another node has the number by now, this node may not free it.
             freed = view.numbers.get(str(old.record.number))
             if freed is not None and freed.record.node == name:
                 conditions.append(view.condition(f"number/{old.record.number}"))
                 operations.append(Delete(f"number/{old.record.number}"))
-        # Nothing is held here now, so claims of earlier incarnations are free.
+        # Nothing is held here at this point, so claims of earlier incarnations are free.
         stale = [a for a, c in sorted(view.claims.items()) if c.record.node == name][:CLAIMS_AT_JOIN]
         conditions += [view.condition(f"claim/{address}") for address in stale[: CLAIMS_AT_JOIN // 2]]
         operations += [Delete(f"claim/{address}") for address in stale[: CLAIMS_AT_JOIN // 2]]
@@ -128,16 +130,16 @@ class Joining:
         self._commits.start(Join(), conditions, operations, part_of_membership(name))
 
     def blocked(self, why: str, waits: str = "") -> None:
-        """Something is in the way of joining, or ("") nothing is.
+        """Set the obstacle to joining, or ("") clear it.
 
-        ``waits``: what joining waits for when nothing is in its way, "" for nothing; the log has it already.
+        ``waits``: what joining waits for without an obstacle, "" for nothing; it is in the log already.
         """
         if why and why != self.obstacle:
             self._context.note(f"cannot join: {why}; this node joins as soon as that is over", "error")
         self.obstacle = why or waits
 
     def refresh(self) -> None:
-        """Write the node record anew when it is not what the configuration says."""
+        """Rewrite the node record when it differs from the configuration."""
         view, key = self._context.view, f"node/{self._context.name}"
         if self._right == (view.changes, self.identity):
             return
@@ -154,7 +156,7 @@ class Joining:
             self._right = (view.changes, self.identity)
 
     def _present_number(self, recorded: int | None) -> int | None:
-        """The number of a member, whatever somebody wrote into its record (``recorded``) or took from it."""
+        """The number of a member, even if its record (``recorded``) was changed by a foreign writer."""
         if self.identity.number is not None or recorded is None:
             number = self._number()
             return recorded if number is None else number
@@ -166,9 +168,9 @@ class Joining:
         return [int(n) for n, found in numbers if found.record.node == self._context.name and is_number(n)]
 
     def _keep_number(self, number: int) -> bool:
-        """Write the number's key anew when somebody deleted it, or gave it to a node that has another.
+        """Rewrite the number's key when it was deleted, or assigned to a node that has another number.
 
-        Returns whether nothing is to be written.
+        Returns whether nothing needs to be written.
         """
         view, key = self._context.view, f"number/{number}"
         owner = view.numbers.get(str(number))
@@ -177,7 +179,7 @@ class Joining:
             if owner.record.node == self._context.name or (other is not None and other.record.number == number):
                 return True
         elif view.revision_of(key):
-            # It cannot be read and never could: a number is not worth a quarrel.
+            # It is unreadable and was never readable: a number is not worth a conflict.
             return True
         self._commits.start(
             WriteNumber(), [view.condition(key)], [Put(key, schema.encode(NumberRecord(self._context.name)))]
@@ -189,7 +191,7 @@ class Joining:
         return NodeRecord(number, self.identity.private_address, self.identity.addresses, wait)
 
     def _number(self) -> int | None:
-        """The node's number: configured, or had before, or the lowest free one; None when it is another's."""
+        """The node's number: configured, or from before, or the lowest free one; None when another node owns it."""
         view, name = self._context.view, self._context.name
         if self.identity.number is not None:
             owner = view.numbers.get(str(self.identity.number))
@@ -208,8 +210,8 @@ class Joining:
     def _void(self, number: int, owner: str) -> bool:
         """Whether ``owner`` has no right to ``number``, whatever the number's own key says.
 
-        It has none when its node record does not say so too: a join writes both in one commit. Nor when it is not a
-        member while this node had the number before: the number then is the one by which admins know this node.
+        Its right is void when its node record does not have the number: a join writes both in one commit. It is also
+        void when the owner is not a member and this node had the number before: admins know this node by it.
         """
         view = self._context.view
         other, own = view.nodes.get(owner), view.nodes.get(self._context.name)
@@ -218,7 +220,7 @@ class Joining:
         return own is not None and own.record.number == number and view.revision_of(f"member/{owner}") == 0
 
     def _waited_for_unknown(self) -> bool:
-        """A member of our name that cannot be read may be on another machine: wait for the longest known promise."""
+        """An unreadable member with this node's name may be on another machine: wait for the longest known promise."""
         context, view = self._context, self._context.view
         revision = view.revision_of(f"member/{self._context.name}")
         if self._rival is None or self._rival[0] != revision:
@@ -228,9 +230,9 @@ class Joining:
         return context.now >= self._due
 
     def _wait_for_rival(self, member: MemberRecord) -> str:
-        """Watch a member of our name: if it beats it lives; if it is silent for its hold it is dead.
+        """Watch a member with this node's name: it is alive if it beats, dead if it is silent for its hold.
 
-        Returns why this node must wait when the other lives, "" as long as that is not certain.
+        Returns why this node must wait when the other is alive, "" until that is certain.
         """
         context, view, name = self._context, self._context.view, self._context.name
         seen = (view.revision_of(f"member/{name}"), view.revision_of(f"beat/{name}"))
@@ -241,7 +243,7 @@ class Joining:
             self._rival = (*seen, context.now)
             alive = (
                 f"another node named {name!r} is alive (on {member.machine or 'an unknown machine'}): "
-                "give one of the two another [node] name"
+                "give one of the two nodes another [node] name"
             )
         self._due = self._rival[2] + member.hold + member.margin
         return alive or self.obstacle

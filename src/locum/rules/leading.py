@@ -1,8 +1,7 @@
-"""What the leader does, and how one becomes it.
+"""The leader's work, and the way to become leader.
 
-Every commit here is conditional on the ``leader`` key being the one that this node wrote (I8), so that a leader
-that slept, was cut off or replaced changes nothing. Taking the lead from a silent leader is the same act as
-expiring it: one commit.
+Rules of this file: every commit is conditional on the ``leader`` key that this node wrote (I8), so a leader that slept,
+was cut off or was replaced changes nothing. One commit both expires a silent leader and takes the lead.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put
 
 #: Kinds of keys that can make another plan necessary.
 PLANNING_KEYS = frozenset({"node", "member", "admin", "health", "phase", "prefer", "tunable", "plan", "leader"})
-#: Kinds of keys that the leader writes anew when somebody made them unreadable.
+#: Kinds of keys that the leader rewrites when they became unreadable.
 MENDED = ("leader", "admin", "prefer", "tunable", "number", "history", "held")
 
 
 class Leading:
-    """The leader's part of a node; every member has one, at most one acts."""
+    """The leader's part of a node; every member has one, at most one of them acts."""
 
     def __init__(self, context: Context, commits: Commits, detector: FailureDetector) -> None:
         self._context = context
@@ -58,20 +57,20 @@ class Leading:
             self._epoch_floor = plan.record.epoch
 
     def forget(self) -> None:
-        """The store may have another history: whose hold was proven to be over there says nothing here."""
+        """The store may have another history: proofs that holds have ended are void there."""
         self._proven.clear()
         self._expiring = None
         self._replan = True
 
     def leads(self) -> bool:
-        """Whether this node's membership is the leader as far as it knows."""
+        """Whether this node's membership is the leader, as far as it knows."""
         leader = self._context.view.leader
         if leader is None or leader.record.node != self._context.name:
             return False
         return leader.record.incarnation == self._context.incarnation
 
     def step(self) -> None:
-        """Act as leader, or take the lead when it is free. Called only while the own hold is valid."""
+        """Act as leader, or take the lead when it is free. Called only while this node's hold is valid."""
         context, view = self._context, self._context.view
         if not self._commits.free(TakeLead()):
             return
@@ -86,14 +85,14 @@ class Leading:
             self._lead(self._standing())
 
     def _standing(self) -> list[Condition]:
-        """On what every commit of a leader rests: its membership, and who leads."""
+        """The conditions of every commit of a leader: its membership, and the ``leader`` key."""
         return [*self._context.membership(), self._context.view.condition("leader")]
 
     def _me(self) -> Put:
         return Put("leader", schema.encode(LeaderRecord(self._context.name, self._context.incarnation)))
 
     def next_due(self) -> float:
-        """When time alone will make something necessary: an expiry or the end of a ban."""
+        """When time alone makes an action necessary: an expiry or the end of a ban."""
         view = self._context.view
         leads = self.leads()
         watched = [n for n in view.members if n != self._context.name] if leads else []
@@ -112,7 +111,7 @@ class Leading:
         return min(due, default=math.inf)
 
     def _may_lead(self) -> bool:
-        """A stopped or banned node leads only when there is no other that lives."""
+        """A stopped or banned node leads only when no other node is alive."""
         view, context = self._context.view, self._context
         if not inactive(view, context.name, context.wall):
             return True
@@ -122,7 +121,7 @@ class Leading:
         )
 
     def _expire(self, node: str, standing: list[Condition], first: list[Operation]) -> None:
-        """Delete a silent node's membership and its claims, provided that the beat seen is still its last."""
+        """Delete a silent node's membership and claims, provided that the beat seen is still its last."""
         context, view = self._context, self._context.view
         incarnation = view.members[node].record.incarnation
         conditions = [
@@ -136,9 +135,9 @@ class Leading:
             for address, claim in sorted(view.claims.items())
             if claim.record.node == node and claim.record.incarnation == incarnation
         ]
-        # What does not fit becomes an orphan; _free_orphans deletes it next.
+        # Claims that do not fit become orphans; _free_orphans deletes them next.
         claims = claims[: MAX_OPERATIONS - max(len(conditions), len(operations))]
-        # The node may have given a claim up since it was seen here, and another node may have made its own.
+        # Since this view, the node may have given up a claim and another node may have made its own.
         conditions += [view.condition(key) for key in claims]
         operations += [Delete(key) for key in claims]
         kind = Expire(node, incarnation)
@@ -167,7 +166,7 @@ class Leading:
                 context.note(f"plan {plan.epoch}: {plan.cause}")
 
     def _forget_held(self, standing: list[Condition]) -> bool:
-        """Forget that the cluster has held addresses that no node is configured for: another machine may get them."""
+        """Delete ``held/`` of addresses that no node is configured for: they may be given to other machines."""
         view = self._context.view
         nodes = [view.condition(f"node/{name}") for name in sorted(view.nodes)]
         room = MAX_OPERATIONS - len(standing) - len(nodes)
@@ -184,11 +183,11 @@ class Leading:
             self._replan = True
 
     def _free_orphans(self, standing: list[Condition]) -> bool:
-        """Delete claims without a member once nobody can hold by them any more.
+        """Delete claims without a member once no node can hold by them.
 
-        They exist when an expiry did not have room for all, or when somebody deleted a ``member`` key by hand.
-        In the first case this leader has the proof. In the second the node may hold for as long as its hold
-        lasts, which nobody can look up any more: wait for the longest that any node has promised at its join.
+        They exist when an expiry did not have room for all, or when a foreign writer deleted a ``member`` key. In the
+        first case this leader has the proof. In the second the node may still hold, for an unrecorded time: wait for
+        the longest hold that any node has promised at its join.
         """
         context, view, detector = self._context, self._context.view, self._detector
         wait = max((m.record.hold + m.record.margin for m in view.members.values()), default=0.0)
@@ -204,8 +203,8 @@ class Leading:
             ):
                 due.append(f"claim/{address}")
         for key in view.corrupt:
-            # A claim that cannot be read: its holder rewrites it at once; when nobody does, nobody holds it.
-            # A membership that cannot be read: its node gives it up and joins anew, unless it is dead.
+            # An unreadable claim: a holder rewrites it at once; if it stays unreadable, no node holds the address.
+            # An unreadable membership: its node gives it up and joins again, unless it is dead.
             kind, name = schema.split_key(key)
             if not name:
                 # A key of a kind that Locum does not write; an administrator decides.
@@ -215,17 +214,17 @@ class Leading:
                 if since + wait <= context.now and detector.trusted(context.now):
                     due.append(key)
             elif kind == "held" and name not in view.held:
-                # Without the record, the next node to take the address asks the network first; a holder writes it anew.
+                # Without the record, the next node to take the address probes first; a holder rewrites it.
                 due.append(key)
             elif kind in ("beat", "health", "phase") and name not in view.members:
-                # Says nothing without a membership; the node itself writes it again when it has one.
+                # It is meaningless without a membership; the node rewrites it once it is a member.
                 due.append(key)
         # Each key may need a second condition, on a membership.
         due = sorted(due)[: (MAX_OPERATIONS - len(standing)) // 2]
         return bool(due) and self._commits.start(FreeKeys(), self._as_read(standing, due), [Delete(key) for key in due])
 
     def _as_read(self, standing: list[Condition], keys: Iterable[str]) -> list[Condition]:
-        """``standing``, and that ``keys`` and the memberships that they belong to are as this node read them."""
+        """``standing``, and that ``keys`` and their memberships are as this node read them."""
         view = self._context.view
         read: dict[str, None] = {}
         for key in keys:
@@ -242,12 +241,12 @@ class Leading:
         return [*standing, *(view.condition(key) for key in read if key not in present)]
 
     def _mend(self, standing: list[Condition]) -> bool:
-        """Write anew what somebody made unreadable and what this node still knows (I9).
+        """Rewrite unreadable keys whose last value this node still knows (I9).
 
-        Only keys that nobody else writes anew: the leader's own, and the durable ones. An admin's record that was
-        never known is left alone, and an admin must decide (:data:`locum.rules.view.UNREADABLE`). And claims of
-        living members: one that holds the address writes its claim anew by itself, but one that has released it, and
-        has read the store anew since, does not know any more that the claim is its own.
+        It rewrites only keys that no other node rewrites. These are the leader's own and the durable ones; an admin
+        record that was never known is left alone, for an admin to decide (:data:`locum.rules.view.UNREADABLE`). They
+        also include claims of living members: a member that holds the address rewrites its claim itself, but one that
+        has released it, and has read the whole store since, no longer knows that the claim is its own.
         """
         context, view = self._context, self._context.view
         known: dict[str, Record] = {}
@@ -265,7 +264,7 @@ class Leading:
         operations = [Put(key, schema.encode(known[key])) for key in chosen]
         if not chosen or not self._commits.start(RepairKeys(), conditions, operations):
             return False
-        context.note(f"written anew as it was known: {', '.join(chosen)}", "warning")
+        context.note(f"unreadable keys rewritten with their last known values: {', '.join(chosen)}", "warning")
         return True
 
     def _lift_bans(self, standing: list[Condition]) -> bool:

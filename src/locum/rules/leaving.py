@@ -1,7 +1,7 @@
-"""How a node leaves in order: its addresses are served elsewhere, ``shutdown`` runs, its membership ends.
+"""Leaving in order: addresses move to other nodes, ``shutdown`` runs, the membership ends.
 
-Rules of this file: it knows the order of these steps and what each waits for. Releasing is not its business: plans give
-no addresses to a node that says in its health that it leaves, so it releases them as after any other plan.
+Rules of this file: it knows the order of these steps and the condition of each. It does not release: plans give no
+addresses to a node whose health says that it leaves, so it releases them as after any other plan.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from locum.rules.joining import part_of_membership
 from locum.rules.leading import Leading
 from locum.store.base import Delete
 
-#: How long a leaving node tries to tell the store, in seconds.
+#: How long a leaving node tries to delete its membership, in seconds.
 FAREWELL_LIMIT = 3.0
 
 
 class Departure(enum.IntEnum):
-    """How far a node is with leaving. It only moves forward."""
+    """The progress of a node's departure. It only moves forward."""
 
     #: It was not asked to leave.
     STAYS = 0
@@ -57,11 +57,11 @@ class Leaving:
 
     @property
     def ends_membership(self) -> bool:
-        """Whether the end of the membership is this node's own wish."""
+        """Whether this node itself wants its membership to end."""
         return self._departure is Departure.FAREWELL
 
     def ask(self) -> None:
-        """Leave."""
+        """Begin to leave."""
         self._departure = max(self._departure, Departure.HANDING_OVER)
 
     def next_due(self) -> float:
@@ -69,7 +69,7 @@ class Leaving:
         return self._give_up_at
 
     def step(self, *, member: bool, hold_valid: bool, started: bool) -> bool:
-        """Take the next step of a node that has no address and runs nothing; returns whether it has left.
+        """Take the next step, for a node without addresses and activity; returns whether it has left.
 
         ``started``: ``startup`` has succeeded, so ``shutdown`` must run.
         """
@@ -89,7 +89,7 @@ class Leaving:
         return False
 
     def left(self) -> None:
-        """The node has left: nothing is due any longer."""
+        """The node has left: nothing more is due."""
         self._give_up_at = math.inf
 
     def _shutdown_done(self, ok: bool, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The links of a node's interfaces: which are up, which have been up for too short a time, which one an address uses.
+"""The links of a node's interfaces: which are up, which are unsteady, which one an address uses.
 
 Rules of this file: interfaces and times; it knows no plan and no claim.
 """
@@ -14,30 +14,30 @@ from locum.rules.schema import HostedAddress
 
 
 class Links:
-    """The interfaces that one node is configured for, and what the kernel says of their links."""
+    """The interfaces for which one node is configured, and the kernel's state of their links."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._interfaces: list[str] = []
-        #: Interface → whether it is up, of all interfaces that the kernel knows.
+        #: Interface → whether it is up, for all interfaces that the kernel knows.
         self.states: dict[str, bool] = {}
         self._dampers: dict[str, Damper] = {}
         self._present_rule = PresentRule(link_rule)
 
     def configure(self, hosted: Iterable[HostedAddress]) -> None:
-        """The configured addresses, at start and at reload."""
+        """Set the configured addresses, at start and at reload."""
         self._interfaces = sorted({name for one in hosted for name in one.interfaces})
 
     def adopt(self, down: Collection[str]) -> None:
-        """After a restart of the agent, take the links to be as the node's health said until the kernel has told them.
+        """After a restart of the agent, use the link states of the node's health until the kernel has reported its own.
 
-        A node that took them to be down would lose its addresses to the next plan.
+        A node that assumed them to be down would lose its addresses to the next plan.
         """
         if not self.states:
             self.states = {name: name not in down for name in self._interfaces}
 
     def changed(self, states: Mapping[str, bool]) -> set[str]:
-        """The links' present states; returns the interfaces that were down and are up again."""
+        """Set the links' present states; returns the interfaces that were down and are up again."""
         before, self.states = self.states, dict(states)
         rule = self._rule()
         for name in {*before, *states}:
@@ -54,17 +54,17 @@ class Links:
         return tuple([name for name in self._interfaces if not states.get(name, False)])
 
     def unsteady(self) -> tuple[str, ...]:
-        """Configured interfaces that have had a link for too short a time after they had lost it, sorted."""
+        """Configured interfaces whose link has returned too recently to count, sorted."""
         now, rule, dampers = self._context.now, self._rule(), self._dampers
         return tuple([name for name in self._interfaces if name in dampers and dampers[name].unsteady(now, rule)])
 
     def best(self, hosted: HostedAddress) -> str | None:
-        """The first configured interface of an address with link; one whose link is steady before others."""
+        """The first configured interface of an address that has link; those with a steady link come first."""
         linked = [name for name in hosted.interfaces if self.up(name)]
         return next((name for name in linked if not self._is_unsteady(name)), linked[0] if linked else None)
 
     def next_due(self, since: float) -> float:
-        """When the next link becomes steady that was not at ``since``."""
+        """When the next link that was unsteady at ``since`` becomes steady."""
         rule = self._rule()
         return min([damper.next_due(since, rule) for damper in self._dampers.values()], default=math.inf)
 

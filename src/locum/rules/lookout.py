@@ -1,11 +1,11 @@
 """Whether another cluster in the same store keeps this node from joining, or from serving addresses.
 
-A node looks twice: before it writes anything, and once more after its records are there and before it claims
-anything. Of two clusters that start at the same instant each has written before it looks, so one of them sees the
-other; both do when both were quick, and then the one whose oldest living member joined first stays. Addresses that a
-reload brings are looked for in the same way: they are claimed only after a look that followed the node's new record.
+A node looks twice: before it writes anything, and again between writing its records and the first claim. Of two
+clusters that start at the same instant, each has written before it looks, so at least one sees the other. If both do,
+the cluster whose oldest living member joined first stays. Addresses added by a reload follow the same rule: they are
+claimed only after a look that followed the node's new record.
 
-What is found is :mod:`locum.rules.rivals`'s business.
+Rules of this file: it decides when to look; :mod:`locum.rules.rivals` judges the findings.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from locum.rules.identity import Identity
 from locum.rules.obstacles import Obstacles
 from locum.rules.schema import HostedAddress
 
-#: Pause after a look that the store did not answer, and after one that found another cluster, in seconds.
+#: Pause after an unanswered look, and after one that found another cluster, in seconds.
 UNANSWERED_PAUSE, OCCUPIED_PAUSE = 0.2, 5.0
-#: The name under which a member's obstacles and warnings tell of a search that is not at its end.
+#: The name under which a member's obstacles and warnings report an unfinished search.
 SOURCE = "clusters"
 
 
 class Lookout:
-    """What one node knows of other clusters. Without ``Identity.search`` it never looks, and nothing is barred."""
+    """One node's knowledge of other clusters. Without ``Identity.search`` it never looks, and bars nothing."""
 
     def __init__(self, context: Context, obstacles: Obstacles, identity: Identity) -> None:
         self._context = context
         self._obstacles = obstacles
         self._identity = identity
-        # Addresses that are not to be claimed yet → why not, "" before the first look.
+        # Addresses that must not be claimed yet → the reason, "" before the first look.
         self._barred: dict[str, str] = {}
         self._everything = True
-        #: Why this node neither joins nor claims anything at present, "" when nothing is known against it.
+        #: Why this node neither joins nor claims anything at present; "" without a known reason.
         self.obstacle = ""
-        #: Why a search is not at its end, "" when none waits. A member tells it through its obstacles and warnings.
+        #: Why a search is unfinished, "" when none waits. A member reports it through its obstacles and warnings.
         self.awaited = ""
         self._request = 0
         self._asked: frozenset[str] = frozenset()
         self._next = 0.0
 
     def begin(self) -> None:
-        """A new try to join, or a new membership: nothing is known."""
+        """A new attempt to join, or a new membership: forget all findings."""
         self._everything, self._barred, self._request, self._next = True, {}, 0, 0.0
         self.obstacle = ""
         self._tell("")
 
     def trust(self) -> None:
-        """This node holds what it is configured for already."""
+        """This node already holds its configured addresses: skip the look for them."""
         self._everything = False
         self._tell("")
 
     def configure(self, identity: Identity) -> None:
-        """A reload: what it brought is looked for."""
+        """A reload: look for the addresses that it added."""
         before = {hosted.address for hosted in self._identity.addresses}
         after = {hosted.address for hosted in identity.addresses}
         self._identity = identity
@@ -66,25 +66,25 @@ class Lookout:
             self._next = 0.0
 
     def clear(self) -> bool:
-        """Whether the node may go on; asks if that is not known yet."""
+        """Whether the node may continue; starts a look if that is not known yet."""
         if not self._identity.search or not self._everything:
             return True
         self._ask(frozenset())
         return False
 
     def look(self, hosted: tuple[HostedAddress, ...]) -> bool:
-        """As :meth:`clear`, for a member; and asks for what is barred once the node's own record has it."""
+        """As :meth:`clear`, for a member; also looks for barred addresses once the node's own record has them."""
         record = self._context.view.nodes.get(self._context.name)
         if self._barred and not self._everything and record is not None and record.record.addresses == hosted:
             self._ask(frozenset(self._barred))
         return self.clear()
 
     def barred(self) -> frozenset[str]:
-        """Addresses that are not to be claimed."""
+        """Addresses that must not be claimed."""
         return frozenset(self._barred)
 
     def occupied(self, hosted: Iterable[str]) -> dict[str, str]:
-        """Address → which cluster has it; ``hosted`` are all that the node is configured for."""
+        """Address → the cluster that has it; ``hosted``: all addresses for which the node is configured."""
         if self._everything and self.obstacle:
             return dict.fromkeys(hosted, self.obstacle)
         return {address: reason for address, reason in self._barred.items() if reason}
@@ -101,12 +101,12 @@ class Lookout:
             self._context.emit(LookForClusters(self._request, hosted))
 
     def awaits(self, request: int, reason: str) -> None:
-        """The search under way cannot come to its end, for ``reason``."""
+        """The search under way cannot finish yet, for ``reason``."""
         if request == self._request:
             self._tell(reason)
 
     def _tell(self, reason: str) -> None:
-        """A node that may claim nothing cannot serve; one that only waits for what a reload brought can."""
+        """Report ``reason``: an obstacle when the node may claim nothing, a warning when only a reload waits."""
         self.awaited = reason
         everything = reason if self._everything else ""
         self._obstacles.seen(SOURCE, everything, self._context.now)

@@ -1,4 +1,4 @@
-"""The stages of a node's life, and what leads from one to the next.
+"""The stages of a node's life, and the turns from one to the next.
 
 ::
 
@@ -6,9 +6,8 @@
        └──────────────────────────ENDED──────^
     JOINING, MEMBER, LOST ──DEPARTED──> LEFT
 
-Rules of this file: :data:`NEXT` is the whole table; a turn that it does not have is a defect. It decides when a
-membership begins and ends and what that means for the other parts, not what a member does
-(:mod:`locum.rules.node`).
+Rules of this file: :data:`NEXT` is the complete table; any other turn is a defect. It decides when a membership begins
+and ends and the effect on the other parts, not the work of a member (:mod:`locum.rules.node`).
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from locum.rules.status import Stage
 
 
 class Turn(enum.Enum):
-    """What ends a stage."""
+    """The reason for the end of a stage."""
 
-    #: The ``member`` key of this very incarnation is in the store: written by this agent, or by the one before it.
+    #: The ``member`` key of this very incarnation is in the store: written by this agent, or by its predecessor.
     ADMITTED = enum.auto()
-    #: The membership is over, or that of the agent before this one is.
+    #: The membership has ended, or the predecessor's has.
     ENDED = enum.auto()
     #: Every address is released, no script runs, and the store was read again.
     EMPTY = enum.auto()
@@ -48,14 +47,14 @@ NEXT: Mapping[tuple[Stage, Turn], Stage] = {
 
 
 class Membership:
-    """Where one node is in its life. ``new_incarnation`` returns a name that was never used before."""
+    """One node's present stage. ``new_incarnation`` returns a name that was never used before."""
 
     def __init__(self, parts: Parts, new_incarnation: Callable[[], str], adoption: Adoption | None) -> None:
         self._parts = parts
         self._new_incarnation = new_incarnation
         self._adoption = adoption
         self.stage = Stage.JOINING
-        #: When the present membership began, or the try to get it (CLOCK_BOOTTIME seconds).
+        #: When the present membership, or the attempt to get it, began (CLOCK_BOOTTIME seconds).
         self.began_at = 0.0
 
     @property
@@ -64,24 +63,24 @@ class Membership:
         return self.stage is Stage.MEMBER
 
     def time_passes(self, now: float, wall: float) -> None:
-        """Every input begins here: the time, and whether the hold has ended since the input before."""
+        """Set the time, and check whether the hold has ended since the last input. Every input begins here."""
         parts, context = self._parts, self._parts.context
         held = parts.hold.valid(context.now)
         context.now, context.wall = now, wall
         if held and not parts.hold.valid(now):
-            context.note("the hold has ended without an answer from the store: releasing all addresses", "error")
+            context.note("the hold ended without an answer from the store: releasing all addresses", "error")
             parts.serving.mark_uncertain()
             context.emit(DropHold())
 
     def step(self) -> None:
-        """Follow what the view says about this node's membership."""
+        """Follow the view's account of this node's membership."""
         parts, context = self._parts, self._parts.context
         if self.member and f"member/{context.name}" in parts.view.corrupt:
-            # A node that starts anew cannot read that this one is a member, and frees its claims after a hold.
+            # A node that starts now cannot read that this one is a member, and frees its claims after a hold.
             self.lose("this node's membership cannot be read in the store")
         if self.member and not parts.view.alive(context.name, context.incarnation):
             if parts.leaving.ends_membership:
-                # The farewell, seen in the watch before its answer came.
+                # The watch showed the farewell before its answer came.
                 self.left()
             else:
                 self.lose("this node's membership is gone from the store")
@@ -94,10 +93,11 @@ class Membership:
             self._look_for_contradiction()
 
     def _look_for_contradiction(self) -> None:
-        """A claim on an address that is held here ends with this membership, or by this node after the release.
+        """Look for another node's claim on an address that is held here.
 
-        So another node's claim on it is proof of another history, or a stranger's work. Addresses are released one
-        after the other; by then the other node may have taken this one. All of them fall silent at once instead.
+        The own claim ends only with this membership, or by this node after the release. So another node's claim proves
+        another history, or a foreign writer's change. Releasing addresses one after the other would be too slow: the
+        other node may have taken this one by then. All of them are silenced at once instead.
         """
         found = self._parts.serving.contradiction()
         if found is not None:
@@ -105,14 +105,14 @@ class Membership:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is left of an earlier membership, and the view is not that membership's."""
+        """Whether nothing is left of an earlier membership, neither here nor in the view."""
         parts = self._parts
         return not parts.serving.local and parts.activity.idle and parts.history.current
 
     def lose(self, why: str) -> None:
-        """The membership is over: silent at once, then the scripts are told, then the node joins anew."""
+        """The membership has ended: silence the addresses at once, run ``releaseip`` for them, then join again."""
         parts, context = self._parts, self._parts.context
-        context.note(f"{why}; releasing all addresses and joining anew", "error")
+        context.note(f"{why}; releasing all addresses and joining again", "error")
         self._turn(Turn.ENDED)
         self._become("")
         parts.hold.lose()
@@ -123,7 +123,7 @@ class Membership:
         parts.history.mark_uncertain()
 
     def begin_history(self) -> None:
-        """The store's history is another one: silent at once, and what was known before counts no longer."""
+        """The store has another history: silence the addresses at once, and discard earlier knowledge."""
         parts = self._parts
         what = parts.history.changed()
         parts.commits.forget()
@@ -163,13 +163,13 @@ class Membership:
                 self._adopt(adoption)
             else:
                 parts.serving.inherit(adoption.held)
-                self.lose("the membership of the agent before this one is gone, or was on other terms")
+                self.lose("the membership of the previous agent is gone, or had other terms")
         elif context.incarnation and parts.view.alive(context.name, context.incarnation):
             self._joined()
         elif not parts.lookout.clear():
             parts.joining.blocked(parts.lookout.obstacle, parts.lookout.awaited)
         else:
-            # Until a commit of this very incarnation is seen, each try has a name of its own.
+            # Until a commit of this very incarnation is seen, each attempt has a new name.
             candidate = self._new_incarnation()
             parts.joining.step(candidate)
             if parts.joining.tried == candidate:
@@ -186,15 +186,15 @@ class Membership:
         parts.context.note(f"joined as {parts.context.incarnation}")
 
     def _may_adopt(self, adoption: Adoption) -> bool:
-        """Whether the membership stands with the beat that it was held by, and on terms that this agent keeps.
+        """Whether the membership exists with the beat that carried its hold, and on terms that this agent keeps.
 
-        Others wait as long as its key says. A store without that beat was restored from an older copy.
+        Other nodes wait as long as its key says. A store without that beat was restored from an older copy.
         """
         view, name, identity = self._parts.view, self._parts.context.name, self._parts.identity
         if not view.alive(name, adoption.incarnation) or view.revision_of(f"beat/{name}") < adoption.revision:
             return False
-        # The embedded store gives beats new revisions when it starts. An address that was held has its claim in one
-        # history: so a copy shows itself by one that it does not have.
+        # The embedded store gives beats new revisions when it starts. Within one history, an address that was held has
+        # its claim, so a missing claim reveals a restored copy.
         if any(view.claim_of(address) != (name, adoption.incarnation) for address in adoption.held):
             return False
         terms = view.members[name].record

@@ -1,7 +1,7 @@
 """The situation of a node at one moment: worked out once in each step, and read by every decision of that step.
 
-Rules of this file: values only. What changes within a step (the addresses that are here, the commits and the activity
-under way) is not part of it.
+Rules of this file: values only. Anything that changes within a step (the addresses that are here, the commits and the
+activity under way) is not part of it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Moment(msgspec.Struct, frozen=True):
 
     @property
     def may_release(self) -> bool:
-        """Whether what the plan does not give this node may be released.
+        """Whether addresses that the plan does not give this node may be released.
 
-        Without any plan a stranger has deleted it: that is no reason to stop serving before there is another one.
+        A missing plan was deleted by a foreign writer; service continues until another plan exists.
         """
         return self.may_move and (self.plan_revision > 0 or not self.member or self.inactive)
 
     @property
     def may_take(self) -> bool:
-        """Whether this node may take what ``plan`` gives it."""
+        """Whether this node may take the addresses that ``plan`` gives it."""
         return self.holds and self.plan is not None and self.may_move and self.may_begin

@@ -1,7 +1,9 @@
-"""Startup, monitoring, and what the node says of its health.
+"""Startup, monitoring, and the resulting health of the node.
 
-``startup`` is retried with back-off until it succeeds; then ``monitor`` runs, every MonitorInterval seconds and
-at once on a trigger. While it fails it runs more often, so that a repaired node comes back soon.
+``startup`` is retried with back-off until it succeeds. Then ``monitor`` runs, every MonitorInterval seconds and at once
+on a trigger. While it fails it runs more often, so that a repaired node comes back soon.
+
+Rules of this file: results of scripts and times. It knows no address and no plan.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ FIRST_PAUSE, LONGEST_STARTUP_PAUSE = 1.0, 30.0
 
 
 class Monitoring:
-    """What this node's scripts say of its services."""
+    """The state of this node's services according to its scripts."""
 
     def __init__(self, context: Context, activity: Activity) -> None:
         self._context = context
@@ -27,8 +29,8 @@ class Monitoring:
         self.started = False
         self.earned = False
         self.healthy = False
-        #: Whether a monitor has ended, well or not, since the node joined: only then others hear "started", so
-        #: that a starting node causes one reconfiguration and not two.
+        #: Whether a monitor has ended, with any result, since the node joined. Only then do others see "started", so
+        #: that a starting node causes one reconfiguration instead of two.
         self.judged = False
         self.reason = "startup has not run yet"
         self._due = 0.0
@@ -40,14 +42,14 @@ class Monitoring:
         self._was_inactive = False
 
     def adopt(self, started: bool, earned: bool, healthy: bool, reason: str) -> None:
-        """After a restart of the agent: go on with what the node said before."""
+        """After a restart of the agent: continue with the node's last report."""
         self.started, self.earned, self.healthy, self.reason = started, earned, healthy, reason
         self.judged = started
         self._seen(healthy)
         self.trigger()
 
     def require_monitor(self) -> None:
-        """A new membership, or being stopped or banned: the services must be proven again (I6), by a new monitor."""
+        """A new membership, or a stopped or banned node: a new monitor must pass before the node serves (I6)."""
         self._proofs += 1
         self.earned = False
         self.healthy = False
@@ -57,17 +59,17 @@ class Monitoring:
         self.trigger()
 
     def inactive(self, present: bool) -> None:
-        """Whether the node is stopped or banned: one that was must prove its services again before it serves (I6).
+        """Set whether the node is stopped or banned. Afterwards a monitor must pass before the node serves (I6).
 
-        It says so at once, not when it is free again: others would plan with what it said before.
+        The node reports it at once, not when it is free again: others would plan with its earlier report.
         """
         if present and not self._was_inactive:
             self.require_monitor()
         self._was_inactive = present
 
     def lost(self) -> None:
-        """The membership was lost: for damping a loss as a failed monitor is, so that a node which is expired again and
-        again does not get its addresses back each time."""
+        """The membership was lost. For damping this counts as a failed monitor, so that a node that expires repeatedly
+        does not get its addresses back each time."""
         self._seen(False)
 
     def _rule(self) -> Rule:
@@ -77,7 +79,7 @@ class Monitoring:
         self._damper.seen(healthy, self._context.now, self._rule())
 
     def settling(self) -> str:
-        """Why a monitor that passes does not count yet, "" when it does."""
+        """Why a passing monitor does not count yet, "" when it does."""
         rule = self._rule()
         if not self.healthy or not self._damper.unsteady(self._context.now, rule):
             return ""
@@ -88,7 +90,7 @@ class Monitoring:
         )
 
     def steady_at(self, since: float) -> float:
-        """When a monitor that passes counts, if it did not at ``since``; infinite when it did."""
+        """When a passing monitor counts, if it did not at ``since``; infinite when it did."""
         return self._damper.next_due(since, self._rule()) if self.healthy else math.inf
 
     def trigger(self) -> None:
@@ -97,7 +99,7 @@ class Monitoring:
         self._triggered = True
 
     def due(self) -> Callable[[], None] | None:
-        """What to run now: ``startup`` until it has succeeded, then ``monitor``."""
+        """The script event to run now: ``startup`` until it has succeeded, then ``monitor``."""
         if self._context.now < self._due:
             return None
         return self._monitor if self.started else self._startup

@@ -1,7 +1,7 @@
 """One node of the cluster, as a state machine: inputs and time go in, effects come out.
 
-Rules of this file: it takes inputs, calls the parts in their order, and says when it must be called again. What is
-decided is decided in the parts. :mod:`locum.rules` explains what a caller owes this class and what it may rely on;
+Rules of this file: it takes inputs, calls the parts in their order, and says when it must be called again. The parts
+make the decisions. :mod:`locum.rules` explains the caller's duties and the promises of this class;
 :mod:`locum.rules.membership` has the stages of a node's life.
 """
 
@@ -27,12 +27,12 @@ from locum.store.base import CommitResult
 
 __all__ = ["Adoption", "Identity", "Node", "NodeStatus", "Stage"]
 
-#: Shortest time between two looks at something that is due but waits for something else, in seconds.
+#: Shortest time between two checks of something that is due but waits for something else, in seconds.
 LOOK_AGAIN = 0.02
 
 
 class Node:
-    """See the module. ``new_incarnation`` returns a name that was never used before."""
+    """One node (see the module). ``new_incarnation`` returns a name that was never used before."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Node:
         self._beats = Beats(self.parts, self._membership)
         self._agenda = Agenda(self.parts)
         self._health = Health(self.parts)
-        # When the whole situation was looked at last, with how many full reads, and when the next look is due.
+        # When the whole situation was last examined, after how many full reads, and when it is due again.
         self._looked = -math.inf
         self._reads = 0
         self._wakeup: float | None = None
 
-    # -- inputs: each says what happened, then looks at the whole --------------------------------------------
+    # -- inputs: each records what happened, then runs the step ------------------------------------------------
 
     def tick(self, now: float, wall: float) -> None:
         """Time has passed. ``now``: CLOCK_BOOTTIME seconds; ``wall``: unix seconds."""
@@ -60,23 +60,24 @@ class Node:
         self._step()
 
     def view_changed(self, keys: set[str], now: float, wall: float) -> None:
-        """The driver has fed the view from the watch; ``keys`` is what the view said had changed."""
+        """The caller has updated the view from the watch; ``keys`` is the view's answer."""
         held = self.parts.hold.valid(self.parts.context.now)
         self._membership.time_passes(now, wall)
         if self.view.another_history:
             self._begin_history()
             held = True
         self._keys_changed(keys)
-        # Most changes are beats, which only put off the time at which a node would be expired.
+        # Most changes are beats, which only postpone the expiry of a node.
         if not schema.only_beats(keys) or held != self.parts.hold.valid(now) or self._reads != self.view.reads:
             self._step()
 
     def watch_lost(self, now: float, wall: float) -> None:
-        """The store does not have the place at which the watch was; the driver reads everything anew.
+        """The store does not have the watch's position; the caller reads everything again.
 
-        So it is after a crash of the embedded store, and after a restored copy of one was started, which cannot be told
-        apart by beats: a crash may lose their last values, and their keys get new revisions then
-        (:mod:`locum.store.sqlite`). What is held stays; nothing is begun before all holds of another history are over.
+        This happens after a crash of the embedded store, and after the start of a restored copy. Beats cannot tell the
+        two apart: a crash may lose their last values, and their keys then get new revisions
+        (:mod:`locum.store.sqlite`). The node keeps what it holds; it begins nothing before all holds of another history
+        have ended.
         """
         self._membership.time_passes(now, wall)
         self.parts.history.watch_lost()
@@ -108,7 +109,7 @@ class Node:
         self._step()
 
     def activity_done(self, request: int, ok: bool, reason: str, now: float, wall: float) -> None:
-        """An event run has ended; ``reason`` says why it is not ok."""
+        """The activity of ``request`` has ended; ``reason`` says why it is not ok."""
         self._membership.time_passes(now, wall)
         self.parts.activity.ended(request, ok, reason)
         self._step()
@@ -128,7 +129,7 @@ class Node:
         self._step()
 
     def clusters_awaited(self, request: int, reason: str, now: float, wall: float) -> None:
-        """A search for other clusters cannot come to its end, for ``reason``; it goes on."""
+        """A search for other clusters cannot finish yet, for ``reason``; it continues."""
         self._membership.time_passes(now, wall)
         self.parts.lookout.awaits(request, reason)
         self._step()
@@ -142,7 +143,7 @@ class Node:
         self._step()
 
     def address_removed(self, address: str, interface: str, now: float, wall: float) -> None:
-        """The kernel says that ``address`` is gone from ``interface``."""
+        """The kernel reports that ``address`` is gone from ``interface``."""
         self._membership.time_passes(now, wall)
         if self.parts.hold.valid(now):
             self.parts.serving.address_removed(address, interface)
@@ -161,31 +162,31 @@ class Node:
         self._step()
 
     def address_unfit(self, address: str, interface: str, reason: str, now: float, wall: float) -> None:
-        """A held address is configured and cannot work on this node, for ``reason``: another node should have it."""
+        """A held address is configured and cannot work on this node, for ``reason``: another node should serve it."""
         self._membership.time_passes(now, wall)
         self.parts.serving.give_up(address, interface, reason)
         self._step()
 
     def scripts_forget(self, addresses: Collection[str], now: float, wall: float) -> None:
-        """What scripts had attached to these held addresses may be gone: they are to be told once more."""
+        """State that scripts had attached to these held addresses may be gone: run ``takeip`` for them again."""
         self._membership.time_passes(now, wall)
         self.parts.serving.scripts_forget(addresses)
         self._step()
 
     def still_here(self, address: str, reason: str, now: float, wall: float) -> None:
-        """An address that is being given up could be neither removed nor muted. Comes before the activity's answer."""
+        """An address under release could be neither removed nor muted. Comes before the activity's answer."""
         self._membership.time_passes(now, wall)
         self.parts.serving.still_here(address, reason)
         self._step()
 
     def gate_changed(self, problem: str, now: float, wall: float) -> None:
-        """The kernel's gate could not be armed, opened or put back, or ("") can again."""
+        """The kernel's gate could not be armed, opened or restored, or ("") works again."""
         self._membership.time_passes(now, wall)
         self.parts.obstacles.seen("gate", problem, now)
         self._step()
 
     def warnings_changed(self, source: str, texts: tuple[str, ...], now: float, wall: float) -> None:
-        """What ``source`` (a part of the agent) has to tell admins at present, replacing what it told before."""
+        """Replace the warnings of ``source`` (a part of the agent) for admins."""
         self._membership.time_passes(now, wall)
         self.parts.obstacles.warn(source, texts)
         self._step()
@@ -197,19 +198,19 @@ class Node:
         self._step()
 
     def trigger_monitor(self, now: float, wall: float) -> None:
-        """Something happened that ``monitor`` should look at, such as a listening socket that went away."""
+        """An event that ``monitor`` should examine has happened, such as a listening socket that went away."""
         self._membership.time_passes(now, wall)
         self.parts.monitoring.trigger()
         self._step()
 
     def configure(self, identity: Identity, now: float, wall: float) -> None:
-        """The configuration was reloaded. Name, hold and margin stay as they were until the node joins anew."""
+        """The configuration was reloaded. Name, hold and margin stay as they were until the node joins again."""
         self._membership.time_passes(now, wall)
         self.parts.configure(identity)
         self._step()
 
     def handles_changed(self, events: tuple[str, ...], now: float, wall: float) -> None:
-        """The events that this node's scripts handle; the leader prepares a plan only when a script has work then."""
+        """Set the events that this node's scripts handle; the leader prepares a plan only when a script handles it."""
         self._membership.time_passes(now, wall)
         self._health.handles = events
         self._step()
@@ -223,12 +224,12 @@ class Node:
     # -- outputs -----------------------------------------------------------------------------------------------
 
     def take_effects(self) -> list[Effect]:
-        """What is to be done now, in order; handed out once."""
+        """The effects to carry out now, in order; each is returned once."""
         effects, self.parts.context.effects = self.parts.context.effects, []
         return effects
 
     def status(self) -> NodeStatus:
-        """What this node knows about itself, beyond what the view shows."""
+        """This node's knowledge about itself, beyond what the view shows."""
         parts = self.parts
         here = parts.serving.local.items()
         return NodeStatus(
@@ -269,7 +270,7 @@ class Node:
         if stage is Stage.JOINING:
             due += [parts.joining.next_due(), parts.lookout.next_due()]
         if stage is Stage.MEMBER:
-            # Since the last look and not since the last input: the beats of others are inputs without a look.
+            # Since the last step and not since the last input: beats of others are inputs without a step.
             due += [parts.hold.next_due, parts.serving.next_due(since), parts.following.next_due(since)]
             due += [parts.monitoring.steady_at(since), parts.obstacles.next_due(since)]
             due += [parts.lookout.next_due(), parts.leading.next_due()]
@@ -280,14 +281,14 @@ class Node:
             if parts.activity.idle and not inactive(self.view, parts.context.name, parts.context.wall):
                 due.append(parts.monitoring.next_due())
         soonest = min(due)
-        # What was due at the last look and was not done waits for something else; look again soon, but never spin.
+        # Whatever was due at the last step and was not done waits for something else: check again soon, but never spin.
         return soonest if soonest > self._looked else self._looked + LOOK_AGAIN
 
     # -- the step --------------------------------------------------------------------------------------------
 
     def _keys_changed(self, keys: set[str]) -> None:
         view, now = self.view, self.parts.context.now
-        # In an order, so that a run of the simulation is the same in every process.
+        # Sorted, so that a run of the simulation is the same in every process.
         for key in sorted(keys):
             kind, _, node = key.partition("/")
             if kind not in ("member", "beat", "node"):
@@ -315,12 +316,12 @@ class Node:
         self._membership.begin_history()
 
     def _step(self) -> None:
-        """Look at the whole situation."""
+        """Examine the whole situation."""
         self._looked, self._reads, self._wakeup = self.parts.context.now, self.view.reads, None
         if self.view.loaded:
             self._membership.step()
         elif self._membership.stage is Stage.JOINING:
-            # Nothing is known of the cluster yet.
+            # The cluster is not known yet.
             self._leave_step()
             return
         if self._membership.stage is Stage.LEFT:

@@ -1,8 +1,8 @@
-"""The parts of one node, each with a subject of its own.
+"""The parts of one node, each with one subject.
 
-Rules of this file: it puts the parts together and decides nothing. A part knows the others only as far as its
-constructor says; what takes several of them at once (:mod:`locum.rules.membership`, ``beats``, ``agenda``,
-``health``) gets them all.
+Rules of this file: it puts the parts together and decides nothing. A part knows only the parts that its constructor
+takes. Subjects that need several at once (:mod:`locum.rules.membership`, ``beats``, ``agenda``, ``health``) get them
+all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from locum.rules.view import View
 
 
 class Parts:
-    """What one node consists of."""
+    """All parts of one node."""
 
     def __init__(self, identity: Identity, view: View) -> None:
         self.identity = identity

@@ -1,7 +1,7 @@
-"""Who may serve what, and the plan that follows: pure functions of the view.
+"""The states of nodes, the addresses that each may serve, and the plan that follows: pure functions of the view.
 
-A node's *state* is what people see (``locum status``); *eligibility* is what the allocation uses. Both are
-derived here and nowhere else, so that what is shown is what is decided on.
+Rules of this file: a node's *state* is for people (``locum status``); its *eligibility* is for the allocation. Both are
+derived here only, so that the display and the decisions agree.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NodeState(enum.StrEnum):
 
 
 def current_health(view: View, node: str) -> HealthRecord | None:
-    """What the present incarnation of ``node`` says of itself; None when it has said nothing yet."""
+    """The health report of the present incarnation of ``node``; None before its first."""
     member = view.members.get(node)
     health = view.health.get(node)
     if member is None or health is None or health.record.incarnation != member.record.incarnation:
@@ -75,19 +75,19 @@ def participants(view: View, wall: float) -> dict[str, str]:
 def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset[str]]:
     """Node → the addresses that it can serve now.
 
-    A node must be a participant that has earned it (I6), is healthy and not disabled, and has link. When no
-    node at all is healthy, those that were healthy before keep serving, unless NoIPHostOnAllDisabled says not
-    to: a doubtful service beats none (CTDB does the same by default). An admin's ``disable`` is always obeyed.
+    A node must be a participant that has passed a monitor (I6), is healthy and not disabled, and has link. When no
+    node at all is healthy, those that were healthy before keep serving, unless NoIPHostOnAllDisabled forbids it: a
+    doubtful service is better than none (CTDB does the same by default). An admin's ``disable`` is always obeyed.
 
-    A node that could not take an address gets no others either, for as long as it refuses that one: whatever
-    keeps it from taking, trying its even share one by one would interrupt every one of them. It gets those that
-    nobody serves and that no other node could be given: there is nothing to interrupt.
+    A node that could not take an address gets no others either, for as long as it refuses that one: if the cause
+    affects all its takes, trying its even share one by one would interrupt each of them. It does get addresses that are
+    not served and that no other node could be given: there is no service to interrupt.
 
-    What came back a moment ago after having been lost (a link, a node's health) serves what nothing steady can serve,
-    and what it serves already, and gets nothing else: so an address does not follow each turn of a link that flaps.
+    A link or health that returned recently is unsteady. It serves addresses that nothing steady can serve, and those
+    it serves already, and gets no others, so that an address does not follow a flapping link.
 
-    A node that may not claim anything yet (:mod:`locum.rules.history`) gets nothing that another node serves, or
-    could serve at once; what the plan has given it already and nobody serves stays its own.
+    A node that may not claim anything yet (:mod:`locum.rules.history`) gets no address that another node serves or
+    could serve at once; it keeps unserved addresses that the plan already gives it.
     """
     willing: dict[str, HealthRecord] = {}
     for node in participants(view, wall):
@@ -118,7 +118,7 @@ def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset
 def _of_the_waiting(
     view: View, willing: Mapping[str, HealthRecord], possible: Mapping[str, frozenset[str]]
 ) -> dict[str, frozenset[str]]:
-    """Node → what of its ``possible`` addresses it gets, for those that may not claim anything yet."""
+    """Node → its share of its ``possible`` addresses, for nodes that may not claim anything yet."""
     waiting = {node for node, health in willing.items() if health.waits}
     ready = frozenset[str]().union(*(possible[node] for node in willing.keys() - waiting))
     planned = view.plan.record.assignment if view.plan is not None else {}
@@ -149,8 +149,8 @@ def _steady_first(view: View, willing: Mapping[str, HealthRecord]) -> dict[str, 
 
 
 def _possible(view: View, node: str, health: HealthRecord, useless: Collection[str]) -> frozenset[str]:
-    """The addresses that ``node`` has an interface for that is not ``useless``, and has neither failed to take just now
-    nor found on another machine."""
+    """The addresses that ``node`` can host on an interface that is not ``useless``, except those that it has recently
+    failed to take or has found on another machine."""
     record = view.nodes.get(node)
     down = set(useless)
     return frozenset(
@@ -163,7 +163,7 @@ def _possible(view: View, node: str, health: HealthRecord, useless: Collection[s
 
 
 def _server(view: View, address: str) -> str | None:
-    """The node that has taken ``address`` completely, as far as its claim says."""
+    """The node that has taken ``address`` completely, according to its claim."""
     claim = view.claims.get(address)
     return view.claim_holder(address) if claim is not None and claim.record.serving else None
 
@@ -180,18 +180,18 @@ def configured(view: View) -> dict[str, int]:
 def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0) -> PlanRecord | None:
     """The plan that should follow the present one, or None when the present one is right.
 
-    ``epoch_floor``: the highest epoch known from a plan that cannot be read any more.
+    ``epoch_floor``: the highest epoch known from a plan that can no longer be read.
     """
     old = view.plan.record if view.plan is not None else PlanRecord(0, {}, {}, "none")
     who = participants(view, wall)
     able = hostable(view, tunables, wall)
     present = old.assignment
     if view.plan is None:
-        # Somebody deleted it, or it cannot be read: who serves what is in the claims.
+        # The plan was deleted or is unreadable: the claims show which node serves each address.
         present = {a: holder for a in view.claims if (holder := view.claim_holder(a)) is not None}
     current = {a: n for a, n in present.items() if a in able.get(n, ())}
     if tunables.no_ip_takeover:
-        # Nobody takes what it does not serve; what a node cannot serve any more is released all the same.
+        # No node takes a new address; addresses that a node can no longer serve are still released.
         assignment = current
     else:
         preferred = {a: p.record.node for a, p in view.prefer.items()}
@@ -203,8 +203,8 @@ def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0)
     if not who and not old.participants and readable:
         return None
     if view.plan is None:
-        # The plan was deleted, or cannot be read. No plan has an epoch beyond the revision that wrote it (unless a
-        # stranger wrote it; then what its participants wrote tells), so counting goes on from the store's own count.
+        # The plan was deleted or is unreadable. The epoch of a plan never exceeds the revision that wrote it (unless it
+        # was forged; then its participants' phases show the epoch), so counting continues from the store's revision.
         epoch_floor = max([epoch_floor, view.revision, *(phase.record.epoch for phase in view.phases.values())])
     prepare = any(set(PREPARE_EVENTS) & set(h.handles) for n in who if (h := current_health(view, n)) is not None)
     return PlanRecord(
@@ -224,7 +224,7 @@ def _dirty(view: View, node: str, epoch: int) -> bool:
 def _cause(
     view: View, old: PlanRecord, new: tuple[Mapping[str, str], Mapping[str, str]], dirty: list[str], wall: float
 ) -> str:
-    """One line for people: what made the plan of ``new`` (assignment, participants) necessary."""
+    """One line for people: why the plan of ``new`` (assignment, participants) became necessary."""
     assignment, who = new
     reasons = [f"{n} joined" for n in who if old.participants.get(n) != who[n]]
     reasons += [f"{n} left ({node_state(view, n, wall)})" for n in old.participants if n not in who]

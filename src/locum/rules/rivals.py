@@ -1,14 +1,14 @@
-"""Other clusters in the same store that host the same addresses: which of them live.
+"""Other clusters in the same store that host the same addresses: which of them are alive.
 
-Rules of this file: pure. It is fed with readings of all clusters' members, with the records and beats of their nodes
-(key → value, revision), and the time at which each was complete; it says what to read again for, what to delete, and in
-the end what was found.
+Rules of this file: pure. Its input is a series of readings of all clusters' members, with the records and beats of
+their nodes (key → value, revision), and the time at which each was complete. Its output says why to read again, which
+keys to delete, and finally what was found.
 
-A cluster counts when a node of it is a member and its record has one of the addresses. What is left of a cluster that
-is gone does not: node records have no member, and a member that was killed is silent. That is found out as every leader
-does it: a member lives when its beat changes, and is dead when its hold and margin have passed without; then its
-``member`` key is deleted on condition of the very beat that was seen, so that one that was only frozen finds its
-membership gone, falls silent and joins anew, which is refused.
+A cluster counts when one of its nodes is a member and that node's record has one of the addresses. Remains of a
+former cluster do not count: its node records have no member, and a killed member is silent. Liveness is judged as every
+leader does: a member lives when its beat changes, and is dead when its hold and margin have passed without a change.
+Then its ``member`` key is deleted, conditional on the very beat that was seen. A member that was only frozen finds its
+membership gone, falls silent and tries to join again, which is refused.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from locum.rules import schema
 from locum.rules.schema import MemberRecord, NodeRecord
 from locum.store.base import Commit, Condition, Delete, Entry
 
-#: What a member that cannot be read is given to beat, in seconds: the longest hold that a configuration may ask for,
-#: and the margin that is added to it where lifetimes alone enforce it.
+#: How long to wait for a beat of an unreadable member, in seconds: the longest hold that a configuration may have,
+#: and the margin that is added to it where only lifetimes enforce it.
 UNREADABLE_WAIT = 125.0
 
 
 class _Member(msgspec.Struct, frozen=True):
-    """A member: the revisions of its keys, how long it may be silent, and its addresses that count."""
+    """A member: the revisions of its keys, its longest silence, and its addresses that count."""
 
     revision: int
     beat: int
@@ -39,7 +39,7 @@ class _Member(msgspec.Struct, frozen=True):
 
 
 class Rival(msgspec.Struct, frozen=True):
-    """A living cluster that hosts some of the addresses. ``first``: it was there before this one."""
+    """A living cluster that hosts some of the addresses. ``first``: it existed before this one."""
 
     cluster: str
     nodes: tuple[str, ...]
@@ -48,7 +48,7 @@ class Rival(msgspec.Struct, frozen=True):
 
 
 class Inspection:
-    """One look, over several readings.
+    """One inspection, over several readings.
 
     ``own``: this cluster's name, ``node``: this node's. ``addresses``: those that this node can host. ``allowed``:
     clusters that may have the same ones.
@@ -102,7 +102,7 @@ class Inspection:
         return found
 
     def undecided(self, now: float) -> bool:
-        """Whether another reading is needed: another cluster has the addresses, and it is not known who lives."""
+        """Whether another reading is needed: another cluster has the addresses, and its liveness is not known yet."""
         rivals = {cluster for cluster, _ in self._latest if cluster != self._own}
         return any(
             key not in self._living and now < self._silent_at(key)

@@ -1,6 +1,6 @@
 """The keys of the store and the records behind them.
 
-Keys here are relative to the cluster's prefix. Who writes what:
+Keys here are relative to the cluster's prefix. The writers:
 
 =====================  ===========================================  =====================================
 key                    record                                       written by
@@ -17,16 +17,18 @@ key                    record                                       written by
 ``beat/<name>``        :class:`BeatRecord`                          the node, several times per hold
 ``health/<name>``      :class:`HealthRecord`                        the node, on change
 ``phase/<name>``       :class:`PhaseRecord`                         the node, as it follows a plan
-``leader``             :class:`LeaderRecord`                        whoever takes it
+``leader``             :class:`LeaderRecord`                        the member that takes the lead
 ``plan``               :class:`PlanRecord`                          the leader
 ``history``            :class:`HistoryRecord` (durable)             the first node to join; never modified
-``claim/<address>``    :class:`ClaimRecord`                         the holder; deleted by it, or by whoever
-                                                                    proves that its hold is over
+``claim/<address>``    :class:`ClaimRecord`                         the holder; deleted by it, or by a node that
+                                                                    proves that its hold has ended
 =====================  ===========================================  =====================================
 
 An *incarnation* is a random name for one membership of a node, from its join to its leaving or expiry; it is
-never used again. A claim is free only when its key is absent: expiring a member deletes its claims in the same
-commit, so that a ``member`` key which a stranger deleted does not free what its node still holds.
+never used again. A claim is free only when its key is absent. Expiring a member deletes its claims in the same
+commit, so a ``member`` key deleted by a foreign writer does not free addresses that its node still holds.
+
+Rules of this file: shapes and checks of single records. It knows no relation between keys and no time.
 """
 
 from __future__ import annotations
@@ -44,17 +46,17 @@ from locum.config.tunables import TUNABLES
 from locum.errors import StoreCorrupt
 from locum.outside import UNDECODABLE
 
-# What is far outside of anything that Locum writes is not taken from a stranger either: an endless hold would keep the
-# dead alive, an endless epoch would leave no room for the next one.
+# Values far outside of anything that Locum writes are rejected: an endless hold would keep the dead alive, an endless
+# epoch would leave no room for the next one.
 _Seconds = Annotated[float, Meta(ge=0, le=600)]
 _Hold = Annotated[float, Meta(gt=0, le=600)]
 _Number = Annotated[int, Meta(ge=0, le=999)]
 _Count = Annotated[int, Meta(ge=0, le=2**62)]
 _UnixTime = Annotated[float, Meta(ge=0, le=1e11)]
 _Bits = Annotated[int, Meta(ge=0, le=128)]
-# As the configuration has it (config/values.py).
+# As in the configuration (config/values.py).
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-# The guard's page has room for 40 bytes.
+# The hold page has room for 40 bytes.
 _Incarnation = Annotated[str, Meta(min_length=1, max_length=40)]
 
 
@@ -69,7 +71,7 @@ class HostedAddress(msgspec.Struct, frozen=True, order=True):
 class NodeRecord(msgspec.Struct, frozen=True):
     """A node as configured; outlives its membership.
 
-    ``wait``: seconds after the last sign of the node's last membership until its hold was certainly over.
+    ``wait``: seconds from the last sign of the node's last membership until its hold had certainly ended.
     """
 
     number: _Number
@@ -79,13 +81,13 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class NumberRecord(msgspec.Struct, frozen=True):
-    """Whose number this is."""
+    """The owner of this number."""
 
     node: str
 
 
 class AdminRecord(msgspec.Struct, frozen=True):
-    """What admins (and repeated failures) decided about a node; ``banned_until`` is unix time, 0 means not banned."""
+    """Decisions of admins (and of repeated failures) about a node; ``banned_until`` is unix time, 0: not banned."""
 
     disabled: bool = False
     stopped: bool = False
@@ -94,7 +96,7 @@ class AdminRecord(msgspec.Struct, frozen=True):
 
 
 class PreferRecord(msgspec.Struct, frozen=True):
-    """An admin moved the address to ``node``: it stays there whenever that node can host it."""
+    """An admin moved the address to ``node``: it stays there while that node can host it."""
 
     node: str
 
@@ -106,8 +108,8 @@ class TunableRecord(msgspec.Struct, frozen=True):
 
 
 class HeldRecord(msgspec.Struct, frozen=True):
-    """A node of this cluster has held the address (``node`` was the first): it is the cluster's, and is taken without
-    asking on the wire whether another machine has it."""
+    """A node of this cluster has held the address (``node`` was the first). The address is the cluster's: taking it
+    needs no probe for other machines."""
 
     node: str
 
@@ -116,7 +118,7 @@ class MemberRecord(msgspec.Struct, frozen=True):
     """One membership. ``hold`` and ``margin`` in seconds: observers wait for their sum after the last beat seen.
 
     ``machine`` identifies the place where the daemon runs (boot, network namespace, runtime directory): a new
-    daemon that has the lock of the same place knows that the old one is gone.
+    daemon that has the lock of the same place knows that the old one has ended.
     """
 
     incarnation: _Incarnation
@@ -127,25 +129,24 @@ class MemberRecord(msgspec.Struct, frozen=True):
 
 
 class BeatRecord(msgspec.Struct, frozen=True):
-    """A sign of life. ``sequence`` tells the beats of an incarnation apart."""
+    """A sign of life. ``sequence`` distinguishes the beats of an incarnation."""
 
     incarnation: str
     sequence: _Count
 
 
 class HealthRecord(msgspec.Struct, frozen=True):
-    """What a node says of itself.
+    """A node's report about itself.
 
-    ``started``: ``startup`` succeeded. ``earned``: a ``monitor`` has passed since (I6). ``healthy``: the last
-    one did. ``down``: configured interfaces without link. ``refused``: addresses that could not be taken, with
-    the reason. ``leaving``: wants to stop. ``handles``: which of the events that cost a phase its scripts
-    handle. ``warning``: something that an admin should know, such as a hold that the kernel cannot enforce;
-    ``warnings``: more of that. ``unable``: why it can serve nothing, whatever its scripts say, or "". ``unsteady``:
-    interfaces whose link came back too short a time ago to count, ``settling``: the same of the node's health, in
-    words, or "" (:mod:`locum.rules.damping`).
-    ``waits``: the node may not claim anything yet, because holds of another history of the store may last.
-    ``occupied``: addresses that another machine or another cluster has, with what is known of it; that is no fault of
-    this node.
+    ``started``: ``startup`` succeeded. ``earned``: a ``monitor`` has passed since (I6). ``healthy``: the last one
+    passed. ``down``: configured interfaces without link. ``refused``: address → why it could not be taken.
+    ``leaving``: the node wants to stop. ``handles``: the events that need a phase and that its scripts handle.
+    ``warning``: a fact for the admin, such as a hold that the kernel cannot enforce; ``warnings``: more of them.
+    ``unable``: why it can serve no address, whatever its scripts say, or "". ``unsteady``: interfaces whose link
+    returned too recently to count; ``settling``: the same of the node's health, in words, or ""
+    (:mod:`locum.rules.damping`). ``waits``: the node may not claim anything yet, because holds of another history of
+    the store may last. ``occupied``: address → evidence of another machine or cluster that has it; this is not a fault
+    of this node.
     """
 
     incarnation: str
@@ -174,7 +175,7 @@ class LeaderRecord(msgspec.Struct, frozen=True):
 
 
 class PlanRecord(msgspec.Struct, frozen=True):
-    """Who is to serve what. ``participants``: name → incarnation of the nodes that must follow.
+    """The planned server of each address. ``participants``: name → incarnation of the nodes that must follow.
 
     ``prepare``: some participant has a script for an event that precedes every release, so nothing moves until
     all have run it.
@@ -193,7 +194,7 @@ PHASES = (PREPARED, SETTLED, RECOVERED, DIRTY)
 
 
 class PhaseRecord(msgspec.Struct, frozen=True):
-    """How far a node is with the plan of ``epoch``; ``why`` explains DIRTY."""
+    """A node's progress with the plan of ``epoch``; ``why`` explains DIRTY."""
 
     incarnation: str
     epoch: _Count
@@ -201,14 +202,14 @@ class PhaseRecord(msgspec.Struct, frozen=True):
     why: str = ""
 
     def reached(self, epoch: int, phase: str) -> bool:
-        """Whether this is at least ``phase`` of ``epoch`` (a later epoch has passed all of the earlier ones)."""
+        """Whether this is at least ``phase`` of ``epoch`` (a later epoch has passed all phases of earlier ones)."""
         if self.epoch != epoch:
             return self.epoch > epoch
         return PHASES.index(self.phase) >= PHASES.index(phase)
 
 
 class HistoryRecord(msgspec.Struct, frozen=True):
-    """The random name of the store's history, which tells a store that was emptied and filled again from the old one.
+    """The random name of the store's history, by which an emptied and refilled store differs from the old one.
 
     A copy of the store has the same name; revisions tell it apart (:class:`locum.rules.view.View`).
     """
@@ -242,7 +243,7 @@ Record = (
     | ClaimRecord
 )
 
-#: Kinds of which there is one key, without a second part.
+#: Kinds with a single key, without a second part.
 SINGLES = ("leader", "plan", "history")
 
 #: First part of the key → record type.
@@ -276,7 +277,7 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def only_beats(keys: Collection[str]) -> bool:
-    """Whether ``keys`` are beats and nothing else, as in most of what a watch brings."""
+    """Whether ``keys`` are beats only, as in most batches of a watch."""
     for key in keys:
         if not key.startswith("beat/"):
             return False
@@ -284,14 +285,14 @@ def only_beats(keys: Collection[str]) -> bool:
 
 
 def encode(record: Record) -> bytes:
-    """The record as stored: JSON, readable with any tool of the store."""
+    """The record as stored: JSON, readable with any tool for the store."""
     return _encoder.encode(record)
 
 
 def decode(key: str, value: bytes) -> Record | None:
-    """The record behind ``key``; None for keys of kinds that are not ours to read.
+    """The record behind ``key``; None for keys of kinds that Locum does not read.
 
-    Raises StoreCorrupt, naming the key and what is wrong with it.
+    Raises StoreCorrupt with the key and the problem.
     """
     kind, name = split_key(key)
     decoder = _decoders.get(kind)
@@ -311,7 +312,7 @@ def decode(key: str, value: bytes) -> Record | None:
 
 @lru_cache(maxsize=4096)
 def _is_address(text: str) -> bool:
-    """In its one form: other spellings would be other addresses of the cluster."""
+    """Whether ``text`` is an address in canonical form: another spelling would be another address of the cluster."""
     try:
         return hosts.address(text) == text
     except ValueError:
@@ -320,7 +321,7 @@ def _is_address(text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _strange(node: str) -> str | None:
-    """Why ``node`` is not the name of a node, None when it can be one: scripts use it in paths and commands."""
+    """Why ``node`` is not a valid node name, None when it is: scripts use it in paths and commands."""
     return None if _NODE.fullmatch(node) else f"{node!r} is not the name of a node"
 
 
@@ -357,8 +358,8 @@ def _tunable(record: TunableRecord, name: str) -> str | None:
     return f"found {record.value:g}; expected {expected}" if expected is not None else None
 
 
-#: First part of the key → what is wrong with a record of the right shape, whose key says ``name`` after its kind, or
-#: None.
+#: First part of the key → a check of a record of the right shape, given the ``name`` in its key; the check returns the
+#: problem or None.
 _CHECKS: dict[str, Callable[[Any, str], str | None]] = {
     "node": _configured,
     "number": _names_node,

@@ -1,9 +1,11 @@
-"""What a node does about each public address: claim and take what the plan gives it, release the rest.
+"""A node's work on each public address: claim and take those that the plan gives it, release the rest.
 
-Per address a node knows one of three things. Nothing: the address is not here. ``held``: ``takeip`` succeeded
-and the address is here. ``unsure``: it may be here, after a crash of the agent or a hold that ran out; then it
-is taken anew if the plan still gives it to this node, else released properly. The claim in the store is the
-right to take; it is deleted only when the address is certainly gone.
+An address is in one of three states here. Absent: it is not here. ``held``: ``takeip`` succeeded and the address is
+here. ``unsure``: it may be here, after a crash of the agent or the end of a hold; then it is taken again if the plan
+still gives it to this node, else released properly. The claim in the store is the right to take; it is deleted only
+when the address is certainly gone.
+
+Rules of this file: the addresses of this node only. Plans and claims of other nodes come in as values.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from locum.rules.refusals import Refusals
 from locum.rules.schema import ClaimRecord, HostedAddress, PlanRecord
 from locum.rules.upkeep import Upkeep
 
-#: An address that could not be taken, here or elsewhere, lets those that a new plan brings along go first for so many
-#: seconds: their claims may still be on their way.
+#: For this number of seconds after a new plan, the addresses that it adds precede those that could not be taken, here
+#: or elsewhere: the claims of the former may still be under way.
 PRECEDENCE = 5.0
-#: Pause before the release of an address is tried again that could be neither removed nor muted, in seconds. Its
-#: lifetime ends soon, because it is not renewed.
+#: Pause before retrying the release of an address that could be neither removed nor muted, in seconds. Its lifetime
+#: ends soon, because it is not renewed.
 STUCK_PAUSE = 1.0
 
 
@@ -44,29 +46,29 @@ class Serving:
         self.links = Links(context)
         self.first_time = FirstTime(context)
         self.claims = Claims(context, commits, self.interface_for)
-        #: Count of takes, releases and updates; the follower compares it to know whether anything moved (I3).
+        #: Count of takes, releases and updates, by which following detects changes (I3).
         self.changes = 0
         self._moving: str | None = None
         self._taking = False
         self._doubted = False
         self._began = 0.0
-        # Address -> when to try again to remove it: the kernel neither removed nor muted it.
+        # Address → when to retry its removal: the kernel neither removed nor muted it.
         self._stuck: dict[str, float] = {}
-        # A plan, and what it gives to which incarnation of this node.
+        # The plan, this node's incarnation, and the addresses that the plan gives it.
         self._assigned: tuple[PlanRecord | None, str, frozenset[str]] = (None, "", frozenset())
-        # The plan's revision, and until when it is new.
+        # The plan's revision, and until when it counts as new.
         self._plan = (0, 0.0)
 
     # -- inputs ----------------------------------------------------------------------------------------
 
     def configure(self, identity: Identity) -> None:
-        """The configured addresses (at start and at reload). One that is not configured any longer is released."""
+        """Set the configured addresses, at start and at reload. Those no longer configured are released."""
         self.hosted = {hosted.address: hosted for hosted in identity.addresses}
         self.first_time.wanted = identity.probe
         self.links.configure(identity.addresses)
 
     def adopt(self, held: Mapping[str, str], claims: Mapping[str, ClaimRecord]) -> None:
-        """After a restart of the agent: ``held`` (address → interface) is what it had taken completely."""
+        """After a restart of the agent: ``held`` (address → interface) is what its predecessor had taken completely."""
         for address, claim in claims.items():
             interface = held.get(address, claim.interface)
             self.local[address] = Local(interface, self._bits(address), held=address in held)
@@ -74,16 +76,16 @@ class Serving:
                 self.claims.adopt_unsure(address)
         for address, interface in held.items():
             if address not in claims:
-                # Somebody deleted the claim or made it unreadable: whoever knows less than we did may free it.
+                # The claim is gone or unreadable: a node that does not know its former value may free it.
                 self.local[address] = Local(interface, self._bits(address), held=False)
 
     def inherit(self, held: Mapping[str, str]) -> None:
-        """After a restart of the agent that lost its membership: what it had must be released."""
+        """After a restart of the agent that lost its membership: release its predecessor's addresses."""
         for address, interface in held.items():
             self.local[address] = Local(interface, self._bits(address), held=False)
 
     def mark_uncertain(self) -> None:
-        """The hold is over: nothing is held any more, but scripts must still be told."""
+        """The hold has ended: no address is held, but the scripts must still run."""
         self._doubted = True
         self.upkeep.clear()
         self.first_time.forget()
@@ -91,19 +93,19 @@ class Serving:
             local.held = False
 
     def links_changed(self, links: Mapping[str, bool]) -> None:
-        """The links' states, of all interfaces: name → up."""
+        """Set the links' states, of all interfaces: name → up."""
         back = self.links.changed(links)
         for address, local in self.local.items():
-            # An interface that is switched off loses the routes through it, and its IPv6 addresses.
+            # An interface that goes down loses its routes and its IPv6 addresses.
             if local.held and local.interface in back:
                 self.upkeep.forgotten(address, self._context.now)
 
     def forget(self) -> None:
-        """The store has another history: revisions of claims mean nothing there."""
+        """The store has another history: revisions of claims are meaningless there."""
         self.claims.forget()
 
     def address_removed(self, address: str, interface: str) -> None:
-        """An address vanished from the kernel; if it is held there, it comes back."""
+        """The kernel lost an address; restore it if it is held there."""
         if self._is_held(address, interface) and self.upkeep.lost(address, self._context.now):
             self._context.note(f"{address} was removed from {interface} by another program: restoring it", "warning")
             self._restore()
@@ -111,7 +113,7 @@ class Serving:
     def restored(self, address: str, interface: str, problem: str) -> None:
         """The answer to :class:`Restore`."""
         if not self._is_held(address, interface):
-            # An activity decides, and puts the address where it belongs.
+            # The activity under way decides, and puts the address where it belongs.
             return
         if not problem:
             self.upkeep.restored(address, self._context.now)
@@ -121,26 +123,26 @@ class Serving:
             self._context.note(f"cannot restore {address} on {interface}: {problem}; trying again", "warning")
 
     def renewal_failed(self, address: str, interface: str, problem: str) -> None:
-        """The lifetime of a held address cannot be renewed: it is about to leave."""
+        """The lifetime of a held address cannot be renewed: the kernel will remove it soon."""
         if self._is_held(address, interface) and self.upkeep.failed(address, self._context.now):
             self.give_up(address, interface, f"the kernel does not renew its lifetime: {problem}")
 
     def give_up(self, address: str, interface: str, reason: str) -> None:
-        """``address`` does not work here: it is released, and refused for a while, so that another node gets it."""
+        """Release ``address``, which does not work here, and refuse it for a while, so that another node gets it."""
         if self._is_held(address, interface):
             self.local[address].held = False
             self.upkeep.released(address)
             self._refuse(address, reason, self._context.now)
 
     def scripts_forget(self, addresses: Collection[str]) -> None:
-        """What scripts attached to these addresses may be gone, as after a firewall's reload: tell the scripts."""
+        """State that scripts attached to these addresses may be gone, as after a firewall's reload: run them again."""
         for address in addresses:
             local = self.local.get(address)
             if local is not None and local.held:
                 self.upkeep.forgotten(address, self._context.now)
 
     def still_here(self, address: str, reason: str) -> None:
-        """The kernel neither removed nor muted ``address``, which is being given up: it keeps its claim until then."""
+        """The kernel neither removed nor muted ``address``, which is under release: keep its claim until it does."""
         if address not in self._stuck:
             text = f"{address} can be neither removed nor muted: {reason}; this node keeps its claim and tries again"
             self._context.note(text, "error")
@@ -148,16 +150,16 @@ class Serving:
 
     @property
     def moving(self) -> str | None:
-        """The address that an activity is about."""
+        """The address of the activity under way."""
         return self._moving
 
     def _is_held(self, address: str, interface: str) -> bool:
-        """Whether ``address`` is held on ``interface`` and nothing is being done about it."""
+        """Whether ``address`` is held on ``interface`` and no activity is about it."""
         local = self.local.get(address)
         return local is not None and local.held and local.interface == interface and self._moving != address
 
     def _restore(self) -> None:
-        """Configure again what the kernel has lost, where there is a link."""
+        """Configure the addresses that the kernel has lost, where a link is present."""
 
         def possible(address: str) -> bool:
             local = self.local.get(address)
@@ -167,10 +169,10 @@ class Serving:
             local = self.local[address]
             self._context.emit(Restore(address, local.bits, local.interface))
 
-    # -- what there is to do ---------------------------------------------------------------------------
+    # -- due work --------------------------------------------------------------------------------------
 
     def interface_for(self, address: str) -> str | None:
-        """The first configured interface of ``address`` with link; one whose link is steady before others."""
+        """The first configured interface of ``address`` that has link; those with a steady link come first."""
         hosted = self.hosted.get(address)
         return self.links.best(hosted) if hosted is not None else None
 
@@ -186,8 +188,8 @@ class Serving:
     def step(self, moment: Moment, barred: frozenset[str], *, may_take: bool) -> None:
         """Start the commits and probes that are due.
 
-        ``barred``: addresses that are not claimed, whatever the plan says. ``may_take``: nothing else keeps this node
-        from claiming.
+        ``barred``: addresses that must not be claimed, whatever the plan says. ``may_take``: nothing else keeps this
+        node from claiming.
         """
         if moment.plan_revision != self._plan[0]:
             self._plan = (moment.plan_revision, self._context.now + PRECEDENCE)
@@ -204,18 +206,18 @@ class Serving:
         self.first_time.ask(self._missing(wanted), self._ready_for)
 
     def _missing(self, wanted: Iterable[str]) -> list[str]:
-        """Those that are not held here."""
+        """The ``wanted`` addresses that are not held here."""
         return [address for address in wanted if not ((local := self.local.get(address)) and local.held)]
 
     def _ready_for(self, address: str) -> str | None:
-        """The interface on which ``address`` could be taken now, None without a firm claim or without a link."""
+        """The interface on which ``address`` could be taken now, None without a firm claim or a link."""
         return self.interface_for(address) if self.claims.firm(address) else None
 
     def contradiction(self) -> str | None:
-        """What is wrong with an address that is held or being taken here without the claim of this membership; or None.
+        """The problem with an address that is held or being taken here without this membership's claim; else None.
 
-        A claim that is merely gone is written again for what is held (a stranger deleted it). What is being taken is
-        not so far: scripts run that another node may not run at the same time.
+        The claim on a held address may be absent (a foreign writer deleted it); this node then rewrites it. For an
+        address that is being taken it may not: scripts run that must not run on two nodes at the same time.
         """
         for address, local in self.local.items():
             taking = self._taking and self._moving == address
@@ -228,7 +230,7 @@ class Serving:
         return None
 
     def release_due(self, moment: Moment) -> str | None:
-        """The next address to release, if any. Without a hold everything is, at once; else when the plan says so."""
+        """The next address to release, or None. Without a hold every address is due at once; else the plan decides."""
         for address in self.local:
             if self._context.now < self._stuck.get(address, 0.0):
                 continue
@@ -244,7 +246,7 @@ class Serving:
         return None
 
     def _left_elsewhere(self, address: str) -> bool:
-        """Whether what may be left of ``address`` is on another interface than the one on which it would be taken."""
+        """Whether remains of ``address`` are on another interface than the one on which it would be taken."""
         local = self.local[address]
         return not local.held and self.interface_for(address) not in (None, local.interface)
 
@@ -256,7 +258,7 @@ class Serving:
         self._context.emit(ReleaseAddress(request, address, local.bits, local.interface))
 
     def take_due(self, moment: Moment) -> str | None:
-        """The next address that is claimed and must be taken; those that could not be taken before are last."""
+        """The next address that is claimed and must be taken; those that failed before come last."""
         if self._context.now < self.refusals.next_take:
             return None
         missing = self._missing(address for address in moment.mine if address not in self.refusals)
@@ -270,7 +272,7 @@ class Serving:
         return None
 
     def probed(self, request: int, found: Mapping[str, str]) -> None:
-        """The answer to ``request``: ``found`` is address → what was heard of another machine that has it."""
+        """The answer to ``request``. ``found``: address → evidence of another machine that has it."""
         now = self._context.now
         for address, heard in self.first_time.probed(request, found).items():
             reason = f"another machine has it: {heard}"
@@ -278,7 +280,7 @@ class Serving:
             self._context.note(f"{address} is not taken, {reason}; next try in {pause:.0f} s", "error")
 
     def _failures(self) -> dict[str, int]:
-        """What could not be taken → how often here, and at how many other nodes at present."""
+        """Address that could not be taken → the number of failures here, plus that of other nodes refusing it now."""
         found = self.refusals.failures()
         for name, health in self._context.view.health.items():
             for address in health.record.refused if name != self._context.name else ():
@@ -291,14 +293,14 @@ class Serving:
         assert interface is not None, "take_due looked"
         bits = self.hosted[address].bits
         self._start(address, taking=True)
-        # From now on it may be here: whatever interrupts the take must lead to a release.
+        # From now on the address may be here, so an interrupted take must lead to a release.
         self.local[address] = Local(interface, bits, held=False)
         request = self._activity.begin("takeip", lambda ok, reason: self._taken(address, ok, reason))
         first = self.first_time.unproven(address)
         self._context.emit(TakeAddress(request, address, bits, interface, self._context.incarnation, first))
 
     def update_due(self, moment: Moment) -> str | None:
-        """The next held address whose interface has lost its link while another of its interfaces has it."""
+        """The next held address whose interface lost its link while another of its interfaces has one."""
         for address, local in self.local.items():
             linked = self.links.up(local.interface)
             if local.held and address in moment.mine and not linked and self.interface_for(address) is not None:
@@ -316,7 +318,7 @@ class Serving:
         self._context.emit(UpdateAddress(request, address, local.bits, local.interface, new, incarnation))
 
     def retake_due(self, moment: Moment) -> str | None:
-        """The next held address of which the scripts must hear once more."""
+        """The next held address for which ``takeip`` must run again."""
         for address in self.upkeep.to_tell(self._context.now):
             local = self.local.get(address)
             if local is not None and local.held and address in moment.mine and self.links.up(local.interface):
@@ -324,14 +326,14 @@ class Serving:
         return None
 
     def retake(self, address: str) -> None:
-        """Begin to tell the scripts once more that ``address`` is here."""
+        """Begin to run ``takeip`` again for ``address``."""
         local = self.local[address]
         self._start(address, taking=True)
         request = self._activity.begin("takeip", lambda ok, reason: self._retaken(address, ok, reason))
         self._context.emit(TakeAgain(request, address, local.bits, local.interface, self._context.incarnation))
 
     def settled(self, moment: Moment) -> bool:
-        """Whether what the plan gives this node is held where it belongs (or refused), and nothing else is here."""
+        """Whether all addresses that the plan gives this node are in place (or refused), and no others are here."""
         if self._moving is not None or self.update_due(moment) is not None:
             return False
         if any(address not in moment.mine or address in self.refusals for address in self.local):
@@ -346,7 +348,7 @@ class Serving:
         return True
 
     def next_due(self, since: float) -> float:
-        """When time alone makes something due that was not at ``since``: a refused address may be tried again, another
+        """When time alone makes something due that was not at ``since``: a refused address may be retried, another
         one taken, a lost one restored, or a link counts as steady."""
         soon = (self.refusals.next_take, self._plan[1], *self._stuck.values())
         waits = [time for time in soon if time > since]
@@ -374,13 +376,13 @@ class Serving:
         self._moving = None
         self._gone(address)
         if not ok:
-            gone = "" if address in self.local else "; the address is gone all the same"
+            gone = "" if address in self.local else "; the address is gone in any case"
             self._context.note(f"releaseip {address}: {reason}{gone}", "warning")
 
     def _taken(self, address: str, ok: bool, reason: str) -> None:
         self._moving = None
         if ok:
-            # A hold that ended meanwhile took the address away again, whatever the take says.
+            # If the hold ended during the take, the address was removed, whatever the result of the take.
             self.local[address].held = not self._doubted
             self._stuck.pop(address, None)
             self.upkeep.released(address)
@@ -401,10 +403,10 @@ class Serving:
         if ok:
             self.upkeep.told(address, self._context.now)
             return
-        self._failed(address, f"takeip, once more: {reason}")
+        self._failed(address, f"takeip, run again: {reason}")
 
     def _failed(self, address: str, reason: str) -> None:
-        """What was to bring ``address`` here has failed, and it was taken away again."""
+        """An activity that was to bring ``address`` here has failed, and the address was removed again."""
         self._gone(address)
         if not self._doubted:
             self._refuse(address, reason, self._began)
@@ -414,7 +416,7 @@ class Serving:
         self._context.note(f"cannot serve {address} ({reason}); next try in {pause:.0f} s", "error")
 
     def _served(self, address: str) -> bool:
-        """Whether some node says in its claim that it serves ``address``."""
+        """Whether the claim of some node says that it serves ``address``."""
         claim = self._context.view.claims.get(address)
         return claim is not None and claim.record.serving
 

@@ -1,6 +1,6 @@
-"""What a node tells about itself: everything that is shown, measured or checked outside the rules.
+"""A node's report about itself: everything that is shown, measured or checked outside the rules.
 
-Rules of this file: values only. What the store holds is in the view; this is what the node alone knows.
+Rules of this file: values only. The view has the store's content; this has the node's own knowledge.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from locum.rules.schema import HostedAddress
 
 
 class Stage(enum.Enum):
-    """Where a node is in its life; :mod:`locum.rules.node` has the transitions."""
+    """The stage of a node's life; :mod:`locum.rules.membership` has the transitions."""
 
     JOINING = "joining"
     MEMBER = "member"
@@ -27,16 +27,16 @@ class Stage(enum.Enum):
 class NodeStatus(msgspec.Struct, frozen=True):
     """One node after its last input. Times are CLOCK_BOOTTIME seconds.
 
-    ``incarnation``: its present membership, or the one it tries to get; "" without. ``leaving``: it was asked to leave.
-    ``hold``, ``interval``: the length of the hold and the time between two beats, in seconds. ``deadline``: until when
-    the hold lasts, past or 0 without a hold. ``current_at``: everything committed before that time has been seen by a
-    member. ``committing``: a commit waits for its answer. ``activity``: the event or kind of activity that runs, about
-    the address ``moving`` if it is about one. ``hosted``: the configured addresses. ``held``: address → interface of
-    what was taken completely; ``unsure``: of what may be configured here besides. ``unsteady``:
-    interfaces whose link has not lasted long enough to count.  ``started``: ``startup`` has
-    succeeded. ``obstacle``: why the node cannot join, ``unable``: why it can serve nothing, else "". ``last_retry``:
-    when the last refused address is tried again at the latest; ``last_told``: when scripts will have been told of every
-    address that came back; both are in the past or 0 when nothing waits.
+    ``incarnation``: its present membership, or the one that it tries to get; "" without one. ``leaving``: it was asked
+    to leave. ``hold``, ``interval``: the length of the hold and the time between two beats, in seconds. ``deadline``:
+    until when the hold lasts; past or 0 without a hold. ``current_at``: a member has seen every commit before that
+    time. ``committing``: a commit waits for its answer. ``activity``: the event or kind of the activity under way,
+    ``moving``: its address, if it has one. ``hosted``: the configured addresses. ``held``: address → interface of the
+    addresses taken completely; ``unsure``: of others that may be configured here. ``unsteady``: interfaces whose link
+    has not lasted long enough to count. ``started``: ``startup`` has succeeded. ``obstacle``: why the node cannot join,
+    ``unable``: why it can serve no address, else "". ``last_retry``: the latest time at which the last refused address
+    is retried; ``last_told``: when ``takeip`` will have been run again for every restored address; both are in the past
+    or 0 when nothing waits.
     """
 
     identity: Identity

@@ -1,9 +1,9 @@
-"""What befalls held addresses: the kernel loses them, refuses them, or loses what scripts had attached to them.
+"""Trouble with held addresses: the kernel loses them, refuses them, or loses state that scripts had attached to them.
 
 Rules of this file: addresses, reasons and times (seconds of the boot-time clock); nothing of plans, claims or the
-store. An address that is lost comes back at once. When the kernel refuses it some times in a row, the node gives it up,
-so that another one gets it. Scripts hear of each address that came back (``takeip`` once more), soon after the first
-time, and less often when it happens again and again.
+store. A lost address is restored at once. When the kernel refuses it several times in a row, this node gives it up so
+that another node gets it. ``takeip`` runs again for each restored address: soon after the first loss, less often when
+losses repeat.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import msgspec
 
 #: A held address is given up after this many failures in a row to configure it or to renew its lifetime.
 TRIES = 3
-#: Pause before the second try to configure it, in seconds; it doubles.
+#: Pause before the second attempt to configure it, in seconds; it doubles.
 RESTORE_PAUSE = 0.2
 #: Failures further apart than this are not "in a row", in seconds.
 FORGET = 5.0
-#: Shortest time between two ``takeip`` of a held address, in seconds; it doubles up to the longest, and is forgotten
-#: when nothing has happened for :data:`CALM` seconds.
+#: Shortest time between two ``takeip`` of a held address, in seconds. It doubles up to the longest, and is reset when
+#: nothing has happened for :data:`CALM` seconds.
 TELL_PAUSE, LONGEST_TELL_PAUSE, CALM = 1.0, 60.0, 300.0
 
 
 class _Failing(msgspec.Struct):
-    """Failures in a row: how many, and when the latest was."""
+    """Failures in a row: their number, and the time of the latest."""
 
     times: int
     latest: float
 
 
 class _Telling(msgspec.Struct):
-    """When scripts were told of an address last (how often, with which pause after it), and when to tell them next."""
+    """When ``takeip`` last ran for an address (how often, and the pause after it), and when it is to run next."""
 
     due: float
     pause: float
@@ -43,26 +43,26 @@ class Upkeep:
     """The troubles of one node's held addresses."""
 
     def __init__(self) -> None:
-        # Address -> when to configure it again; infinite while that is under way.
+        # Address → when to configure it again; infinite while that is under way.
         self._missing: dict[str, float] = {}
         self._failing: dict[str, _Failing] = {}
         self._telling: dict[str, _Telling] = {}
 
     def lost(self, address: str, now: float) -> bool:
-        """The kernel does not have ``address`` any longer; False when that is known."""
+        """The kernel no longer has ``address``; False when that is known already."""
         if address in self._missing:
             return False
         self._missing[address] = now
         return True
 
     def restored(self, address: str, now: float) -> None:
-        """It is there again; its scripts must hear of it."""
+        """It is configured again; its scripts must run."""
         self._missing.pop(address, None)
         self._failing.pop(address, None)
         self.forgotten(address, now)
 
     def failed(self, address: str, now: float) -> bool:
-        """The kernel refused ``address``: whether that is to be borne no longer."""
+        """The kernel refused ``address``; returns whether to give it up."""
         failing = self._failing.get(address)
         if failing is None or now - failing.latest > FORGET:
             failing = self._failing[address] = _Failing(0, now)
@@ -73,7 +73,7 @@ class Upkeep:
         return failing.times >= TRIES
 
     def forgotten(self, address: str, now: float) -> None:
-        """What scripts attached to ``address`` may be gone: they must hear of it."""
+        """State that scripts attached to ``address`` may be gone: they must run again."""
         telling = self._telling.get(address)
         if telling is None or now - telling.told > CALM:
             self._telling[address] = _Telling(now, TELL_PAUSE, -math.inf)
@@ -81,7 +81,7 @@ class Upkeep:
             telling.due = max(now, telling.told + telling.pause)
 
     def told(self, address: str, now: float) -> None:
-        """Scripts have heard of ``address`` as it is now, and it is configured."""
+        """``takeip`` has run for ``address`` in its present state, and it is configured."""
         self._missing.pop(address, None)
         telling = self._telling.get(address)
         if telling is not None:
@@ -91,13 +91,13 @@ class Upkeep:
             telling.due = math.inf
 
     def released(self, address: str) -> None:
-        """``address`` is not held any longer, or was taken anew."""
+        """``address`` is no longer held, or was taken again."""
         self._missing.pop(address, None)
         self._failing.pop(address, None)
         self._telling.pop(address, None)
 
     def clear(self) -> None:
-        """Nothing is held."""
+        """No address is held."""
         self._missing.clear()
         self._failing.clear()
         self._telling.clear()
@@ -110,14 +110,14 @@ class Upkeep:
         return due
 
     def to_tell(self, now: float) -> list[str]:
-        """The addresses of which scripts must hear now, the longest waiting first."""
+        """The addresses for which ``takeip`` must run now, the longest waiting first."""
         if not self._telling:
             return []
         due = [(telling.due, address) for address, telling in self._telling.items() if telling.due <= now]
         return [address for _, address in sorted(due)]
 
     def latest_tell(self) -> float:
-        """When the last of the scripts' news is due; 0 when there is none to tell."""
+        """When the last pending ``takeip`` is due; 0 without any."""
         return max((telling.due for telling in self._telling.values() if telling.due < math.inf), default=0.0)
 
     def next_due(self, since: float) -> float:

@@ -1,12 +1,12 @@
 """The view: one node's mirror of the cluster's keys.
 
-It is fed by the store's watch, and by the node's own accepted commits ahead of the watch (they *are*
-committed; waiting for their echo would cost a round trip). Per key it only moves forward in revision. The
-whole need not be a snapshot of one revision: every write that a decision leads to is conditional on the
-revisions that the decision read, so a mixed view costs a retry, never a wrong write.
+Its input is the store's watch, and the node's own accepted commits ahead of the watch (they *are* committed; waiting
+for their echo would cost a round trip). Each key only moves forward in revision. The whole need not be a snapshot of
+one revision: every resulting write is conditional on the revisions that its decision read, so a mixed view costs a
+retry and never causes a wrong write.
 
-All of that holds within one history. A store that is wiped or restored from a copy goes back, and gives revisions out
-again, for other contents. Within one history nothing below can happen, so each is proof of another one:
+All of this holds within one history. A store that is wiped or restored from a copy goes back, and assigns revisions
+again to other contents. None of the following can happen within one history, so each proves another one:
 
 - the name under ``history`` differs, or the key is gone;
 - an answer, a read or the watch shows a revision below one that was known before it was asked for; or a commit that
@@ -15,6 +15,8 @@ again, for other contents. Within one history nothing below can happen, so each 
   with another value at the same revision; or without the key at the very revision that wrote it.
 
 Then the view forgets everything (:meth:`View.forget`) and says why (:attr:`View.another_history`).
+
+Rules of this file: it mirrors and checks; it knows neither this node nor the time.
 """
 
 from __future__ import annotations
@@ -47,17 +49,17 @@ from locum.store.base import Batch, Change, CommitResult, Condition, Delete, Ent
 
 T = TypeVar("T", bound=Record)
 
-#: How far a count may be ahead of the store's revision. Each step of an honest one takes a commit: it is never ahead.
-#: With this room no honest count that goes on from a forged one comes near the largest number that can be read.
+#: Limit on how far a count may exceed the store's revision. An honest count never exceeds it, because each step takes a
+#: commit. Within this room no honest count that continues from a forged one comes near the largest readable number.
 COUNT_AHEAD = 10**9
-#: Kinds of keys that give a right to somebody, who may change unseen.
+#: Kinds of keys that grant a right to a node, which may change unseen.
 RIGHTS = ("claim", "member")
-#: What stands for an admin record that cannot be read when nothing is known from before.
+#: Replaces an unreadable admin record without a known earlier value.
 UNREADABLE = AdminRecord(disabled=True)
 
 
 def _check_count(key: str, record: BeatRecord | PlanRecord | PhaseRecord, revision: int) -> None:
-    """Raise StoreCorrupt when ``record`` counts what cannot have happened by ``revision``."""
+    """Raise StoreCorrupt when the count of ``record`` is impossible at ``revision``."""
     count = record.sequence if isinstance(record, BeatRecord) else record.epoch
     if count > revision + COUNT_AHEAD:
         raise StoreCorrupt(f"store key {key!r}: {count} is more than can have happened; delete or correct it")
@@ -77,18 +79,18 @@ class View:
     """The mirror. Read its tables freely; change it only through :meth:`apply`, :meth:`applied` and :meth:`reset`."""
 
     def __init__(self) -> None:
-        #: Up to here the watch has shown everything.
+        #: The watch has shown everything up to this revision.
         self.revision = 0
         #: The highest revision that the store has shown in any way.
         self.known = 0
         self.loaded = False
-        #: How often anything but a beat has changed: what was worked out from all else is right until the next time.
+        #: The number of changes other than beats: anything derived from all else stays right until it grows.
         self.changes = 0
-        #: How often the whole was read.
+        #: The number of full reads.
         self.reads = 0
-        #: Why the store's history is another one than before, until the node has taken note of it; else "".
+        #: Why the store has another history than before, until the node has recorded it; else "".
         self.another_history = ""
-        # Everything was forgotten: what still comes from before the next read does not count.
+        # Everything was forgotten: ignore input from before the next read.
         self._deaf = False
         self.nodes: Table[NodeRecord] = {}
         self.numbers: Table[NumberRecord] = {}
@@ -101,12 +103,11 @@ class View:
         self.health: Table[HealthRecord] = {}
         self.phases: Table[PhaseRecord] = {}
         self.claims: Table[ClaimRecord] = {}
-        # The table of each kind of which there is one key: empty, or with one record under "".
+        # The table of each kind with a single key: empty, or with one record under "".
         self._leader: Table[LeaderRecord] = {}
         self._plan: Table[PlanRecord] = {}
         self._history: Table[HistoryRecord] = {}
-        #: Keys whose value is not a record of their kind, with the complaint. They count as present; the
-        #: record that was known before stays in its table.
+        #: Unreadable keys → the problem. They count as present; the last readable record stays in its table.
         self.corrupt: dict[str, str] = {}
         self._revisions: dict[str, int] = {}
         self._tables: dict[str, Table[Record]] = {
@@ -128,12 +129,12 @@ class View:
                 "history": self._history,
             }.items()
         }
-        # Keys deleted by our own commits whose echo has not come yet: older puts must not bring them back.
+        # Keys deleted by own commits whose echo has not come yet: older puts must not bring them back.
         self._tombstones: dict[str, int] = {}
 
     @property
     def leader(self) -> Versioned[LeaderRecord] | None:
-        """Who leads, void or not."""
+        """The leader, void or not."""
         return self._leader.get("")
 
     @property
@@ -147,17 +148,17 @@ class View:
         return self._history.get("")
 
     def record_of(self, key: str) -> Record | None:
-        """The record behind ``key`` that was read last, of whatever kind it is."""
+        """The last readable record behind ``key``, of any kind."""
         kind, name = schema.split_key(key)
         found = self._tables.get(kind, {}).get(name)
         return found.record if found is not None else None
 
     def known_keys(self) -> list[str]:
-        """All keys that are there, sorted."""
+        """All present keys, sorted."""
         return sorted(self._revisions)
 
     def revision_of(self, key: str) -> int:
-        """The revision of ``key`` as seen, 0 when absent: what a condition on it must say."""
+        """The revision of ``key`` as seen, 0 when absent: the value for a condition on it."""
         return self._revisions.get(key, 0)
 
     def condition(self, key: str) -> Condition:
@@ -177,14 +178,14 @@ class View:
         return None
 
     def claim_of(self, address: str) -> tuple[str, str] | None:
-        """Node and incarnation of the claim on ``address``, whether they live or not; None without a readable one."""
+        """Node and incarnation of the claim on ``address``, alive or not; None without a readable claim."""
         claim = self.claims.get(address)
         return None if claim is None else (claim.record.node, claim.record.incarnation)
 
     def reset(self, snapshot: Snapshot, known: int = 0) -> set[str]:
-        """Become ``snapshot``; returns the keys that changed by it.
+        """Become ``snapshot``; returns the keys that changed.
 
-        ``known``: what :attr:`known` was when the snapshot was asked for.
+        ``known``: the value of :attr:`known` when the snapshot was requested.
         """
         changed: set[str] = set()
         why = self._contradiction(snapshot, known)
@@ -200,7 +201,7 @@ class View:
         return changed | self._take(changes, snapshot.revision, gap=True)
 
     def apply(self, batch: Batch) -> set[str]:
-        """Take one commit from the watch; returns the keys that changed by it."""
+        """Take one commit from the watch; returns the keys that changed."""
         if self._deaf:
             return set()
         if batch.revision <= self.revision:
@@ -215,7 +216,7 @@ class View:
         return self._take(batch.changes, batch.revision)
 
     def forget(self) -> set[str]:
-        """Know nothing any more, as before the first read; returns the keys that were known."""
+        """Forget everything, as before the first read; returns the keys that were known."""
         keys = set(self._revisions)
         for table in self._tables.values():
             table.clear()
@@ -228,9 +229,9 @@ class View:
         return keys
 
     def answered(self, result: CommitResult, operations: Sequence[Operation], known: int) -> str:
-        """Take note of an answer's revision; returns why it is another history's, if it is.
+        """Record an answer's revision; returns why it belongs to another history, or "".
 
-        ``known``: what :attr:`known` was when the commit was sent.
+        ``known``: the value of :attr:`known` when the commit was sent.
         """
         wrote = result.accepted and any(isinstance(operation, Put) for operation in operations)
         if result.revision < known or (wrote and result.revision == known):
@@ -239,7 +240,7 @@ class View:
         return ""
 
     def _contradiction(self, snapshot: Snapshot, known: int) -> str:
-        """Why ``snapshot`` cannot belong to the history that was known, or ""."""
+        """Why ``snapshot`` cannot belong to the known history, or ""."""
         if snapshot.revision < known:
             return f"its revision went back from {known} to {snapshot.revision}"
         present = {entry.key: entry for entry in snapshot.entries}
@@ -268,7 +269,7 @@ class View:
         try:
             record = schema.decode("history", value)
         except StoreCorrupt:
-            # Spoiled by a stranger; the leader writes it anew.
+            # Made unreadable by a foreign writer; the leader rewrites it.
             return ""
         return "" if record == known.record else "its history has another name"
 
@@ -283,10 +284,10 @@ class View:
             return True
 
     def applied(self, operations: Sequence[Operation], revision: int) -> set[str]:
-        """Take an own accepted commit ahead of its echo; returns the keys that changed by it."""
+        """Take an own accepted commit ahead of its echo; returns the keys that changed."""
         changed: set[str] = set()
         if revision <= self.revision or self._deaf:
-            # The watch has shown it already, and perhaps what others made of it since.
+            # The watch has shown it already, and perhaps later changes.
             return changed
         for operation in operations:
             value = operation.value if isinstance(operation, Put) else None
@@ -309,7 +310,7 @@ class View:
         return changed
 
     def _one(self, key: str, value: bytes | None, revision: int, *, gap: bool = False) -> bool:
-        """``gap``: the key may have had other values since the one that was seen last."""
+        """Take one key. ``gap``: it may have had other values since the last one seen."""
         if revision <= self._revisions.get(key, 0):
             return False
         if self._tombstones and revision <= self._tombstones.get(key, 0):
@@ -332,16 +333,16 @@ class View:
             elif isinstance(record, (BeatRecord, PlanRecord, PhaseRecord)):
                 _check_count(key, record, revision)
         except StoreCorrupt as error:
-            # What was known stays known (I9): one bad value must not enable a disabled node or void a member.
+            # The known record stays (I9): one bad value must not enable a disabled node or void a member.
             self.corrupt[key] = str(error)
             self.changes += 1
             if gap and kind in RIGHTS and table is not None:
-                # What was known may long have been another's.
+                # The known record may have been another node's for a while.
                 table.pop(name, None)
             elif table is not None and name in table:
                 table[name] = Versioned(table[name].record, revision)
             elif kind == "admin":
-                # Nobody knows what an admin decided about this node: it serves nothing until one decides anew.
+                # An admin's decision about this node is unknown: the node serves nothing until an admin decides again.
                 self.admin[name] = Versioned(UNREADABLE, revision)
             return True
         if record is not None and table is not None:
@@ -349,7 +350,7 @@ class View:
         return True
 
     def _check_promise(self, key: str, name: str, record: MemberRecord) -> None:
-        """Raise StoreCorrupt when ``record`` changes the terms of a membership: others rely on those it joined with."""
+        """Raise StoreCorrupt when ``record`` changes a membership's terms: others rely on the terms of its join."""
         known = self.members.get(name)
         if known is None or known.record.incarnation != record.incarnation:
             return

@@ -209,7 +209,7 @@ def test_what_is_accepted_but_not_finished_is_no_success(locum: Command) -> None
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [
-        (UsageError("no node is called 'x': the nodes are n1"), 2, "locum: no node is called 'x': the nodes are n1\n"),
+        (UsageError("unknown node 'x': the nodes are n1"), 2, "locum: unknown node 'x': the nodes are n1\n"),
         (StoreUnavailable("the store does not answer"), 1, "locum: the store does not answer\n"),
         (LocumError("x"), 1, "locum: x\n"),
         (ConfigError("f", ["f:1: a", "f:2: b"]), 2, "locum: f:1: a\nlocum: f:2: b\n"),

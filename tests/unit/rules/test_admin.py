@@ -128,8 +128,8 @@ def test_without_a_node_the_answering_one_is_meant_and_a_number_will_do() -> Non
 
 
 def test_an_unknown_node_names_the_known_ones() -> None:
-    assert refused(cluster(), "disable", node="n9") == "no node is called 'n9': the nodes are n1, n2 and n3"
-    assert refused(cluster(), "disable", node="9").startswith("no node is called '9'")
+    assert refused(cluster(), "disable", node="n9") == "unknown node 'n9': the nodes are n1, n2 and n3"
+    assert refused(cluster(), "disable", node="9").startswith("unknown node '9'")
 
 
 def test_disabling_the_last_one_warns_which_addresses_are_lost() -> None:
@@ -212,7 +212,7 @@ def test_remove_refuses_a_member_a_holder_and_no_name() -> None:
     die(view, "n3")
     serve(view, C, "n3")
     assert f"has not given up {C} yet" in refused(view, "remove", node="n3")
-    assert "Give its name" in refused(view, "remove")
+    assert "give the name" in refused(view, "remove")
 
 
 def test_remove_works_on_a_node_whose_record_cannot_be_read() -> None:
@@ -301,7 +301,7 @@ def test_move_to_a_node_that_cannot_says_why_and_who_could() -> None:
     assert "is DISCONNECTED" in refused(view, "move", address=A, node="n2")
     put(view, "admin/n1", AdminRecord(disabled=True))
     assert refused(view, "move", address=A, node="n1").endswith("at the moment no node can")
-    assert "Give a node" in refused(view, "move", address=A)
+    assert "give the node" in refused(view, "move", address=A)
 
 
 def test_move_is_refused_when_no_address_may_be_taken() -> None:
@@ -320,10 +320,10 @@ def test_a_move_that_cannot_end_well_is_not_waited_for() -> None:
     assert wait.hopeless(view) == f"n2 could not take {A}: takeip: 50.web failed"
     put(view, "health/n2", healthy("n2"))
     done(view, "move", address=A, node="n3")
-    assert wait.hopeless(view) == f"{A} was moved elsewhere, or back, meanwhile"
+    assert wait.hopeless(view) == f"another command has since moved {A} elsewhere, or back"
     done(view, "move", address=A, node="n2")
     done(view, "disable", node="n2")
-    assert wait.hopeless(view) == "n2 was disabled, stopped or banned meanwhile"
+    assert wait.hopeless(view) == "n2 has been disabled, stopped or banned since"
     die(view, "n2")
     assert wait.hopeless(view) == "n2 has left the cluster"
 
@@ -424,7 +424,7 @@ def test_tunables_that_cannot_be() -> None:
     assert "from 0.2 to 3600" in refused(view, "tunable-set", name="MonitorInterval", value="0")
     assert "0 or 1" in refused(view, "tunable-set", name="NoIPFailback", value="2")
     assert "'nan'" in refused(view, "tunable-set", name="MonitorInterval", value="nan")
-    assert "which value" in refused(view, "tunable-set", name="MonitorInterval")
+    assert "no value given" in refused(view, "tunable-set", name="MonitorInterval")
     assert "unknown tunable" in refused(view, "tunable-reset", name="X")
 
 

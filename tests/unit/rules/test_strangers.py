@@ -147,7 +147,7 @@ def test_i9_what_an_admin_decided_survives_garbage_in_its_key_and_a_restart_of_e
     assert {key: cluster.get(key) for key in numbers} == numbers
     for key in (*decided, *numbers):
         assert any(f"store key {key!r}" in note for note in cluster.notes), key
-        assert any("written anew as it was known" in note and key in note for note in cluster.notes), key
+        assert any("rewritten with their last known values" in note and key in note for note in cluster.notes), key
     cluster.start("n1")
     cluster.start("n2")
     cluster.run(12.0)
