@@ -26,7 +26,7 @@ class Context:
         self.incarnation = ""
         #: The revision of this membership's last accepted beat as known here, 0 without one.
         self.last_beat = 0
-        self._tickets = 0
+        self._requests = 0
         self._tunables_at = -1
         # The tunable records last read, and the tunables made from them.
         self._tunables_read: dict[str, Versioned[TunableRecord]] = {}
@@ -45,8 +45,8 @@ class Context:
 
     def new_request(self) -> int:
         """A number that was never used before, for a request."""
-        self._tickets += 1
-        return self._tickets
+        self._requests += 1
+        return self._requests
 
     def emit(self, effect: Effect) -> None:
         """Add an effect for the caller to carry out."""

@@ -32,7 +32,7 @@ from locum.store.base import MAX_OPERATIONS, Condition, Delete, Operation, Put
 #: Kinds of keys that can make another plan necessary.
 PLANNING_KEYS = frozenset({"node", "member", "admin", "health", "phase", "prefer", "tunable", "plan", "leader"})
 #: Kinds of keys that the leader rewrites when they became unreadable.
-MENDED = ("leader", "admin", "prefer", "tunable", "number", "history", "held")
+REPAIRED = ("leader", "admin", "prefer", "tunable", "number", "history", "held")
 
 
 class Leading:
@@ -151,7 +151,7 @@ class Leading:
             if node != context.name and self._detector.expired(view, node, context.now):
                 self._expire(node, standing, [])
                 return
-        if self._free_orphans(standing) or self._mend(standing) or self._lift_bans(standing):
+        if self._free_orphans(standing) or self._repair(standing) or self._lift_bans(standing):
             return
         if self._replan:
             if self._forget_held(standing):
@@ -240,7 +240,7 @@ class Leading:
         present = {condition.key for condition in standing}
         return [*standing, *(view.condition(key) for key in read if key not in present)]
 
-    def _mend(self, standing: list[Condition]) -> bool:
+    def _repair(self, standing: list[Condition]) -> bool:
         """Rewrite unreadable keys whose last value this node still knows (I9).
 
         It rewrites only keys that no other node rewrites. These are the leader's own and the durable ones; an admin
@@ -255,7 +255,7 @@ class Leading:
             record = view.record_of(key)
             lonely_node = kind == "node" and name not in view.members
             claimed = isinstance(record, ClaimRecord) and view.alive(record.node, record.incarnation)
-            if record is not None and record is not UNREADABLE and (kind in MENDED or lonely_node or claimed):
+            if record is not None and record is not UNREADABLE and (kind in REPAIRED or lonely_node or claimed):
                 known[key] = record
         if not known:
             return False
