@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from setuptools import find_packages
+from setuptools import find_packages  # type: ignore[import-untyped]
 
 from locum import __version__
 from locum.cli.main import APART

@@ -8,20 +8,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
 from locum.errors import LocumError, UsageError
 from locum_lab import network, one_way, processes
+from locum_lab.layout import Layout
 from locum_lab.processes import Process
-
-if TYPE_CHECKING:
-    from locum_lab.lab import Lab
-
+from locum_lab.state import LabState
+from locum_lab.stores import LabStore
 
 #: How long the kernel may take to end what was killed, in seconds.
 _KILLED_WITHIN = 10.0
+
+
+class FaultyLab(Protocol):
+    """What faults need of a lab (:class:`locum_lab.lab.Lab`)."""
+
+    layout: Layout
+    state: LabState
+    store: LabStore
+
+    def start_daemon(self, node: str) -> None:
+        """Start the node's daemon."""
+        ...
+
+    def start_store(self, node: str) -> None:
+        """Start the store's process of that node again."""
+        ...
+
+    def start_services(self, node: str) -> None:
+        """Start the node's services."""
+        ...
+
+    def check_services(self, node: str) -> None:
+        """Make the node's daemon run monitor now."""
+        ...
+
+    def ours(self, node: str) -> tuple[Process, ...]:
+        """Every living process of Locum on that node."""
+        ...
+
+    def agent(self, node: str) -> Process | None:
+        """The node's agent process."""
+        ...
+
+    def service_processes(self, node: str) -> tuple[Process, ...]:
+        """All living processes of the node's services."""
+        ...
+
+    def store_process(self, node: str) -> Process:
+        """The store's process on that node."""
+        ...
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -31,29 +70,29 @@ class Fault(msgspec.Struct, frozen=True):
     """
 
     meaning: str
-    apply: Callable[[Lab, str, str], None]
-    heal: Callable[[Lab, str, str], None] | None = None
+    apply: Callable[[FaultyLab, str, str], None]
+    heal: Callable[[FaultyLab, str, str], None] | None = None
 
 
-def _cut(lab: Lab, node: str, _interface: str) -> None:
+def _cut(lab: FaultyLab, node: str, _interface: str) -> None:
     network.cut(lab.layout, lab.layout.ports(node))
     lab.store.cut(lab.state.nodes[node].path)
 
 
-def _cut_private(lab: Lab, node: str, _interface: str) -> None:
+def _cut_private(lab: FaultyLab, node: str, _interface: str) -> None:
     network.cut(lab.layout, [lab.layout.port(node, "eth0")])
     lab.store.cut(lab.state.nodes[node].path)
 
 
-def _uncut(lab: Lab, node: str, _interface: str) -> None:
+def _uncut(lab: FaultyLab, node: str, _interface: str) -> None:
     network.uncut(lab.layout, lab.layout.ports(node))
     lab.store.heal(lab.state.nodes[node].path)
 
 
-def _one_way(way: one_way.Way, public: bool, undo: bool) -> Callable[[Lab, str, str], None]:
+def _one_way(way: one_way.Way, public: bool, undo: bool) -> Callable[[FaultyLab, str, str], None]:
     """Cuts, or mends, one direction of one of the node's networks."""
 
-    def apply(lab: Lab, node: str, _interface: str) -> None:
+    def apply(lab: FaultyLab, node: str, _interface: str) -> None:
         if not public and lab.state.store != "etcd":
             raise UsageError(f"this lab's store is {lab.state.store}: a Unix socket is cut both ways, with cut-private")
         ports = lab.layout.ports(node)
@@ -62,22 +101,22 @@ def _one_way(way: one_way.Way, public: bool, undo: bool) -> Callable[[Lab, str, 
     return apply
 
 
-def _link(lab: Lab, node: str, interface: str) -> None:
+def _link(lab: FaultyLab, node: str, interface: str) -> None:
     network.set_link(lab.layout, node, interface, up=False)
 
 
-def _link_back(lab: Lab, node: str, interface: str) -> None:
+def _link_back(lab: FaultyLab, node: str, interface: str) -> None:
     network.set_link(lab.layout, node, interface, up=True)
 
 
-def _kill_agent(lab: Lab, node: str, _interface: str) -> None:
+def _kill_agent(lab: FaultyLab, node: str, _interface: str) -> None:
     agent = lab.agent(node)
     if agent is None:
         raise LocumError(f"{node}: no agent runs there")
     processes.send(agent, SIGKILL)
 
 
-def _kill_all(lab: Lab, node: str, _interface: str) -> None:
+def _kill_all(lab: FaultyLab, node: str, _interface: str) -> None:
     _wait_gone(processes.kill_all(lambda: lab.ours(node)))
 
 
@@ -87,53 +126,53 @@ def _wait_gone(killed: Sequence[Process]) -> None:
         raise LocumError(f"processes do not end within {_KILLED_WITHIN:g} s of SIGKILL")
 
 
-def _freeze(lab: Lab, node: str, _interface: str) -> None:
+def _freeze(lab: FaultyLab, node: str, _interface: str) -> None:
     processes.stop_all(lambda: lab.ours(node))
 
 
-def _thaw(lab: Lab, node: str, _interface: str) -> None:
+def _thaw(lab: FaultyLab, node: str, _interface: str) -> None:
     # The children first: a parent that wakes up must find them as it left them.
     for process in reversed(lab.ours(node)):
         processes.send(process, SIGCONT)
 
 
-def _service(lab: Lab, node: str, _interface: str) -> None:
+def _service(lab: FaultyLab, node: str, _interface: str) -> None:
     _wait_gone(processes.kill_all(lambda: lab.service_processes(node)))
 
 
-def _service_again(lab: Lab, node: str, _interface: str) -> None:
+def _service_again(lab: FaultyLab, node: str, _interface: str) -> None:
     lab.start_services(node)
     # Those of event scripts are started by monitor, which found them dead or finds them so now.
     lab.check_services(node)
 
 
-def _hang(lab: Lab, node: str, _interface: str) -> None:
+def _hang(lab: FaultyLab, node: str, _interface: str) -> None:
     processes.stop_all(lambda: lab.service_processes(node))
 
 
-def _unhang(lab: Lab, node: str, _interface: str) -> None:
+def _unhang(lab: FaultyLab, node: str, _interface: str) -> None:
     for process in reversed(lab.service_processes(node)):
         processes.send(process, SIGCONT)
     lab.check_services(node)
 
 
-def _freeze_agent(lab: Lab, node: str, _interface: str) -> None:
+def _freeze_agent(lab: FaultyLab, node: str, _interface: str) -> None:
     agent = lab.agent(node)
     if agent is None:
         raise LocumError(f"{node}: no agent runs there")
     processes.send(agent, SIGSTOP)
 
 
-def _thaw_agent(lab: Lab, node: str, _interface: str) -> None:
+def _thaw_agent(lab: FaultyLab, node: str, _interface: str) -> None:
     agent = lab.agent(node)
     if agent is not None:
         processes.send(agent, SIGCONT)
 
 
-def _signal(number: Signals, store: str) -> Callable[[Lab, str, str], None]:
+def _signal(number: Signals, store: str) -> Callable[[FaultyLab, str, str], None]:
     """Sends it to the node's store process, in a lab on such a store."""
 
-    def apply(lab: Lab, node: str, _interface: str) -> None:
+    def apply(lab: FaultyLab, node: str, _interface: str) -> None:
         if not lab.state.store.startswith(store):
             kinds = "kill-etcd, freeze-etcd" if lab.state.store == "etcd" else "kill-store, freeze-store"
             raise UsageError(f"this lab's store is {lab.state.store}, for which there are {kinds}")
@@ -145,7 +184,7 @@ def _signal(number: Signals, store: str) -> Callable[[Lab, str, str], None]:
     return apply
 
 
-def _store_again(lab: Lab, node: str, _interface: str) -> None:
+def _store_again(lab: FaultyLab, node: str, _interface: str) -> None:
     processes.send(lab.store_process(node), SIGCONT)
     lab.start_store(node)
 

@@ -19,7 +19,6 @@ from locum.node.ports import ClustersPort
 from locum.node.steps import Steps
 from locum.rules import effects as fx
 from locum.rules.node import Node
-from locum.rules.schema import only_beats
 from locum.store.base import Batch, Commit, CommitResult, Store, WatchLost, carry_out
 
 #: Pause between two tries to read a store that does not answer, in seconds.
@@ -302,7 +301,7 @@ class Driver:
                 if self._again:
                     continue
                 self._read_at = asked_at
-                self.feed(self.node.view_changed, view.reset(snapshot, known))
+                self.feed(self.node.store_read, snapshot, known)
                 self._changed()
                 await self._follow(snapshot.revision)
             except WatchLost:
@@ -332,11 +331,10 @@ class Driver:
 
     def _take(self, batch: Batch) -> None:
         self._heard_at = self._clock.boot()
-        keys = self.node.view.apply(batch)
-        if keys:
-            self.feed(self.node.view_changed, keys)
-            if not only_beats(keys):
-                self._changed()
+        before = self.node.view.changes
+        self.feed(self.node.store_changed, batch)
+        if self.node.view.changes != before:
+            self._changed()
 
     def _changed(self) -> None:
         moved, self._view_moved = self._view_moved, asyncio.Event()

@@ -31,9 +31,9 @@ answer all lead to the same state, and a superfluous input changes nothing.
   answer (``result`` None) and a cancelled activity.
 - *A beat in this order*: take the time, arm the slot of the kernel's gate, then send the commit
   (:class:`~locum.rules.effects.SendBeat`). Safety depends on this order.
-- *The view.* The caller reads the whole store, gives it to ``view.reset()``, and follows with ``view.apply()`` for
-  each later commit, in order and without a gap. After both it calls ``node.view_changed()`` with the keys that the view
-  returned. When the watch loses its place, it calls ``node.watch_lost()`` and reads again; on
+- *The store's contents.* The caller reads the whole store and passes it to ``node.store_read()``, then each later
+  commit to ``node.store_changed()``, in order and without a gap. When the watch loses its place, it calls
+  ``node.watch_lost()`` and reads again; on
   :class:`~locum.rules.effects.ReadAnew` it reads again.
 - *The store* is linearizable, and a commit takes effect wholly or not at all, only if all its conditions hold.
 

@@ -23,7 +23,7 @@ from locum.rules.parts import Parts
 from locum.rules.plan import inactive
 from locum.rules.status import NodeStatus, Stage
 from locum.rules.view import View
-from locum.store.base import CommitResult
+from locum.store.base import Batch, CommitResult, Snapshot
 
 __all__ = ["Adoption", "Identity", "Node", "NodeStatus", "Stage"]
 
@@ -59,8 +59,16 @@ class Node:
         self._membership.time_passes(now, wall)
         self._step()
 
-    def view_changed(self, keys: set[str], now: float, wall: float) -> None:
-        """The caller has updated the view from the watch; ``keys`` is the view's answer."""
+    def store_read(self, snapshot: Snapshot, known: int, now: float, wall: float) -> None:
+        """The whole store was read. ``known``: the view's ``known`` at the time when the read was requested."""
+        self._view_changed(self.view.reset(snapshot, known), now, wall)
+
+    def store_changed(self, batch: Batch, now: float, wall: float) -> None:
+        """The watch has reported one commit."""
+        if keys := self.view.apply(batch):
+            self._view_changed(keys, now, wall)
+
+    def _view_changed(self, keys: set[str], now: float, wall: float) -> None:
         held = self.parts.hold.valid(self.parts.context.now)
         self._membership.time_passes(now, wall)
         if self.view.another_history:

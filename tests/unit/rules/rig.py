@@ -132,8 +132,7 @@ class Cluster:
             # A read ends the watch; the next one begins where the read has ended.
             reads = node.view.reads
             for batch in self.core.history(node.view.revision, "", 10**6)[1]:
-                if keys := node.view.apply(batch):
-                    self.tell(name, "view_changed", keys)
+                self.tell(name, "store_changed", batch)
                 if reads != node.view.reads:
                     break
         self.tell(name, "tick")
@@ -156,7 +155,7 @@ class Cluster:
                 node.commit_done(effect.request, self.commit(name, effect), now, wall)
             case ReadAnew():
                 if name not in self.cut:
-                    node.view_changed(node.view.reset(self.core.snapshot(""), node.view.known), now, wall)
+                    node.store_read(self.core.snapshot(""), node.view.known, now, wall)
             case Restore():
                 node.restored(effect.address, effect.interface, self.problem(name), now, wall)
             case ProbeAddresses():

@@ -207,7 +207,7 @@ class Told(Cluster):
         """The watch is lost; the caller reads everything."""
         self.tell(name, "watch_lost")
         view = self.nodes[name].view
-        self.tell(name, "view_changed", view.reset(self.core.snapshot(""), view.known))
+        self.tell(name, "store_read", self.core.snapshot(""), view.known)
 
     def carry_out(self, name: str, node: Node, effect: Effect) -> None:
         if (text := self._shown(name, effect)) is not None:

@@ -163,8 +163,7 @@ class Scene:
 
     def read(self, snapshot: Snapshot) -> list[object]:
         """The store was read."""
-        keys = self.node.view.reset(snapshot, self.node.view.known)
-        self.node.view_changed(keys, self.now, 1.7e9)
+        self.node.store_read(snapshot, self.node.view.known, self.now, 1.7e9)
         return self.effects()
 
     def effects(self) -> list[object]:

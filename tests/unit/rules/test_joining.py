@@ -24,17 +24,16 @@ class Joiner:
         self.node = Node(identity, View(), lambda: f"life{next(names)}")
         self.node.view.reset(Snapshot(0, ()))
         for key, record in records.items():
-            self._apply(key, record)
+            self.node.view.apply(self._batch(key, record))
         self.node.tick(0.0, 0.0)
 
-    def _apply(self, key: str, record: Record) -> set[str]:
+    def _batch(self, key: str, record: Record) -> Batch:
         self._revision += 1
-        change = Change(key, schema.encode(record), self._revision)
-        return self.node.view.apply(Batch(self._revision, (change,)))
+        return Batch(self._revision, (Change(key, schema.encode(record), self._revision),))
 
     def put(self, key: str, record: Record, now: float) -> None:
         """``record`` is committed by another, and seen at ``now``."""
-        self.node.view_changed(self._apply(key, record), now, 0.0)
+        self.node.store_changed(self._batch(key, record), now, 0.0)
 
     def writes(self) -> set[str]:
         """The keys that the node has asked to write since the last call."""

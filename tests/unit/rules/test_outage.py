@@ -22,7 +22,7 @@ def see_beat(cluster: Spoiled, node: Node, other: str) -> None:
     cluster.core.commit((), (Put(f"beat/{other}", schema.encode(BeatRecord(record, 10**6 + cluster.core.revision))),))
     _, batches = cluster.core.history(node.view.revision, "", 10**6)
     for batch in batches:
-        node.view_changed(node.view.apply(batch), cluster.now, cluster.wall_of(node.status().identity.name))
+        node.store_changed(batch, cluster.now, cluster.wall_of(node.status().identity.name))
 
 
 def test_the_first_beat_that_is_seen_again_makes_the_others_beat_at_once() -> None:

@@ -116,10 +116,9 @@ def test_an_agent_that_starts_anew_moves_nothing_before_the_kernel_has_told_its_
         {ADDRESS: "eth0"},
     )
     cluster.nodes[holder] = node = Node(old.status().identity, View(), lambda: f"i{cluster.core.revision}", adoption)
-    keys = node.view.reset(cluster.core.snapshot(""))
-    cluster.tell(holder, "view_changed", keys)
+    cluster.tell(holder, "store_read", cluster.core.snapshot(""), 0)
     assert node.status().incarnation == old.status().incarnation
-    cluster.tell(holder, "view_changed", ())
+    cluster.tell(holder, "tick")
     assert node.parts.serving.links.down() == said.down == ()
     node.view.reset(cluster.core.snapshot(""))
     assert node.view.health[holder].record == said
