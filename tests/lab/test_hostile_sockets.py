@@ -119,7 +119,7 @@ def test_any_operation_with_any_fields_is_answered(lab: Lab) -> None:
     before = agents(lab)
     path = lab.control_socket("n1")
     chance = random.Random(1)
-    known = str(ask(path, {"op": "?"})["error"]).partition("there are ")[2].split(", ")
+    known = str(ask(path, {"op": "?"})["error"]).partition("known are ")[2].split(", ")
     assert len(known) > 10
     with nobody_disturbed(lab), connect(path) as sock:
         reader = sock.makefile("rb")

@@ -31,8 +31,8 @@ SCRIPTS = {
 
 #: Whatever is noticed with this was not noticed by polling. Services fail more often than damping likes.
 NO_POLL = "[tunables]\nMonitorInterval = 3600\nNoIPFailback = 1\nHealthyDelay = 0"
-#: How soon the end of a listening socket should be noticed, and what a busy machine is given.
-AIM, LIMIT = 0.5, 5.0
+#: How soon the end of a listening socket should be noticed, and the limit for a busy machine. The poll comes far later.
+AIM, LIMIT = 0.5, 60.0
 
 
 def kill(lab: Lab, node: str, service: str) -> float:
