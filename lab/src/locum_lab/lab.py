@@ -415,9 +415,10 @@ class Lab:
         return {item.address: item.node for item in report.addresses if item.node is not None and item.serving}
 
     def wait_served(self, limit: float = 60.0) -> StatusReport:
-        """Wait until every node is OK and every address is served where it should be; see :meth:`wait_for`.
+        """Wait until every node is OK, and every address is served where it should be; see :meth:`wait_for`.
 
-        It must stay so for a moment: a node that has just become OK is in no plan yet.
+        A node that has started takes over nothing for the length of a hold; this waits for it. The state must last for
+        a moment: a node that has just become OK is in no plan yet.
         """
         since: dict[int, float] = {}
 
@@ -437,7 +438,8 @@ class Lab:
         return found
 
     def _is_settled(self, report: StatusReport) -> bool:
-        healthy = len(report.nodes) == self.layout.nodes and all(node.state == "OK" for node in report.nodes)
+        # A node that waits gets its share of the addresses later.
+        healthy = len(report.nodes) == self.layout.nodes and all(n.state == "OK" and not n.waits for n in report.nodes)
         served = len(report.addresses) == self.layout.addresses and all(a.state == "served" for a in report.addresses)
         return healthy and served and report.progress == "settled" and not report.stale
 

@@ -23,7 +23,8 @@ class NodeReport(msgspec.Struct, frozen=True):
 
     ``addresses`` are those that it has claimed, ``hosts`` counts those that it is configured for. ``reason`` says in
     words why the state is not OK. ``banned_until`` is unix time in seconds. ``refused``: address → why it could not be
-    taken. ``phase`` is the node's own progress with the plan of epoch ``phase_epoch``.
+    taken. ``phase`` is the node's own progress with the plan of epoch ``phase_epoch``. ``waits``: the node takes over
+    nothing yet, because a hold from before its start, or from before an outage of the store, may last.
     """
 
     name: str
@@ -49,6 +50,7 @@ class NodeReport(msgspec.Struct, frozen=True):
     hold: float | None = None
     version: str | None = None
     warning: str = ""
+    waits: bool = False
 
 
 class AddressReport(msgspec.Struct, frozen=True):

@@ -156,6 +156,7 @@ def _node(now: Situation, name: str, addresses: tuple[str, ...], local: str, lea
         hold=member.hold if member is not None else None,
         version=(member.version or None) if member is not None else None,
         warning=health.warning if health is not None else "",
+        waits=health is not None and health.waits,
     )
 
 

@@ -16,6 +16,9 @@ from locum.rules.plan import NodeState, current_health, hostable, node_state
 from locum.rules.schema import PREPARED, RECOVERED, SETTLED, HealthRecord, HostedAddress, PlanRecord
 from locum.rules.view import View
 
+#: Why a node that is well serves less than its share.
+WAITS = "takes over nothing for the length of a hold after its start or an outage of the store"
+
 
 class Situation(msgspec.Struct, frozen=True):
     """A view and its consequences at one time, worked out once.
@@ -83,7 +86,9 @@ def node_reason(view: View, node: str, wall: float) -> str:
         return no_link(health)
     if health.refused and state is NodeState.OK:
         return f"could not take {names(sorted(health.refused), 3)}"
-    return "" if health.healthy else health.reason
+    if not health.healthy:
+        return health.reason
+    return WAITS if health.waits else ""
 
 
 def no_link(health: HealthRecord) -> str:
@@ -141,7 +146,7 @@ def why_not(now: Situation, node: str, address: str) -> str | None:
     if health.refused:
         return f"could not take {names(sorted(health.refused), 3)} and gets no others meanwhile"
     if health.waits:
-        return "takes over nothing for the length of a hold after its start or an outage of the store"
+        return WAITS
     return "cannot serve it now"
 
 

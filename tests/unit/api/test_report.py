@@ -97,6 +97,15 @@ def test_a_nodes_state_and_why(admin: AdminRecord | None, health: dict[str, obje
     assert (shown.state, shown.reason) == (state, reason)
 
 
+def test_a_node_that_takes_over_nothing_yet_says_so() -> None:
+    view = cluster()
+    assert not node(view, "n2").waits
+    put(view, "health/n2", healthy("n2", waits=True))
+    shown = node(view, "n2")
+    assert (shown.state, shown.waits) == ("OK", True)
+    assert shown.reason == "takes over nothing for the length of a hold after its start or an outage of the store"
+
+
 def test_nodes_that_are_gone_or_new_or_say_nothing() -> None:
     view = cluster()
     die(view, "n3")
