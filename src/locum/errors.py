@@ -79,5 +79,12 @@ class NetlinkError(LocumError):
         self.errno = errno
 
 
+class HoldEnded(LocumError):
+    """The hold ended before the node had done something that only a holder may do."""
+
+    def __init__(self) -> None:
+        super().__init__("the hold has ended")
+
+
 class ProtocolError(LocumError):
     """A peer on a socket sent something that is not the protocol."""

@@ -171,6 +171,11 @@ def released_stays_configured(patch: Patch) -> None:
     patch.setattr(Steps, "_forget", forget)
 
 
+def take_goes_on_without_the_hold(patch: Patch) -> None:
+    """Between the begin of a take and its scripts nobody looks whether the hold has ended."""
+    patch.setattr(Steps, "_lasts", lambda *_: True)
+
+
 def take_does_not_look(patch: Patch) -> None:
     """After ``takeip`` nobody sees to it that the address is configured."""
     original = Steps.take
@@ -332,6 +337,7 @@ AGENT_MUTATIONS: dict[str, Callable[[Patch], None]] = {
         release_without_muting,
         failed_take_stays_allowed,
         released_stays_configured,
+        take_goes_on_without_the_hold,
         take_does_not_look,
         denials_forgotten,
         notes_of_any_life,

@@ -121,6 +121,18 @@ def test_i1_a_take_that_failed_leaves_no_note_of_an_earlier_one() -> None:
         rest(world)
 
 
+def test_i2_a_take_whose_agent_was_stopped_in_its_midst_does_not_go_on_without_the_hold() -> None:
+    """The agent goes on after the end of its hold, wherever in the take it was stopped, and before it hears of it."""
+    for moment in range(15, 65, 4):
+        world, faults = at_rest(scenario(2, hosts=(0, 1), seed=moment, addresses=6))
+        taker = world.machines["n2"]
+        taker.set_trap(moment, lambda taker=taker: taker.freeze(True, False, False))  # type: ignore[misc]
+        faults.admins.command(AdminRequest("disable", node="n1"))
+        world.run_for(0.2 + 1.2 * taker.identity.hold)
+        taker.thaw()
+        rest(world)
+
+
 def test_i1_a_claim_that_a_stranger_spoils_unseen_is_written_anew_by_its_holder() -> None:
     """Everybody reads the store anew and finds garbage: nobody may take it for his, and the holder goes on serving."""
     world, _ = at_rest(scenario(3, hosts=(0, 1, 2)))

@@ -124,7 +124,7 @@ class Agent:
 
     async def _main(self) -> str | None:
         machine, step = self.machine, self.loop.step
-        clock, calls, page = SimulatedClock(machine, step), SimulatedCalls(machine), machine.page
+        clock, calls, page = SimulatedClock(machine, self.loop), SimulatedCalls(machine), machine.page
         table, gate, notes = SimulatedTable(machine, step), SimulatedGate(machine, step), SimulatedNotes(machine, step)
         scripts = SimulatedScripts(machine, step, lambda: self.node.status().tunables)
         adoption = await calls.on_addresses("looking", life.adoption_of, page, notes, table)

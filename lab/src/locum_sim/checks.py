@@ -4,7 +4,8 @@ Rules of this file: it sees the truth (every kernel, the store, true time) and n
 only begin at a few instants and claims can only end at commits, so looking at those is looking at every instant.
 
 - **I1** at no instant two machines can speak for one address; and, stronger, who can speak has the claim in the store.
-- **I2** ``takeip`` starts only when no other machine with an open gate has the address or runs a script for it.
+- **I2** ``takeip`` and ``updateip`` start only while the hold lasts, and when no other machine with an open gate has
+  the address or runs a script for it.
 - **I3** after the last change of addresses anywhere, every participant has run ``recovered`` (:meth:`Checks.unclosed`).
 - **I5** scripts of two events never run at once on a machine.
 - **I6** ``takeip`` only after ``startup`` and a ``monitor`` succeeded in this life of the daemon.
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 ADMIN, STRANGER = Author("admin"), Author("stranger")
 MOVES = ("takeip", "releaseip", "updateip")
-#: How long after being stopped a process may still carry out what it had decided on before, in seconds.
-JUST_NOW = 0.002
 DURABLE = ("admin", "prefer", "tunable")
 
 
@@ -296,29 +295,41 @@ class Checks:
         self._began[name] = self._world.engine.now
         self._world.count_event(event)
         self._changed(machine, event, address)
-        if event == "takeip":
-            self._may_take(machine, address)
+        if event in ("takeip", "updateip"):
+            self._may_take(machine, event, address)
         if event == "releaseip" and machine.kernel.speaks(address) and not _excused(machine):
             self.fail("I7", f"{machine.name} runs releaseip for {address}, which still answers")
 
-    def _may_take(self, machine: Host, address: str) -> None:
-        late = machine.clock.boot() - machine.page.deadline
-        if late > 0:
-            # A process that was stopped between its last look at the clock and starting the scripts cannot know;
-            # the address is mute. Anybody else can.
-            if self._world.engine.now - machine.went_on > JUST_NOW:
-                self.fail("I2", f"{machine.name} takes {address} {late:.3f} s after its hold has ended")
+    def _may_take(self, machine: Host, event: str, address: str) -> None:
+        deadline = machine.page.deadline
+        late = machine.clock.boot() - deadline
+        if late >= 0:
+            # One race is left, and no process can close it: this one looked at the clock while its hold lasted, was
+            # stopped, and starts the scripts with its very next step. The address is mute. The look must be of the
+            # same turn of its loop: between two turns the hold can be dropped, so the process has to look again.
+            turn, seen = machine.last_look
+            if machine.agent is None or turn != machine.agent.loop.turns or seen >= deadline:
+                ended = f"{late:.3f} s after its hold has ended" if deadline else "without a hold"
+                self.fail("I2", f"{machine.name} starts {event} for {address} {ended}")
             return
         for other in self._world.machines.values():
             if other is machine or not other.kernel.open():
                 continue
             if address in other.kernel.addresses and (other.name, address) not in self._world.by_hand:
-                self.fail("I2", f"{machine.name} takes {address} while {other.name} has it and its gate is open")
+                self.fail(
+                    "I2", f"{machine.name} starts {event} for {address} while {other.name} has it and its gate is open"
+                )
             if self.running.get(other.name, ("", ""))[1] == address:
-                self.fail("I2", f"{machine.name} takes {address} while {other.name} runs {self.running[other.name]}")
+                self.fail(
+                    "I2",
+                    f"{machine.name} starts {event} for {address} while {other.name} runs {self.running[other.name]}",
+                )
         missing = {"startup", "monitor"} - self._earned.get(machine.name, set())
         if missing:
-            self.fail("I6", f"{machine.name} takes {address} before its {' and '.join(sorted(missing))} succeeded")
+            self.fail(
+                "I6",
+                f"{machine.name} starts {event} for {address} before its {' and '.join(sorted(missing))} succeeded",
+            )
 
     def event_ended(self, machine: Host, event: str, address: str, ok: bool) -> None:
         """The scripts of an event have ended on ``machine``."""

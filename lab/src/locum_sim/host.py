@@ -102,6 +102,8 @@ class Host:
         self.abandoned_until = 0.0
         #: The hold and margin of the configuration, in force from the agent's next start.
         self.next_hold: tuple[float, float] | None = None
+        #: When the agent last looked at CLOCK_BOOTTIME: in which turn of its loop, and the time that it saw.
+        self.last_look = (0, 0.0)
         #: When the agent's process went on after having been stopped, true time.
         self.went_on = -1.0
 

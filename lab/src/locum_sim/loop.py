@@ -106,6 +106,8 @@ class SimulatedLoop:
         self._hub = greenlet.getcurrent()
         self._greenlet = greenlet.greenlet(self._work)
         self._inside = False
+        #: How many callbacks have begun. Within one of them nothing else happens in the process.
+        self.turns = 0
 
     # -- the process -----------------------------------------------------------------------------------------
 
@@ -189,6 +191,7 @@ class SimulatedLoop:
             call = ready.popleft() if ready else inbox.popleft()[1]
             if call.callback is None:
                 continue
+            self.turns += 1
             try:
                 call.callback(*call.arguments)
             except (SystemExit, KeyboardInterrupt):

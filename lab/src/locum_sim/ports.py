@@ -24,6 +24,7 @@ from locum.machine.gate.gate import ArmedSlot
 from locum.machine.links import LinkState
 from locum.machine.wire_watch import PROBE_INTERVAL, PROBE_WAIT, PROBES
 from locum.node.guard.hold_page import HoldPage
+from locum_sim.loop import SimulatedLoop
 from locum_sim.scripts import Child
 
 if TYPE_CHECKING:
@@ -60,15 +61,18 @@ class SimulatedHoldPage(HoldPage):
 
 
 class SimulatedClock:
-    """The clocks of a machine, read by a process."""
+    """The clocks of a machine, read by the process with ``loop``. The machine keeps its last look, for the checks."""
 
-    def __init__(self, machine: Host, step: Step) -> None:
+    def __init__(self, machine: Host, loop: SimulatedLoop) -> None:
+        self._machine = machine
         self._clock = machine.clock
-        self._step = step
+        self._loop = loop
+        self._step = loop.step
 
     def boot(self) -> float:
         """See :class:`locum.clock.Clock`. The process may be stopped right after it has read the time."""
         now = self._clock.boot()
+        self._machine.last_look = (self._loop.turns, now)
         self._step()
         return now
 

@@ -161,7 +161,8 @@ class EventEngine:
         Always returns a result: a runner that died is a failure with the reason. A directory that became faulty is not:
         the last good scripts run (:mod:`locum.events.script_set`).
         When the awaiting task is cancelled, the script's session is killed and the result recorded as cancelled
-        before CancelledError continues. Raises UsageError when the arguments are not the event's.
+        before CancelledError continues. Raises UsageError when the arguments are not the event's, and whatever
+        ``environment`` raises; no script has started then.
         """
         parse_event(event, arguments)
         async with self._turn:

@@ -172,7 +172,10 @@ class ScriptsPort(Protocol):
         *,
         environment: Callable[[], Mapping[str, str]] = dict,
     ) -> EventResult:
-        """Run the scripts of ``event``; a cancelled call ends them. Raises LocumError."""
+        """Run the scripts of ``event``; a cancelled call ends them. Raises LocumError.
+
+        ``environment`` is asked once, just before they start. Its LocumError is raised, and nothing starts.
+        """
         ...
 
 

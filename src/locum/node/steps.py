@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from locum import tasks
 from locum.clock import Clock
 from locum.config.tunables import Tunables
-from locum.errors import LocumError
+from locum.errors import HoldEnded, LocumError
 from locum.events.model import Event, EventResult
 from locum.machine.addresses import Item
 from locum.machine.gate.gate import ArmedSlot
@@ -87,6 +87,8 @@ class Steps:
         self._wire = wire
         self._lifetime = lifetime
         self._armed: dict[int, ArmedSlot] = {}
+        # How often a hold was dropped. What began before the last time may not go on under the next hold.
+        self._drops = 0
         self._tunables = tunables
         self._log = log
         #: Address → (bits, interface) of what is configured here by us.
@@ -215,6 +217,7 @@ class Steps:
         Does not wait for the kernel. Whatever is done later at the gate, or about addresses, comes after this: the same
         threads do it, in order. So the gate cannot open for what this mutes.
         """
+        self._drops += 1
         self._page.clear()
         self._armed.clear()
         if self._gate is not None:
@@ -295,8 +298,23 @@ class Steps:
         said = f": {failure.reason}" if failure.reason else ""
         return False, f"{failure.script} {failure.outcome} (status {failure.status}){said}"
 
-    def _for_addresses(self) -> dict[str, str]:
-        return {"LOCUM_LIFETIME": str(self._lifetime), "LOCUM_DEADLINE": f"{self._page.deadline:.9f}"}
+    def _lasts(self, drops: int) -> bool:
+        """Whether the hold lasts, and is the one that the node had when :attr:`_drops` was ``drops``."""
+        return drops == self._drops and self._clock.boot() < self._page.deadline
+
+    def _under_hold(self, drops: int) -> Callable[[], dict[str, str]]:
+        """The environment of scripts that only a holder may run, for :meth:`_run`.
+
+        It is asked at the last moment before the scripts start, and raises HoldEnded when the hold has ended by then:
+        another node may run its own scripts for the address (I2). Nothing is awaited between that look and the start.
+        """
+
+        def asked() -> dict[str, str]:
+            if not self._lasts(drops):
+                raise HoldEnded
+            return {"LOCUM_LIFETIME": str(self._lifetime), "LOCUM_DEADLINE": f"{self._page.deadline:.9f}"}
+
+        return asked
 
     # -- addresses -------------------------------------------------------------------------------------------
 
@@ -306,19 +324,23 @@ class Steps:
         await self._connections.taking(address)
         # The hold may end until the engine runs.
         await self.engine_ready.wait()
-        if self._clock.boot() >= self._page.deadline:
-            return False, "the hold has ended"
+        drops = self._drops
+        if not self._lasts(drops):
+            return False, str(HoldEnded())
         # Heard since the probe, while other addresses were taken.
         occupant = self._wire.occupant(address) if effect.first else None
         if occupant is not None:
             return False, f"another machine has it: {occupant}"
         await self._begin(address)
+        if not self._lasts(drops):
+            # What is let through the gate after the drop would speak under the next hold.
+            return False, str(HoldEnded())
         self.configured[address] = (bits, interface)
         if not await self._allow(address):
             await self._abandon(address)
             return False, "the kernel's gate cannot be changed"
         arguments = (interface, address, str(bits))
-        ok, reason = await self._run(Event.TAKEIP, arguments, self._for_addresses)
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._under_hold(drops))
         if ok:
             ok, reason = await self._ensure(address, bits, interface)
         if not ok:
@@ -359,9 +381,10 @@ class Steps:
         """``updateip``: the address changes its interface."""
         address, bits = effect.address, effect.bits
         old, new = effect.old_interface, effect.new_interface
+        drops = self._drops
         await self._begin(address)
         arguments = (old, new, address, str(bits))
-        ok, reason = await self._run(Event.UPDATEIP, arguments, self._for_addresses)
+        ok, reason = await self._run(Event.UPDATEIP, arguments, self._under_hold(drops))
         self.configured[address] = (bits, new)
         await self._remove_from_kernel(address, bits, old)
         if ok:
@@ -405,7 +428,7 @@ class Steps:
             done = await self._on_addresses(f"replacing {address}", self._replace_now, address, bits, interface)
         except LocumError as error:
             return str(error)
-        return "" if done else "the hold has ended"
+        return "" if done else str(HoldEnded())
 
     def _replace_now(self, address: str, bits: int, interface: str) -> bool:
         """On the thread; False when the hold has ended before the kernel came to it."""
@@ -455,9 +478,10 @@ class Steps:
     async def take_again(self, effect: fx.TakeAgain) -> Outcome:
         """``takeip`` once more, for what scripts had attached to the address; it speaks and is renewed meanwhile."""
         address, bits, interface = effect.address, effect.bits, effect.interface
+        drops = self._drops
         await self._forget_note(address)
         arguments = (interface, address, str(bits))
-        ok, reason = await self._run(Event.TAKEIP, arguments, self._for_addresses)
+        ok, reason = await self._run(Event.TAKEIP, arguments, self._under_hold(drops))
         if ok:
             ok, reason = await self._ensure(address, bits, interface)
         if not ok:
@@ -514,14 +538,15 @@ class Steps:
 
     async def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
         if self._clock.boot() >= self._page.deadline:
-            return False, "the hold has ended"
+            return False, str(HoldEnded())
         if self._gate is not None and self._gate.gone:
             return False, f"the kernel's gate: {self._gate.gone}"
         try:
             added = await self._on_addresses(f"configuring {address}", self._add_now, address, bits, interface)
         except LocumError as error:
             return False, str(error)
-        return (True, "") if added else (False, "the hold has ended")
+        # A drop that came after the kernel's answer has the address removed again.
+        return (True, "") if added and self._clock.boot() < self._page.deadline else (False, str(HoldEnded()))
 
     def _add_now(self, address: str, bits: int, interface: str) -> bool:
         """On the thread: configure it; False when the hold has ended before the kernel came to it."""

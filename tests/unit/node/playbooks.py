@@ -42,12 +42,15 @@ class World:
     def __init__(self, refuses: Iterable[str] = ()) -> None:
         self.lines: list[str] = []
         self.refuses = set(refuses)
+        self.drops_at = ""
         self.now = 100.0
         self.deadline = 150.0
         self.incarnation = "abc"
         self.held: set[str] = set()
         self.notes = {ADDRESS: ("abc", "eth0"), OTHER: ("old", "eth0")}
+        #: What an agent finds in the kernel at its start; and (address, interface) that procedures have configured.
         self.present = {ADDRESS: "eth0"}
+        self.present_now: set[tuple[str, str]] = set()
         self.node = _Node(self)
         self.steps = Steps(
             clock=self,
@@ -72,8 +75,11 @@ class World:
         )
 
     def say(self, line: str) -> None:
-        """Write a call down; raise when the scene has it refused."""
+        """Write a call down; raise when the scene has it refused. The hold is dropped with the call ``drops_at``."""
         self.lines.append(line)
+        if self.drops_at and line.startswith(self.drops_at):
+            self.drops_at = ""
+            self.steps.drop()
         for refused in self.refuses:
             if line.startswith(refused):
                 self.lines[-1] += " - refused"
@@ -165,9 +171,11 @@ class _Gate:
 
     def allow(self, addresses: Iterable[str]) -> None:
         self._world.say(f"gate: let {' '.join(sorted(addresses))} through")
+        self._world.held |= set(addresses)
 
     def deny(self, addresses: Iterable[str]) -> None:
-        self._world.say(f"gate: mute {' '.join(sorted(addresses))}")
+        self._world.say(f"gate: mute {' '.join(sorted(addresses))}".rstrip())
+        self._world.held -= set(addresses)
 
     def shut(self) -> None:
         self._world.say("gate: shut")
@@ -185,9 +193,11 @@ class _Table:
 
     def add(self, address: str, bits: int, interface: str, lifetime: int | None = None) -> None:
         self._world.say(f"kernel: add {address}/{bits} to {interface} for {lifetime} s")
+        self._world.present_now.add((address, interface))
 
     def remove(self, address: str, bits: int, interface: str) -> bool:
         self._world.say(f"kernel: remove {address}/{bits} from {interface}")
+        self._world.present_now.discard((address, interface))
         return True
 
     def renew(self, items: Iterable[tuple[str, int, str]], lifetime: int) -> tuple[Any, ...]:
@@ -269,6 +279,7 @@ class _Scripts:
         *,
         environment: Callable[[], Mapping[str, str]] = dict,
     ) -> EventResult:
+        environment()
         try:
             self._world.say(f"scripts: {' '.join([event, *arguments])}")
         except NetlinkError:
@@ -408,6 +419,16 @@ async def _take_too_late(world: World) -> None:
     await world.effect(TAKE)
 
 
+def _dropping_at(call: str, effect: fx.Effect) -> Callable[[World], Coroutine[Any, Any, None]]:
+    """The rules drop the hold while the procedure waits for ``call``."""
+
+    async def act(world: World) -> None:
+        world.drops_at = call
+        await world.effect(effect)
+
+    return act
+
+
 async def _take_while_the_hold_ends(world: World) -> None:
     original = _Scripts.run
 
@@ -478,6 +499,8 @@ SCENES: dict[str, Scene] = {
     "a take that the gate refuses": Scene(_doing(TAKE), ("gate: let",)),
     "a take after the end of the hold": Scene(_take_too_late),
     "a take during which the hold ends": Scene(_take_while_the_hold_ends),
+    "a take whose hold is dropped before anything is let through": Scene(_dropping_at("note:", TAKE)),
+    "a take whose hold is dropped before the scripts start": Scene(_dropping_at("gate: let", TAKE)),
     "a take of what another machine has": Scene(_doing(TAKE), ("occupied",)),
     "a release": Scene(_doing(RELEASE), held=True),
     "a release that the scripts refuse": Scene(_doing(RELEASE), ("scripts: releaseip",), held=True),
@@ -486,10 +509,16 @@ SCENES: dict[str, Scene] = {
     ),
     "a change of the interface": Scene(_doing(UPDATE), held=True),
     "a change of the interface that the scripts refuse": Scene(_doing(UPDATE), ("scripts: updateip",), held=True),
+    "a change of the interface whose hold is dropped before the scripts start": Scene(
+        _dropping_at("note:", UPDATE), held=True
+    ),
     "an address that comes back": Scene(_doing(RESTORE), held=True),
     "an address that does not come back": Scene(_doing(RESTORE), ("kernel: add",), held=True),
     "an address that came back is told to scripts": Scene(_doing(AGAIN), held=True),
     "scripts that refuse what came back": Scene(_doing(AGAIN), ("scripts: takeip",), held=True),
+    "an address that came back, and the hold is dropped before scripts are told": Scene(
+        _dropping_at("note:", AGAIN), held=True
+    ),
     "monitor is cancelled": Scene(_cancel, ("monitor never ends",)),
     "a commit": Scene(_doing(fx.CommitWork(9, Commit((), (), {}), CommitKind(), "abc"))),
     "an agent finds a hold": Scene(_found),
