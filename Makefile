@@ -36,6 +36,7 @@ lint: venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/mypy --scripts-are-modules src/locum/scripts/*
 
 format: venv
 	.venv/bin/ruff check --fix-only .

@@ -67,6 +67,7 @@ count() {
 check 'ruff check' .venv/bin/ruff check --quiet .
 check 'ruff format' .venv/bin/ruff format --check --quiet .
 check 'mypy' .venv/bin/mypy
+check 'mypy of the event scripts' .venv/bin/mypy --scripts-are-modules src/locum/scripts/*
 check 'simulation' make --no-print-directory sim
 check 'tests of units and simulation' tests units -n 4 --dist worksteal tests/sim tests/unit
 check 'tests in the lab' lab

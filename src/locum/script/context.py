@@ -6,6 +6,7 @@ Rules of this file: it reads the environment described in ``docs/events.md`` and
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from locum.script.failure import Fail
 
@@ -30,7 +31,7 @@ class PublicAddress:
         return hash(repr(self))
 
 
-def settings() -> dict[str, object]:
+def settings() -> dict[str, Any]:
     """The script's table in the configuration (``[scripts."50.web"]``), values typed as in TOML; empty when it is
     missing. When the script is started by hand, the table comes from LOCUM_SETTING_* variables, all of them text."""
     import json  # noqa: PLC0415
