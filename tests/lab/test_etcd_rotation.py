@@ -172,7 +172,7 @@ def reload(lab: Lab, what: str) -> None:
     """Every node says that it has read ``what`` anew."""
     for node in lab.layout.node_names:
         said = lab.run(node, [LOCUM, "reload"], timeout=60)
-        assert f"read anew: {what}" in said.stdout, (node, said)
+        assert f"read again: {what}" in said.stdout, (node, said)
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_files_that_are_wrong_on_all_nodes_alike_silence_none(make_lab: MakeLab,
         for node in lab.layout.node_names:
             said = lab.run(node, [LOCUM, "reload"], timeout=60)
             assert "nothing has taken effect" in said.stdout
-            assert "the key is not this certificate's; the last good one stays in use" in said.stderr
+            assert "the key belongs to another certificate; the last good one stays in use" in said.stderr
         restart_members(lab)
         lab.wait_for("warnings of all nodes", lambda: len(lab.status().warnings) == 3)
         _replace(key, good)

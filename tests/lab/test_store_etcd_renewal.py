@@ -93,8 +93,8 @@ class Site:
             await store.close()
 
     async def reread(self, what: str) -> None:
-        """Wait until ``what`` was read anew, by itself."""
-        await until(lambda: any(note.startswith(f"read anew: {what}") for note in self.notes))
+        """Wait until ``what`` was read again, by itself."""
+        await until(lambda: any(note.startswith(f"read again: {what}") for note in self.notes))
         self.notes.clear()
 
 

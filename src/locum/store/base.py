@@ -1,13 +1,13 @@
-"""What Locum asks of a store, and nothing more.
+"""The interface of a store, and nothing more.
 
-Rules of this file: it knows no engine, no schema and no event loop policy. Any engine that is linearizable,
-gives every commit a revision, and lets a client watch a prefix from a revision, fits. No leases, no TTLs, no
-locks are asked of it: whether a node is alive is Locum's own decision (:mod:`locum.rules.hold`).
+Rules of this file: it knows no engine, no schema and no event loop policy. Any engine fits that is linearizable,
+gives every commit a revision, and lets a client watch a prefix from a revision. It needs no leases, TTLs or locks:
+Locum itself decides whether a node is alive (:mod:`locum.rules.hold`).
 
 Revisions are positive integers that only grow; 0 is "before everything". The revision of a *key* is the
 revision of the commit that wrote its present value (etcd: ``mod_revision``). A store that is wiped or restored from a
-copy breaks this rule: revisions that were given out before are given out again, for other commits. Users of a store
-must survive that (``docs/safety.md``).
+copy breaks this rule: it assigns earlier revisions again, to other commits. Users of a store must survive that
+(``docs/safety.md``).
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ Operation = Put | Delete
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """A write of one decision, and the condition under which the decision still stands (I8).
+    """The write of one decision, and the conditions under which the decision is valid (I8).
 
-    Every key in ``operations`` needs a condition on it: the revision at which the decision read it. A key that is
-    written without one must be in ``unguarded``, with the reason why a newer value there cannot be harmed. A commit
-    that leaves a key out is a mistake in the program: building it raises ValueError, so it never reaches a store.
+    Every key in ``operations`` needs a condition: the revision at which the decision read it. A key without one must be
+    in ``unguarded``, with the reason why the commit cannot overwrite a newer value wrongly. Otherwise the program has a
+    defect: building the commit raises ValueError, so it never reaches a store.
     """
 
     conditions: tuple[Condition, ...]
@@ -102,9 +102,9 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 class CommitResult(msgspec.Struct, frozen=True):
-    """``accepted`` tells whether all conditions held (then all operations took effect at ``revision``).
+    """``accepted``: whether all conditions held; if so, all operations took effect at ``revision``.
 
-    When not accepted, nothing happened and ``revision`` is the store's at the time of the check.
+    When not accepted, the commit had no effect and ``revision`` is the store's at the time of the check.
     """
 
     accepted: bool
@@ -116,7 +116,7 @@ MAX_OPERATIONS = 100
 
 
 class Store(Protocol):
-    """The interface; implementations say in their docstring how they meet it.
+    """The interface. The docstring of each implementation says how it meets it.
 
     Every method raises :class:`locum.errors.StoreUnavailable` when the engine gives no answer. After that
     error a *commit* is ambiguous: the caller finds out by reading, never by assuming.
@@ -129,15 +129,15 @@ class Store(Protocol):
     async def names(self, prefix: str) -> tuple[str, ...]:
         """The first parts, up to a "/", of all keys after ``prefix``, sorted; keys without a "/" there do not count.
 
-        Costs in proportion to the number of names, not of keys. Linearizable as of its beginning: no name is missing
-        that was there when the call began and still was when it ended.
+        The cost is proportional to the number of names, not of keys. Linearizable as of the start of the call: no name
+        that existed throughout the call is missing.
         """
         ...
 
     def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
-        """Every commit with a revision greater than ``after`` that changed a key under ``prefix``, in order,
-        none left out. Raises :class:`WatchLost` when ``after`` is no longer available (compacted, or the
-        engine started anew): the caller reads again and watches from there.
+        """Every commit with a revision greater than ``after`` that changed a key under ``prefix``, in order and without
+        a gap. Raises :class:`WatchLost` when ``after`` is no longer available (compacted, or the engine restarted): the
+        caller reads again and watches from there.
         """
         ...
 
@@ -151,9 +151,9 @@ class Store(Protocol):
 
 
 async def carry_out(store: Store, commit: Commit) -> CommitResult:
-    """Send ``commit`` to ``store``: the way for everything that decides. Raises what :meth:`Store.commit` does."""
+    """Send ``commit`` to ``store``; all decisions use this function. Raises as :meth:`Store.commit`."""
     return await store.commit(commit.conditions, commit.operations)
 
 
 class WatchLost(Exception):
-    """A watch cannot go on from where it was; read a snapshot and begin anew."""
+    """A watch cannot continue from its position: read a snapshot and watch from there."""

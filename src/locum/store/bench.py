@@ -1,9 +1,9 @@
 """Measures a store: ``python -m locum.store.bench --store unix:/run/locum/store.sock``.
 
-Rules of this file: it uses the interface only, so the figures of different stores can be compared. Without
-``--store`` it starts a server of its own in a temporary directory (``--data``: kept in a file) and uses keys like
-a cluster's, because a store kept in a file treats kinds of keys differently. In a store that others use,
-everything is written under ``locum-bench/``. All of it is removed again.
+Rules of this file: it uses the interface only, so the figures of different stores are comparable. Without ``--store``
+it starts a server in a temporary directory (``--data``: kept in a file) and uses keys like a cluster's, because a store
+in a file treats kinds of keys differently. In a store that others use, it writes under ``locum-bench/`` only. It
+removes all of it at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 from locum.errors import LocumError
 from locum.store.base import Delete, Put, Store
 
-#: Where keys go in a store that may be in use.
+#: Prefix of the keys in a store that may be in use.
 FOREIGN_PREFIX = "locum-bench/"
 
 
@@ -56,8 +56,8 @@ async def _timed(count: int, operation: Callable[[int], Awaitable[object]]) -> l
 
 
 async def measure(writer: Store, reader: Store, count: int, prefix: str = "bench/") -> list[Figures]:
-    """Commit, read, and commit → watch of another client, ``count`` times each, one after the other; then commits
-    of 32 tasks at once. Keys go under ``prefix``.
+    """Measure ``count`` commits, reads, and commits → watch of another client, one after the other; then commits of 32
+    tasks at once. Keys go under ``prefix``.
     """
     value = b"x" * 100
     results = []
@@ -106,7 +106,7 @@ async def measure(writer: Store, reader: Store, count: int, prefix: str = "bench
 
 @contextlib.contextmanager
 def local_server(data: bool = False) -> Iterator[str]:
-    """A server of its own in a temporary directory; gives the path of its socket."""
+    """A server in a temporary directory; yields its URL."""
     with tempfile.TemporaryDirectory(prefix="locum-bench-") as directory:
         socket = os.path.join(directory, "store.sock")
         command = [sys.executable, "-m", "locum.store.server", "--socket", socket]

@@ -1,13 +1,13 @@
-"""The store of several nodes on one machine, as a node sees it: a client of :mod:`locum.store.server`.
+"""The client of :mod:`locum.store.server`: the store of several nodes on one machine, as a node sees it.
 
-How it meets the interface: the server carries out the requests of a connection in order, one at a time, so what
-it answers is linearizable. A call on a connection that breaks raises StoreUnavailable; a commit may then have
-been carried out, or may still be, when a stopped server runs on. Calls connect when there is no connection, and
-fail at once when nobody listens. Watches reconnect by themselves, for as long as it takes, and go on after the
-last commit that they received: nothing is missed or repeated, or WatchLost says that it would be.
+How it meets the interface: the server carries out the requests of a connection in order, one at a time, so its
+answers are linearizable. A call raises StoreUnavailable when its connection breaks; a commit may then have been carried
+out, or may still be carried out when a stopped server continues. Calls connect when there is no connection, and fail at
+once without a listener. Watches reconnect by themselves without a time limit and continue after the last commit
+received: without gaps and duplicates, or with WatchLost.
 
-Any call may be cancelled: its answer, should it come, is dropped, and the connection remains usable. A server that
-does not answer holds up nobody but those who wait for it, each for at most ``timeout``.
+Any call may be cancelled: a late answer is dropped, and the connection remains usable. An unresponsive server delays
+only the calls that wait for it, each for at most ``timeout``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot
 from locum.store.keyvalue import check_commit
 from locum.store.messages import Commit, Names, Read, Reply, Unwatch, Watch
 
-#: Requests are refused while this many bytes wait for a server that does not read.
+#: Requests are refused while this many bytes wait for a server that does not read them.
 _UNSENT_LIMIT: Final = 4 * 1024 * 1024
 
-#: What a watch holds for a consumer that is slow; above this it is ended and resumed later, from the server's history.
+#: Batches kept for a slow consumer; above this the watch is ended and later resumed from the server's history.
 _QUEUE_BATCHES: Final = 1024
 _QUEUE_BYTES: Final = 8 * 1024 * 1024
 
@@ -39,7 +39,7 @@ _LONGEST_DELAY: Final = 0.25
 
 
 class _Subscription:
-    """A watch as the client keeps it, across connections."""
+    """A watch as kept by the client, across connections."""
 
     def __init__(self, prefix: str, after: int) -> None:
         self.prefix = prefix
@@ -48,7 +48,7 @@ class _Subscription:
         self.queued_bytes = 0
         self.lost: str | None = None
         self.wake = asyncio.Event()
-        #: The request that feeds it; 0 while there is none.
+        #: The request that feeds it; 0 without one.
         self.id = 0
 
     def put(self, batch: Batch, size: int) -> None:
@@ -66,7 +66,7 @@ class _Subscription:
 
     @property
     def full(self) -> bool:
-        """Whether it holds all that it may."""
+        """Whether it has reached its limit."""
         return len(self.queue) >= _QUEUE_BATCHES or self.queued_bytes >= _QUEUE_BYTES
 
 
@@ -110,7 +110,7 @@ class _Link(FrameConnection):
                 waiter.set_result(reply)
         elif reply.id == 0:
             self._greeting(reply)
-        # Else the one who asked has been cancelled.
+        # Otherwise the caller was cancelled.
 
     def _event(self, subscription: _Subscription, reply: Reply, size: int) -> None:
         if reply.batch is not None:
@@ -151,7 +151,7 @@ class _Link(FrameConnection):
         self.watches.clear()
         if not self.greeted.done():
             self.greeted.set_exception(failure)
-            # Nobody may be waiting any more.
+            # The waiting callers may all have been cancelled.
             self.greeted.exception()
         self.gone.set_result(None)
 
@@ -257,20 +257,20 @@ class UnixStore:
         return reply
 
     def _strange(self, reply: Reply) -> StoreUnavailable:
-        return StoreUnavailable(f"store at {self._path} answered something else than was asked: {reply}")
+        return StoreUnavailable(f"store at {self._path}: answer does not match the request: {reply}")
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")
 
     async def _connected(self) -> _Link:
-        """The connection; one attempt to make it when there is none, shared by all who wait."""
+        """The connection. Without one, all waiting callers share one attempt to connect."""
         self._check_open()
         if self._link is not None and self._link.open:
             return self._link
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect())
-            # Those who asked may all have been cancelled when it fails.
+            # All callers may have been cancelled by the time it fails.
             self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._connecting)
 

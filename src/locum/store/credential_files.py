@@ -1,7 +1,7 @@
-"""Where a store's credentials lie, and which combinations make sense.
+"""The files of a store's credentials, and the valid combinations.
 
-Rules of this file: pure, and light to import: checking a configuration uses it. What the files say is
-:mod:`locum.store.credentials`'.
+Rules of this file: pure, and light to import, because checks of a configuration use it. :mod:`locum.store.credentials`
+reads the files.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from locum.errors import UsageError
 
 #: Why user and password are refused without TLS.
 PLAIN_PASSWORD: Final = (
-    "user and password would travel in clear: configure ca (or cert and key), or say allow_plain_password = true"
+    "user and password would be sent unencrypted: configure ca (or cert and key), or set allow_plain_password = true"
 )
 
 
 class CredentialFiles(msgspec.Struct, frozen=True):
-    """Where credentials lie. ``ca``, ``cert`` and ``key`` are PEM files; any of them turns TLS on. ``user`` goes with
-    ``password_file`` (its first line), which travels without TLS only if ``allow_plain_password``."""
+    """Paths of credentials. ``ca``, ``cert`` and ``key`` are PEM files; any of them turns TLS on. ``user`` goes with
+    ``password_file`` (its first line), which is sent without TLS only if ``allow_plain_password``."""
 
     ca: str | None = None
     cert: str | None = None
@@ -31,11 +31,11 @@ class CredentialFiles(msgspec.Struct, frozen=True):
 
     @property
     def tls(self) -> bool:
-        """Whether the store is spoken to over TLS."""
+        """Whether the store uses TLS."""
         return bool(self.ca or self.cert or self.key)
 
     def check(self) -> None:
-        """Raise UsageError for a combination that cannot be used."""
+        """Raise UsageError for an invalid combination."""
         if (self.cert is None) != (self.key is None):
             raise UsageError("etcd: cert and key go together")
         if (self.user is None) != (self.password_file is None):

@@ -1,14 +1,14 @@
-"""What a node proves itself with to its store: TLS files and a password, read, checked and judged.
+"""A node's credentials for its store: TLS files and a password, read, checked and judged.
 
-Rules of this file: it reads files, which can take as long as the file system likes, so callers with an event loop have
-it done by a thread. It opens no connection. When the files are read, and which of two sets is used, is
-:mod:`locum.store.etcd.renewal`'s.
+Rules of this file: it reads files, which can take as long as the file system likes, so callers with an event loop use
+a thread. It opens no connection. :mod:`locum.store.etcd.renewal` decides when to read the files and which of two sets
+to use.
 
-Files are read once, as a whole, and everything that follows works on those bytes: what is checked is what is used,
-however often a file is replaced meanwhile. There are three *parts*: the authority, the client's certificate with its
-key, and the password. Each is good or bad for itself, so that a missing key does not keep a new authority out.
+Files are read once, as a whole, and everything else works on those bytes: the checked bytes are the used bytes, however
+often a file is replaced meanwhile. There are three *parts*: the authority, the client's certificate with its key, and
+the password. Each is judged separately, so that a missing key does not block a new authority.
 
-The password is a :class:`Secret`, which shows itself nowhere.
+The password is a :class:`Secret`, which is never displayed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from locum.store.credential_files import CredentialFiles
 #: A certificate that ends within this time is worth a warning, in seconds: 30 days.
 SOON: Final = 30 * 86400.0
 
-#: No file of credentials is larger than this, in bytes; a bundle of all public authorities has 0.2 MB.
+#: Largest file of credentials, in bytes; a bundle of all public authorities has 0.2 MB.
 _LARGEST: Final = 4 * 1024 * 1024
 
 T = TypeVar("T")
 
 
 class Secret:
-    """A text that is shown nowhere: not by ``repr``, in no message, in no dump of the object that has it."""
+    """A text that is never displayed: not by ``repr``, in a message, or in a dump of the object that has it."""
 
     __slots__ = ("_text",)
 
@@ -42,7 +42,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself."""
+        """The text."""
         return self._text
 
     def __eq__(self, other: object) -> bool:
@@ -64,7 +64,7 @@ class Authority(NamedTuple):
 
     @property
     def until(self) -> float:
-        """Until when something of it is valid: while one authority takes over from another, the file has both."""
+        """The end of the longest validity: the file has two authorities while one replaces the other."""
         return max(certificate.until for certificate in self.certificates)
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class Pair(NamedTuple):
     certificate: Certificate
 
     def valid(self, now: float) -> bool:
-        """Whether the clock is within its time."""
+        """Whether ``now`` is within its validity."""
         return self.certificate.since <= now <= self.certificate.until
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class Pair(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What the files say. None: not configured."""
+    """The contents of the files. None: not configured."""
 
     authority: Authority | None = None
     pair: Pair | None = None
@@ -97,7 +97,7 @@ class Contents(NamedTuple):
 
 
 class Look(NamedTuple):
-    """One look at the files: each part, or in words why it cannot be used."""
+    """One look at the files: each part, or the reason why it is unusable."""
 
     files: CredentialFiles
     authority: Authority | str | None
@@ -106,16 +106,16 @@ class Look(NamedTuple):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Of every part that cannot be used."""
+        """The reasons of all unusable parts."""
         return tuple(part for part in (self.authority, self.pair, self.password) if isinstance(part, str))
 
 
-#: Of each file: device, inode, size, and when content and inode last changed. None: there is none.
+#: Of each file: device, inode, size, and when content and inode last changed. None: it does not exist.
 Stamp = tuple[tuple[int, int, int, int, int] | None, ...]
 
 
 def stamp(files: CredentialFiles) -> Stamp:
-    """What tells whether a file is another than before; follows symbolic links. Blocks as long as the file system."""
+    """The data that shows a change of a file; follows symbolic links. Blocks as long as the file system."""
     found: list[tuple[int, int, int, int, int] | None] = []
     for path in (files.ca, files.cert, files.key, files.password_file):
         try:
@@ -131,7 +131,7 @@ def stamp(files: CredentialFiles) -> Stamp:
 
 
 def look(files: CredentialFiles) -> Look:
-    """Read all files. Raises nothing. Blocks as long as the file system."""
+    """Read all files. Never raises. Blocks as long as the file system."""
     return Look(
         files,
         _part(read_authority, files.ca) if files.ca is not None else None,
@@ -148,7 +148,7 @@ def _part(read: Callable[..., T], *paths: str) -> T | str:
 
 
 def read_authority(path: str) -> Authority:
-    """The authority's certificates. Raises UsageError that names the file and says what is wrong with it."""
+    """The authority's certificates. Raises UsageError with the file and the problem."""
     pem = _read("ca", path)
     try:
         with ExitStack() as stack:
@@ -157,20 +157,20 @@ def read_authority(path: str) -> Authority:
     except (ssl.SSLError, NotACertificate) as error:
         raise UsageError(f"etcd: ca {path}: {_reason(error)}") from None
     if not certificates:
-        raise UsageError(f"etcd: ca {path}: no certificate in it")
+        raise UsageError(f"etcd: ca {path}: it contains no certificate")
     return Authority(path, pem, certificates)
 
 
 def read_pair(path: str, key_path: str) -> Pair:
-    """A certificate and its key. Raises UsageError that names the files and says what is wrong, such as a key that is
-    another certificate's."""
+    """A certificate and its key. Raises UsageError with the files and the problem, such as a key of another
+    certificate."""
     pem, key = _read("cert", path), _read("key", key_path)
     try:
         certificates = read_pem(pem)
     except NotACertificate as error:
         raise UsageError(f"etcd: cert {path}: {_reason(error)}") from None
     if not certificates:
-        raise UsageError(f"etcd: cert {path}: no certificate in it")
+        raise UsageError(f"etcd: cert {path}: it contains no certificate")
     try:
         with ExitStack() as stack:
             _context().load_cert_chain(_as_file(stack, pem), _as_file(stack, key), _no_passphrase)
@@ -178,17 +178,17 @@ def read_pair(path: str, key_path: str) -> Pair:
         raise UsageError(f"etcd: cert {path} with key {key_path}: {_reason(error)}") from None
     except _Encrypted:
         raise UsageError(
-            f"etcd: key {key_path}: it is encrypted, and a daemon has nobody to ask; store it without a passphrase"
+            f"etcd: key {key_path}: it is encrypted, and a daemon cannot ask for a passphrase; store it without one"
         ) from None
     return Pair(path, key_path, pem, key, certificates[0])
 
 
 def read_password(path: str) -> Secret:
-    """The first line of a file. Raises UsageError that names the file."""
+    """The first line of a file. Raises UsageError with the file and the problem."""
     try:
         text = _read("password_file", path).split(b"\n", 1)[0].rstrip(b"\r").decode("utf-8")
     except UnicodeDecodeError:
-        # The exception has the bytes; the message must not.
+        # The exception contains the bytes; the message must not.
         raise UsageError(f"etcd: password_file {path}: its first line is not UTF-8") from None
     if not text:
         raise UsageError(f"etcd: password_file {path}: its first line is empty")
@@ -196,7 +196,7 @@ def read_password(path: str) -> Secret:
 
 
 def context_of(contents: Contents) -> ssl.SSLContext:
-    """TLS settings from ``contents``; without an authority, those that the system trusts.
+    """TLS settings from ``contents``; without an authority, the system's authorities.
 
     Raises ssl.SSLError or OSError.
     """
@@ -213,10 +213,10 @@ def context_of(contents: Contents) -> ssl.SSLContext:
 
 
 def merge(last: Contents | None, seen: Look, now: float) -> tuple[Contents | None, tuple[str, ...]]:
-    """What to use after a look at the files, and what is wrong with them, in words. ``now`` in unix seconds.
+    """The contents to use after a look at the files, and the problems in words. ``now`` in unix seconds.
 
-    A part that is bad stays as it was last good; so does a certificate when the new one is out of its time and the last
-    one is not. Without a last good one there is nothing to use: None.
+    A bad part stays as it last was good; so does a certificate when the new one is outside its validity and the last
+    one is not. The contents are None when a part has never been good.
     """
     problems: list[str] = []
 
@@ -240,7 +240,7 @@ def merge(last: Contents | None, seen: Look, now: float) -> tuple[Contents | Non
 
 
 def endings(contents: Contents, now: float) -> tuple[str, ...]:
-    """What ends soon, or has ended, in words. The texts change on days that matter and not with every look."""
+    """Warnings about certificates that end soon or have ended. The texts change only on certain days, not each time."""
     found = []
     if contents.pair is not None:
         found.append(_ending("client certificate", contents.pair.path, contents.pair.certificate.until, now))
@@ -255,14 +255,14 @@ def endings(contents: Contents, now: float) -> tuple[str, ...]:
 
 
 def described(old: Contents | None, new: Contents) -> tuple[str, ...]:
-    """What of ``new`` differs from ``old``, in words."""
+    """The differences of ``new`` from ``old``, in words."""
     before = old if old is not None else Contents()
     found = []
     if new.authority != before.authority:
         found.append(
             f"etcd's authority {new.authority.path} (valid until {_day(new.authority.until)})"
             if new.authority is not None
-            else "etcd's authority: those that the system trusts"
+            else "etcd's authority: those of the system"
         )
     if new.pair != before.pair:
         found.append(
@@ -276,7 +276,7 @@ def described(old: Contents | None, new: Contents) -> tuple[str, ...]:
 
 
 def ended(contents: Contents, now: float) -> bool:
-    """Whether a certificate in use is out of its time."""
+    """Whether a certificate in use is outside its validity."""
     late = contents.authority is not None and contents.authority.until < now
     return late or (contents.pair is not None and not contents.pair.valid(now))
 
@@ -297,11 +297,11 @@ def _day(seconds: float) -> str:
 
 
 class _Encrypted(Exception):
-    """A key wants a passphrase."""
+    """A key needs a passphrase."""
 
 
 def _no_passphrase() -> str:
-    # Without this OpenSSL asks at the terminal, and waits.
+    # By default OpenSSL asks at the terminal, and waits.
     raise _Encrypted
 
 
@@ -321,7 +321,7 @@ def _read(what: str, path: str) -> bytes:
 
 
 def _as_file(stack: ExitStack, data: bytes) -> str:
-    """A path under which OpenSSL finds ``data``: it takes certificates from files only. Nothing gets to a disk."""
+    """A path at which OpenSSL finds ``data``: it takes certificates from files only. The data never reaches a disk."""
     handle = os.memfd_create("locum-tls", os.MFD_CLOEXEC)
     stack.callback(os.close, handle)
     with os.fdopen(os.dup(handle), "wb") as file:
@@ -332,11 +332,11 @@ def _as_file(stack: ExitStack, data: bytes) -> str:
 def _reason(error: Exception) -> str:
     match error:
         case ssl.SSLError(reason="KEY_VALUES_MISMATCH"):
-            return "the key is not this certificate's"
+            return "the key belongs to another certificate"
         case ssl.SSLError(reason="NO_CERTIFICATE_OR_CRL_FOUND"):
-            return "no certificate in it"
+            return "it contains no certificate"
         case ssl.SSLError():
-            return f"not PEM that can be used ({error.reason or 'OpenSSL cannot read it'})"
+            return f"not usable PEM ({error.reason or 'OpenSSL cannot read it'})"
         case OSError() if error.strerror:
             return error.strerror.lower()
         case _:

@@ -11,16 +11,15 @@ from locum.store.credential_files import CredentialFiles
 
 
 class EtcdOptions(CredentialFiles, frozen=True):
-    """What an etcd store needs besides its endpoints.
+    """The options of an etcd store besides its endpoints.
 
     ``prefix`` goes before every key, so that several clusters and other programs can share one etcd.
 
     Times in seconds. ``timeout`` bounds a call, ``attempt_timeout`` one request to one endpoint, ``connect_timeout``
-    the making of a connection for it (with TLS): a first packet that is lost is only repeated after a second, so a new
-    connection is worth more than patience once the network is back. An endpoint that
-    has not answered for ``suspect_after`` is passed over by what comes next, while its answer is still waited for.
-    ``watch_idle``: a watch without news for so long is tried elsewhere, too. ``probe_interval``: between two looks at
-    an endpoint that is not in use.
+    the connection for it (with TLS). TCP repeats a lost first packet only after a second, so once the network is back a
+    new connection is faster than waiting. An endpoint without an answer for ``suspect_after`` is passed over by later
+    requests, while its answer is still awaited. ``watch_idle``: a watch that is silent for this time is started
+    elsewhere as well. ``probe_interval``: between two probes of an unused endpoint.
     """
 
     prefix: str = "/locum/"
@@ -34,8 +33,8 @@ class EtcdOptions(CredentialFiles, frozen=True):
     def paced(self, hold: float) -> EtcdOptions:
         """These options with times that suit a ``hold`` in seconds.
 
-        A node beats five times per hold, at least every half second (:mod:`locum.rules.hold`); an endpoint that
-        hangs is to cost it one beat, and its watch is to be trusted again before observers give up on it.
+        A node beats five times per hold, at least every half second (:mod:`locum.rules.hold`). An endpoint that hangs
+        must cost it only one beat, and its watch must be trusted again before observers expire the node.
         """
         interval = min(hold / 5, 0.5)
         return msgspec.structs.replace(
@@ -49,5 +48,5 @@ class EtcdOptions(CredentialFiles, frozen=True):
 
     @property
     def files(self) -> CredentialFiles:
-        """Where the credentials are."""
+        """The paths of the credentials."""
         return CredentialFiles(self.ca, self.cert, self.key, self.user, self.password_file, self.allow_plain_password)

@@ -1,7 +1,7 @@
-"""From a store's location to a store.
+"""Opens the store at a location.
 
-Rules of this file: each engine is imported only when it is opened. What a location looks like is
-:mod:`locum.store.location`'s.
+Rules of this file: each engine is imported only when it is opened. :mod:`locum.store.location` knows the form of a
+location.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def open_store(location: str | StoreUrl, *, timeout: float = 5.0, etcd: EtcdOpti
     try:
         where = parse_store_url(location) if isinstance(location, str) else location
     except NotAStore as error:
-        raise UsageError(f"store {location!r}: {error}; possible are {FORMS}") from None
+        raise UsageError(f"store {location!r}: {error}; expected {FORMS}") from None
     match where.kind:
         case "memory":
             from locum.store.memory import MemoryStore  # noqa: PLC0415
@@ -41,6 +41,6 @@ def open_store(location: str | StoreUrl, *, timeout: float = 5.0, etcd: EtcdOpti
             except ModuleNotFoundError as error:
                 if error.name != "aiohttp":
                     raise
-                raise UsageError(f"store {where}: the Python package aiohttp is needed for it; install it") from None
+                raise UsageError(f"store {where}: it needs the Python package aiohttp; install it") from None
 
             return EtcdStore(where.endpoints, etcd)

@@ -1,13 +1,13 @@
-"""The embedded store's heart: keys, revisions, and the history that watches read.
+"""The core of the embedded store: keys, revisions, and the history that watches read.
 
-Rules of this file: plain data and plain functions. No clock, no event loop, no socket, no file: the stores of
+Rules of this file: plain data and plain functions. No clock, no event loop, no socket, no file:
 :mod:`locum.store.memory` and :mod:`locum.store.sqlite` add those, and the simulation uses it as it is.
 
-Theory: one commit at a time, so the state after revision N is well defined and every read is linearizable. A
-commit is two steps, so that a log can be written between them: :meth:`KeyValue.evaluate` decides and changes
-nothing, :meth:`KeyValue.apply` cannot fail. Every commit that changes a key takes the next revision; the latest
-commits are kept as the history. A watch is only a cursor into that history: a watcher that does not keep up
-costs no memory, and learns that it lost its place (:class:`WatchLost`) once its place was dropped.
+Theory: commits happen one at a time, so the state after revision N is well defined and every read is linearizable. A
+commit is two steps, so that a log can be written between them: :meth:`KeyValue.evaluate` decides without a change,
+:meth:`KeyValue.apply` cannot fail. Every commit that changes a key takes the next revision; the latest commits are kept
+as the history. A watch is only a cursor into that history. A slow watcher costs no memory; once its position has been
+dropped from the history, it gets :class:`WatchLost`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from locum.store.base import (
 #: Largest commit in bytes, keys and values together. etcd refuses requests above 1.5 MiB (--max-request-bytes).
 MAX_COMMIT_BYTES = 1024 * 1024
 
-#: The character that follows "/": names end before it, as far as keys are sorted.
+#: The character after "/" in the order of keys: a name's keys end before it.
 AFTER_SLASH = chr(ord("/") + 1)
 
 #: The history keeps at most this many commits, and at most this many bytes of keys and values.
@@ -42,14 +42,14 @@ HISTORY_BYTES = 32 * 1024 * 1024
 
 
 def check_commit(conditions: Sequence[Condition], operations: Sequence[Operation]) -> None:
-    """Raise ValueError when some engine could not carry the commit: a mistake of the caller, never of the data's.
+    """Raise ValueError for a commit that some engine could not carry out: a defect of the caller, never of the data.
 
-    Every store calls this, so that what works on one works on all. etcd allows a key only once among the
+    Every store calls this, so that a commit that works on one works on all. etcd allows a key only once among the
     operations of a transaction.
     """
     for kind, count in (("conditions", len(conditions)), ("operations", len(operations))):
         if count > MAX_OPERATIONS:
-            raise ValueError(f"a commit of {count} {kind}; at most {MAX_OPERATIONS} are possible")
+            raise ValueError(f"a commit has {count} {kind}; at most {MAX_OPERATIONS} are possible")
     size = 0
     keys = set()
     for operation in operations:
@@ -62,7 +62,7 @@ def check_commit(conditions: Sequence[Condition], operations: Sequence[Operation
     if any(condition.revision < 0 for condition in conditions):
         raise ValueError("a condition has a negative revision")
     if size > MAX_COMMIT_BYTES:
-        raise ValueError(f"a commit of {size} bytes; at most {MAX_COMMIT_BYTES} are possible")
+        raise ValueError(f"a commit has {size} bytes; at most {MAX_COMMIT_BYTES} are possible")
 
 
 def _size(batch: Batch) -> int:
@@ -72,8 +72,8 @@ def _size(batch: Batch) -> int:
 class KeyValue:
     """The state. Revisions grow by one with every commit that changes something.
 
-    ``revision`` and ``entries`` are where it starts: a store that begins anew starts above every revision that
-    it has ever given out, so that neither an old condition nor an old watch fits by accident.
+    ``revision`` and ``entries`` are the initial state. A restarted store begins above every revision that it has ever
+    assigned, so that no old condition and no old watch fits by accident.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class KeyValue:
         self._keys = sorted(self._entries)
         self._revision = revision
         self._compacted = revision
-        # "Everything since the beginning" can be told as long as nothing was dropped.
+        # The history is complete from the beginning as long as nothing was dropped.
         self._complete = not self._entries
         self._history: deque[Batch] = deque()
         self._history_size = 0
@@ -145,10 +145,10 @@ class KeyValue:
         return CommitResult(True, self._revision)
 
     def evaluate(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> Batch | None:
-        """What the commit would change, or None when a condition fails. Changes nothing.
+        """The changes of the commit, or None when a condition fails. Has no effect.
 
-        A batch without changes (nothing but deletions of absent keys) has the present revision; any other the
-        next. Raises what :func:`check_commit` does.
+        A batch without changes (only deletions of absent keys) has the present revision; any other the next. Raises
+        what :func:`check_commit` does.
         """
         check_commit(conditions, operations)
         for condition in conditions:
@@ -165,7 +165,7 @@ class KeyValue:
         return Batch(revision if changes else self._revision, tuple(changes))
 
     def apply(self, batch: Batch) -> None:
-        """Carry out what :meth:`evaluate` returned last; no other commit may have come between."""
+        """Carry out the last result of :meth:`evaluate`; no other commit may have come between."""
         if not batch.changes:
             return
         assert batch.revision == self._revision + 1, "commits are applied in the order of their evaluation"
@@ -184,16 +184,16 @@ class KeyValue:
             self._drop_oldest()
 
     def history(self, after: int, prefix: str = "", limit: int | None = None) -> tuple[int, list[Batch]]:
-        """The commits after revision ``after`` that changed keys under ``prefix``, and the revision up to which
-        that is the whole truth: where to ask on. ``limit`` bounds the number of commits looked at.
+        """The commits after revision ``after`` that changed keys under ``prefix``, and the revision up to which this is
+        complete: the ``after`` of the next call. ``limit`` bounds the number of commits examined.
 
-        Raises WatchLost when the history does not reach back to ``after``, or when ``after`` is in the future:
-        then it is not this store's.
+        Raises WatchLost when the history does not reach back to ``after``, or when ``after`` is in the future and thus
+        from another store.
         """
         if after == 0 and self._complete:
             after = self._compacted
         if after < self._compacted:
-            raise WatchLost(f"the history begins after revision {self._compacted}, {after} was asked for")
+            raise WatchLost(f"the history begins after revision {self._compacted}; {after} was requested")
         if after > self._revision:
             raise WatchLost(f"revision {after} is not in this store, which is at {self._revision}")
         start = after - self._compacted
@@ -221,7 +221,7 @@ class KeyValue:
 
 
 def _slice(history: deque[Batch], start: int, stop: int) -> Iterator[Batch]:
-    # A deque is quick at its ends only, and a watch that keeps up asks for the last few.
+    # A deque is fast at its ends only, and a watch that keeps up needs the last few.
     length = len(history)
     if start > length // 2:
         return iter([history[index - length] for index in range(start, stop)])

@@ -1,13 +1,13 @@
-"""A store's URL, taken apart and written in its one form.
+"""A store's URL, parsed and in its canonical form.
 
-Rules of this file: pure. It looks at no file and opens nothing, and it is light to import: checking a configuration
-and starting a command use it.
+Rules of this file: pure. It looks at no file, opens nothing, and is light to import, because checks of a configuration
+and the start of a command use it.
 
 =======================================  =================================================================
 URL                                      store
 =======================================  =================================================================
-``memory:``                              in one process; gone with it
-``sqlite:PATH``                          the same, kept in the file PATH
+``memory:``                              in one process; lost at its end
+``sqlite:PATH``                          in one process, kept in the file PATH
 ``unix:PATH``                            served at the socket PATH by ``locum store``
 ``etcd://HOST:PORT[,HOST:PORT...]``      etcd v3; the port may be left out (2379)
 =======================================  =================================================================
@@ -29,18 +29,18 @@ ETCD_PORT: Final = 2379
 #: sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)).
 MAX_SOCKET_PATH: Final = 107
 
-#: What is possible, for messages.
+#: The forms of a location, for messages.
 FORMS: Final = "memory: | sqlite:PATH | unix:PATH | etcd://HOST:PORT,HOST:PORT"
 
 _NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$")
 
 
 class NotAStore(UsageError):
-    """A text that is no store's URL. The message is what is wrong with it, without the text."""
+    """A text that is not a store's URL. The message has the problem, without the text."""
 
 
 class StoreUrl(msgspec.Struct, frozen=True):
-    """A store's URL, taken apart.
+    """A parsed store URL.
 
     ``path`` belongs to ``sqlite`` and ``unix``; ``endpoints`` (``host:port``, an IPv6 host in brackets, in the
     order given) to ``etcd``.
@@ -55,10 +55,10 @@ class StoreUrl(msgspec.Struct, frozen=True):
 
 
 def parse_store_url(url: str) -> StoreUrl:
-    """``url`` taken apart. Raises :class:`NotAStore`. Pure: looks at no file."""
+    """Parse ``url``. Raises :class:`NotAStore`. Pure: looks at no file."""
     kind, colon, rest = url.partition(":")
     if not colon or kind not in ("memory", "sqlite", "unix", "etcd"):
-        raise NotAStore("no store is of that kind")
+        raise NotAStore("unknown kind of store")
     if kind == "etcd":
         return StoreUrl("etcd", endpoints=_endpoints(rest))
     if kind == "memory":
@@ -84,13 +84,13 @@ def _endpoints(rest: str) -> tuple[str, ...]:
         raise NotAStore("etcd is written etcd://HOST:PORT,HOST:PORT,...")
     listed = rest[2:].removesuffix("/")
     if "@" in listed:
-        raise NotAStore("user and password do not belong into the URL; use user and password_file")
+        raise NotAStore("user and password are not allowed in the URL; use user and password_file")
     if any(character in listed for character in "/?#"):
         raise NotAStore("nothing may follow the endpoints")
     endpoints = tuple(_endpoint(part.strip()) for part in listed.split(","))
     for endpoint in endpoints:
         if endpoints.count(endpoint) > 1:
-            raise NotAStore(f"endpoint {endpoint} is there twice")
+            raise NotAStore(f"duplicate endpoint {endpoint}")
     return endpoints
 
 
@@ -107,7 +107,7 @@ def _endpoint(text: str) -> str:
         except ValueError:
             raise NotAStore(f"{host} is not an IPv6 address in brackets") from None
     elif hosts.is_number(host):
-        raise NotAStore(f"{host!r} is not a host: programs take it for different addresses (endpoint {text!r})")
+        raise NotAStore(f"{host!r} is not a host: programs read it as different addresses (endpoint {text!r})")
     elif not _NAME.match(host):
         raise NotAStore(f"{host!r} is not a host (endpoint {text!r}; IPv6 addresses go in brackets)")
     return f"{host.lower()}:{int(port)}"

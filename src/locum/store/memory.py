@@ -1,9 +1,9 @@
-"""The embedded store in memory: :class:`KeyValue` with an asyncio face.
+"""The embedded store in memory: :class:`KeyValue` with an asyncio interface.
 
 It meets the interface by running in one event loop: a commit is carried out between two turns of the loop, so
-there is one order and every read sees all of what came before. Nothing is kept when the process ends; a store
-that starts anew with the same ``KeyValue`` numbers would be mistaken for the old one, so whoever serves it to
-other processes starts it at a fresh revision (:func:`fresh_revision`).
+there is one order and every read sees all earlier commits. Nothing is kept when the process ends. A restarted store
+with the same revisions would be mistaken for the old one, so a server for other processes starts it at a fresh revision
+(:func:`fresh_revision`).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from locum.errors import StoreUnavailable
 from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot
 from locum.store.keyvalue import KeyValue
 
-#: A watch looks at this many commits before other tasks get their turn.
+#: A watch examines this many commits before other tasks get their turn.
 _WATCH_STEP = 256
 
 __all__ = ["KeyValue", "MemoryStore", "fresh_revision"]
 
 
 def fresh_revision() -> int:
-    """A revision above all that a store on this machine can have given out since boot: microseconds since boot.
+    """A revision above all that a store on this machine can have assigned since boot: microseconds since boot.
 
-    A memory store starts there when its clients can outlive it: their old revisions must fit nothing.
+    A memory store starts there when its clients can outlive it: their old revisions must not match.
     """
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
@@ -33,7 +33,7 @@ def fresh_revision() -> int:
 class MemoryStore:
     """A :class:`locum.store.base.Store` in this process.
 
-    Beside the interface, ``submit``, ``core`` and ``subscribe`` are for a server in the same loop: they answer
+    Besides the interface, ``submit``, ``core`` and ``subscribe`` are for a server in the same loop: they answer
     without a task switch.
     """
 
@@ -62,8 +62,8 @@ class MemoryStore:
     def submit(
         self, conditions: Sequence[Condition], operations: Sequence[Operation]
     ) -> tuple[CommitResult, asyncio.Future[None] | None]:
-        """Commit at once. The result may be told to the one who asked when the future (if any) is done; it
-        raises StoreUnavailable when the commit could not be made safe.
+        """Commit at once. The caller may be answered when the future (if any) is done; it raises StoreUnavailable when
+        the commit could not be made durable.
         """
         self._check_open()
         revision = self.core.revision
@@ -73,12 +73,12 @@ class MemoryStore:
         return result, None
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` after every commit that changed something, and at the end; returns how to stop that."""
+        """Call ``listener`` after every effective commit, and at the end; returns a function that stops it."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
-        """The commits after ``after`` under ``prefix``, as they come."""
+        """The commits after ``after`` under ``prefix``, in order."""
         wake = asyncio.Event()
         unsubscribe = self.subscribe(wake.set)
         try:

@@ -1,8 +1,10 @@
-"""What the embedded store's server and its clients say to each other, one frame each (:mod:`locum.json_lines`).
+"""The messages between the embedded store's server and its clients, one frame each (:mod:`locum.json_lines`).
 
-A client numbers its requests; answers carry the number and may come in any order. A watch is a request that is
-answered by a stream of events with its number, until it is lost or ended by Unwatch. Requests of one connection
-are carried out in the order in which they were sent.
+A client numbers its requests; answers carry the number and may come in any order. A watch is a request whose answer
+is a stream of events with its number, until it is lost or ended by Unwatch. Requests of one connection are carried out
+in the order of their sending.
+
+Rules of this file: values only.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import msgspec
 
 from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot
 
-#: Said in the greeting; changes when an old client and a new server would misunderstand each other.
+#: Sent in the greeting; changes when an old client and a new server would misunderstand each other.
 PROTOCOL: Final = 3
 
 
@@ -40,7 +42,7 @@ class Commit(msgspec.Struct, frozen=True, tag_field="request", tag="commit"):
 
 
 class Watch(msgspec.Struct, frozen=True, tag_field="request", tag="watch"):
-    """Answered by any number of Replies with a batch or with progress, at last by one that says lost."""
+    """Answered by any number of Replies with a batch or with progress, finally by one with ``lost``."""
 
     id: int
     prefix: str
@@ -60,7 +62,7 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     """An answer to, or an event of, the request ``id``; exactly one of the other fields is set.
 
     ``progress``: the watch has passed this revision without a change under its prefix. ``lost``: the watch has
-    ended with WatchLost, for this reason. ``error``: the request failed, for this reason; ``invalid`` tells a
+    ended with WatchLost, for this reason. ``error``: the request failed, for this reason; ``invalid`` distinguishes a
     request that can never succeed from one that the store could not carry out. A Reply with ``id`` 0 is about
     the connection: an error that ends it, or the greeting (``protocol``).
     """

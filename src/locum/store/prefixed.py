@@ -1,4 +1,7 @@
-"""A store seen through the cluster's prefix: the rules' keys are relative to it."""
+"""A view of a store under the cluster's prefix: the rules' keys are relative to it.
+
+Rules of this file: it adds and removes the prefix, nothing else.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from locum.store.base import (
 
 
 class PrefixedStore:
-    """``store``, where every key begins with ``prefix``."""
+    """``store``, with ``prefix`` before every key."""
 
     def __init__(self, store: Store, prefix: str) -> None:
         self._store = store

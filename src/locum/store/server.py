@@ -1,9 +1,9 @@
 """Serves an embedded store over a Unix socket, for several nodes on one machine.
 
-Rules of this file: it moves requests to the store and answers back; what they mean is the store's business. One
-event loop, no task per request: a commit is carried out, answered, and pushed to the watchers while its frame is
-being read. A client that does not read is not read from, and its watches stay behind as cursors into the
-store's history: bounded memory, whatever a client does. What a client sends can end its own connection only.
+Rules of this file: it moves requests to the store and answers back, and does not interpret them. One event loop, no
+task per request: a commit is carried out, answered, and sent to the watchers while its frame is being read. The server
+stops reading from a client that does not read, and its watches stay behind as cursors into the store's history, so
+memory is bounded. A client's input can end only its own connection.
 
 ``python -m locum.store.server --socket PATH [--data FILE]`` runs it; so does ``locum store``.
 """
@@ -31,10 +31,10 @@ from locum.store.keyvalue import KeyValue
 from locum.store.memory import MemoryStore, fresh_revision
 from locum.store.messages import Commit, Names, Read, Reply, Unwatch, Watch
 
-#: Commits that one watch looks at before the others get their turn.
+#: Commits that one watch examines before the others get their turn.
 _WATCH_STEP: Final = 256
 
-#: A watch that sees no change is told how far it is every so many commits, so that it can resume after a break.
+#: A watch without changes gets its progress after this number of commits, so that it can resume after a break.
 _PROGRESS_EVERY: Final = 1000
 
 #: Watches of one connection; more are refused.
@@ -197,10 +197,10 @@ class _Connection(FrameConnection):
 
 
 def open_data(path: str | None) -> MemoryStore:
-    """The store to serve: kept in the file ``path``, or in memory only. Raises what SqliteStore does."""
+    """The store to serve: kept in the file ``path``, or in memory only. Raises as SqliteStore."""
     if path is None:
         return MemoryStore(KeyValue(revision=fresh_revision()))
-    # Not needed, and not paid for, without a file.
+    # Imported only for a store in a file.
     from locum.store.sqlite import SqliteStore  # noqa: PLC0415
 
     return SqliteStore(path)
@@ -218,7 +218,7 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
     def complain(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         _complain(context)
         if (failed := tasks.failed_task(context)) is not None:
-            # Half alive it would leave commits without an answer; another one takes its place.
+            # A half-working server would leave commits without an answer; the next one takes its place.
             defects.append(failed)
             stop.set()
 
@@ -236,7 +236,7 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
         await store.close()
         raise
     try:
-        # Whoever reads it may have stopped: clients must be served all the same.
+        # The reader may have ended; clients must be served nevertheless.
         LineWriter(1).put(f"serving {data or 'a store in memory'} at {socket}")
         await stop.wait()
         if defects:
@@ -246,18 +246,18 @@ async def serve(socket: str, data: str | None = None, *, group: int | None = Non
 
 
 def _complain(context: dict[str, object]) -> None:
-    """One line for what asyncio would print a traceback of, such as a connection for which no descriptor is free."""
+    """Log one line instead of asyncio's traceback, such as for a connection without a free descriptor."""
     print(f"store: {context.get('message')}: {context.get('exception')}", file=sys.stderr, flush=True)
 
 
 def _check_place(data: str) -> None:
-    """Raise UsageError when another user could replace the files of the store, which are opened by name."""
+    """Raise UsageError when another user could replace the store's files, which are opened by name."""
     if reason := in_strange_hands(os.path.dirname(os.path.abspath(data))):
         raise UsageError(f"{data}: {reason}; expected a place that only this user and root can change")
 
 
 def group_id(name: str | None) -> int | None:
-    """The gid of the group ``name`` (or its number). Raises UsageError when there is no such group."""
+    """The gid of the group ``name`` (or its number). Raises UsageError for an unknown group."""
     if name is None:
         return None
     if name.isdecimal():
@@ -267,7 +267,7 @@ def group_id(name: str | None) -> int | None:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        raise UsageError(f"no group is named {name!r} on this machine") from None
+        raise UsageError(f"unknown group {name!r}: this machine does not have it") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

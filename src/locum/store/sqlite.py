@@ -1,33 +1,35 @@
 """The embedded store, kept in an SQLite file.
 
-The state lives in memory (:class:`KeyValue`); the file is written, and read only at the start. What is kept when:
+The state is in memory (:class:`KeyValue`); the file is written, and read only at the start. Durability by class of key:
 
 ==================  ===========================================  ==========================================
 class of key        when a commit is visible and confirmed       survives
 ==================  ===========================================  ==========================================
-durable (default)   visible once written to the file's log,      the loss of power (I9: what an admin
-                    confirmed once the log is on the disk        command confirmed)
+durable (default)   visible once written to the file's log,      the loss of power (I9: confirmed admin
+                    confirmed once the log is on the disk        commands)
 machine-bound       once written to the file's log               the death of every process; the state of
-                                                                 running nodes means nothing after a reboot
+                                                                 running nodes is void after a reboot
 volatile            at once; only creating and deleting the key  its existence survives as above, its value
                     is written                                   may be an older one after a crash
 ==================  ===========================================  ==========================================
 
-So the store never forgets a claim or a member while the machine runs, a beat (several a second from every node)
-touches no disk, and a slow disk delays admin commands, not beats. A commit with keys of several classes is
-treated as its strictest. All nodes of an embedded store are on its machine, so the loss of power ends them too.
+So the store never forgets a claim or a member while the machine runs. A beat (several a second from every node) never
+touches the disk, and a slow disk delays admin commands, not beats. A commit with keys of several classes is treated as
+its strictest. All nodes of an embedded store are on its machine, so the loss of power ends them too.
 
-The log is SQLite's WAL with ``synchronous=NORMAL``, written in the event loop: a write to the page cache, no
-fsync. One thread with its own connection runs checkpoints, which put the WAL on the disk; a confirmation waits
-for the end of a checkpoint that began after its commit, so that many share one.
+The log is SQLite's WAL with ``synchronous=NORMAL``, written in the event loop: a write to the page cache without fsync.
+One thread with its own connection runs checkpoints, which put the WAL on the disk. A confirmation waits for the end of
+a checkpoint that began after its commit, so many confirmations share one.
 
-Revisions: the file holds a limit that no revision given out exceeds; a store that was not closed properly starts
-again above it, so old watches are told WatchLost. Volatile keys then get that new revision: as if their older value
-had been written anew, because to a reader who saw the newer one a key must never seem to go back.
+Revisions: the file has a limit that no assigned revision exceeds; a store that was not closed properly starts again
+above it, so old watches get WatchLost. Volatile keys then get that new revision, as if their older value had been
+rewritten: to a reader of the newer value, a key must never seem to go back.
 
-An error of the disk is never silent: a commit that cannot be written raises and changes nothing. After an fsync
-failed nothing can be believed about the file any more (the kernel drops what it could not write), so from then
-on only volatile keys are accepted.
+An error of the disk is never silent: a commit that cannot be written raises and has no effect. After a failed fsync the
+content of the file is uncertain (the kernel drops pages that it could not write), so from then on only volatile keys
+are accepted.
+
+Rules of this file: it knows kinds of keys by name only, not their records.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ from locum.store.memory import MemoryStore
 #: Kinds of keys that describe running processes of this machine. Keys are ``<cluster>/<kind>`` or longer.
 MACHINE_BOUND = frozenset({"member", "beat", "health", "leader", "plan", "phase", "claim", "connections"})
 
-#: Kinds of keys that are overwritten all the time and whose latest value need not survive.
+#: Kinds of keys that are overwritten continually and whose latest value need not survive.
 VOLATILE = frozenset({"beat"})
 
 #: ``PRAGMA application_id`` of a store file ("Locm"), and the version of its tables.
@@ -66,7 +68,7 @@ _CHECKPOINT_EVERY = 1000
 
 
 def kind_of(key: str) -> str:
-    """``"cluster/beat/n1"`` → ``"beat"``; "" when there is no such part."""
+    """``"cluster/beat/n1"`` → ``"beat"``; "" without such a part."""
     parts = key.split("/", 2)
     return parts[1] if len(parts) > 1 else ""
 
@@ -76,7 +78,7 @@ def _crc(key: str, value: bytes, revision: int) -> int:
 
 
 class SqliteLog:
-    """The file. Not thread-safe but for :meth:`sync`, which may run in one other thread."""
+    """The file. Not thread-safe except for :meth:`sync`, which may run in one other thread."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -108,7 +110,7 @@ class SqliteLog:
             holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
             os.close(lock)
             raise UsageError(f"store file {self.path} is in use by pid {holder}") from None
-        # The pid is a courtesy to the next who tries; a full disk will be reported by what matters.
+        # The pid only helps the next process to report this one; a full disk will be reported by later writes.
         with contextlib.suppress(OSError):
             os.ftruncate(lock, 0)
             os.write(lock, f"{os.getpid()}\n".encode())
@@ -118,12 +120,12 @@ class SqliteLog:
         if os.path.isdir(self.path):
             raise UsageError(f"store file {self.path} is a directory")
         if not os.path.exists(self.path):
-            # SQLite would create it readable by all.
+            # SQLite would create it readable by all users.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._writer = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
         self._syncer = sqlite3.connect(self.path, isolation_level=None, timeout=5.0, check_same_thread=False)
         writer = self._writer
-        # Also what a crash in the middle of creating it left: its tables come in one commit with its name.
+        # Includes the remains of a crash during creation: its tables come in one commit with its name.
         new = writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
         if not new:
             self._check_format()
@@ -152,7 +154,7 @@ class SqliteLog:
         self.limit = meta.get("limit", -1)
         if self.limit < 0 or any(entry.revision > self.limit for entry in self.entries):
             raise StoreCorrupt(self._damaged("its revisions contradict each other"))
-        #: Whether the last one who had the file closed it properly.
+        #: Whether its last user closed it properly.
         self.clean = not meta.get("open", 1)
         self.revision = self.limit if self.clean else self.limit + 1
         writer.execute("UPDATE meta SET value = 1 WHERE name = 'open'")
@@ -160,7 +162,7 @@ class SqliteLog:
         self.sync()
 
     def _checked(self, key: str, value: bytes, revision: int, crc: int) -> Entry:
-        # SQLite's own check sees a broken tree, not a broken value.
+        # SQLite's own check detects a broken tree, not a broken value.
         if not isinstance(value, bytes) or crc != _crc(key, value, revision):
             raise StoreCorrupt(self._damaged(f"the value of {key!r} does not match its checksum"))
         return Entry(key, value, revision)
@@ -169,7 +171,7 @@ class SqliteLog:
         application = self._writer.execute("PRAGMA application_id").fetchone()[0]
         version = self._writer.execute("PRAGMA user_version").fetchone()[0]
         if application != _APPLICATION_ID:
-            raise StoreCorrupt(f"{self.path} is an SQLite file, but not a store of Locum; name another file")
+            raise StoreCorrupt(f"{self.path} is an SQLite file, but not a store of Locum; give another file")
         if version != _FORMAT:
             raise StoreCorrupt(f"store file {self.path} has format {version}; this version of Locum reads {_FORMAT}")
 
@@ -178,16 +180,16 @@ class SqliteLog:
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return StoreCorrupt(self._damaged(str(error)))
         if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
-            return PermissionRequired(f"store file {self.path}: {error}; it must be writable, and its directory too")
+            return PermissionRequired(f"store file {self.path}: {error}; the file and its directory must be writable")
         return StoreError(f"store file {self.path}: {error}")
 
     def _damaged(self, what: str) -> str:
-        return f"store file {self.path} is damaged: {what}; restore a copy, or move it away to begin anew"
+        return f"store file {self.path} is damaged: {what}; restore a copy, or move it away to start empty"
 
     def append(self, changes: Sequence[Change], revision: int) -> None:
-        """Write ``changes`` of the commit ``revision``; it is in the page cache when this returns.
+        """Write ``changes`` of the commit ``revision``; on return they are in the page cache.
 
-        Raises sqlite3.Error, and then nothing was written.
+        Raises sqlite3.Error, with no effect.
         """
         writer = self._writer
         limit = revision + _RESERVE if revision + _RESERVE // 2 > self.limit else self.limit
@@ -212,7 +214,7 @@ class SqliteLog:
 
     def sync(self) -> None:
         """Put everything appended before this call on the disk. Raises sqlite3.Error."""
-        # A passive checkpoint gives way when the writer is just in its transaction: ask again.
+        # A passive checkpoint gives way when the writer is in its transaction: retry.
         for _ in range(1000):
             busy, written, synced = self._syncer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if not busy and written == synced:
@@ -221,7 +223,7 @@ class SqliteLog:
         raise sqlite3.OperationalError("the log could not be put on the disk: the file is kept busy")
 
     def close(self, entries: Iterable[Entry], revision: int) -> None:
-        """Write the values that were never logged, and the exact revision; then close. Idempotent."""
+        """Write the values that were never logged and the exact revision, then close. Idempotent."""
         if self._lock == -1:
             return
         try:
@@ -234,7 +236,7 @@ class SqliteLog:
             self._writer.execute("UPDATE meta SET value = 0 WHERE name = 'open'")
             self._writer.execute("COMMIT")
         except sqlite3.Error:
-            # As after a crash: the limit stands, older values of volatile keys stand.
+            # As after a crash: the limit and older values of volatile keys apply.
             pass
         finally:
             self._release()
@@ -285,7 +287,7 @@ class SqliteStore(MemoryStore):
         self._broken = ""
 
     def _found(self) -> list[Entry]:
-        """What was in the file, with new revisions for values that may not be the last."""
+        """The entries of the file, with new revisions for values that may not be the last."""
         found, self._log.entries = self._log.entries, ()
         return [
             Entry(entry.key, entry.value, self._log.revision)
@@ -297,7 +299,7 @@ class SqliteStore(MemoryStore):
     def submit(
         self, conditions: Sequence[Condition], operations: Sequence[Operation]
     ) -> tuple[CommitResult, asyncio.Future[None] | None]:
-        """As :meth:`MemoryStore.submit`; StoreUnavailable when the file could not be written (nothing happened)."""
+        """As :meth:`MemoryStore.submit`; StoreUnavailable, without effect, when the file could not be written."""
         self._check_open()
         batch = self.core.evaluate(conditions, operations)
         if batch is None or not batch.changes:
@@ -333,7 +335,7 @@ class SqliteStore(MemoryStore):
         full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
         message = f"store file {self._log.path}: {error}" + ("; free some space" if full else "")
         if not full:
-            self._broken = f"{message} (nothing is written since; restart the store when the cause is mended)"
+            self._broken = f"{message} (writing has stopped; remove the cause and restart the store)"
         return StoreUnavailable(message)
 
     async def _sync(self) -> None:
@@ -365,7 +367,7 @@ class SqliteStore(MemoryStore):
         self._syncing = None
 
     async def close(self) -> None:
-        """Finish what is being written, keep everything, close the file. Idempotent."""
+        """Finish pending writes, keep everything, close the file. Idempotent."""
         if self.closed:
             return
         await super().close()

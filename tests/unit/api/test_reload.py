@@ -131,7 +131,7 @@ class Credentials:
     credential_warnings = ("client certificate /n.pem ends on 2031-01-01: renew it",)
 
     def __init__(self) -> None:
-        self.news: tuple[str, ...] = ("read anew: client certificate /n.pem (valid until 2031-01-01)",)
+        self.news: tuple[str, ...] = ("read again: client certificate /n.pem (valid until 2031-01-01)",)
         self.files: list[CredentialFiles] = []
 
     async def reread_credentials(self, files: CredentialFiles) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def test_credentials_are_read_again_whether_or_not_their_paths_have_changed(scen
     credentials = Credentials()
     scene.reloader._credentials = credentials
     first = scene.reload()
-    assert first.changes == ("read anew: client certificate /n.pem (valid until 2031-01-01)",)
+    assert first.changes == ("read again: client certificate /n.pem (valid until 2031-01-01)",)
     assert first.warnings == credentials.credential_warnings
     assert scene.reload().changes == ()
     assert scene.logged[-1] == ("info", "reloaded: nothing has taken effect")

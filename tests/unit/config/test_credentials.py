@@ -68,7 +68,7 @@ def test_good_files_are_named_with_their_last_day(files: Files) -> None:
 def test_a_key_that_does_not_fit_keeps_a_daemon_from_starting(files: Files) -> None:
     shutil.copy(files.authority.issue("other")[1], files.directory / "key.pem")
     (problem,) = [text for text in check_environment(files.settings) if "cluster.etcd" in text]
-    assert problem.endswith("key.pem: the key is not this certificate's")
+    assert problem.endswith("key.pem: the key belongs to another certificate")
     # A daemon that runs goes on with what was last good.
     assert not any("cluster.etcd" in text for text in check_environment(files.settings, with_credentials=False))
     assert [finding.level for finding in credential_findings(files.settings)] == ["problem"]
@@ -124,7 +124,7 @@ def test_a_password_without_tls_needs_plain_words(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, "x")
     assert caught.value.problems == (
-        "x:4: cluster.etcd.user: user and password would travel in clear: configure ca (or cert and key), or say"
+        "x:4: cluster.etcd.user: user and password would be sent unencrypted: configure ca (or cert and key), or set"
         " allow_plain_password = true",
     )
     settings = parse(text.replace('"/p"', f'"{tmp_path}/p"\nallow_plain_password = true'), "x")

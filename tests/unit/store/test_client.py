@@ -60,7 +60,7 @@ async def test_answer_to_another_question(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     server = await asyncio.start_unix_server(answer, path)
     store = UnixStore(path, timeout=30)
-    with pytest.raises(StoreUnavailable, match="answered something else than was asked"):
+    with pytest.raises(StoreUnavailable, match="answer does not match the request"):
         await store.read("")
     await store.close()
     server.close()

@@ -90,7 +90,7 @@ def test_a_pair_that_does_not_fit_stays_as_it_was_last_good(scene: Scene, half: 
     now, problems = merge(before, look(scene.files), time.time())
     assert now == before
     assert problems == (
-        f"etcd: cert {scene.files.cert} with key {scene.files.key}: the key is not this certificate's;"
+        f"etcd: cert {scene.files.cert} with key {scene.files.key}: the key belongs to another certificate;"
         " the last good one stays in use",
     )
     scene.put(cert=cert, key=key)
@@ -172,7 +172,7 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked(scene: Scene, tm
     encrypted = tmp_path / "encrypted.key"
     command = ["openssl", "ec", "-aes256", "-passout", "pass:x", "-in", str(scene.first[1]), "-out", str(encrypted)]
     subprocess.run(command, check=True, capture_output=True)
-    with pytest.raises(UsageError, match=r"encrypted\.key: it is encrypted, and a daemon has nobody to ask"):
+    with pytest.raises(UsageError, match=r"encrypted\.key: it is encrypted, and a daemon cannot ask for a passphrase"):
         read_pair(str(scene.first[0]), str(encrypted))
 
 
@@ -202,7 +202,7 @@ def test_the_password_shows_itself_nowhere(scene: Scene, tmp_path: Path) -> None
     [
         (CredentialFiles(cert="/c"), "cert and key go together"),
         (CredentialFiles(ca="/c", user="u"), "user and password_file go together"),
-        (CredentialFiles(user="u", password_file="/p"), "travel in clear.*allow_plain_password = true"),
+        (CredentialFiles(user="u", password_file="/p"), "sent unencrypted.*allow_plain_password = true"),
     ],
 )
 def test_combinations_that_cannot_be_used(files: CredentialFiles, complaint: str) -> None:

@@ -89,13 +89,13 @@ async def test_new_settings_are_used_when_an_endpoint_has_accepted_them(scene: S
     assert (await scene.renewal.tls(), scene.renewal.warnings) == (before, ())
     await scene.renewal.look()
     (warning,) = scene.renewal.warnings
-    assert "no endpoint accepts it: m1: its certificate is refused; what was used before stays" in warning
+    assert "no endpoint accepts it: m1: its certificate is refused; the old one stays" in warning
     assert await scene.renewal.tls() is before
     await scene.renewal.look()
     assert await scene.renewal.tls() is not before
     assert scene.told == [(warning,), ()]
     (note,) = scene.notes
-    assert note.startswith(f"read anew: client certificate {scene.files.cert} (valid until 20")
+    assert note.startswith(f"read again: client certificate {scene.files.cert} (valid until 20")
     await scene.renewal.close()
 
 
@@ -116,8 +116,8 @@ async def test_what_was_read_since_the_last_reload_is_said_by_the_next(scene: Sc
     await scene.renewal.look()
     said = await scene.renewal.reread(scene.files)
     assert [text.split(" /")[0] for text in said] == [
-        "read anew: the password for etcd",
-        "read anew: client certificate",
+        "read again: the password for etcd",
+        "read again: client certificate",
     ]
     assert await scene.renewal.reread(scene.files) == ()
     await scene.renewal.close()
@@ -138,7 +138,7 @@ async def test_a_certificate_that_is_refused_later_gives_way_to_the_one_before(s
     first = await scene.renewal.tls()
     assert first.contents.pair != second.contents.pair
     assert first.contents.authority == second.contents.authority
-    assert "what was used before stays" in scene.renewal.warnings[0]
+    assert "the old one stays" in scene.renewal.warnings[0]
     # And back, as soon as it is accepted.
     scene.verdicts = [YES]
     await scene.renewal.look()
@@ -206,7 +206,7 @@ async def test_a_new_password_is_tried_first_and_the_one_that_worked_next(scene:
 @asynchronous
 async def test_a_reload_with_a_wrong_combination_changes_nothing(scene: Scene) -> None:
     before = await scene.renewal.tls()
-    with pytest.raises(UsageError, match="travel in clear"):
+    with pytest.raises(UsageError, match="sent unencrypted"):
         await scene.renewal.reread(CredentialFiles(user="locum", password_file=scene.files.password_file))
     assert scene.renewal.files == scene.files
     assert await scene.renewal.tls() is before

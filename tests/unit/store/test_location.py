@@ -37,9 +37,9 @@ def test_right_urls(url: str, parsed: StoreUrl, text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        ("", "no store is of that kind"),
-        ("memory", "no store is of that kind"),
-        ("redis://h", "no store is of that kind"),
+        ("", "unknown kind of store"),
+        ("memory", "unknown kind of store"),
+        ("redis://h", "unknown kind of store"),
         ("memory:x", "nothing may follow"),
         ("sqlite:", "needs an absolute path"),
         ("sqlite:store.db", "needs an absolute path"),
@@ -57,8 +57,8 @@ def test_right_urls(url: str, parsed: StoreUrl, text: str) -> None:
         ("etcd://fd00::1", "not a host"),
         ("etcd://[fd00::1:2379", "not an IPv6 address"),
         ("etcd://[10.0.0.1]:2379", "not an IPv6 address"),
-        ("etcd://h1:2379,h1", "endpoint h1:2379 is there twice"),
-        ("etcd://root:secret@h1:2379", "do not belong into the URL"),
+        ("etcd://h1:2379,h1", "duplicate endpoint h1:2379"),
+        ("etcd://root:secret@h1:2379", "are not allowed in the URL"),
         ("etcd://h1:2379/prefix", "nothing may follow the endpoints"),
         ("etcd://h1:2379?ca=x", "nothing may follow the endpoints"),
     ],

@@ -280,7 +280,7 @@ def test_command(tmp_path: Path) -> None:
     assert len(broken.stderr.splitlines()) == 1
     assert not (tmp_path / "s").exists()
     unknown = run("--socket", f"{tmp_path}/s", "--group", "no-such-group")
-    assert unknown.stderr == "locum.store.server: no group is named 'no-such-group' on this machine\n"
+    assert unknown.stderr == "locum.store.server: unknown group 'no-such-group': this machine does not have it\n"
     assert group_id("0") == 0
 
 

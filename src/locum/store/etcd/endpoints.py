@@ -1,17 +1,17 @@
-"""Which endpoint of etcd to use.
+"""The choice of an etcd endpoint.
 
 Rules of this file: it knows endpoints' health and their order, and sends nothing but probes.
 
-An endpoint is *up* when it answers: a request, or a probe, which is the cheapest linearizable read, so that a member
-that is cut off from the majority is not up. It is no longer up from the moment when a request or a probe fails, or
-takes so long that it is suspected to hang. Endpoints that are up are used in the order of the configuration, so that
-an admin can put the nearest first; one that was not up is preferred again only after several answers, so that a
-wavering one is left alone. When none is up, those that say that they see no leader come first: they live, and will
-know the next one before a request to a dead one is given up. Of equals the one that failed longest ago is the best.
+An endpoint is *up* when it answers a request or a probe. A probe is the cheapest linearizable read, so a member that is
+cut off from the majority is not up. It is no longer up when a request or a probe fails, or takes so long that it is
+suspected to hang. Endpoints that are up are used in the order of the configuration, so that an admin can put the
+nearest first. A recovered endpoint is preferred again only after several answers, so that an unstable one is avoided.
+When none is up, those that report the lack of a leader come first: they are alive, and will know the next leader before
+a request to a dead one times out. Among equals, the one whose failure is the oldest comes first.
 
-The endpoints must be members of one etcd cluster: two that are not would let two leaders of ours be elected. The
-identity of the cluster comes with every answer; the first that differs ends all use of the store. Commits are sent
-only to endpoints that are *known*: whose identity was seen since they last failed.
+The endpoints must be members of one etcd cluster; otherwise two leaders of Locum could be elected. Every answer carries
+the identity of its etcd cluster; the first that differs ends all use of the store. Commits are sent only to *known*
+endpoints: those whose identity was seen since their last failure.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Endpoint:
         self.rank = rank
         self.up = False
         self.known = False
-        #: The last failure; it stands as long as the endpoint is not up.
+        #: The last failure; valid as long as the endpoint is not up.
         self.failure = Failure("not tried")
-        #: When it was last heard of, in the loop's time; and good answers since the last failure.
+        #: When its last answer came, in the loop's time; and good answers since the last failure.
         self.heard = 0.0
         self.good = _TRUSTED_AFTER
         #: When it last failed, in the loop's time.
@@ -53,21 +53,21 @@ class Endpoint:
 
     @property
     def leaderless(self) -> bool:
-        """Whether it answers, but sees no leader."""
+        """Whether it answers without seeing a leader."""
         return not self.up and isinstance(self.failure, NotCarriedOut) and self.failure.waiting
 
     @property
     def standing(self) -> tuple[int, float]:
-        """The smaller, the better."""
+        """The sort key; the smallest is the best."""
         if self.up:
             return (0 if self.good >= _TRUSTED_AFTER else 1), self.rank
         return (2 if self.leaderless else 3), self.failed
 
 
 class Endpoints:
-    """All endpoints. ``probe_key`` is read by probes; ``interval`` seconds lie between those of one endpoint.
+    """All endpoints. Probes read ``probe_key``; each endpoint is probed every ``interval`` seconds.
 
-    A probe that is not answered within ``patience`` seconds makes its endpoint suspected, like any request.
+    A probe without an answer within ``patience`` seconds makes its endpoint suspected, like any request.
     """
 
     def __init__(
@@ -80,20 +80,20 @@ class Endpoints:
         self._patience = patience
         self._prober: asyncio.Task[None] | None = None
         self._identity: tuple[int, str] | None = None
-        #: Why the store cannot be used any more.
+        #: Why the store can no longer be used.
         self.fatal = ""
         #: Called with an endpoint that went down.
         self.on_down: Callable[[Endpoint], None] = lambda _: None
-        #: Called with the header of every probe's answer, and with what was known before it was sent.
+        #: Called with the header of every probe's answer, and with the revision known before it was sent.
         self.on_header: Callable[[Header, int], object] = lambda _header, _known: None
         self.known: Callable[[], int] = lambda: 0
 
     def ordered(self) -> list[Endpoint]:
-        """All, the best first."""
+        """All endpoints, the best first."""
         return sorted(self.all, key=lambda endpoint: endpoint.standing)
 
     def start(self) -> None:
-        """Begin to probe, if that has not begun."""
+        """Begin to probe. Idempotent."""
         if self._prober is None or self._prober.done():
             self._prober = tasks.start(self._keep_probing(), "probing etcd")
 
@@ -107,14 +107,14 @@ class Endpoints:
             _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     def probe(self, endpoint: Endpoint) -> asyncio.Task[None]:
-        """The probe of ``endpoint`` that is under way, or a new one. It raises nothing."""
+        """The probe of ``endpoint`` that is under way, or a new one. It never raises."""
         if endpoint.probe is None or endpoint.probe.done():
             endpoint.probe = tasks.start(self._probe(endpoint), f"probing etcd at {endpoint}")
         return endpoint.probe
 
     @contextmanager
     def watched(self, endpoint: Endpoint) -> Iterator[None]:
-        """Around a request to ``endpoint``: when it takes long, the endpoint is suspected."""
+        """A context for a request to ``endpoint``: when it takes long, the endpoint is suspected."""
         patience = self._patience
         suspicion = asyncio.get_running_loop().call_later(patience, self.suspect, endpoint, patience)
         try:
@@ -145,7 +145,7 @@ class Endpoints:
             await asyncio.sleep(self._interval)
 
     def heard(self, endpoint: Endpoint, header: Header) -> None:
-        """``endpoint`` answered. Raises nothing, but may set ``fatal``."""
+        """``endpoint`` answered. Never raises, but may set ``fatal``."""
         if self._identity is None:
             self._identity = (header.cluster_id, endpoint.name)
         elif self._identity[0] != header.cluster_id and not self.fatal:
@@ -158,11 +158,11 @@ class Endpoints:
         endpoint.heard = asyncio.get_running_loop().time()
 
     def suspect(self, endpoint: Endpoint, seconds: float) -> None:
-        """``endpoint`` has not answered a request for so many ``seconds``: pass it over until it does."""
+        """``endpoint`` has not answered a request for ``seconds``: pass it over until it does."""
         self._down(endpoint, Failure(f"no answer for {seconds:g} s"))
 
     def failed(self, endpoint: Endpoint, error: Failure) -> None:
-        """A request to ``endpoint`` failed, for a reason that may concern others, too."""
+        """A request to ``endpoint`` failed, for a reason that may concern others as well."""
         endpoint.known = False
         self._down(endpoint, error)
 
@@ -180,7 +180,7 @@ class Endpoints:
             raise StoreUnavailable(self.fatal)
 
     def unavailable(self, what: str) -> StoreUnavailable:
-        """The error for a request that no endpoint answered; it names each with its cause."""
+        """The error for a request without an answer; it names each endpoint with its failure."""
         causes = "; ".join(f"{endpoint}: {endpoint.failure}" for endpoint in self.all if not endpoint.up)
         return StoreUnavailable(f"etcd: {what}" + (f" ({causes})" if causes else ""))
 

@@ -1,12 +1,12 @@
 """One request to one endpoint of etcd.
 
-Rules of this file: it knows HTTP, TLS and tokens. It chooses no endpoint, and repeats only what certainly had no effect
-because of credentials that are renewed (:mod:`locum.store.etcd.renewal`). What it adds to a failed request is whether
-the request can have had an effect: before its first byte was handed to the connection it cannot; after that, nobody
-knows.
+Rules of this file: it knows HTTP, TLS and tokens. It chooses no endpoint. It repeats a request only when its first
+attempt certainly had no effect because of credentials that are being renewed (:mod:`locum.store.etcd.renewal`). For a
+failed request it reports whether the request can have had an effect: not before its first byte was handed to the
+connection; after that, the effect is unknown.
 
-Each request says with which TLS settings its connection must have been made. So settings that change bring new
-connections, and streams that run go on.
+Each request states the TLS settings that its connection must have. So changed settings bring new connections, and
+running streams continue.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from locum.store.etcd_options import EtcdOptions
 _AUTHENTICATE_SECONDS: Final = 5.0
 #: Seconds after a refused password before etcd is asked again.
 _DENIED_PAUSE: Final = 0.5
-#: Seconds between two tokens that are given up without etcd having said that they are bad.
+#: Seconds between two tokens that are replaced although etcd has not reported them as bad.
 _DOUBT_PAUSE: Final = 5.0
 
-#: A member without a leader then answers at once, instead of keeping the request (clientv3.WithRequireLeader).
+#: A member without a leader then answers at once instead of keeping the request (clientv3.WithRequireLeader).
 _REQUIRE_LEADER: Final = {"Grpc-Metadata-hasleader": "true", "Content-Type": "application/json"}
 
-#: Instead of a token, where etcd wants none.
+#: In place of a token, when etcd needs none.
 _NO_TOKEN: Final = ""
 
 T = TypeVar("T")
 
 
 class _Sent:
-    """Whether a request has left."""
+    """Whether a request has been sent."""
 
     def __init__(self) -> None:
         self.sent = False
@@ -70,9 +70,9 @@ async def _mark(_session: object, context: SimpleNamespace, _parameters: object)
 
 
 class Gateway:
-    """HTTP to any endpoint. ``names`` are all of them, for trials of new TLS settings.
+    """HTTP to any endpoint. ``names``: all endpoints, for trials of new TLS settings.
 
-    Raises at creation: UsageError for options that cannot be used. Files are read when they are first needed.
+    Raises at creation: UsageError for invalid options. Files are read when they are first needed.
     """
 
     def __init__(self, options: EtcdOptions, names: Sequence[str] = ()) -> None:
@@ -130,7 +130,7 @@ class Gateway:
         if tls.context is None and not self.renewal.files.allow_plain_password:
             raise Refused("etcd is reached without TLS, over which the password is not sent")
         if self._login is not None and self._login not in logins:
-            # Another user is configured, or none that is known to work.
+            # Another user is configured, or no user is known to work.
             self._token = None
         if self._token is not None:
             return self._token
@@ -160,7 +160,7 @@ class Gateway:
             except PasswordRefused as error:
                 refusal = error
                 if len(waiting) == 1:
-                    # Perhaps it has just been changed.
+                    # It may have just been changed.
                     await self.renewal.look()
             else:
                 self._login, self._denied = login, None
@@ -177,12 +177,12 @@ class Gateway:
                 endpoint, "/v3/auth/authenticate", body, messages.authenticate_responses, None, seconds, tls
             )
         except Unknown as error:
-            # A token that nobody received has no effect.
+            # A token that was not received has no effect.
             raise NotCarriedOut(f"no token: {error}") from None
         return answer.token
 
     def _doubt(self, endpoint: str, token: str) -> None:
-        """A request with ``token`` had no answer: find out whether the token is the reason."""
+        """A request with ``token`` had no answer: find out whether the token is the cause."""
         if self._token == token and (self._doubting is None or self._doubting.done()):
             self._doubting = tasks.start(self._examine(endpoint, token), "examining an etcd token")
 
@@ -195,7 +195,7 @@ class Gateway:
             )
             stale = messages.from_the_future(token, status.raft_applied_index)
         except (TokenRefused, Refused):
-            # It answers, but not without a token.
+            # It answers only without a token.
             stale = now - self._doubted >= _DOUBT_PAUSE
         except Failure:
             return
@@ -205,7 +205,7 @@ class Gateway:
     # -- trials ------------------------------------------------------------------------------------------------
 
     async def _try(self, context: ssl.SSLContext | None) -> Verdict:
-        """Whether an endpoint accepts connections with ``context``: the first that does decides."""
+        """Whether an endpoint accepts connections with ``context``; the first one that accepts decides."""
         trials = [asyncio.create_task(self._try_at(name, context)) for name in self._names]
         reached, reasons = False, []
         try:
@@ -265,8 +265,8 @@ class Gateway:
             reason = f"no answer within {seconds:g} s"
             raise (Unanswered(reason) if sent.sent else NotCarriedOut(reason)) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # With TLS 1.3 a server refuses the client's certificate when the handshake is over for the client
-            # (RFC 8446 4.4.2.4): the connection just ends.
+            # With TLS 1.3 a server refuses the client's certificate after the client has finished its handshake
+            # (RFC 8446 4.4.2.4): the connection simply ends.
             self.renewal.trouble()
             raise self._failed(sent, _reason(error)) from None
         if response.status != 200:
@@ -278,7 +278,7 @@ class Gateway:
 
     @asynccontextmanager
     async def stream(self, endpoint: str, body: bytes) -> AsyncIterator[aiohttp.StreamReader]:
-        """A watch at ``endpoint``: its lines, as they come. Raises one of :mod:`messages`' failures."""
+        """The lines of a watch at ``endpoint``. Raises one of :mod:`messages`' failures."""
         tls = await self.renewal.tls()
         token = await self._current_token(endpoint, tls)
         try:
@@ -290,7 +290,7 @@ class Gateway:
             raise Unknown(_reason(error)) from None
 
     def token_refused(self) -> None:
-        """A stream was refused for its token: get a new one for the next."""
+        """A stream was refused because of its token: get a new one for the next."""
         self._token = None
 
     def _request(
@@ -309,7 +309,7 @@ class Gateway:
             trace = aiohttp.TraceConfig()
             trace.on_request_headers_sent.append(_mark)
             trace.on_connection_create_start.append(self._connects)
-            # Idle connections are kept for long: probes and beats use them all the time.
+            # Idle connections are kept for long, because probes and beats use them continually.
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect),
@@ -349,10 +349,10 @@ class Gateway:
 
 
 def _unreachable(error: BaseException) -> bool:
-    """Whether a connection failed before the other end had any say."""
+    """Whether a connection failed before the other end could respond."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return True
-    # A reset comes from an end that speaks, though not TLS perhaps.
+    # A reset comes from an end that responds, though perhaps not with TLS.
     return isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno in (
         errno.ECONNREFUSED,
         errno.EHOSTUNREACH,
@@ -362,7 +362,7 @@ def _unreachable(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """``error`` in few words, without what the caller says anyway."""
+    """``error`` in few words, without facts that the caller adds."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
             cause = error.certificate_error
@@ -370,7 +370,7 @@ def _reason(error: BaseException) -> str:
         case aiohttp.ClientConnectorDNSError():
             return f"host name not found: {error.os_error.strerror or error.os_error}"
         case aiohttp.ClientConnectorError():
-            # asyncio has a text of its own for each address; the number says what it was.
+            # asyncio's text differs for each address; the number identifies the cause.
             number = error.os_error.errno
             return (os.strerror(number) if number else str(error.os_error)).lower()
         case aiohttp.ServerDisconnectedError():

@@ -1,4 +1,4 @@
-"""What is said to etcd's JSON gateway, and what its answers mean.
+"""The messages of etcd's JSON gateway, and the meaning of its answers.
 
 Rules of this file: pure. It knows etcd's messages (api/etcdserverpb/rpc.proto, in the JSON mapping of grpc-gateway:
 64-bit integers are strings, bytes are base64, fields with a zero value are left out) and its error texts
@@ -25,7 +25,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class KeyValue(msgspec.Struct, frozen=True):
-    """``mvccpb.KeyValue``, as much as is needed."""
+    """``mvccpb.KeyValue``, the needed fields."""
 
     key: bytes = b""
     value: bytes = b""
@@ -62,7 +62,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class WatchResponse(msgspec.Struct, frozen=True):
-    """One message of a watch. ``fragment``: the events of this message go on in the next one."""
+    """One message of a watch. ``fragment``: the events of this message continue in the next one."""
 
     header: Header = Header()
     created: bool = False
@@ -74,9 +74,9 @@ class WatchResponse(msgspec.Struct, frozen=True):
 
 
 class StatusResponse(msgspec.Struct, frozen=True, rename="camel"):
-    """What a member says of itself. Sizes in bytes; ``db_size_in_use`` is what a defragmented file would have.
+    """A member's report about itself. Sizes in bytes; ``db_size_in_use``: the size of a defragmented file.
 
-    ``raft_applied_index`` is how far it has carried out what the members agreed on; 0: it does not say.
+    ``raft_applied_index``: how far it has carried out the members' agreed log; 0: not reported.
     """
 
     header: Header
@@ -87,7 +87,7 @@ class StatusResponse(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class StreamError(msgspec.Struct, frozen=True):
-    """The end of a stream by an error. grpc-gateway 1.x (etcd 3.4, 3.5) has ``grpc_code`` beside it, 2.x ``code``."""
+    """The end of a stream by an error. grpc-gateway 1.x (etcd 3.4, 3.5) also has ``grpc_code``, 2.x ``code``."""
 
     message: str = ""
 
@@ -102,7 +102,7 @@ class StreamMessage(msgspec.Struct, frozen=True):
 class ErrorResponse(msgspec.Struct, frozen=True):
     """Body of an answer that is not a success.
 
-    ``error`` has the same text as ``message`` (grpc-gateway 1.x; 2.x leaves it out), or is all there is where a
+    ``error`` has the same text as ``message`` (grpc-gateway 1.x; 2.x leaves it out), or is the only field where a
     stream was refused before its first message.
     """
 
@@ -111,7 +111,7 @@ class ErrorResponse(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """What etcd says."""
+        """etcd's error text."""
         return self.message or (self.error if isinstance(self.error, str) else self.error.message)
 
 
@@ -139,7 +139,7 @@ def range_request(prefix: bytes, *, after: bytes = b"", revision: int = 0, limit
 
 
 def first_request(prefix: bytes, start: bytes) -> bytes:
-    """The first key under ``prefix`` that is not before ``start``, without its value; linearizable."""
+    """The first key under ``prefix`` from ``start`` on, without its value; linearizable."""
     return _encode({"key": start or b"\0", "range_end": prefix_end(prefix), "keys_only": True, "limit": 1})
 
 
@@ -154,7 +154,7 @@ def look_back_request(key: bytes, revision: int) -> bytes:
 
 
 def txn_request(prefix: bytes, conditions: Sequence[Condition], operations: Sequence[Operation]) -> bytes:
-    """A commit. An absent key has ``mod_revision`` 0 for a comparison, which is what a condition means by 0."""
+    """A commit. An absent key has ``mod_revision`` 0 in a comparison, which equals 0 in a condition."""
     success: list[object] = [
         {"request_put": {"key": prefix + operation.key.encode(), "value": operation.value}}
         if isinstance(operation, Put)
@@ -162,14 +162,14 @@ def txn_request(prefix: bytes, conditions: Sequence[Condition], operations: Sequ
         for operation in operations
     ]
     if not success:
-        # etcd takes a transaction without operations for one that need not be linearizable
+        # For etcd a transaction without operations need not be linearizable
         # (etcdserver/v3_server.go, isTxnSerializable).
         success.append({"request_range": {"key": prefix or b"\0", "keys_only": True, "limit": 1}})
     compare = [
         {
             "key": prefix + condition.key.encode(),
             "target": "MOD",
-            # etcd knows no "at least".
+            # etcd has no "at least".
             "result": "GREATER" if condition.at_least else "EQUAL",
             "mod_revision": str(condition.revision - condition.at_least),
         }
@@ -186,8 +186,8 @@ def authenticate_request(user: str, password: str) -> bytes:
 def from_the_future(token: str, applied: int) -> bool:
     """Whether a member that has applied ``applied`` entries of Raft's log keeps every request with ``token`` waiting.
 
-    A token of the kind "simple" ends with the index of the entry that made it, and a member that is not there yet waits
-    for it (auth/simple_token.go, isValidSimpleToken): for ever, when etcd was restored and counts anew.
+    A token of the kind "simple" ends with the index of the entry that made it. A member that has not reached it waits
+    (auth/simple_token.go, isValidSimpleToken): forever, when etcd was restored and counts from an earlier index.
     """
     _, dot, index = token.rpartition(".")
     return bool(dot) and applied > 0 and index.isascii() and index.isdecimal() and int(index) > applied
@@ -205,12 +205,12 @@ def watch_request(prefix: bytes, start: int) -> bytes:
 
 
 def entries(prefix: bytes, kvs: Sequence[KeyValue]) -> list[Entry]:
-    """What a range answered, as entries; ``prefix`` is cut off the keys."""
+    """The entries of a range response; ``prefix`` is removed from the keys."""
     return [Entry(_text(kv.key, prefix), kv.value, kv.mod_revision) for kv in kvs]
 
 
 def batches(prefix: bytes, events: Sequence[Event]) -> list[Batch]:
-    """Events in the order of their revisions, as one batch for each revision; ``prefix`` is cut off the keys."""
+    """Events in the order of their revisions, one batch for each revision; ``prefix`` is removed from the keys."""
     result: list[Batch] = []
     changes: list[Change] = []
     for event in events:
@@ -226,16 +226,16 @@ def batches(prefix: bytes, events: Sequence[Event]) -> list[Batch]:
 
 
 def _text(key: bytes, prefix: bytes) -> str:
-    # Keys that are not UTF-8 are not ours; they must not make the rest unreadable.
+    # Keys that are not UTF-8 are not Locum's; they must not make the rest unreadable.
     return key[len(prefix) :].decode(errors="backslashreplace")
 
 
 class Failure(Exception):
-    """Base of how a request can fail; the message is the cause, without the endpoint."""
+    """Base of the failures of a request; the message is the cause, without the endpoint."""
 
 
 class NotCarriedOut(Failure):
-    """The request had no effect and may be tried elsewhere. ``waiting``: it will do when there is a leader again."""
+    """The request had no effect and may be tried elsewhere. ``waiting``: it will succeed once there is a leader."""
 
     def __init__(self, message: str, waiting: bool = False) -> None:
         super().__init__(message)
@@ -243,11 +243,11 @@ class NotCarriedOut(Failure):
 
 
 class Unknown(Failure):
-    """Nobody knows whether the request had an effect."""
+    """The effect of the request is unknown."""
 
 
 class Refused(Failure):
-    """The request had no effect, and will have none on any endpoint until somebody changes something."""
+    """The request had no effect, and will have none on any endpoint until an administrator changes something."""
 
 
 class PasswordRefused(Refused):
@@ -255,15 +255,15 @@ class PasswordRefused(Refused):
 
 
 class NoAuthentication(Refused):
-    """etcd gives no tokens at all: its authentication is not enabled, and requests need none."""
+    """etcd gives no tokens: its authentication is not enabled, and requests need none."""
 
 
 class CertificateRefused(Refused):
-    """The gateway takes no request over a connection that was made with this certificate."""
+    """The gateway takes no request over a connection with this certificate."""
 
 
 class HandshakeRefused(NotCarriedOut):
-    """One end refused the other's certificate, so that there is no connection."""
+    """One end refused the other's certificate, so the connection was not made."""
 
 
 class Unanswered(Unknown):
@@ -279,7 +279,7 @@ class Compacted(Failure):
 
 
 def failure(body: bytes, status: int) -> Failure:
-    """What an answer with an HTTP ``status`` other than 200 means.
+    """The failure behind an answer with an HTTP ``status`` other than 200.
 
     Only texts that etcd writes before it proposes a request count as "not carried out".
     """
@@ -292,7 +292,7 @@ def failure(body: bytes, status: int) -> Failure:
     except UNDECODABLE:
         text = body[:200].decode(errors="replace").strip()
         if "CommonName of client" in text:
-            # embed/serve.go: with users enabled, etcd would take the name in the certificate for a user.
+            # embed/serve.go: with users enabled, etcd would take the name in the certificate as a user.
             return CertificateRefused(
                 "with users and passwords enabled, its gateway refuses client certificates that have a common name"
                 " (CN); use one without"
@@ -302,7 +302,7 @@ def failure(body: bytes, status: int) -> Failure:
     return classify(answer.text)
 
 
-#: "revision in header": etcd 3.3 and 3.4 before 3.4.15, which say so only where a request is applied (auth/store.go).
+#: "revision in header": etcd 3.3 and 3.4 before 3.4.15, which report it only on applying a request (auth/store.go).
 _TOKEN: Final = (
     "invalid auth token",
     "user name is empty",
@@ -341,13 +341,13 @@ def classify(message: str) -> Failure:
     if text == "no leader":
         return NotCarriedOut("it sees no leader (has the etcd cluster a majority?)", waiting=True)
     if text == "leader changed":
-        # Only a read that waited for the old leader's word is answered so (etcdserver/v3_server.go, ErrLeaderChanged).
-        return NotCarriedOut("its leader changed just now", waiting=True)
+        # Only a read that waited for the old leader is answered so (etcdserver/v3_server.go, ErrLeaderChanged).
+        return NotCarriedOut("its leader has just changed", waiting=True)
     if any(part in text for part in _NOT_CARRIED_OUT):
         return NotCarriedOut(text)
     if "connection closed" in text or "transport" in text:
-        # gRPC's words for what is between the gateway and the member that it belongs to.
+        # gRPC's words for the path between the gateway and its own member.
         return Unknown(
-            f"its gateway does not reach the member itself ({text}); is its certificate good for clientAuth?"
+            f"its gateway does not reach its own member ({text}); is its certificate good for clientAuth?"
         )
     return Unknown(text)

@@ -1,20 +1,19 @@
-"""Credentials that are renewed while a store is in use.
+"""Renewal of credentials while a store is in use.
 
-Rules of this file: it knows when files are read and which of two sets is used; what is in them, and what is good, is
-:mod:`locum.store.credentials`'. It knows no HTTP: whether etcd accepts TLS settings is found out by the ``trial`` that
-it is given.
+Rules of this file: it knows when to read the files and which of two sets to use; :mod:`locum.store.credentials` reads
+and judges them. It knows no HTTP: the ``trial`` that it is given finds out whether etcd accepts TLS settings.
 
-Certificates and passwords live shorter than daemons. So the files are looked at (a ``stat`` of each, in a thread of
-their own) every few seconds, when a connection is made, when an endpoint refuses a handshake, a token or a password,
-and at a reload; they are read when they have changed. Then:
+Certificates and passwords live shorter than daemons. So the files are examined (a ``stat`` of each, in a separate
+thread) every few seconds, when a connection is made, when an endpoint refuses a handshake, a token or a password, and
+at a reload; they are read when they have changed. Then:
 
-* TLS settings that differ from those in use are tried at every endpoint, on a connection of their own, and used as soon
-  as *one* accepts them. Until then the ones in use stay in use, and a warning says why. So neither a half-written file
-  nor one that is wrong on all nodes alike costs an address.
-* When the client certificate in use is refused later, the one before it is tried again. An authority that was replaced
+* TLS settings that differ from those in use are tried at every endpoint, on a separate connection, and used as soon
+  as *one* accepts them. Until then the present ones stay in use, and a warning says why. So neither a half-written file
+  nor the same wrong file on all nodes costs an address.
+* When the client certificate in use is refused later, the previous one is tried again. An authority that was replaced
   is never trusted again once an endpoint has accepted its successor.
-* A password is used for the next token. When etcd refuses it, the one that worked last is tried, too: so a new password
-  may stand in the file before etcd has been told, or etcd may be restored to an older one.
+* A password is used for the next token. When etcd refuses it, the last working one is tried as well: so the file may
+  have a new password before etcd does, and etcd may be restored to an older one.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ from locum.store.credentials import (
 from locum.store.etcd.messages import Refused
 from locum.threads import NoAnswer, Worker
 
-#: Seconds between two looks at the files while all is well.
+#: Seconds between two looks at the files in normal operation.
 LOOK_INTERVAL: Final = 5.0
-#: Seconds between two looks, at least, when something was refused.
+#: Shortest time between two looks after a refusal, in seconds.
 _TROUBLE_PAUSE: Final = 0.5
 #: Longest wait for the file system, in seconds.
 _PATIENCE: Final = 2.0
@@ -59,7 +58,7 @@ class Tls(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What endpoints say to TLS settings: ``accepted`` by one at least; if not, whether one was ``reached``."""
+    """The endpoints' verdict on TLS settings: ``accepted`` by at least one; if not, whether one was ``reached``."""
 
     accepted: bool
     reached: bool
@@ -74,7 +73,7 @@ class Login(NamedTuple):
 
 
 class Renewal:
-    """The credentials of one store. ``trial`` finds out whether TLS settings are accepted; it raises nothing."""
+    """The credentials of one store. ``trial`` finds out whether TLS settings are accepted; it never raises."""
 
     def __init__(self, files: CredentialFiles, trial: Callable[[ssl.SSLContext | None], Awaitable[Verdict]]) -> None:
         files.check()
@@ -83,11 +82,11 @@ class Renewal:
         self._worker = Worker("credentials", room=4)
         self._stamp: Stamp | None = None
         self._seen: Look | None = None
-        #: What the files said when they were last good, and what is wrong with them now.
+        #: The last good contents of the files, and their present problems.
         self._contents: Contents | None = None
         self._problems: tuple[str, ...] = ()
         self._used: Tls | None = None
-        #: What the files say, as long as no endpoint has accepted it; and why not.
+        #: The present contents while no endpoint has accepted them; and the reason.
         self._pending: Tls | None = None
         self._refusal = ""
         self._previous: Pair | None = None
@@ -99,18 +98,18 @@ class Renewal:
         self._tracker: asyncio.Task[None] | None = None
         self._news: list[str] = []
         self._warned: tuple[str, ...] = ()
-        #: Called with each thing worth a line in the log.
+        #: Called with each line for the log.
         self.on_note: Callable[[str], None] = lambda _: None
         #: Called with all warnings when they have changed.
         self.on_warnings: Callable[[tuple[str, ...]], None] = lambda _: None
 
     @property
     def files(self) -> CredentialFiles:
-        """Where they are."""
+        """The paths."""
         return self._files
 
     async def tls(self) -> Tls:
-        """The TLS settings to use. Raises Refused, with the reason, as long as the files cannot be used at all."""
+        """The TLS settings to use. Raises Refused with the reason while the files are unusable."""
         if self._tracker is None or self._tracker.done():
             self._tracker = tasks.start(self._keep_looking(), "looking at etcd's credentials")
         if self._used is None:
@@ -120,9 +119,9 @@ class Renewal:
         return self._used
 
     async def reread(self, files: CredentialFiles) -> tuple[str, ...]:
-        """Read the files again, which may be others now; returns what is new since the last time, in words.
+        """Read the files again, possibly other ones; returns the changes since the last time, in words.
 
-        Raises UsageError for a combination that cannot be used; then nothing has changed.
+        Raises UsageError, without effect, for an invalid combination.
         """
         files.check()
         if self._looking is not None:
@@ -134,11 +133,11 @@ class Renewal:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What an admin should know."""
+        """Warnings for admins."""
         found = list(self._problems)
         if self._pending is not None and self._refusal:
             what = " and ".join(described(self._tls_of(self._used), self._tls_of(self._pending)))
-            found.append(f"etcd: {what} not used, no endpoint accepts it: {self._refusal}; what was used before stays")
+            found.append(f"etcd: {what} not used, no endpoint accepts it: {self._refusal}; the old one stays")
         if self._login_note:
             found.append(self._login_note)
         if self._used is not None:
@@ -148,7 +147,7 @@ class Renewal:
     # -- passwords ---------------------------------------------------------------------------------------------
 
     def logins(self) -> list[Login]:
-        """With what to ask for a token, the best first: what the files say, then what etcd accepted last."""
+        """The logins to try for a token, the best first: the files' present one, then the last that etcd accepted."""
         found = []
         if self._files.user is not None and self._contents is not None and self._contents.password is not None:
             found.append(Login(self._files.user, self._contents.password))
@@ -157,7 +156,7 @@ class Renewal:
         return found
 
     def accepted(self, login: Login) -> None:
-        """Etcd gave a token for ``login``."""
+        """etcd gave a token for ``login``."""
         wanted = self.logins()[:1]
         self._worked = login
         self._note_login(
@@ -168,7 +167,7 @@ class Renewal:
         )
 
     def unneeded(self) -> None:
-        """Etcd wants no token: its authentication is not enabled."""
+        """etcd needs no token: its authentication is not enabled."""
         self._note_login("etcd: user and password are configured, but its authentication is not enabled")
 
     def _note_login(self, text: str) -> None:
@@ -179,26 +178,26 @@ class Renewal:
     # -- looking -----------------------------------------------------------------------------------------------
 
     async def look(self) -> None:
-        """Look at the files, read what has changed, and try it. Callers at the same time share one look."""
+        """Examine the files, read changed ones, and try them. Concurrent callers share one look."""
         if self._looking is None or self._looking.done():
             self._looking = tasks.start(self._look(), "reading etcd's credentials")
-        # A caller that gives up must not end the look of the others.
+        # A cancelled caller must not end the look of the others.
         await asyncio.shield(self._looking)
 
     async def repair(self, refused: Tls) -> bool:
-        """An endpoint refused ``refused``: look for better. Returns whether others are in use now."""
+        """An endpoint refused ``refused``: look for better settings. Returns whether others are in use now."""
         self._troubled = True
         if self._used is refused and self._due():
             await self.look()
         return self._used is not refused
 
     def trouble(self) -> None:
-        """Something failed for which credentials may be the reason: look at them some time soon."""
+        """A failure may be caused by credentials: look at them soon."""
         self._troubled = True
         self.touch()
 
     def touch(self) -> None:
-        """A connection is made: look whether there are new credentials, without waiting for that."""
+        """A connection is being made: start a look at the credentials without waiting for it."""
         if self._due() and (self._looking is None or self._looking.done()):
             self._looking = tasks.start(self._look(), "reading etcd's credentials")
 
@@ -222,9 +221,9 @@ class Renewal:
             self._tell()
 
     async def _read(self) -> None:
-        """Know what the files say. Raises NoAnswer."""
+        """Read the files. Raises NoAnswer."""
         files = self._files
-        # Before the reading: what changes in between is read the next time.
+        # Before the reading: changes in between are read the next time.
         now = await self._worker.run("looking at credentials", _PATIENCE, stamp, files)
         if now != self._stamp or self._seen is None:
             self._seen = await self._worker.run("reading credentials", _PATIENCE, look, files)
@@ -238,7 +237,7 @@ class Renewal:
             self._say(described(before._replace(authority=None, pair=None), Contents(password=contents.password)))
 
     async def _settle(self, troubled: bool) -> None:
-        """Have the best TLS settings in use. Raises NoAnswer."""
+        """Put the best TLS settings in use. Raises NoAnswer."""
         if self._contents is None:
             return
         newest = self._tls_of(self._contents)
@@ -261,7 +260,7 @@ class Renewal:
             await self._go_back(self._used)
 
     async def _go_back(self, used: Tls) -> None:
-        """Use the client certificate before the one in use if etcd accepts that, and no longer the one in use."""
+        """Return to the previous client certificate if etcd accepts it and no longer the present one."""
         verdict = await self._trial(used.context)
         if verdict.accepted or not verdict.reached:
             return
@@ -282,7 +281,7 @@ class Renewal:
 
     @staticmethod
     def _tls_of(what: Tls | Contents | None) -> Contents:
-        """The part of it that concerns TLS."""
+        """The part that concerns TLS."""
         contents = what.contents if isinstance(what, Tls) else what
         return Contents() if contents is None else contents._replace(password=None)
 
@@ -290,8 +289,8 @@ class Renewal:
 
     def _say(self, what: tuple[str, ...]) -> None:
         for text in what:
-            self._news.append(f"read anew: {text}")
-            self.on_note(f"read anew: {text}")
+            self._news.append(f"read again: {text}")
+            self.on_note(f"read again: {text}")
 
     def _tell(self) -> None:
         if (warnings := self.warnings) != self._warned:

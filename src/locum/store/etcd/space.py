@@ -1,7 +1,7 @@
-"""What an etcd keeps: the size of its database, and how far back its history goes.
+"""The space that an etcd uses: the size of its database, and the length of its history.
 
-Rules of this file: it only reads, and is only used when somebody asks. etcd does not tell how it is set up to
-compact; how much history there is shows whether it does.
+Rules of this file: it only reads, and only on request. etcd does not report its compaction settings; the length of its
+history shows whether it compacts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from locum.store.etcd.messages import Compacted, Failure
 
 
 class Space(msgspec.Struct, frozen=True):
-    """What one member keeps. ``size`` and ``used`` in bytes: of the database's file, and of what is in it.
+    """The space of one member. ``size`` and ``used`` in bytes: of the database's file, and of its content.
 
-    ``history`` counts the revisions that can be read back, ``compacted`` tells whether any were ever dropped.
+    ``history``: the number of readable revisions. ``compacted``: whether any were ever dropped.
     """
 
     endpoint: str
@@ -29,7 +29,7 @@ class Space(msgspec.Struct, frozen=True):
 
 
 async def space(gateway: Gateway, endpoint: str, key: bytes) -> Space:
-    """Ask ``endpoint``; ``key`` is any that may be read. Raises StoreUnavailable."""
+    """Ask ``endpoint``; ``key``: any readable key. Raises StoreUnavailable."""
     try:
         status = await gateway.ask(endpoint, "/v3/maintenance/status", b"{}", messages.status_responses)
         latest = status.header.revision
@@ -40,7 +40,7 @@ async def space(gateway: Gateway, endpoint: str, key: bytes) -> Space:
 
 
 async def _oldest(gateway: Gateway, endpoint: str, key: bytes, latest: int) -> int:
-    """The first revision that can still be read, found by halving."""
+    """The first revision that can still be read, found by bisection."""
     low, high = 1, max(latest, 1)
     while low < high:
         middle = (low + high) // 2

@@ -3,17 +3,20 @@
 How it meets the interface: reads are linearizable ranges, commits are transactions that compare ``mod_revision``,
 watches are etcd's. All keys lie under ``prefix``, which callers do not see.
 
-What fails over how:
+Failover:
 
 * A read is repeated elsewhere when an endpoint fails, and *also* sent to the next one when the first takes long.
-* A commit goes to another endpoint only while it is certain that it had no effect: no connection, no leader, no
-  valid token. When an answer is missing, nobody knows: StoreUnavailable. Long before, the endpoint is suspected and
-  later commits go elsewhere, so that one that hangs costs a node one beat. A commit without an answer may even take
-  effect later, when a stopped member runs on; so what a commit would overwrite belongs into its conditions.
-* While no endpoint sees a leader, reads and commits wait and try again, up to ``timeout``.
+* A commit goes to another endpoint only while it certainly had no effect: no connection, no leader, no valid token.
+  When an answer is missing, the effect is unknown: StoreUnavailable. Long before that, the endpoint is suspected and
+  later commits go elsewhere, so that an endpoint that hangs costs a node one beat. A commit without an answer may even
+  take effect later, when a stopped member continues; so everything that a commit would overwrite must be in its
+  conditions.
+* While no endpoint sees a leader, reads and commits wait and retry, up to ``timeout``.
 
-etcd restored from a backup, or begun anew, has revisions that go back. The first answer that shows it ends all
+The revisions of an etcd that was restored from a backup or wiped go back. The first answer that shows it ends all
 watches with WatchLost, so that everything is read again.
+
+Rules of this file: it combines the other modules of this package. It knows no HTTP and no key of Locum.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ Answer = TypeVar("Answer", RangeResponse, TxnResponse)
 class EtcdStore:
     """A :class:`locum.store.base.Store` in the etcd cluster whose members serve ``endpoints`` (``host:port``).
 
-    Connections are made when first needed. Raises at creation: UsageError, for options that cannot be used.
+    Connections are made when first needed. Raises at creation: UsageError for invalid options.
     """
 
     def __init__(self, endpoints: Sequence[str], options: EtcdOptions | None = None) -> None:
@@ -94,7 +97,7 @@ class EtcdStore:
                     page = await self._next_page(prefix, page.kvs[-1], revision)
                     entries += messages.entries(self._prefix, page.kvs)
             except Compacted:
-                # Only between two pages: begin again.
+                # Possible only between two pages: start again.
                 continue
             # etcd orders keys by bytes, which for UTF-8 is the order of the text.
             return Snapshot(revision, tuple(entries))
@@ -150,7 +153,7 @@ class EtcdStore:
             await watch.close()
 
     async def space(self) -> list[Space | StoreUnavailable]:
-        """What each endpoint's member keeps, or why it does not say."""
+        """The space of each endpoint's member, or the reason for the missing answer."""
         self._check_open()
         return [await self._space(endpoint) for endpoint in self._endpoints.all]
 
@@ -164,17 +167,17 @@ class EtcdStore:
 
     @property
     def credential_warnings(self) -> tuple[str, ...]:
-        """What an admin should know of the credentials: what is wrong with their files, what is refused, what ends."""
+        """Warnings about credentials: unusable files, refusals, and certificates that end."""
         return self._gateway.renewal.warnings
 
     def watch_credentials(self, note: Callable[[str], None], warn: Callable[[tuple[str, ...]], None]) -> None:
-        """Have ``note`` told of everything that was read anew, and ``warn`` all warnings when they have changed."""
+        """Have ``note`` called for each renewal, and ``warn`` with all warnings when they have changed."""
         self._gateway.renewal.on_note, self._gateway.renewal.on_warnings = note, warn
 
     async def reread_credentials(self, files: CredentialFiles) -> tuple[str, ...]:
-        """Read the credentials again, from ``files``; returns what is new since this was last asked, in words.
+        """Read the credentials again, from ``files``; returns the changes since the last call, in words.
 
-        Raises UsageError for a combination that cannot be used; then nothing has changed.
+        Raises UsageError, without effect, for an invalid combination.
         """
         return await self._gateway.renewal.reread(files)
 
@@ -205,19 +208,19 @@ class EtcdStore:
             raise self._with_credentials(error) from None
 
     def _with_credentials(self, error: StoreUnavailable) -> StoreUnavailable:
-        """``error`` with what is wrong with credentials, which a node without its store can tell nobody else."""
+        """``error`` with the problems of credentials, which a node without its store cannot report elsewhere."""
         found = [text for text in self.credential_warnings if text.removeprefix("etcd: ") not in str(error)]
         return StoreUnavailable("; ".join([str(error), *found])) if found else error
 
     async def _commit(self, body: bytes) -> CommitResult:
         async def attempt(endpoint: Endpoint) -> CommitResult:
             if not endpoint.known:
-                # Also learns whether the endpoint belongs to our etcd cluster. Others wait for the same probe: a
-                # caller that gives up must not end it, or it ends them, as if they had been cancelled themselves.
+                # This also learns whether the endpoint belongs to the same etcd cluster. Others wait for the same
+                # probe, so a cancelled caller must not end it: they would be cancelled as well.
                 await asyncio.shield(self._endpoints.probe(endpoint))
                 self._endpoints.check()
                 if not endpoint.known:
-                    # Whatever the probe failed of: the commit was not sent.
+                    # Whatever the probe's failure, the commit was not sent.
                     if isinstance(endpoint.failure, Refused | NotCarriedOut):
                         raise endpoint.failure
                     raise NotCarriedOut(str(endpoint.failure))
@@ -229,7 +232,7 @@ class EtcdStore:
             wait = False
             for endpoint in self._endpoints.ordered():
                 if wait and not (endpoint.up or endpoint.leaderless):
-                    # Somebody lives and only lacks a leader: it will know the next one before this one answers.
+                    # An endpoint is alive and only lacks a leader: it will know the next one before this one answers.
                     continue
                 try:
                     return await attempt(endpoint)
@@ -239,7 +242,7 @@ class EtcdStore:
                     raise
                 except Failure as error:
                     raise StoreUnavailable(
-                        f"etcd: {endpoint}: {error}; nobody knows whether the commit was carried out"
+                        f"etcd: {endpoint}: {error}; it is unknown whether the commit was carried out"
                     ) from None
             if not wait:
                 raise self._endpoints.unavailable("no endpoint takes the commit")
@@ -256,7 +259,7 @@ class EtcdStore:
             await asyncio.sleep(_LEADER_DELAY)
 
     async def _hedged(self, body: bytes) -> tuple[RangeResponse | None, bool]:
-        """The first answer; each next endpoint is asked when the ones before have failed or take long.
+        """The first answer; the next endpoint is asked whenever the previous ones have failed or take long.
 
         Without an answer: whether one only lacked a leader. Raises Refused and Compacted.
         """
@@ -287,7 +290,7 @@ class EtcdStore:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _ask(self, endpoint: Endpoint, path: str, body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:
-        """One request to one endpoint; what is learned about the endpoint is kept."""
+        """One request to one endpoint; records the endpoint's state."""
         known = self._revision
         try:
             with self._endpoints.watched(endpoint):
@@ -303,12 +306,12 @@ class EtcdStore:
         return answer
 
     def _check_revision(self, header: Header, known: int) -> bool:
-        """Take note of the revision of a linearizable answer; ``known``: what was known before it was asked for."""
+        """Record the revision of a linearizable answer; ``known``: the revision known before the request."""
         if header.revision >= known:
             self._revision = max(self._revision, header.revision)
             return True
         self._revision = header.revision
-        lost = WatchLost(f"etcd's revision went back from {known} to {header.revision}: it began anew")
+        lost = WatchLost(f"etcd's revision went back from {known} to {header.revision}: it was wiped or restored")
         for watch in list(self._watches):
             watch.end(lost)
         return False

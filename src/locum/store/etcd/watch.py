@@ -1,15 +1,14 @@
 """One watch over any number of streams.
 
-Rules of this file: it knows how a watch goes on when streams end, stall or are told that their place was
-compacted. It knows no HTTP.
+Rules of this file: it knows how a watch continues when streams end, stall, or when their position was compacted. It
+knows no HTTP.
 
-Theory: a stream that begins after revision N delivers every later commit, in order. So several streams of one
-watch may run at once, and what they deliver is merged by dropping every revision that was already seen. A stream
-that is under suspicion (nothing came for a while, or its endpoint failed elsewhere) is therefore not ended but
-overlapped: another is started elsewhere, and takes over when etcd has confirmed it. A false suspicion costs a
-request, a true one costs the time to suspect.
+Theory: a stream that begins after revision N delivers every later commit, in order. So several streams of one watch may
+run at once; their output is merged by dropping every revision that was already seen. A suspicious stream (silent for a
+while, or its endpoint failed elsewhere) is therefore not ended but overlapped: another is started elsewhere, and takes
+over when etcd has confirmed it. A false suspicion costs a request, a true one costs the time to suspect.
 
-A commit is delivered whole: etcd never splits a revision over responses but by fragments, and those are collected.
+A commit is delivered whole: etcd splits a revision over responses only by fragments, which are collected.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from locum.store.etcd.endpoints import Endpoint, Endpoints
 from locum.store.etcd.gateway import Gateway
 from locum.store.etcd.messages import Event, Failure, Refused, TokenRefused, Unknown, WatchResponse
 
-#: A consumer that leaves so many batches unread is not read for: etcd keeps the rest.
+#: Reading stops while the consumer leaves this number of batches unread: etcd keeps the rest.
 _QUEUE_BATCHES: Final = 4096
 _QUEUE_BYTES: Final = 16 * 1024 * 1024
 
@@ -38,10 +37,10 @@ _LINE_LIMIT: Final = 256 * 1024 * 1024
 _FIRST_DELAY: Final = 0.02
 _LONGEST_DELAY: Final = 0.5
 
-#: A watch that is quiet, not stalled, is overlapped ever more rarely, down to this many seconds.
+#: A watch that is quiet rather than stalled is overlapped ever more rarely, down to once in this number of seconds.
 _LONGEST_IDLE: Final = 10.0
 
-#: New tokens that are tried in a row for a watch that etcd refuses.
+#: New tokens tried in a row for a watch that etcd refuses.
 _NEW_TOKENS: Final = 3
 
 #: A watch that has worked continues to try for this many seconds while etcd refuses it. The cause is often temporary: a
@@ -68,10 +67,10 @@ class _Start(NamedTuple):
 
 
 class Watch:
-    """A watch of ``prefix`` after revision ``after``; ``namespace``, a part of it, is cut off the keys.
+    """A watch of ``prefix`` after revision ``after``; ``namespace``, a part of it, is removed from the keys.
 
-    ``idle`` seconds without a sign of life are suspicious. A new stream is tried at the next endpoint as well when it
-    is not confirmed within ``patience`` seconds, and given up after ``attempt`` seconds.
+    A stream that is silent for ``idle`` seconds is suspicious. A new stream is also tried at the next endpoint when it
+    is not confirmed within ``patience`` seconds, and abandoned after ``attempt`` seconds.
     """
 
     def __init__(
@@ -105,16 +104,16 @@ class Watch:
         self._heard = 0.0
         self._quiet = idle
         self._serving: Endpoint | None = None
-        # Refusals since the last sign that this watch works, and the time of the first one; whether it ever worked.
+        # Refusals since the last sign that this watch works, the time of the first one, and whether it ever worked.
         self._refusals = 0
         self._refused_at = 0.0
         self._worked = False
-        # All streams that run. One that no variable refers to yet, or any longer, must end with the watch as well.
+        # All running streams. One that no variable refers to must also end with the watch.
         self._streams: set[asyncio.Task[None]] = set()
         self._task = tasks.start(self._run(), "watching etcd")
 
     async def next(self) -> Batch:
-        """The next batch. Raises WatchLost, or StoreUnavailable when it was ended."""
+        """The next batch. Raises WatchLost, or StoreUnavailable when the watch was ended."""
         while not self._queue:
             if self._error is not None:
                 raise self._error
@@ -128,14 +127,14 @@ class Watch:
         return batch
 
     def end(self, error: Exception) -> None:
-        """No more batches; ``error`` is raised when those that have come are read."""
+        """End the watch; ``error`` is raised after the received batches were read."""
         if self._error is None:
             self._error = error
         self._news.set()
         self._task.cancel()
 
     def went_down(self, endpoint: Endpoint) -> None:
-        """``endpoint`` failed: if it serves this watch, do not wait until that shows here."""
+        """``endpoint`` failed: if it serves this watch, act at once instead of waiting for silence."""
         if endpoint is self._serving:
             self._suspicion.set()
 
@@ -149,13 +148,13 @@ class Watch:
         except Refused as error:
             self.end(StoreUnavailable(f"etcd: watch refused: {error}"))
         except Exception as error:
-            # WatchLost, StoreUnavailable, and defects: none of them may look like silence.
+            # WatchLost, StoreUnavailable, and defects: none of them may appear as silence.
             self.end(error)
         finally:
             await _end(*self._streams)
 
     async def _keep_streaming(self) -> None:
-        """Keep one good stream; overlap it with another when it is suspicious. Raises what ends the watch."""
+        """Keep one good stream; overlap a suspicious one with another. Raises the error that ends the watch."""
         loop = asyncio.get_running_loop()
         stream: asyncio.Task[None] | None = None
         delay = _FIRST_DELAY
@@ -200,7 +199,7 @@ class Watch:
                         raise error
                     return True
                 if self._suspicion.is_set():
-                    # An etcd that is slow everywhere must not be burdened with ever new streams.
+                    # An etcd that is slow everywhere must not be burdened with a series of new streams.
                     await asyncio.sleep(max(0.0, started + self._idle - loop.time()))
                     return False
         finally:
@@ -230,7 +229,7 @@ class Watch:
                     starts.append(_Start(endpoint, task, confirmed))
                 await asyncio.wait(
                     {future for start in starts for future in (start.task, start.confirmed)},
-                    # The next endpoint is tried as well when those before take long.
+                    # The next endpoint is also tried when the previous ones take long.
                     timeout=self._patience if candidates else self._attempt,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -253,11 +252,11 @@ class Watch:
     def _stream_ended(self, task: asyncio.Task[None]) -> None:
         self._streams.discard(task)
         if not task.cancelled():
-            # Where the failure matters, it is examined; asyncio must not report that of a stream that was given up.
+            # A failure that matters is examined elsewhere; asyncio must not report that of an abandoned stream.
             task.exception()
 
     async def _why_not(self, task: asyncio.Task[None]) -> Failure:
-        """Why the stream of ``task`` did not come about. Raises what is not a Failure, and Refused, which is final."""
+        """Why the stream of ``task`` failed to start. Raises other exceptions, and Refused, which is final."""
         if not task.done():
             await _end(task)
             return Unknown(f"no watch within {self._attempt:g} s")
@@ -288,7 +287,7 @@ class Watch:
         raise error
 
     async def _stream(self, endpoint: Endpoint, confirmed: asyncio.Future[None]) -> None:
-        """Deliver what one stream at ``endpoint`` tells. Raises a Failure or WatchLost at its end."""
+        """Deliver the events of one stream at ``endpoint``. Raises a Failure or WatchLost at its end."""
         loop = asyncio.get_running_loop()
         splitter = json_lines.FrameSplitter(_LINE_LIMIT)
         fragments: list[Event] = []
@@ -325,7 +324,7 @@ class Watch:
         return responses
 
     async def _check_future(self, response: WatchResponse) -> None:
-        """A member that lags may confirm a watch from its future; a whole etcd that is behind began anew."""
+        """A lagging member may confirm a watch from its future; a whole etcd that is behind was wiped or restored."""
         if response.header.revision < self._after and (current := await self._current_revision()) < self._after:
             raise WatchLost(f"revision {self._after} is not in this etcd, which is at {current}")
 
