@@ -67,6 +67,12 @@ def passed_over(script: Script, event: Event) -> Outcome | None:
     return None
 
 
+def handled(scripts: Iterable[Script]) -> tuple[Event, ...]:
+    """Every event for which some script could have an effect."""
+    enabled = [script for script in scripts if script.enabled]
+    return tuple(event for event in Event if any(script.handles(event) for script in enabled))
+
+
 def late(scripts: Iterable[Script], started: Started) -> tuple[Script, ...]:
     """The scripts that came to a running node and have not had their ``startup``."""
     return () if started is None else tuple(one for one in scripts if _wants_startup(one) and one.name not in started)

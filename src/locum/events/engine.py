@@ -21,17 +21,17 @@ from pathlib import Path
 from locum import tasks
 from locum.config.tunables import Tunables
 from locum.errors import LocumError, ScriptDirectoryError
-from locum.events.decisions import decide, late, parse_event, still_started
+from locum.events.decisions import Started, decide, handled, late, parse_event, still_started
 from locum.events.directory import ScriptDirectory
-from locum.events.environment import common_environment, script_environment
+from locum.events.environment import common_environment, environments
 from locum.events.inside import Inside, inside
 from locum.events.model import Event, EventResult, EventStatus
 from locum.events.runner.results import Outcome, ScriptResult
 from locum.events.runner_client import Run, RunnerClient
 from locum.events.script_set import InUse, ScriptSet, describe
 from locum.events.spare_descriptors import SpareDescriptors
-from locum.events.started import StartedFile
 from locum.events.status import StatusBook
+from locum.events.stored import Stored
 from locum.threads import NoAnswer, Worker
 
 Settings = Mapping[str, Mapping[str, object]]
@@ -68,7 +68,9 @@ class EventEngine:
         self._runtime = str(runtime.absolute())
         self._state = str(state.absolute())
         self._set = ScriptSet(self._directory, runtime=self._runtime, state=self._state)
-        self._started = StartedFile(self._runtime, self._later)
+        self._started: Started = None
+        place = os.path.join(self._runtime, "events", "started.json")
+        self._started_file = Stored[frozenset[str]](place, frozenset[str])
         #: The directory's fault, in words; "" without one.
         self.directory_problem = ""
         self._settings: Settings = settings
@@ -113,7 +115,7 @@ class EventEngine:
     def _prepare(self) -> None:
         self._status.read()
         self._set.adopt()
-        self._started.adopt()
+        self._started = self._started_file.read()
         try:
             os.makedirs(os.path.join(self._runtime, "listen"), exist_ok=True)
             os.makedirs(os.path.join(self._state, "scripts"), exist_ok=True)
@@ -168,7 +170,7 @@ class EventEngine:
         async with self._turn:
             started, begin = time.time(), time.monotonic()
             in_use = await self._look()
-            plan = decide(event, arguments, in_use.scripts, self._started.names)
+            plan = decide(event, arguments, in_use.scripts, self._started)
             if in_use.refused:
                 return self._keep(plan.not_run(started, "\n".join(in_use.faults), self._directory.path))
             if plan.lost is not None:
@@ -181,7 +183,8 @@ class EventEngine:
                 link = await self._ready_link()
                 if isinstance(link, str):
                     return self._keep(plan.not_run(started, link))
-                run = link.submit(plan.jobs(self._tunables(), self._environment_of(environment())))
+                given = environments(self._runtime, self._state, self._settings, self._environment, environment())
+                run = link.submit(plan.jobs(self._tunables(), given))
                 self._current, self._event = run, event
                 cancelled = await self._await(link, run)
                 self._current = None
@@ -194,7 +197,7 @@ class EventEngine:
                 self._keep(EventResult(Event.STARTUP, (), one.started, one.seconds, (one,)))
                 if one.outcome is Outcome.OK:
                     self._log(f"{one.script} is new and has had its startup", "info")
-            self._started.keep(plan.started_after(answers, result.ok, self._started.names))
+            self._keep_started(plan.started_after(answers, result.ok, self._started))
             if cancelled:
                 raise asyncio.CancelledError
             return result
@@ -202,13 +205,12 @@ class EventEngine:
     async def handled(self) -> tuple[Event, ...]:
         """Every event for which some enabled script could have an effect; scans the directory."""
         in_use = await self._look()
-        enabled = [script for script in in_use.scripts if script.enabled]
-        return tuple(event for event in Event if in_use.refused or any(script.handles(event) for script in enabled))
+        return tuple(Event) if in_use.refused else handled(in_use.scripts)
 
     @property
     def late(self) -> tuple[str, ...]:
         """Names of scripts that came to a running node and have not had their ``startup``, as of the last scan."""
-        return tuple(script.name for script in late(self._in_use.scripts, self._started.names))
+        return tuple(script.name for script in late(self._in_use.scripts, self._started))
 
     @property
     def in_use(self) -> InUse:
@@ -245,10 +247,12 @@ class EventEngine:
 
     # internals
 
-    def _environment_of(self, now: Mapping[str, str]) -> Callable[[str], dict[str, str]]:
-        """What a script gets by its name; ``now``: what this event adds."""
-        common = {**common_environment(self._runtime, self._state), **self._environment, **now}
-        return lambda name: {**common, **script_environment(name, self._state, self._settings.get(name, {}))}
+    def _keep_started(self, names: Started) -> None:
+        """Remember the scripts that have had their ``startup``. Without the file, a restarted agent starts a running
+        service: harmless."""
+        if names != self._started:
+            self._started = names
+            self._later(lambda: self._started_file.write(names))
 
     def _seen(self, looking: asyncio.Future[InUse]) -> InUse:
         """Handle the result of a finished scan."""
@@ -270,7 +274,7 @@ class EventEngine:
         if self._looking.done():
             in_use = self._seen(self._looking)
             if not in_use.refused:
-                self._started.keep(still_started(in_use.scripts, self._started.names))
+                self._keep_started(still_started(in_use.scripts, self._started))
         else:
             self._hangs = True
             in_use = self._set.without_directory("does not answer: its file system hangs")

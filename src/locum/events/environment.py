@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 #: The search path of programs, as on a root login; this installation's own directory comes last.
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -38,6 +38,16 @@ def common_environment(runtime: str, state: str) -> dict[str, str]:
         "LOCUM_FUNCTIONS": FUNCTIONS,
         "LOCUM_PYTHON": sys.executable,
     }
+
+
+def environments(
+    runtime: str, state: str, settings: Mapping[str, Mapping[str, object]], *added: Mapping[str, str]
+) -> Callable[[str], dict[str, str]]:
+    """Returns the whole environment of a script by its name. ``settings`` are by script name; ``added`` come last."""
+    common = common_environment(runtime, state)
+    for variables in added:
+        common |= variables
+    return lambda name: {**common, **script_environment(name, state, settings.get(name, {}))}
 
 
 def script_environment(name: str, state: str, settings: Mapping[str, object]) -> dict[str, str]:

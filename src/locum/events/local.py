@@ -17,7 +17,7 @@ from locum.config.tunables import Tunables
 from locum.errors import LocumError, PermissionRequired, UsageError
 from locum.events.decisions import decide
 from locum.events.directory import ScriptDirectory
-from locum.events.environment import common_environment, script_environment
+from locum.events.environment import environments
 from locum.events.model import Event, EventResult
 from locum.events.runner.results import ScriptResult
 from locum.events.runner.run_lock import RunLock
@@ -70,8 +70,7 @@ def run_directory(
     scripts = ScriptDirectory(directory).load()
     plan = decide(event, arguments, scripts, None)
     started, begin = time.time(), time.monotonic()
-    common = {**common_environment(runtime, state), **environment}
-    jobs = plan.jobs(tunables, lambda name: {**common, **script_environment(name, state, settings.get(name, {}))})
+    jobs = plan.jobs(tunables, environments(runtime, state, settings, environment))
     results: list[ScriptResult] = []
     with _runner(runtime, state) as runner, _signals() as interruption:
         for result in plan.results(runner.run_in_order(jobs, interruption)):

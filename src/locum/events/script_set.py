@@ -24,6 +24,7 @@ import msgspec
 from locum.events.decisions import in_order
 from locum.events.directory import Problem, ScriptDirectory, Signature, Survey
 from locum.events.model import Script
+from locum.events.stored import Stored
 
 _READ = 1 << 20
 
@@ -34,9 +35,6 @@ class _Kept(msgspec.Struct, frozen=True):
     script: Script
     signature: Signature
     copy: str
-
-
-_decoder = msgspec.json.Decoder(dict[str, _Kept])
 
 
 class InUse(msgspec.Struct, frozen=True):
@@ -68,7 +66,7 @@ class ScriptSet:
 
     def __init__(self, directory: ScriptDirectory, *, runtime: str, state: str) -> None:
         self._directory = directory
-        self._file = record_path(runtime)
+        self._file = _record(runtime)
         self._copies = os.path.join(state, "last-good")
         self._kept: dict[str, _Kept] = {}
         #: Whether the directory was good at some time since the daemon started.
@@ -78,10 +76,7 @@ class ScriptSet:
 
     def adopt(self) -> bool:
         """Adopt the set of an earlier agent of this daemon; return whether there was one."""
-        try:
-            with open(self._file, "rb") as file:
-                kept = _decoder.decode(file.read())
-        except (OSError, msgspec.DecodeError):
+        if (kept := self._file.read()) is None:
             return False
         self._kept = {
             name: msgspec.structs.replace(one, copy=one.copy if os.path.exists(one.copy) else "")
@@ -150,8 +145,8 @@ class ScriptSet:
         for file in before.keys() - enabled.keys():
             with contextlib.suppress(OSError):
                 os.unlink(self._kept.pop(file).copy)
-        if self._kept != before or not os.path.exists(self._file):
-            self._write()
+        if self._kept != before or not os.path.exists(self._file.path):
+            self._file.write(self._kept)  # it only matters to an agent that restarts while the directory is faulty
 
     def _copy(self, file: str, script: Script, signature: Signature) -> str:
         """Copy the content of ``script`` that has this signature; "" when that cannot be done."""
@@ -169,25 +164,14 @@ class ScriptSet:
             return ""
         return target
 
-    def _write(self) -> None:
-        try:
-            os.makedirs(os.path.dirname(self._file), exist_ok=True)
-            with open(self._file + ".new", "wb") as file:
-                file.write(msgspec.json.encode(self._kept))
-            os.replace(self._file + ".new", self._file)
-        except OSError:
-            pass  # it only matters to an agent that restarts while the directory is faulty
 
-
-def record_path(runtime: str) -> str:
-    """The file that says which scripts are in use."""
-    return os.path.join(runtime, "events", "in-use.json")
+def _record(runtime: str) -> Stored[dict[str, _Kept]]:
+    return Stored(os.path.join(runtime, "events", "in-use.json"), dict[str, _Kept])
 
 
 def forget(runtime: str) -> None:
     """A daemon starts: discard the set of an earlier one."""
-    with contextlib.suppress(OSError):
-        os.unlink(record_path(runtime))
+    _record(runtime).write(None)
 
 
 def describe(in_use: InUse, directory: str) -> str:

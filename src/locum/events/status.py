@@ -1,7 +1,6 @@
-"""The last result of every script of every event, kept over a restart of the daemon.
+"""The last result of every script of every event, kept over a restart of the daemon: only for display.
 
-Rules of this file: one small file per event in ``RUNTIME/events/status``, replaced by rename and not synced: it is
-only for display, and a reboot may lose it.
+Rules of this file: one small file per event in ``RUNTIME/events/status``.
 """
 
 from __future__ import annotations
@@ -9,30 +8,25 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-import msgspec
-
 from locum.events.decisions import order
 from locum.events.model import Event, EventResult, EventStatus
 from locum.events.runner.results import ScriptResult
-
-_decoder = msgspec.json.Decoder(EventStatus)
+from locum.events.stored import Stored
 
 
 class StatusBook:
     """Results by event. Only :meth:`read` and :meth:`write` touch files."""
 
     def __init__(self, runtime: str) -> None:
-        self._directory = os.path.join(runtime, "events", "status")
+        place = os.path.join(runtime, "events", "status")
+        self._files = {event: Stored[EventStatus](os.path.join(place, f"{event}.json"), EventStatus) for event in Event}
         self._events: dict[Event, EventStatus] = {}
 
     def read(self) -> None:
         """Adopt the results of an earlier process, for events without a result."""
-        for event in Event:
-            try:
-                with open(self._path(event), "rb") as file:
-                    self._events.setdefault(event, _decoder.decode(file.read()))
-            except (OSError, msgspec.DecodeError):
-                continue
+        for event, file in self._files.items():
+            if (found := file.read()) is not None:
+                self._events.setdefault(event, found)
 
     def add(self, result: EventResult, present: Collection[str]) -> None:
         """Take over a result.
@@ -48,19 +42,9 @@ class StatusBook:
         self._events[result.event] = EventStatus(result.event, result, ordered)
 
     def write(self, event: Event) -> None:
-        """Write the state of ``event``; a write error is ignored."""
-        status, path = self._events[event], self._path(event)
-        try:
-            os.makedirs(self._directory, mode=0o755, exist_ok=True)
-            with open(path + ".new", "wb") as file:
-                file.write(msgspec.json.encode(status))
-            os.replace(path + ".new", path)
-        except OSError:
-            pass
+        """Write the state of ``event``."""
+        self._files[event].write(self._events[event])
 
     def snapshot(self) -> dict[Event, EventStatus]:
         """The current state, by event."""
         return dict(self._events)
-
-    def _path(self, event: Event) -> str:
-        return os.path.join(self._directory, f"{event.value}.json")
