@@ -172,7 +172,7 @@ def released_stays_configured(patch: Patch) -> None:
 
 
 def take_goes_on_without_the_hold(patch: Patch) -> None:
-    """Between the begin of a take and its scripts nobody looks whether the hold has ended."""
+    """A take has begun; before its scripts it does not look again whether the hold has ended."""
     patch.setattr(Steps, "_lasts", lambda *_: True)
 
 
