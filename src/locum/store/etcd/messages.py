@@ -347,7 +347,5 @@ def classify(message: str) -> Failure:
         return NotCarriedOut(text)
     if "connection closed" in text or "transport" in text:
         # gRPC's words for the path between the gateway and its own member.
-        return Unknown(
-            f"its gateway does not reach its own member ({text}); is its certificate good for clientAuth?"
-        )
+        return Unknown(f"its gateway does not reach its own member ({text}); is its certificate good for clientAuth?")
     return Unknown(text)
