@@ -1,8 +1,8 @@
-"""What certificates say of themselves: until when they are valid, and whether they name a common name.
+"""Certificates: their validity, and whether their subject has a common name.
 
-Rules of this file: bytes in, values out; no files, no TLS. Only what Locum shows is read (X.509 in DER: RFC 5280 4.1,
-X.690); whether a certificate is trusted is OpenSSL's business. Python's ``ssl`` reads the dates only of certificates
-that may sign others (``SSLContext.get_ca_certs``), or of the other end of a connection.
+Rules of this file: bytes in, values out; no files, no TLS. It reads only the fields that Locum shows (X.509 in DER: RFC
+5280 4.1, X.690); OpenSSL decides whether a certificate is trusted. Python's ``ssl`` reads the dates only of
+certificates that may sign others (``SSLContext.get_ca_certs``), or of the other end of a connection.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INTEGER: Final = 0x02
 _VERSION: Final = 0xA0
 _UTC_TIME: Final = 0x17
 _GENERALIZED_TIME: Final = 0x18
-#: id-at-commonName, 2.5.4.3, as it stands in a name.
+#: id-at-commonName, 2.5.4.3, as encoded in a name.
 _COMMON_NAME: Final = bytes([0x06, 3, 0x55, 0x04, 0x03])
 
 
@@ -51,7 +51,7 @@ def read_pem(data: bytes) -> tuple[Certificate, ...]:
 
 
 def read_der(data: bytes) -> Certificate:
-    """The certificate in ``data``; what follows it is ignored. Raises NotACertificate."""
+    """The certificate in ``data``; anything after it is ignored. Raises NotACertificate."""
     certificate = _Reader(_Reader(data).take(_SEQUENCE))
     to_be_signed = _Reader(certificate.take(_SEQUENCE))
     if to_be_signed.tag() == _VERSION:

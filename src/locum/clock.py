@@ -1,7 +1,7 @@
 """The one clock of safety decisions.
 
-CLOCK_BOOTTIME counts suspended time, never jumps backwards and is not set by anybody, so that a machine
-that slept knows that its hold is over. See design, "Holding an address".
+Rules of this file: CLOCK_BOOTTIME counts suspended time, never jumps backwards and cannot be set, so a machine that
+slept knows that its hold has ended.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def ask(request: Mapping[str, object], *, path: str | None = None, timeout: floa
     """The daemon's result, as JSON values.
 
     ``path``: its control socket; LOCUM_SOCKET or the default when None. ``timeout`` in seconds for each step. Raises
-    Refused, and whatever :class:`Connection` raises.
+    Refused, and as :class:`Connection` does.
     """
     import json  # noqa: PLC0415  (commands that decode into types do not need it)
 

@@ -1,6 +1,6 @@
 """The daemon: puts store, rules, kernel, scripts and the control socket together, and runs them.
 
-The guard forks it (:func:`run_agent`). It is the one place that knows all parts.
+Rules of this file: the guard forks it (:func:`run_agent`). Only this file knows all parts; it decides nothing.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ if TYPE_CHECKING:
 
 _PACKAGE = str(Path(locum.__file__).parent) + os.sep
 
-#: How often the agent looks what its scripts handle and declare, and how long it waits for files then, in seconds.
+#: How often the agent checks what its scripts handle and declare, and the time limit for the files, in seconds.
 LOOK_PAUSE = 1.0
 LOOK_LIMIT = 5.0
-#: A complaint of the event loop is not repeated sooner, in seconds.
+#: Shortest time between two equal messages of the event loop, in seconds.
 COMPLAINT_PAUSE = 10.0
 
 
@@ -77,7 +77,7 @@ def _renewing(store: Store, settings: Settings) -> EtcdStore | None:
 
 
 def _warner(driver: Driver, log: Log) -> Callable[[tuple[str, ...]], None]:
-    """Takes all warnings about credentials: for the status of every node, and for the log what is new of them."""
+    """A receiver of all warnings about credentials: for the status of every node, and the new ones for the log."""
     known: tuple[str, ...] = ()
 
     def warn(texts: tuple[str, ...]) -> None:
@@ -97,7 +97,7 @@ def public_addresses(node: Node) -> set[str]:
 
 
 def plain_addresses(settings: Settings) -> tuple[str, ...]:
-    """The public addresses from which Multipath TCP is kept."""
+    """The public addresses on which Multipath TCP is disabled."""
     return () if settings.connections.mptcp else tuple(a.address for a in settings.addresses)
 
 
@@ -110,19 +110,19 @@ def own_claim(node: Node, address: str) -> int:
 
 
 def preload(settings: Settings) -> None:
-    """Import what the agent will need for ``settings``, so that every fork of the guard has it."""
+    """Import the agent's modules for ``settings``, so that every fork of the guard has them."""
     if settings.cluster.store.kind == "etcd":
         import locum.store.etcd  # noqa: F401, PLC0415  (aiohttp: slow to import, not needed for other stores)
 
 
 def found_here(page: HoldPage, notes: TakenNotes) -> Adoption | None:
-    """What the agent before this one left in this machine's kernel and files."""
+    """What the previous agent left in this machine's kernel and files."""
     with contextlib.closing(AddressTable()) as table:
         return life.adoption_of(page, notes, table)
 
 
 def leaving_of(settings: Settings, adoption: Adoption | None) -> list[str]:
-    """What the predecessor held and the configuration has no more: a reload came just before its end."""
+    """The predecessor's addresses that are no longer configured: a reload came just before its end."""
     configured = {a.address for a in settings.addresses}
     return [address for address in adoption.held if address not in configured] if adoption is not None else []
 
@@ -138,7 +138,7 @@ async def serve(settings: Settings) -> int:
     lateness = Lateness(lambda stop: log(_stood(stop), "warning"))
     lateness.start()
     use_bounded_executor()
-    # From here on the guard hears of this agent, however long the kernel takes for what follows.
+    # From here on the guard sees that this agent is alive, however long the kernel takes for the following calls.
     complaints = _Complaints(log)
     asyncio.get_running_loop().set_exception_handler(complaints)
     background = [tasks.start(_pulse(page, lateness), "telling the guard that the event loop turns")]
@@ -220,7 +220,7 @@ async def serve(settings: Settings) -> int:
             await calls.on_gate("changing what the gate judges", enforcement.gate.configure, addresses, interfaces)
 
     def present() -> set[str]:
-        """Addresses that are here, or that are just being taken."""
+        """Addresses that are here, or that are being taken."""
         return {*steps.configured, *node.status().unsure}
 
     reloader = Reloader(settings, driver, engine, judge, present, leaving, log, credentials)
@@ -231,7 +231,7 @@ async def serve(settings: Settings) -> int:
     reloader.on_reload = watch_wire
 
     def tell_guard() -> None:
-        # The guard remembers it, should this agent die before the node has left.
+        # The guard remembers it in case this agent dies before the node has left.
         os.kill(os.getppid(), signal.SIGUSR2)
 
     control = ControlServer(
@@ -298,7 +298,7 @@ async def serve(settings: Settings) -> int:
 
 
 async def _pulse(page: HoldPage, lateness: Lateness) -> None:
-    """Tell the guard that the event loop turns, and watch over that it does."""
+    """Show the guard that the event loop turns, and measure its lateness."""
     while True:
         lateness.turn()
         page.beat(boottime())
@@ -306,7 +306,7 @@ async def _pulse(page: HoldPage, lateness: Lateness) -> None:
 
 
 async def _look_at_scripts(driver: Driver, engine: EventEngine) -> None:
-    """Look whether the scripts, or their abilities, have changed."""
+    """Watch for changes of the scripts or of the events that they handle."""
     late: tuple[str, ...] = ()
     handled: tuple[str, ...] = ()
     problem = ""
@@ -321,12 +321,12 @@ async def _look_at_scripts(driver: Driver, engine: EventEngine) -> None:
             driver.feed(driver.node.warnings_changed, "scripts", (problem,) if problem else ())
         before, late = late, engine.late
         if not set(late) <= set(before):
-            # The monitor gives them their startup; until then they hear of nothing.
+            # A monitor runs their startup first; until then they receive no event.
             driver.feed(driver.node.trigger_monitor)
 
 
 async def _look_at_ports(declared: DeclaredPorts, calls: KernelCalls) -> None:
-    """Look whether scripts have declared other ports."""
+    """Watch for changes of the ports that scripts declare."""
     while True:
         with contextlib.suppress(NoAnswer):
             await calls.files.run("reading declared ports", LOOK_LIMIT, declared.read)
@@ -334,15 +334,16 @@ async def _look_at_ports(declared: DeclaredPorts, calls: KernelCalls) -> None:
 
 
 def _stood(stop: Stop) -> str:
-    return f"the event loop stood for {stop}; beats, and answers to commands, had to wait"
+    return f"the event loop was blocked for {stop}; beats, and answers to commands, had to wait"
 
 
 class _Complaints:
     """The event loop's exception handler.
 
-    It logs one line for what the machine lacks, such as descriptors for a new connection, and the place in the code for
-    a defect; the same again within some seconds is not said again. A background task that has failed, or a callback of
-    this package, leaves the agent half alive: ``on_defect`` ends it, and the guard starts another one, which adopts.
+    It logs one line for a lack of resources, such as descriptors for a new connection, and the place in the code for a
+    defect; an equal message within some seconds is not repeated. After the failure of a background task, or of a
+    callback of this package, the agent works only in part: ``on_defect`` ends it, and the guard starts another one,
+    which adopts.
     """
 
     def __init__(self, log: Callable[[str, str], None]) -> None:
@@ -371,12 +372,12 @@ class _Complaints:
 
 
 def _is_defect(error: object) -> TypeGuard[Exception]:
-    """Whether an exception shows a mistake in a program, and not what its surroundings lack."""
+    """Whether an exception shows a defect of the program, not a problem of its environment."""
     return isinstance(error, Exception) and not isinstance(error, OSError | LocumError)
 
 
 def _in_this_package(error: Exception) -> bool:
-    """Whether code of this package has raised ``error``, or let it pass."""
+    """Whether code of this package raised ``error`` or passed it on."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_code.co_filename.startswith(_PACKAGE) for frame, _ in frames)
 
@@ -387,11 +388,11 @@ async def _leave(stopping: asyncio.Event, driver: Driver) -> None:
 
 
 def run_agent(settings: Settings) -> int:
-    """What the agent process does: serve, and say in one line each why that is not possible."""
+    """The agent process: serve, or report in one line each why that is not possible."""
     try:
         return asyncio.run(serve(settings))
     except LocumError as error:
         for line in str(error).splitlines():
             print(f"locum: {line}", file=sys.stderr)
-        # A machine without a thread to spare may have one soon: the guard starts another agent.
+        # A lack of threads may be temporary: the guard starts another agent.
         return 1 if isinstance(error, NoAnswer) else EXIT_HOPELESS

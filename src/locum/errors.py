@@ -5,10 +5,10 @@
     LocumError
     ├── ConfigError            the configuration is wrong (carries every problem found)
     ├── ScriptDirectoryError   an event script directory is wrong (carries every problem found)
-    ├── UsageError             a command cannot be carried out as asked; says why
-    ├── PermissionRequired     the process lacks a privilege; says which
+    ├── UsageError             a command cannot be carried out as given; has the reason
+    ├── PermissionRequired     the process lacks a privilege; names it
     ├── StoreError
-    │   ├── StoreUnavailable   no answer: the operation was not carried out, or nobody knows
+    │   ├── StoreUnavailable   no answer: the operation had no effect, or its effect is unknown
     │   └── StoreCorrupt       a value in the store is not what the schema says
     ├── NetlinkError           the kernel refused a netlink request (carries errno)
     └── ProtocolError          a peer on a socket sent something that is not the protocol
@@ -28,7 +28,7 @@ class LocumError(Exception):
 
 
 class UsageError(LocumError):
-    """A command cannot be carried out as asked."""
+    """A command cannot be carried out as given."""
 
     exit_status = 2
 
@@ -49,15 +49,15 @@ class ProblemsError(LocumError):
 
 
 class ConfigError(ProblemsError):
-    """The configuration is wrong; ``problems`` lists everything that is."""
+    """The configuration is wrong; ``problems`` lists all of its problems."""
 
 
 class ScriptDirectoryError(ProblemsError):
-    """An event script directory is wrong; ``problems`` lists everything that is."""
+    """An event script directory is wrong; ``problems`` lists all of its problems."""
 
 
 class StoreError(LocumError):
-    """Base of what a store can raise."""
+    """Base of all errors of a store."""
 
 
 class StoreUnavailable(StoreError):

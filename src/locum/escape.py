@@ -1,17 +1,17 @@
-"""Text from outside, made harmless for a terminal and for a log of lines.
+"""Escapes text from outside for terminals and for logs of lines.
 
-Rules of this file: text in, text out. What is shown or logged by this process has been through here at its last step,
-so code that passes a text on need not think of it: names, keys of the store, output of scripts, messages of errors.
+Rules of this file: text in, text out. Everything that this process shows or logs passes through here as its last step,
+so code that forwards names, keys of the store, output of scripts or error messages need not consider it.
 
-What is not printable (Unicode's control and format characters, among them ESC, BEL, CR, NUL, C1, the overrides of the
-direction of writing, the separators of lines and paragraphs, surrogates and what is not assigned) becomes ``\\x1b``,
-``\\u202e``, ``\\U000e0001``. A text with several lines stays readable and forges none: only a line feed ends a line,
-and the lines after the first one are indented.
+Non-printable characters (Unicode's control and format characters, among them ESC, BEL, CR, NUL, C1, the overrides of
+the writing direction, the separators of lines and paragraphs, surrogates and unassigned ones) become ``\\x1b``,
+``\\u202e``, ``\\U000e0001``. A text with several lines stays readable and cannot forge a log line: only a line feed
+ends a line, and the lines after the first one are indented.
 """
 
 from __future__ import annotations
 
-#: What the lines after the first one of a text begin with. No line that the daemon begins looks so.
+#: The indentation of a text's lines after the first one. No log line of the daemon begins with it.
 INDENT = "    "
 
 
@@ -37,7 +37,7 @@ def paragraph(text: str) -> str:
 
 
 def in_json(text: str) -> str:
-    """JSON text as a terminal may have it: RFC 8259 escapes neither C1 nor the direction of writing."""
+    """JSON text that is safe for a terminal: RFC 8259 escapes neither C1 nor overrides of the writing direction."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else _units(char) for char in text)

@@ -1,18 +1,18 @@
 """Files in directories that another user may own: nothing outside them is opened, changed or given away.
 
-Rules of this file: the standard library alone and little of it, because rpc.statd waits for a program that uses it.
+Rules of this file: a few modules of the standard library only, because rpc.statd waits for a program that uses it.
 
-A process of root that works by name in a directory of another user does what that user wants: he puts a symbolic link,
-a hard link, a FIFO or a device where root expects its file, also between a check and the use. So here
+A root process that works by name in another user's directory can be abused by that user: a symbolic link, a hard link,
+a FIFO or a device in place of root's expected file, also placed between a check and the use. Therefore:
 
 - a directory is opened once, step by step from the root, and used by its descriptor. A symbolic link on the way is
-  followed only out of directories in which nobody but root (or the caller) can put one;
-- an existing file is looked at by an ``O_PATH`` descriptor first, which opens nothing, and opened through it: it must
-  be a plain file with one name, that belongs to the owner of the directory;
-- a new file gets a random name that must not exist (``O_EXCL``), and its place by a rename;
-- what is read has a limit, and so has the time for which a lock is waited for.
+  followed only out of directories in which only root (or the caller) can create one;
+- an existing file is first examined by an ``O_PATH`` descriptor, which does not open it, and then opened through that
+  descriptor: it must be a plain file with one name, and belong to the owner of the directory;
+- a new file gets a random name that must not exist (``O_EXCL``), and its final name by a rename;
+- reads have a size limit, and waits for locks have a time limit.
 
-An owner can still do to the files of his directory whatever he likes, so what they say is as good as his word.
+The owner can still change the files of the directory at will, so their contents are only as trustworthy as the owner.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from itertools import islice
 from types import TracebackType
 from typing import NamedTuple, Self
 
-#: Symbolic links that a path may have (path_resolution(7)).
+#: Maximum of symbolic links in a path (path_resolution(7)).
 _MOST_LINKS = 40
-#: Names that :meth:`Folder.names` looks at.
+#: Maximum of names that :meth:`Folder.names` examines.
 _MOST_NAMES = 200_000
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Folder:
-    """An open directory, and what is done to the files in it. ``uid`` and ``gid`` are its owner's.
+    """An open directory, and operations on its files. ``uid`` and ``gid`` are its owner's.
 
-    Every method raises OSError; ``strerror`` says what is wrong with the file. Close it, or use it with ``with``.
+    Every method raises OSError; ``strerror`` states the file's problem. Close it, or use it with ``with``.
     """
 
     def __init__(self, path: str, *, create: int | None = None) -> None:
-        """``create``: the mode with which missing directories are made, as far as nobody else can write their parents.
+        """``create``: the mode of missing directories; they are created only where no other user can write the parent.
 
-        Raises OSError: it is not there, others than its owner can write it, or a directory of another owner than its
-        own is on the way to it.
+        Raises OSError: the directory does not exist, users other than its owner can write it, or a directory of a third
+        user is on the way to it.
         """
         self.path = path
         found = _walk(path, create)
@@ -70,7 +70,7 @@ class Folder:
         self.close()
 
     def size(self, name: str) -> int:
-        """Bytes of a file; 0 when there is none."""
+        """The size of a file in bytes; 0 if it does not exist."""
         try:
             handle = self._look(name)
         except FileNotFoundError:
@@ -88,8 +88,8 @@ class Folder:
             return file.read(limit)
 
     def append(self, name: str, data: bytes, limit: int) -> None:
-        """Add ``data`` to the end of a file, which is made if need be, and have it on disk. It must not have more than
-        ``limit`` bytes before."""
+        """Append ``data`` to a file, which is created if missing, and sync it to the disk. The file must not have more
+        than ``limit`` bytes before."""
         try:
             handle = self._open(name, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError:
@@ -103,13 +103,13 @@ class Folder:
             os.fsync(handle)
 
     def replace(self, name: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
-        """Have ``data`` in the file ``name``, whatever was there, in one step; it belongs to the directory's owner."""
+        """Replace the file ``name`` by ``data`` in one step; the new file belongs to the directory's owner."""
         temporary = f".{os.urandom(12).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(temporary, flags, 0o600, dir_fd=self._handle)
         try:
             with open(handle, "wb") as file:
-                # The descriptor is of a file that was made just now: no other can be given away by it.
+                # The descriptor is of a file that was just created, so no other file can be given away by it.
                 with contextlib.suppress(PermissionError):
                     os.fchown(handle, self.uid, self.gid)
                 os.fchmod(handle, mode)
@@ -126,12 +126,12 @@ class Folder:
             raise
 
     def link(self, target: str, name: str) -> None:
-        """Make ``name`` a symbolic link to ``target``; no error when there is something of that name."""
+        """Make ``name`` a symbolic link to ``target``; no error when the name exists."""
         with contextlib.suppress(FileExistsError):
             os.symlink(target, name, dir_fd=self._handle)
 
     def remove(self, name: str) -> None:
-        """Remove the name of a file; no error when there is none."""
+        """Remove the name of a file; no error when it does not exist."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._handle)
 
@@ -142,7 +142,7 @@ class Folder:
 
     @contextlib.contextmanager
     def locked(self, patience: float) -> Iterator[None]:
-        """Hold the lock of the directory itself (flock(2)), which is waited for ``patience`` seconds."""
+        """Hold the lock of the directory itself (flock(2)); wait for it up to ``patience`` seconds."""
         limit = time.monotonic() + patience
         while True:
             try:
@@ -162,7 +162,7 @@ class Folder:
         return os.path.join(self.path, name)
 
     def _look(self, name: str) -> int:
-        """A descriptor of the checked file that can be opened through /proc, and nothing else."""
+        """A descriptor of the checked file that can only be opened through /proc."""
         handle = os.open(name, _LOOK, dir_fd=self._handle)
         problem = _flaw(os.fstat(handle), self.uid)
         if problem:
@@ -173,14 +173,14 @@ class Folder:
     def _open(self, name: str, flags: int) -> int:
         handle = self._look(name)
         try:
-            # The descriptor's file, whatever has its name by now (proc(5)).
+            # The descriptor's file, whichever file has its name by now (proc(5)).
             return os.open(f"/proc/self/fd/{handle}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         finally:
             os.close(handle)
 
 
 def private_folder(path: str) -> None:
-    """Make ``path`` if it is missing, a directory that only this user can use. Raises OSError when it is another's."""
+    """Make ``path`` a directory that only this user can use, if it is missing. Raises OSError when it is another's."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
     found = _walk(path, None)
@@ -197,12 +197,12 @@ def private_folder(path: str) -> None:
 
 
 def in_strange_hands(path: str) -> str:
-    """Why a user other than root and the caller can change what is at ``path`` (which need not exist yet): a clause
-    that begins with the directory in question. Empty when none can."""
+    """Why a user other than root and the caller can change the file at ``path`` (which need not exist yet): a clause
+    that begins with the directory in question. Empty when no such user can."""
     try:
         found = _walk(path, None)
     except FileNotFoundError as error:
-        # What is missing can be made only by those who can write the directory above.
+        # A missing directory can be created only by users who can write its parent.
         return in_strange_hands(os.path.dirname(str(error.filename))) if error.filename != "/" else ""
     except OSError as error:
         return f"{error.filename}: {error.strerror}" if error.errno == errno.EPERM else ""
@@ -211,8 +211,8 @@ def in_strange_hands(path: str) -> str:
 
 
 class _Found(NamedTuple):
-    """``handle`` is the directory's, ``O_PATH``. ``foreign`` says which directory is another user's, if one is;
-    ``problem``, why more than one stranger has a say."""
+    """``handle`` is the directory's, ``O_PATH``. ``foreign``: the directory of another user, or "". ``problem``: why
+    more than one foreign user has control, or ""."""
 
     handle: int
     problem: str
@@ -224,7 +224,7 @@ def _walk(path: str, create: int | None) -> _Found:
     start = path if path.startswith("/") else os.path.join(os.getcwd(), path)
     steps = [part for part in reversed(start.split("/")) if part not in ("", ".")]
     here = os.open("/", _LOOK | os.O_DIRECTORY)
-    # In a user namespace the owner of everything that is not the user's shows as nobody; he who owns the root is root.
+    # In a user namespace, an owner outside of it appears as user "nobody"; the owner of the root counts as root.
     trusted = {0, os.geteuid(), os.fstat(here).st_uid}
     walked, links = "/", 0
     foreign = problem = ""
@@ -279,12 +279,12 @@ def _walk(path: str, create: int | None) -> _Found:
 
 
 def _shared(status: os.stat_result) -> bool:
-    """Whether others than the owner and root can write a directory."""
+    """Whether users other than the owner and root can write a directory."""
     return bool(status.st_mode & 0o002) or bool(status.st_mode & 0o020 and status.st_gid != 0)
 
 
 def _flaw(status: os.stat_result, owner: int) -> str:
-    """Why a file of a directory with this owner must not be opened; empty when it may."""
+    """Why a file in a directory of this owner must not be opened; empty when it may."""
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
         return f"is {kinds.get(stat.S_IFMT(status.st_mode), 'a special file')}, not a plain file; remove it"

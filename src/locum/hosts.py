@@ -1,29 +1,29 @@
-"""Addresses and names of hosts in one form each; what comes from outside is brought into it where it comes in.
+"""The canonical forms of hosts' addresses and names; input is converted where it enters.
 
 Rules of this file: text in, text out; no look-ups. Everything that Locum compares, keeps in the store, or uses as part
-of a key, a file's name or a command has been through here: from configuration, command line, other nodes, clients and
+of a key, a file's name or a command passes through here: from configuration, command line, other nodes, clients and
 the kernel alike.
 
-An address is what inet_pton(3) reads: four decimal numbers without leading zeros (RFC 6943, section 3.1.1), or an IPv6
-address (RFC 4291, section 2.2) without a zone. What only inet_aton(3) takes for an address (``4711``, ``10.1``,
-``0x7f.1``, ``010.0.0.1``) is none: programs disagree about it. The form is that of inet_ntop(3), so what the kernel
-tells has it already, and an IPv4 address that is mapped into IPv6 is the IPv4 address.
+An address is text that inet_pton(3) accepts: four decimal numbers without leading zeros (RFC 6943, section 3.1.1), or
+an IPv6 address (RFC 4291, section 2.2) without a zone. Forms that only inet_aton(3) accepts (``4711``, ``10.1``,
+``0x7f.1``, ``010.0.0.1``) are rejected, because programs disagree about them. The canonical form is that of
+inet_ntop(3), which the kernel uses; an IPv4 address that is mapped into IPv6 becomes the IPv4 address.
 """
 
 from __future__ import annotations
 
-# The module socket imports much that a command which only reads the configuration need not wait for.
+# The module socket imports much that a command for the configuration alone does not need.
 import _socket as socket
 
 _MAPPED = bytes(10) + b"\xff\xff"
 #: RFC 1035, section 2.3.4, without the root's label.
 _LONGEST_NAME, _LONGEST_LABEL = 253, 63
-#: Underscores are not of RFC 1123, and many a host has one all the same.
+#: RFC 1123 does not allow underscores, but many host names have them.
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
 def address(text: str) -> str:
-    """The one form of an IPv4 or IPv6 address. Raises ValueError."""
+    """The canonical form of an IPv4 or IPv6 address. Raises ValueError."""
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
         return of_bytes(socket.inet_pton(family, text))
@@ -48,7 +48,7 @@ def is_address(text: str) -> bool:
 
 
 def name(text: str) -> str:
-    """The one form of a host's name: small letters, no dot at the end, and other scripts' letters as IDNA has them
+    """The canonical form of a host's name: lower case, no final dot, and other scripts' letters in IDNA form
     (RFC 3490). Raises ValueError."""
     plain = text.lower()
     if not text.isascii() and len(text) <= _LONGEST_NAME:
@@ -66,12 +66,12 @@ def name(text: str) -> str:
 
 
 def host(text: str) -> str:
-    """The one form of an address or a name. Raises ValueError."""
+    """The canonical form of an address or a name. Raises ValueError."""
     return address(text) if ":" in text or is_address(text) else name(text)
 
 
 def is_number(text: str) -> bool:
-    """Whether resolvers take a name for an address that it is not (inet_aton(3)): ``4711``, ``10.1``, ``0x7f.1``."""
+    """Whether resolvers would misread a name as an address (inet_aton(3)): ``4711``, ``10.1``, ``0x7f.1``."""
     try:
         socket.inet_aton(text)
     except (OSError, ValueError):

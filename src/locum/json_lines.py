@@ -34,7 +34,7 @@ def encode(message: object) -> bytes:
 
 
 def decode(frame: bytes | bytearray | memoryview, decoder: msgspec.json.Decoder[T]) -> T:
-    """The message in ``frame``. Raises ProtocolError, saying what is wrong with it."""
+    """The message in ``frame``. Raises ProtocolError with the problem."""
     try:
         return decoder.decode(frame)
     except UNDECODABLE as error:
@@ -42,7 +42,7 @@ def decode(frame: bytes | bytearray | memoryview, decoder: msgspec.json.Decoder[
 
 
 class FrameSplitter:
-    """Bytes in, frames out; keeps what is left of an unfinished frame."""
+    """Bytes in, frames out; keeps the beginning of an unfinished frame."""
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:
         self._limit = limit

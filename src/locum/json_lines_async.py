@@ -1,8 +1,7 @@
 """The asyncio side of :mod:`locum.json_lines`: frames on connections, and servers that check who connects.
 
-Rules of this file: it knows frames and flow control, no message. A connection never holds more than a bounded
-number of unsent bytes: whoever sends looks at ``congested``, and a peer that does not read what it asked for
-is not listened to until it does.
+Rules of this file: it knows frames and flow control, no message. The unsent bytes of a connection are bounded: a sender
+checks ``congested``, and a server stops reading from a peer that does not read its answers.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from typing import Final, cast
 from locum import json_lines, unix_sockets
 from locum.errors import PermissionRequired, ProtocolError, UsageError
 
-#: Unsent bytes above which a connection counts as congested, and below which it is free again.
+#: Unsent bytes above which a connection counts as congested, and below which it is no longer.
 HIGH_WATER: Final = 1024 * 1024
 LOW_WATER: Final = 256 * 1024
 
-#: More connections than this to one server are refused.
+#: Maximum of connections to one server; more are refused.
 MAX_CONNECTIONS: Final = 512
 
 
 class FrameConnection(asyncio.Protocol):
-    """One connection. Subclasses say what a frame means by overriding the ``on_`` methods."""
+    """One connection. Subclasses handle frames by overriding the ``on_`` methods."""
 
     def __init__(self) -> None:
         self.peer: unix_sockets.Peer | None = None
@@ -36,13 +35,13 @@ class FrameConnection(asyncio.Protocol):
         self._splitter = json_lines.FrameSplitter()
         self._frames: deque[bytes] = deque()
 
-    # What subclasses override.
+    # For subclasses to override.
 
     def on_open(self) -> None:
-        """The connection stands and the peer may use it."""
+        """The connection is open and the peer may use it."""
 
     def on_frame(self, frame: bytes) -> None:
-        """One frame has arrived. A ProtocolError raised here ends the connection (:meth:`on_garbage` is told)."""
+        """One frame has arrived. A ProtocolError raised here ends the connection (through :meth:`on_garbage`)."""
 
     def on_writable(self) -> None:
         """The connection was congested and is no longer."""
@@ -51,16 +50,16 @@ class FrameConnection(asyncio.Protocol):
         """The peer does not speak the protocol; a last message may be sent. The connection is closed after it."""
 
     def on_close(self, error: Exception | None) -> None:
-        """The connection that was open is gone; ``error`` says why when something broke it."""
+        """The open connection has ended; ``error`` is its reason when something broke it."""
 
-    # What they call.
+    # For subclasses to call.
 
     def send(self, message: object) -> None:
-        """Queue one message; nothing happens on a connection that is gone."""
+        """Queue one message; no effect on a closed connection."""
         self.send_frame(json_lines.encode(message))
 
     def send_frame(self, frame: bytes) -> None:
-        """Queue one encoded frame; nothing happens on a connection that is gone."""
+        """Queue one encoded frame; no effect on a closed connection."""
         if self._transport is not None and self.open:
             self._transport.write(frame)
 
@@ -103,8 +102,8 @@ class FrameConnection(asyncio.Protocol):
             self._garbage(error)
 
     def _handle_frames(self) -> None:
-        # A client that asks and does not read the answers gets no further ones. The other way round there is no
-        # waiting: two sides that each wait for the other to read would wait forever.
+        # A server reads no further requests from a client that does not read its answers. A client always reads: two
+        # sides that each wait for the other to read would wait forever.
         while self._frames and self.open and not (self.congested and self._server is not None):
             self.on_frame(self._frames.popleft())
 
@@ -169,7 +168,7 @@ class FrameServer:
         return connection
 
     def admit(self, connection: FrameConnection, peer: unix_sockets.Peer) -> str | None:
-        """None when ``peer`` may use ``connection``, else the reason why not."""
+        """Why ``peer`` may not use ``connection``; None when it may."""
         if not peer.may_use(self._group):
             self.refused += 1
             return f"permission denied: {self.path} is for root or its owner"
@@ -192,9 +191,9 @@ class FrameServer:
 
 
 async def serve_unix(path: str, factory: Callable[[], FrameConnection], *, group: int | None = None) -> FrameServer:
-    """Serve at ``path``; ``factory`` makes the object of each connection from a peer that may connect.
+    """Serve at ``path``; ``factory`` makes the object of each admitted connection.
 
-    Root, this process's own user and members of ``group`` (a gid) may. Raises as
+    Root, this process's own user and members of ``group`` (a gid) may connect. Raises as
     :func:`locum.unix_sockets.listen` does.
     """
     server = FrameServer(unix_sockets.listen(path, group=group), factory, group)

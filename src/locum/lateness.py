@@ -1,9 +1,8 @@
-"""Does a loop turn: how late its turns come, and what it stood in meanwhile.
+"""The lateness of an event loop: how late its turns come, and where it was blocked.
 
-Rules of this file: it watches one loop, that of the thread that makes the object, and tells; it does nothing about
-what it sees. The loop calls :meth:`Lateness.turn` at least every ``pace`` seconds. A thread looks as often whether it
-has, and only when a turn is overdue it looks more often, at the stack of the loop's thread: what is there while the
-loop stands is what the loop stands in.
+Rules of this file: it watches one loop, that of the thread that creates the object, and only reports. The loop calls
+:meth:`Lateness.turn` at least every ``pace`` seconds. A thread checks the turns at the same pace; when a turn is
+overdue, it samples the stack of the loop's thread more often, to find where the loop is blocked.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NamedTuple
 
-#: Seconds: how often a loop turns at least, how late counts as a stop, and between two looks at the stack meanwhile.
+#: Seconds: the longest time between two turns, the lateness that counts as a stop, and the time between two samples.
 PACE = 0.25
 LATE = 0.1
 SAMPLE = 0.02
-#: Stops of so many seconds are told in the log.
+#: Stops of at least this number of seconds are logged.
 WORTH_A_LINE = 0.25
-#: Seconds that stops are remembered.
+#: How long stops are remembered, in seconds.
 MEMORY = 3600.0
 _MOST_REMEMBERED = 1000
 
@@ -31,8 +30,8 @@ _ROOT = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class Stop(NamedTuple):
-    """The loop stood for ``seconds`` in ``where`` ("" when that could not be seen), ``at`` unix time in seconds.
-    ``everything``: not the loop alone, the whole process did."""
+    """The loop was blocked for ``seconds`` in ``where`` ("" when unknown), ``at`` unix time in seconds.
+    ``everything``: the whole process stopped, not the loop alone."""
 
     seconds: float
     where: str
@@ -41,13 +40,13 @@ class Stop(NamedTuple):
 
     def __str__(self) -> str:
         if self.everything:
-            return f"{self.seconds:.1f} s (the whole process: it was stopped, or the machine had no time for it)"
-        return f"{self.seconds:.1f} s in {self.where or 'a place that was not seen'}"
+            return f"{self.seconds:.1f} s (the whole process: it was stopped, or the machine had no CPU time for it)"
+        return f"{self.seconds:.1f} s in {self.where or 'an unknown place'}"
 
 
 class Lateness:
-    """Watches the loop of the thread that makes it. ``tell`` is called, by that thread, with each stop of WORTH_A_LINE
-    and more."""
+    """Watches the loop of the thread that creates it. ``tell`` is called by that thread with each stop of WORTH_A_LINE
+    or more."""
 
     def __init__(self, tell: Callable[[Stop], None], pace: float = PACE) -> None:
         self._tell = tell
@@ -55,9 +54,9 @@ class Lateness:
         self._own = threading.get_ident()
         self._turned = time.monotonic()
         self._turns = 0
-        #: Samples of the present stop: where → how often.
+        #: Samples of the present stop: place → count.
         self._seen: dict[str, int] = {}
-        #: What the watching thread itself was late by, since the last turn.
+        #: The lateness of the watching thread itself since the last turn.
         self._own_lateness = 0.0
         self._looked = time.monotonic()
         self._stops: deque[Stop] = deque(maxlen=_MOST_REMEMBERED)
@@ -74,13 +73,13 @@ class Lateness:
         self._end.set()
 
     def turn(self) -> None:
-        """The loop is here."""
+        """The loop has turned."""
         now = time.monotonic()
         late = now - self._turned - self._pace
         self._turned = now
         self._turns += 1
         seen, self._seen = self._seen, {}
-        # The watching thread may be about to find out that it was late.
+        # The watching thread may not have noticed its own lateness yet.
         stalled = self._own_lateness + max(now - self._looked - self._pace - LATE, 0.0)
         self._own_lateness = 0.0
         if late < LATE:
@@ -92,7 +91,7 @@ class Lateness:
             self._tell(stop)
 
     def longest(self) -> Stop | None:
-        """The longest stop of the last hour; None when there was none."""
+        """The longest stop of the last hour; None without one."""
         oldest = time.time() - MEMORY
         return max((stop for stop in self._stops if stop.at >= oldest), key=lambda stop: stop.seconds, default=None)
 
@@ -117,7 +116,7 @@ class Lateness:
 
 
 def place_of(frame: FrameType) -> str:
-    """Where a thread stands: the innermost line of ours, and what it has called, if that is Python too:
+    """The place of a thread: the innermost line of this package, and its callee if that is Python as well:
     ``events/directory.py:96 (scan)``, ``machine/netlink/core.py:340 (_send)``."""
     own: FrameType | None = frame
     inner = frame

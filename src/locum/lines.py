@@ -1,12 +1,12 @@
-"""Lines for a descriptor that may stop accepting them: standard error as a full pipe, journald's socket, a file on a
-file system that hangs.
+"""Writes lines to a descriptor that may stop accepting them: standard error as a full pipe, journald's socket, a file
+on a file system that hangs.
 
-Rules of this file: whoever puts a line never waits. A thread writes them; what does not fit into a bounded queue is
-dropped and counted, and the count is a line of its own as soon as the descriptor accepts lines again. Knows nothing of
-levels and times.
+Rules of this file: the caller never waits. A thread writes the lines; lines that do not fit into a bounded queue are
+dropped and counted, and the count is written as soon as the descriptor accepts lines again. It knows neither levels nor
+times.
 
-Why a thread: O_NONBLOCK belongs to the open file, which is shared with every process that inherited it, and means
-nothing for a file on a disk.
+Why a thread: O_NONBLOCK belongs to the open file, which is shared with every process that inherited it, and has no
+effect for a file on a disk.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from collections.abc import Callable
 
 from locum import escape
 
-#: Bytes that wait at most. At a few hundred bytes a line this is the story of some minutes of trouble.
+#: Maximum of waiting bytes. At a few hundred bytes a line this covers some minutes of trouble.
 ROOM = 256 * 1024
-#: Bytes of the latest lines that stay in memory, for a report of what happened.
+#: Bytes of the latest lines that stay in memory, for reports.
 MEMORY = 256 * 1024
-#: Seconds that the end of a process waits for its last lines to be accepted.
+#: How long an ending process waits for its last lines to be accepted, in seconds.
 FAREWELL = 1.0
 
 
@@ -37,8 +37,8 @@ def _notice(dropped: int, why: str) -> str:
 class LineWriter:
     """Writes lines to ``descriptor``, in their order, from a thread that starts with the first one.
 
-    ``room``: bytes that may wait. ``notice`` makes the line that tells how many were dropped, and why (an error of the
-    system, or ""). Usable from any thread; a child that is forked begins with an empty queue and a thread of its own.
+    ``room``: bytes that may wait. ``notice`` makes the line that reports the number of dropped lines, and why (an error
+    of the system, or ""). Usable from any thread; a forked child begins with an empty queue and its own thread.
     """
 
     def __init__(self, descriptor: int, room: int = ROOM) -> None:
@@ -62,8 +62,8 @@ class LineWriter:
         self._thread: threading.Thread | None = None
 
     def put(self, line: str) -> None:
-        """Write ``line`` (without its end) some time soon, or drop it; what could command a terminal is escaped. Never
-        waits, never raises."""
+        """Write ``line`` (without its end) soon, or drop it; characters that could command a terminal are escaped.
+        Never waits, never raises."""
         data = "\n".join(escape.lines(line)).encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
             self._remember(data)
@@ -81,7 +81,7 @@ class LineWriter:
             self._changed.notify_all()
 
     def latest(self) -> list[str]:
-        """The latest lines, oldest first, at most MEMORY bytes of them; also those that were dropped."""
+        """The latest lines, oldest first, at most MEMORY bytes of them; includes dropped ones."""
         with self._changed:
             return [data.decode("utf-8", "replace").rstrip("\n") for data in self._latest]
 
@@ -92,7 +92,7 @@ class LineWriter:
             self._remembered -= len(self._latest.popleft())
 
     def drain(self, seconds: float = FAREWELL) -> bool:
-        """Wait until everything was written, ``seconds`` at most; False when it was not."""
+        """Wait until everything was written, at most ``seconds``; returns False after the time limit."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, seconds)
 
@@ -118,20 +118,20 @@ class LineWriter:
                 with self._changed:
                     self._untold -= told if failed is None else 0
             with self._changed:
-                # Counted until it was written, so that drain() waits for it.
+                # Counted until it is written, so that drain() waits for it.
                 self._waiting -= len(data)
                 self._changed.notify_all()
 
 
 def _begin_anew(reference: weakref.ref[LineWriter]) -> None:
-    """In a child: the thread stayed in the parent, and so did the lines; a lock may have been held at the fork."""
+    """In a forked child: thread and lines stayed in the parent; the lock may have been held at the fork."""
     writer = reference()
     if writer is not None:
         writer._begin()
 
 
 def _write(descriptor: int, data: bytes) -> str | None:
-    """Write all of ``data``, however long that takes; returns the system's reason when it cannot be."""
+    """Write all of ``data``, however long that takes; returns the system's error, or None."""
     left = memoryview(data)
     while left:
         try:
@@ -147,7 +147,7 @@ def _write(descriptor: int, data: bytes) -> str | None:
 
 
 class LineStream(io.TextIOBase):
-    """A text stream in front of a writer: for ``sys.stderr``, so that no print and no traceback ever waits."""
+    """A text stream in front of a writer, for ``sys.stderr``: a print or a traceback never waits."""
 
     def __init__(self, writer: LineWriter, descriptor: int) -> None:
         self._writer = writer
@@ -155,7 +155,7 @@ class LineStream(io.TextIOBase):
         self._rest = ""
 
     def writable(self) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
     def fileno(self) -> int:
@@ -163,8 +163,8 @@ class LineStream(io.TextIOBase):
         return self._descriptor
 
     def write(self, text: str) -> int:
-        """Put every whole line. Lines after the first of one piece are indented: a message of an error in a traceback
-        can have several, and must not look like a line of the log."""
+        """Put every whole line. Lines after the first of one piece are indented: an error message in a traceback can
+        have several, which must not look like lines of the log."""
         *lines, self._rest = (self._rest + text.removesuffix("\n").replace("\n", "\n" + escape.INDENT)).split("\n")
         if text.endswith("\n"):
             lines, self._rest = [*lines, self._rest], ""
@@ -173,7 +173,7 @@ class LineStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits here but the beginning of a line."""
+        """Do nothing: only an incomplete line waits here."""
 
 
 #: The one for standard error of this process.
@@ -181,6 +181,6 @@ standard_error = LineWriter(2)
 
 
 def take_standard_error() -> None:
-    """From now on ``sys.stderr`` never makes this process wait."""
+    """From now on writing to ``sys.stderr`` never makes this process wait."""
     if not isinstance(sys.stderr, LineStream):
         sys.stderr = LineStream(standard_error, 2)

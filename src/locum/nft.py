@@ -24,7 +24,7 @@ def find() -> str | None:
 def load(
     text: str, limit: float, *, program: str | None = None, started: Callable[[int], None] = lambda _: None
 ) -> str:
-    """Load ``text`` in one transaction; return what nft complained about, "" when the rules are in force.
+    """Load ``text`` in one transaction; return nft's complaint, "" when the rules are in force.
 
     ``limit``: seconds after which nft is killed. ``program``: another nft than the installed one. ``started`` is called
     with its pid. Raises CannotRun.

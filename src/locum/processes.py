@@ -67,7 +67,7 @@ def is_alive(pid: int, start: int) -> bool:
 
 
 def boot_id() -> str:
-    """Names this boot of the kernel; process numbers and start times mean something within one boot only."""
+    """The name of this boot of the kernel; process numbers and start times are meaningful within one boot only."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
@@ -96,7 +96,7 @@ def kill(pid: int, start: int, number: int = signal.SIGKILL) -> None:
 def kill_session(session: int, limit: float = KILL_LIMIT) -> list[Process]:
     """Kill every process of ``session`` and wait, at most ``limit`` seconds, until all have ended.
 
-    SIGKILL at once: it reaches what is stopped and what ignores SIGTERM. Returns those that are still there: they
+    SIGKILL at once: it reaches stopped processes and those that ignore SIGTERM. Returns the processes that remain: they
     are in uninterruptible sleep and end when the kernel lets them.
     """
     deadline = time.monotonic() + limit

@@ -1,6 +1,6 @@
 """ONC RPC as a client, from scripts: calls over UDP and TCP, IPv4 and IPv6, and the port mapper.
 
-Rules of this file: small blocking functions with a limit for everything together; no threads, nothing asynchronous.
+Rules of this file: small blocking functions with one limit for the whole call; no threads, nothing asynchronous.
 It knows calls and ports, no service. Protocol: RFC 5531 (messages, record marking), RFC 1833 (port mapper version 2
 for IPv4, rpcbind version 4 for IPv6).
 """
@@ -31,31 +31,31 @@ _LONGEST_ANSWER = 1 << 22
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # <linux/in.h>
 
-#: An unanswered datagram is sent again after so many seconds, then after twice as many.
+#: An unanswered datagram is sent again after this number of seconds, then after twice that time.
 _FIRST_REPEAT = 0.5
 
 
 class RpcError(LocumError):
-    """The call failed; the message says how."""
+    """The call failed; the message has the reason."""
 
 
 class RpcTimeout(RpcError):
-    """No answer in time."""
+    """No answer within the limit."""
 
 
 class NotRegistered(RpcError):
-    """The port mapper answers, and does not know the program."""
+    """The port mapper answers, but the program is not registered."""
 
 
 def new_transaction() -> int:
-    """A number that tells a call from others."""
+    """A random number that identifies a call."""
     return int.from_bytes(os.urandom(4), "big")
 
 
 def encode_call(
     transaction: int, program: int, version: int, procedure: int, arguments: bytes = b"", *, system: bool = False
 ) -> bytes:
-    """The message of a call. ``system``: with credentials of AUTH_SYS (root), which NFS servers want; else none."""
+    """The message of a call. ``system``: with credentials of AUTH_SYS (root), which NFS servers require; else none."""
     message = Packer().uint(transaction, CALL, RPC_VERSION, program, version, procedure)
     if system:
         # Stamp, machine name, uid, gid, no further groups (RFC 5531, appendix A).
@@ -67,7 +67,7 @@ def encode_call(
 
 
 def decode_reply(answer: bytes, transaction: int) -> bytes:
-    """The results in an answer. Raises RpcError when the call was not carried out, Malformed when it is no answer."""
+    """The results in an answer. Raises RpcError when the call was not carried out, Malformed for an invalid answer."""
     reply = Unpacker(answer)
     if reply.uint() != transaction or reply.uint() != REPLY:
         raise Malformed("not the answer to this call")
@@ -82,7 +82,7 @@ def decode_reply(answer: bytes, transaction: int) -> bytes:
 
 
 def encode_reply(transaction: int, results: bytes = b"", accepted: int = 0) -> bytes:
-    """The answer of a server: ``accepted`` 0 for a call that was carried out, else the reason (RFC 5531, section 9)."""
+    """A server's answer: ``accepted`` 0 for a call that was carried out, else the reason (RFC 5531, section 9)."""
     return Packer().uint(transaction, REPLY, 0, AUTH_NONE, 0, accepted).data + results
 
 
@@ -101,8 +101,7 @@ def call(
 ) -> bytes:
     """Call a procedure and return its encoded results.
 
-    ``source``: the address of ours that it comes from. ``timeout`` in seconds, for everything together. Raises
-    RpcTimeout and RpcError.
+    ``source``: the local source address. ``timeout`` in seconds, for the whole call. Raises RpcTimeout and RpcError.
     """
     deadline = time.monotonic() + timeout
     transaction = new_transaction()
@@ -122,7 +121,7 @@ def call(
 
 
 def encode_getport(program: int, version: int, *, tcp: bool, v6: bool) -> tuple[int, bytes]:
-    """What to ask the port mapper: its version, and the arguments of its procedure 3 (GETPORT, GETADDR)."""
+    """The request to the port mapper: its version, and the arguments of its procedure 3 (GETPORT, GETADDR)."""
     if not v6:
         return 2, Packer().uint(program, version, socket.IPPROTO_TCP if tcp else socket.IPPROTO_UDP, 0).data
     netid = "tcp6" if tcp else "udp6"
@@ -183,7 +182,7 @@ def port_of(
 def null_call(
     program: int, version: int, host: str = "127.0.0.1", *, tcp: bool = True, timeout: float = 5.0, port: int = 0
 ) -> None:
-    """Call procedure 0, which does nothing, of a program; ask the port mapper first unless ``port`` is given.
+    """Call procedure 0 of a program, which does nothing; ask the port mapper first unless ``port`` is given.
 
     Raises NotRegistered, RpcTimeout, RpcError.
     """
@@ -195,7 +194,7 @@ def null_call(
 def is_registered(
     program: int, version: int, host: str = "127.0.0.1", *, tcp: bool = True, timeout: float = 2.0
 ) -> bool:
-    """Whether the port mapper knows the program; False as well when there is no port mapper."""
+    """Whether the port mapper knows the program; also False without a port mapper."""
     try:
         return port_of(host, program, version, tcp=tcp, timeout=timeout) != 0
     except RpcError:
@@ -205,8 +204,8 @@ def is_registered(
 def _over_tcp(host: str, port: int, message: bytes, source: str | None, deadline: float) -> bytes:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as connection:
         if source:
-            # The kernel chooses the port when it knows the other end: else one that a recent connection to the same
-            # place has used may be met, and refused.
+            # The kernel chooses the port once it knows the other end. Otherwise it may choose one that a recent
+            # connection to the same place has used, which is refused.
             connection.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             connection.bind((source, 0))
         connection.settimeout(_left(deadline))
@@ -216,7 +215,7 @@ def _over_tcp(host: str, port: int, message: bytes, source: str | None, deadline
 
 
 def read_record(connection: socket.socket, deadline: float) -> bytes:
-    """One message from a TCP connection, its fragments put together. Raises OSError and Malformed."""
+    """One message from a TCP connection, its fragments joined. Raises OSError and Malformed."""
     record = b""
     while True:
         header = struct.unpack(">I", _exactly(connection, 4, deadline))[0]

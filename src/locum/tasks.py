@@ -1,8 +1,8 @@
 """Background tasks: no caller waits for them, so a failure must reach the process in another way.
 
-Rules of this file: it knows the event loop and no use of it. A task whose failure nothing reports is the worst kind of
-defect: what it did is simply no longer done. asyncio says so only when the task is collected, which a task that is
-kept in a list never is. So everything in the daemon that starts a task either awaits it or starts it here;
+Rules of this file: it knows the event loop and no use of it. An unreported failure of a task is the worst kind of
+defect: its work silently stops. asyncio reports it only when the task is collected, which never happens to a task that
+is kept in a list. So everything in the daemon that starts a task either awaits it or starts it here;
 ``tests/unit/test_tasks.py`` checks that.
 """
 
@@ -19,7 +19,7 @@ BACKGROUND = "locum background task"
 
 
 def start(work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
-    """Run ``work`` in the running event loop. ``what`` it does is for messages: "looking at scripts".
+    """Run ``work`` in the running event loop. ``what`` describes it in messages: "looking at scripts".
 
     When it raises, the event loop's exception handler is called with the exception (:func:`failed_task`), whatever the
     caller does with the task. The task lives until it ends, whether the caller keeps it or not.
@@ -31,7 +31,7 @@ def start(work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
 
 
 def failed_task(context: Mapping[str, object]) -> BaseException | None:
-    """What ended a background task, if an exception handler's ``context`` is about one."""
+    """The exception that ended a background task, if an exception handler's ``context`` is about one."""
     error = context.get("exception")
     return error if BACKGROUND in context and isinstance(error, BaseException) else None
 
@@ -47,5 +47,5 @@ def _ended(task: asyncio.Task[Any]) -> None:
         task.get_loop().call_exception_handler({"message": message, "exception": error, "task": task, BACKGROUND: what})
 
 
-# The event loop keeps weak references alone.
+# The event loop keeps only weak references.
 _under_way: set[asyncio.Task[Any]] = set()

@@ -1,9 +1,9 @@
-"""Where waiting is allowed: threads for calls that the kernel may keep for as long as it likes.
+"""Threads for calls that may block: the kernel may keep them for any length of time.
 
-Rules of this file: the loops that keep the hold hand a call over and go on. The number of threads is bounded, and so is
-that of the calls that wait for them. A call that does not come back keeps its thread, for ever if need be
-(uninterruptible sleep cannot be ended); it keeps neither the caller beyond the caller's own limit nor the process from
-ending: these threads are daemons and are never joined.
+Rules of this file: the loops that keep the hold hand a call over and continue. The number of threads is bounded, and so
+is that of the waiting calls. A call that does not return keeps its thread, forever if need be (uninterruptible sleep
+cannot be ended). It delays neither the caller beyond the caller's own limit nor the end of the process: these threads
+are daemons and are never joined.
 
 A worker with one thread carries out its calls in the order in which they were handed over.
 """
@@ -25,16 +25,16 @@ from locum.errors import LocumError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Calls that wait for a thread, at most, unless a worker says otherwise.
+#: Default limit of the calls that wait for a thread.
 ROOM = 256
 
 
 class NoAnswer(LocumError):
-    """A call has not ended within its limit, or cannot begin because earlier ones have not. Its effect is unknown."""
+    """A call has not ended within its limit, or cannot begin because of earlier ones. Its effect is unknown."""
 
 
 class Busy(NamedTuple):
-    """A call under way: ``what`` it does, and for how many ``seconds`` it has."""
+    """A call under way: ``what`` describes it, ``seconds`` is its duration so far."""
 
     what: str
     seconds: float
@@ -67,7 +67,7 @@ class Worker:
     def submit(self, what: str, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Future[T]:
         """Have ``function`` called with the arguments. Raises NoAnswer when too many calls wait already.
 
-        ``what`` it does is for messages: "reading the script directory".
+        ``what`` describes it in messages: "reading the script directory".
         """
         future: Future[T] = Future()
         with self._changed:
@@ -85,9 +85,9 @@ class Worker:
         return future
 
     def prepare(self) -> None:
-        """Start all threads now, for calls that must not fail because the system has no thread left.
+        """Start all threads now, for calls that must not fail for lack of a thread.
 
-        Raises NoAnswer when it has none at present.
+        Raises NoAnswer when a thread cannot be started.
         """
         with self._changed:
             try:
@@ -103,8 +103,8 @@ class Worker:
     async def run(
         self, what: str, limit: float | None, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
     ) -> T:
-        """The result of ``function``, from a thread. Raises NoAnswer when there is none within ``limit`` seconds (None:
-        waits as long as it takes); a call that has not begun by then never will."""
+        """The result of ``function``, from a thread. Raises NoAnswer after ``limit`` seconds without a result (None: no
+        limit); a call that has not begun by then is cancelled."""
         call = self.submit(what, function, *arguments, **named)
         future = asyncio.wrap_future(call)
         try:
@@ -113,7 +113,7 @@ class Worker:
                 raise NoAnswer(f"{what}: no answer within {limit:g} s")
             return future.result()
         finally:
-            # At once; the other one would pass it on in the loop's next turn only.
+            # Cancel at once; the wrapper would pass the cancellation on only in the loop's next turn.
             call.cancel()
             future.cancel()
 
@@ -125,7 +125,7 @@ class Worker:
         return sorted(running, key=lambda call: -call.seconds)
 
     def close(self) -> None:
-        """Take no further calls, forget those that have not begun. Does not wait for those under way. Idempotent."""
+        """Take no further calls, cancel those that have not begun. Does not wait for those under way. Idempotent."""
         with self._changed:
             self._closed = True
             while self._calls:
@@ -136,7 +136,7 @@ class Worker:
         if self._closed:
             return "the process is ending"
         oldest = min(self._running.values(), key=lambda call: call[1], default=("", time.monotonic()))
-        return f"{len(self._calls)} calls wait; {oldest[0]} takes {time.monotonic() - oldest[1]:.1f} s already"
+        return f"{len(self._calls)} calls wait; {oldest[0]} has taken {time.monotonic() - oldest[1]:.1f} s so far"
 
     def _work(self) -> None:
         own = threading.get_ident()
@@ -167,22 +167,22 @@ def _carry_out(call: _Call) -> None:
 
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
-# Threads stay in the parent; what they do there is not this process's business.
+# In a forked child: the threads stayed in the parent.
 os.register_at_fork(after_in_child=_workers.clear)
 
 
 def busy_calls(longer_than: float) -> list[Busy]:
-    """Every call of any worker of this process that has been under way for more than so many seconds, the longest
-    first."""
+    """Every call of any worker of this process that has been under way for more than ``longer_than`` seconds, the
+    longest first."""
     found = [call for worker in list(_workers) for call in worker.busy() if call.seconds > longer_than]
     return sorted(found, key=lambda call: -call.seconds)
 
 
 class LoopExecutor(ThreadPoolExecutor):
-    """The executor that asyncio uses for name resolution, on a worker: one that is never joined.
+    """asyncio's executor for name resolution, on a worker that is never joined.
 
-    asyncio demands a ThreadPoolExecutor and joins its threads at the end; a resolver that does not answer would keep
-    the process from ending.
+    asyncio requires a ThreadPoolExecutor and joins its threads at the end; an unresponsive resolver would keep the
+    process from ending.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -199,7 +199,7 @@ class LoopExecutor(ThreadPoolExecutor):
 
 
 def use_bounded_executor(threads: int = 16) -> Executor:
-    """Give the running event loop a default executor whose threads are bounded and never joined."""
+    """Give the running event loop a default executor with a bounded number of threads, which are never joined."""
     executor = LoopExecutor(Worker("resolver", threads))
     asyncio.get_running_loop().set_default_executor(executor)
     return executor

@@ -52,18 +52,18 @@ class Peer(NamedTuple):
 
 
 def peer_of(sock: socket.socket) -> Peer:
-    """Who is at the other end of the connected Unix socket ``sock``."""
+    """The process at the other end of the connected Unix socket ``sock``."""
     pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     return Peer(pid, uid, gid, _groups(sock))
 
 
 def _groups(sock: socket.socket) -> tuple[int, ...]:
-    """The supplementary groups of the process at the other end, by the kernel.
+    """The supplementary groups of the process at the other end, from the kernel.
 
-    Never by the system's database: it may ask a directory service that does not answer.
+    The system's database is not used: it may ask a directory service that does not answer.
     """
     try:
-        # Python passes on 1024 bytes at most; the kernel answers ERANGE rather than truncating.
+        # Python returns at most 1024 bytes; the kernel answers ERANGE rather than truncating.
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
     except OSError as error:
         raw = _many_groups(sock) if error.errno == errno.ERANGE else b""
@@ -118,11 +118,11 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Hold the lock that goes with the socket ``path``: two processes that find the same stale file must not remove
-    each other's new one. Errors of the block become errors that name ``path``.
+    """Hold the lock of the socket ``path``: two processes that find the same stale file must not remove each other's
+    new one. Errors of the block become errors that name ``path``.
 
-    The lock is a file that only its owner can open. A lock on the directory could be taken, and kept, by every user
-    that may read the directory.
+    The lock is a file that only its owner can open. A lock on the directory could be held by every user that may read
+    the directory.
     """
     directory = os.path.dirname(path) or "."
     try:
@@ -141,7 +141,7 @@ def _locked(path: str) -> Iterator[None]:
     try:
         status = os.fstat(lock)
         if status.st_uid not in (0, os.geteuid()) or not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"cannot create socket {path}: {path}.lock is not ours; remove it")
+            raise UsageError(f"cannot create socket {path}: {path}.lock is not a plain file of this user; remove it")
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     except PermissionError as error:
@@ -158,9 +158,8 @@ def _locked(path: str) -> Iterator[None]:
 def listen(path: str, *, group: int | None = None, backlog: int = 128) -> Listener:
     """A non-blocking listening socket at ``path``: mode 0600, or 0660 with ``group`` (a gid).
 
-    A socket file that nobody listens on is replaced. Raises UsageError when ``path`` is in use (with the pid),
-    is something else than a socket, is too long, or when its directory is missing; PermissionRequired when the
-    process may not create it.
+    A socket file without a listener is replaced. Raises UsageError when ``path`` is in use (with the pid), is not a
+    socket, is too long, or when its directory is missing; PermissionRequired when the process may not create it.
     """
     check_path(path)
     with _locked(path):
@@ -185,11 +184,11 @@ def _remove_stale(path: str) -> None:
         except FileNotFoundError:
             return
         except BlockingIOError:
-            # Somebody listens and does not accept: its backlog is full.
+            # The listener does not accept: its backlog is full.
             raise UsageError(f"socket {path} is in use by a process that does not answer") from None
         except OSError as error:
             if error.errno == errno.EPROTOTYPE:
-                raise UsageError(f"socket {path} is in use by something that is not Locum") from None
+                raise UsageError(f"socket {path} is in use by a program other than Locum") from None
             raise
         pid = peer_of(probe).pid
     raise UsageError(f"socket {path} is in use by pid {pid}{_name_of(pid)}")
@@ -206,7 +205,7 @@ def _name_of(pid: int) -> str:
 def _bind(path: str, group: int | None, backlog: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        # The file takes the socket's own mode (net/unix/af_unix.c, unix_bind): never open to others for a moment.
+        # The file takes the socket's own mode (net/unix/af_unix.c, unix_bind), so it is never open to others.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
         if group is not None:
@@ -219,7 +218,7 @@ def _bind(path: str, group: int | None, backlog: int) -> socket.socket:
 
 
 def _give(path: str, group: int) -> None:
-    """Let ``group`` connect to the socket at ``path``; to the socket, whatever has its name meanwhile."""
+    """Let ``group`` connect to the socket at ``path``: to that socket, not to another file with its name."""
     handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(handle).st_mode):

@@ -9,7 +9,7 @@ import struct
 
 
 class Malformed(Exception):
-    """What was received is shorter than it says, or longer than allowed."""
+    """The received data is shorter than it claims, or longer than allowed."""
 
 
 class Packer:
@@ -20,7 +20,7 @@ class Packer:
 
     @property
     def data(self) -> bytes:
-        """What was packed so far."""
+        """The encoding of all values so far."""
         return b"".join(self._parts)
 
     def uint(self, *values: int) -> Packer:
@@ -43,12 +43,12 @@ class Packer:
         return self.uint(1 if value else 0)
 
     def opaque(self, value: bytes) -> Packer:
-        """Bytes with their number before them."""
+        """Bytes, preceded by their number."""
         self.uint(len(value))
         return self.fixed(value)
 
     def fixed(self, value: bytes) -> Packer:
-        """Bytes whose number both sides know, padded."""
+        """Padded bytes whose number both sides know."""
         self._parts.append(value + b"\0" * (-len(value) % 4))
         return self
 
@@ -58,7 +58,7 @@ class Packer:
 
 
 class Unpacker:
-    """Takes values from the beginning of ``data``. Every method raises Malformed when there is not enough."""
+    """Takes values from the beginning of ``data``. Every method raises Malformed when the data is too short."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -66,7 +66,7 @@ class Unpacker:
 
     @property
     def rest(self) -> bytes:
-        """What was not taken yet."""
+        """The bytes that were not taken yet."""
         return self._data[self._place :]
 
     def uint(self) -> int:
@@ -86,10 +86,10 @@ class Unpacker:
         return self.uint() != 0
 
     def opaque(self, limit: int = 1 << 20) -> bytes:
-        """Counted bytes, not more than ``limit``."""
+        """Counted bytes, at most ``limit``."""
         size = self.uint()
         if size > limit:
-            raise Malformed(f"{size} bytes where {limit} are allowed")
+            raise Malformed(f"{size} bytes where at most {limit} are allowed")
         return self.fixed(size)
 
     def fixed(self, size: int) -> bytes:
@@ -97,7 +97,7 @@ class Unpacker:
         return self._take(size + -size % 4)[:size]
 
     def string(self, limit: int = 1024) -> str:
-        """Text of not more than ``limit`` bytes."""
+        """Text of at most ``limit`` bytes."""
         return self.opaque(limit).decode("utf-8", "surrogateescape")
 
     def _take(self, size: int) -> bytes:

@@ -80,7 +80,7 @@ def test_endpoints_have_one_form() -> None:
         "etcd.example:2379",
         "[2001:db8::1]:1",
     )
-    with pytest.raises(NotAStore, match="twice"):
+    with pytest.raises(NotAStore, match="duplicate endpoint"):
         parse_store_url("etcd://A.example,a.example")
 
 

@@ -84,7 +84,7 @@ async def test_threads_and_waiting_calls_are_bounded_and_the_refusal_names_what_
         worker.submit("reading /mnt/gone", one)
         assert one.begun.wait(LONG)
     waiting = [worker.submit("waiting", lambda: 1) for _ in range(2)]
-    with pytest.raises(NoAnswer, match=r"more: not begun, 2 calls wait; reading /mnt/gone takes .* s already"):
+    with pytest.raises(NoAnswer, match=r"more: not begun, 2 calls wait; reading /mnt/gone has taken .* s so far"):
         worker.submit("more", lambda: 2)
     assert threading.active_count() == before + 3
     for one in hangs:

@@ -96,7 +96,7 @@ def test_a_lock_file_that_another_laid_there_is_not_followed(tmp_path: Path) -> 
     if os.geteuid() == 0:
         os.close(os.open(f"{path}.lock", os.O_CREAT | os.O_WRONLY, 0o666))
         os.chown(f"{path}.lock", 65534, 65534)
-        with pytest.raises(UsageError, match="not ours; remove it"):
+        with pytest.raises(UsageError, match="not a plain file of this user; remove it"):
             unix_sockets.listen(path)
 
 

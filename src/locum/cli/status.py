@@ -171,7 +171,7 @@ def _loop(daemon: DaemonState | None) -> Content:
 
 
 def _stop(stop: LoopReport | GuardStop) -> str:
-    where = "with the whole process" if stop.everything else f"in {stop.where or 'a place that was not seen'}"
+    where = "with the whole process" if stop.everything else f"in {stop.where or 'an unknown place'}"
     return f"{stop.longest:.1f} s {where}"
 
 
