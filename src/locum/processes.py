@@ -23,7 +23,7 @@ _DEAD = ("Z", "X")
 class Process:
     """One line of /proc/PID/stat. ``start`` is in clock ticks since boot; ``state`` a letter as in proc(5)."""
 
-    __slots__ = ("group", "name", "parent", "pid", "session", "start", "state")
+    __slots__ = ("group", "name", "parent", "pid", "session", "start", "state", "threads")
 
     def __init__(self, pid: int, line: bytes) -> None:
         head, _, tail = line.rpartition(b")")  # the name may contain anything, also spaces and parentheses
@@ -34,12 +34,16 @@ class Process:
         self.parent = int(fields[1])
         self.group = int(fields[2])
         self.session = int(fields[3])
+        self.threads = int(fields[17])
         self.start = int(fields[19])
 
     @property
     def dead(self) -> bool:
-        """Whether it has ended: a zombie, which no longer holds resources."""
-        return self.state in _DEAD
+        """Whether it has ended: a zombie, which no longer holds resources.
+
+        The first thread of a process becomes a zombie when it ends, and the others go on with all files and sockets.
+        """
+        return self.state in _DEAD and self.threads <= 1
 
 
 def process(pid: int) -> Process | None:

@@ -24,11 +24,17 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class Stat(msgspec.Struct, frozen=True):
-    """What /proc/PID/stat says: state letter, parent, start time in clock ticks."""
+    """What /proc/PID/stat says: state letter, parent, number of threads, start time in clock ticks."""
 
     state: str
     parent: int
+    threads: int
     started: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended. Its first thread may be a zombie while others still have its sockets open."""
+        return self.state in "ZX" and self.threads <= 1
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -40,13 +46,13 @@ def read_stat(pid: int) -> Stat | None:
         return None
     # The name, in parentheses, may hold blanks and parentheses itself.
     fields = text[text.rindex(b")") + 2 :].split()
-    return Stat(fields[0].decode(), int(fields[1]), int(fields[19]))
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[17]), int(fields[19]))
 
 
 def find(pid: int) -> Process | None:
     """The process that has this pid now; None when there is none or it is a zombie."""
     stat = read_stat(pid)
-    return None if stat is None or stat.state in "ZX" else Process(pid, stat.started)
+    return None if stat is None or stat.ended else Process(pid, stat.started)
 
 
 def alive(process: Process | None) -> bool:
@@ -112,7 +118,7 @@ def family(roots: Iterable[int]) -> tuple[Process, ...]:
         pid = waiting.pop(0)
         if pid in result or pid not in found:
             continue
-        if found[pid].state not in "ZX":
+        if not found[pid].ended:
             result[pid] = Process(pid, found[pid].started)
         waiting += children.get(pid, ())
     return tuple(result.values())

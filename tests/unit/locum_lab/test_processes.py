@@ -10,6 +10,7 @@ import time
 
 import msgspec
 
+from locum.processes import is_alive
 from locum_lab import processes
 
 
@@ -31,6 +32,30 @@ def test_a_zombie_is_not_alive() -> None:
         time.sleep(0.001)
     assert not processes.alive(process)
     child.wait()
+
+
+def test_a_process_lives_as_long_as_one_of_its_threads() -> None:
+    code = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(600,)).start();"
+        "print(1, flush=True); ctypes.CDLL(None).pthread_exit(None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        deadline = time.monotonic() + 60
+        while (stat := processes.read_stat(child.pid)) is not None and stat.state != "Z":
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process = processes.find(child.pid)
+        assert process is not None
+        assert process in processes.family([child.pid])
+        # The same for scripts and the services that they start.
+        assert is_alive(process.pid, process.started)
+        assert processes.send(process, signal.SIGKILL)
+        while processes.alive(process) or is_alive(process.pid, process.started):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        child.wait()
 
 
 def test_names_with_parentheses_and_blanks() -> None:

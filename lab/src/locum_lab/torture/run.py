@@ -139,14 +139,15 @@ class Torture:
 
     def _set_tunables(self) -> None:
         """Set those that are not as a run begins. Failed commands are in the log, and are given again later."""
-        first = self._lab.layout.node_names[0]
-        try:
-            seen = self._commands.seen_by(first)
-        except LocumError:
-            seen = {}
+        asked, seen = self._lab.layout.node_names[0], {}
+        for node in self._lab.layout.node_names:
+            # The first node that is up to date; after the store went back, some nodes join anew.
+            with contextlib.suppress(LocumError):
+                asked, seen = node, self._commands.seen_by(node)
+                break
         for name, values in TUNABLES.items():
             if seen.get(f"tunable {name}") != values[0]:
-                self._commands.ask(first, "tunable", "set", name, f"{values[0]:g}")
+                self._commands.ask(asked, "tunable", "set", name, f"{values[0]:g}")
         self._commands.collect(wait=20.0)
 
     # -- one round -------------------------------------------------------------------------------------------------
