@@ -216,10 +216,10 @@ class ConnectionTracker:
             try:
                 listed = await (reading if reading is not None else self.lists.read(visit.address))
             except StoreError as error:
-                self._say("list", f"the connections of {visit.address} cannot be read: {error}")
+                self._say(f"list {visit.address}", f"the connections of {visit.address} cannot be read: {error}")
                 await asyncio.sleep(READ_PAUSE)
             else:
-                self._say("list", "")
+                self._say(f"list {visit.address}", "")
                 return listed
 
     async def _tell(self, address: str, entries: Collection[bytes]) -> int:
@@ -304,6 +304,7 @@ class ConnectionTracker:
             self._log(f"connections to {', '.join(gone)} may live on: {UNSUPPORTED}", "warning")
 
     def _leave(self, address: str) -> None:
+        self._say(f"list {address}", "")
         visit = self._visits.pop(address, None)
         if visit is not None:
             visit.cancel()
