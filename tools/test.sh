@@ -1,23 +1,19 @@
 #!/bin/sh
-# All checks, in order: style, types, the simulation, the tests of units and of the simulation (several at once), those of
-# the lab (two labs at a time: they wait more than they work; those that are marked "alone" one after the other). Goes on
-# after a failure; fails if anything did. The last line counts all tests.
+# All checks. The simulation and the tests of units use processors all the time; those in the lab wait most of theirs. So
+# they run side by side, the former at idle priority: they get what the lab leaves, and delay nothing there. Two labs run
+# at a time; tests that are marked "alone" follow when all else has ended, one after the other. Goes on after a failure;
+# fails if anything did. The last line counts all tests.
 set -u
 
 cd "$(dirname "$0")/.."
-summary=
-failed=0
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
+work=${WORK:-}
 
 check() { # NAME COMMAND...
     name=$1
     shift
     printf '== %s\n' "$name"
-    if "$@"; then verdict='ok    '; else verdict=FAILED failed=1; fi
-    summary="$summary  $verdict  $name
-"
+    if "$@"; then verdict='ok    '; else verdict=FAILED; fi
+    printf '  %s  %s\n' "$verdict" "$name" >>"$work/summary"
 }
 
 # Run pytest with its output also in a log. The status goes through a file: a pipeline has that of tee.
@@ -28,19 +24,31 @@ tests() { # LOG ARGUMENT...
     return "$(cat "$log.status")"
 }
 
-# Tests of real services, of etcd clusters and of abuse: make test-all runs them, too.
-later="nfs services hostile bad_input etcd store_etcd"
+if [ "${1:-}" = --beside-the-lab ]; then
+    check 'mypy' .venv/bin/mypy
+    check 'mypy of the event scripts' .venv/bin/mypy --scripts-are-modules src/locum/scripts/*
+    check 'simulation' make --no-print-directory sim
+    check 'tests of units and simulation' tests units -n 4 --dist worksteal -o cache_dir=.pytest_cache/units tests/sim tests/unit
+    exit 0
+fi
+
+work=$(mktemp -d)
+beside=
+clean() {
+    [ "$beside" = "" ] || kill -- "-$beside" 2>/dev/null
+    rm -rf "$work"
+}
+trap clean EXIT
+trap 'exit 1' HUP INT TERM
 
 lab() {
-    ignored=
-    if [ "${ALL:-}" = "" ]; then
-        for subject in $later; do ignored="$ignored --ignore-glob=tests/lab/test_$subject*"; done
-    fi
+    # Tests of real services, of etcd clusters and of abuse: make test-all runs them, too.
+    chosen='not long'
+    [ "${ALL:-}" = "" ] || chosen='long or not long'
     status=0
-    # shellcheck disable=SC2086  # a list of words
-    tests lab -n 2 --dist worksteal -m 'not alone' $ignored tests/lab || status=$?
-    # shellcheck disable=SC2086
-    tests alone -m alone $ignored tests/lab || { other=$?; [ "$status" -gt 1 ] || status=$other; }
+    tests lab -n 2 --dist worksteal -m "not alone and ($chosen)" tests/lab || status=$?
+    end_of_the_others
+    tests alone -m "alone and ($chosen)" tests/lab || { other=$?; [ "$status" -gt 1 ] || status=$other; }
     [ "$status" != 0 ] || return 0
     if [ "$status" != 1 ] || grep -q '^ERROR\|^FAILED tests/lab/.*::test_i[0-9]' "$work/lab" "$work/alone"; then
         return "$status"
@@ -50,6 +58,14 @@ lab() {
     printf '\n== repeating what failed in the lab\n'
     grep -h '^FAILED' "$work/lab" "$work/alone"
     tests repeated --last-failed --last-failed-no-failures none tests/lab
+}
+
+# Wait for what runs beside the lab, and show what it wrote.
+end_of_the_others() {
+    wait "$beside" || printf '  FAILED  checks beside the lab\n' >>"$work/summary"
+    beside=
+    printf '\n'
+    cat "$work/beside"
 }
 
 # The sum of what the closing lines of the runs of pytest say. What passed when it was repeated has passed.
@@ -66,13 +82,13 @@ count() {
 
 check 'ruff check' .venv/bin/ruff check --quiet .
 check 'ruff format' .venv/bin/ruff format --check --quiet .
-check 'mypy' .venv/bin/mypy
-check 'mypy of the event scripts' .venv/bin/mypy --scripts-are-modules src/locum/scripts/*
-check 'simulation' make --no-print-directory sim
-check 'tests of units and simulation' tests units -n 4 --dist worksteal tests/sim tests/unit
+# A session of its own is a group of processes that can be ended at once.
+WORK=$work setsid chrt --idle 0 tools/test.sh --beside-the-lab >"$work/beside" 2>&1 &
+beside=$!
 check 'tests in the lab' lab
 
-printf '\n%s' "$summary"
+printf '\n%s' "$(cat "$work/summary")"
+printf '\n'
 if [ -e "$work/repeated" ]; then printf '  repeated: %s\n' "$(tail -n 1 "$work/repeated" | tr -d '=')"; fi
 count
-exit $failed
+! grep -q '^  FAILED' "$work/summary"

@@ -23,8 +23,7 @@ from locum_lab import gaps, namespaces, processes
 from locum_lab.lab import Lab, down
 from locum_lab.layout import Layout
 from locum_lab.watching import Watching
-
-from .conftest import _LABS
+from tests.lab.conftest import _LABS
 
 T = TypeVar("T")
 

@@ -11,18 +11,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
-import pytest
 
 from locum.rules import plan as planning
 from locum.rules.beats import Beats
-from locum.rules.claims import Claims
-from locum.rules.commit_kinds import Claim, CommitKind, LeaderCommit
 from locum.rules.context import Context
 from locum.rules.damping import Rule
-from locum.rules.effects import ReadAnew, SendBeat
+from locum.rules.effects import ReadAnew
 from locum.rules.following import Following
 from locum.rules.history import History
-from locum.rules.hold import FailureDetector
 from locum.rules.leading import Leading
 from locum.rules.membership import Membership
 from locum.rules.moment import Moment
@@ -33,13 +29,29 @@ from locum.rules.schema import HealthRecord
 from locum.rules.serving import Serving
 from locum.rules.upkeep import Upkeep
 from locum.rules.view import View
-from locum.store.base import Commit, CommitResult, Condition
-from locum_sim import world
+from locum.store.base import Condition
 from locum_sim.run import Knobs
-from locum_sim.simulated_kernel import Kernel
-from tests.sim.commit_conditions import change_conditions
-
-Patch = pytest.MonkeyPatch
+from tests.sim.hold_mutations import (
+    Patch,
+    adoption_of_the_dead,
+    beat_unconditional,
+    claim_not_conditional,
+    claim_of_a_dead_member,
+    confirm_with_fresh_time,
+    deadline_from_answer,
+    element_timeout_rounded_up,
+    expiry_after_own_outage,
+    expiry_without_beat_revision,
+    expiry_without_claim_revision,
+    late_unclaim_forgotten,
+    leader_write_unconditional,
+    no_margin,
+    no_wall_clock_end,
+    orphans_freed_at_once,
+    take_before_release,
+    timeout_a_little_long,
+    unclaim_before_release,
+)
 
 
 class Mutation(NamedTuple):
@@ -49,176 +61,6 @@ class Mutation(NamedTuple):
     invariants: tuple[str, ...]
     knobs: Knobs = Knobs()
     seeds: int = 60
-
-
-def _without_conditions(patch: Patch, kinds: type[CommitKind], unwanted: Callable[[Condition], bool]) -> None:
-    """Commits of ``kinds`` lose the conditions that are ``unwanted``."""
-    change_conditions(
-        patch,
-        lambda kind, _name, conditions: [c for c in conditions if not unwanted(c)] if isinstance(kind, kinds) else None,
-    )
-
-
-def unconditional(commit: Commit) -> Commit:
-    """``commit`` without any condition."""
-    return Commit((), commit.operations, dict.fromkeys((o.key for o in commit.operations), "a deliberate defect"))
-
-
-# -- the hold -------------------------------------------------------------------------------------------------
-
-
-def no_margin(patch: Patch) -> None:
-    """Observers wait for the hold and not a moment longer."""
-    patch.setattr(world, "margin_for", lambda _hold: 0.0)
-
-
-def deadline_from_answer(patch: Patch) -> None:
-    """The hold is counted from the store's answer, not from the sending of the beat."""
-    original = Node.beat_done
-
-    def beat_done(
-        self: Node, request: int, result: CommitResult | None, _sent_at: float, now: float, wall: float
-    ) -> None:
-        original(self, request, result, now, now, wall)
-
-    patch.setattr(Node, "beat_done", beat_done)
-
-
-def beat_unconditional(patch: Patch) -> None:
-    """A beat is accepted although the membership is gone."""
-
-    def send(request: int, slot: int, commit: Commit, *others: Any) -> Any:
-        return SendBeat(request, slot, unconditional(commit), *others)
-
-    patch.setattr("locum.rules.beats.SendBeat", send)
-
-
-def element_timeout_rounded_up(patch: Patch) -> None:
-    """The gate counts in whole seconds and rounds up."""
-    original = Kernel.timer_end
-    patch.setattr(Kernel, "timer_end", lambda self, timeout: original(self, float(math.ceil(timeout + 0.001))))
-    _no_wall_clock_end(patch)
-
-
-def timeout_a_little_long(patch: Patch) -> None:
-    """The gate closes 50 ms late."""
-    original = Kernel.timer_end
-    patch.setattr(Kernel, "timer_end", lambda self, timeout: original(self, timeout + 0.05))
-    _no_wall_clock_end(patch)
-
-
-def _no_wall_clock_end(patch: Patch) -> None:
-    original = Kernel.arm
-    patch.setattr(Kernel, "arm", lambda self, slot, timeout, _until: original(self, slot, timeout, math.inf))
-
-
-def confirm_with_fresh_time(patch: Patch) -> None:
-    """Confirming a slot starts its timer anew."""
-    original = Kernel.confirm
-
-    def confirm(self: Kernel, slot: int) -> None:
-        self.slots[slot].expires = self.timer_end(2.0)
-        self.slots[slot].until = math.inf
-        original(self, slot)
-
-    patch.setattr(Kernel, "confirm", confirm)
-
-
-def no_wall_clock_end(patch: Patch) -> None:
-    """The gate knows jiffies only, which do not count the time that a machine is suspended."""
-    _no_wall_clock_end(patch)
-
-
-# -- judging others -------------------------------------------------------------------------------------------
-
-
-def expiry_after_own_outage(patch: Patch) -> None:
-    """An observer trusts its sight however long it has seen nothing."""
-    patch.setattr(FailureDetector, "trusted", lambda *_: True)
-    original = FailureDetector.expires_at
-
-    def expires_at(self: FailureDetector, view: View, node: str) -> float:
-        self._trusted_since = 0.0
-        return original(self, view, node)
-
-    patch.setattr(FailureDetector, "expires_at", expires_at)
-
-
-def expiry_without_beat_revision(patch: Patch) -> None:
-    """An expiry takes effect although the node has beaten since."""
-    _without_conditions(patch, LeaderCommit, lambda condition: condition.key.startswith("beat/"))
-
-
-def expiry_without_claim_revision(patch: Patch) -> None:
-    """An expiry deletes the claims that its leader has seen, whoever has made them anew since."""
-    _without_conditions(patch, LeaderCommit, lambda condition: condition.key.startswith("claim/"))
-
-
-def orphans_freed_at_once(patch: Patch) -> None:
-    """A member key that vanishes frees the claims of its node at once."""
-    patch.setattr(FailureDetector, "orphan_since", lambda *_: -math.inf)
-
-
-def leader_write_unconditional(patch: Patch) -> None:
-    """What a leader writes takes effect although it leads no more."""
-    _without_conditions(patch, LeaderCommit, lambda _condition: True)
-
-
-# -- claims ---------------------------------------------------------------------------------------------------
-
-
-def claim_not_conditional(patch: Patch) -> None:
-    """A claim is made although another node has one."""
-    _without_conditions(patch, Claim, lambda condition: condition.key.startswith("claim/"))
-    original = Claims.claim
-
-    def claim(self: Claims, wanted: frozenset[str], plan_revision: int) -> None:
-        view = self._context.view
-        revisions = {key: view._revisions.pop(key) for key in list(view._revisions) if key.startswith("claim/")}
-        for address in wanted:
-            if self.mine(address):
-                view._revisions[f"claim/{address}"] = revisions[f"claim/{address}"]
-        original(self, wanted, plan_revision)
-        view._revisions.update(revisions)
-
-    patch.setattr(Claims, "claim", claim)
-
-
-def claim_of_a_dead_member(patch: Patch) -> None:
-    """A claim is made although the membership is gone or the plan has changed."""
-    _without_conditions(patch, Claim, lambda condition: not condition.key.startswith("claim/"))
-
-
-def unclaim_before_release(patch: Patch) -> None:
-    """A claim is given up while the address is still here."""
-    original = Claims.give_up
-    patch.setattr(Claims, "give_up", lambda self, wanted, _local: original(self, wanted, {}))
-
-
-def take_before_release(patch: Patch) -> None:
-    """What the plan gives is taken without a claim, whoever still has it."""
-    patch.setattr(Claims, "firm", lambda *_: True)
-
-
-def late_unclaim_forgotten(patch: Patch) -> None:
-    """A claim whose deletion may still be under way is relied on."""
-    patch.setattr(Claims, "firm", Claims.mine)
-
-
-def adoption_of_the_dead(patch: Patch) -> None:
-    """An agent whose predecessor's membership is over joins anew without silencing what it left."""
-    original = Membership.lose
-
-    def lose(self: Membership, why: str) -> None:
-        original(self, why)
-        if "previous agent" in why:
-            self._parts.serving.local.clear()
-            self._parts.context.effects.clear()
-
-    patch.setattr(Membership, "lose", lose)
-
-
-# -- order and closing ----------------------------------------------------------------------------------------
 
 
 def closing_does_not_wait(patch: Patch) -> None:
@@ -319,9 +161,6 @@ def stopped_nodes_not_waited_for(patch: Patch) -> None:
     patch.setattr(Following, "_all_released", lambda *_: True)
 
 
-# -- what is believed and what the kernel has -----------------------------------------------------------------
-
-
 def refusals_of_the_kernel_forgotten(patch: Patch) -> None:
     """An address that the kernel does not accept is only logged."""
     patch.setattr(Upkeep, "failed", lambda *_: False)
@@ -350,9 +189,6 @@ def adopted_without_a_look(patch: Patch) -> None:
 def links_undamped(patch: Patch) -> None:
     """A link counts as soon as it is back."""
     patch.setattr(Rule, "pause", lambda *_: 0.0)
-
-
-# -- a store that goes back -----------------------------------------------------------------------------------
 
 
 def what_is_known_outlives_the_store(patch: Patch) -> None:
@@ -435,7 +271,6 @@ BACK = (
     "link_down",
     "delay_messages",
 )
-
 MUTATIONS: dict[str, Mutation] = {
     mutation.apply.__name__: mutation
     for mutation in (

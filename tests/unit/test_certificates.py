@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locum.certificates import Certificate, NotACertificate, read_der, read_pem
-from tests.lab.certificates import Authority
+from tests.lab.store.certificates import Authority
 
 
 def told_by_openssl(path: Path) -> tuple[float, float]:

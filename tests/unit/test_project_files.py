@@ -97,6 +97,25 @@ def test_every_record_of_a_decision_is_listed_with_its_date() -> None:
         assert "**Reason.**" in text
 
 
+def test_no_file_of_tests_has_more_than_500_lines() -> None:
+    files = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert len(files) > 100
+    assert {str(path.relative_to(ROOT)): lines for path, lines in files.items() if lines > 500} == {}
+
+
+def test_folders_of_unit_tests_are_those_of_the_code() -> None:
+    code = {
+        path.relative_to(source).as_posix()
+        for source in (ROOT / "src/locum", ROOT / "lab/src")
+        for path in source.rglob("*")
+        if path.is_dir()
+    }
+    tests = {
+        path.parent.relative_to(ROOT / "tests/unit").as_posix() for path in (ROOT / "tests/unit").rglob("test_*.py")
+    }
+    assert tests - {"."} <= code
+
+
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 

@@ -22,8 +22,7 @@ from locum.errors import (
     StoreUnavailable,
     UsageError,
 )
-
-from .fake_daemon import fake_daemon
+from tests.unit.api.fake_daemon import fake_daemon
 
 
 def test_call_sends_the_request_and_returns_the_result(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from locum.api.answers import failure
 from locum.errors import PermissionRequired
 from locum.rules.schema import AdminRecord, PreferRecord
 from tests.unit.api.views import A, B, C, delete, healthy, plan, put
-
-from .conftest import Command
+from tests.unit.cli.conftest import Command
 
 FIGURES = "served=3 unserved=0 moving=0 nodes_ok=3 nodes=3"
 

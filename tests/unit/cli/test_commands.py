@@ -12,9 +12,8 @@ from locum.api.model import AdminResult
 from locum.errors import ConfigError, LocumError, StoreUnavailable, UsageError
 from locum.rules.schema import AdminRecord, PreferRecord, TunableRecord
 from tests.unit.api.views import A, B, C, delete, die, healthy, plan, put, serve
-
-from .conftest import Command, as_json, status_of
-from .test_docs import COMMANDS
+from tests.unit.cli.conftest import Command, as_json, status_of
+from tests.unit.cli.test_docs import COMMANDS
 
 
 def test_status_of_a_settled_cluster(locum: Command) -> None:

@@ -19,8 +19,7 @@ from locum.cli import main as entry
 from locum.cli.groups import LazyGroup
 from locum.cli.main import COMMANDS, main
 from tests.unit.api.fake_daemon import fake_daemon
-
-from .conftest import Command, Scene, status_of
+from tests.unit.cli.conftest import Command, Scene, status_of
 
 
 def locum(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from locum.config.load import parse
 from locum.config.model import Settings
 from locum.doctor.machine import credential_findings
 from locum.errors import ConfigError
-from tests.lab.certificates import Authority
+from tests.lab.store.certificates import Authority
 
 DAY = 86400.0
 

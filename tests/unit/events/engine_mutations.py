@@ -22,12 +22,12 @@ from locum.events.runner.results import Outcome, ScriptResult
 from locum.events.runner_client import Run, RunnerClient
 from locum.events.status import StatusBook
 from tests.unit.events import runner_mutations as runner
-from tests.unit.events import test_deaths as deaths
 from tests.unit.events import test_decisions as decision_tests
 from tests.unit.events import test_engine as engine_tests
-from tests.unit.events import test_late_scripts as late
-from tests.unit.events import test_protocol as protocol
-from tests.unit.events import test_unusual_scripts as unusual
+from tests.unit.events import test_started as late
+from tests.unit.events.runner import test_protocol as protocol
+from tests.unit.events.runner import test_run_lock as deaths
+from tests.unit.events.runner import test_run_script as unusual
 
 Patch = pytest.MonkeyPatch
 Check = Callable[..., None]

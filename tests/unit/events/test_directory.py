@@ -11,7 +11,7 @@ import pytest
 from locum.errors import ScriptDirectoryError, UsageError
 from locum.events.directory import ScriptDirectory, unsafe
 from locum.events.model import Kind
-from tests.unit.events.bench import PYTHON, SHELL, Bench
+from tests.unit.bench import PYTHON, SHELL, Bench
 
 
 def problems(bench: Bench) -> list[str]:

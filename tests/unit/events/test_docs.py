@@ -16,7 +16,7 @@ from locum.events.directory import ScriptDirectory
 from locum.events.environment import FUNCTIONS, common_environment, script_environment
 from locum.events.model import ARGUMENTS, Event
 from locum.events.runner.results import Outcome
-from tests.unit.events.bench import Bench, alive, kill_service, until
+from tests.unit.bench import Bench, alive, kill_service, until
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "events.md").read_text()

@@ -14,7 +14,7 @@ from locum.errors import LocumError, ScriptDirectoryError, UsageError
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult, EventStatus
 from locum.events.runner.results import Outcome
-from tests.unit.events.bench import Bench, alive, carrying, eventually, run_async, until
+from tests.unit.bench import Bench, alive, carrying, eventually, run_async, until
 
 
 def outcomes(result: EventResult) -> dict[str, str]:

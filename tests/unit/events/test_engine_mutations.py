@@ -13,10 +13,10 @@ import pytest
 
 from locum.events import runner_client
 from locum.processes import kill, processes
+from tests.unit.bench import Bench
 from tests.unit.events import runner_mutations
-from tests.unit.events.bench import Bench
 from tests.unit.events.engine_mutations import ENGINE_MUTATIONS, RUNNER_CHECKS, Check
-from tests.unit.events.test_deaths import SCRIPT
+from tests.unit.events.runner.test_run_lock import SCRIPT
 
 #: A test that has not ended after this many seconds hangs because of the defect: it would fail.
 LIMIT = 120

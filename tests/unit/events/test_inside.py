@@ -8,7 +8,7 @@ import os
 
 from locum.events.inside import Inside
 from locum.events.model import Event
-from tests.unit.events.bench import Bench, eventually, kill_service, run_async
+from tests.unit.bench import Bench, eventually, kill_service, run_async
 
 KINDS = ("script", "child", "grandchild", "in-session-of-its-own", "orphan", "without-environment", "service")
 

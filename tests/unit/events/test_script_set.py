@@ -12,7 +12,7 @@ from locum.errors import ScriptDirectoryError
 from locum.events.engine import EventEngine
 from locum.events.model import Event
 from locum.events.script_set import forget
-from tests.unit.events.bench import PYTHON, SHELL, Bench, run_async
+from tests.unit.bench import PYTHON, SHELL, Bench, run_async
 
 
 async def ran(engine: EventEngine) -> list[str]:

@@ -15,7 +15,8 @@ import pytest
 from locum.node.driver import Driver
 from locum.node.ports import CallsPort
 from locum.rules import effects as fx
-from tests.unit.node.playbooks import ADDRESS, AGAIN, RESTORE, TAKE, UPDATE, World
+from tests.unit.node.playbooks import AGAIN, RESTORE, TAKE, UPDATE
+from tests.unit.node.recorded_world import ADDRESS, World
 
 #: More turns of the event loop than a procedure needs.
 TURNS = 60

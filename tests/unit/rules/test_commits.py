@@ -11,8 +11,7 @@ from locum.rules.effects import CommitWork
 from locum.rules.node import LOOK_AGAIN
 from locum.rules.view import View
 from locum.store.base import CommitResult, Condition, Put
-
-from .test_slow_takes import ADDRESSES, Slow
+from tests.unit.rules.test_serving import ADDRESSES, Slow
 
 
 def refuse(context: Context, commits: Commits, revision: int | None) -> None:

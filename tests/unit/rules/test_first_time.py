@@ -7,8 +7,7 @@ from msgspec.structs import replace
 from locum.rules.effects import Effect, LookForClusters, ProbeAddresses, TakeAddress
 from locum.rules.lookout import OCCUPIED_PAUSE
 from locum.rules.node import Node, Stage
-
-from .test_slow_takes import ADDRESSES, Slow
+from tests.unit.rules.test_serving import ADDRESSES, Slow
 
 
 class Network(Slow):

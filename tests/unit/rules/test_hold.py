@@ -181,3 +181,21 @@ class TestObservers:
         see_own_beats(detector, 90.0, 108.5)
         assert not detector.expired(view, "n2", 107.9)
         assert detector.expired(view, "n2", 108.1)
+
+
+def test_beats_that_waited_in_the_queue_of_the_store_do_not_hide_that_nothing_had_been_seen() -> None:
+    """They come back in a row when the outage ends."""
+    view, detector = View(), FailureDetector(0.1)
+    member = schema.encode(MemberRecord("other", 0.5, 0.031))
+    view.apply(Batch(1, (Change("member/n2", member, 1),)))
+    for sequence in range(10):
+        detector.beat_sent(sequence, 99.0 + 0.1 * sequence)
+        detector.beat_echoed(sequence, 99.01 + 0.1 * sequence)
+    detector.beat_seen("n2", 7, 99.95)
+    # The store is away from 100.0 to 100.6: the own beats of that time are committed then, those of n2 were lost.
+    for sequence in range(10, 16):
+        detector.beat_sent(sequence, 99.0 + 0.1 * sequence)
+    for sequence in range(10, 16):
+        detector.beat_echoed(sequence, 100.6)
+    assert detector.trusted(100.61, 0.5)
+    assert not detector.expired(view, "n2", 100.61)

@@ -10,8 +10,7 @@ from locum.rules import schema
 from locum.rules.node import Stage
 from locum.rules.schema import Record
 from locum.store.base import Delete
-
-from .test_strangers import Spoiled, started
+from tests.unit.rules.spoiled import Spoiled, started
 
 NAMES = ("n1", "n2", "ghost", "", "²", "../../etc", "n1/n2", "\x1b[31m", "ｎ1", "x" * 300)
 NUMBERS = (0, 1, 2, 7, 500, 999)

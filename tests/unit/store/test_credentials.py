@@ -27,7 +27,7 @@ from locum.store.credentials import (
     read_password,
     stamp,
 )
-from tests.lab.certificates import Authority
+from tests.lab.store.certificates import Authority
 
 DAY = 86400.0
 
