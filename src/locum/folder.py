@@ -196,14 +196,14 @@ def private_folder(path: str) -> None:
         raise OSError(errno.EPERM, f"others can use it (mode {stat.S_IMODE(status.st_mode):04o})", path)
 
 
-def in_strange_hands(path: str) -> str:
+def foreign_control(path: str) -> str:
     """Why a user other than root and the caller can change the file at ``path`` (which need not exist yet): a clause
     that begins with the directory in question. Empty when no such user can."""
     try:
         found = _walk(path, None)
     except FileNotFoundError as error:
         # A missing directory can be created only by users who can write its parent.
-        return in_strange_hands(os.path.dirname(str(error.filename))) if error.filename != "/" else ""
+        return foreign_control(os.path.dirname(str(error.filename))) if error.filename != "/" else ""
     except OSError as error:
         return f"{error.filename}: {error.strerror}" if error.errno == errno.EPERM else ""
     os.close(found.handle)

@@ -57,7 +57,7 @@ class LineWriter:
         self._latest: deque[bytes] = deque()
         self._remembered = 0
         self._waiting = 0
-        self._untold = 0
+        self._unreported = 0
         self._why = ""
         self._thread: threading.Thread | None = None
 
@@ -98,7 +98,7 @@ class LineWriter:
 
     def _drop(self, why: str) -> None:
         self.dropped += 1
-        self._untold += 1
+        self._unreported += 1
         self._why = why
 
     def _work(self) -> None:
@@ -108,15 +108,15 @@ class LineWriter:
                 data = self._lines.popleft()
             why = _write(self._descriptor, data)
             with self._changed:
-                told = 0
+                reported = 0
                 if why is not None:
                     self._drop(why)
-                elif self._untold:
-                    told, because = self._untold, self._why
-            if told:
-                failed = _write(self._descriptor, (self.notice(told, because) + "\n").encode("utf-8", "replace"))
+                elif self._unreported:
+                    reported, because = self._unreported, self._why
+            if reported:
+                failed = _write(self._descriptor, (self.notice(reported, because) + "\n").encode("utf-8", "replace"))
                 with self._changed:
-                    self._untold -= told if failed is None else 0
+                    self._unreported -= reported if failed is None else 0
             with self._changed:
                 # Counted until it is written, so that drain() waits for it.
                 self._waiting -= len(data)

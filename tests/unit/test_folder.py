@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from locum import folder
-from locum.folder import Folder, in_strange_hands, private_folder
+from locum.folder import Folder, foreign_control, private_folder
 from tests.unit.strangers import PLANTS, STRANGER, Outside, attacker, limited
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can work in the directories of others")
@@ -220,22 +220,22 @@ def test_a_lock_that_the_attacker_keeps_is_waited_for_in_vain_but_not_for_ever(t
             pass
 
 
-def test_in_strange_hands(tmp_path: Path, theirs: Path) -> None:
-    assert in_strange_hands(str(tmp_path / "not" / "there")) == ""
-    assert f"{theirs} belongs to user {STRANGER}" in in_strange_hands(str(theirs / "not" / "there"))
+def test_foreign_control(tmp_path: Path, theirs: Path) -> None:
+    assert foreign_control(str(tmp_path / "not" / "there")) == ""
+    assert f"{theirs} belongs to user {STRANGER}" in foreign_control(str(theirs / "not" / "there"))
     (theirs / "x").mkdir()
-    assert str(theirs) in in_strange_hands(str(theirs / "x"))
+    assert str(theirs) in foreign_control(str(theirs / "x"))
     (tmp_path / "link").symlink_to(theirs)
-    assert str(theirs) in in_strange_hands(str(tmp_path / "link"))
+    assert str(theirs) in foreign_control(str(tmp_path / "link"))
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
-    assert "chmod go-w" in in_strange_hands(str(open_to_all / "x"))
+    assert "chmod go-w" in foreign_control(str(open_to_all / "x"))
     # As /tmp: nobody can replace what is there; what is not there yet can be made by anybody.
     open_to_all.chmod(0o1777)
     (open_to_all / "mine").mkdir()
-    assert in_strange_hands(str(open_to_all / "mine")) == ""
-    assert in_strange_hands(str(open_to_all / "absent")) != ""
+    assert foreign_control(str(open_to_all / "mine")) == ""
+    assert foreign_control(str(open_to_all / "absent")) != ""
 
 
 def test_private_folder(tmp_path: Path, theirs: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from locum.errors import LocumError, UsageError
-from locum.folder import in_strange_hands, private_folder
+from locum.folder import foreign_control, private_folder
 from locum_lab.layout import Layout
 from locum_lab.processes import Process
 
@@ -71,7 +71,7 @@ def base() -> Path:
     """
     chosen = os.environ.get("LOCUM_LAB_DIR")
     if chosen:
-        if os.path.lexists(chosen) and (reason := in_strange_hands(chosen)):
+        if os.path.lexists(chosen) and (reason := foreign_control(chosen)):
             raise LocumError(f"LOCUM_LAB_DIR: {reason}; choose a place that only you and root can change")
         return Path(chosen)
     if os.geteuid() == 0 and os.access("/run", os.W_OK):

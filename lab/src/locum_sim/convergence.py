@@ -165,7 +165,7 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
         for address in machine.kernel.addresses:
             if machine.kernel.speaks(address) and world.promises.untold(machine, address):
                 yield f"scripts of {machine.name} have not heard that {address} came back"
-        if machine.agent is not None and machine.agent.node.status().last_told:
+        if machine.agent is not None and machine.agent.node.status().last_retake:
             yield f"scripts of {machine.name} are to be told once more what it holds"
         # I7: kernel, gate and the rules' own account agree.
         kernel, agent = machine.kernel, machine.agent

@@ -158,7 +158,7 @@ def rest_bound(world: World) -> float:
         if machine.agent is not None:
             status = machine.agent.node.status()
             pauses.append(status.last_retry - machine.clock.boot())
-            pauses.append(status.last_told - machine.clock.boot())
+            pauses.append(status.last_retake - machine.clock.boot())
             if machine.child is not None:
                 # It may be a take that hangs, and is not tried again for long where another node serves the address.
                 pauses.append(PATIENCE * timeout)

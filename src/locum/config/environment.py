@@ -12,7 +12,7 @@ import stat
 from locum import nft
 from locum.config import credentials
 from locum.config.model import Settings
-from locum.folder import in_strange_hands
+from locum.folder import foreign_control
 
 #: <linux/capability.h>, and the purpose of each.
 CAPABILITIES = {
@@ -35,7 +35,7 @@ def check_environment(settings: Settings, *, with_credentials: bool = True) -> l
     if os.path.dirname(paths.control) not in directories.values():
         directories["paths.control"] = os.path.dirname(paths.control)
     for key, path in directories.items():
-        problems += _directory_problem(f"{settings.source}: {key}", path) or _strangers(settings, key, path)
+        problems += _directory_problem(f"{settings.source}: {key}", path) or _foreign_control(settings, key, path)
     problems += _store_problems(settings)
     if with_credentials:
         problems += [remark.text for remark in credentials.examine(settings) if remark.kind == "unusable"]
@@ -58,7 +58,7 @@ def environment_warnings(settings: Settings, *, with_credentials: bool = True) -
     if writable_by_others(settings.source):
         warnings.append(f"{settings.source}: users other than its owner may write it; chmod go-w {settings.source}")
     home = os.path.dirname(os.path.abspath(settings.source))
-    if reason := in_strange_hands(home):
+    if reason := foreign_control(home):
         warnings.append(
             f"{settings.source}: users other than root may replace it, and so run programs as root: {reason}"
         )
@@ -139,9 +139,9 @@ def _directory_problem(place: str, path: str) -> list[str]:
     ]
 
 
-def _strangers(settings: Settings, key: str, path: str) -> list[str]:
+def _foreign_control(settings: Settings, key: str, path: str) -> list[str]:
     """The daemon opens files there by name, so another user could make it open, change or give away foreign files."""
-    reason = in_strange_hands(path)
+    reason = foreign_control(path)
     return (
         [f"{settings.source}: {key}: found {path}, but {reason}; expected a place that belongs only to root"]
         if reason
@@ -154,7 +154,7 @@ def _store_problems(settings: Settings) -> list[str]:
     if store.kind == "sqlite":
         place = os.path.dirname(store.path)
         problems = _directory_problem(f"{settings.source}: cluster.store", place)
-        return problems or _strangers(settings, "cluster.store", place)
+        return problems or _foreign_control(settings, "cluster.store", place)
     return []
 
 

@@ -23,7 +23,7 @@ from locum.events.runner.results import ScriptResult
 from locum.events.runner.run_lock import RunLock
 from locum.events.runner.run_script import Interruption, ScriptRunner
 from locum.events.status import StatusBook
-from locum.folder import in_strange_hands, private_folder
+from locum.folder import foreign_control, private_folder
 
 #: Longest wait for another run over the same directory, seconds.
 PATIENCE = 3.0
@@ -87,7 +87,7 @@ def run_directory(
 @contextmanager
 def _runner(runtime: str, state: str) -> Iterator[ScriptRunner]:
     for place in (runtime, state):
-        if reason := in_strange_hands(place):
+        if reason := foreign_control(place):
             raise UsageError(f"{place}: {reason}; give directories that only you and root can change")
     try:
         os.makedirs(os.path.join(runtime, "listen"), exist_ok=True)

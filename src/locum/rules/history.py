@@ -13,7 +13,7 @@ from locum.rules.effects import ReadAnew
 from locum.rules.identity import Identity
 
 #: How long a node reports a change of the store's history in its health, in seconds.
-TELL_HISTORY = 3600.0
+HISTORY_WARNING_TIME = 3600.0
 
 
 class History:
@@ -35,7 +35,7 @@ class History:
         why, self._context.view.another_history = self._context.view.another_history, ""
         what = f"the store's history has changed: it was wiped or restored from a copy ({why})"
         lost = f"{what}; commits since the copy are lost: check the settings of administrators"
-        self._note = (self._context.wall + TELL_HISTORY, lost)
+        self._note = (self._context.wall + HISTORY_WARNING_TIME, lost)
         return what
 
     def mark_uncertain(self) -> None:

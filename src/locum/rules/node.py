@@ -260,7 +260,7 @@ class Node:
             obstacle=parts.joining.obstacle,
             unable=parts.obstacles.unable(parts.context.now),
             last_retry=parts.serving.refusals.latest_due(),
-            last_told=parts.serving.upkeep.latest_tell(),
+            last_retake=parts.serving.upkeep.latest_retake(),
             tunables=parts.context.tunables,
         )
 

@@ -183,7 +183,7 @@ def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0)
     ``epoch_floor``: the highest epoch known from a plan that can no longer be read.
     """
     old = view.plan.record if view.plan is not None else PlanRecord(0, {}, {}, "none")
-    who = participants(view, wall)
+    live = participants(view, wall)
     able = hostable(view, tunables, wall)
     present = old.assignment
     if view.plan is None:
@@ -196,22 +196,22 @@ def next_plan(view: View, tunables: Tunables, wall: float, epoch_floor: int = 0)
     else:
         preferred = {a: p.record.node for a, p in view.prefer.items()}
         assignment = allocate(configured(view), able, current, preferred, failback=not tunables.no_ip_failback)
-    dirty = [n for n in who if _dirty(view, n, old.epoch)]
+    dirty = [n for n in live if _dirty(view, n, old.epoch)]
     readable = "plan" not in view.corrupt
-    if assignment == old.assignment and who == old.participants and not dirty and view.plan is not None and readable:
+    if assignment == old.assignment and live == old.participants and not dirty and view.plan is not None and readable:
         return None
-    if not who and not old.participants and readable:
+    if not live and not old.participants and readable:
         return None
     if view.plan is None:
         # The plan was deleted or is unreadable. The epoch of a plan never exceeds the revision that wrote it (unless it
         # was forged; then its participants' phases show the epoch), so counting continues from the store's revision.
         epoch_floor = max([epoch_floor, view.revision, *(phase.record.epoch for phase in view.phases.values())])
-    prepare = any(set(PREPARE_EVENTS) & set(h.handles) for n in who if (h := current_health(view, n)) is not None)
+    prepare = any(set(PREPARE_EVENTS) & set(h.handles) for n in live if (h := current_health(view, n)) is not None)
     return PlanRecord(
         epoch=max(old.epoch, epoch_floor) + 1,
         assignment=assignment,
-        participants=who,
-        cause=_cause(view, old, (assignment, who), dirty, wall),
+        participants=live,
+        cause=_cause(view, old, (assignment, live), dirty, wall),
         prepare=prepare,
     )
 
@@ -225,12 +225,12 @@ def _cause(
     view: View, old: PlanRecord, new: tuple[Mapping[str, str], Mapping[str, str]], dirty: list[str], wall: float
 ) -> str:
     """One line for people: why the plan of ``new`` (assignment, participants) became necessary."""
-    assignment, who = new
-    reasons = [f"{n} joined" for n in who if old.participants.get(n) != who[n]]
-    reasons += [f"{n} left ({node_state(view, n, wall)})" for n in old.participants if n not in who]
+    assignment, live = new
+    reasons = [f"{n} joined" for n in live if old.participants.get(n) != live[n]]
+    reasons += [f"{n} left ({node_state(view, n, wall)})" for n in old.participants if n not in live]
     losers: dict[str, None] = {}
     for address, node in old.assignment.items():
-        if assignment.get(address) != node and node in who:
+        if assignment.get(address) != node and node in live:
             losers[node] = None
     for node in losers:
         health = current_health(view, node)

@@ -319,7 +319,7 @@ class Serving:
 
     def retake_due(self, moment: Moment) -> str | None:
         """The next held address for which ``takeip`` must run again."""
-        for address in self.upkeep.to_tell(self._context.now):
+        for address in self.upkeep.retakes_due(self._context.now):
             local = self.local.get(address)
             if local is not None and local.held and address in moment.mine and self.links.up(local.interface):
                 return address
@@ -401,7 +401,7 @@ class Serving:
     def _retaken(self, address: str, ok: bool, reason: str) -> None:
         self._moving = None
         if ok:
-            self.upkeep.told(address, self._context.now)
+            self.upkeep.retaken(address, self._context.now)
             return
         self._failed(address, f"takeip, run again: {reason}")
 

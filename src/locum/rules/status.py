@@ -35,7 +35,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     addresses taken completely; ``unsure``: of others that may be configured here. ``unsteady``: interfaces whose link
     has not lasted long enough to count. ``started``: ``startup`` has succeeded. ``obstacle``: why the node cannot join,
     ``unable``: why it can serve no address, else "". ``last_retry``: the latest time at which the last refused address
-    is retried; ``last_told``: when ``takeip`` will have been run again for every restored address; both are in the past
+    is retried; ``last_retake``: when ``takeip`` will have run again for every restored address; both are in the past
     or 0 when nothing waits.
     """
 
@@ -58,7 +58,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     obstacle: str
     unable: str
     last_retry: float
-    last_told: float
+    last_retake: float
     tunables: Tunables
 
     @property

@@ -21,7 +21,7 @@ RESTORE_PAUSE = 0.2
 FORGET = 5.0
 #: Shortest time between two ``takeip`` of a held address, in seconds. It doubles up to the longest, and is reset when
 #: nothing has happened for :data:`CALM` seconds.
-TELL_PAUSE, LONGEST_TELL_PAUSE, CALM = 1.0, 60.0, 300.0
+RETAKE_PAUSE, LONGEST_RETAKE_PAUSE, CALM = 1.0, 60.0, 300.0
 
 
 class _Failing(msgspec.Struct):
@@ -31,12 +31,12 @@ class _Failing(msgspec.Struct):
     latest: float
 
 
-class _Telling(msgspec.Struct):
+class _Retake(msgspec.Struct):
     """When ``takeip`` last ran for an address (how often, and the pause after it), and when it is to run next."""
 
     due: float
     pause: float
-    told: float
+    latest: float
 
 
 class Upkeep:
@@ -46,7 +46,7 @@ class Upkeep:
         # Address → when to configure it again; infinite while that is under way.
         self._missing: dict[str, float] = {}
         self._failing: dict[str, _Failing] = {}
-        self._telling: dict[str, _Telling] = {}
+        self._retakes: dict[str, _Retake] = {}
 
     def lost(self, address: str, now: float) -> bool:
         """The kernel no longer has ``address``; False when that is known already."""
@@ -74,33 +74,33 @@ class Upkeep:
 
     def forgotten(self, address: str, now: float) -> None:
         """State that scripts attached to ``address`` may be gone: they must run again."""
-        telling = self._telling.get(address)
-        if telling is None or now - telling.told > CALM:
-            self._telling[address] = _Telling(now, TELL_PAUSE, -math.inf)
-        elif telling.due == math.inf:
-            telling.due = max(now, telling.told + telling.pause)
+        retake = self._retakes.get(address)
+        if retake is None or now - retake.latest > CALM:
+            self._retakes[address] = _Retake(now, RETAKE_PAUSE, -math.inf)
+        elif retake.due == math.inf:
+            retake.due = max(now, retake.latest + retake.pause)
 
-    def told(self, address: str, now: float) -> None:
+    def retaken(self, address: str, now: float) -> None:
         """``takeip`` has run for ``address`` in its present state, and it is configured."""
         self._missing.pop(address, None)
-        telling = self._telling.get(address)
-        if telling is not None:
-            if telling.told > -math.inf:
-                telling.pause = min(2 * telling.pause, LONGEST_TELL_PAUSE)
-            telling.told = now
-            telling.due = math.inf
+        retake = self._retakes.get(address)
+        if retake is not None:
+            if retake.latest > -math.inf:
+                retake.pause = min(2 * retake.pause, LONGEST_RETAKE_PAUSE)
+            retake.latest = now
+            retake.due = math.inf
 
     def released(self, address: str) -> None:
         """``address`` is no longer held, or was taken again."""
         self._missing.pop(address, None)
         self._failing.pop(address, None)
-        self._telling.pop(address, None)
+        self._retakes.pop(address, None)
 
     def clear(self) -> None:
         """No address is held."""
         self._missing.clear()
         self._failing.clear()
-        self._telling.clear()
+        self._retakes.clear()
 
     def to_restore(self, now: float, possible: Callable[[str], bool]) -> list[str]:
         """The addresses to configure now, if ``possible``; each is returned once until its answer has come."""
@@ -109,20 +109,20 @@ class Upkeep:
             self._missing[address] = math.inf
         return due
 
-    def to_tell(self, now: float) -> list[str]:
+    def retakes_due(self, now: float) -> list[str]:
         """The addresses for which ``takeip`` must run now, the longest waiting first."""
-        if not self._telling:
+        if not self._retakes:
             return []
-        due = [(telling.due, address) for address, telling in self._telling.items() if telling.due <= now]
+        due = [(retake.due, address) for address, retake in self._retakes.items() if retake.due <= now]
         return [address for _, address in sorted(due)]
 
-    def latest_tell(self) -> float:
+    def latest_retake(self) -> float:
         """When the last pending ``takeip`` is due; 0 without any."""
-        return max((telling.due for telling in self._telling.values() if telling.due < math.inf), default=0.0)
+        return max((retake.due for retake in self._retakes.values() if retake.due < math.inf), default=0.0)
 
     def next_due(self, since: float) -> float:
         """When time alone makes something due that was not at ``since``."""
-        if not self._missing and not self._telling:
+        if not self._missing and not self._retakes:
             return math.inf
-        waiting = [*self._missing.values(), *(telling.due for telling in self._telling.values())]
+        waiting = [*self._missing.values(), *(retake.due for retake in self._retakes.values())]
         return min((when for when in waiting if when > since), default=math.inf)

@@ -91,7 +91,7 @@ class View:
         #: Why the store has another history than before, until the node has recorded it; else "".
         self.another_history = ""
         # Everything was forgotten: ignore input from before the next read.
-        self._deaf = False
+        self._forgotten = False
         self.nodes: Table[NodeRecord] = {}
         self.numbers: Table[NumberRecord] = {}
         self.admin: Table[AdminRecord] = {}
@@ -196,13 +196,13 @@ class View:
         gone = [Change(key, None, snapshot.revision) for key in self._revisions if key not in present]
         changes = [*gone, *(Change(e.key, e.value, e.revision) for e in snapshot.entries)]
         self.loaded = True
-        self._deaf = False
+        self._forgotten = False
         self.reads += 1
         return changed | self._take(changes, snapshot.revision, gap=True)
 
     def apply(self, batch: Batch) -> set[str]:
         """Take one commit from the watch; returns the keys that changed."""
-        if self._deaf:
+        if self._forgotten:
             return set()
         if batch.revision <= self.revision:
             why = f"its watch went back from revision {self.revision} to {batch.revision}"
@@ -224,7 +224,7 @@ class View:
             memory.clear()
         self.revision = self.known = 0
         self.loaded = False
-        self._deaf = True
+        self._forgotten = True
         self.changes += 1
         return keys
 
@@ -286,7 +286,7 @@ class View:
     def applied(self, operations: Sequence[Operation], revision: int) -> set[str]:
         """Take an own accepted commit ahead of its echo; returns the keys that changed."""
         changed: set[str] = set()
-        if revision <= self.revision or self._deaf:
+        if revision <= self.revision or self._forgotten:
             # The watch has shown it already, and perhaps later changes.
             return changed
         for operation in operations:

@@ -22,7 +22,7 @@ import msgspec
 
 from locum import json_lines, tasks
 from locum.errors import LocumError, ProtocolError, UsageError
-from locum.folder import in_strange_hands
+from locum.folder import foreign_control
 from locum.json_lines_async import FrameConnection, FrameServer, serve_unix
 from locum.lines import LineWriter, standard_error, take_standard_error
 from locum.store import messages
@@ -252,7 +252,7 @@ def _complain(context: dict[str, object]) -> None:
 
 def _check_place(data: str) -> None:
     """Raise UsageError when another user could replace the store's files, which are opened by name."""
-    if reason := in_strange_hands(os.path.dirname(os.path.abspath(data))):
+    if reason := foreign_control(os.path.dirname(os.path.abspath(data))):
         raise UsageError(f"{data}: {reason}; expected a place that only this user and root can change")
 
 

@@ -8,7 +8,7 @@ from locum.rules.effects import Effect, Restore, TakeAddress, TakeAgain
 from locum.rules.explain import Situation, why_unserved
 from locum.rules.node import Adoption, Node
 from locum.rules.obstacles import LONGEST_WARNING, MOST_WARNINGS, Obstacles
-from locum.rules.upkeep import CALM, LONGEST_TELL_PAUSE, TELL_PAUSE, TRIES, Upkeep
+from locum.rules.upkeep import CALM, LONGEST_RETAKE_PAUSE, RETAKE_PAUSE, TRIES, Upkeep
 from locum.rules.view import View
 from tests.unit.rules.rig import Cluster
 
@@ -217,11 +217,11 @@ def test_scripts_hear_less_often_of_an_address_that_is_removed_again_and_again()
         upkeep.lost(ADDRESS, now)
         upkeep.to_restore(now, lambda _: True)
         upkeep.restored(ADDRESS, now)
-        if upkeep.to_tell(now):
+        if upkeep.retakes_due(now):
             told.append(now)
-            upkeep.told(ADDRESS, now)
+            upkeep.retaken(ADDRESS, now)
         now += 0.5
     gaps = [after - before for before, after in itertools.pairwise(told)]
-    assert gaps[0] == TELL_PAUSE
-    assert gaps[-1] >= LONGEST_TELL_PAUSE
+    assert gaps[0] == RETAKE_PAUSE
+    assert gaps[-1] >= LONGEST_RETAKE_PAUSE
     assert len(told) < 15
