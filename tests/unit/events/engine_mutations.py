@@ -16,11 +16,12 @@ import pytest
 from locum.events import decisions, engine
 from locum.events.decisions import Plan, decide, passed_over
 from locum.events.engine import EventEngine
-from locum.events.model import Event, Script
+from locum.events.model import Event, EventResult, Script
 from locum.events.runner.protocol import Answer, Greeting
 from locum.events.runner.results import Outcome, ScriptResult
 from locum.events.runner_client import Run, RunnerClient
 from locum.events.status import StatusBook
+from locum.node.kernel_watch import KernelWatch
 from tests.unit.events import runner_mutations as runner
 from tests.unit.events import test_decisions as decision_tests
 from tests.unit.events import test_engine as engine_tests
@@ -28,6 +29,7 @@ from tests.unit.events import test_started as late
 from tests.unit.events.runner import test_protocol as protocol
 from tests.unit.events.runner import test_run_lock as deaths
 from tests.unit.events.runner import test_run_script as unusual
+from tests.unit.node import test_kernel_watch as watch
 
 Patch = pytest.MonkeyPatch
 Check = Callable[..., None]
@@ -131,6 +133,16 @@ def scripts_after_a_failure_are_forgotten(patch: Patch) -> None:
     patch.setattr(StatusBook, "add", lambda self, result, _present: original(self, result, ()))
 
 
+def any_event_is_repeated(patch: Patch) -> None:
+    """The end of any event uses up a script's wish for another ``monitor``."""
+    original = KernelWatch._event_ended
+
+    def ended(self: KernelWatch, result: EventResult) -> None:
+        original(self, msgspec.structs.replace(result, event=Event.MONITOR))
+
+    patch.setattr(KernelWatch, "_event_ended", ended)
+
+
 # -- I5: one event at a time ------------------------------------------------------------------------------------
 
 
@@ -201,6 +213,7 @@ ENGINE_MUTATIONS: dict[Callable[[Patch], None], Check] = {
     a_time_out_is_no_failure: unusual.test_i4_a_time_out_ends_the_event,
     a_failed_startup_is_no_failure: late.test_a_startup_that_fails_is_the_failure_of_the_monitor_and_is_tried_again,
     a_dead_runner_is_no_failure: deaths.test_i5_runner_killed_while_a_script_runs,
+    any_event_is_repeated: watch.test_a_monitor_in_which_a_script_asks_for_it_is_followed_by_another,
     scripts_after_a_failure_are_forgotten: engine_tests.test_results_survive_the_daemon,
     two_events_at_once: engine_tests.test_i5_events_asked_for_at_once_run_one_after_the_other_in_that_order,
     a_cancelled_event_is_not_waited_for: engine_tests.test_i5_an_event_waits_for_the_script_of_a_cancelled_one,

@@ -40,7 +40,7 @@ def limited() -> Iterator[None]:
 
 def is_found(check: Check, bench: Bench, patch: pytest.MonkeyPatch) -> str:
     """What ``check`` says of the defect; "" when it passes."""
-    given = {"bench": bench, "monkeypatch": patch, "hanging": bench}
+    given = {"bench": bench, "monkeypatch": patch, "hanging": bench, "tmp_path": bench.place}
     wanted = inspect.signature(check).parameters
     if "hanging" in wanted:
         bench.script("10.a", SCRIPT.format(place=bench.place))
