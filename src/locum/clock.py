@@ -26,11 +26,9 @@ class SystemClock:
     """The clocks of this machine."""
 
     def boot(self) -> float:
-        """See :class:`Clock`."""
         return boottime()
 
     def wall(self) -> float:
-        """See :class:`Clock`."""
         return time.time()
 
 

@@ -69,10 +69,7 @@ class StoreCorrupt(StoreError):
 
 
 class NetlinkError(LocumError):
-    """The kernel refused a netlink request.
-
-    ``errno`` is the positive error number from the kernel's answer.
-    """
+    """The kernel refused a netlink request. ``errno`` is the positive error number from the kernel's answer."""
 
     def __init__(self, message: str, errno: int) -> None:
         super().__init__(message)
@@ -80,7 +77,7 @@ class NetlinkError(LocumError):
 
 
 class HoldEnded(LocumError):
-    """The hold ended before the node had done something that only a holder may do."""
+    """The hold ended before the node had finished an action that requires it."""
 
     def __init__(self) -> None:
         super().__init__("the hold has ended")

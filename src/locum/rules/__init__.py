@@ -33,8 +33,7 @@ answer all lead to the same state, and a superfluous input changes nothing.
   (:class:`~locum.rules.effects.SendBeat`). Safety depends on this order.
 - *The store's contents.* The caller reads the whole store and passes it to ``node.store_read()``, then each later
   commit to ``node.store_changed()``, in order and without a gap. When the watch loses its place, it calls
-  ``node.watch_lost()`` and reads again; on
-  :class:`~locum.rules.effects.ReadAnew` it reads again.
+  ``node.watch_lost()`` and reads again; on :class:`~locum.rules.effects.ReadAnew` it reads again.
 - *The store* is linearizable, and a commit takes effect wholly or not at all, only if all its conditions hold.
 
 **The promises in return.**

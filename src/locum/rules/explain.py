@@ -16,7 +16,7 @@ from locum.rules.plan import NodeState, current_health, hostable, node_state
 from locum.rules.schema import PREPARED, RECOVERED, SETTLED, HealthRecord, HostedAddress, PlanRecord
 from locum.rules.view import View
 
-#: Why a node that is well serves less than its share.
+#: Why a healthy node serves less than its share.
 WAITS = "takes over nothing for the length of a hold after its start or an outage of the store"
 
 

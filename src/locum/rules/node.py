@@ -60,7 +60,7 @@ class Node:
         self._step()
 
     def store_read(self, snapshot: Snapshot, known: int, now: float, wall: float) -> None:
-        """The whole store was read. ``known``: the view's ``known`` at the time when the read was requested."""
+        """The whole store was read. ``known``: the view's ``known`` when the read was requested."""
         self._view_changed(self.view.reset(snapshot, known), now, wall)
 
     def store_changed(self, batch: Batch, now: float, wall: float) -> None:

@@ -139,14 +139,13 @@ class HealthRecord(msgspec.Struct, frozen=True):
     """A node's report about itself.
 
     ``started``: ``startup`` succeeded. ``earned``: a ``monitor`` has passed since (I6). ``healthy``: the last one
-    passed. ``down``: configured interfaces without link. ``refused``: address → why it could not be taken.
-    ``leaving``: the node wants to stop. ``handles``: the events that need a phase and that its scripts handle.
-    ``warning``: a fact for the admin, such as a hold that the kernel cannot enforce; ``warnings``: more of them.
-    ``unable``: why it can serve no address, whatever its scripts say, or "". ``unsteady``: interfaces whose link
-    returned too recently to count; ``settling``: the same of the node's health, in words, or ""
-    (:mod:`locum.rules.damping`). ``waits``: the node may not claim anything yet, because holds of another history of
-    the store may last. ``occupied``: address → evidence of another machine or cluster that has it; this is not a fault
-    of this node.
+    passed. ``down``: configured interfaces without link. ``refused``: address → why it could not be taken. ``leaving``:
+    the node wants to stop. ``handles``: the events that need a phase and that its scripts handle. ``warning``: a fact
+    for the admin, such as a hold that the kernel cannot enforce; ``warnings``: more of them. ``unable``: why it can
+    serve no address, whatever its scripts say, or "". ``unsteady``: interfaces whose link returned too recently to
+    count; ``settling``: the same of the node's health, in words, or "" (:mod:`locum.rules.damping`). ``waits``: the
+    node may not claim anything yet, because holds of another history of the store may last. ``occupied``: address →
+    evidence of another machine or cluster that has it; this is not a fault of this node.
     """
 
     incarnation: str

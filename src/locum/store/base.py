@@ -4,10 +4,9 @@ Rules of this file: it knows no engine, no schema and no event loop policy. Any 
 gives every commit a revision, and lets a client watch a prefix from a revision. It needs no leases, TTLs or locks:
 Locum itself decides whether a node is alive (:mod:`locum.rules.hold`).
 
-Revisions are positive integers that only grow; 0 is "before everything". The revision of a *key* is the
-revision of the commit that wrote its present value (etcd: ``mod_revision``). A store that is wiped or restored from a
-copy breaks this rule: it assigns earlier revisions again, to other commits. Users of a store must survive that
-(``docs/safety.md``).
+Revisions are positive integers that only grow; 0 is "before everything". The revision of a *key* is the revision of the
+commit that wrote its present value (etcd: ``mod_revision``). A store that is wiped or restored from a copy breaks this
+rule: it assigns earlier revisions again, to other commits. Users of a store must survive that (``docs/safety.md``).
 """
 
 from __future__ import annotations

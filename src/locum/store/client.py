@@ -174,21 +174,18 @@ class UnixStore:
         self._closed = False
 
     async def read(self, prefix: str) -> Snapshot:
-        """All keys under ``prefix``."""
         reply = await self._ask(lambda number: Read(number, prefix))
         if reply.snapshot is None:
             raise self._strange(reply)
         return reply.snapshot
 
     async def names(self, prefix: str) -> tuple[str, ...]:
-        """The first parts of all keys after ``prefix``."""
         reply = await self._ask(lambda number: Names(number, prefix))
         if reply.names is None:
             raise self._strange(reply)
         return reply.names
 
     async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
-        """Carry out ``operations`` if ``conditions`` hold."""
         check_commit(conditions, operations)
         reply = await self._ask(lambda number: Commit(number, tuple(conditions), tuple(operations)))
         if reply.result is None:

@@ -43,17 +43,14 @@ class MemoryStore:
         self._closed = False
 
     async def read(self, prefix: str) -> Snapshot:
-        """All keys under ``prefix``."""
         self._check_open()
         return self.core.snapshot(prefix)
 
     async def names(self, prefix: str) -> tuple[str, ...]:
-        """The first parts of all keys after ``prefix``."""
         self._check_open()
         return self.core.names(prefix)
 
     async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
-        """Carry out ``operations`` if ``conditions`` hold."""
         result, safe = self.submit(conditions, operations)
         if safe is not None:
             await asyncio.shield(safe)
@@ -78,7 +75,6 @@ class MemoryStore:
         return lambda: self._listeners.discard(listener)
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
-        """The commits after ``after`` under ``prefix``, in order."""
         wake = asyncio.Event()
         unsubscribe = self.subscribe(wake.set)
         try:

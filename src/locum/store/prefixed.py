@@ -29,25 +29,21 @@ class PrefixedStore:
         self._prefix = prefix
 
     async def read(self, prefix: str) -> Snapshot:
-        """See :class:`locum.store.base.Store`."""
         cut = len(self._prefix)
         snapshot = await self._store.read(self._prefix + prefix)
         entries = tuple(Entry(e.key[cut:], e.value, e.revision) for e in snapshot.entries)
         return Snapshot(snapshot.revision, entries)
 
     async def names(self, prefix: str) -> tuple[str, ...]:
-        """See :class:`locum.store.base.Store`."""
         return await self._store.names(self._prefix + prefix)
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
-        """See :class:`locum.store.base.Store`."""
         cut = len(self._prefix)
         async for batch in self._store.watch(self._prefix + prefix, after):
             changes = tuple(Change(c.key[cut:], c.value, c.revision) for c in batch.changes)
             yield Batch(batch.revision, changes)
 
     async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
-        """See :class:`locum.store.base.Store`."""
         return await self._store.commit(
             [Condition(self._prefix + c.key, c.revision, c.at_least) for c in conditions],
             [
@@ -57,5 +53,4 @@ class PrefixedStore:
         )
 
     async def close(self) -> None:
-        """See :class:`locum.store.base.Store`."""
         await self._store.close()

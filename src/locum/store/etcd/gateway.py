@@ -287,7 +287,7 @@ class Gateway:
                     raise messages.failure(await response.read(), response.status)
                 yield response.content
         except aiohttp.ConnectionTimeoutError:
-            # In the same words as for a request: what is said again and again goes to the log once.
+            # The same text as for a request, so that the log has a repeated failure only once.
             raise Unknown(f"no connection within {self._connect:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Unknown(_reason(error)) from None

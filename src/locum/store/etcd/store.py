@@ -84,7 +84,6 @@ class EtcdStore:
         self._closed = False
 
     async def read(self, prefix: str) -> Snapshot:
-        """All keys under ``prefix``."""
         return await self._bounded(self._read(self._prefix + prefix.encode()))
 
     async def _read(self, prefix: bytes) -> Snapshot:
@@ -126,7 +125,6 @@ class EtcdStore:
                 start = key + b"\0"
 
     async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
-        """Carry out ``operations`` if ``conditions`` hold."""
         check_commit(conditions, operations)
         return await self._bounded(self._commit(messages.txn_request(self._prefix, conditions, operations)))
 
