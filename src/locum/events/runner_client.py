@@ -35,6 +35,7 @@ KILL_LIMIT, REASON_LIMIT = 2.0, 0.2
 #: Bytes of one line on its standard error.
 _LONGEST_LINE = 4096
 
+_OPTIONS = ("-I", "-S", "-X", "utf8")
 _MAIN = Path(__file__).with_name("runner") / "entry.py"
 
 
@@ -98,17 +99,7 @@ class RunnerClient(asyncio.Protocol):
         def spawn() -> subprocess.Popen[bytes]:
             try:
                 return subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-I",
-                        "-S",
-                        "-X",
-                        "utf8",
-                        str(_MAIN),
-                        str(theirs.fileno()),
-                        runtime,
-                        str(os.getpid()),
-                    ],
+                    [sys.executable, *_OPTIONS, str(_MAIN), str(theirs.fileno()), runtime, str(os.getpid())],
                     env={**environment, "LOCUM_RUNNER_PATH": ":".join(path for path in sys.path if path)},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from locum.processes import boot_id, is_alive
 
@@ -17,15 +18,12 @@ _LINES, _BYTES = 8, 2000
 _QUOTED = 120
 
 
-class LastWords:
+class LastWords(NamedTuple):
     """A service that has ended by itself: its name, its log, and the last lines of that."""
 
-    __slots__ = ("lines", "log", "service")
-
-    def __init__(self, service: str, log: str, lines: list[str]) -> None:
-        self.service = service
-        self.log = log
-        self.lines = lines
+    service: str
+    log: str
+    lines: list[str]
 
     @property
     def reason(self) -> str:

@@ -19,13 +19,12 @@ import msgspec
 
 from locum.errors import LocumError
 from locum.outside import UNDECODABLE
-from locum.processes import boot_id, is_alive, kill, kill_session, process, processes
+from locum.processes import boot_id, is_alive, kill, kill_session, process, processes, session_members
 
 #: Time for an earlier runner to notice that its agent is gone and to end its script, seconds.
 PATIENCE = 8.0
 #: The same while its agent is alive, seconds: after that, another daemon uses the directory.
 BUSY_PATIENCE = 2.0
-
 
 T = TypeVar("T")
 
@@ -117,8 +116,7 @@ class RunLock:
     def begun(self, script: str, event: str, pid: int) -> None:
         """Record that ``script`` runs as process ``pid``, which leads its session."""
         found = process(pid)
-        start = found.start if found is not None else 0
-        self._write(Running(script, event, pid, start))
+        self._write(Running(script, event, pid, found.start if found is not None else 0))
 
     def ended(self) -> None:
         """Record that no script runs."""
@@ -209,11 +207,7 @@ class RunLock:
         mark = b"LOCUM_RUNTIME=" + os.fsencode(self._runtime)
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
-            left = [
-                one
-                for one in processes()
-                if one.session == session and not one.dead and _holds(one.pid, "environ", mark)
-            ]
+            left = [one for one in session_members(session) if _holds(one.pid, "environ", mark)]
             if not left:
                 return
             for one in left:

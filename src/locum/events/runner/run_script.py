@@ -18,6 +18,7 @@ import signal
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from locum.events.runner.capture import Capture
 from locum.events.runner.child import REASON, STACK_SIGNAL, Child, become_parent
@@ -43,12 +44,11 @@ _SPARES = 3
 _STACK_LIMIT = 0.5
 
 
-class Interruption:
+class Interruption(NamedTuple):
     """Interruption of a script: a descriptor to watch, and a function that decides to stop when it is readable."""
 
-    def __init__(self, descriptor: int, stop: Callable[[], bool]) -> None:
-        self.descriptor = descriptor
-        self.stop = stop
+    descriptor: int
+    stop: Callable[[], bool]
 
 
 class ScriptRunner:

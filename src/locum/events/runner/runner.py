@@ -38,9 +38,8 @@ class Control:
     """The runner's end of the socket to the agent."""
 
     def __init__(self, descriptor: int) -> None:
-        os.set_inheritable(
-            descriptor, False
-        )  # inherited by this runner; a script must not, or it would hide the runner's death
+        # Inherited by this runner; a script must not, or it would hide the runner's death.
+        os.set_inheritable(descriptor, False)
         self.descriptor = descriptor
         #: The agent has closed its end, or is dead.
         self.closed = False
