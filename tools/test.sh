@@ -1,8 +1,8 @@
 #!/bin/sh
-# All checks. The simulation and the tests of units use processors all the time; those in the lab wait most of theirs. So
-# they run side by side, the former at idle priority: they get what the lab leaves, and delay nothing there. Two labs run
-# at a time; tests that are marked "alone" follow when all else has ended, one after the other. Goes on after a failure;
-# fails if anything did. The last line counts all tests.
+# All checks. The simulation and the tests of units use processors all the time, those in the lab wait for much of theirs.
+# So they run side by side. The former have idle priority: they get what the lab leaves, and delay nothing there. Two labs
+# run at a time, then those marked "alone", one after the other. Goes on after a failure; fails if anything did. The last
+# line counts all tests.
 set -u
 
 cd "$(dirname "$0")/.."
@@ -28,7 +28,7 @@ if [ "${1:-}" = --beside-the-lab ]; then
     check 'mypy' .venv/bin/mypy
     check 'mypy of the event scripts' .venv/bin/mypy --scripts-are-modules src/locum/scripts/*
     check 'simulation' make --no-print-directory sim
-    check 'tests of units and simulation' tests units -n 4 --dist worksteal -o cache_dir=.pytest_cache/units tests/sim tests/unit
+    check 'tests of units and simulation' tests units -n 3 --dist worksteal -o cache_dir=.pytest_cache/units tests/sim tests/unit
     exit 0
 fi
 
@@ -47,8 +47,8 @@ lab() {
     [ "${ALL:-}" = "" ] || chosen='long or not long'
     status=0
     tests lab -n 2 --dist worksteal -m "not alone and ($chosen)" tests/lab || status=$?
-    end_of_the_others
     tests alone -m "alone and ($chosen)" tests/lab || { other=$?; [ "$status" -gt 1 ] || status=$other; }
+    end_of_the_others
     [ "$status" != 0 ] || return 0
     if [ "$status" != 1 ] || grep -q '^ERROR\|^FAILED tests/lab/.*::test_i[0-9]' "$work/lab" "$work/alone"; then
         return "$status"
