@@ -1,19 +1,19 @@
 """The program that rpc.statd calls when it begins or ends to monitor a client of the lock manager (``rpc.statd -H``).
 
-Rules of this file: only the standard library, and fast, because rpc.statd waits for its end and the client for its
-lock. The program is called as ``add-client CLIENT SERVER`` and ``del-client CLIENT SERVER`` (nfs-utils,
-``support/nsm`` and ``utils/statd/callout.c``; further arguments are ignored). SERVER is the name under which the
-server asked: an address or, with NFS-Ganesha and most kernels, only the name of the host. Then the client is recorded
-for every public address that this node serves, as CTDB does.
+Only light imports, and fast, because rpc.statd waits for its end and the client for its lock. The program is called
+as ``add-client CLIENT SERVER`` and ``del-client CLIENT SERVER`` (nfs-utils, ``support/nsm`` and
+``utils/statd/callout.c``; further arguments are ignored). SERVER is the server's name for itself: an address or, with
+NFS-Ganesha and most kernels, only the host name. Then the client is recorded for every public address that this node
+serves, as CTDB does.
 
-The daemon is asked to record it in the cluster's store. When it cannot, or does not answer in time, the
-change goes to the *journal*, a file that :func:`deliver` (called by ``60.nfs``) delivers later. The journal's changes
-are older than new ones, so while a journal exists, all changes go there. rpc.statd may have given up root, but root
-delivers the journal: the files belong to the owner of their directory, who may be an attacker (:mod:`locum.folder`).
-The journal's contents are checked like the arguments of a call.
+The daemon records it in the cluster's store. When it cannot, or does not answer in time, the change goes to the
+*journal*, a file that :func:`deliver` (called by ``60.nfs``) delivers later. The journal's changes are older than new
+ones, so while a journal exists, all changes go there. rpc.statd may have given up root, but root delivers the journal:
+the files belong to the owner of their directory, who may be an attacker (:mod:`locum.folder`). The journal's contents
+are checked like the arguments of a call.
 
-While the lock manager is restarted, or gives up the locks of an address that moves away, it ceases to monitor
-its clients. They must still be notified, so ``del-client`` is ignored then: see :func:`keep`.
+While the lock manager is restarted, or gives up the locks of an address that leaves, it ceases to monitor its clients.
+They must still be notified, so ``del-client`` is ignored then: see :func:`keep`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from locum.folder import Folder
 
 DEFAULT_STATE = "/var/lib/locum"
 
-#: Seconds that rpc.statd may have to wait for the daemon.
+#: How long rpc.statd may wait for the daemon, in seconds.
 PATIENCE = 1.0
-#: Seconds for which a server that was stopped, or gave up an address, may go on to end the monitoring of its clients.
+#: For how many seconds a server that was stopped, or gave up an address, may end the monitoring of its clients.
 KEEP = 10.0
-#: Lines handed over at once, bytes in which they are looked for, and how often in one call.
+#: Lines delivered at once, bytes in which they are looked for, and how often in one call.
 _BATCH, _PIECE, _ROUNDS = 500, 1 << 18, 100
 #: The longest journal, bytes: some ten thousand changes.
 _LONGEST_JOURNAL = 1 << 22
-#: Seconds for which the lock of the directory is waited for: its owner may keep it for ever.
+#: How long to wait for the lock of the directory, in seconds: its owner may keep it for ever.
 _LOCK_PATIENCE = 5.0
 _JOURNAL, _KEEP = "journal", "keep"
 _NAMES = {"add-client": "add", "del-client": "del"}
@@ -103,10 +103,10 @@ def deliver(*, state: str | None = None, path: str | None = None, timeout: float
             if size > 2 * _LONGEST_JOURNAL:
                 text = f"the journal has more than {2 * _LONGEST_JOURNAL} bytes, so it is not ours; remove it"
                 raise OSError(errno.EFBIG, text, os.path.join(folder.path, _JOURNAL))
-            # The lock is not held while the daemon is asked: rpc.statd goes on adding lines at the end.
+            # The lock is not held while the daemon is asked: rpc.statd continues to append lines.
             with folder.locked(_LOCK_PATIENCE):
                 lines = folder.read(_JOURNAL, _PIECE).splitlines(keepends=True)[:_BATCH]
-            # One line that fills all of the piece is not a change, and the piece may end within a line.
+            # A line that fills the whole piece is not a change, and the piece may end within a line.
             if len(lines) > 1 and not lines[-1].endswith(b"\n"):
                 lines.pop()
             count += _hand_over(_changes(lines), path, timeout)
@@ -119,14 +119,14 @@ def deliver(*, state: str | None = None, path: str | None = None, timeout: float
 def _changes(lines: list[bytes]) -> list[dict[str, object]]:
     changes = []
     for line in lines:
-        # Half a line, of a machine that lost power; or lines of an attacker, nested deeper than the reader can follow.
+        # Half a line, after a loss of power; or an attacker's lines, nested too deeply for the reader.
         with contextlib.suppress(ValueError, RecursionError, Wrong):
             changes.append(_change(json.loads(line)))
     return changes
 
 
 def _change(found: object) -> dict[str, object]:
-    """The change as the daemon takes it, client and server in their one form. Raises Wrong."""
+    """The change in the daemon's form, client and server in canonical form. Raises Wrong."""
     if not isinstance(found, dict):
         raise Wrong("not a change")
     do, client, server, at = (found.get(key) for key in ("do", "client", "server", "at"))
@@ -135,14 +135,14 @@ def _change(found: object) -> dict[str, object]:
     try:
         client = hosts.host(str(client))
     except ValueError:
-        raise Wrong(f"invalid client name {str(client)[:255]!r}: expected an address or the name of a host") from None
+        raise Wrong(f"invalid client name {str(client)[:255]!r}: expected an address or a host name") from None
     try:
         server = hosts.host(str(server))
     except ValueError:
-        server = ""  # it only tells which address the client came by, if any
+        server = ""  # it only says which address the client used, if any
     if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
         at = 0.0
-    # A time to come would be newer than every later change.
+    # A future time would be newer than every later change.
     return {"do": do, "client": client, "server": server, "at": min(float(at), time.time())}
 
 
@@ -179,7 +179,7 @@ def is_kept(place: str) -> bool:
             left = float(folder.read(_KEEP, 64)) - time.clock_gettime(time.CLOCK_BOOTTIME)
     except (OSError, ValueError):
         return False
-    return 0 < left < 3600  # more is of another boot
+    return 0 < left < 3600  # a larger value is from another boot
 
 
 def main(arguments: list[str]) -> int:

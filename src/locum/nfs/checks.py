@@ -1,11 +1,11 @@
 """Checks the parts of an NFS server by RPC, with the tolerance that administrators configure.
 
-Rules of this file: it asks and counts; it returns the consequence of a failure, but does not carry it out. The
-thresholds are those of CTDB's ``nfs-checks.d``: a number of failures in a row until the node is unhealthy, and a number
-of failures after which the part is restarted each time.
+This file asks and counts; it returns the consequence of a failure, but does not carry it out. The thresholds are those
+of CTDB's ``nfs-checks.d``: a number of failures in a row until the node is unhealthy, and a number of failures after
+which the part is restarted each time.
 
-A part that is *gone* (not registered, connection refused) is distinguished from a slow one: it does not return by
-itself, so it is restarted at once, and if NFS itself is gone the node becomes unhealthy at once.
+A part that is *gone* (not registered, connection refused) is distinguished from a slow one. It does not return by
+itself, so it is restarted at once; if NFS itself is gone, the node becomes unhealthy at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from locum import rpc
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One part: RPC ``program`` in ``versions``. ``unhealthy_after`` and ``restart_every``: failures in a row, 0 is
+    """One part: RPC ``program`` in ``versions``. ``unhealthy_after`` and ``restart_every``: failures in a row, 0 for
     never. ``essential``: without it the node cannot serve."""
 
     name: str
@@ -32,7 +32,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a check found. ``problem`` is empty without one; ``hung``: the part exists and does not answer."""
+    """The result of a check. ``problem`` is "" without one; ``hung``: the part exists and does not answer."""
 
     check: Check
     problem: str = ""
@@ -42,7 +42,7 @@ class Verdict(msgspec.Struct, frozen=True):
     failures: int = 0
 
 
-#: As CTDB's shipped checks have them; the port mapper is not restarted.
+#: The values of CTDB's shipped checks; the port mapper is not restarted.
 DEFAULTS = (
     Check("portmapper", rpc.PORTMAPPER, (2,), unhealthy_after=1, restart_every=0),
     Check("nfs", rpc.NFS, (3,), unhealthy_after=2, restart_every=10, essential=True),
@@ -53,8 +53,8 @@ DEFAULTS = (
 
 
 def configured(settings: Mapping[str, object], checks: tuple[Check, ...] = DEFAULTS) -> list[Check]:
-    """The checks with what the settings change: ``nfs_unhealthy_after``, ``nfs_restart_every``, ``versions`` (of NFS),
-    and without those that ``skip`` names."""
+    """The checks as changed by the settings ``nfs_unhealthy_after``, ``nfs_restart_every``, ``versions`` (of NFS), and
+    without those that ``skip`` names."""
     skipped = settings.get("skip") or ()
     found = []
     for check in checks:
@@ -106,7 +106,7 @@ class Counters:
         self._directory = directory
 
     def failed(self, name: str) -> int:
-        """One more; returns how many there are."""
+        """Count one more; return the number."""
         os.makedirs(self._directory, exist_ok=True)
         path = os.path.join(self._directory, name)
         try:
@@ -119,7 +119,7 @@ class Counters:
         return count + 1
 
     def succeeded(self, name: str) -> None:
-        """None any more."""
+        """Reset the count."""
         try:
             os.unlink(os.path.join(self._directory, name))
         except FileNotFoundError:

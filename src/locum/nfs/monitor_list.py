@@ -1,11 +1,10 @@
 """The files in which rpc.statd records monitored clients (the ``sm`` directory), synchronised with the cluster's list.
 
-Rules of this file: only the directory's contents, through :mod:`locum.folder`, because it belongs to the user as whom
-rpc.statd runs. rpc.statd and sm-notify read it when they start; so after a restart
-of the machine they notify those clients that hold locks through the addresses of this node, and no others. The format
-is that of nfs-utils (``support/nsm/file.c``): one file for each monitored host, named after it, with one line
-``ADDRESS PROGRAM VERSION PROCEDURE COOKIE MON_NAME MY_NAME``, the first four in hexadecimal, the address in the byte
-order of the network.
+Only the directory's contents, through :mod:`locum.folder`, because it belongs to rpc.statd's user. rpc.statd and
+sm-notify read it when they start. So after a restart of the machine they notify exactly the clients that hold locks
+through this node's addresses. The format is that of nfs-utils (``support/nsm/file.c``): one file for each monitored
+host, named after it, with one line ``ADDRESS PROGRAM VERSION PROCEDURE COOKIE MON_NAME MY_NAME``, the first four in
+hexadecimal, the address in network byte order.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _USUAL = ("/var/lib/nfs/statd/sm", "/var/lib/nfs/sm")
 
 
 def find(configured: object = None) -> str | None:
-    """The directory: the configured one, or the first of the usual ones that exists; None when there is none."""
+    """The configured directory, or the first usual one that exists; None without one."""
     candidates = [str(configured)] if configured else list(_USUAL)
     return next((path for path in candidates if os.path.isdir(path)), None)
 
@@ -39,8 +38,8 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild(directory: str, clients: Mapping[str, str]) -> Rebuilt:
-    """Make it agree with ``clients`` (client → the address of ours under which it knows us). The file of a listed
-    client is left unchanged: rpc.statd knows more. Raises OSError when the directory cannot be used at all.
+    """Make it agree with ``clients`` (client → our address by which it knows us). The file of a listed client is left
+    unchanged: rpc.statd knows more. Raises OSError when the directory cannot be used.
     """
     added = removed = 0
     problems: list[str] = []
@@ -66,7 +65,7 @@ def rebuild(directory: str, clients: Mapping[str, str]) -> Rebuilt:
 
 
 def _host(client: str) -> str:
-    """The one form of a client's name; empty when the name is invalid, and so invalid as a file name here."""
+    """The canonical form of a client's name; "" for an invalid name, which is no valid file name here."""
     try:
         return hosts.host(client)
     except ValueError:

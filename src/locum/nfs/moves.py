@@ -1,11 +1,10 @@
-"""Determines whether addresses have moved, also on a node that took and released none itself.
+"""Determine whether addresses have moved, even on a node that took and released none.
 
-Rules of this file: it reads the daemon's view of the cluster (``status`` of the control socket) and compares; it
-changes only its own notes.
+This file compares the daemon's view of the cluster (``status`` of the control socket) with its own notes.
 
-A lock exists in the server that granted it. It is lost when its address gets another holder, or the same one in another
-*incarnation*: a node that was away and is back has the same name and does not know its former locks. A holder is
-therefore a node and its incarnation.
+A lock exists in the server that granted it. It is lost when its address gets another holder, or the same node in
+another *incarnation*: a node that returned has the same name but does not know its former locks. A holder is therefore
+a node and its incarnation.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ def holders(status: Mapping[str, Any]) -> Holders:
 
 
 def will_move(status: Mapping[str, Any], noted: Holders | None) -> list[str]:
-    """The addresses whose locks the present plan makes void: those that are to get another holder or none, and those
-    that have lost the one that was ``noted`` when all was settled last."""
+    """The addresses whose locks the present plan makes void: those that get another holder or none, and those whose
+    holder differs from the one ``noted`` when all was settled last."""
     now = holders(status)
     found = []
     for item in status.get("addresses", ()):
@@ -44,7 +43,7 @@ def will_move(status: Mapping[str, Any], noted: Holders | None) -> list[str]:
 
 
 def lost(status: Mapping[str, Any], noted: Holders | None, node: str) -> list[str]:
-    """The addresses that ``node`` held when all was settled last, in an incarnation that is over. Its hold ended: the
+    """The addresses that ``node`` held when all was settled last, in an earlier incarnation. Its hold ended: the
     addresses were taken from it without ``releaseip``, and its server may still have their locks."""
     present = {item["name"]: item.get("incarnation") or "" for item in status.get("nodes", ())}.get(node, "")
     return [
@@ -53,8 +52,8 @@ def lost(status: Mapping[str, Any], noted: Holders | None, node: str) -> list[st
 
 
 def former_holders(status: Mapping[str, Any], noted: Holders | None, node: str) -> list[str]:
-    """The nodes whose clients come to ``node`` with the present plan: those that hold the addresses it is to get, and
-    those that did when all was settled last. All others, where neither is known."""
+    """The nodes whose clients come to ``node`` with the present plan: the holders of the addresses that it gets, now
+    and when all was settled last. All other nodes, where neither is known."""
     now = holders(status)
     found: set[str] = set()
     for item in status.get("addresses", ()):
@@ -103,7 +102,7 @@ class Notes:
         return found
 
     def begun(self) -> None:
-        """Grace has begun for a change that is on its way."""
+        """Grace has begun for a coming change."""
         self._write("", "grace")
 
     def has_begun(self) -> bool:

@@ -1,8 +1,8 @@
-"""NFS version 4 as a client that opens, locks and reclaims: what a move does to state is seen with it.
+"""NFS version 4 as a client that opens, locks and reclaims, to test the effect of a move on state.
 
-Rules of this file: blocking calls with a limit, over one TCP connection that is made again when it broke, as ordinary
-clients do; no callbacks, no delegations, one request at a time. It decides nothing: when to establish a client, what
-to reclaim, is for its user. Protocol: RFC 7530 and 7531 (4.0), RFC 8881 and 5662 (4.1).
+Blocking calls with a limit, over one TCP connection that is made again after it broke, as ordinary clients do; no
+callbacks, no delegations, one request at a time. The caller decides when to establish a client and what to reclaim.
+Protocol: RFC 7530 and 7531 (4.0), RFC 8881 and 5662 (4.1).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RESULT_CONFIRM = 2
 
 
 class Status(enum.IntEnum):
-    """``nfsstat4``: those that a move has to do with."""
+    """``nfsstat4``: the values that a move can cause."""
 
     OK = 0
     DENIED = 10010
@@ -49,7 +49,7 @@ class Status(enum.IntEnum):
 
 
 class Nfs4Error(rpc.RpcError):
-    """The server answered with an error: ``status``, a :class:`Status` where it is one of those."""
+    """The server answered with an error: ``status``, a :class:`Status` where known."""
 
     def __init__(self, operation: str, status: int) -> None:
         self.status: int = status
@@ -62,7 +62,7 @@ class Nfs4Error(rpc.RpcError):
 
 
 class OpenFile(msgspec.Struct):
-    """A file that is open: its handle and, as they are at present, the state of the open and of a lock on it."""
+    """An open file: its handle and the present state of the open and of a lock on it."""
 
     handle: bytes
     owner: bytes
@@ -75,11 +75,11 @@ class OpenFile(msgspec.Struct):
 
 class Client:
     """A client called ``name`` of the server at ``server``, from the address ``source``; ``minor`` is 0, 1, or 2,
-    of which nothing new is used.
+    whose new features are not used.
 
-    ``timeout`` in seconds for each call. ``verifier``: eight bytes that tell one life of a client from the next; who
-    has another one than before has rebooted and has no state. Every method raises :class:`Nfs4Error` for what the
-    server refuses, other :class:`locum.rpc.RpcError` when it cannot be asked.
+    ``timeout`` in seconds for each call. ``verifier``: eight bytes that distinguish one life of a client from the next;
+    a client with a new verifier has rebooted and has no state. Every method raises :class:`Nfs4Error` when the server
+    refuses, other :class:`locum.rpc.RpcError` when it cannot be asked.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class Client:
     # -- the client ------------------------------------------------------------------------------------------------
 
     def establish(self) -> None:
-        """Make itself known: SETCLIENTID and its confirmation; in 4.1 EXCHANGE_ID and CREATE_SESSION."""
+        """Introduce the client: SETCLIENTID and its confirmation; in 4.1 EXCHANGE_ID and CREATE_SESSION."""
         if self.minor == 0:
             arguments = Packer().fixed(self.verifier).string(self.name).uint(0x40000000).string("tcp")
-            arguments.string("0.0.0.0.0.0").uint(1)  # nobody listens for callbacks
+            arguments.string("0.0.0.0.0.0").uint(1)  # no listener for callbacks
             results = self._compound([(_SETCLIENTID, arguments.data)], session=False)
             self._take(results, _SETCLIENTID)
             self._client_id, confirm = results.uhyper(), results.fixed(8)
@@ -128,14 +128,14 @@ class Client:
         self._session, self._sequence = results.fixed(16), 0
 
     def renew(self) -> None:
-        """Say that it is alive, and hear whether it is known."""
+        """Renew the lease; raises when the server does not know the client."""
         if self.minor == 0:
             self._take(self._compound([(_RENEW, Packer().uhyper(self._client_id).data)]), _RENEW)
         else:
             self._compound([])
 
     def reclaim_complete(self) -> None:
-        """All is reclaimed that there was (4.1; nothing in 4.0)."""
+        """Declare that reclaiming is complete (4.1; nothing in 4.0)."""
         if self.minor:
             self._take(self._compound([(_RECLAIM_COMPLETE, Packer().boolean(False).data)]), _RECLAIM_COMPLETE)
 
@@ -144,7 +144,7 @@ class Client:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)  # wakes who waits for an answer
+                connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits for an answer
             connection.close()
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Client:
         return results.opaque(128)
 
     def open(self, path: str, owner: str = "owner") -> OpenFile:
-        """Open a file that exists for reading and writing."""
+        """Open an existing file for reading and writing."""
         directory, _, name = path.rpartition("/")
         file = OpenFile(b"", owner.encode())
         claim = Packer().uint(_CLAIM_NULL).string(name)
@@ -167,7 +167,7 @@ class Client:
         return file
 
     def reclaim(self, file: OpenFile) -> None:
-        """Open again what was open before the server lost its state (CLAIM_PREVIOUS)."""
+        """Open again a file that was open before the server lost its state (CLAIM_PREVIOUS)."""
         file.open_sequence = file.lock_sequence = 0
         file.lock_stateid = b""
         self._open(file, file.handle, Packer().uint(_CLAIM_PREVIOUS, 0))
@@ -182,13 +182,13 @@ class Client:
         file.lock_stateid = results.fixed(16)
 
     def unlock(self, file: OpenFile, *, offset: int = 0, length: int = _TO_END) -> None:
-        """Give the range back."""
+        """Unlock the range."""
         file.lock_sequence += 1
         arguments = Packer().uint(_WRITE_LOCK, file.lock_sequence).fixed(file.lock_stateid).uhyper(offset, length)
         file.lock_stateid = self._on(file, _LOCKU, arguments.data).fixed(16)
 
     def read(self, file: OpenFile, count: int = 100) -> bytes:
-        """The beginning of the file, with the rights of the open."""
+        """The first bytes of the file, with the rights of the open."""
         results = self._on(file, _READ, Packer().fixed(file.stateid).uhyper(0).uint(count).data)
         results.boolean()
         return results.opaque()
@@ -213,7 +213,7 @@ class Client:
         for _ in range(results.uint()):
             results.uint()
         if results.uint() != 0:
-            raise rpc.RpcError("the server gave a delegation, which was not asked for")
+            raise rpc.RpcError("the server gave a delegation that was not requested")
         self._take(results, _GETFH)
         handle = results.opaque(128)
         if flags & _RESULT_CONFIRM:
@@ -230,7 +230,7 @@ class Client:
         return results
 
     def _compound(self, steps: list[tuple[int, bytes]], *, session: bool = True) -> Unpacker:
-        """Send operations, in 4.1 within the session; the results, after that of the session."""
+        """Send operations, in 4.1 within the session; return their results, after that of the session."""
         steps = list(steps)
         within = self.minor > 0 and session
         if within:
@@ -243,7 +243,7 @@ class Client:
         message = rpc.encode_call(transaction, rpc.NFS, 4, _COMPOUND, arguments.data, system=True)
         try:
             results = Unpacker(rpc.decode_reply(self._exchange(message), transaction))
-            results.uint()  # the status of the last operation, which is there again
+            results.uint()  # the status of the last operation, which is repeated there
             results.opaque()
             results.uint()
             if within:
@@ -255,10 +255,10 @@ class Client:
 
     @staticmethod
     def _take(results: Unpacker, operation: int) -> None:
-        """The beginning of an operation's result."""
+        """Check the beginning of an operation's result."""
         name = {_OPEN: "open", _LOCK: "lock", _RENEW: "renew", _SEQUENCE: "sequence"}.get(operation, str(operation))
         if results.uint() != operation:
-            raise rpc.RpcError(f"the answer to operation {name} is that of another")
+            raise rpc.RpcError(f"the answer to operation {name} belongs to another operation")
         if (status := results.uint()) != 0:
             raise Nfs4Error(name, status)
 

@@ -1,7 +1,7 @@
 """The network lock manager's protocol, version 4, as a client that can lock, test and unlock a file of an NFSv3 server.
 
-Rules of this file: blocking calls with a limit, over TCP; no state of locks, no waiting for granted ones. It is what
-tests and ``docs/nfs.md`` see lock recovery with. Protocol: X/Open XNFS, chapter 10 (NLM4); RFC 1813 (MOUNT).
+Blocking calls with a limit, over TCP; no state of locks, no waiting for granted ones. Tests and ``docs/nfs.md`` observe
+lock recovery with it. Protocol: X/Open XNFS, chapter 10 (NLM4); RFC 1813 (MOUNT).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Status(enum.IntEnum):
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who has a lock that is in the way."""
+    """The holder of a conflicting lock."""
 
     exclusive: bool
     svid: int
@@ -48,7 +48,7 @@ class Holder(msgspec.Struct, frozen=True):
 class LockClient:
     """A client named ``name`` that asks ``server`` (an address) from its own address ``source``.
 
-    ``owner`` tells processes of one client apart; ``state`` is the client's own state number. Every method raises
+    ``owner`` distinguishes processes of one client; ``state`` is the client's own state number. Every method raises
     :class:`locum.rpc.RpcError`; ``timeout`` in seconds.
     """
 
@@ -79,24 +79,24 @@ class LockClient:
     def lock(
         self, handle: bytes, *, exclusive: bool = True, reclaim: bool = False, offset: int = 0, length: int = _TO_END
     ) -> Status:
-        """Ask for a lock, without waiting for it. ``reclaim``: one that this client had before the server lost it."""
+        """Ask for a lock, without waiting for it. ``reclaim``: this client had it before the server lost it."""
         arguments = Packer().opaque(b"lock").boolean(False).boolean(exclusive)
         self._lock(arguments, handle, offset, length).boolean(reclaim).uint(self.state)
         return self._status(_LOCK, arguments)
 
     def unlock(self, handle: bytes, *, offset: int = 0, length: int = _TO_END) -> Status:
-        """Give a lock back."""
+        """Release a lock."""
         return self._status(_UNLOCK, self._lock(Packer().opaque(b"unlock"), handle, offset, length))
 
     def cancel(self, handle: bytes, *, exclusive: bool = True, offset: int = 0, length: int = _TO_END) -> Status:
-        """Take back a request that waits."""
+        """Cancel a waiting request."""
         arguments = Packer().opaque(b"cancel").boolean(False).boolean(exclusive)
         return self._status(_CANCEL, self._lock(arguments, handle, offset, length))
 
     def test(
         self, handle: bytes, *, exclusive: bool = True, offset: int = 0, length: int = _TO_END
     ) -> tuple[Status, Holder | None]:
-        """Whether a lock would be granted, and who is in the way."""
+        """Whether a lock would be granted, and the conflicting holder."""
         arguments = Packer().opaque(b"test").boolean(exclusive)
         results = self._results(_TEST, self._lock(arguments, handle, offset, length))
         status = Status(results.uint())

@@ -1,12 +1,12 @@
-"""Notifies NFS clients that a server's lock manager has lost their locks: SM_NOTIFY of the status monitor protocol.
+"""Notify NFS clients that a server's lock manager has lost their locks: SM_NOTIFY of the status monitor protocol.
 
-Rules of this file: it sends and receives; the caller selects the clients. Protocol: X/Open XNFS,
-chapter 11: program 100024, version 1, procedure 6 with the name of the monitored host and its state number. A client
-compares the name with that under which it registered the server: an address, or a host name.
+This file sends and receives; the caller selects the clients. Protocol: X/Open XNFS, chapter 11: program 100024, version
+1, procedure 6 with the name of the monitored host and its state number. A client compares the name with the one under
+which it registered the server: an address, or a host name.
 
-A notification comes *from* the public address: clients also compare the sender. Every client is looked up with its
-own port mapper first. A client whose status monitor has no UDP, or that has not answered datagrams for a while, is
-tried over TCP. Everything is repeated, at growing intervals, until it is acknowledged or the time is over.
+A notification comes *from* the public address: clients also compare the sender. Each client's own port mapper is asked
+first. A client whose status monitor has no UDP, or that does not answer datagrams for a while, is tried over TCP.
+Everything is repeated, at growing intervals, until it is acknowledged or the time is over.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PROGRAM, VERSION, SM_NOTIFY = 100024, 1, 6
 
 #: Seconds until an unanswered datagram is sent again: first, and at most.
 FIRST_REPEAT, LONGEST_REPEAT = 0.5, 4.0
-#: Seconds until a client that answers no datagrams is tried over TCP.
+#: Seconds until a client without an answer to datagrams is tried over TCP.
 TCP_AFTER = 2.0
 #: Number of unanswered datagrams after which the port is requested again: the status monitor may have been restarted
 #: (sm-notify of nfs-utils does the same).
 _SAME_PORT = 4
-#: Conversations over TCP at the same time, and how many seconds one may take.
+#: How many conversations over TCP run at the same time, and the limit for one in seconds.
 _TCP_LIMIT, _TCP_PATIENCE = 16, 5.0
 
 
@@ -73,14 +73,14 @@ def notify(
 ) -> list[Outcome]:
     """Send every notification, all clients at once, and wait for the acknowledgements, ``timeout`` seconds at most.
 
-    Nothing is raised for a client that does not answer; its outcome says so.
+    A client that does not answer raises nothing; its outcome says so.
     """
     return _Round(timeout, mapper_port).run(list(notifications))
 
 
 class _Talk:
-    """One notification on its way. ``asking`` while the port mapper's answer is waited for, then SM_NOTIFY's. Over TCP
-    it is tried at ``tcp_due``, ``tcp_only`` when the port mapper knows of no UDP."""
+    """One notification in progress. ``asking`` while it waits for the port mapper's answer, then for SM_NOTIFY's. It is
+    tried over TCP at ``tcp_due``; ``tcp_only`` when the port mapper knows no UDP."""
 
     def __init__(self, notification: Notification, begun: float) -> None:
         self.notification = notification
@@ -99,7 +99,7 @@ class _Talk:
 
 
 class _Round:
-    """Conversations over UDP, through one socket for each of our addresses; those over TCP are made in threads."""
+    """Conversations over UDP, through one socket for each of our addresses; those over TCP run in threads."""
 
     def __init__(self, timeout: float, mapper_port: int) -> None:
         self._end = time.monotonic() + timeout
@@ -111,7 +111,7 @@ class _Round:
         self._outcomes: list[Outcome] = []
 
     def run(self, notifications: Sequence[Notification]) -> list[Outcome]:
-        """All of them."""
+        """Carry out all of them."""
         with selectors.DefaultSelector() as selector:
             try:
                 for notification in notifications:
@@ -121,7 +121,7 @@ class _Round:
                     self._try_tcp()
                     soonest = min([talk.due for talk in self._open.values()] + [self._end])
                     wait = max(soonest - time.monotonic(), 0.0)
-                    # Nothing here wakes up for what a thread has found.
+                    # A thread's result does not wake the selector.
                     for key, _ in selector.select(min(wait, 0.05) if self._tcp else min(wait, 0.5)):
                         self._receive(key.fileobj)  # type: ignore[arg-type]
                     self._collect_tcp()
@@ -146,7 +146,7 @@ class _Round:
         self._ask(talk)
 
     def _ask(self, talk: _Talk) -> None:
-        """The next thing that it sends is the question for the status monitor's port."""
+        """Ask for the status monitor's port next."""
         client = talk.notification.client
         version, arguments = rpc.encode_getport(PROGRAM, VERSION, tcp=False, v6=":" in client)
         talk.message = rpc.encode_call(talk.transaction, rpc.PORTMAPPER, version, 3, arguments)
@@ -174,7 +174,7 @@ class _Round:
                 talk.sent += 1
             except BlockingIOError:
                 talk.due = now + 0.01
-            except OSError as error:  # no route at the moment, or an answer of ICMP to the one before
+            except OSError as error:  # no route now, or an ICMP answer to the datagram before
                 talk.problem = error.strerror or str(error)
 
     def _receive(self, opened: socket.socket) -> None:
@@ -183,7 +183,7 @@ class _Round:
                 data, sender = opened.recvfrom(65536)
             except BlockingIOError:
                 return
-            except OSError:  # what ICMP said of one of the clients: it is asked again all the same
+            except OSError:  # an ICMP message about one of the clients: it is asked again nevertheless
                 continue
             talk = self._open.get(int.from_bytes(data[:4], "big"))
             # From another sender than the client: not an answer.
@@ -198,13 +198,13 @@ class _Round:
                 return
             port = rpc.decode_getport(results, v6=":" in talk.notification.client)
         except (rpc.RpcError, Malformed, ValueError, struct.error) as error:
-            # Not an acknowledgement: a status monitor that is being started, or one that has another port by now.
+            # Not an acknowledgement: the status monitor is starting, or has another port now.
             talk.problem = str(error)
             if not talk.asking:
                 self._ask_again(talk)
             return
         if port == 0:
-            # The port mapper is asked again as well: a status monitor that is being started may have UDP later.
+            # Ask the port mapper again as well: a starting status monitor may have UDP later.
             if not talk.tcp_only:
                 talk.tcp_only, talk.tcp_due = True, time.monotonic()
                 talk.problem = "its status monitor is not registered"
@@ -229,7 +229,7 @@ class _Round:
         self._outcomes.append(Outcome(talk.notification, problem, time.monotonic() - talk.begun))
 
     def _try_tcp(self) -> None:
-        """Those that are due; first those of which it is known that they have nothing else."""
+        """Try clients that are due; first those known to have only TCP."""
         now = time.monotonic()
         free = _TCP_LIMIT - len(self._tcp)
         if free <= 0:
@@ -279,8 +279,8 @@ class _Round:
 
 
 def bound_socket(address: str) -> socket.socket:
-    """A socket for datagrams from ``address``, from a reserved port where this process may have one: some clients
-    accept nothing else. Raises OSError."""
+    """A socket for datagrams from ``address``, from a reserved port if this process may use one: some clients accept
+    nothing else. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     start = int.from_bytes(os.urandom(2), "big")
     for step in range(400):
@@ -306,7 +306,7 @@ def bound_socket(address: str) -> socket.socket:
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A notification that came in, ``at`` seconds of the monotonic clock."""
+    """A received notification, ``at`` seconds of the monotonic clock."""
 
     sender: str
     name: str
@@ -315,10 +315,10 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """A client's side: answers the port mapper's questions about the status monitor, and takes SM_NOTIFY.
+    """The client's side: answers the port mapper's questions about the status monitor, and receives SM_NOTIFY.
 
-    For tests, where nothing else listens on these ports. ``acknowledge`` says whether the n-th notification (from 0)
-    is answered; ``mapper`` False leaves the port mapper to a real one.
+    For tests, where these ports are free. ``acknowledge`` decides whether the n-th notification (from 0) is answered;
+    ``mapper`` False leaves the port mapper to a real one.
     """
 
     def __init__(
@@ -341,7 +341,7 @@ class Receiver:
             self._mapper = socket.socket(family, socket.SOCK_DGRAM)
             self._mapper.bind((address, mapper_port))
             self._sockets.append(self._mapper)
-        #: Where the port mapper is, when it was given port 0.
+        #: The port mapper's port, when it was given port 0.
         self.mapper_port: int = self._sockets[-1].getsockname()[1]
 
     def serve(self, until: Callable[[], bool], limit: float = 30.0) -> bool:
@@ -397,5 +397,5 @@ class Receiver:
 
 
 def _signed(state: int) -> int:
-    """The state as the protocol has it: 32 bits with a sign, which only grow within the positive ones."""
+    """The state in the protocol's form: a signed 32-bit number; states grow within the positive ones."""
     return state & 0x7FFFFFFF

@@ -1,15 +1,15 @@
 """Clients that hold NFS locks, per public address, in the cluster's store: the operations of scripts and call-out.
 
-Rules of this file: it reads and writes the store on request, and keeps nothing. The keys have their own prefix,
-``<cluster>.bulk/statd/``, which no node watches: thousands of clients that reclaim their locks at once must not cause
-notifications to all nodes.
+This file reads and writes the store on request, and keeps nothing. The keys have their own prefix,
+``<cluster>.bulk/statd/``, which no node watches: thousands of clients that reclaim their locks at once must not notify
+all nodes.
 
 ======================================  ================================================================
 ``statd/client/<address>/<client>``     recording node, time, and server name (JSON)
 ``statd/state``                         the cluster's state number (decimal): it only grows, and is odd
 ======================================  ================================================================
 
-An address and a client's name are in keys with everything but letters, digits, ``.``, ``:``, ``-`` and ``_`` written
+Keys contain an address and a client's name with everything but letters, digits, ``.``, ``:``, ``-`` and ``_`` written
 as ``%XX``.
 """
 
@@ -34,10 +34,10 @@ _TRIES = 20
 #: State numbers have 31 bits (XNFS: an int).
 _STATE_LIMIT = 0x7FFFFFFF
 _STATE_DIGITS = len(str(_STATE_LIMIT))
-#: Records of more clients than this are read with all others of the cluster in one go.
+#: Records of more clients than this are read together with all others of the cluster.
 _READ_ONE_BY_ONE = 8
 
-#: Longest wait for the store, seconds; rpc.statd waits meanwhile.
+#: Limit for the store, in seconds; rpc.statd waits meanwhile.
 LIMIT = 3.0
 
 Message = Mapping[str, object]
@@ -67,9 +67,9 @@ class _Value(msgspec.Struct, frozen=True):
 
 
 class StatdClient(msgspec.Struct, frozen=True):
-    """A client to be notified when ``address`` moves; ``revision`` tells this record from a later one.
+    """A client to be notified when ``address`` moves; ``revision`` distinguishes this record from a later one.
 
-    ``recorded``: how the record spells the client, when that is not the one form (another version wrote it).
+    ``recorded``: the client's spelling in the record, when that is not canonical (another version wrote it).
     """
 
     address: str
@@ -107,15 +107,15 @@ class StatdOperations:
         }
 
     async def record(self, message: Message) -> object:
-        """``changes``: clients that began or ceased to be monitored. Those of a server name that is no public address
-        count for every address that this node serves."""
+        """``changes``: clients that began or ceased to be monitored. A change whose server name is not a public address
+        counts for every address that this node serves."""
         request = _parse(message)
         final: dict[str, tuple[StatdChange, bool]] = {}
         known = set(self._known())
         for change in request.changes:
             client = _host(change.client)
             if change.do not in ("add", "del") or not client:
-                raise UsageError(f"no change of a statd client: {change.do!r} {change.client[:255]!r}")
+                raise UsageError(f"invalid change of a statd client: {change.do!r} {change.client[:255]!r}")
             server = _host(change.server)
             addresses = [server] if server in known else self._served()
             for address in addresses:
@@ -128,7 +128,7 @@ class StatdOperations:
         return {"recorded": len(final)}
 
     async def _write(self, final: Mapping[str, tuple[StatdChange, bool]]) -> None:
-        """Write the changes that are newer than what is recorded; a journal may be late."""
+        """Write the changes that are newer than the record; a journal may be late."""
         for _ in range(_TRIES):
             recorded = await self._recorded(final)
             conditions: list[Condition] = []
@@ -146,7 +146,7 @@ class StatdOperations:
         raise StoreUnavailable("the records of the clients kept changing: try again")
 
     async def _recorded(self, keys: Collection[str]) -> dict[str, Entry]:
-        """What the store has under ``keys``."""
+        """The store's entries under ``keys``."""
         prefixes = keys if len(keys) <= _READ_ONE_BY_ONE else (_CLIENTS,)
         found: dict[str, Entry] = {}
         for prefix in prefixes:
@@ -155,7 +155,7 @@ class StatdOperations:
         return found
 
     async def clients(self, message: Message) -> object:
-        """Who is recorded for ``addresses``; for all of the cluster's when none is given."""
+        """The clients recorded for ``addresses``; for all addresses of the cluster without any."""
         request = _parse(message)
         try:
             prefixes = [_key(hosts.address(address), "") for address in request.addresses] or [_CLIENTS]
@@ -164,11 +164,11 @@ class StatdOperations:
         found: list[StatdClient] = []
         for prefix in prefixes:
             found += [_decode(entry) for entry in (await _limited(self._bulk.read(prefix))).entries]
-        # An invalid host name cannot be notified, and was written by another program.
+        # An invalid host name, written by another program, cannot be notified.
         return [one for one in found if one.client]
 
     async def forget(self, message: Message) -> object:
-        """``forget``: (address, client, revision) that are to go unless they were recorded again since."""
+        """``forget``: delete these (address, client, revision) unless they were recorded again since."""
         gone = 0
         for address, client, revision in _parse(message).forget:
             key = _key(address, client)
@@ -178,8 +178,8 @@ class StatdOperations:
         return {"forgotten": gone}
 
     async def state(self, message: Message) -> object:
-        """The state number; with ``advance`` a new, larger one. The first is made of the time, so that a cluster whose
-        store was lost does not begin anew with small ones."""
+        """The state number; with ``advance`` a new, larger one. The first one is derived from the time, so that a
+        cluster whose store was lost does not start again with small numbers."""
         advance = _parse(message).advance
         for _ in range(_TRIES):
             entries = [e for e in (await _limited(self._bulk.read(_STATE))).entries if e.key == _STATE]
@@ -196,7 +196,7 @@ class StatdOperations:
 
 
 def _state_number(value: bytes) -> int:
-    """The state number in the store; 0 when the value is not one, so that a new one replaces it."""
+    """The state number in the store; 0 for an invalid value, which a new one then replaces."""
     return int(value) if value.isdigit() and len(value) <= _STATE_DIGITS else 0
 
 
@@ -209,7 +209,7 @@ async def _limited(work: Awaitable[T]) -> T:
 
 
 def _same_family(address: str, client: str) -> bool:
-    """False when the client is an address of the other family: it cannot have come by this one."""
+    """False when the client is an address of the other family, which cannot have come by this one."""
     return not hosts.is_address(client) or (":" in address) == (":" in client)
 
 
@@ -229,7 +229,7 @@ def _decode(entry: Entry) -> StatdClient:
     try:
         value = msgspec.json.decode(entry.value, type=_Value)
     except UNDECODABLE:
-        value = _Value(0.0, "")  # somebody else wrote it; the client is to be told all the same
+        value = _Value(0.0, "")  # another program wrote it; the client is notified nevertheless
     recorded = unquote(client)
     host = _host(recorded)
     return StatdClient(
@@ -244,7 +244,7 @@ def _decode(entry: Entry) -> StatdClient:
 
 
 def _host(text: str) -> str:
-    """The one form of a client's or server's name or address; empty when it is neither."""
+    """The canonical form of a client's or server's name or address; "" when it is neither."""
     try:
         return hosts.host(text)
     except ValueError:

@@ -1,12 +1,12 @@
 """Notifies the clients of newly taken addresses, so that they reclaim their locks.
 
-Rules of this file: it asks the daemon for the clients, notifies them (:mod:`locum.nfs.nsm`), and removes those that did
-not answer. The script decides when to do so, and no client is notified before the lock manager answers: a client calls
-it at once, and gives its locks up when it is not registered with the port mapper yet.
+This file asks the daemon for the clients, notifies them (:mod:`locum.nfs.nsm`), and removes those that did not answer.
+The script decides when. No client is notified before the lock manager answers: a notified client calls it at once, and
+gives its locks up when it is not registered with the port mapper yet.
 
-A client that acknowledged stays on the list although it may no longer hold a lock: if it already had others through
-this node, the lock manager already monitors it, and will not report it again. The cost is one needless message at the
-next move.
+A client that acknowledged stays on the list although it may no longer hold a lock. If it already had others through
+this node, the lock manager already monitors it and will not report it again. The cost is a needless message at the next
+move.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from locum.control_socket import ask
 from locum.errors import LocumError
 from locum.nfs import nsm
 
-#: Seconds for which a notification is retried.
+#: For how many seconds a notification is retried.
 DEFAULT_TIMEOUT = 60.0
-#: Seconds that a lock manager may take to answer; by then monitor has found it, and the addresses are elsewhere.
+#: How long a lock manager may take to answer, in seconds; by then monitor has failed, and the addresses are elsewhere.
 READY_WITHIN = 300.0
-#: Seconds for the names of clients to be looked up, all of them together, and how many at once.
+#: Seconds for looking up the names of all clients together, and how many are looked up at once.
 _LOOKUP_WITHIN, _LOOKUPS = 10.0, 16
 _HOSTS, _RESOLVER = "/etc/hosts", "/etc/resolv.conf"
 
@@ -47,9 +47,9 @@ def new_state() -> int:
 def notifications(
     records: Iterable[dict[str, Any]], state: int, host: str, found: Mapping[tuple[str, bool], str]
 ) -> list[nsm.Notification]:
-    """What to send: from each address, with the address as name and once more with the configured name of the NFS
-    server: a client knows us by the one that it mounted. ``found``: as :func:`look_up` returns it; a client without an
-    address of that family is not sent to."""
+    """The messages to send: from each address, with the address as name and once more with the configured name of the
+    NFS server: a client knows us by the name that it mounted. ``found``: from :func:`look_up`; a client without an
+    address of that family gets no message."""
     return [
         nsm.Notification(record["address"], target, name, state)
         for record in records
@@ -69,7 +69,7 @@ def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
         for one in outcomes
         if one.problem and (one.notification.source, one.notification.client) not in answered
     }
-    # An address that has left meanwhile explains the silence: its new holder notifies, and removes, its clients.
+    # An address that left meanwhile explains the silence: its new holder notifies, and removes, its clients.
     gone = [
         (record["address"], record.get("recorded") or record["client"], record["revision"])
         for record in records
@@ -79,7 +79,7 @@ def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
         ask({"op": "statd-forget", "forget": gone[begin : begin + 200]}, timeout=30)
     problems = [f"{client} from {source}: {problem}" for (source, client), problem in silent.items()]
     known = {client for client, _ in found}
-    # They stay on record: the fault is not theirs. (A name is recorded for both families, and may have but one.)
+    # They stay on record: the fault is not theirs. (A name is recorded for both families, and may have only one.)
     nameless = sorted({record["client"] for record in records if _is_name(record["client"])} - known)
     problems += [f"{client}: its name cannot be looked up" for client in nameless]
     text = f"state {state}: {len(answered)} clients notified"
@@ -101,7 +101,7 @@ def notify_when(ready: Callable[[], bool], records: Sequence[dict[str, Any]], ho
 def notify_detached(
     ready: Callable[[], bool], records: Sequence[dict[str, Any]], host: str, timeout: float, log: str
 ) -> None:
-    """:func:`notify_when` in a process of its own, which the event does not wait for. It writes to the file ``log``."""
+    """:func:`notify_when` in a separate process, without delaying the event. It writes to the file ``log``."""
     if not records:
         return
     sys.stdout.flush()
@@ -123,15 +123,15 @@ def notify_detached(
             text = notify_when(ready, records, host, timeout)
             status = 0
         except (LocumError, OSError) as error:
-            text = f"not all could be done: {error}"
+            text = f"not everything could be done: {error}"
         os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {escape.paragraph(text)}\n".encode())
     finally:
         os._exit(status)
 
 
 def look_up(clients: Collection[tuple[str, bool]]) -> dict[tuple[str, bool], str]:
-    """The addresses of clients, which are pairs of a name or an address, and whether IPv6 is wanted. An address
-    of the other family, or an unresolvable name, is skipped."""
+    """The addresses of clients, given as pairs of a name or address, and whether IPv6 is wanted. An address of the
+    other family, or an unresolvable name, is skipped."""
     found = {one: one[0] for one in clients if not _is_name(one[0]) and (":" in one[0]) == one[1]}
     names = [one for one in clients if _is_name(one[0])]
     if names:
@@ -151,7 +151,7 @@ def _resolve(name: str, v6: bool) -> str | None:
     import socket  # noqa: PLC0415
 
     family = socket.AF_INET6 if v6 else socket.AF_INET
-    # A host may be called 4711 (RFC 1123, section 2.1). Resolvers take that for an address, unless it ends with a dot.
+    # A host name may be 4711 (RFC 1123, section 2.1). Resolvers read it as an address, unless it ends with a dot.
     for asked in _questions(name) if hosts.is_number(name) else (name,):
         try:
             found = socket.getaddrinfo(asked, None, family, socket.SOCK_DGRAM)
@@ -163,8 +163,8 @@ def _resolve(name: str, v6: bool) -> str | None:
 
 
 def _questions(name: str) -> Iterator[str]:
-    """What to ask the resolver for a name that looks like a number: the addresses that this machine's own table has for
-    it, and the name in each domain that is searched (hosts(5), resolv.conf(5))."""
+    """The questions to the resolver for a name that looks like a number: its addresses in this machine's own table, and
+    the name in each search domain (hosts(5), resolv.conf(5))."""
     for words in _words(_HOSTS):
         if name in map(str.lower, words[1:]) and hosts.is_address(words[0]):
             yield words[0]

@@ -1,8 +1,8 @@
 """The daemons of an NFS server, each started and stopped according to its settings.
 
-Rules of this file: it knows how to start and stop them, but not when. A daemon ``statd`` has the settings
-``statd_service`` (a unit of systemd), or ``statd_command`` (itself, in the foreground), or ``statd_start`` and
-``statd_stop`` (commands), and then perhaps ``statd_status`` (one that succeeds while it runs).
+This file knows how to start and stop them, but not when. A daemon ``statd`` has the settings ``statd_service`` (a
+systemd unit), or ``statd_command`` (itself, in the foreground), or ``statd_start`` and ``statd_stop`` (commands), and
+then optionally ``statd_status`` (a command that succeeds while it runs).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from locum.script import kill_service, service_is_running, settings, start_servi
 
 
 class Daemon:
-    """One daemon; ``kind`` is the beginning of its settings' names, ``unit`` its unit of systemd unless they say.
+    """One daemon; ``kind`` is the prefix of its settings, ``unit`` its systemd unit unless the settings name one.
 
-    Without a unit, and without settings, it is not managed.
+    Without a unit and without settings, it is not managed.
     """
 
     def __init__(self, kind: str, unit: str = "") -> None:
@@ -35,7 +35,7 @@ class Daemon:
             stop_service(self.name, prefix=self._prefix)
 
     def kill(self) -> None:
-        """End it at once. With commands of its own it is stopped, which may take longer. Raises Fail."""
+        """End it at once. A daemon with commands is stopped, which may take longer. Raises Fail."""
         if self._by_commands:
             self.stop()
         elif self.managed:

@@ -1,14 +1,14 @@
 """NFS-Ganesha's records of its NFSv4 clients, which may reclaim after their server is gone.
 
-Rules of this file: only the directories of its recovery backend ``fs``, not the server itself. Source:
-``src/SAL/recovery/recovery_fs.c`` of NFS-Ganesha 4.3. A client is a directory ``ADDRESS-(LENGTH:NAME)``, where NAME is
-what it calls itself; a name that is too long for a directory is spread over several, one in the other. What a server
-has in its directory ``v4recov`` are its clients; what it was given, or had before it was started, is in ``v4old`` until
-its grace period ends. Both lie below its root.
+Only the directories of its recovery backend ``fs``, not the server itself. Source: ``src/SAL/recovery/recovery_fs.c``
+of NFS-Ganesha 4.3. A client is a directory ``ADDRESS-(LENGTH:NAME)``, where NAME is the client's name for itself; a
+name too long for a directory is spread over several nested ones. The server's current clients are in its directory
+``v4recov``; those that it was given, or had before it was started, are in ``v4old`` until its grace period ends. Both
+lie below its root.
 
-A server reads the records of another one from ``ROOT/ARGUMENT/v4recov``, with an argument that it is given. So every
-node's root is a directory with its name in a common one, ``../NAME`` is the argument, and ``../NAME/old``, with a link
-in it, for the other directory.
+A server reads another server's records from ``ROOT/ARGUMENT/v4recov``. So every node's root is a directory with its
+name in a common one, ``../NAME`` is the argument, and ``../NAME/old``, which contains a link, is the argument for the
+other directory.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from locum.folder import Folder
 
 _CURRENT, _OLD = "v4recov", "v4old"
 _LINK = "old"
-#: Directories in each other that a record is spread over, at most: NAME has up to 1024 bytes (RFC 7530, section 16.33).
+#: The most nested directories of a record: NAME has up to 1024 bytes (RFC 7530, section 16.33).
 _DEEPEST = 16
 _RECORD = re.compile(r"(?P<address>.*?)-\((?P<length>\d+):(?P<name>.*)\)", re.DOTALL)
 
 
 def prepare(root: str) -> None:
-    """Make the directory of a node, so that others can read both kinds of records. Raises OSError."""
+    """Make the directory of a node, so that other nodes can read both kinds of records. Raises OSError."""
     with Folder(os.path.join(root, _LINK), create=0o755) as folder:
         folder.link(os.path.join("..", _OLD), _CURRENT)
 
 
 def arguments(node: str) -> tuple[str, str]:
-    """The argument that makes a server read the records of ``node``. Raises ValueError for an invalid node name."""
+    """The arguments that make a server read the records of ``node``. Raises ValueError for an invalid node name."""
     if "/" in node or node.startswith("."):
         raise ValueError(f"invalid node name {node!r}")
     return os.path.join("..", node), os.path.join("..", node, _LINK)
 
 
 def names(root: str, addresses: Collection[str]) -> list[str]:
-    """What the clients at ``addresses`` that are recorded below ``root`` call themselves; in hexadecimal, from ``0x``,
-    where that is not text. (In the records it is also where a stroke occurs, as in Linux's names for NFSv4.0.) Raises
+    """The names for themselves of the clients at ``addresses`` recorded below ``root``; in hexadecimal, from ``0x``,
+    where they are not text. (Records also use that where a slash occurs, as in Linux's names for NFSv4.0.) Raises
     OSError."""
     found = set()
     for record in _records(os.path.join(root, _CURRENT), ""):

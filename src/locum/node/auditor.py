@@ -1,8 +1,8 @@
-"""Compares every few seconds what this node serves with what its kernel has, mends what can be mended, tells the rest.
+"""Compare, every few seconds, the addresses that this node serves with its kernel; repair, or report.
 
-Rules of this file: it decides nothing about addresses. What is wrong is found by :mod:`locum.machine.audit`; what was
-mended in vain some times in a row is an input of the rules, which give the address up. The kernel is looked at on a
-thread of its own, so that one that does not answer holds nothing up.
+This file decides nothing about addresses. :mod:`locum.machine.audit` finds the faults. When repairs of an address have
+failed several times in a row, the rules receive this as an input and give the address up. A separate thread reads the
+kernel, so that a kernel that does not answer blocks nothing else.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from locum.node.driver import Driver
 from locum.node.steps import Steps
 from locum.threads import NoAnswer, Worker
 
-#: Seconds between two audits; not less than this multiple of what the last one took.
+#: Seconds between two audits; at least this multiple of the last one's duration.
 INTERVAL, SHARE = 5.0, 50.0
-#: An audit that something triggered comes so many seconds later, so that what belongs together is looked at once.
+#: Delay of an audit after its trigger, in seconds, so that related changes are examined together.
 TRIGGERED = 0.3
-#: How long the kernel may take to answer all questions of an audit, in seconds.
+#: Limit for the kernel to answer all questions of an audit, in seconds.
 PATIENCE = 20.0
-#: An address that was mended in so many audits in a row, and needs it again, is given up.
+#: An address that was repaired in this many audits in a row, and needs it again, is given up.
 MENDS = 3
 #: Kinds of findings that are normal for a moment after an address was configured: they count when seen twice in a row.
 PASSING = frozenset({"tentative", "undelivered"})
-#: Kinds of findings with which an address does not work at all.
+#: Kinds of findings with which an address does not work.
 FATAL = frozenset({"missing", "duplicate", "tentative", "undelivered", "gate"})
 
 
 class Auditor:
-    """The audit of one node. ``gated``: the kernel's gate is in use. ``others`` tells what goes wrong elsewhere at
-    present and has no consequence but that admins should know."""
+    """The audit of one node. ``gated``: the kernel's gate is in use. ``others`` returns current problems found
+    elsewhere, without a consequence, that administrators should know."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Auditor:
         self._worker = Worker("audit")
         self._task: asyncio.Task[None] | None = None
         self._trigger = asyncio.Event()
-        #: Seconds that the last look at the kernel took.
+        #: Duration of the last look at the kernel, in seconds.
         self.cost = 0.0
-        # (kind, address) -> audits in a row in which it was mended.
+        # (kind, address) -> audits in a row in which it was repaired.
         self._mended: dict[tuple[str, str], int] = {}
         self._said: frozenset[str] = frozenset()
 
@@ -72,7 +72,7 @@ class Auditor:
         self._worker.close()
 
     def soon(self) -> None:
-        """Something has changed that may matter: audit now rather than later."""
+        """Audit now rather than later: a relevant change may have happened."""
         self._trigger.set()
 
     async def _run(self) -> None:
@@ -85,12 +85,12 @@ class Auditor:
             try:
                 await self.audit()
             except Exception as error:
-                # A defect of ours must not end the auditing.
+                # A defect in this code must not end the auditing.
                 self._tell((f"the audit has failed: unexpected {type(error).__name__}: {error}",))
 
     async def audit(self) -> None:
         """One audit."""
-        # News of what the last one removed has long come; what did not come must not hide a removal by others.
+        # Events for the last audit's removals have long arrived; missing ones must not hide a removal by others.
         self._steps.expected_removals.clear()
         began = boottime()
         try:
@@ -107,10 +107,10 @@ class Auditor:
         present = {claim.address: claim for claim in self._claims()}
         steady = [claim for claim in claims if present.get(claim.address) == claim]
         if len(steady) < len(claims):
-            # What has moved meanwhile is looked at next time.
+            # Addresses that moved meanwhile are examined next time.
             self._trigger.set()
         found = findings(steady, hosted, seen)
-        # What has been released, or dropped, since the audit began is muted by that.
+        # This also mutes addresses that were released or dropped since the audit began.
         await self._follow(f for f in found if f.action != "deny" or configured.isdisjoint(f.addresses))
 
     def _claims(self) -> list[Claim]:
@@ -118,7 +118,7 @@ class Auditor:
         held = self._steps.held().items()
         return [Claim(address, bits, name) for address, (bits, name) in held if address != moving]
 
-    # -- what follows ----------------------------------------------------------------------------------------
+    # -- consequences ----------------------------------------------------------------------------------------
 
     async def _follow(self, found: Iterable[Finding]) -> None:
         mended: dict[tuple[str, str], int] = {}
@@ -133,7 +133,7 @@ class Auditor:
                     await self._mend(finding, address, mended, texts)
         for address, problem in self._steps.unannounced.items():
             if address in self._steps.held():
-                texts.append(f"{address} could not be announced ({problem}): neighbours may go on sending elsewhere")
+                texts.append(f"{address} could not be announced ({problem}): neighbours may still send elsewhere")
                 self._steps.announce_again(address)
         self._mended = mended
         self._tell((*texts, *self._others()))
@@ -175,7 +175,7 @@ class Auditor:
         if finding.action == "restore":
             self._driver.feed(node.address_removed, address, finding.interface)
             return
-        self._log(f"{finding.text}: mending that", "warning")
+        self._log(f"{finding.text}: repairing it", "warning")
         if finding.action == "allow":
             await steps.allow(address)
         elif finding.action == "renew":

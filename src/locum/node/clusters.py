@@ -1,9 +1,8 @@
-"""Searches the store for other clusters that host the same addresses (:mod:`locum.rules.rivals` judges).
+"""Search the store for other clusters that host the same addresses (:mod:`locum.rules.rivals` judges).
 
-It reads the names of the clusters under the store's root, the members of each, and the records and beats of those
-clusters that have members: never their plans, claims and lists of connections. It reads more than once only while
-another cluster has members with the same addresses and it is not known yet whether they live, which takes at most
-the hold that they promised.
+The search reads the names of the clusters under the store's root, the members of each, and the records and beats of
+clusters with members; never their plans, claims and tickle lists. It reads more than once only while another cluster
+has members with the same addresses that may be alive, which takes at most the hold that they promised.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from locum.errors import StoreError
 from locum.rules.rivals import Inspection, refusal
 from locum.store.base import Entry, Store, carry_out
 
-#: Pause between two readings while it is not known who lives, in seconds.
+#: Pause between two reads while it is unknown which members are alive, in seconds.
 READ_PAUSE = 0.1
 
 
@@ -39,11 +38,11 @@ class ClusterSearch:
     async def search(
         self, addresses: Iterable[str], patience: float, waits: Callable[[str], None]
     ) -> tuple[str | None, frozenset[str]]:
-        """Why this node must not serve which of ``addresses``: ("", none) when it may serve all of them, (None, none)
-        when the store did not answer.
+        """Which of ``addresses`` this node must not serve, and why: ("", none) when it may serve all of them, (None,
+        none) when the store did not answer.
 
-        ``patience``: seconds that the answers to one reading may take. ``waits`` is called with the reason each time
-        that the search cannot come to its end.
+        ``patience``: seconds that the answers to one read may take. ``waits`` is called with the reason whenever the
+        search cannot finish.
         """
         inspection = Inspection(self._own, self._node, addresses, self._allowed)
         try:
@@ -59,7 +58,7 @@ class ClusterSearch:
                 async with asyncio.timeout(patience):
                     result = await carry_out(self._store, commit)
                 if not result.accepted:
-                    # It lives after all: the next search sees that.
+                    # It is alive: the next search sees that.
                     return None, frozenset()
                 self._log(
                     f"node {node!r} of cluster {cluster!r}, with addresses that this node has too, has been silent for "
@@ -81,11 +80,11 @@ class ClusterSearch:
         return refusal(self._own, first), frozenset(address for rival in first for address in rival.addresses)
 
     async def _read(self) -> list[Entry]:
-        """The members of all clusters that count, with the records and beats of their nodes.
+        """The members of all relevant clusters, with the records and beats of their nodes.
 
-        Three reads of one cluster are of three moments. That is safe: a member joins, with its record, in one
-        commit, and one that joins or changes its record after its read looks itself afterwards. An expiry is
-        conditional on both revisions that were read.
+        Three reads of one cluster are of three moments. That is safe: a member joins, with its record, in one commit,
+        and a node that joins or changes its record after this read searches itself afterwards. An expiry is conditional
+        on both revisions that were read.
         """
         entries: list[Entry] = []
         for cluster in await self._store.names(""):
@@ -99,7 +98,7 @@ class ClusterSearch:
         return entries
 
     def _say(self, text: str, level: str, waits: Callable[[str], None]) -> None:
-        """Tell the rules, and the log once for as long as it is the same."""
+        """Report to the rules, and to the log when the text has changed."""
         if text != self._said:
             self._log(text, level)
         self._said = text

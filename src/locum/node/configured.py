@@ -1,6 +1,6 @@
-"""What the configuration means for a node: its identity, its store, the environment of its scripts.
+"""A node's identity, its store and the environment of its scripts, derived from the configuration.
 
-Rules of this file: it derives values from :class:`locum.config.model.Settings` and starts nothing.
+This file derives values from :class:`locum.config.model.Settings` and starts nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from locum.store.factory import open_store
 
 
 def machine_identity(settings: Settings) -> str:
-    """What tells this place from any other: host, boot, network namespace and runtime directory.
+    """The identity of this place: host, boot, network namespace and runtime directory.
 
-    A daemon that has the lock of the same place knows that an earlier one there is gone.
+    A daemon that has the lock of the same place knows that an earlier daemon there is gone.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     namespace = os.stat("/proc/self/ns/net").st_ino
@@ -48,7 +48,7 @@ def identity_of(settings: Settings, margin: float, warning: str, machine: str) -
 
 
 def script_environment(settings: Settings) -> dict[str, str]:
-    """What every script of this node gets besides the engine's own; ``docs/events.md`` documents it."""
+    """The variables that every script of this node gets besides the engine's own (``docs/events.md``)."""
     interfaces = dict.fromkeys(name for a in settings.addresses for name in a.interfaces)
     return {
         "LOCUM_NODE": settings.node.name,
@@ -59,7 +59,7 @@ def script_environment(settings: Settings) -> dict[str, str]:
 
 
 def store_of(settings: Settings) -> Store:
-    """The store that ``settings`` name; one of this node alone is served by a process beside the agent."""
+    """The store named in ``settings``; a separate process beside the agent serves a store of this node alone."""
     location = settings.cluster.store
     if location.kind in ("memory", "sqlite"):
         return open_store(f"unix:{settings.paths.runtime}/store.sock")

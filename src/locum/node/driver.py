@@ -1,9 +1,8 @@
-"""Feeds the rules and starts what they ask for.
+"""Feed the rules and start the effects that they return.
 
-Rules of this file: it decides nothing. Every input (the store's watch, an answer, the kernel, a timer) goes to
-:class:`locum.rules.node.Node` with the time; the effects that come back are started in their order. The one
-duty of its own is the order within ``SendBeat``, on which safety rests: time first, then the kernel's timer, then the
-store.
+This file decides nothing. Every input (the store's watch, an answer, the kernel, a timer) goes to
+:class:`locum.rules.node.Node` with the time; the returned effects are started in their order. This file is responsible
+only for the order within ``SendBeat``, on which safety rests: time first, then the kernel's timer, then the store.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from locum.rules import effects as fx
 from locum.rules.node import Node
 from locum.store.base import Batch, Commit, CommitResult, Store, WatchLost, carry_out
 
-#: Pause between two tries to read a store that does not answer, in seconds.
+#: Pause between two attempts to read a store that does not answer, in seconds.
 READ_PAUSE = 0.1
-#: A timer that is this close to the right time stays as it is, in seconds.
+#: A timer this close to the right time is left unchanged, in seconds.
 TIMER_SLACK = 0.0005
 
 
@@ -55,22 +54,22 @@ class Driver:
         # Whether a beat waits for the kernel to arm its slot.
         self._arming = False
         self._view_moved = asyncio.Event()
-        # What is being read must be read once more; and what ends the present watch.
+        # Whether the current read must be repeated; and what ends the present watch.
         self._again = False
         self._following: asyncio.Timeout | None = None
         self._loop = asyncio.get_running_loop()
         #: Set to the problem (or None) when the node has left.
         self.ended: asyncio.Future[str | None] = self._loop.create_future()
-        #: A commit that is not answered within this many seconds counts as unanswered.
+        #: A commit without an answer within this many seconds counts as unanswered.
         self.patience = max(1.0, node.status().hold)
-        #: Why the store could not be read last time, for status.
+        #: Why the last read of the store failed, for status.
         self.store_problem = "not connected yet"
-        # When the store said something, and when the last full read was asked for.
+        # When the store last answered, and when the last full read was requested.
         self._heard_at: float | None = None
         self._read_at = 0.0
 
     async def run(self) -> str | None:
-        """Until the node has left; returns why it could not go on, or None."""
+        """Run until the node has left; return the problem that ended it, or None."""
         self._spawn(self._watch())
         self.feed(self.node.tick)
         try:
@@ -86,7 +85,7 @@ class Driver:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def wait_for_change(self, limit: float) -> bool:
-        """Wait until the view changes; False when it has not within ``limit`` seconds."""
+        """Wait until the view changes; False after ``limit`` seconds without a change."""
         try:
             async with asyncio.timeout(limit):
                 await self._view_moved.wait()
@@ -100,15 +99,15 @@ class Driver:
             self.ended.set_result(problem)
 
     def defect(self, error: BaseException) -> None:
-        """End :meth:`run` by raising ``error``: a part of the agent that it cannot do without has failed."""
+        """End :meth:`run` by raising ``error``: an essential part of the agent has failed."""
         if not self.ended.done():
             self.ended.set_exception(error)
 
     def age(self, now: float) -> float | None:
-        """How old the view may be, in seconds, at ``now`` (CLOCK_BOOTTIME); None before the store was read.
+        """The possible age of the view, in seconds, at ``now`` (CLOCK_BOOTTIME); None before the store was read.
 
-        A member's own beats come back through its watch and tell how far the watch is. Of another node only this is
-        known: when the store last said anything.
+        A member's own beats come back through its watch and show how current the watch is. Another node knows only when
+        the store last answered.
         """
         if self._heard_at is None:
             return None
@@ -118,7 +117,8 @@ class Driver:
         return max(now - self._heard_at, 0.0)
 
     def feed(self, method: Callable[..., None], *arguments: object) -> None:
-        """Give the rules an input: call ``method`` of the node with ``arguments`` and the time; then carry out."""
+        """Give the rules an input: call ``method`` of the node with ``arguments`` and the time; carry out the
+        effects."""
         method(*arguments, self._clock.boot(), self._clock.wall())
         self._carry_out()
 
@@ -143,7 +143,7 @@ class Driver:
                 self._timer.cancel()
                 self._timer = None
             return
-        # Counted anew after every input: the loop's clock stands still while the machine is suspended.
+        # Computed after every input: the loop's clock stops while the machine is suspended.
         when = self._loop.time() + max(wakeup - self._clock.boot(), 0.0)
         if self._timer is not None:
             if abs(self._timer.when() - when) < TIMER_SLACK:
@@ -201,9 +201,9 @@ class Driver:
         self._tasks.discard(task)
         if self.ended.done():
             return
-        # A defect of ours: the guard starts a new agent, which adopts; that beats going on half alive.
+        # A defect: the guard starts a new agent, which adopts. This is better than continuing half alive.
         if task.cancelled():
-            # Only the end of everything cancels tasks. What this one was to report would be waited for, for ever.
+            # Tasks are cancelled only when everything ends. Otherwise the rules would wait for its result for ever.
             self.ended.set_exception(RuntimeError(f"{task.get_coro()} was cancelled unexpectedly"))
         elif (defect := task.exception()) is not None:
             self.ended.set_exception(defect)
@@ -211,7 +211,7 @@ class Driver:
     def _act(self, request: int, work: Coroutine[Any, Any, tuple[bool, str]]) -> None:
         task = self._loop.create_task(work)
         self._activity = (request, task)
-        # A callback and not a coroutine around the work: a task that is cancelled before its first step never runs.
+        # A callback instead of a coroutine around the work: a task cancelled before its first step never runs.
         task.add_done_callback(lambda done: self._activity_ended(request, done))
 
     def _activity_ended(self, request: int, task: asyncio.Task[tuple[bool, str]]) -> None:
@@ -241,7 +241,7 @@ class Driver:
 
     async def _beat(self, effect: fx.SendBeat, sent_at: float) -> None:
         if self._arming:
-            # Another program holds the kernel's lock; one beat waits for it, and more would be of no use.
+            # Another program holds the kernel's lock; one beat waits for it, and further beats would not help.
             self.feed(self.node.beat_done, effect.request, None, sent_at)
             return
         self._arming = True
@@ -250,7 +250,7 @@ class Driver:
         finally:
             self._arming = False
         if self._clock.boot() - sent_at > effect.interval:
-            # Much of its hold is over before it is sent; another one follows at once.
+            # Much of its hold has passed before it is sent; the next beat follows at once.
             self._loop.call_soon(self._feed_unless_ended, self.node.beat_now)
         result = await self._ask(effect.commit)
         self.feed(self.node.beat_done, effect.request, result, sent_at)
@@ -282,14 +282,14 @@ class Driver:
         self._heard_at = self._clock.boot()
 
     def _store_fails(self, error: Exception) -> None:
-        """Say so once, for as long as it is the same trouble."""
+        """Log a problem once, until it changes."""
         problem = str(error) or "no answer in time"
         if problem != self.store_problem:
             self._log(f"store: {problem}", "error")
         self.store_problem = problem
 
     async def _watch(self) -> None:
-        """Keep the view fed: a snapshot, then every change after it, anew whenever the watch is lost."""
+        """Keep the view current: a snapshot, then every change after it; again whenever the watch is lost."""
         view = self.node.view
         while True:
             try:
@@ -311,7 +311,7 @@ class Driver:
                 await asyncio.sleep(READ_PAUSE)
 
     async def _follow(self, after: int) -> None:
-        """Take what changes after revision ``after``. Returns when everything must be read anew."""
+        """Receive changes after revision ``after``. Returns when everything must be read anew."""
         if self._again:
             return
         try:

@@ -1,7 +1,7 @@
-"""What the agent does at the gate, with what is left to do after a failure.
+"""The agent's work at the gate, with its repair after a failure.
 
-Rules of this file: everything here runs on the gate's thread (:mod:`locum.node.kernel_calls`), one call after the
-other, in the order in which the event loop handed them over; the loop reads ``gone`` and nothing else.
+Everything here runs on the gate's thread (:mod:`locum.node.kernel_calls`), one call after the other, in the order in
+which the event loop handed them over; the loop reads only ``gone``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from locum.errors import LocumError, NetlinkError
 from locum.machine.gate.gate import ArmedSlot
 from locum.node.ports import GatePort
 
-#: A gate that could not be put back is tried again this often, in seconds.
+#: Pause between attempts to put the gate back, in seconds.
 GATE_PAUSE = 1.0
 
 
@@ -24,14 +24,14 @@ class GateWork:
     def __init__(self, gate: GatePort, clock: Clock) -> None:
         self._gate = gate
         self._clock = clock
-        # Addresses that the gate lets through though it was told to mute them: it is not armed while there are any.
+        # Addresses that the gate lets through although it was told to mute them. With any, it is not armed.
         self._unmuted: set[str] = set()
         self._next = 0.0
-        #: Why the gate could not be put back; "" while it is there.
+        #: Why the gate could not be put back; "" while it is present.
         self.gone = ""
 
     def arm(self, slot: int, hold: float) -> ArmedSlot:
-        """See Gate.arm. Raises LocumError, also while what failed before cannot be made good."""
+        """See Gate.arm. Raises LocumError, also while an earlier failure cannot be repaired."""
         self._mend()
         return self._gate.arm(slot, hold)
 
@@ -45,17 +45,17 @@ class GateWork:
         self._unmuted.discard(address)
 
     def deny(self, address: str) -> None:
-        """Mute ``address``. Raises LocumError; the gate is not opened for long before it has been done."""
+        """Mute ``address``. Raises LocumError; then the gate is not armed again before the address is muted."""
         self._mute([address])
 
     def drop(self) -> list[str]:
-        """Shut the gate and mute all addresses, also what only a predecessor knew of. Returns what failed."""
+        """Shut the gate and mute all addresses, also those known only to a predecessor. Returns the failures."""
         problems = []
         held = self._gate.held
         try:
             self._gate.shut()
         except LocumError as error:
-            problems.append(f"the kernel's gate cannot be shut: {error}; it closes when its time is over")
+            problems.append(f"the kernel's gate cannot be shut: {error}; it closes when its timer ends")
         try:
             self._mute(held)
         except LocumError as error:
@@ -63,7 +63,7 @@ class GateWork:
         return problems
 
     def restore(self) -> None:
-        """Put back what somebody removed or changed, shut. Raises LocumError; :meth:`arm` tries again then."""
+        """Restore rules that another program removed or changed, shut. Raises LocumError; then :meth:`arm` retries."""
         try:
             self._gate.restore()
         except LocumError as error:
@@ -77,7 +77,7 @@ class GateWork:
         self._unmuted -= unwanted
 
     def _mend(self) -> None:
-        """What failed before the gate may open again: put it back, and mute what it was to mute. Raises LocumError."""
+        """Repair earlier failures before the gate may open: put it back, and mute addresses. Raises LocumError."""
         if self.gone:
             now = self._clock.boot()
             if now < self._next:

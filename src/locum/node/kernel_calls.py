@@ -1,8 +1,8 @@
-"""Calls of the kernel that may have to wait for one of its locks: each kind on a thread of its own, in order.
+"""Kernel calls that may wait for one of the kernel's locks: one thread for each kind, in order.
 
-Another program may hold nftables' lock for seconds (it loads a large ruleset), or that of rtnetlink (it takes a network
-namespace with thousands of interfaces down). Beats that need the first have to wait then, and nothing else does: the
-event loop goes on, and says what it was when it is over.
+Another program may hold nftables' lock for seconds (it loads a large ruleset), or rtnetlink's (it destroys a network
+namespace with thousands of interfaces). Only beats wait for the first. The event loop continues, and logs the cause
+afterwards.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from locum.threads import NoAnswer, Worker
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: A call that takes longer is told in the log, seconds.
+#: A call that takes longer is logged, in seconds.
 SLOW = 0.5
-#: The kernel's message about the other program may come a little after the end of our call, seconds.
+#: The kernel's message about the other program may arrive this long after the call's end, in seconds.
 _AFTERWARDS = 0.1
-#: Calls that may wait: an address costs a few, a beat one or two.
+#: Calls that may wait: an address needs a few, a beat one or two.
 _ROOM = 20_000
 
 
 class KernelCalls:
-    """``gate`` carries out what changes or reads nftables, ``addresses`` what goes over rtnetlink, ``files`` what
-    writes to the runtime directory. Objects of :mod:`locum.machine` are not for several threads at once: each is
-    used from one of these alone.
+    """``gate`` carries out calls to nftables, ``addresses`` calls over rtnetlink, ``files`` writes to the runtime
+    directory. Objects of :mod:`locum.machine` allow one thread at a time: each is used from exactly one of these.
 
-    ``culprit`` tells which other programs have changed nftables since a time of the monotonic clock ("" when none is
+    ``culprit`` returns the other programs that changed nftables since a time of the monotonic clock ("" when none is
     known).
     """
 
@@ -44,7 +43,7 @@ class KernelCalls:
     def start(
         self, worker: Worker, what: str, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
     ) -> asyncio.Future[T]:
-        """Hand the call over now; the future gets its result. A call that was handed over earlier comes earlier."""
+        """Hand the call over now; the future gets its result. Calls run in the order of handing over."""
         loop = asyncio.get_running_loop()
 
         def timed() -> T:
@@ -72,7 +71,7 @@ class KernelCalls:
         return await self.start(self.addresses, what, function, *arguments, **named)
 
     def close(self) -> None:
-        """Forget what has not begun. Waits for nothing."""
+        """Discard calls that have not begun. Does not wait."""
         for worker in (self.gate, self.addresses, self.files):
             worker.close()
 

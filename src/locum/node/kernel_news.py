@@ -1,8 +1,8 @@
-"""What the agent does about the kernel's news: links, addresses, damage to the gate.
+"""The agent's reaction to kernel events: links, addresses, damage to the gate.
 
-A public address that is configured here but not ours (left by a killed daemon, added by hand) goes away at once; one
-of ours that another program removed comes back. Rules of this file: it reaches the machine through
-:mod:`locum.node.ports` alone; :mod:`locum.node.kernel_watch` listens to the kernel.
+A public address that is configured here without being ours (left by a killed daemon, added by hand) is removed at once;
+an address of ours that another program removed is configured again. This file reaches the machine only through
+:mod:`locum.node.ports`; :mod:`locum.node.kernel_watch` listens to the kernel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from locum.node.steps import Steps
 
 
 class KernelNews:
-    """Turns the kernel's news into inputs of the rules, and removes addresses that must not be here."""
+    """Turns kernel events into inputs of the rules, and removes public addresses that must not be here."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class KernelNews:
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
         self._links_look, self._address_look = Look(self._read_links), Look(self._compare)
-        #: Called when links, or addresses that are not public ones, have changed.
+        #: Called when links, or addresses that are not public, have changed.
         self.on_change: Callable[[], None] = lambda: None
 
     def look(self) -> None:
-        """Look at everything: at the start, and when messages of the kernel were lost."""
+        """Examine everything: at the start, and after kernel messages were lost."""
         self._links_look.wanted()
         self._address_look.wanted()
 
@@ -55,7 +55,7 @@ class KernelNews:
             task.cancel()
 
     def heard(self, event: LinkChanged | AddressRemoved | AddressAdded) -> None:
-        """The kernel says that something has changed."""
+        """Handle an event of the kernel."""
         match event:
             case LinkChanged():
                 self._links_look.wanted()
@@ -72,7 +72,7 @@ class KernelNews:
                 self._others_changed(address)
 
     def gate_damaged(self, problems: tuple[str, ...]) -> None:
-        """Another program changed our nftables rules, most likely by reloading a firewall."""
+        """Another program changed the gate's rules, most likely by reloading a firewall."""
         self._log(f"{'; '.join(problems)}: restoring them", "warning")
         self.spawn(self._restore_gate(problems))
 
@@ -95,7 +95,7 @@ class KernelNews:
         self._driver.feed(self._driver.node.links_changed, {name: state.up for name, state in found.items()})
 
     async def _compare(self) -> None:
-        """Compare what is configured with what should be."""
+        """Compare configured addresses with the wanted ones."""
         present = set()
         try:
             listed = await self._calls.on_addresses("listing addresses", self._table.list)
@@ -110,7 +110,7 @@ class KernelNews:
                 self._driver.feed(self._driver.node.address_removed, address, interface)
 
     def _check(self, address: str, bits: int, interface: str) -> None:
-        """Remove a public address that is not ours to serve, or not there."""
+        """Remove a public address that this node does not serve, or not on this interface."""
         status = self._driver.node.status()
         if address not in status.hosted:
             return
@@ -127,7 +127,7 @@ class KernelNews:
             self._log(f"cannot remove {address} from {interface}: {error}", "error")
 
     def _remove_now(self, address: str, bits: int, interface: str) -> None:
-        """On the thread. The address may have become ours while the kernel had no time for this."""
+        """On the thread. The address may have become ours while the kernel was slow."""
         configured = self._steps.configured.get(address)
         if configured is None or configured[1] != interface:
             self._table.remove(address, bits, interface)
@@ -137,12 +137,12 @@ class KernelNews:
         # The gate is shut now; the next accepted beat opens it.
         self._driver.feed(self._driver.node.beat_now)
         if any("is gone" in problem for problem in problems):
-            # The program that removed our tables removed those of scripts as well.
+            # The program that removed the gate's tables also removed those of scripts.
             self._driver.feed(self._driver.node.scripts_forget, tuple(self._steps.configured))
 
 
 class Look:
-    """A look that takes a while: one at a time, and one more after it when it was wanted meanwhile."""
+    """An examination that takes time: one runs at a time; one more follows if it was requested meanwhile."""
 
     def __init__(self, look: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._look = look
@@ -150,7 +150,7 @@ class Look:
         self._task: asyncio.Task[None] | None = None
 
     def wanted(self) -> None:
-        """Something has changed."""
+        """Request an examination."""
         self._wanted = True
         if self._task is None or self._task.done():
             self._task = tasks.start(self._work(), "looking at the kernel")
@@ -161,6 +161,6 @@ class Look:
             await self._look()
 
     def close(self) -> None:
-        """Cancel the look under way."""
+        """Cancel the current examination."""
         if self._task is not None:
             self._task.cancel()

@@ -1,7 +1,7 @@
-"""Listens to the kernel of this machine: links, addresses, the gate's rules, listening sockets.
+"""Listen to the kernel of this machine: links, addresses, the gate's rules, listening sockets.
 
-:mod:`locum.node.kernel_news` decides what follows for links, addresses and the gate. When a listening socket that a
-script declared is closed, ``monitor`` runs; also when a script asks for another ``monitor`` soon.
+:mod:`locum.node.kernel_news` decides the reaction for links, addresses and the gate. ``monitor`` runs when the last
+listening socket of a declared port closes, and when a script asks for another ``monitor`` soon.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from locum.node.port_watch import PortWatch, Situation
 from locum.node.steps import Steps
 from locum.threads import NoAnswer
 
-#: When the kernel is asked again that did not answer, in seconds.
+#: Pause before the kernel is asked again after it did not answer, in seconds.
 AGAIN = 1.0
-#: How long files of scripts in the runtime directory are waited for, in seconds.
+#: Limit for reading scripts' files in the runtime directory, in seconds.
 FILE_LIMIT = 5.0
 
 
@@ -84,7 +84,7 @@ class KernelWatch:
         steps.on_event = self._event_ended
 
     def start(self) -> None:
-        """Begin to watch, and look once at everything."""
+        """Begin to watch, and examine everything once."""
         loop = asyncio.get_running_loop()
         self._monitor.start(loop)
         self._listeners.start(loop)
@@ -117,7 +117,7 @@ class KernelWatch:
             self._learning.wanted()
 
     async def _learn(self) -> None:
-        """Have the monitor learn what is there: at the start, and after messages were lost."""
+        """Let the monitor list links and addresses: at the start, and after messages were lost."""
         self._monitor.expect()
         present = None
         try:
@@ -129,7 +129,7 @@ class KernelWatch:
         self.news.look()
 
     async def _cover_interfaces(self) -> None:
-        """An interface that came back has no egress chain yet: before Linux 6.16 the chain goes with the interface."""
+        """Cover an interface that came back: before Linux 6.16 its egress chain was deleted with the interface."""
         if self._gate is not None:
             try:
                 await self._calls.on_gate("covering an interface", self._gate.ensure_interfaces)
@@ -144,7 +144,7 @@ class KernelWatch:
             self.news.spawn(self._look_again())
 
     async def _look_again(self) -> None:
-        """A script that tolerates a failure once or twice wants to know soon whether it stays (``monitor_again``)."""
+        """Run monitor soon when a script that tolerates single failures asks for it (``monitor_again``)."""
         with contextlib.suppress(OSError, NoAnswer):
             await self._calls.files.run("looking whether monitor is to run again", FILE_LIMIT, os.unlink, self._again)
             loop = asyncio.get_running_loop()
@@ -161,11 +161,11 @@ class KernelWatch:
         self.news.spawn(self._with_ports(self._ports.gone, port))
 
     async def _with_ports(self, act: Callable[..., None], *arguments: int) -> None:
-        """Call ``act`` when what scripts have declared has been read, or cannot be."""
+        """Call ``act`` after the declarations of scripts were read, or could not be read."""
         with contextlib.suppress(NoAnswer):
             await self._calls.files.run("reading declared ports", FILE_LIMIT, self._ports.load)
         act(*arguments)
 
     def _port_closed(self, port: int) -> None:
-        self._log(f"nothing listens on port {port} any more: running monitor", "warning")
+        self._log(f"port {port} has no listener any longer: running monitor", "warning")
         self._driver.feed(self._driver.node.trigger_monitor)

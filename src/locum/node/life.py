@@ -1,7 +1,6 @@
-"""The life of an agent: what it finds, what it begins with, how it runs.
+"""The life of an agent: what it adopts, how it starts, how it runs.
 
-Rules of this file: the order of these steps is stated here and nowhere else. It reaches the machine through
-:mod:`locum.node.ports` alone.
+The order of these steps is stated only here. This file reaches the machine only through :mod:`locum.node.ports`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from locum.rules.node import Adoption
 
 
 def adoption_of(page: HoldPagePort, notes: NotesPort, table: TablePort) -> Adoption | None:
-    """What the agent before this one left, if it held anything. Raises LocumError."""
+    """What the previous agent left, if it held anything. Raises LocumError."""
     if not page.incarnation:
         return None
     held = notes.of(page.incarnation)
@@ -29,9 +28,9 @@ def adoption_of(page: HoldPagePort, notes: NotesPort, table: TablePort) -> Adopt
 
 
 async def take_over(adoption: Adoption | None, bits: Mapping[str, int], steps: Steps) -> None:
-    """Go on with what the agent before this one held, or begin with a clean slate.
+    """Continue the previous agent's hold, or begin with a clean slate.
 
-    ``bits``: address → prefix length of the configured addresses. Comes before everything that takes time: the hold
+    ``bits``: address → prefix length of the configured addresses. This precedes everything that takes time: the hold
     runs out, and the next beat must not wait for scripts.
     """
     if adoption is not None:
@@ -42,7 +41,7 @@ async def take_over(adoption: Adoption | None, bits: Mapping[str, int], steps: S
 
 
 async def run(adopted: bool, driver: Driver, steps: Steps, scripts: ScriptsPort) -> str | None:
-    """Start the event engine, run ``init`` and ``setup`` unless an agent before this one did, then run the node.
+    """Start the event engine, run ``init`` and ``setup`` unless a previous agent did, then run the node.
 
     Returns when the node has left: None, or the problem that ends the daemon.
     """
@@ -64,7 +63,7 @@ async def run(adopted: bool, driver: Driver, steps: Steps, scripts: ScriptsPort)
 
 
 async def _start_engine(driver: Driver, steps: Steps, scripts: ScriptsPort) -> None:
-    """Start the script runner; the agent ends when it cannot be started."""
+    """Start the script runner; the agent ends when that fails."""
     try:
         await scripts.start()
     except LocumError as error:

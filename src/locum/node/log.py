@@ -1,8 +1,8 @@
-"""The daemon's log: one line per thing worth knowing, on standard error, for journald or a file.
+"""The daemon's log: lines on standard error, for journald or a file.
 
 ``console``: time, level, node, text. ``json``: the same as one object per line.
 
-Logging never waits: lines go through :mod:`locum.lines`, and those that standard error does not accept are counted.
+Logging never waits: lines go through :mod:`locum.lines`; lines that standard error does not accept are counted.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class Log:
-    """Writes lines of ``level`` and above; never waits and never raises, since neither a reader of the log that has
-    stopped nor a full disk may stop a node. ``stream`` replaces standard error, in tests."""
+    """Writes lines of ``level`` and above. It never waits and never raises: neither a stopped reader nor a full disk
+    may stop a node. ``stream`` replaces standard error, in tests."""
 
     def __init__(self, node: str, level: str = "info", form: str = "console", stream: TextIO | None = None) -> None:
         self._node = node
@@ -29,8 +29,8 @@ class Log:
         standard_error.notice = self._dropped
 
     def __call__(self, text: str, level: str = "info") -> None:
-        """Log ``text``. Several lines stay several lines, those after the first indented; what could command a terminal
-        or forge a line is escaped (:mod:`locum.escape`)."""
+        """Log ``text``. In multi-line text, lines after the first are indented. Characters that could command a
+        terminal or forge a line are escaped (:mod:`locum.escape`)."""
         if LEVELS.index(level) < self._least:
             return
         line = self._line(text, level)

@@ -1,9 +1,9 @@
-"""Ports that a service is expected to listen on, and whether it is news that nobody does.
+"""Ports on which services should listen, and whether a missing listener is a failure.
 
-Rules of this file: it reads what scripts have declared (one file per script, ``docs/events.md``) and decides nothing
-but this: a service that is being stopped on purpose is no news. While the node leaves, every service is; while an
-event runs other than ``monitor``, its scripts may stop and start what they look after, so that what counts is how it
-is afterwards; and a port that was withdrawn, or whose script no longer runs, is expected to be closed.
+This file reads scripts' declarations (one file per script, ``docs/events.md``) and decides only this: a service that is
+stopped on purpose is not a failure. While the node leaves, all services are. While an event other than ``monitor``
+runs, its scripts may stop and start services, so the state after the event counts. A port that was withdrawn, or whose
+script no longer runs, is expected to be closed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from locum.events.model import Event
 
 
 class Situation(msgspec.Struct, frozen=True):
-    """What the node does at the moment: whether it leaves, the event that runs, the names of the enabled scripts (None:
-    not known yet)."""
+    """The node's present activity: whether it leaves, the running event, the names of the enabled scripts (None:
+    unknown yet)."""
 
     leaving: bool = False
     running: Event | None = None
@@ -26,11 +26,11 @@ class Situation(msgspec.Struct, frozen=True):
 
 
 class PortWatch:
-    """Tells ``closed(port)`` when nobody listens on a declared port who should.
+    """Calls ``closed(port)`` when a declared port that should be open has no listener.
 
-    ``directory`` has the declarations; ``watch`` is given the ports to watch whenever they change; ``look`` is asked to
-    say again (by :meth:`gone`) which of some ports nobody listens on. Files are read by every call, unless ``reads`` is
-    false: then the caller has :meth:`load` called before, where waiting is allowed.
+    ``directory`` has the declarations. ``watch`` receives the ports to watch whenever they change. ``look`` reports
+    (by calling :meth:`gone`) which of some ports have no listener. Every call reads files, unless ``reads`` is false:
+    then the caller runs :meth:`load` before, where waiting is allowed.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PortWatch:
         self._doubtful: set[int] = set()
 
     def load(self) -> None:
-        """Read the files of scripts that run, if any has changed."""
+        """Read the files of running scripts, if any has changed."""
         enabled = self._situation().enabled
         try:
             names = [n for n in sorted(os.listdir(self._directory)) if enabled is None or n in enabled]
@@ -71,7 +71,7 @@ class PortWatch:
         self._loaded = stamp, frozenset(ports)
 
     def read(self) -> None:
-        """Watch what is declared now, if that has changed."""
+        """Watch the declared ports, if they have changed."""
         if self._reads:
             self.load()
         if self._loaded is None or self._loaded[0] == self._stamp:
@@ -80,7 +80,7 @@ class PortWatch:
         self._watch(self._ports)
 
     def gone(self, port: int) -> None:
-        """Nobody listens on ``port`` any longer."""
+        """``port`` has no listener any longer."""
         now = self._situation()
         if now.leaving or now.running is Event.SHUTDOWN:
             return
@@ -93,7 +93,7 @@ class PortWatch:
             self._doubtful.add(port)
 
     def event_ended(self) -> None:
-        """An event has ended: what its scripts declared counts, and what they stopped should run again."""
+        """An event has ended: read the declarations of its scripts; their services should run again."""
         self.read()
         doubtful, self._doubtful = self._doubtful & self._ports, set()
         if doubtful:

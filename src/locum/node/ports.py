@@ -1,9 +1,9 @@
-"""What the agent's procedures ask of the machine, as narrow interfaces.
+"""What the agent's procedures need from the machine, as narrow interfaces.
 
-Rules of this file: interfaces only. :mod:`locum.node.steps`, :mod:`locum.node.driver`, :mod:`locum.node.gate_work`,
-:mod:`locum.node.kernel_news` and :mod:`locum.node.life` reach clock, kernel, files, scripts and network through these
-and through nothing else. So the simulator runs the very same procedures on a simulated machine
-(:mod:`locum_sim.ports`), where the process can be frozen or killed inside every call.
+Interfaces only. :mod:`locum.node.steps`, :mod:`locum.node.driver`, :mod:`locum.node.gate_work`,
+:mod:`locum.node.kernel_news` and :mod:`locum.node.life` reach clock, kernel, files, scripts and network only through
+these. So the simulator runs the same procedures on a simulated machine (:mod:`locum_sim.ports`), where the process can
+be frozen or killed inside every call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from locum.machine.links import LinkState
 
 P = ParamSpec("P")
 T = TypeVar("T")
-#: Named outside of the class that has a method ``list``.
+#: Named outside of the class, which has a method ``list``.
 Addresses = list[Address]
 
 
@@ -37,7 +37,7 @@ class GatePort(Protocol):
         ...
 
     def confirm(self, armed: ArmedSlot) -> bool:
-        """Open the slot for what is left of its timer."""
+        """Open the slot for the rest of its timer."""
         ...
 
     def allow(self, addresses: Iterable[str]) -> None:
@@ -69,7 +69,7 @@ class TablePort(Protocol):
         ...
 
     def remove(self, address: str, bits: int, interface: str) -> bool:
-        """Remove the address; False when it was not there."""
+        """Remove the address; False when it was absent."""
         ...
 
     def renew(self, items: Iterable[Item], lifetime: int) -> tuple[tuple[Item, LocumError], ...]:
@@ -102,7 +102,7 @@ class HoldPagePort(Protocol):
 
     @property
     def deadline(self) -> float:
-        """CLOCK_BOOTTIME seconds until which the hold lasts."""
+        """The end of the hold, in seconds of CLOCK_BOOTTIME."""
         ...
 
     @property
@@ -112,7 +112,7 @@ class HoldPagePort(Protocol):
 
     @property
     def incarnation(self) -> str:
-        """The incarnation that holds; empty when there is none."""
+        """The incarnation that holds; "" without one."""
         ...
 
     @property
@@ -122,7 +122,7 @@ class HoldPagePort(Protocol):
 
     @property
     def quiet(self) -> float:
-        """CLOCK_BOOTTIME seconds before which nothing may be taken by this hold."""
+        """The time in seconds of CLOCK_BOOTTIME before which this hold may take nothing."""
         ...
 
     def confirm(self, incarnation: str, slot: int, deadline: float, revision: int, quiet: float) -> None:
@@ -135,7 +135,7 @@ class HoldPagePort(Protocol):
 
 
 class NotesPort(Protocol):
-    """The notes of what was taken completely; see :class:`locum.node.taken_notes.TakenNotes`."""
+    """The notes of completely taken addresses; see :class:`locum.node.taken_notes.TakenNotes`."""
 
     def add(self, address: str, incarnation: str, interface: str) -> None:
         """``address`` was taken completely."""
@@ -146,11 +146,11 @@ class NotesPort(Protocol):
         ...
 
     def of(self, incarnation: str) -> dict[str, str]:
-        """Address → interface of what was taken completely in the membership ``incarnation``."""
+        """Address → interface of addresses taken completely in the membership ``incarnation``."""
         ...
 
     def clear(self) -> None:
-        """Nothing is held."""
+        """Delete all notes."""
         ...
 
 
@@ -162,7 +162,7 @@ class ScriptsPort(Protocol):
         ...
 
     async def handled(self) -> tuple[str, ...]:
-        """The optional events that some script handles."""
+        """The optional events that a script handles."""
         ...
 
     async def run(
@@ -212,14 +212,14 @@ class ConnectionsPort(Protocol):
 
 
 class WirePort(Protocol):
-    """What other machines say on the wire; see :class:`locum.machine.wire_watch.WireWatch`."""
+    """Messages of other machines on the wire; see :class:`locum.machine.wire_watch.WireWatch`."""
 
     async def probe(self, items: Sequence[tuple[str, str]]) -> dict[str, str]:
-        """Ask for (address, interface); address → what was heard of another machine."""
+        """Probe (address, interface); address → what was heard of another machine."""
         ...
 
     def occupant(self, address: str) -> str | None:
-        """The other machine that was heard with ``address`` since it was probed."""
+        """The other machine that was heard with ``address`` since the probe."""
         ...
 
     def holds(self, address: str, interface: str) -> None:
@@ -237,7 +237,7 @@ class ClustersPort(Protocol):
     async def search(
         self, addresses: Iterable[str], patience: float, waits: Callable[[str], None]
     ) -> tuple[str | None, frozenset[str]]:
-        """Why this node must not serve which of ``addresses``."""
+        """Which of ``addresses`` this node must not serve, and why."""
         ...
 
 
@@ -252,7 +252,7 @@ class WorkerPort(Protocol):
 
 
 class CallsPort(Protocol):
-    """Calls that may have to wait for the kernel; see :class:`locum.node.kernel_calls.KernelCalls`."""
+    """Calls that may wait for the kernel; see :class:`locum.node.kernel_calls.KernelCalls`."""
 
     @property
     def gate(self) -> WorkerPort:

@@ -1,9 +1,9 @@
-"""Taking and releasing addresses, and everything else that the rules ask of this machine.
+"""Taking and releasing addresses, and all other steps that the rules request of this machine.
 
-Rules of this file: it knows kernel and scripts, no cluster. I7 is kept here: whatever the scripts did, after a
-take the address is configured or the take has failed and nothing is left of it; after a release it is gone.
-An address may speak only while it is in the gate's held set *and* the gate is open; the set is changed here, the
-gate's clock runs in the kernel.
+This file knows kernel and scripts, but no cluster. It keeps I7: whatever the scripts did, after a take the address is
+configured, or the take has failed and left nothing; after a release the address is gone. An address may speak only
+while it is in the gate's held set *and* the gate is open. This file changes the set; the gate's timer runs in the
+kernel.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ T = TypeVar("T")
 
 Outcome = tuple[bool, str]
 
-#: Renewing lifetimes at every beat would be wasteful; this often is enough, in seconds.
+#: Renewing lifetimes at every beat would be wasteful; this interval suffices, in seconds.
 RENEW_INTERVAL = 0.5
-#: How long the removal of a note is waited for, in seconds.
+#: Limit for the removal of a note, in seconds.
 NOTE_LIMIT = 2.0
-#: How long the removal of all notes is waited for at the start, in seconds.
+#: Limit for the removal of all notes at the start, in seconds.
 CLEAN_LIMIT = 5.0
 
 
 def _nobody(*_: object) -> None:
-    """Nobody listens yet."""
+    """No callback is set yet."""
 
 
 class Steps:
     """The machine's side of one node.
 
-    ``gate``: the kernel's gate, None without nftables. ``lifetime``: whole seconds that addresses are configured for.
+    ``gate``: the kernel's gate, None without nftables. ``lifetime``: the addresses' lifetime in whole seconds.
     ``tunables`` returns those in force.
     """
 
@@ -91,18 +91,18 @@ class Steps:
         self._drops = 0
         self._tunables = tunables
         self._log = log
-        #: Address → (bits, interface) of what is configured here by us.
+        #: Address → (bits, interface) of the addresses that this agent has configured.
         self.configured: dict[str, tuple[int, str]] = {}
-        # Those whose take is complete. Renewing one that is just being released would configure it again.
+        # Those whose take is complete. Renewing an address during its release would configure it again.
         self._renewable: dict[str, tuple[int, str]] = {}
         self._renewed = 0.0
         self._renewing = False
         self._announcements: dict[str, asyncio.Task[None]] = {}
         self._gate_problem = ""
         self._background: set[asyncio.Task[None]] = set()
-        #: Address → why its announcements could not be sent, of those whose latest was not.
+        #: Address → why its latest announcement could not be sent.
         self.unannounced: dict[str, str] = {}
-        #: (address, interface) that is removed and configured again by us: its removal is no news.
+        #: (address, interface) that this agent removes and configures again: its removal is not an event.
         self.expected_removals: set[tuple[str, str]] = set()
         #: Called after every event, with its result.
         self.on_event: Callable[[EventResult], None] = _nobody
@@ -110,9 +110,9 @@ class Steps:
         self.on_gone: Callable[[str], None] = _nobody
         #: Called when the gate could not be armed, opened or put back (with the reason), and ("") when it works again.
         self.on_gate: Callable[[str], None] = _nobody
-        #: Called with address, interface and reason when the kernel does not renew a lifetime.
+        #: Called with address, interface and reason when the kernel refuses to renew a lifetime.
         self.on_renewal_failed: Callable[[str, str, str], None] = _nobody
-        #: Called with address and reason when an address that goes could be neither removed nor muted.
+        #: Called with address and reason when a leaving address could be neither removed nor muted.
         self.on_still_here: Callable[[str, str], None] = _nobody
         #: Set when the engine has started; events wait for it, so that beats need not.
         self.engine_ready = asyncio.Event()
@@ -120,17 +120,17 @@ class Steps:
     # -- the hold --------------------------------------------------------------------------------------------
 
     async def arm(self, slot: int, hold: float) -> None:
-        """Start the kernel's timer of ``slot`` for ``hold`` seconds; it opens nothing before it is confirmed.
+        """Start the kernel's timer of ``slot`` for ``hold`` seconds; the slot opens only when it is confirmed.
 
-        The timer runs from a moment after this call began, and has begun when it returns.
+        The timer counts from a moment after this call began, and runs when it returns.
         """
         if self._gate is not None:
             self._armed.pop(slot, None)
             try:
                 self._armed[slot] = await self._calls.on_gate("arming the gate", self._gate.arm, slot, hold)
             except LocumError as error:
-                # The beat goes on: others may rely on this node being alive. It cannot be confirmed, so the gate
-                # stays as it is and closes when its time is over; soon the node says that it can serve nothing.
+                # The beat is sent: other nodes must know that this one is alive. It cannot be confirmed, so the gate
+                # keeps its state and closes when its timer ends; soon the node reports that it cannot serve.
                 self._gate_fails(f"the kernel's gate cannot be armed: {error}")
 
     def _gate_fails(self, problem: str) -> None:
@@ -146,9 +146,9 @@ class Steps:
             self.on_gate("")
 
     def confirm(self, incarnation: str, slot: int, deadline: float, revision: int, quiet: float) -> None:
-        """The beat of ``slot`` was accepted: the gate opens until ``deadline``, for which it was armed. Does not wait
-        for it."""
-        # The page goes first: a guard that reads an old deadline would take away what the kernel still lets speak.
+        """The beat of ``slot`` was accepted: open the gate until ``deadline``, for which it was armed. Does not wait
+        for the gate."""
+        # The page first: with an old deadline the guard would remove addresses that the kernel still lets speak.
         self._page.confirm(incarnation, slot, deadline, revision, quiet)
         armed = self._armed.pop(slot, None)
         if self._gate is not None and armed is not None:
@@ -165,7 +165,7 @@ class Steps:
             self._gate_fails(f"the kernel's gate cannot be opened: {error}")
 
     def _renew(self, deadline: float) -> None:
-        """Renew the lifetimes of what is configured, now and then; where they are all there is, after every beat."""
+        """Renew lifetimes at intervals; after every beat where only lifetimes enforce the hold."""
         now = self._clock.boot()
         soon = self._gate is not None and now - self._renewed < RENEW_INTERVAL
         if not self._renewable or soon or self._renewing or now >= deadline:
@@ -190,32 +190,32 @@ class Steps:
             self._renewing = False
 
     async def restore_gate(self) -> None:
-        """Somebody removed or changed our rules: put them back, shut until the next beat is confirmed."""
+        """Restore rules that another program removed or changed, shut until the next beat is confirmed."""
         if self._gate is None:
             return
         self._armed.clear()
         try:
             await self._calls.on_gate("putting the gate back", self._gate.restore)
         except LocumError as error:
-            # Without it nothing would keep this node to its hold: no address is configured before it is back.
+            # Without the gate nothing enforces this node's hold: no address is configured before it is back.
             self._gate_fails(f"the kernel's gate cannot be put back: {error}; removing all public addresses")
             for address, (bits, interface) in list(self.configured.items()):
                 await self._remove_from_kernel(address, bits, interface)
 
     async def clean_slate(self) -> None:
-        """No agent before this one left a hold: forget its notes, and silence whatever it left while it died."""
+        """No previous agent left a hold: discard its notes, and silence the addresses that it left."""
         try:
             await self._calls.files.run("removing what an earlier agent noted", CLEAN_LIMIT, self._notes.clear)
         except (OSError, NoAnswer) as error:
-            # They mean something in the membership of their time alone, which the page no longer has.
+            # They are valid only in the membership of their time, which the page no longer has.
             self._log(f"the notes of an earlier agent cannot be removed: {error}", "warning")
         self.drop()
 
     def drop(self) -> None:
-        """There is no hold: silent at once, and every address of ours goes.
+        """End without a hold: mute all addresses at once and remove them.
 
-        Does not wait for the kernel. Whatever is done later at the gate, or about addresses, comes after this: the same
-        threads do it, in order. So the gate cannot open for what this mutes.
+        Does not wait for the kernel. Later work at the gate, or on addresses, follows this on the same threads. So the
+        gate cannot open for an address that this mutes.
         """
         self._drops += 1
         self._page.clear()
@@ -283,7 +283,7 @@ class Steps:
         await self.engine_ready.wait()
 
         def now() -> dict[str, str]:
-            # Asked when the scripts start: the event may have waited for its turn, and beats went on meanwhile.
+            # Read when the scripts start: the event may have waited for its turn while beats continued.
             present = ",".join(f"{address}/{bits}@{name}" for address, (bits, name) in self._renewable.items())
             return {"LOCUM_ADDRESSES": present, **environment()}
 
@@ -319,10 +319,10 @@ class Steps:
     # -- addresses -------------------------------------------------------------------------------------------
 
     async def take(self, effect: fx.TakeAddress) -> Outcome:
-        """``takeip``: let it speak, run the scripts, see that it is configured, announce it, tell its clients."""
+        """``takeip``: let it speak, run the scripts, ensure that it is configured, announce it, notify its clients."""
         address, bits, interface = effect.address, effect.bits, effect.interface
         await self._connections.taking(address)
-        # The hold may end until the engine runs.
+        # The hold may end before the engine runs.
         await self.engine_ready.wait()
         drops = self._drops
         if not self._lasts(drops):
@@ -352,16 +352,16 @@ class Steps:
         return True, ""
 
     async def probe(self, effect: fx.ProbeAddresses) -> dict[str, str]:
-        """Ask on the wire who has these addresses; address → what was heard of another machine."""
+        """Probe these addresses on the wire; address → what was heard of another machine."""
         return await self._wire.probe(effect.items)
 
     def defend(self, interface: str, address: str) -> None:
-        """Another machine says that it has ``address``, which is held here: tell the neighbours once where it is."""
+        """Another machine claims ``address``, which is held here: announce it once."""
         if address in self._renewable:
             self._announce_once(interface, address)
 
     async def release(self, effect: fx.ReleaseAddress) -> Outcome:
-        """``releaseip``: mute it, end its connections, run the scripts, see that it is gone."""
+        """``releaseip``: mute it, end its connections, run the scripts, ensure that it is gone."""
         address, bits, interface = effect.address, effect.bits, effect.interface
         await self._begin(address)
         self.configured.setdefault(address, (bits, interface))
@@ -374,7 +374,7 @@ class Steps:
         finally:
             await self._forget(address)
             if self._gate is None:
-                # Nothing was muted: connections could be made until just now.
+                # It could not be muted: clients could still connect until now.
                 self._connections.dropped([address])
 
     async def update(self, effect: fx.UpdateAddress) -> Outcome:
@@ -398,30 +398,30 @@ class Steps:
         return True, ""
 
     async def restore(self, effect: fx.Restore) -> str:
-        """Configure and announce an address again that is held and was removed; the problem, "" when it is there."""
-        # Until scripts have heard of it, it counts as not taken: the agent may end before they do.
+        """Configure and announce again a held address that was removed; the problem, "" when it is present."""
+        # Until scripts know of it, it counts as not taken: the agent may end before they do.
         await self._forget_note(effect.address)
         if not self._is_held(effect.address, effect.interface):
-            # The note took so long that the address went meanwhile, perhaps to another node.
-            return "it is not held here any more"
+            # The address left while the note was removed, perhaps to another node.
+            return "it is no longer held here"
         ok, reason = await self._ensure(effect.address, effect.bits, effect.interface)
         if ok and self._is_held(effect.address, effect.interface):
             self._announce(effect.interface, effect.address)
         return reason
 
     def _is_held(self, address: str, interface: str) -> bool:
-        """Whether ``address`` was taken completely, is on ``interface``, and is not about to go."""
+        """Whether ``address`` was taken completely, is on ``interface``, and does not leave."""
         present = self._renewable.get(address)
         return present is not None and present[1] == interface
 
-    # -- what the audit asks for -----------------------------------------------------------------------------
+    # -- for the audit ---------------------------------------------------------------------------------------
 
     def held(self) -> dict[str, tuple[int, str]]:
-        """Address → (bits, interface) of what was taken completely."""
+        """Address → (bits, interface) of completely taken addresses."""
         return dict(self._renewable)
 
     async def replace(self, address: str) -> str:
-        """Remove a held address and configure it again; the problem, "" when it is there."""
+        """Remove a held address and configure it again; the problem, "" when it is present."""
         bits, interface = self._renewable[address]
         self.expected_removals.add((address, interface))
         try:
@@ -454,21 +454,21 @@ class Steps:
             self._table.put_last(items, self._lifetime)
 
     async def renew(self, address: str) -> None:
-        """Configure a held address as it is, and what belongs to its interface."""
+        """Configure a held address again unchanged, with the settings of its interface."""
         bits, interface = self._renewable[address]
         await self._ensure(address, bits, interface)
 
     async def gate_done(self, limit: float) -> None:
-        """Returns when all that was asked of the gate has been done: another program may have kept nftables' lock.
+        """Wait until all requests to the gate are done: another program may hold nftables' lock.
         Raises NoAnswer after ``limit`` seconds."""
         await self._calls.gate.run("waiting for the gate", limit, lambda: None)
 
     async def allow(self, address: str) -> None:
-        """Let a held address through the gate, which has lost it."""
+        """Let a held address that the gate has lost through it again."""
         await self._allow(address)
 
     async def mute(self, address: str) -> None:
-        """Shut an address out at the gate that is not here."""
+        """Mute an address at the gate that is not served here."""
         await self._deny(address)
 
     def announce_again(self, address: str) -> None:
@@ -476,7 +476,7 @@ class Steps:
         self._announce_once(self._renewable[address][1], address)
 
     async def take_again(self, effect: fx.TakeAgain) -> Outcome:
-        """``takeip`` once more, for what scripts had attached to the address; it speaks and is renewed meanwhile."""
+        """``takeip`` once more, for attachments of scripts to the address; it speaks and is renewed meanwhile."""
         address, bits, interface = effect.address, effect.bits, effect.interface
         drops = self._drops
         await self._forget_note(address)
@@ -491,9 +491,9 @@ class Steps:
         return True, ""
 
     async def adopt(self, held: Iterable[tuple[str, int, str]], missing: Collection[str]) -> None:
-        """Addresses (address, bits, interface) that a predecessor left here with a valid hold.
+        """Adopt addresses (address, bits, interface) that a predecessor left here with a valid hold.
 
-        ``missing``: those that the kernel has lost meanwhile; scripts have not heard of it.
+        ``missing``: those that the kernel has lost meanwhile, without the scripts' knowledge.
         """
         for address, bits, interface in held:
             if address in missing:
@@ -505,7 +505,7 @@ class Steps:
             self._connections.adopted(address, interface)
 
     async def _begin(self, address: str) -> None:
-        """``address`` is about to be changed: a crash in between must lead to doing it again."""
+        """``address`` is about to be changed: after a crash in between, the change must be repeated."""
         self._renewable.pop(address, None)
         self._wire.gone(address)
         await self._forget_note(address)
@@ -514,7 +514,7 @@ class Steps:
         try:
             await self._calls.files.run(f"removing the note of {address}", NOTE_LIMIT, self._notes.remove, address)
         except (OSError, NoAnswer) as error:
-            # After a crash a successor takes it for complete; it does what the plan says all the same.
+            # After a crash a successor counts it as complete, but still follows the plan.
             self._log(f"cannot note that {address} is about to change: {error}", "warning")
 
     def _completed(self, address: str, bits: int, interface: str, incarnation: str) -> None:
@@ -533,7 +533,7 @@ class Steps:
         try:
             await noting
         except (OSError, NoAnswer) as error:
-            # The note only spares the scripts a second takeip if the agent crashes: no reason not to serve.
+            # The note only spares the scripts a second takeip after a crash: the node serves without it.
             self._log(f"cannot note that {address} is held: {error}", "warning")
 
     async def _ensure(self, address: str, bits: int, interface: str) -> Outcome:
@@ -556,7 +556,7 @@ class Steps:
         return True
 
     async def _forget(self, address: str) -> None:
-        """``address`` is muted, then whatever is configured of it goes."""
+        """Mute ``address``, then remove it from the kernel."""
         muted = await self._deny(address)
         # A hold that was lost meanwhile has removed it already.
         present = self.configured.get(address)
@@ -622,13 +622,13 @@ class Steps:
         return self._calls.start(self._calls.addresses, what, function, *arguments, **named)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = tasks.start(work, "carrying out what the rules ask for")
+        task = tasks.start(work, "carrying out a request of the rules")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
     def appeared(self, address: str, interface: str) -> None:
-        """The kernel says that ``address`` is configured on ``interface``. If it is being taken there, announce it now:
-        clients need not wait for the scripts that come after the one that configured it."""
+        """The kernel has configured ``address`` on ``interface``. If it is being taken there, announce it now: clients
+        need not wait for the scripts after the one that configured it."""
         present = self.configured.get(address)
         if present is not None and present[1] == interface and address not in self._renewable:
             self._announce_once(interface, address)
@@ -636,7 +636,7 @@ class Steps:
     # -- announcements ---------------------------------------------------------------------------------------
 
     def _announce(self, interface: str, address: str) -> None:
-        """Announce now, and some times more against loss (AnnounceCount, AnnounceInterval)."""
+        """Announce now, and several times more in case of loss (AnnounceCount, AnnounceInterval)."""
         old = self._announcements.pop(address, None)
         if old is not None:
             old.cancel()
@@ -656,7 +656,7 @@ class Steps:
             self._spawn(self._told_announcement(interface, address, announcing))
 
     def _announce_now(self, interface: str, address: str) -> bool:
-        """On the thread; also True when the hold has ended before the kernel came to it."""
+        """On the thread; also True when the hold ended before the kernel came to it."""
         return self._clock.boot() >= self._page.deadline or self._announcer.announce(interface, address)
 
     async def _told_announcement(self, interface: str, address: str, announcing: asyncio.Future[bool]) -> None:
@@ -668,7 +668,7 @@ class Steps:
             problem = str(error)
             self._log(f"cannot announce {address} on {interface}: {error}", "warning")
         if problem and address in self.configured:
-            # The audit tells, and announces again (node/auditor.py).
+            # The audit reports it, and announces again (node/auditor.py).
             self.unannounced[address] = problem
         else:
             self.unannounced.pop(address, None)

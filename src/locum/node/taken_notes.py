@@ -1,9 +1,9 @@
-"""Notes in the runtime directory of which addresses were taken completely, for the agent that comes after a crash.
+"""Notes in the runtime directory of completely taken addresses, for the agent that follows a crash.
 
-One small file per address, named after it, with the incarnation and the interface inside. A note is written after
-``takeip`` succeeded and removed before any of ``takeip``, ``updateip`` and ``releaseip`` begins, so that what was
-interrupted is done again. It means something only in the membership in which it was written: one that is left over from
-an earlier membership must bring no address back, which may long be served elsewhere. A starting guard removes them all.
+One small file per address, named after it, contains the incarnation and the interface. A note is written after
+``takeip`` succeeded and removed before any of ``takeip``, ``updateip`` and ``releaseip`` begins, so that an interrupted
+event is repeated. It is valid only in the membership in which it was written: a note of an earlier membership must
+bring no address back, which another node may serve. A starting guard removes all notes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class TakenNotes:
         os.replace(temporary, os.path.join(self._directory, address))
 
     def remove(self, address: str) -> None:
-        """``address`` is about to be changed."""
+        """``address`` is about to change."""
         try:
             os.unlink(os.path.join(self._directory, address))
         except FileNotFoundError:
             pass
 
     def of(self, incarnation: str) -> dict[str, str]:
-        """Address → interface of what was taken completely in the membership ``incarnation``."""
+        """Address → interface of addresses taken completely in the membership ``incarnation``."""
         found = {}
         for name in os.listdir(self._directory):
             if not name.startswith("."):
@@ -44,10 +44,10 @@ class TakenNotes:
         return found
 
     def addresses(self) -> list[str]:
-        """All addresses with a note, of whatever membership."""
+        """All addresses with a note, of any membership."""
         return [name for name in os.listdir(self._directory) if not name.startswith(".")]
 
     def clear(self) -> None:
-        """Nothing is held."""
+        """Remove all notes."""
         for name in os.listdir(self._directory):
             self.remove(name)

@@ -1,7 +1,7 @@
 """Checks that a server of a protocol answers: a server that hangs still has its listening socket.
 
-Rules of this file: the shortest exchange that only a working server can answer; no login, nothing that a server
-counts as a failure of its client.
+The shortest exchange that only a working server can answer; no login, and nothing that a server counts as its client's
+failure.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable
 from locum.script.failure import Fail
 
 _SMB2_HEADER = 64
-_DIALECTS = (0x0202, 0x0210, 0x0300, 0x0302)  # 3.1.1 requires negotiate contexts; any valid answer is enough
+_DIALECTS = (0x0202, 0x0210, 0x0300, 0x0302)  # 3.1.1 requires negotiate contexts; any valid answer suffices
 _LARGEST = 1 << 17
 
 
 def check_ftp(port: int = 21, host: str = "127.0.0.1", timeout: float = 5.0) -> None:
     """Raise Fail unless an FTP server greets within ``timeout`` seconds (reply 220, RFC 959 section 5.4).
 
-    A server at its limit of clients answers 421 and is healthy: if it made the node unhealthy, all of its clients would
-    move to the next node, which would then be full.
+    A server at its limit of clients answers 421 and is healthy: otherwise all of its clients would move to the next
+    node, which would then be full.
     """
     where = f"FTP server on {host} port {port}"
     greeting = _ask(where, host, port, b"", lambda data: b"\n" in data, timeout, farewell=b"QUIT\r\n")

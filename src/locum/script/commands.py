@@ -1,4 +1,4 @@
-"""Runs other programs from a script."""
+"""Run other programs from a script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from locum.script.failure import Fail
 
 TIMED_OUT = 124
 
-#: Maximum length that is read of a log, bytes.
+#: How much of a log is read, in bytes.
 _LARGEST = 1 << 16
 
 
@@ -44,8 +44,8 @@ def run(
     It runs without a shell: write ``["sh", "-c", text]`` for one. Raises Fail when it does not exist, or, with
     ``check``, when its status is not 0 or it did not end within ``timeout`` seconds (it is killed then).
 
-    ``log``: a file to whose end the output is written, for a program that leaves a service behind. Such a service
-    keeps its output open; without a file, this is a pipe whose end :func:`run` would wait for.
+    ``log``: a file to which the output is appended, for a program that leaves a service behind. Such a service keeps
+    its output open; without a file, this is a pipe whose end :func:`run` would wait for.
     """
     import subprocess  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
 """A script's environment: settings, directories, addresses.
 
-Rules of this file: it reads the environment described in ``docs/events.md`` and nothing else.
+This file only reads the environment described in ``docs/events.md``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests of a script to the daemon."""
+"""Requests from a script to the daemon."""
 
 from __future__ import annotations
 

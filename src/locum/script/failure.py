@@ -1,4 +1,4 @@
-"""The failure of a script, as its author declares it."""
+"""The failure that a script's author declares."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A service as the shipped scripts manage it, with common settings (``docs/services.md``).
+"""A service managed by a shipped script, with common settings (``docs/services.md``).
 
-Rules of this file: a service's special needs stay in its script. Here are the needs of every service: start and wait,
-check and restart, stop, note that addresses moved and act on it once.
+The common needs of services: start and wait, check and restart, stop, note that addresses moved and act on it once. A
+service's special needs stay in its script.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class ManagedService:
     """The service that a script manages.
 
     ``unit``: its systemd unit unless the setting ``service`` names another. ``ports``: TCP ports, or a function that
-    finds them, unless the setting says. ``needs``: finds directories in addition to those of the setting. ``answers``:
-    called with a number of seconds, raises Fail when the service does not answer within them. ``move``: the action when
-    addresses have moved, unless the setting names one. ``prefix``: see ``script/services.py``.
+    finds them, unless set. ``needs``: finds directories in addition to those of the setting. ``answers``: called with
+    a number of seconds, raises Fail when the service does not answer in time. ``move``: the action when addresses have
+    moved, unless set. ``prefix``: see ``script/services.py``.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ManagedService:
         self.act_on(moves)
         self._forget("moves")
 
-    # -- its parts, for scripts that do something else ---------------------------------------------------------------
+    # -- parts, for scripts with other procedures --------------------------------------------------------------------
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -169,8 +169,7 @@ class ManagedService:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _failed(self, problem: Fail) -> None:
-        """One more failure: restart the service if it has ended, and raise ``problem`` unless more failures are
-        tolerated."""
+        """Count a failure: restart the service if it has ended, and raise ``problem`` unless more are tolerated."""
         failures = self._count_failure()
         hung_for_too_long = 0 < self._number("restart-after", 0) <= failures
         if self.managed and self._flag("restart", True) and (self._has_ended() or hung_for_too_long):
@@ -200,7 +199,7 @@ class ManagedService:
         return service_is_running(self.name, prefix=self._prefix)
 
     def _state_is_known(self) -> bool:
-        """Whether its way of starting can tell if it is running: commands ``start`` and ``stop`` alone cannot."""
+        """Whether its way of starting shows if it is running: commands ``start`` and ``stop`` alone do not."""
         return bool(self._command() or self._setting("status") or not self._setting("start"))
 
     def _command(self) -> object:
@@ -282,7 +281,7 @@ class ManagedService:
 
 
 def _and(problem: Fail, what: str) -> Fail:
-    """``problem`` with a remark in its first line, which is the one that reports show."""
+    """``problem`` with a remark in its first line, which reports show."""
     first, end, rest = str(problem).partition("\n")
     return Fail(f"{first}; {what}{end}{rest}", problem.status)
 

@@ -1,7 +1,6 @@
 """Interfaces and their addresses, for 10.interface and for scripts that replace it.
 
-Rules of this file: :mod:`locum.machine` handles the kernel's tables; it is imported where needed, since few scripts
-use it.
+:mod:`locum.machine` handles the kernel's tables; it is imported where needed, since few scripts use it.
 """
 
 from __future__ import annotations
@@ -70,8 +69,8 @@ def remove_address(interface: str, address: str, bits: int | str) -> bool:
 def announce_address(interface: str, address: str) -> None:
     """Announce to the neighbours that ``address`` is here now (gratuitous ARP, unsolicited neighbour advertisement).
 
-    Under a daemon nothing is done here: it announces by itself after the event, more than once, through a socket that
-    it keeps open (the kernel takes some 10 ms to close one: synchronize_net() in net/packet/af_packet.c). A send error
+    Under a daemon this does nothing: the daemon announces after the event, more than once, through a socket that it
+    keeps open (the kernel takes some 10 ms to close one: synchronize_net() in net/packet/af_packet.c). A send error
     is logged and is not a failure.
     """
     if os.environ.get("LOCUM_DEADLINE"):

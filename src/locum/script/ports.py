@@ -1,6 +1,6 @@
 """TCP ports and Unix sockets of services: checks for listeners and answers, and declarations for the daemon.
 
-Rules of this file: short time-outs everywhere; a monitor that hangs is worse than one that fails.
+All time-outs are short: a monitor that hangs is worse than one that fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LISTEN = "0A"  # TCP_LISTEN in include/net/tcp_states.h, as /proc/net/tcp print
 
 
 def is_listening(port: int) -> bool:
-    """Whether any process of this network namespace listens on TCP ``port``, on any address. Nothing is sent."""
+    """Whether a process of this network namespace listens on TCP ``port``, on any address. No packet is sent."""
     wanted = f"{port:04X}"
     for name in ("tcp", "tcp6"):
         try:
@@ -113,7 +113,7 @@ def expect_listen(*ports: int) -> None:
 
 
 def expect_no_listen(*ports: int) -> None:
-    """Withdraw the declaration of these ports, without arguments of all ports; before stopping a service on purpose."""
+    """Withdraw the declaration of these ports, or of all without arguments; call it before a planned stop."""
     _write([port for port in expected_ports() if ports and port not in ports])
 
 

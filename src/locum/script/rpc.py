@@ -33,7 +33,7 @@ def check(program: int | str, version: int, host: str = "127.0.0.1", *, tcp: boo
     """Call procedure 0 of ``program``, a number or a name, in ``version`` on ``host``. Raises
     :class:`locum.rpc.RpcError`.
 
-    ``timeout`` is for everything together, in seconds.
+    ``timeout`` is for the whole check, in seconds.
     """
     number = program if isinstance(program, int) else PROGRAMS.get(program)
     if number is None:

@@ -1,7 +1,7 @@
 """Samba's configuration as Samba itself reads it: by testparm(1), which knows defaults, includes and the registry.
 
-Rules of this file: it interprets only the output of testparm. testparm may be slow or hang (the registry
-can be in a clustered database), so it has a time limit, and its last good answer is kept.
+This file interprets only the output of testparm. testparm may be slow or hang (the registry can be in a clustered
+database), so it has a time limit, and its last good answer is kept.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from locum.script.failure import Fail
 
 Sections = dict[str, dict[str, str]]
 
-#: VFS modules that reach another system by its own library: a share's path is one there, not of this machine
-#: (vfs_glusterfs(8), vfs_ceph(8), vfs_ceph_new(8), vfs_ceph_rgw(8)). All others of Samba, also glusterfs_fuse and
-#: ceph_snapshots, work on this machine's file systems.
+#: VFS modules that reach another system by its own library: a share's path is not local there (vfs_glusterfs(8),
+#: vfs_ceph(8), vfs_ceph_new(8), vfs_ceph_rgw(8)). All other modules of Samba, including glusterfs_fuse and
+#: ceph_snapshots, use this machine's file systems.
 ELSEWHERE = frozenset({"glusterfs", "ceph", "ceph_new", "ceph_rgw"})
 
 
@@ -50,10 +50,10 @@ class SambaConfiguration:
         return tuple(dict.fromkeys(paths))
 
     def _is_local(self, name: str) -> bool:
-        """Whether a client of the share makes smbd open its path, and in this machine's file system.
+        """Whether smbd opens the share's path for a client, and in this machine's file system.
 
-        make_connection_snum of smbd/smb2_service.c: a share that is not available is refused first, a command for
-        new connections may create the directory. A printer's path is a spool, the path of a DFS proxy is not used.
+        make_connection_snum of smbd/smb2_service.c: an unavailable share is refused first, a command for new
+        connections may create the directory. A printer's path is a spool; the path of a DFS proxy is not used.
         """
         if name in ("global", "ipc$") or not _is_true(self._value(name, "available"), True):
             return False

@@ -2,7 +2,7 @@
 
 Three ways, chosen by the script's settings: ``start`` and ``stop`` are commands; ``command`` is the service itself, in
 the foreground, and is started detached from the script; otherwise ``service`` is a systemd unit. A detached service has
-a session of its own, so that it survives the script, the runner and the daemon.
+its own session, so that it survives the script, the runner and the daemon.
 
 A script that manages two services reads the settings of the second with a ``prefix``: ``winbind-`` makes them
 ``winbind-command``, ``winbind-start`` and so on.
@@ -29,7 +29,7 @@ def start_service(name: str | None = None, *, command: object = None, prefix: st
     """Start the service unless it is running. Raises Fail when it cannot be started.
 
     ``command`` replaces the settings: the service itself, in the foreground. ``name`` is the setting ``service`` or
-    the script's own (``web`` of ``50.web``). Whether the service is ready is another question: wait for its port.
+    the script's own (``web`` of ``50.web``). It may not be ready yet: wait for its port.
     """
     start = _setting("start", prefix)
     direct = command or _setting("command", prefix)
@@ -73,7 +73,7 @@ def reload_service(name: str | None = None, *, prefix: str = "") -> None:
 
 
 def kill_service(name: str | None = None, *, prefix: str = "") -> None:
-    """Kill all processes of the service at once. With ``start`` and ``stop`` commands it can only be stopped."""
+    """Kill all processes of the service at once. With ``start`` and ``stop`` commands it is only stopped."""
     own = _name(name, prefix)
     if _was_detached(own):
         _stop_detached(own, 0)
@@ -99,13 +99,13 @@ def service_is_running(name: str | None = None, *, prefix: str = "") -> bool:
 
 
 def service_log(name: str | None = None, *, prefix: str = "") -> str:
-    """The file that a detached service's output goes to."""
+    """The file with the output of a detached service."""
     return _file("LOCUM_STATE", _name(name, prefix), "log")
 
 
 def run_for_service(command: list[str], name: str | None = None, *, prefix: str = "") -> None:
-    """Run a command that may leave a service behind, as one that starts it does. Their output goes to the
-    service's log. Raises Fail when the command fails."""
+    """Run a command that may leave a service behind, such as one that starts it. Its output goes to the service's log.
+    Raises Fail when the command fails."""
     run(command, log=_put_aside(service_log(name, prefix=prefix)))
 
 
@@ -130,8 +130,8 @@ def _command(value: object) -> list[str]:
 
 
 def _file(variable: str, wanted: str, suffix: str) -> str:
-    """A file about a detached service. Not in the script's state directory: that is emptied when the daemon starts,
-    while a service may continue."""
+    """A file about a detached service. It is not in the script's state directory, which is emptied when the daemon
+    starts, while a service may continue."""
     directory = os.path.join(required(variable), "services")
     os.makedirs(directory, exist_ok=True)
     own = script_name()
@@ -143,7 +143,7 @@ def _record_path(name: str) -> str:
 
 
 def _recorded(name: str) -> tuple[int, int] | None:
-    """Process number and start time of a service that was started detached, since the machine was."""
+    """Process number and start time of a service that was started detached since the machine's boot."""
     try:
         with open(_record_path(name), encoding="ascii") as file:
             pid, start, boot = file.read().split()
@@ -190,7 +190,7 @@ def _start_detached(name: str, words: list[str]) -> None:
     found = process(service.pid)
     with open(_record_path(name), "w", encoding="ascii") as file:
         file.write(f"{service.pid} {found.start if found else 0} {boot_id()}\n")
-    # A faulty service ends within moments; to report that now is better than to wait for its port in vain.
+    # A faulty service ends within moments; reporting that now is better than waiting for its port in vain.
     deadline = time.monotonic() + 0.05
     while time.monotonic() < deadline:
         if (status := service.poll()) not in (None, 0):
@@ -199,7 +199,7 @@ def _start_detached(name: str, words: list[str]) -> None:
                 said = file.read().decode("utf-8", "backslashreplace").strip()
             raise Fail(f"{' '.join(words)} ended at once with status {status}" + (f"\n{said}" if said else ""))
         time.sleep(0.005)
-    service.returncode = 0  # this process does not wait for it: no warning about that
+    service.returncode = 0  # this process does not wait for it: avoids a warning
 
 
 def _stop_detached(name: str, timeout: float) -> None:

@@ -1,6 +1,6 @@
 """vsftpd's configuration, vsftpd.conf(5): one ``option=value`` per line, without spaces around the ``=``.
 
-Rules of this file: it only reads; missing options have vsftpd's defaults.
+This file only reads; missing options have vsftpd's defaults.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Waits for a condition, for a limited time, and names it when it does not come true."""
+"""Wait for a condition, for a limited time; a failure names the condition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_TIMEOUT = 30.0
 
 
 def wait_for(what: str, condition: Callable[[], bool], timeout: float = DEFAULT_TIMEOUT) -> None:
-    """Ask ``condition`` until it holds, at first often, then twice a second. Raises Fail after ``timeout`` seconds:
+    """Test ``condition`` until it holds, at first often, then twice a second. Raises Fail after ``timeout`` seconds:
     ``what`` names the missing condition."""
     deadline = time.monotonic() + timeout
     pause = 0.005
@@ -40,8 +40,7 @@ def check_directories(*paths: str) -> None:
 
 
 def wait_for_command(command: str | Sequence[str], timeout: float = DEFAULT_TIMEOUT) -> None:
-    """Run ``command`` again and again until it succeeds. Raises Fail after ``timeout`` seconds,
-    with its last output."""
+    """Repeat ``command`` until it succeeds. Raises Fail after ``timeout`` seconds, with its last output."""
     deadline = time.monotonic() + timeout
     while True:
         left = deadline - time.monotonic()

@@ -136,7 +136,7 @@ def test_a_change_that_the_daemon_refuses_does_not_keep_back_others(
     def choosy(request: Any, **_: Any) -> None:
         clients = [one["client"] for one in request["changes"]]
         if "odd" in clients:
-            raise Refused("no change of a statd client", "usage")
+            raise Refused("invalid change of a statd client", "usage")
         accepted.extend(clients)
 
     monkeypatch.setattr(callout, "ask", choosy)

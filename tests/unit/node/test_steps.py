@@ -139,7 +139,7 @@ def test_i1_what_is_dropped_while_its_note_is_slow_is_neither_restored_nor_annou
         # The node has joined anew; who has the address now is another question.
         page.confirm("two", 0, boottime() + 60, 2, 0.0)
         notes.answers.set()
-        assert await restoring == "it is not held here any more"
+        assert await restoring == "it is no longer held here"
         await asyncio.sleep(0.05)
         assert table.present == set()
         assert announcer.sent == []

@@ -1,4 +1,4 @@
-"""The NFS servers that 60.nfs can manage, by the name that the setting ``backend`` gives."""
+"""The NFS servers that 60.nfs can manage, by the value of the setting ``backend``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from locum.script import Fail
 
 
 def backend(name: object) -> Backend:
-    """The server of that name. Raises Fail that lists them."""
+    """The server of that name. Raises Fail with the valid names."""
     if name == "ganesha":
         from locum.nfs.backends.ganesha import Ganesha  # noqa: PLC0415
 
@@ -16,4 +16,4 @@ def backend(name: object) -> Backend:
         from locum.nfs.backends.kernel_server import Kernel  # noqa: PLC0415
 
         return Kernel()
-    raise Fail(f"backend {name!r}: there are 'kernel' and 'ganesha'")
+    raise Fail(f"invalid backend {name!r}: use 'kernel' or 'ganesha'")

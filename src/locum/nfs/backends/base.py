@@ -1,7 +1,4 @@
-"""The interface between 60.nfs and an NFS server.
-
-Rules of this file: the interface, and what all servers have in common: statd and the port mapper.
-"""
+"""The interface between 60.nfs and an NFS server, and what all servers have in common: statd and the port mapper."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from locum.nfs import callout, checks
 from locum.nfs.services import Daemon
 from locum.script import Fail, setting_list, settings, wait_for
 
-#: Seconds between stopping and starting a lock manager. Back to back it may answer a reclaim twice, granted and denied,
-#: and the client and the server then disagree about the lock (seen by CTDB's authors on Linux).
+#: Seconds between stopping and starting a lock manager. Without the pause it may answer a reclaim twice, granted and
+#: denied, and client and server then disagree about the lock (seen by CTDB's authors on Linux).
 RESTART_PAUSE = 2.0
 
 
@@ -25,10 +22,10 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.portmapper = Daemon("rpcbind")
         self.statd = Daemon("statd", "rpc-statd")
-        #: Daemons that can be restarted without harm to locks, by the name of the check that finds their failure.
+        #: Daemons whose restart loses no locks, by the name of the check that finds their failure.
         self.parts = {"status": self.statd}
 
-    # -- to be said of each server -----------------------------------------------------------------------------
+    # -- for each server ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def start(self) -> None:
@@ -39,22 +36,22 @@ class Backend(ABC):
         """Stop them."""
 
     def kill(self) -> None:
-        """End a server that hangs, at once, where that can be done."""
+        """End a hanging server at once, where possible."""
         self.stop()
 
     @abstractmethod
     def running(self) -> bool:
-        """Whether they run, as far as can be told without asking them."""
+        """Whether they run, as far as known without asking them."""
 
     @abstractmethod
     def begin_grace(self) -> bool:
         """Grant no new lock for the grace period that starts now. True when this dropped the locks of this node's
-        clients, so that all of them must be notified."""
+        clients: all of them must then be notified."""
 
     @abstractmethod
     def release(self, address: str, clients: Collection[str] = ()) -> None:
         """Give up the locks of clients that used ``address``, which has left this node. ``clients``: the addresses of
-        those that were connected to it."""
+        its connected clients."""
 
     def lose(self, addresses: Sequence[str]) -> None:
         """Give up the locks of ``addresses``, all that this node had: other nodes have had them for an unknown time."""
@@ -62,24 +59,24 @@ class Backend(ABC):
             self.release(address)
 
     def welcome(self, nodes: Sequence[str]) -> None:  # noqa: B027  (most servers have nothing to do)
-        """Clients of the servers of ``nodes`` are to come here: let them reclaim what they had there, NFSv4's opens and
-        locks. Called within the grace period."""
+        """Let clients of the servers of ``nodes``, which are about to come here, reclaim their NFSv4 opens and locks.
+        Called within the grace period."""
 
     def tend(self) -> None:  # noqa: B027  (most servers have nothing to do)
         """Repair settings while it is running; monitor calls it."""
 
     @abstractmethod
     def export_directories(self) -> list[str]:
-        """The directories that are exported."""
+        """The exported directories."""
 
-    # -- the same for all --------------------------------------------------------------------------------------
+    # -- common to all -----------------------------------------------------------------------------------------
 
     def directories(self) -> list[str]:
-        """The directories that must exist: the setting ``exports``, or else those that are exported."""
+        """The directories that must exist: the setting ``exports``, or else the exported ones."""
         return setting_list("exports") or self.export_directories()
 
     def start_all(self, timeout: float) -> None:
-        """Start everything in order and wait until it answers."""
+        """Start everything in order and wait until NFS answers."""
         deadline = time.monotonic() + timeout
         self.portmapper.start()
         self.wait_for_rpc(rpc.PORTMAPPER, 2, "the port mapper", deadline)
@@ -90,7 +87,7 @@ class Backend(ABC):
         self.wait_until_up(deadline)
 
     def wait_until_up(self, deadline: float) -> None:
-        """Wait until NFS, mount and lock manager are registered and answer: those that monitor looks at."""
+        """Wait until NFS, mount and lock manager, which monitor checks, are registered and answer."""
         for check in checks.configured(settings()):
             if check.name in ("nfs", "mountd", "nlockmgr"):
                 for version in check.versions:
@@ -121,11 +118,11 @@ class Backend(ABC):
             raise Fail("; ".join(problems))
 
     def restart(self, timeout: float) -> None:
-        """Stop, pause, start, wait until it is registered again."""
+        """Stop, pause, start, and wait until it is registered again."""
         self.stop_and_start(self.stop, self.start, timeout)
 
     def stop_and_start(self, stop: Callable[[], None], start: Callable[[], None], timeout: float) -> None:
-        """:meth:`restart` with these two. The clients that the server ceases to monitor meanwhile stay recorded."""
+        """:meth:`restart` with these two. Clients that the server ceases to monitor meanwhile stay recorded."""
         callout.keep(timeout + callout.KEEP)
         stop()
         time.sleep(float(str(settings().get("restart_pause", RESTART_PAUSE))))

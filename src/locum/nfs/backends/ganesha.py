@@ -1,13 +1,13 @@
-"""NFS-Ganesha as the NFS server: one process that is NFS, mount and lock manager.
+"""NFS-Ganesha as the NFS server: one process for NFS, mount and lock manager.
 
-Rules of this file: only Ganesha's specifics. It is notified of a move over the system's message bus: ``admin.grace``
-with an event number, see ``src/include/sal_data.h`` and ``src/support/nfs_admin_thread.c`` of NFS-Ganesha, and CTDB's
-``nfs-ganesha-callout``. Its grace period drops no lock, so a node in which nothing moved loses none.
+Only Ganesha's specifics. It is notified of a move over the system's message bus: ``admin.grace`` with an event number,
+see ``src/include/sal_data.h`` and ``src/support/nfs_admin_thread.c`` of NFS-Ganesha, and CTDB's
+``nfs-ganesha-callout``. Its grace period drops no lock, so a node where no address moved loses none.
 
 NFSv4 clients may reclaim from a server that has them on record. With the setting ``recovery`` the records of all nodes
-are in one directory, and a server is told which to read. A client's state at its old server must be given up as soon
-as the address leaves; otherwise it would block the client itself: the file system knows the state by the server, not by
-the client.
+are in one directory, and the server is told which to read. A client's state at its old server must be given up as soon
+as the address leaves. Otherwise it would block the client itself: the file system knows the state by server, not by
+client.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from locum.script.commands import as_words
 
 DEFAULT_CONFIG = "/etc/ganesha/ganesha.conf"
 
-#: Events of ``admin.grace``. All begin a grace period, or prolong it. ``RELEASE``: with an address, gives up the locks
-#: of NFSv3 that came by it; and the state of every NFSv4 client in whose own name for itself the argument occurs: of
-#: all of them when it is empty. ``OWN`` and ``OTHERS`` let clients reclaim that are on record here, or elsewhere.
+#: Events of ``admin.grace``. All begin or prolong a grace period. ``RELEASE`` with an address gives up the NFSv3 locks
+#: that came by it, and the state of every NFSv4 client whose name for itself contains the argument (of all clients when
+#: it is empty). ``OWN`` and ``OTHERS`` let clients reclaim that are on record here, or elsewhere.
 _JUST_GRACE, _RELEASE, _OWN, _OTHERS = 0, 2, 3, 5
 
-#: How long a grace period waits for a server that had to be restarted for it, seconds.
+#: How long a grace period waits for a server that was restarted for it, seconds.
 _RESTARTED_WITHIN = 5.0
 
-#: A program that sends waits for a reply, and for a message bus that may hang, seconds.
+#: How long dbus-send may wait for a reply, and for a hanging message bus, seconds.
 _SENT_WITHIN = 5.0
 
-#: More clients than these are not released one by one: each needs the run of a program.
+#: With more clients they are not released one by one: each release runs a program.
 _ONE_BY_ONE = 20
 
 _SEND = (
@@ -48,12 +48,12 @@ _PATH = re.compile(r"(?:^|[\s;{])Path\s*=\s*\"?([^\";]+)\"?\s*;", re.IGNORECASE)
 _EXPORT = re.compile(r"(?:^|[\s;}])EXPORT\s*\{", re.IGNORECASE)
 _NAME = re.compile(r"(?:^|[\s;{])Name\s*=\s*\"?(\w+)\"?\s*;", re.IGNORECASE)
 
-#: FSALs that reach another system by its library, or keep files in memory: an export's path is one there.
+#: FSALs that reach another system by its library, or keep files in memory: an export's path is not local there.
 ELSEWHERE = frozenset({"ceph", "gluster", "rgw", "proxy", "proxy_v3", "proxy_v4", "mem", "lizardfs", "saunafs"})
 
 
 def local_paths(text: str) -> list[str]:
-    """The paths of the exports in a configuration without comments that are directories of this machine."""
+    """The paths of exports that are directories of this machine, in a configuration without comments."""
     found: set[str] = set()
     for begin in _EXPORT.finditer(text):
         block = _block(text, begin.end())
@@ -63,7 +63,7 @@ def local_paths(text: str) -> list[str]:
 
 
 def _block(text: str, start: int) -> str:
-    """What is between the brace before ``start`` and the one that closes it."""
+    """The text between the brace before ``start`` and its closing brace."""
     depth = 1
     for place in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
@@ -73,10 +73,10 @@ def _block(text: str, start: int) -> str:
 
 
 class Ganesha(Backend):
-    """Settings: ``nfs_…`` (the server, unit ``nfs-ganesha``), ``bus_…`` (a message bus of its own, none by default),
-    ``config`` (its configuration, for the exported directories), ``grace_command`` (what is run instead of dbus-send,
-    with ``string:EVENT:ARGUMENT`` after it), ``recovery`` (a directory of the cluster's file system: the
-    ``RecoveryRoot`` of every node is the one with its name in there)."""
+    """Settings: ``nfs_…`` (the server, unit ``nfs-ganesha``), ``bus_…`` (its own message bus, none by default),
+    ``config`` (its configuration, for the exported directories), ``grace_command`` (runs instead of dbus-send, with
+    ``string:EVENT:ARGUMENT`` appended), ``recovery`` (a directory of the cluster's file system with the
+    ``RecoveryRoot`` of each node, under the node's name)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Ganesha(Backend):
         self._recovery = str(settings().get("recovery") or "")
 
     def directories(self) -> list[str]:
-        """With that of the records."""
+        """Includes the directory of the records."""
         return [*super().directories(), *filter(None, [self._recovery])]
 
     def start(self) -> None:
@@ -114,7 +114,7 @@ class Ganesha(Backend):
         return self._server.running()
 
     def begin_grace(self) -> bool:
-        """Over the bus; when that is not possible, by a restart, after which Ganesha is in its grace period anyway."""
+        """Over the bus; if that fails, by a restart, after which Ganesha is in its grace period anyway."""
         try:
             self._send(_JUST_GRACE, "")
         except Fail as failure:
@@ -123,12 +123,12 @@ class Ganesha(Backend):
             try:
                 self.restart(_RESTARTED_WITHIN)
             except Fail as problem:
-                log(problem)  # monitor will say so as well; the whole cluster waits for this node now
+                log(problem)  # monitor will report it as well; the whole cluster waits for this node now
             return True
         return False
 
     def release(self, address: str, clients: Collection[str] = ()) -> None:
-        """See :class:`Backend`. Of NFSv4 clients only those that were connected, and whose records others can read."""
+        """See :class:`Backend`. Of NFSv4 clients only connected ones, whose records others can read."""
         with self._or_end():
             self._release(address, clients)
 
@@ -142,8 +142,8 @@ class Ganesha(Backend):
 
     @contextlib.contextmanager
     def _or_end(self) -> Iterator[None]:
-        """A server that cannot be told to give locks up keeps their clients from them elsewhere, and gives them up when
-        it ends; "recovered" starts it again."""
+        """End a server that cannot be told to give up locks: it would keep clients from their locks elsewhere, and
+        gives them up when it ends. "recovered" starts it again."""
         try:
             yield
         except Fail as failure:
@@ -162,7 +162,7 @@ class Ganesha(Backend):
             names = [""]
         for name in names:
             self._send(_RELEASE, name)
-        # It may have been too many: a client that uses other addresses as well, or one in whose name another's occurs.
+        # This may release too much: a client that also uses other addresses, or whose name contains another's.
         self._send(_OWN, "")
 
     def welcome(self, nodes: Sequence[str]) -> None:
@@ -193,6 +193,6 @@ class Ganesha(Backend):
         command = settings().get("grace_command") or _SEND
         words = [str(word) for word in command] if isinstance(command, list | tuple) else as_words(str(command))
         done = run([*words, f"string:{event}:{argument}"], check=False, timeout=_SENT_WITHIN)
-        # The reply has a truth value: a call that was understood may have failed all the same.
+        # The reply has a truth value: an understood call may still have failed.
         if done.status != 0 or "boolean false" in done.output:
             raise Fail(f"NFS-Ganesha: grace {event}:{argument} failed: {done.output.strip()}")

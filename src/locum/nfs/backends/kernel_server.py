@@ -1,12 +1,12 @@
 """The kernel's NFS server: nfsd and lockd, with rpc.mountd.
 
-Rules of this file: the kernel's ways alone, through services and files of /proc (``proc`` in the settings replaces
-/proc, for tests). Sources: ``Documentation/filesystems/nfs`` and ``fs/nfsd/nfsctl.c`` of Linux, nfsd(7), CTDB's
+Only the kernel's specifics, through services and files of /proc (the setting ``proc`` replaces /proc, for tests).
+Sources: ``Documentation/filesystems/nfs`` and ``fs/nfsd/nfsctl.c`` of Linux, nfsd(7), CTDB's
 ``nfs-linux-kernel-callout``.
 
-The kernel cannot be asked to begin a grace period: it begins one when its lock manager starts, and drops all locks
-then. So every client of the node must be notified, and between the moment at which the first node drops its locks and
-that at which the last one is in its grace period a lock can be stolen; ``docs/nfs.md`` says so.
+The kernel begins a grace period only when its lock manager starts, and drops all locks then. So every client of the
+node must be notified. Between the moment when the first node drops its locks and the moment when the last node is in
+its grace period, a lock can be stolen (``docs/nfs.md``).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _STOP_LIMIT = 10.0
 
 
 class Kernel(Backend):
-    """Settings: ``nfs_…`` (unit ``nfs-server``, which starts nfsd and, as it needs them, mountd and lockd), ``lock_…``
-    (a unit of its own for the lock manager, on systems that have one), ``mountd_…`` (rpc.mountd, where it can be
-    restarted without the server), ``threads`` (how many nfsd is to have), ``proc``."""
+    """Settings: ``nfs_…`` (unit ``nfs-server``, which starts nfsd and, as needed, mountd and lockd), ``lock_…`` (a
+    separate unit for the lock manager, on systems with one), ``mountd_…`` (rpc.mountd, where it can be restarted
+    without the server), ``threads`` (how many nfsd needs), ``proc``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class Kernel(Backend):
             self._locks.start()
         self._server.start()
         self._mountd.start()
-        # Locks of NFSv3 need the grace period to run its course: sm-notify must not end it (sm-notify(8), lift-grace).
+        # Locks of NFSv3 need the whole grace period: sm-notify must not end it (sm-notify(8), lift-grace).
         if os.path.exists(self._path("fs/lockd/nlm_end_grace")) and self._lifts_grace():
             log("sm-notify may end the grace period early: set lift-grace=n in the section sm-notify of nfs.conf")
 
     def stop(self) -> None:
-        """The threads are told to end first: a server that hangs on its disks is not stopped by its unit."""
+        """End the threads first: a server that hangs on its disks is not stopped by its unit."""
         try:
             self._write("fs/nfsd/threads", "0")
         except Fail as failure:
@@ -59,7 +59,7 @@ class Kernel(Backend):
         wait_for("the end of nfsd", lambda: self._threads() == 0, _STOP_LIMIT)
 
     def tend(self) -> None:
-        """As many threads as there are to be: with fewer, a server answers slowly and nothing else shows it."""
+        """Correct the number of threads: with fewer, a server answers slowly, without any other sign."""
         wanted, present = settings().get("threads"), self._threads()
         if wanted and present and present != int(str(wanted)):
             log(f"nfsd has {present} threads: setting {wanted}")
@@ -75,7 +75,7 @@ class Kernel(Backend):
         return True
 
     def restart(self, timeout: float) -> None:
-        """Only the lock manager where it has a unit of its own, else the whole server."""
+        """Only the lock manager where it has a separate unit, else the whole server."""
         if self._locks.managed:
             self.stop_and_start(self._locks.stop, self._locks.start, timeout)
         else:
@@ -87,7 +87,7 @@ class Kernel(Backend):
             self._write("fs/nfsd/unlock_ip", address)
 
     def export_directories(self) -> list[str]:
-        """As exportfs(8) knows them."""
+        """As reported by exportfs(8)."""
         found = set()
         for line in run(["exportfs", "-s"], timeout=10).output.splitlines():
             if line.startswith("/"):
@@ -118,7 +118,7 @@ class Kernel(Backend):
 
 
 def _unescape(path: str) -> str:
-    """exportfs writes blanks and the like as ``\\040``."""
+    """Decode exportfs's ``\\040`` for blanks and the like."""
     import re  # noqa: PLC0415
 
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found.group(1), 8)), path)
