@@ -1,3 +1,1 @@
-"""What the daemon says and is told: the control socket, reports, admin commands. :mod:`locum.daemon` puts the agent
-together.
-"""
+"""The daemon's interface: the control socket, reports, admin commands. :mod:`locum.daemon` puts the agent together."""

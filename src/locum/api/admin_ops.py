@@ -1,7 +1,7 @@
-"""Carries out admin commands: commits the plan of :mod:`locum.rules.admin`, then waits for its effect.
+"""Carry out admin commands: commit the plan of :mod:`locum.rules.admin`, then wait for its effect.
 
-A command is confirmed only after its commit was accepted by the store (I9), and says so when the effect is still on
-its way after the time that it may wait.
+A command is confirmed only after the store accepted its commit (I9). It says so when the effect is not complete within
+the time that it may wait.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from locum.node.driver import Driver
 from locum.rules.admin import TRIES, AdminChange, WaitFor, default_tunables, parse_request, plan_command
 from locum.store.base import carry_out
 
-#: Longest time that one commit may take, and then the view to follow it, in seconds.
+#: Limit for one commit, and then for the view to show it, in seconds.
 COMMIT_LIMIT = 5.0
 
 
@@ -33,8 +33,8 @@ class AdminOperations:
     async def run(self, message: Mapping[str, object], inside: Inside | None = None) -> AdminResult:
         """One command. Raises UsageError (with the reason) or StoreUnavailable.
 
-        ``inside``: the script that gives the command. Its effect may need the end of that script's event, so it is not
-        waited for.
+        ``inside``: the script that gives the command. Its effect may need the end of that script's event, so the
+        command does not wait for it.
         """
         request = parse_request(message)
         view, local = self._driver.node.view, self._driver.node.status().name
@@ -51,7 +51,7 @@ class AdminOperations:
         raise UsageError("the cluster kept changing while the command was tried: try again")
 
     async def tunable_defaults(self, message: Mapping[str, object]) -> AdminResult:
-        """Set the tunables of the configuration that nobody has set yet (``00.locum`` asks for it)."""
+        """Set the tunables of the configuration that have never been set (``00.locum`` requests it)."""
         values = self._settings().tunables
         await self._until(lambda: self._driver.node.view.loaded, COMMIT_LIMIT)
         for _ in range(TRIES):
@@ -63,7 +63,7 @@ class AdminOperations:
         raise UsageError("the tunables kept changing: try again")
 
     async def _commit(self, change: AdminChange) -> bool:
-        """Whether the change took effect; False when something changed meanwhile and the view now shows it."""
+        """Whether the change took effect; False when another change came first, which the view now shows."""
         view = self._driver.node.view
         try:
             async with asyncio.timeout(COMMIT_LIMIT):
@@ -73,12 +73,12 @@ class AdminOperations:
                 f"the store has not answered within {COMMIT_LIMIT:g} s: the change may or may not be made; "
                 "look at 'locum status'"
             ) from None
-        # Our own watch shows the commit, or what was in its way; other prefixes' revisions never come, hence the limit.
+        # Our own watch shows the commit, or its obstacle; revisions of other prefixes never come, hence the limit.
         await self._until(lambda: view.revision >= result.revision, 0.5)
         return result.accepted
 
     async def _wait(self, wait: WaitFor) -> str:
-        """Until the effect is there; returns what is still missing when it is not in time."""
+        """Wait for the effect; return what is missing after the time limit, or ""."""
         view = self._driver.node.view
         done = await self._until(lambda: not wait.missing(view) or wait.hopeless(view) is not None, wait.seconds)
         if done and not wait.missing(view):
@@ -86,7 +86,7 @@ class AdminOperations:
         return wait.hopeless(view) or wait.pending(view, time.time())
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Whether ``condition`` came true within ``seconds``; looked at after every change of the view."""
+        """Whether ``condition`` came true within ``seconds``; tested after every change of the view."""
         end = boottime() + seconds
         while not condition():
             left = end - boottime()

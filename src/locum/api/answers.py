@@ -1,12 +1,11 @@
-"""What goes over the control socket besides requests: answers, and errors that stay themselves on the way.
+"""Answers on the control socket, and errors that keep their class on the way.
 
-Rules of this file: it knows how a result and an error of :mod:`locum.errors` are put into a line and taken out
-again, nothing about any operation. ``docs/commands.md`` is the reference of the operations.
+This file converts a result or an error of :mod:`locum.errors` to a line and back. It knows no operation;
+``docs/commands.md`` is their reference.
 
-An answer is ``{"ok": true, "result": …}`` or ``{"ok": false, "error": "text", "kind": "…"}``; kind ``problems`` has
-``subject`` and ``problems`` (a list) as well. A result that may be over comes with ``old`` (a list of reasons) and
-``age`` (seconds, or null). A stream is many answers of the first form, ended by
-``{"ok": true, "end": true}`` when the server has nothing more to say.
+An answer is ``{"ok": true, "result": …}`` or ``{"ok": false, "error": "text", "kind": "…"}``; kind ``problems`` also
+has ``subject`` and ``problems`` (a list). A result that may be outdated has ``old`` (a list of reasons) and ``age``
+(seconds, or null). A stream is many answers of the first form; ``{"ok": true, "end": true}`` ends it.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ _KINDS: tuple[tuple[type[LocumError], str], ...] = (
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line from the server. ``ok`` says which of the other fields count; see the module.
+    """One line from the server. ``ok`` decides which other fields count; see the module.
 
-    ``old``: why the result may be over, in words, because the daemon does not hear from the store; empty when it is
-    the present. ``age``: how many seconds old it may be then, None when that is not known.
+    ``old``: why the result may be outdated, because the daemon has no contact with the store; empty for a current
+    result. ``age``: its age in seconds, None when unknown.
     """
 
     ok: bool = False
@@ -60,7 +59,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def success(result: object, old: Sequence[str] = (), age: float | None = None) -> Mapping[str, object]:
-    """The answer that carries ``result`` (anything that msgspec encodes), and why it may be over, if it may."""
+    """The answer with ``result`` (anything that msgspec encodes), and why it may be outdated, if so."""
     answer: dict[str, object] = {"ok": True, "result": result}
     if old:
         answer |= {"old": list(old), "age": age}
@@ -82,7 +81,7 @@ def failure(error: LocumError) -> Mapping[str, object]:
 
 
 def error_of(answer: Answer) -> LocumError:
-    """The error that an answer with ``ok`` false carries; a kind that is not known is a LocumError."""
+    """The error in an answer with ``ok`` false; an unknown kind is a LocumError."""
     cls = next((cls for cls, name in _KINDS if name == answer.kind), LocumError)
     if issubclass(cls, ProblemsError):
         problems: Sequence[str] = answer.problems or (answer.error,)

@@ -1,7 +1,7 @@
 """Requests to the daemon whose answers are decoded into types.
 
-Rules of this file: it knows answers and errors of the control socket (:mod:`locum.control_socket` has the connection),
-no operation. No asyncio: a command asks one question and must answer its user in 0.15 s, start of Python included.
+This file knows answers and errors of the control socket (:mod:`locum.control_socket` has the connection), but no
+operation. No asyncio: a command asks one question and must answer its user in 0.15 s, including Python's start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from locum.control_socket import Connection
 from locum.errors import ProtocolError
 from locum.outside import UNDECODABLE
 
-#: Seconds that a command waits for the daemon's answer.
+#: How long a command waits for the daemon's answer, in seconds.
 DEFAULT_TIMEOUT: Final = 30.0
 
 _decoder = msgspec.json.Decoder(Answer)
@@ -26,8 +26,8 @@ _decoder = msgspec.json.Decoder(Answer)
 def call(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> object:
     """Send ``request`` to the daemon at ``socket_path`` and return its result (as JSON values).
 
-    ``timeout`` in seconds. Raises as :class:`locum.control_socket.Connection` does, ProtocolError when another
-    program listens there, or the error that the daemon answered with.
+    ``timeout`` in seconds. Raises as :class:`locum.control_socket.Connection` does, ProtocolError when another program
+    listens there, or the daemon's own error.
     """
     return msgspec.json.decode(call_raw(socket_path, request, timeout))
 
@@ -38,17 +38,17 @@ def call_raw(socket_path: str, request: Mapping[str, object], timeout: float = D
 
 
 def exchange(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> Answer:
-    """As :func:`call`; returns the whole answer, which tells whether its result may be outdated."""
+    """As :func:`call`; returns the whole answer, which says whether its result may be outdated."""
     with Connection(socket_path, timeout) as connection:
         _send(connection, request)
         return _receive(connection, socket_path)
 
 
 def stream(socket_path: str, request: Mapping[str, object], timeout: float | None = None) -> Iterator[object]:
-    """Send ``request`` and yield each result of the stream that the daemon answers with, until it ends it.
+    """Send ``request`` and yield each result of the daemon's stream, until the daemon ends it.
 
-    ``timeout``: longest wait for the next one in seconds, None for ever. Raises as :func:`call` does; a daemon that
-    goes away in the middle is a :class:`NoDaemon`.
+    ``timeout``: limit for each result in seconds, None for ever. Raises as :func:`call` does; a daemon that disappears
+    is a :class:`NoDaemon`.
     """
     for result in stream_raw(socket_path, request, timeout):
         yield msgspec.json.decode(result)

@@ -1,8 +1,8 @@
 """The control socket: one JSON request per line, one answer per line (``watch``: one per change).
 
-Rules of this file: it finds the operation and answers; what an operation means is elsewhere
-(:mod:`locum.rules.admin` for changes, :mod:`locum.api.status_report` for what is shown). ``docs/commands.md`` is the
-reference. An operation that fails answers with an error and leaves connection and daemon as they were.
+This file finds the operation and answers. Other files define the operations (:mod:`locum.rules.admin` for changes,
+:mod:`locum.api.status_report` for reports); ``docs/commands.md`` is the reference. An operation that fails answers with
+an error and leaves connection and daemon unchanged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from locum.json_lines_async import FrameConnection, FrameServer, serve_unix
 from locum.node.driver import Driver
 from locum.store.server import group_id
 
-#: Events that an admin may run by hand in a running daemon; the others only make sense when the daemon runs them.
+#: Events that an admin may run by hand in a running daemon; the daemon alone can run the others meaningfully.
 BY_HAND = frozenset({Event.MONITOR, Event.IPREALLOCATED, Event.RECOVERED, Event.STARTIPREALLOCATE, Event.STARTRECOVERY})
 #: Operations whose results do not come from the store: they are never outdated.
 OF_THIS_NODE = frozenset({"reload", "shutdown", "event-list", "event-status", "event-run", "debug"})
@@ -50,7 +50,7 @@ async def _no_gate() -> None:
 
 
 class ControlServer:
-    """Serves the socket of one agent. ``leaving`` is called when an admin has the node leave."""
+    """Serves the socket of one agent. ``leaving`` is called when an admin makes the node leave."""
 
     def __init__(
         self,
@@ -78,8 +78,8 @@ class ControlServer:
             "event-status": self._event_status,
             "debug": self._debug,
         }
-        # Operations that wait for an event: their own, or the move of addresses, or the node's leaving. Called from
-        # within an event they would wait for themselves.
+        # Operations that wait for an event: their own, the move of addresses, or the node's leaving. Called from within
+        # an event they would wait for themselves.
         self._waiting: dict[str, Callable[[Message, Inside | None], Awaitable[object]]] = {
             "admin": self._admin.run,
             "shutdown": self._shutdown,
@@ -91,7 +91,7 @@ class ControlServer:
         self._operations.update(operations)
 
     async def start(self, paths: PathSettings) -> None:
-        """Listen. Raises UsageError or PermissionRequired when the socket cannot be had."""
+        """Listen. Raises UsageError or PermissionRequired when that fails."""
         group = group_id(paths.control_group)
         self._server = await serve_unix(paths.control, lambda: _Connection(self), group=group)
 
@@ -123,7 +123,7 @@ class ControlServer:
         except LocumError as error:
             send(answers.failure(error))
         except Exception as error:
-            # A defect in one operation: the log has the place, and the client must get an answer.
+            # A defect in one operation: the log has the place, and the client gets an answer.
             traceback.print_exc()
             send(answers.failure(LocumError(f"unexpected {type(error).__name__}: {error}; the daemon's log says more")))
 
@@ -213,7 +213,7 @@ class ControlServer:
             )
         if inside is not None:
             raise UsageError(
-                f"{event} cannot be run from within {inside}: that would wait for it and keep it from beginning. "
+                f"{event} cannot be run from within {inside}: it would wait for that and never begin. "
                 "Leave it to the daemon; a monitor that creates $LOCUM_RUNTIME/again is followed by another one soon"
             )
         result = await self._engine.run(event)
@@ -231,7 +231,7 @@ class _Connection(FrameConnection):
         self._control = server
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(maxsize=64)
         self._task: asyncio.Task[None] | None = None
-        #: Set while the peer reads what it is sent.
+        #: Set while the peer reads its answers.
         self.writable = asyncio.Event()
         self.writable.set()
 

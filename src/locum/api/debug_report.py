@@ -1,6 +1,6 @@
-"""What the agent knows and ``locum status`` does not show, for ``locum debug dump``.
+"""The agent's state beyond ``locum status``, for ``locum debug dump``.
 
-Rules of this file: it only reads what is in memory, so it answers while the store, the kernel or a file hangs.
+This file only reads memory, so it answers while the store, the kernel or a file hangs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from locum.threads import busy_calls
 
 
 class SeenKey(msgspec.Struct, frozen=True):
-    """A key of the store as the node's view has it. ``record`` is the last one that could be read, ``problem`` what is
-    wrong with the present value, or ""."""
+    """A key of the store in the node's view. ``record`` is the last readable one, ``problem`` the fault of the present
+    value, or ""."""
 
     revision: int
     record: Record | None
@@ -23,9 +23,9 @@ class SeenKey(msgspec.Struct, frozen=True):
 
 
 class DebugReport(msgspec.Struct, frozen=True):
-    """``running``: the event that runs, or None. ``calls``: calls under way on threads, in words with their seconds.
-    ``revision``: up to where the watch has shown everything; ``known``: the highest revision seen in any way;
-    ``reads``: how often the whole store was read. ``keys``: the view. ``log``: the latest lines of this agent's log.
+    """``running``: the event that runs, or None. ``calls``: current calls on threads, in words with their seconds.
+    ``revision``: the watch is complete up to this one; ``known``: the highest revision seen in any way; ``reads``: how
+    often the whole store was read. ``keys``: the view. ``log``: the latest lines of this agent's log.
     """
 
     running: str | None

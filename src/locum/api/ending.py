@@ -1,10 +1,10 @@
-"""Stopping the daemon of a control socket, and waiting until it has ended, not only until it no longer answers.
+"""Stop the daemon of a control socket, and wait until it has ended, not only until it no longer answers.
 
-Rules of this file: it knows the process that listens at the socket (the agent) and its parent (the guard), by way of
-the kernel (``SO_PEERCRED``, proc(5), pidfd_open(2)). No asyncio.
+This file finds the process that listens at the socket (the agent) and its parent (the guard) through the kernel
+(``SO_PEERCRED``, proc(5), pidfd_open(2)). No asyncio.
 
-The agent ends first; its guard then removes what is left and ends some tenths of a second later. Until then the
-runtime directory and the network namespace are locked, so that a new daemon cannot start.
+The agent ends first; its guard then cleans up and ends some tenths of a second later. Until then the runtime directory
+and the network namespace are locked, so that a new daemon cannot start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from locum.api.client import Conversation
 from locum.control_socket import NoAnswer, NoDaemon
 from locum.errors import LocumError
 
-#: What the guard is called in /proc/PID/comm.
+#: The guard's name in /proc/PID/comm.
 GUARD_NAME = "locum-guard"
 
 
@@ -31,15 +31,15 @@ class _Answer(msgspec.Struct):
 
 
 class WithinEvent(LocumError):
-    """The daemon was asked from within one of its own events: it ends later, and cannot be waited for."""
+    """The daemon was asked from within one of its own events: it ends later, so the caller cannot wait for its end."""
 
 
 def shut_down(socket_path: str, timeout: float, *, wait: bool = True) -> bool:
     """Make the daemon at ``socket_path`` leave the cluster and end; return whether its end was seen.
 
-    ``timeout`` in seconds is for all of it. Without ``wait`` it returns as soon as the daemon begins to leave. False
-    is also the result when the agent has ended and its guard cannot be watched: it belongs to another PID namespace.
-    Raises WithinEvent, which says when the daemon leaves, when the caller is part of an event script that runs.
+    ``timeout`` in seconds is for everything. Without ``wait`` it returns as soon as the daemon begins to leave. The
+    result is also False when the agent has ended and its guard cannot be watched (it belongs to another PID namespace).
+    Raises WithinEvent, which says when the daemon leaves, when the caller is part of a running event script.
 
     Raises NoDaemon, PermissionRequired; NoAnswer when the daemon has not ended in time.
     """
@@ -81,7 +81,7 @@ def _wait_for_process(descriptor: int, deadline: float, path: str, timeout: floa
 
 
 def _watch_guard(agent: int) -> int | None:
-    """A descriptor that becomes readable when the guard of ``agent`` ends; None when it cannot be had."""
+    """A descriptor that becomes readable when the guard of ``agent`` ends; None when there can be none."""
     guard = _parent(agent)
     if guard is None or _name(guard) != GUARD_NAME:
         return None
@@ -89,7 +89,7 @@ def _watch_guard(agent: int) -> int | None:
         descriptor = os.pidfd_open(guard)
     except OSError:
         return None
-    # The pid may have gone to another process in between; not while the agent still has it as its parent.
+    # The pid may have gone to another process in between, but not while it is still the agent's parent.
     if _parent(agent) != guard:
         os.close(descriptor)
         return None
@@ -102,7 +102,7 @@ def _parent(pid: int) -> int | None:
             text = file.read()
     except OSError:
         return None
-    # The name, in parentheses, may hold blanks and parentheses itself.
+    # The name, in parentheses, may itself contain blanks and parentheses.
     return int(text[text.rindex(b")") + 2 :].split()[1]) or None
 
 

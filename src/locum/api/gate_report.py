@@ -1,6 +1,6 @@
 """The state of the kernel's gate, for ``locum status`` and ``locum doctor``.
 
-Rules of this file: it only reads. It asks the kernel, so it runs on request, not for every change.
+This file only reads. It asks the kernel, so it runs on request, not for every change.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from locum.errors import LocumError
 from locum.machine.gate.gate import Gate
 from locum.node.kernel_calls import KernelCalls
 
-#: How long the kernel may take to answer, in seconds.
+#: Limit for the kernel to answer, in seconds.
 LIMIT = 2.0
 
 

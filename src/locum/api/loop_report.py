@@ -1,6 +1,6 @@
-"""Whether the daemon's event loop turns, for ``locum status``.
+"""The state of the daemon's event loop, for ``locum status``.
 
-Rules of this file: it only looks at what is in memory.
+This file only reads memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HANGING = 1.0
 
 
 def loop_report(lateness: Lateness, guard: Stop | None) -> LoopReport:
-    """What ``lateness`` has seen of this process's loop, what hangs on its threads, and what its log has lost.
+    """The stops of this process's loop (``lateness``), calls that hang on its threads, and lines lost from its log.
 
     ``guard``: the longest stop of the guard's loop.
     """

@@ -1,8 +1,7 @@
 """The daemon's reports as values; ``docs/commands.md`` documents each field as JSON shows it.
 
-Rules of this file: values only, and light to import, because the command line decodes into them.
-:mod:`locum.api.status_report` builds them from a view. Fields are only ever added, so that scripts that read the JSON
-continue to work.
+Values only, and light to import, because the command line decodes into them. :mod:`locum.api.status_report` builds them
+from a view. Fields are only ever added, so that scripts that read the JSON continue to work.
 """
 
 from __future__ import annotations
@@ -11,20 +10,20 @@ from typing import Literal
 
 import msgspec
 
-#: How far the present plan is. ``none``: there is no plan yet.
+#: The progress of the present plan. ``none``: there is no plan yet.
 Progress = Literal["none", "preparing", "moving", "recovering", "settled"]
 
-#: ``served``: by the assigned node. ``moving``: ``serving`` tells whether a node answers meanwhile.
+#: ``served``: by the assigned node. ``moving``: ``serving`` says whether a node answers meanwhile.
 AddressState = Literal["served", "moving", "unserved"]
 
 
 class NodeReport(msgspec.Struct, frozen=True):
     """One node. ``number`` is None while the node's record cannot be read.
 
-    ``addresses`` are those that it has claimed, ``hosts`` counts those that it is configured for. ``reason`` says in
-    words why the state is not OK. ``banned_until`` is unix time in seconds. ``refused``: address → why it could not be
-    taken. ``phase`` is the node's own progress with the plan of epoch ``phase_epoch``. ``waits``: the node takes over
-    nothing yet, because a hold from before its start, or from before an outage of the store, may last.
+    ``addresses`` are those that it has claimed, ``hosts`` counts those that it is configured for. ``reason``: why the
+    state is not OK. ``banned_until`` is unix time in seconds. ``refused``: address → why it could not be taken.
+    ``phase`` is the node's own progress with the plan of epoch ``phase_epoch``. ``waits``: the node takes over no
+    address yet, because a hold from before its start, or from before an outage of the store, may last.
     """
 
     name: str
@@ -56,9 +55,9 @@ class NodeReport(msgspec.Struct, frozen=True):
 class AddressReport(msgspec.Struct, frozen=True):
     """One public address.
 
-    ``node`` has the claim on it (None: no node has), ``serving`` says that its ``takeip`` has succeeded. ``interface``
-    is where ``node`` has it. ``assigned`` is where the plan wants it, ``preferred`` where an admin does. ``reason``
-    says why it is not served, or not where it should be. ``hosts`` are the nodes configured for it.
+    ``node`` has the claim on it (None: no node has); ``serving``: its ``takeip`` has succeeded. ``interface`` is where
+    ``node`` has it. ``assigned`` is the plan's node, ``preferred`` an admin's choice. ``reason``: why it is not served,
+    or not on its assigned node. ``hosts`` are the nodes configured for it.
     """
 
     address: str
@@ -93,7 +92,7 @@ class GateReport(msgspec.Struct, frozen=True):
 
 
 class ScriptsReport(msgspec.Struct, frozen=True):
-    """The answering node's event scripts, as they were at the last look.
+    """The answering node's event scripts, as of the last look.
 
     ``in_use`` counts the enabled ones. ``ignored``: files of the directory that never run, each with the reason.
     ``problem``: the directory's fault and which scripts run meanwhile, or "".
@@ -106,7 +105,7 @@ class ScriptsReport(msgspec.Struct, frozen=True):
 
 
 class GuardStop(msgspec.Struct, frozen=True):
-    """The longest stop of the guard's loop; the fields mean what they do in :class:`LoopReport`."""
+    """The longest stop of the guard's loop; the fields have the meaning of :class:`LoopReport`."""
 
     longest: float
     where: str
@@ -115,13 +114,13 @@ class GuardStop(msgspec.Struct, frozen=True):
 
 
 class LoopReport(msgspec.Struct, frozen=True):
-    """Whether the answering daemon's event loop turns, on which beats and answers depend.
+    """The state of the answering daemon's event loop, on which beats and answers depend.
 
-    ``longest``: the longest time that it stood within the last hour, in seconds (0: never for long), ``where`` (file
-    and line, "" when that could not be seen), and ``at`` unix time in seconds; ``everything``: not the loop alone, the
-    whole process stood. ``hanging``: calls that have been under way for more than a second on the daemon's threads.
-    ``dropped``: lines of the log that standard error did not accept. ``guard``: the same of the guard's loop, which
-    keeps the hold's deadline; None when it has not stood.
+    ``longest``: the longest stop within the last hour, in seconds (0: none worth mentioning), ``where`` (file and line,
+    "" if not seen), and ``at`` unix time in seconds; ``everything``: the whole process was stopped, not the loop alone.
+    ``hanging``: calls on the daemon's threads that have lasted longer than a second. ``dropped``: lines of the log that
+    standard error did not accept. ``guard``: the same for the guard's loop, which keeps the hold's deadline; None
+    without a stop.
     """
 
     longest: float = 0.0
@@ -136,11 +135,11 @@ class LoopReport(msgspec.Struct, frozen=True):
 class DaemonState(msgspec.Struct, frozen=True):
     """The answering daemon's own state, apart from its view of the cluster.
 
-    ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for no address. ``age``: how many seconds
-    old the node's view may be, None before it has read the store. ``store`` is the store's
-    location, ``store_problem`` is empty while it answers. ``stage``: joining, member, lost or left. ``activity``: the
-    event that runs, if any. ``obstacle``: why the node cannot join the cluster at present, or "". ``gate`` is None
-    where nftables cannot enforce holds, and in the lines of a watch; ``scripts`` and ``loop`` are None there too.
+    ``hold`` and ``hold_left`` in seconds; a node whose hold has ended answers for no address. ``age``: the possible age
+    of the node's view in seconds, None before it has read the store. ``store`` is the store's location,
+    ``store_problem`` is "" while it answers. ``stage``: joining, member, lost or left. ``activity``: the running event,
+    if any. ``obstacle``: why the node cannot join the cluster now, or "". ``gate`` is None where nftables cannot
+    enforce holds, and in the lines of a watch; ``scripts`` and ``loop`` are None there too.
     """
 
     hold_left: float = 0.0
@@ -159,10 +158,9 @@ class DaemonState(msgspec.Struct, frozen=True):
 class StatusReport(msgspec.Struct, frozen=True):
     """The cluster as the answering node ``node`` sees it. ``epoch`` is 0 and ``cause`` empty before the first plan.
 
-    ``waiting_for`` names, in words, what the plan's progress waits for. ``revision`` is the store's, as last seen.
-    ``stale``: the node does not hear from the store, or has just lost its membership: everything here may be
-    over; ``warnings`` begins with the reasons. ``age``: how many seconds old this may be, None before the node has read
-    the store.
+    ``waiting_for`` names what the plan's progress waits for. ``revision`` is the store's, as last seen. ``stale``: the
+    node has no contact with the store, or has just lost its membership, so this report may be outdated; ``warnings``
+    begins with the reasons. ``age``: its possible age in seconds, None before the node has read the store.
     """
 
     node: str
@@ -181,10 +179,7 @@ class StatusReport(msgspec.Struct, frozen=True):
 
 
 class TunableReport(msgspec.Struct, frozen=True):
-    """One tunable. ``set`` tells whether it was set; ``value`` is in force in any case.
-
-    ``expected`` describes the permitted values.
-    """
+    """One tunable. ``set``: it was set; ``value`` is in force in any case. ``expected`` describes the valid values."""
 
     name: str
     value: int | float
@@ -198,8 +193,8 @@ class TunableReport(msgspec.Struct, frozen=True):
 class AdminResult(msgspec.Struct, frozen=True):
     """The result of an admin command.
 
-    ``changed`` is false when nothing had to be changed. ``complete`` is false when the change was accepted (it is in
-    the store, and will be carried out) but not finished while the command waited; ``pending`` then says what is left.
+    ``changed`` is false when no change was needed. ``complete`` is false when the change was accepted (it is in the
+    store, and will be carried out) but not finished while the command waited; ``pending`` then names the rest.
     """
 
     message: str

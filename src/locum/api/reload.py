@@ -1,4 +1,4 @@
-"""Reads the configuration again, without interrupting anything that does not change."""
+"""Read the configuration again, without interrupting anything that does not change."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from locum.node.guard.enforcement import public_interfaces
 from locum.store.credential_files import CredentialFiles
 from locum.threads import Worker
 
-#: Longest wait for the configuration's files, in seconds.
+#: Limit for reading the configuration's files, in seconds.
 PATIENCE = 10.0
 
 
 class ReloadResult(msgspec.Struct, frozen=True):
-    """What a reload did: ``changes`` in force now, ``ignored`` settings that differ and need a restart, ``warnings``
-    about credentials."""
+    """The result of a reload: ``changes`` in force now, ``ignored`` settings that differ and need a restart,
+    ``warnings`` about credentials."""
 
     changes: tuple[str, ...]
     ignored: tuple[str, ...]
@@ -45,20 +45,20 @@ class Renewing(Protocol):
         ...
 
     async def reread_credentials(self, files: CredentialFiles) -> tuple[str, ...]:
-        """Read them again; what is new, in words."""
+        """Read them again; return the changes, in words."""
         ...
 
 
 def _nobody(_: Settings) -> None:
-    """Nobody listens yet."""
+    """No callback is set yet."""
 
 
 class Reloader:
-    """Applies what may change while a node runs: addresses, settings of scripts and of connections, credentials.
+    """Applies settings that may change while a node runs: addresses, scripts, connections, credentials.
 
-    ``present`` returns the addresses that are on this machine. One that the configuration has no more is ``leaving``:
-    the gate's business until it has been released (:meth:`gone`), because until then it is held like the others:
-    ``judge`` has the gate judge these addresses on these interfaces, and may raise LocumError.
+    ``present`` returns the addresses on this machine. An address that the configuration no longer has is ``leaving``:
+    until its release (:meth:`gone`) it is held, and therefore judged by the gate. ``judge`` makes the gate judge these
+    addresses on these interfaces, and may raise LocumError.
     """
 
     def __init__(
@@ -99,13 +99,13 @@ class Reloader:
         try:
             await self.reload()
         except LocumError as error:
-            self._log(f"reload: {error}; the configuration stays as it was", "error")
+            self._log(f"reload: {error}; the previous configuration stays in force", "error")
 
     async def reload(self) -> ReloadResult:
         """Apply the configuration file as it is now.
 
-        Raises ConfigError, or NoAnswer when its file system does not answer; then nothing has changed, and status says
-        so until a reload succeeds.
+        Raises ConfigError, or NoAnswer when its file system does not answer. Then nothing has changed, and status warns
+        until a reload succeeds.
         """
         async with self._one:
             try:
@@ -121,14 +121,14 @@ class Reloader:
                 warnings = self._credentials.credential_warnings
         nothing = "nothing has taken effect" if ignored or warnings else "nothing has changed"
         self._log("reloaded: " + ("; ".join(changes) or nothing), "info")
-        # Whoever sent SIGHUP has no other answer than the log.
+        # The sender of SIGHUP gets its answer only from the log.
         for setting in ignored:
             self._log(f"reload: {setting} has changed; restart the daemon to apply it", "warning")
         return ReloadResult(changes, ignored, warnings)
 
     async def look(self) -> None:
-        """Warn when the configuration that is in force could not be read now: an agent that restarts does not read it,
-        and does not know what an earlier one has warned of."""
+        """Warn when the configuration in force could not be read now: a restarted agent does not read it, and does not
+        know the warnings of an earlier one."""
         async with self._one:
             try:
                 await self._worker.run("reading the configuration", PATIENCE, _read, self.settings)
@@ -142,12 +142,12 @@ class Reloader:
         """Put ``new`` in force; return the changes, and the settings that need a restart."""
         old = self.settings
         ignored = needs_restart(old, new)
-        # What needs a restart stays as it was in everything that follows.
+        # Settings that need a restart keep their old values from here on.
         new = taken_up(old, new)
         wanted = {a.address for a in new.addresses}
         removed = {a.address for a in old.addresses} - wanted
         before = self._leaving
-        # Until the rules know the new settings they may begin to take what these no longer have: it is judged as well.
+        # Before the rules know the new settings they may begin to take a removed address: it is judged as well.
         self._leaving = {*before, *removed, *self._present()} - wanted
         try:
             await self._judge(new)
@@ -184,7 +184,7 @@ class Reloader:
             self._log(str(error), "error")
 
     async def _judge(self, settings: Settings) -> None:
-        """Make the gate judge the addresses of ``settings``, and those that are still here. Raises LocumError."""
+        """Make the gate judge the addresses of ``settings`` and those still here. Raises LocumError."""
         interfaces = public_interfaces(settings)
         self._interfaces = sorted({*interfaces, *self._interfaces}) if self._leaving else interfaces
         public = [*(a.address for a in settings.addresses), *sorted(self._leaving)]
@@ -192,13 +192,13 @@ class Reloader:
 
 
 def _read(old: Settings) -> Settings:
-    """The configuration that follows ``old``; blocks, so it is for a thread. Raises ConfigError with all problems."""
+    """The configuration that follows ``old``; blocks, so it runs on a thread. Raises ConfigError with all problems."""
     new = load(old.source)
-    # A node that runs goes on with the credentials that were last good, whatever their files are like now.
+    # A running node continues with the last good credentials, whatever the state of their files.
     problems = check_environment(new, with_credentials=False)
     file = old.paths.public_addresses
     if file is not None and new.paths.public_addresses is None and not new.addresses:
-        # The file with the name that is looked for by itself. Its loss must not be taken for the wish to serve nothing.
+        # The file with the default name. Its loss must not be read as the wish to serve no address.
         problems.append(
             f"{file}: it was in use and is gone; restore it, or create an empty file for no public addresses"
         )
@@ -208,7 +208,7 @@ def _read(old: Settings) -> Settings:
 
 
 def _unusable(error: LocumError) -> str:
-    """The warning for as long as the configuration cannot be reloaded."""
+    """The warning while the configuration cannot be reloaded."""
     first, *others = str(error).splitlines()
     more = f" (and {len(others)} more)" if others else ""
     return f"the configuration cannot be read: {first}{more}. The previous one stays in force until a reload succeeds"

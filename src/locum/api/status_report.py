@@ -1,7 +1,7 @@
 """The reports of ``locum status``, ``locum ip`` and ``locum tunable``: pure functions of the view.
 
-Rules of this file: no I/O and no decision. States come from :mod:`locum.rules.plan`, reasons from
-:mod:`locum.rules.explain`, so that the report shows the basis of the decisions.
+No I/O and no decisions. States come from :mod:`locum.rules.plan`, reasons from :mod:`locum.rules.explain`, so that the
+report shows the basis of the decisions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def status_report(
 ) -> StatusReport:
     """The cluster as node ``name`` sees it in ``view`` at ``wall`` (unix time in seconds).
 
-    ``tunables`` are those in force, ``daemon`` is what the node knows of itself.
+    ``tunables`` are those in force, ``daemon`` is the node's own state.
     """
     now = Situation.of(view, wall, tunables)
     # The store told the node that its membership is lost; the watch may not have shown it yet.
@@ -60,23 +60,23 @@ def status_report(
 
 
 def differs(old: StatusReport, new: StatusReport) -> bool:
-    """Whether a watcher that knows ``old`` should receive ``new``: beats and the passing of time do not count."""
+    """Whether a watcher that has ``old`` should receive ``new``: beats and the passing of time do not count."""
     return old != msgspec.structs.replace(new, revision=old.revision, daemon=old.daemon, age=old.age)
 
 
 def why_old(view: View, daemon: DaemonState | None) -> tuple[str, ...]:
     """Why the node's knowledge of the cluster may be outdated, in words; empty when it is current."""
     if daemon is None:
-        return () if view.loaded else ("this node has not read the store yet: what is shown is incomplete",)
+        return () if view.loaded else ("this node has not read the store yet: this report is incomplete",)
     problem = daemon.store_problem
     because = f" ({problem})" if problem else ""
     found = []
     if not view.loaded:
-        found.append(f"this node has not read the store yet{because}: what is shown is incomplete")
+        found.append(f"this node has not read the store yet{because}: this report is incomplete")
     elif problem:
-        found.append(f"the store does not answer this node{because}: what is shown may be old")
+        found.append(f"the store does not answer this node{because}: this report may be outdated")
     elif daemon.stage == "member" and daemon.age is not None and daemon.age > daemon.hold > 0:
-        found.append("changes in the store reach this node late: what is shown is old")
+        found.append("changes in the store reach this node late: this report is outdated")
     if daemon.stage == "member" and daemon.hold_left <= 0:
         found.append("this node's hold has ended: it answers for no address until the store accepts a beat")
     if daemon.stage == "lost":
@@ -176,7 +176,7 @@ def _addresses(now: Situation, silent: str | None) -> tuple[AddressReport, ...]:
 
 
 def _silenced(report: AddressReport) -> AddressReport:
-    reason = f"the hold of {report.node} has ended: it does not answer for it; another node may, meanwhile"
+    reason = f"the hold of {report.node} has ended: it does not answer for it; meanwhile another node may"
     return msgspec.structs.replace(report, serving=False, state="unserved", reason=reason)
 
 
@@ -230,7 +230,7 @@ def _warnings(now: Situation) -> tuple[str, ...]:
     view = now.view
     found = []
     if view.loaded and view.members and leader_of(view) is None:
-        found.append("there is no leader at the moment: a member takes over within a hold")
+        found.append("there is no leader now: a member takes over within a hold")
     for name in sorted(view.members):
         health = current_health(view, name)
         if health is not None and health.warning:

@@ -1,4 +1,4 @@
-"""What the admin commands share: request, wait, report."""
+"""The common parts of admin commands: request, wait, report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from locum.cli.options import Number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: How long a command waits for its effect, in seconds, and what it allows the daemon on top to answer.
+#: How long a command waits for its effect, and how much longer for the daemon's answer, in seconds.
 WAIT, ANSWER = 20.0, 15.0
 
 #: Exit status when a change was accepted and its effect was not reached in time.

@@ -21,9 +21,9 @@ from locum.cli.output import Screen
 from locum.control_socket import NoDaemon
 from locum.errors import ProtocolError
 
-#: Exit status of a command that showed what the daemon heard last, which may be over.
+#: Exit status of a command whose output shows the daemon's last known state, which may be outdated.
 OLD = 3
-#: Pause before a watch looks again for a daemon that went away, in seconds.
+#: Pause before a watch looks again for a daemon that disappeared, in seconds.
 LOOK_AGAIN = 0.5
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Told(msgspec.Struct, frozen=True):
         return OLD if self.old else 0
 
     def marks(self) -> dict[str, object]:
-        """``stale`` and ``age``, for JSON that has no such fields of its own."""
+        """``stale`` and ``age``, for JSON without such fields."""
         return {"stale": bool(self.old), "age": self.age if self.old else None}
 
 
@@ -55,12 +55,12 @@ def ask(socket_path: str, request: Mapping[str, object], timeout: float = DEFAUL
         for reason in told.old:
             print(f"locum: note: {output.clean(reason)}", file=sys.stderr)
         if told.old:
-            print(f"locum: note: what is shown {was_true(told.age, time.time())}", file=sys.stderr)
+            print(f"locum: note: the information {was_true(told.age, time.time())}", file=sys.stderr)
     return told
 
 
 def was_true(age: float | None, wall: float) -> str:
-    """Since when the answer may be outdated, in words; ``wall`` is unix time in seconds."""
+    """The time of the answer's last confirmation, in words; ``wall`` is unix time in seconds."""
     if age is None:
         return "was never confirmed by the store"
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall - age))
@@ -98,8 +98,8 @@ def ask_status(socket_path: str, *, as_json: bool) -> Told:
 def watch_status(socket_path: str) -> Iterator[bytes]:
     """Yield the daemon's status as JSON text, now and after every change, for ever.
 
-    When the daemon goes away (for instance because it restarts), wait for it, with a note on standard error. A daemon
-    that was missing from the beginning is an error.
+    When the daemon disappears (for instance because it restarts), wait for it, with a note on standard error. A daemon
+    that is missing from the beginning is an error.
     """
     seen = False
     said = False

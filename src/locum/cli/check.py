@@ -16,7 +16,7 @@ from locum.cli import output
 from locum.cli.ask import ask_status, decode_status
 from locum.errors import LocumError
 
-#: As many addresses, nodes or warnings are named in the line.
+#: The most addresses, nodes or warnings named in the line.
 NAMED = 6
 
 
@@ -30,7 +30,7 @@ class Verdict(enum.IntEnum):
 
 
 class Checked(NamedTuple):
-    """What a check found, and the line that says it."""
+    """The result of a check, and its line."""
 
     verdict: Verdict
     line: str
@@ -43,7 +43,7 @@ class WrongCheck(click.UsageError):
 
 
 class CheckCommand(click.Command):
-    """A command that has ``--check``."""
+    """A command with ``--check``."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object

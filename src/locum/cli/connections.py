@@ -72,7 +72,7 @@ def render_one(report: AddressConnections, on: Screen) -> list[str]:
 def tickle(address: str, as_json: bool, socket_path: str) -> None:
     """Make every recorded client of ADDRESS check whether its connection is alive.
 
-    Run it on the node that serves ADDRESS. Live connections are not harmed.
+    Run it on the node that serves ADDRESS. Live connections are not affected.
     """
     _do(socket_path, as_json, {"op": "connections-tickle", "address": address})
 

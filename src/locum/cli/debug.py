@@ -1,4 +1,4 @@
-"""``locum debug``: what a bug report needs."""
+"""``locum debug``: data for a bug report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from locum.errors import LocumError, UsageError
 
 @click.group("debug", cls=PlainGroup)
 def debug() -> None:
-    """Collect what a bug report needs."""
+    """Collect data for a bug report."""
 
 
 @debug.command("dump")
@@ -28,7 +28,7 @@ def debug() -> None:
     envvar="LOCUM_SOCKET",
     show_envvar=True,
     metavar="PATH",
-    help="The daemon's control socket; default: the one that the configuration names.",
+    help="The daemon's control socket; default: the one in the configuration.",
 )
 def dump(file: str | None, config_path: str, socket_path: str | None) -> None:
     """Write the whole state of this node to FILE, a gzipped tar archive that only you can read.

@@ -28,7 +28,7 @@ from locum.events.directory import Listing, ScriptDirectory
 from locum.events.model import Event, EventResult, EventStatus, Kind
 from locum.events.runner.results import Outcome, ScriptResult
 
-#: An event may take as long as its scripts: each may use its whole time, seconds.
+#: Limit of an event's run, in seconds: each script may use its whole time.
 _RUN_LIMIT = 24 * 3600.0
 #: Width of the column of results in the lines of a run.
 _RESULT_WIDTH = 13
@@ -155,8 +155,8 @@ def run(
     Print one line per script: its result, its duration, the first line of its output; after a failure, print its whole
     output on standard error. The exit status is the failing script's.
 
-    A running daemon accepts monitor, ipreallocated, recovered, startrecovery and startipreallocate; the others it runs
-    by itself. With --dir, any.
+    A running daemon accepts monitor, ipreallocated, recovered, startrecovery and startipreallocate, and runs the others
+    by itself. With --dir, any event.
     """
     from locum.events.decisions import parse_event  # noqa: PLC0415
 
@@ -298,7 +298,7 @@ def _run_here(
 
 
 def _setting(assignment: str) -> tuple[str, str, object]:
-    """``50.web:port=8080``, the value as in TOML, or text when it is not that."""
+    """``50.web:port=8080``; the value as in TOML, or else as text."""
     import tomllib  # noqa: PLC0415
 
     place, equals, text = assignment.partition("=")
@@ -363,7 +363,7 @@ def _word(result: ScriptResult) -> str:
 
 
 def _said(result: ScriptResult) -> str:
-    """The one important line: why the script failed, otherwise the first line of its output."""
+    """The important line: why the script failed, otherwise the first line of its output."""
     return output.clean(result.reason) if result.reason else _first_line(result.output)
 
 

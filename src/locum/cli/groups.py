@@ -1,7 +1,7 @@
 """Click groups: the common behaviour, a group that imports a command only when it is used, a group with a default
 command.
 
-Rules of this file: it knows click, but no command.
+This file knows click, but no command.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class PlainGroup(click.Group):
 
 
 class LazyGroup(PlainGroup):
-    """A group whose commands are imported when they are run, or when their own help is asked for.
+    """A group whose commands are imported when they are run, or when their own help is requested.
 
-    ``lazy``: name → (``module:attribute``, the one line of help that the group shows). The group's own help and the
-    error for a misspelt name import nothing. ``apart``: package → the distribution that contains it, for commands that
-    are installed separately.
+    ``lazy``: name → (``module:attribute``, the line of help that the group shows). The group's own help and the error
+    for a misspelt name import nothing. ``apart``: package → the distribution that contains it, for commands that are
+    installed separately.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from locum.cli.groups import DefaultGroup
 from locum.cli.options import json_option, socket_option, watch_option
 from locum.cli.output import Cell, Content, Screen
 
-#: The fields of the status that the JSON of ``locum ip`` has.
+#: The fields of the status in the JSON of ``locum ip``.
 FIELDS = ("node", "leader", "epoch", "progress", "stale", "age", "addresses")
 
 STATE_STYLES = {"served": "green", "moving": "yellow", "unserved": "red"}

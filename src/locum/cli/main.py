@@ -1,7 +1,7 @@
 """``locum``: the entry point. It finds the command, and turns every error into one clear message and a status.
 
-Rules of this file: it imports no command (each is imported when it is run, so that all answer quickly) and knows
-nothing about what they do.
+This file imports no command (each is imported when it is run, so that all answer quickly) and knows nothing about their
+work.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ COMMANDS = {
 #: Packages of commands that are installed separately, and their distributions. No server needs them.
 APART = {"locum_lab": "locum-lab"}
 
-#: Exit status after Ctrl-C: 128 and SIGINT's number, as a shell says it.
+#: Exit status after Ctrl-C: 128 plus SIGINT's number, as in shells.
 INTERRUPTED = 130
 
 

@@ -16,7 +16,7 @@ from locum.cli.status import node_table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The fields of the status that the JSON of ``locum node`` has.
+#: The fields of the status in the JSON of ``locum node``.
 FIELDS = ("node", "leader", "stale", "age", "nodes")
 
 

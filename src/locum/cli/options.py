@@ -12,7 +12,7 @@ from locum.control_socket import DEFAULT_SOCKET
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Where the configuration is unless a command says otherwise.
+#: The default path of the configuration.
 DEFAULT_CONFIG = "/etc/locum/locum.toml"
 
 
@@ -43,7 +43,7 @@ class Number(_NumberType):
             self._expected += f" of {least:.12g} or more"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number that ``value`` is."""
+        """Convert ``value`` to a number."""
         try:
             number: float = int(str(value)) if self._whole else float(str(value))
         except ValueError:

@@ -1,7 +1,7 @@
 """Output of commands: aligned text, and JSON for programs.
 
-Rules of this file: it knows tables, colours and the terminal, but not nodes or addresses. Colours appear on
-terminals only (and not with NO_COLOR, https://no-color.org) and never carry a meaning alone.
+This file knows tables, colours and the terminal, but not nodes or addresses. Colours appear only on terminals (not with
+NO_COLOR, https://no-color.org) and never carry a meaning alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from locum import escape
 #: Exit status when the reader of the output has gone: 128 plus SIGPIPE's number, as in shells.
 BROKEN_PIPE = 141
 
-#: SGR parameters (ECMA-48) of the few styles that are used.
+#: SGR parameters (ECMA-48) of the styles in use.
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "": ""}
 
 #: Spaces between two columns.
@@ -82,7 +82,7 @@ def screen() -> Screen:
         width = os.get_terminal_size(sys.stdout.fileno()).columns
     except OSError:
         width = 0
-    # A width of 0 is what a terminal says that does not know its own.
+    # A terminal that does not know its width reports 0.
     return Screen(colour, width if width >= 20 else None)
 
 
@@ -114,7 +114,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Content]], on: Screen, r
 
 
 def wrap(text: str, indent: int, width: int | None) -> list[str]:
-    """``text`` in lines that fit between ``indent`` and ``width``; as one line where nothing needs to fit."""
+    """``text`` in lines that fit between ``indent`` and ``width``; as one line without a limit."""
     if width is None or indent + len(text) <= width or width - indent < 24:
         return [text]
     import textwrap  # noqa: PLC0415  (only for narrow terminals)
@@ -166,7 +166,7 @@ def _write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read it has gone (``| head``): end quietly, also when Python flushes at its exit.
+        # The reader has gone (``| head``): end quietly, also when Python flushes at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(BROKEN_PIPE) from None
 

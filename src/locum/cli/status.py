@@ -14,10 +14,10 @@ from locum.cli.check import CheckCommand, WrongCheck, run_check
 from locum.cli.options import json_option, socket_option, watch_option
 from locum.cli.output import Cell, Content, Screen
 
-#: How a node's state looks on a terminal.
+#: The style of a node's state on a terminal.
 STATE_STYLES = {"OK": "green", "PARTIALLYONLINE": "yellow", "DISABLED": "yellow", "STOPPED": "yellow"}
 
-#: Of addresses that are not where they should be, as many reasons are listed, and as many addresses named for each.
+#: The most reasons listed for addresses not in their place, and the most addresses named for each.
 LISTED, NAMED = 12, 6
 
 
@@ -103,7 +103,7 @@ def _plan(report: StatusReport) -> Content:
 
 def _progress(report: StatusReport) -> Content:
     if report.stale:
-        return Cell("unknown: this is the last state that this node heard of", "red")
+        return Cell("unknown: this is the last state known to this node", "red")
     if report.progress == "settled":
         return Cell("settled", "green")
     doing = "no plan yet" if report.progress == "none" else report.progress
@@ -148,7 +148,7 @@ def _scripts(daemon: DaemonState | None) -> Content:
     return Cell(f"{words}; the directory is faulty: see the warnings", "yellow") if scripts.problem else words
 
 
-#: A shorter stop of the daemon's event loop is not worth a line, seconds.
+#: A shorter stop of the daemon's event loop is not shown, seconds.
 WORTH_A_LINE = 0.1
 
 

@@ -17,7 +17,7 @@ Level = Literal["good", "warning", "problem"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One result. ``text`` says what was found, ``advice`` what to change ("" when nothing)."""
+    """One result. ``text``: what was found; ``advice``: what to change ("" for nothing)."""
 
     check: str
     level: Level

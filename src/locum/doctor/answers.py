@@ -1,8 +1,8 @@
-"""Examines this machine's network settings: which interface answers for public addresses, and from which source the
-node speaks.
+"""Examine this machine's network settings: which interface answers for public addresses, and the source of the node's
+own connections.
 
-It runs the daemon's audit (:mod:`locum.machine.audit`) on the addresses that are configured now, and includes hints
-that are too minor for ``locum status``.
+This file runs the daemon's audit (:mod:`locum.machine.audit`) on the addresses that are configured now, and includes
+hints that are too minor for ``locum status``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Findings about the kernel's settings and routes."""
     hosted = [Hosted(a.address, a.bits, a.interfaces) for a in settings.addresses]
     try:
-        # The kernel alone tells which addresses are here: the daemon manages the gate.
+        # Only the kernel is asked which addresses are here: the daemon manages the gate.
         present = {(p.address, p.interface) for p in snapshot.take((), hosted).addresses}
         claims = [Claim(h.address, h.bits, n) for h in hosted for n in h.interfaces if (h.address, n) in present]
         seen = snapshot.take(claims, hosted)

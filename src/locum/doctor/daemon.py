@@ -1,4 +1,4 @@
-"""Asks the daemon of this node, if one is running, for its hold and the current state of the kernel's gate."""
+"""Ask the daemon of this node, if one is running, for its hold and the current state of the kernel's gate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from locum.control_socket import NoDaemon
 from locum.doctor import Finding
 from locum.errors import LocumError
 
-#: Longest wait for its answer, in seconds.
+#: Limit for its answer, in seconds.
 PATIENCE = 5.0
 
 

@@ -1,8 +1,8 @@
 """The whole state of a node in one archive, for a bug report: ``locum debug dump``.
 
-Rules of this file: it collects parts, each on its own: one that fails, hangs or is missing becomes a note in
-``README.txt`` and keeps no other back. It changes nothing on the node. Passwords and the like are left out
-(:mod:`locum.doctor.secrets`). Works beside a running daemon, a daemon that hangs, and without one.
+This file collects parts independently: a part that fails, hangs or is missing becomes a note in ``README.txt`` and
+delays no other. It changes nothing on the node. Secrets such as passwords are left out (:mod:`locum.doctor.secrets`).
+It works beside a running or hanging daemon, and without one.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from locum.node.guard.hold_page import HoldPage
 from locum.rules import schema
 from locum.store.prefixed import PrefixedStore
 
-#: Seconds that the daemon, the store and a program get to answer, and the doctor for everything that it examines.
+#: Limits for the answers of the daemon, the store and a program, and for the doctor's whole examination, in seconds.
 PATIENCE = 5.0
 DOCTOR_PATIENCE = 60.0
-#: Bytes of one part; of a longer one, the end is kept.
+#: Most bytes of one part; of a longer one, the end is kept.
 LONGEST = 4 * 1024 * 1024
 
-#: What the daemon is asked for: file of the archive → request.
+#: Questions to the daemon: file of the archive → request.
 QUESTIONS = {
     "daemon/status.json": "status",
     "daemon/tunables.json": "tunables",
     "daemon/scripts.json": "event-list",
     "daemon/events.json": "event-status",
 }
-#: Programs that say what the kernel and the machine have: file of the archive → command.
+#: Programs that show the state of kernel and machine: file of the archive → command.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "kernel/addresses.txt": ("ip", "-d", "address", "show"),
     "kernel/routes.txt": ("ip", "route", "show", "table", "all"),
@@ -78,7 +78,7 @@ class Part(NamedTuple):
 
 
 def collect(config_path: str, socket_path: str | None) -> Iterator[Part]:
-    """All parts. ``socket_path``: the daemon's socket, None for the one that the configuration names."""
+    """All parts. ``socket_path``: the daemon's socket, None for the one in the configuration."""
     settings: Settings | None = None
     try:
         settings = load(config_path)
@@ -95,12 +95,12 @@ def collect(config_path: str, socket_path: str | None) -> Iterator[Part]:
     for name, command in COMMANDS.items():
         yield _command(name, command)
     doctor = (sys.executable, "-m", "locum.cli.main", "doctor", "--json", "--config", config_path)
-    # Its exit status 1 means that it has found a problem, and that is what it is for.
+    # Exit status 1 means that it has found a problem, which is its purpose.
     yield _command("doctor.json", doctor, DOCTOR_PATIENCE, good=(0, 1))
 
 
 def write(file: IO[bytes], parts: list[Part]) -> None:
-    """``parts`` as a gzipped tar archive; its first file says what there is and what is missing."""
+    """Write ``parts`` as a gzipped tar archive; its first file lists its contents and what is missing."""
     stamp = time.time()
     top = f"locum-debug-{platform.node()}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(stamp))}"
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
@@ -132,7 +132,7 @@ def _readme(parts: list[Part], wall: float) -> str:
 
 
 def versions() -> dict[str, object]:
-    """Of Locum, of what it runs on, and of the Python packages that it imports."""
+    """The versions of Locum, of its platform, and of the Python packages that it imports."""
     packages: dict[str, str] = {}
     for name in ("aiohttp", "click", "msgspec", "rich"):
         try:
@@ -156,7 +156,7 @@ def versions() -> dict[str, object]:
 
 
 def _daemon(socket_path: str) -> Iterator[Part]:
-    """What the daemon says. One that is down, or does not answer the first question, is not asked the others."""
+    """The daemon's answers. After a daemon that is down or silent at the first question, the others are skipped."""
     for name, operation in QUESTIONS.items():
         try:
             answer = client.call(socket_path, {"op": operation}, PATIENCE)
@@ -179,7 +179,7 @@ def _daemon(socket_path: str) -> Iterator[Part]:
 
 
 def _store(settings: Settings) -> object:
-    """Every key of the cluster in the store as it is now; of bulk data only how many keys there are."""
+    """Every key of the cluster in the store now; of bulk data only the number of keys."""
 
     async def read() -> object:
         whole = store_of(settings)
@@ -204,7 +204,7 @@ def _store(settings: Settings) -> object:
 
 
 def _value(key: str, value: bytes) -> dict[str, object]:
-    """A record of ours; of anything else, which may be a secret of somebody, only its size."""
+    """A record of Locum's; of any other value, which may be a secret, only its size."""
     try:
         record = schema.decode(key, value)
     except StoreCorrupt as error:
@@ -213,10 +213,10 @@ def _value(key: str, value: bytes) -> dict[str, object]:
 
 
 def _runtime(runtime: str) -> object:
-    """What guard and agent share and keep on file: the page of the hold, and the notes of taken addresses."""
+    """The state shared by guard and agent: the hold page, and the notes of taken addresses."""
     found: dict[str, object] = {"boottime": boottime()}
     page = Path(runtime, "hold")
-    # A page is opened for writing, so a copy is looked at.
+    # Opening a page writes to it, so a copy is read.
     with tempfile.NamedTemporaryFile() as copy:
         copy.write(page.read_bytes())
         copy.flush()

@@ -1,4 +1,4 @@
-"""Examines the members of etcd: whether all answer, and whether old history is compacted."""
+"""Examine the members of etcd: whether all answer, and whether old history is compacted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from locum.errors import StoreUnavailable
 if TYPE_CHECKING:
     from locum.store.etcd.space import Space
 
-#: etcd takes no more writes when its database has 2 GiB (its default quota): a quarter of that is reported.
+#: etcd accepts no writes when its database reaches 2 GiB (its default quota): a quarter of that is reported.
 MUCH = 512 * 1024 * 1024
 #: Revisions without a compaction: five times the number in docs/stores.md.
 LONG = 50_000
-#: Revisions that are too many even after compactions: a day of beats of some nodes.
+#: Too many revisions even after compactions: a day of beats of some nodes.
 VERY_LONG = 1_000_000
 
 COMPACT = (
@@ -25,7 +25,7 @@ COMPACT = (
 
 
 def judge(found: list[Space | StoreUnavailable]) -> Iterator[Finding]:
-    """Findings about every member that is configured."""
+    """Findings about every configured member."""
     for member in found:
         if isinstance(member, StoreUnavailable):
             yield Finding("etcd", "warning", str(member), "repair it: while it is down, etcd tolerates one loss less")

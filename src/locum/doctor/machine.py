@@ -1,4 +1,4 @@
-"""Examines this machine: clock, kernel, privileges, scripts."""
+"""Examine this machine: clock, kernel, privileges, scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from locum.doctor import Finding, Level
 from locum.errors import LocumError
 from locum.node.guard.enforcement import public_interfaces
 
-#: A clock that is being corrected faster than this breaks the bound that holds rely on (half of CLOCK_RATE_BOUND), ppm.
+#: A faster correction of the clock breaks the bound that holds rely on (half of CLOCK_RATE_BOUND), ppm.
 FREQUENCY_LIMIT = 500.0
 _CLONE_NEWNET = 0x40000000
 _STA_UNSYNC = 0x0040
@@ -66,7 +66,7 @@ def scripts(settings: Settings) -> Iterator[Finding]:
 
 
 class _Timex(ctypes.Structure):
-    """``struct timex`` (adjtimex(2)), as far as it is needed; the rest is room."""
+    """``struct timex`` (adjtimex(2)): the needed fields; the rest is padding."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -103,7 +103,7 @@ def clock() -> Finding:
 
 
 def kernel(settings: Settings) -> Iterator[Finding]:
-    """Try kernel features in a network namespace that ends with the attempt, without effect on this one."""
+    """Try kernel features in a temporary network namespace, without effect on this one."""
     names = public_interfaces(settings)
     for check, attempt in _ATTEMPTS:
         yield _in_namespace(check, attempt)
@@ -111,7 +111,7 @@ def kernel(settings: Settings) -> Iterator[Finding]:
 
 
 def _in_namespace(check: str, attempt: Callable[[], Finding]) -> Finding:
-    """Run ``attempt`` in a child with a network namespace of its own."""
+    """Run ``attempt`` in a child with its own network namespace."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,6 +1,6 @@
-"""Values that must not be in a bug report: told by the names of their keys, and passwords in URLs.
+"""Recognise values that must not be in a bug report, by the names of their keys, and passwords in URLs.
 
-Rules of this file: pure. A path to a secret is none.
+Pure. A path to a secret is not a secret.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-#: What takes the place of a secret.
+#: The replacement of a secret.
 LEFT_OUT: Final = "(left out)"
 
 _NAME = re.compile(
@@ -25,7 +25,7 @@ def is_secret(name: str) -> bool:
 
 
 def without(value: object) -> object:
-    """``value`` (of JSON's kinds) in which texts and numbers under such names are replaced."""
+    """``value`` (of JSON's types) with texts and numbers under such names replaced."""
     if isinstance(value, Mapping):
         return {
             key: LEFT_OUT if is_secret(str(key)) and holds_text(inner) else without(inner)
@@ -37,12 +37,12 @@ def without(value: object) -> object:
 
 
 def holds_text(value: object) -> bool:
-    """Whether ``value`` can carry a secret: not a flag, not nothing."""
+    """Whether ``value`` can contain a secret: flags and null cannot."""
     if isinstance(value, list | tuple):
         return any(map(holds_text, value))
     return not isinstance(value, bool | None | Mapping) and value != ""
 
 
 def without_passwords_in_urls(text: bytes) -> bytes:
-    """``text`` in which ``://user:password@`` has no password."""
+    """``text`` with the passwords of ``://user:password@`` removed."""
     return _IN_URL.sub(rb"\1:" + LEFT_OUT.encode(), text)

@@ -1,7 +1,7 @@
-"""Measures a store: whether it answers, and fast enough for the hold.
+"""Measure a store: whether it answers, and fast enough for the hold.
 
-A beat must be committed well within its interval (a fifth of the hold), and be seen by the others soon; a store that
-is slower than that costs holds, not safety.
+A beat must be committed well within its interval (a fifth of the hold), and soon be seen by the other nodes. A slower
+store costs holds, not safety.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from locum.errors import StoreError
 from locum.rules.hold import interval_for
 from locum.store.base import Commit, Condition, Delete, Put, Store, WatchLost, carry_out
 
-#: Commits that are measured.
+#: How many commits are measured.
 SAMPLES = 30
-#: Longest wait for any single answer, in seconds.
+#: Limit for each answer, in seconds.
 PATIENCE = 5.0
 
 
@@ -72,7 +72,7 @@ async def _measure(store: Store, key: str, revision: int) -> tuple[list[float], 
             batch = await pending
             watches.append(time.monotonic() - start)
         present = batch.revision if result.accepted else present
-    await carry_out(store, Commit((), (Delete(key),), {key: "this test alone knows the key"}))
+    await carry_out(store, Commit((), (Delete(key),), {key: "only this test knows the key"}))
     return commits, watches
 
 

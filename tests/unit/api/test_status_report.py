@@ -255,7 +255,7 @@ def test_before_the_first_plan() -> None:
 def test_a_view_that_was_never_loaded_is_shown_with_a_warning() -> None:
     shown = report(View(), DaemonState(stage="joining", store="unix:/x", store_problem="connection refused"))
     assert shown.nodes == ()
-    assert shown.warnings == ("this node has not read the store yet (connection refused): what is shown is incomplete",)
+    assert shown.warnings == ("this node has not read the store yet (connection refused): this report is incomplete",)
 
 
 def test_warnings() -> None:

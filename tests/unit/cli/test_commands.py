@@ -72,7 +72,7 @@ def test_status_of_a_node_that_hears_nothing_begins_with_that(locum: Command) ->
     lines = locum("status", status=3).splitlines()
     assert lines[0] == "! the store is away"
     assert re.fullmatch(r"! what follows was true at .{19}, at this node's last contact with the store", lines[1])
-    assert "State    unknown: this is the last state that this node heard of" in lines
+    assert "State    unknown: this is the last state known to this node" in lines
 
 
 #: What shows the cluster as the daemon knows it.

@@ -167,7 +167,7 @@ def test_daemon_that_does_not_say_who_has_which_address(world: World, tmp_path: 
     world.serve("n1", "n1")
     world.script.takeip("eth0", "10.0.0.2", "24")
     world.away = True
-    with pytest.raises(world.script.Fail, match="not known who has which address"):
+    with pytest.raises(world.script.Fail, match="holders of the addresses are unknown"):
         world.script.recovered()
     assert world.done() == RESTART
     assert listed.exists()

@@ -19,7 +19,7 @@ MakeScript = Callable[..., Path]
 
 def test_unknown_backend_names_the_others(script: MakeScript) -> None:
     script()
-    with pytest.raises(Fail, match=r"'kernel' and 'ganesha'"):
+    with pytest.raises(Fail, match=r"'kernel' or 'ganesha'"):
         backend("unfs3")
 
 
