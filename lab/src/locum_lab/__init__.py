@@ -1,1 +1,1 @@
-"""Clusters in network namespaces, to try out, to break and to measure. :mod:`locum_lab.lab` is the way in."""
+"""Clusters in network namespaces, for trials, faults and measurements. Begin with :mod:`locum_lab.lab`."""

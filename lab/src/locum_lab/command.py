@@ -1,7 +1,7 @@
-"""``locum lab``: a cluster of network namespaces on this machine, to try out, to break and to measure.
+"""``locum lab``: a cluster of network namespaces on this machine, for trials, faults and measurements.
 
-Arguments in, calls of :mod:`locum_lab` out, results printed; everything else is there. It imports much: who attaches
-the group imports it when it is used.
+Arguments in, calls of :mod:`locum_lab` out, results printed. It imports much, so the parent command imports it only
+when it is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEFAULT_NAME = "lab"
 
 
 def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The option that says which lab."""
+    """The option that names the lab."""
     option = click.option(
         "--name", default=DEFAULT_NAME, show_default=True, envvar="LOCUM_LAB", metavar="LAB", help="Which lab."
     )
@@ -73,7 +73,7 @@ def lab(ctx: click.Context) -> None:
 
     Needs root; for an ordinary user everything runs inside a user namespace, where the kernel allows that.
     """
-    # Where ip, nft and nginx are; not in every user's PATH.
+    # The directories of ip, nft and nginx, which not every user's PATH has.
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
     if not _asks_for_help(ctx.obj) and not rootless.privileged():
         ctx.exit(rootless.run_inside(ctx.obj))
@@ -119,7 +119,7 @@ def up(
             made.wait_served()
         except LocumError as error:
             raise LocumError(
-                f"lab {name} is up, but {error}; `locum lab status` and the logs in {made.directory}/nodes tell more"
+                f"lab {name} is up, but {error}; see `locum lab status` and the logs in {made.directory}/nodes"
             ) from None
     click.echo(f"lab {name}: {nodes} nodes, {addresses} public addresses, files in {made.directory}")
 
@@ -153,7 +153,7 @@ def _node_words(found: Lab, node: str) -> list[str]:
     try:
         report = found.status(node, timeout=0.5)
     except LocumError:
-        return [*words, "gives no answer"]
+        return [*words, "does not answer"]
     own = next((item for item in report.nodes if item.name == node), None)
     if own is not None:
         words += [own.state, " ".join(own.addresses) or "no addresses"]
@@ -191,7 +191,7 @@ def fault(name: str, node: str, kind: str, interface: str | None) -> None:
     Its processes    kill-agent, freeze-agent, service, hang
     Its store        kill-store, freeze-store, kill-etcd, freeze-etcd
 
-    mute: nobody hears NODE there; deaf: NODE hears nobody.
+    mute: NODE's packets there are lost; deaf: packets to NODE are lost.
     """
     meaning = faults.kind(kind).meaning
     Lab.load(name).fault(node, kind, interface)

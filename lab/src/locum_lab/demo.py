@@ -1,7 +1,7 @@
-"""The demo: a cluster with real clients, broken in six ways, watched all the time, and measured.
+"""The demo: a cluster with real clients, broken in six ways, watched continuously, and measured.
 
-It acts and waits; what it measures is :mod:`locum_lab.figures`, what it shows :mod:`locum_lab.display`. Each
-fault is done in several rounds on nodes that take turns, so that the leader is among them and medians mean something.
+This file acts and waits; :mod:`locum_lab.figures` measures, :mod:`locum_lab.display` shows. Each fault is applied in
+several rounds to nodes in turn, so that the leader is among them and medians are meaningful.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from locum_lab.lab import Lab
 from locum_lab.observer import Record
 from locum_lab.watching import Watching
 
-#: Look at the requests from so long before a fault, so that those answered before it are among them (seconds).
+#: Requests are examined from this long before a fault, so that those answered before it are included (seconds).
 _BEFORE = 0.1
-#: Watch on this long after a fault has been dealt with, so that late failures are seen (seconds).
+#: Watching continues for this long after a fault is over, to see late failures (seconds).
 _AFTER = 0.3
-#: Give up waiting for the cluster after this long (seconds).
+#: Limit for waiting for the cluster (seconds).
 _LIMIT = 20.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What the demo found. ``problems`` is empty when every address was served and by one node at a time.
+    """The result of the demo. ``problems`` is empty when every address was served, by one node at a time.
 
     The observer asked ``questions``, heard ``packets``, missed ``lost`` frames, and found ``violations`` of I1.
     """
@@ -60,7 +60,7 @@ class Demo:
         self._problems: list[str] = []
 
     def run(self) -> Outcome:
-        """Go through everything and print the table."""
+        """Run everything and print the table."""
         began = time.monotonic()
         with Watching(self._lab, probe_interval=0.005, probe_timeout=0.25) as watching:
             shown = Display(self._lab.layout, watching.files, self._console)
@@ -69,7 +69,7 @@ class Demo:
                 nodes = self._lab.layout.node_names
                 for number in range(self._rounds):
                     for index, (fault, act) in enumerate(self._faults().items()):
-                        # At least once each; and no fault much oftener than the others.
+                        # At least once each; and no fault much more often than the others.
                         if number == 0 or time.monotonic() < self._end:
                             self._round(fault, nodes[(index + number) % len(nodes)], act, shown, watching)
                 last = watching.end()
@@ -93,7 +93,7 @@ class Demo:
         )
 
     def _faults(self) -> dict[str, Callable[[str], str]]:
-        """What is done, in this order; each returns the words for it."""
+        """The faults, in this order; each returns its description."""
         return {
             "planned move": self._disable,
             "killed service": self._fault("service"),
@@ -104,15 +104,14 @@ class Demo:
         }
 
     def _start(self, shown: Display) -> tuple[float, float]:
-        """Start the daemons; when that was, and when every address was served (boot time, seconds)."""
+        """Start the daemons; return the times of the start and of the first full service (boot time, seconds)."""
         shown.begin(f"starting {self._lab.layout.nodes} daemons")
         start = boottime()
         self._lab.start_daemons()
         self._lab.wait_served()
         served = boottime()
         shown.say(f"all addresses served {served - start:.2f} s after the start")
-        # The same nodes fail every few seconds here. Each loss counts as the first, or they would be kept waiting for
-        # longer and longer afterwards.
+        # The same nodes fail every few seconds here. Each loss counts as the first; otherwise damping would grow.
         node = self._lab.layout.node_names[0]
         self._locum(node, "tunable", "set", "DampingWindow", "1")
         return start, served
@@ -137,7 +136,7 @@ class Demo:
         self._done.append(Round(fault, node, addresses, start, boottime(), recovered))
         shown.begin(f"{node} comes back")
         self._restore(fault, node)
-        # Only now: an attempt that failed is known when its time is over.
+        # Only now: a failed attempt is known when its time limit is over.
         watching.read()
         row = figures.row(fault, self._done[-1:], watching.attempts, watching.records, self._lab.layout.hold)
         words = "no request failed" if row.longest == 0 else f"gap {row.median:.3f} s (longest {row.longest:.3f} s)"
@@ -174,7 +173,7 @@ class Demo:
                 self._locum(node, "node", "enable", node)
             self._lab.heal(node)
             if fault == "killed service":
-                # As an admin does who has repaired it; the periodic monitor would find out later.
+                # As an admin does after a repair; the periodic monitor would notice later.
                 self._locum(node, "event", "run", "monitor")
             self._lab.wait_served(_LIMIT)
             # A node takes over nothing for the length of a hold after its start; then it gets its share again.
@@ -199,7 +198,7 @@ class Demo:
 
 
 def run(lab: Lab, *, rounds: int, budget: float, console: Console, json_file: Path | None = None) -> Outcome:
-    """Run the demo on a lab whose daemons do not run yet; ``budget``: begin no more rounds after so many seconds."""
+    """Run the demo on a lab without running daemons; ``budget``: begin no more rounds after this many seconds."""
     outcome = Demo(lab, rounds, budget, console).run()
     for problem in outcome.problems:
         console.print(

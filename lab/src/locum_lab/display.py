@@ -1,6 +1,6 @@
-"""What the demo shows while it runs: who serves what, what is being done, and the table at the end.
+"""The demo's display: which node serves which address, the current action, and the table at the end.
 
-On a terminal a picture that is drawn anew several times a second; elsewhere plain lines, each written once.
+On a terminal, a picture that is drawn several times a second; elsewhere plain lines, each written once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Display:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Show what goes on until the block is left."""
+        """Show the picture until the block is left."""
         if not self._console.is_terminal:
             yield
             return
@@ -49,13 +49,13 @@ class Display:
             yield
 
     def begin(self, text: str) -> None:
-        """Say what is being done now."""
+        """Show the current action."""
         self._now = text
         if not self._console.is_terminal:
             self._console.print(text, highlight=False)
 
     def say(self, text: str, style: str = "") -> None:
-        """Say how it went."""
+        """Show a result."""
         self._now = ""
         self._done.append(Text(text, style=style))
         if not self._console.is_terminal:
@@ -75,7 +75,7 @@ class Display:
         return Group(self._addresses(), Panel(Group(*self._done, Text(self._now, style="bold yellow")), title="events"))
 
     def _addresses(self) -> Table:
-        table = Table(title="who serves what", expand=False)
+        table = Table(title="which node serves which address", expand=False)
         table.add_column("address")
         for node in self._layout.node_names:
             table.add_column(node, justify="center", min_width=6)
@@ -92,7 +92,7 @@ class Display:
 
 
 def figures(rows: Sequence[Row]) -> Table:
-    """The table of the end."""
+    """The table at the end."""
     table = Table(title="gaps: longest time between two answered requests, in seconds", box=box.SIMPLE_HEAD, padding=0)
     for name in ("", "rounds", "median", "longest", "target", "reached", "moves", "holders"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)

@@ -1,8 +1,7 @@
-"""A UDP echo service for one node: answers each datagram with the same, a blank and the node's name.
+"""A UDP echo service for one node: answers each datagram with its content, a blank and the node's name.
 
-It answers from the address that was asked, also when that address came to the node after the start. Started by its
-file name with ``python -S -E`` so that it is up at once: it imports nothing of Locum.
-
+It answers from the requested address, also when that address came to the node after the start. It is started by its
+file name with ``python -S -E``, for a fast start, and imports nothing of Locum.
     python -S -E echo.py NAME [PORT]
 """
 
@@ -37,8 +36,8 @@ def serve(name: str, port: int = 7) -> None:
             try:
                 while True:
                     data, ancillary, _, sender = opened.recvmsg(2048, 128)
-                    # The packet information of the question is that of the answer: same interface, and the address that
-                    # was asked as source (ip(7): ipi_spec_dst is used for sending).
+                    # The packet information of the request serves for the answer: same interface, and the requested
+                    # address as source (ip(7): ipi_spec_dst is used for sending).
                     opened.sendmsg([data + answer], ancillary, 0, sender)
             except OSError:  # nothing more to read, or the address has just gone
                 continue

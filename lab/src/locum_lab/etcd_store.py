@@ -1,10 +1,9 @@
-"""The lab on etcd: a member in each node's namespace, on the private network, so that a host's death takes one along.
+"""The lab on etcd: a member in each node's namespace, on the private network, so that it fails with its host.
 
-A cut of the node's private network is all that a cut needs: the member is on the far side of it like everything
-else of the node. Data is on a tmpfs, since a lab's members, killed or not, all share this machine's one disk.
+A cut of the node's private network suffices: the member is beyond it like the rest of the node. Data is on a tmpfs,
+since all members of a lab share this machine's disk.
 
-Members are no part of Locum: ``kill-all`` and ``freeze`` leave them alone, ``kill-etcd`` and ``freeze-etcd`` are
-theirs.
+Members are not part of Locum: ``kill-all`` and ``freeze`` do not affect them; ``kill-etcd`` and ``freeze-etcd`` do.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from locum_lab.processes import Children, Process
 CLIENT_PORT = 2379
 PEER_PORT = 2380
 
-#: More members would only make every commit slower.
+#: More members would only slow down every commit.
 _MOST_MEMBERS = 5
-#: How long a new cluster may take to elect a leader and answer, in seconds.
+#: Limit for a new cluster to elect a leader and answer, in seconds.
 _READY_WITHIN = 60.0
-#: How long a killed process may take to end, in seconds.
+#: Limit for a killed process to end, in seconds.
 _GONE_WITHIN = 10.0
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
-    """What a member says of itself: its identity and that of the leader it knows, "0" when none."""
+    """A member's status: its identity and that of the leader it knows, "0" without one."""
 
     member: str
     leader: str
@@ -51,7 +50,7 @@ class EtcdLabStore:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The nodes with a member: an odd number, since an even one bears the loss of no more and must agree more."""
+        """The nodes with a member: an odd number, since one more survives no additional loss and slows agreement."""
         most = min(self._layout.nodes, _MOST_MEMBERS)
         return self._layout.node_names[: most - 1 + most % 2]
 
@@ -70,12 +69,12 @@ class EtcdLabStore:
         return (*running[:place], self._start_member(node), *running[place + 1 :])
 
     def copy(self, target: Path) -> None:
-        """Save a snapshot, as its manual says for backups."""
+        """Save a snapshot, as etcd's manual recommends for backups."""
         node = self.hosts[0]
         self._etcdctl(node, "--endpoints", self._address(node, CLIENT_PORT), "snapshot", "save", str(target))
 
     def go_back(self, copy: Path | None, running: tuple[Process, ...]) -> tuple[Process, ...]:
-        """Kill every member; all begin anew, or with the snapshot ``copy``."""
+        """Kill every member; all start empty, or from the snapshot ``copy``."""
         end(running)
         for node in self.hosts:
             shutil.rmtree(self._data / node, ignore_errors=True)
@@ -108,7 +107,7 @@ class EtcdLabStore:
                 time.sleep(0.02)
 
     def url(self, node: str) -> str:
-        # The nearest first: its own, if it has one.
+        # The nearest first: the node's own member, if it has one.
         order = sorted(self.hosts, key=lambda host: host != node)
         return "etcd://" + ",".join(f"{self._layout.private_address(host)}:{CLIENT_PORT}" for host in order)
 
@@ -121,15 +120,15 @@ class EtcdLabStore:
     def heal(self, path: Process | None) -> None:
         pass
 
-    # -- what members say ------------------------------------------------------------------------------------------
+    # -- members' status -------------------------------------------------------------------------------------------
 
     def status(self, node: str, timeout: float = 1.0) -> MemberStatus:
-        """What the node's member says, asked on its node. Raises LocumError when it does not answer."""
+        """The status of the node's member, requested on its node. Raises LocumError when it does not answer."""
         found = msgspec.json.decode(self._ask(node, "/v3/maintenance/status", b"{}", timeout))
         return MemberStatus(str(found["header"]["member_id"]), str(found.get("leader", "0")))
 
     def leader(self) -> str | None:
-        """The node whose member leads, by its own account; None when none does."""
+        """The node whose member calls itself the leader; None without one."""
         for node in self.hosts:
             try:
                 status = self.status(node)
@@ -141,7 +140,7 @@ class EtcdLabStore:
 
     def _serves(self, node: str) -> bool:
         try:
-            # A linearizable read, which only a member that knows a leader with a majority answers.
+            # A linearizable read: only a member that knows a leader with a majority answers.
             self._ask(node, "/v3/kv/range", b'{"key":"AA=="}', 1.0)
         except LocumError:
             return False
@@ -165,7 +164,7 @@ class EtcdLabStore:
         try:
             return namespaces.inside(self._layout.namespace(node), ask)
         except (OSError, HTTPException) as error:
-            raise LocumError(f"etcd on {node} gives no answer: {error}") from error
+            raise LocumError(f"etcd on {node} does not answer: {error}") from error
 
     # -- members ---------------------------------------------------------------------------------------------------
 
@@ -228,14 +227,14 @@ def end(running: Sequence[Process]) -> None:
 
 
 def pace(hold: float) -> tuple[int, int]:
-    """etcd's heartbeat interval and election time-out, in milliseconds, that docs/stores.md recommends for a hold."""
+    """etcd's heartbeat interval and election time-out, in milliseconds, as recommended for a hold by docs/stores.md."""
     if hold >= 3.5:
         return 100, 1000
     return (50, 500) if hold >= 2 else (10, 100)
 
 
 def program() -> str:
-    """Where etcd is. Raises LocumError when it is not installed."""
+    """The path of etcd. Raises LocumError when it is not installed."""
     found = shutil.which("etcd")
     if found is None:
         raise LocumError("etcd is not installed (Debian: apt install etcd-server)")

@@ -1,7 +1,7 @@
-"""What can be done to a node, and how it is undone.
+"""The faults of a node, and how each is undone.
 
-A table of kinds; each is a pair of functions on the lab. A fault leaves what a real one leaves: nothing of ours is
-told, nothing is cleaned up.
+A table of kinds; each is a pair of functions on the lab. A fault has the effects of a real one: Locum's processes are
+not notified, and nothing is cleaned up.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from locum_lab.processes import Process
 from locum_lab.state import LabState
 from locum_lab.stores import LabStore
 
-#: How long the kernel may take to end what was killed, in seconds.
+#: Limit for the kernel to end killed processes, in seconds.
 _KILLED_WITHIN = 10.0
 
 
 class FaultyLab(Protocol):
-    """What faults need of a lab (:class:`locum_lab.lab.Lab`)."""
+    """The part of a lab that faults need (:class:`locum_lab.lab.Lab`)."""
 
     layout: Layout
     state: LabState
@@ -64,9 +64,9 @@ class FaultyLab(Protocol):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """``meaning`` is for people. ``heal`` is None when there is nothing to undo: the fault is over at once.
+    """``meaning`` is for people. ``heal`` is None for a fault that is over at once.
 
-    Both get the lab, the node, and the interface, which only ``link`` looks at.
+    Both functions get the lab, the node, and the interface, which only ``link`` uses.
     """
 
     meaning: str
@@ -90,7 +90,7 @@ def _uncut(lab: FaultyLab, node: str, _interface: str) -> None:
 
 
 def _one_way(way: one_way.Way, public: bool, undo: bool) -> Callable[[FaultyLab, str, str], None]:
-    """Cuts, or mends, one direction of one of the node's networks."""
+    """Cut, or repair, one direction of one of the node's networks."""
 
     def apply(lab: FaultyLab, node: str, _interface: str) -> None:
         if not public and lab.state.store != "etcd":
@@ -121,7 +121,7 @@ def _kill_all(lab: FaultyLab, node: str, _interface: str) -> None:
 
 
 def _wait_gone(killed: Sequence[Process]) -> None:
-    """A process that was killed is there for a moment longer; undoing the fault must not take it for one that runs."""
+    """Wait until killed processes have ended, so that undoing the fault does not count them as running."""
     if processes.wait_gone(killed, _KILLED_WITHIN):
         raise LocumError(f"processes do not end within {_KILLED_WITHIN:g} s of SIGKILL")
 
@@ -131,7 +131,7 @@ def _freeze(lab: FaultyLab, node: str, _interface: str) -> None:
 
 
 def _thaw(lab: FaultyLab, node: str, _interface: str) -> None:
-    # The children first: a parent that wakes up must find them as it left them.
+    # The children first: a parent that wakes up must find them unchanged.
     for process in reversed(lab.ours(node)):
         processes.send(process, SIGCONT)
 
@@ -142,7 +142,7 @@ def _service(lab: FaultyLab, node: str, _interface: str) -> None:
 
 def _service_again(lab: FaultyLab, node: str, _interface: str) -> None:
     lab.start_services(node)
-    # Those of event scripts are started by monitor, which found them dead or finds them so now.
+    # Event scripts' services are started by monitor, which may already have noticed their end.
     lab.check_services(node)
 
 
@@ -170,12 +170,12 @@ def _thaw_agent(lab: FaultyLab, node: str, _interface: str) -> None:
 
 
 def _signal(number: Signals, store: str) -> Callable[[FaultyLab, str, str], None]:
-    """Sends it to the node's store process, in a lab on such a store."""
+    """Send the signal to the node's store process, in a lab on such a store."""
 
     def apply(lab: FaultyLab, node: str, _interface: str) -> None:
         if not lab.state.store.startswith(store):
             kinds = "kill-etcd, freeze-etcd" if lab.state.store == "etcd" else "kill-store, freeze-store"
-            raise UsageError(f"this lab's store is {lab.state.store}, for which there are {kinds}")
+            raise UsageError(f"this lab's store is {lab.state.store}; its faults are {kinds}")
         process = lab.store_process(node)
         processes.send(process, number)
         if number == SIGKILL:
@@ -229,7 +229,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def kind(name: str) -> Fault:
-    """The fault of that name; raises UsageError that lists them all."""
+    """The fault of that name; raises UsageError with all names."""
     if name not in FAULTS:
         raise UsageError(f"no fault {name!r}; the faults are {', '.join(FAULTS)}")
     return FAULTS[name]

@@ -1,7 +1,7 @@
-"""The figures of the demo: gaps, moves and holders per fault, against what was aimed at.
+"""The figures of the demo: gaps, moves and holders per fault, compared with targets.
 
-Pure: attempts and records in, rows out. The aims are the project's own, for the embedded store; a figure that is not
-reached is shown as such.
+Pure: attempts and records in, rows out. The targets are the project's own, for the embedded store; figures that miss
+their target are marked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from locum_lab.gaps import Gap, longest, moves
 from locum_lab.observer import Record
 from locum_lab.probe import Attempt
 
-#: Row → what it is aimed at, in seconds; ``hold`` is added where True. Killed agent: no attempt may fail at all.
+#: Row → its target in seconds; ``hold`` is added where True. Killed agent: no attempt may fail.
 TARGETS: dict[str, tuple[float, bool]] = {
     "start": (2.0, True),
     "planned move": (0.04, False),
@@ -27,15 +27,16 @@ TARGETS: dict[str, tuple[float, bool]] = {
 }
 
 
-#: A gap at the end in which nothing was asked for so many seconds proves no service. A shorter one is a machine
-#: that was busy for a moment.
+#: A gap at the end counts as lost service only if requests were sent for this long, in seconds. A shorter gap may come
+#: from a busy machine.
 SILENCE = 0.25
 
 
 class Round(msgspec.Struct, frozen=True):
-    """One fault done once: ``addresses`` are those that ``node`` served, watched from ``start`` to ``end`` (boot time).
+    """One application of a fault: ``addresses`` are those that ``node`` served, watched from ``start`` to ``end`` (boot
+    time).
 
-    ``recovered``: every address was served again, by the time ``end``.
+    ``recovered``: every address was served again by ``end``.
     """
 
     fault: str
@@ -47,11 +48,11 @@ class Round(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """All rounds of one fault. ``gaps`` in seconds, one per affected address and round; 0 when no attempt failed.
+    """All rounds of one fault. ``gaps`` in seconds, one per affected address and round; 0 without a failed attempt.
 
-    ``moves``: addresses that changed their node, and ``others`` of them that the node had not served. ``holders``:
-    nodes that answered for one address at once, at most. ``unserved``: addresses without an answer at the end of a
-    round.
+    ``moves``: addresses that changed their node, and ``others``: those among them that the node had not served.
+    ``holders``: the most nodes that answered for one address at once. ``unserved``: addresses without an answer at the
+    end of a round.
     """
 
     fault: str
@@ -68,7 +69,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def target(fault: str, hold: float) -> float:
-    """What is aimed at, in seconds."""
+    """The target, in seconds."""
     seconds, with_hold = TARGETS[fault]
     return seconds + hold if with_hold else seconds
 
@@ -76,7 +77,7 @@ def target(fault: str, hold: float) -> float:
 def row(
     fault: str, rounds: Sequence[Round], attempts: Sequence[Attempt], records: Sequence[Record], hold: float
 ) -> Row:
-    """The figures of one fault from all of its rounds."""
+    """The figures of one fault over all of its rounds."""
     values: list[float] = []
     moved = others = 0
     unserved: set[str] = set()
@@ -138,7 +139,7 @@ def start_row(
 
 
 def holders(records: Iterable[Record], start: float, end: float) -> int:
-    """How many nodes answered for one address at once, at most, between ``start`` and ``end``: 1 when all was well."""
+    """The most nodes that answered for one address at once between ``start`` and ``end``; 1 is correct."""
     by_address: dict[str, set[str]] = {}
     for record in records:
         if record.event == "violation" and start <= record.t <= end:

@@ -34,7 +34,7 @@ http {{
 }}
 """
 
-#: Bytes a second that a client gets, so that a transfer lasts long enough to be interrupted.
+#: A client's bytes per second, so that a transfer lasts long enough to be interrupted.
 RATE = 4_000_000
 
 

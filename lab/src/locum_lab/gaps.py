@@ -1,7 +1,7 @@
 """Gaps in service, measured from a probe's attempts.
 
-The *gap* of an address around a fault is the longest time between two sends that were answered, as in the project's
-baselines: no attempt between them was, so the service was away no longer than that. Pure; no I/O.
+The *gap* of an address around a fault is the longest time between the sending of two answered attempts, as in the
+project's baselines. No attempt between them was answered, so the service was away no longer than that. Pure; no I/O.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from locum_lab.probe import Attempt
 
 class Gap(msgspec.Struct, frozen=True):
     """The longest gap of one address. ``start`` and ``end`` are the sends before and after (boot time); ``before`` and
-    ``after`` the nodes that answered them. ``failed`` attempts lie in it: when there is none, the gap is only the
-    time between two attempts, and nothing was out of service. ``open``: nothing was answered until the end of the
-    time looked at.
+    ``after`` the nodes that answered them. ``failed``: attempts within it; with none, the gap is only the time between
+    two attempts, and the service was not interrupted. ``open``: no answer came until the end of the examined time.
     """
 
     address: str
@@ -44,7 +43,7 @@ class Gap(msgspec.Struct, frozen=True):
 def longest(attempts: Iterable[Attempt], start: float, end: float) -> dict[str, Gap]:
     """The longest gap of each address between ``start`` and ``end``; of equal gaps the first.
 
-    A gap that contains ``start`` or ``end`` is cut there. An address without any answer has an open gap of all that
+    A gap that contains ``start`` or ``end`` is cut there. An address without any answer has an open gap of the whole
     time.
     """
     by_address: dict[str, list[Attempt]] = {}

@@ -1,4 +1,4 @@
-"""A service without a script of its own, for 70.service: Python's web server with the lab's shared files."""
+"""A service without its own script, for 70.service: Python's web server with the lab's shared files."""
 
 from __future__ import annotations
 

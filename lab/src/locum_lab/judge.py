@@ -1,34 +1,33 @@
-"""Do two nodes answer for one address? The verdict on what the observer heard (I1).
+"""Detect two nodes that answer for one address, from the packets that the observer heard (I1).
 
-Pure: fed with (time, address, speaker) in order of time, it says when the invariant is broken.
+Pure: fed with (time, address, speaker) in order of time, it reports when the invariant is broken.
 
-The criterion. All packets that speak for an address, in order of time, are a sequence of speakers. An honest move
-from A to B reads ``A A A B B B``. Whenever A is heard, then B, then A again, either the address was moved twice in
-between, or both answered at once. Two moves take two releases and two takes with their scripts; so
+The criterion. The packets that speak for an address, in order of time, form a sequence of speakers. An honest move from
+A to B reads ``A A A B B B``. If A is heard, then B, then A again, either the address moved twice in between, or both
+answered at once. Two moves need two releases and two takes with their scripts; so
 
     A, B, A with less than ``window`` seconds between the two packets of A is a violation.
 
-Everyone is asked for every address every few milliseconds, so that whoever holds an address is heard in each such
-interval. Therefore the criterion misses nothing that lasts:
+Every node is asked for every address every few milliseconds, so each holder is heard in each such interval. Therefore
+the criterion misses no lasting overlap:
 
-- A keeps answering after B has begun: A is heard, B is heard, A is heard again one interval later.
+- A continues to answer after B has begun: A is heard, B is heard, A is heard again one interval later.
 - A was silent for long (frozen, thawed), B took the address, and A speaks once more: then B, A, B are heard within an
-  interval, and that is the same pattern with the names exchanged.
+  interval, the same pattern with exchanged names.
 
-With a window of three asking intervals, every overlap of two intervals or more is found so. A shorter one has only one
-question in it, which both answer: A, B and nothing to tell it from a move, when A happens to answer first. Hence
+With a window of three asking intervals, this finds every overlap of two intervals or more. A shorter one contains only
+one question, which both answer: if A answers first, the sequence A, B looks like a move. Hence
 
     A, B with less than ``echo`` seconds between the two packets is a violation as well.
 
-Both answer one question within the time that a kernel takes to do so: a fraction of a millisecond, somewhat more on a
-busy machine. Whoever hands an address over honestly falls silent, runs its scripts, and deletes its claim in the store
-before the other may make its own: two commits and a script lie between the last packet of one and the first of the
-other. So every overlap of *one* interval or more is found, and a shorter one when a question falls into it. The
-shortest time between two speakers that was no violation is kept (``closest``), to show that honest moves stay away from
-``echo``.
+Both answer a question within the kernel's response time: a fraction of a millisecond, slightly more on a busy machine.
+A node that hands an address over falls silent, runs its scripts, and deletes its claim in the store before the other
+node may make its own: two commits and a script lie between the last packet of one and the first of the other. So every
+overlap of *one* interval or more is found, and a shorter one when a question falls into it. ``closest`` keeps the
+shortest time between two speakers without a violation, to show that honest moves stay away from ``echo``.
 
-That an address moves there and back within the window is possible in theory; give ``window`` less than the fastest
-round trip that the cluster can do.
+In theory an address can move there and back within the window; choose ``window`` shorter than the cluster's fastest
+round trip.
 """
 
 from __future__ import annotations
@@ -60,12 +59,12 @@ class Tenure(msgspec.Struct):
     packets: int = 1
 
 
-#: Two answers to one question are not further apart, in seconds.
+#: The longest time between two answers to one question, in seconds.
 ECHO = 0.002
 
 
 class Judge:
-    """Keeps what was heard last for each address; ``window`` and ``echo`` in seconds.
+    """Remembers the last packets for each address; ``window`` and ``echo`` in seconds.
 
     ``closest``: the shortest time between two speakers for one address, in seconds; infinite before there were two.
     """
@@ -78,7 +77,7 @@ class Judge:
         self._heard: dict[tuple[str, str], float] = {}
 
     def hear(self, t: float, address: str, speaker: str) -> tuple[Tenure | None, Violation | None]:
-        """Take note of one packet; ``t`` never decreases.
+        """Record one packet; ``t`` never decreases.
 
         Returns the tenure that begins with it (None when the speaker is the same as before), and a violation.
         """
@@ -102,7 +101,7 @@ class Judge:
         return begun, violation
 
     def holders(self, now: float, silence: float) -> dict[str, str | None]:
-        """Who is heard for each address; None when nobody was within ``silence`` seconds."""
+        """The speaker of each address; None after ``silence`` seconds without a packet."""
         return {
             address: tenure.speaker if now - tenure.last <= silence else None
             for address, tenure in self._current.items()

@@ -1,10 +1,10 @@
 """A cluster on this machine: the object that the commands, the demo and the tests work with.
 
-Puts together namespaces, store, services and daemons, and takes them down without a trace. It must not decide
-anything that a real cluster decides; it only does what an admin, or fate, does.
+This file assembles namespaces, store, services and daemons, and removes them completely. It must not make any decision
+of a real cluster; it does only what an administrator does, or what happens to machines.
 
-Whatever lives in the lab's namespaces is the lab's: that is how :meth:`Lab.down` finds every process, also
-those that a crashed lab did not live to write down.
+Every process in the lab's namespaces belongs to the lab. So :meth:`Lab.down` finds all of them, including those that a
+crashed lab had no time to record.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from locum_lab.layout import PREFIX, Layout
 from locum_lab.processes import Children, Process
 from locum_lab.state import AppliedFault, LabState, NodeState
 
-#: In the environment of everything that the lab starts on a node: "daemon" or "service". Children inherit it, so
-#: that an orphan still shows whose it is.
+#: In the environment of everything that the lab starts on a node: "daemon" or "service". Children inherit it, which
+#: identifies orphans.
 PART = "LOCUM_LAB_PART"
 
 
@@ -49,7 +49,7 @@ T = TypeVar("T")
 class Lab:
     """One lab. Make one with :meth:`up`, find one with :meth:`load`.
 
-    Attributes: ``layout`` (the numbers), ``state`` (who runs), ``directory`` (its files), ``store``.
+    Attributes: ``layout`` (the numbers), ``state`` (the processes), ``directory`` (its files), ``store``.
     """
 
     def __init__(self, lab_state: LabState, children: Children | None = None) -> None:
@@ -75,10 +75,10 @@ class Lab:
     ) -> Self:
         """Build a lab and start everything in it; does not wait for the cluster.
 
-        ``settings`` is TOML added to every node's configuration. ``services``: see
-        :mod:`locum_lab.services`. ``daemons`` False starts all but the daemons.
-        ``owner``: the lab is a leftover once this process is gone. ``daemon_command`` replaces the daemon (tests of
-        the lab itself). Raises UsageError when a lab of that name is up.
+        ``settings`` is TOML added to every node's configuration. ``services``: see :mod:`locum_lab.services`.
+        ``daemons`` False starts everything but the daemons. ``owner``: without this process the lab is a leftover.
+        ``daemon_command`` replaces the daemon (tests of the lab itself). Raises UsageError when a lab of that name is
+        up.
         """
         layout.check()
         for service in services:
@@ -108,7 +108,7 @@ class Lab:
 
     @classmethod
     def load(cls, name: str) -> Self:
-        """The lab of that name; raises UsageError when there is none."""
+        """The lab of that name; raises UsageError without one."""
         found = state.read(name)
         if found is None:
             others = ", ".join(state.known())
@@ -116,7 +116,7 @@ class Lab:
         return cls(found)
 
     def down(self) -> None:
-        """End every process in the lab and remove all that it made."""
+        """End every process in the lab and remove everything that it made."""
         down(self.layout.name)
         self._children.reap()
 
@@ -148,11 +148,11 @@ class Lab:
 
     @property
     def shared(self) -> Path:
-        """The directory that stands for a cluster's file system: every node's services serve the same files."""
+        """The directory that represents a cluster's file system: all nodes' services serve its files."""
         return self.directory / "shared"
 
     def shared_on(self, node: str) -> Path:
-        """Where the node has the shared directory: a link, so that it can be lost on one node as a mount can."""
+        """The node's path of the shared directory: a link, so that one node can lose it, like a mount."""
         return self.node_directory(node) / "shared"
 
     def control_socket(self, node: str) -> Path:
@@ -162,7 +162,7 @@ class Lab:
     def write_script(self, node: str, name: str, text: str) -> Path:
         """Put an event script of that name and text on a node, executable."""
         path = self.node_directory(node) / "events" / name
-        # In one step: a running daemon must not meet half of it.
+        # In one step: a running daemon must not read half of it.
         temporary = self.node_directory(node) / f"{name}.new"
         temporary.write_text(text)
         temporary.chmod(0o755)
@@ -170,7 +170,7 @@ class Lab:
         return path
 
     def environment(self, node: str) -> dict[str, str]:
-        """What a command on that node gets in its environment."""
+        """The environment of a command on that node."""
         return {
             "LOCUM_SOCKET": str(self.control_socket(node)),
             "LOCUM_CONFIG": str(self.node_directory(node) / "config.toml"),
@@ -179,7 +179,7 @@ class Lab:
     # -- processes -------------------------------------------------------------------------------------------------
 
     def start_daemon(self, node: str) -> None:
-        """Start the node's daemon, as its service manager would; one that runs is left alone."""
+        """Start the node's daemon, as its service manager would; a running one is left unchanged."""
         if processes.alive(self.state.nodes.get(node, NodeState()).daemon):
             return
         config = self.node_directory(node) / "config.toml"
@@ -207,7 +207,7 @@ class Lab:
         self._children.reap()
 
     def daemon_log(self, node: str) -> Path:
-        """What the node's daemon wrote."""
+        """The log of the node's daemon."""
         return self.node_directory(node) / "daemon.log"
 
     def store_process(self, node: str) -> Process:
@@ -215,11 +215,11 @@ class Lab:
         return self.store.process(node, self.state.store_processes)
 
     def start_store(self, node: str) -> None:
-        """Start the store's process of that node again; one that runs is left alone."""
+        """Start the store's process of that node again; a running one is left unchanged."""
         self._record(store_processes=self.store.restart(node, self.state.store_processes))
 
     def copy_store(self) -> Path:
-        """A copy of what the store has now. Raises LocumError."""
+        """A copy of the store's present content. Raises LocumError."""
         copies = self.directory / "copies"
         copies.mkdir(exist_ok=True)
         copy = copies / str(len(list(copies.iterdir())))
@@ -227,11 +227,11 @@ class Lab:
         return copy
 
     def store_goes_back(self, copy: Path | None) -> None:
-        """Wipe the store, or restore it from a copy; daemons are not touched. Raises LocumError."""
+        """Wipe the store, or restore it from a copy; daemons are not affected. Raises LocumError."""
         self._record(store_processes=self.store.go_back(copy, self.state.store_processes))
 
     def start_services(self, node: str) -> None:
-        """Start the node's services; those that run are left alone."""
+        """Start the node's services; running ones are left unchanged."""
         for name in self.state.services:
             command = service_table.named(name).command
             if command is None:
@@ -261,11 +261,11 @@ class Lab:
         return found
 
     def service_processes(self, node: str, service: str | None = None) -> tuple[Process, ...]:
-        """All living processes of the node's services, or of one, whoever started it."""
+        """All living processes of the node's services, or of one, started by any program."""
         wanted = self.state.services if service is None else (service,)
         recorded = self.state.nodes[node].services
         roots = [recorded[name].pid for name in wanted if name in recorded and processes.alive(recorded[name])]
-        # What an event script started is recorded by its toolbox, and is a session of its own.
+        # The toolbox records a service that an event script started; it is a session.
         sessions = set()
         for name in wanted:
             script = service_table.named(name).script
@@ -277,7 +277,7 @@ class Lab:
         return processes.family([*roots, *processes.sessions(sessions)])
 
     def check_services(self, node: str) -> None:
-        """Have the node's daemon run monitor now, as an admin would after a repair; what it finds is its business."""
+        """Make the node's daemon run monitor now, as an admin would after a repair."""
         self.run(node, [sys.executable, "-m", "locum.cli.main", "event", "run", "monitor"])
 
     def ours(self, node: str) -> tuple[Process, ...]:
@@ -327,15 +327,15 @@ class Lab:
         return ["ip", "netns", "exec", self.layout.namespace(node), *argv]
 
     def command_environment(self, node: str) -> dict[str, str]:
-        """What :meth:`command` needs in its environment."""
+        """The environment that :meth:`command` needs."""
         return {} if node in ("client", "hub") else self.environment(node)
 
     # -- faults ----------------------------------------------------------------------------------------------------
 
     def fault(self, node: str, kind: str, interface: str | None = None) -> float:
-        """Do this to the node; see :mod:`locum_lab.faults`. Returns the boot time, in seconds, at which it was done.
+        """Apply this fault to the node; see :mod:`locum_lab.faults`. Returns its boot time in seconds.
 
-        ``interface``: the public interface that ``link`` is about, the first when None.
+        ``interface``: the public interface for ``link``, the first when None.
         """
         self.layout.number(node)
         fault = faults.kind(kind)
@@ -344,10 +344,10 @@ class Lab:
         applied = AppliedFault(kind, interface or self.layout.public_interfaces[0])
         present = self.state.nodes[node].faults
         if fault.heal is not None and applied not in present:
-            self._record_node(node, faults=(*present, applied))  # before it is done: what is half done can be healed
+            self._record_node(node, faults=(*present, applied))  # before it is applied: half a fault can be healed
         try:
             fault.apply(self, node, applied.interface)
-        except UsageError:  # refused, and nothing was done
+        except UsageError:  # refused, without any effect
             self._record_node(node, faults=present)
             raise
         done = boottime()
@@ -355,7 +355,7 @@ class Lab:
         return done
 
     def undo(self, node: str, kind: str) -> float:
-        """Undo one kind of fault, if it was done to the node and stands. Returns the boot time of it."""
+        """Undo one kind of fault, if the node has it. Returns the boot time."""
         self.layout.number(node)
         for applied in self.state.nodes[node].faults:
             undo = faults.kind(applied.kind).heal
@@ -366,7 +366,7 @@ class Lab:
         return boottime()
 
     def heal(self, node: str | None = None) -> float:
-        """Undo every fault of the node, or of all nodes, and start what was killed. Returns the boot time of it."""
+        """Undo every fault of the node, or of all nodes, and start killed processes. Returns the boot time."""
         for name in self.layout.node_names if node is None else (node,):
             self.layout.number(name)
             for applied in self.state.nodes[name].faults:
@@ -376,12 +376,13 @@ class Lab:
             self._record_node(name, faults=())
         return boottime()
 
-    # -- what is going on ------------------------------------------------------------------------------------------
+    # -- the cluster's state ---------------------------------------------------------------------------------------
 
     def status(self, node: str | None = None, timeout: float = 2.0) -> StatusReport:
-        """The cluster as ``node`` sees it, or the first node without a fault that answers within ``timeout`` seconds.
+        """The cluster as seen by ``node``, or by the first node without a fault that answers within ``timeout``
+        seconds.
 
-        Raises LocumError when nobody answers.
+        Raises LocumError without an answer.
         """
         problem: LocumError = LocumError("no daemon was started")
         for name in self._asked_nodes() if node is None else (node,):
@@ -407,7 +408,7 @@ class Lab:
         return found
 
     def served(self) -> dict[str, str]:
-        """Address → node that serves it, settled; empty when nobody answers."""
+        """Address → node that serves it, settled; empty without an answer."""
         try:
             report = self.status()
         except LocumError:
@@ -418,7 +419,7 @@ class Lab:
         """Wait until every node is OK, and every address is served where it should be; see :meth:`wait_for`.
 
         A node that has started takes over nothing for the length of a hold; this waits for it. The state must last for
-        a moment: a node that has just become OK is in no plan yet.
+        a moment: a node that has just become OK is not in a plan yet.
         """
         since: dict[int, float] = {}
 
@@ -444,9 +445,9 @@ class Lab:
         return healthy and served and report.progress == "settled" and not report.stale
 
     def wait_for(self, what: str, condition: Callable[[], T], limit: float = 30.0) -> T:
-        """Call ``condition`` until it returns something true, and return that.
+        """Call ``condition`` until it returns a true value, and return that.
 
-        Raises LocumError that names ``what`` after ``limit`` seconds; :meth:`logs` may tell why.
+        Raises LocumError that names ``what`` after ``limit`` seconds; :meth:`logs` may show the reason.
         """
         deadline = time.monotonic() + limit
         while True:
@@ -485,7 +486,7 @@ class Lab:
 
 
 def is_running(lab_state: LabState) -> bool:
-    """Whether the lab is more than a leftover: something of it runs, and so does its owner if it has one."""
+    """Whether the lab is more than a leftover: one of its processes runs, and so does its owner if it has one."""
     if lab_state.owner is not None and not processes.alive(lab_state.owner):
         return False
     started = [*lab_state.store_processes]
@@ -495,13 +496,13 @@ def is_running(lab_state: LabState) -> bool:
 
 
 def namespaces_of(name: str) -> tuple[str, ...]:
-    """The lab's namespaces that exist, found by name alone."""
+    """The lab's existing namespaces, found by name."""
     pattern = re.compile(re.escape(f"{PREFIX}{name}-") + r"(hub|client|n\d+)")
     return tuple(found for found in namespaces.existing(f"{PREFIX}{name}-") if pattern.fullmatch(found))
 
 
 def down(name: str) -> bool:
-    """Take down the lab of that name, or what a crash left of it; False when there was nothing."""
+    """Remove the lab of that name, or the leftovers of a crash; False when none existed."""
     with state.locked(name):
         return clean(name)
 

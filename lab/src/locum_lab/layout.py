@@ -1,13 +1,13 @@
-"""What a lab looks like: names, networks and addresses, computed from a few numbers.
+"""The structure of a lab: names, networks and addresses, computed from a few numbers.
 
-Nothing here does I/O. A lab is `nodes` network namespaces and one client on two bridges:
+No I/O. A lab is `nodes` network namespaces and one client on two bridges:
 
 - the *private* network 10.78.0.0/24: ``eth0`` of every node;
 - the *public* network 10.77.0.0/24 and fd77::/64: ``eth1`` (and ``eth2``) of every node, and the client.
 
-Both bridges stand in a namespace of their own, the *hub*, so that nothing of a lab is seen in the host's own
-network. A node has no address of its own on the public network: the public addresses are all that it has there,
-so that the first of them is a primary address and the others its secondaries, the case that goes wrong.
+Both bridges are in a separate namespace, the *hub*, so that the host's own network shows nothing of a lab. A node has
+only public addresses on the public network. So the first of them is a primary address and the others are its
+secondaries, the case in which errors are likely.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import msgspec
 
 from locum.errors import UsageError
 
-#: Every network namespace of every lab starts with this; ``down`` finds leftovers by it.
+#: The prefix of every network namespace of every lab; ``down`` finds leftovers by it.
 PREFIX = "locum-"
 
 CLIENT_V4 = "10.77.0.1"
 CLIENT_V6 = "fd77::1"
-#: Where the observer asks from; configured on no interface.
+#: The observer's address, configured on no interface.
 OBSERVER_V4 = "10.77.0.250"
 OBSERVER_MAC = "02:4c:00:00:ff:fe"
 
@@ -41,10 +41,10 @@ class PublicAddress(msgspec.Struct, frozen=True):
 
 
 class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The numbers that a lab is made from.
+    """The numbers that define a lab.
 
-    ``nodes``: how many nodes. ``addresses``: how many public addresses, alternating IPv4 and IPv6.
-    ``interfaces``: public interfaces per node, 1 or 2. ``hold``: seconds, as in the nodes' configuration.
+    ``nodes``: number of nodes. ``addresses``: number of public addresses, alternating IPv4 and IPv6. ``interfaces``:
+    public interfaces per node, 1 or 2. ``hold``: seconds, as in the nodes' configuration.
     """
 
     name: str = "lab"
@@ -109,7 +109,7 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (self.hub, self.client, *(self.namespace(node) for node in self.node_names))
 
     def number(self, node: str) -> int:
-        """1 for ``n1``. Raises :class:`UsageError` for a name that is no node of this lab."""
+        """1 for ``n1``. Raises :class:`UsageError` for an unknown node."""
         if node not in self.node_names:
             raise UsageError(f"no node {node!r} in lab {self.name}; its nodes are {', '.join(self.node_names)}")
         return int(node[1:])
@@ -119,7 +119,7 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"10.78.0.{self.number(node)}"
 
     def mac(self, node: str, interface: str) -> str:
-        """The hardware address of one of the node's interfaces: fixed, so that a frame names its sender."""
+        """The hardware address of one of the node's interfaces: fixed, so that a frame identifies its sender."""
         return f"02:4c:00:00:{self.number(node):02x}:{int(interface[3:]):02x}"
 
     def macs(self) -> dict[str, str]:

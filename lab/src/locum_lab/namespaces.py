@@ -1,7 +1,7 @@
-"""Network namespaces: make, list, delete, enter; who lives in one.
+"""Network namespaces: make, list, delete, enter, and find the processes in one.
 
-Works on named namespaces as ``ip netns`` does (files under /run/netns), so that an engineer can look into a lab
-with the tools that he knows. Knows nothing of labs.
+Named namespaces as made by ``ip netns`` (files under /run/netns), so that engineers can examine a lab with familiar
+tools. This file knows nothing of labs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 def run_ip(lines: Iterable[str], namespace: str | None = None) -> None:
     """Carry out ``ip`` commands in one process (``ip -batch``), in ``namespace`` when one is given.
 
-    Raises :class:`LocumError` with ip's own words, or :class:`PermissionRequired`.
+    Raises :class:`LocumError` with ip's message, or :class:`PermissionRequired`.
     """
     argv = ["ip", *(["-n", namespace] if namespace else []), "-batch", "-"]
     run(argv, "".join(f"{line}\n" for line in lines))
@@ -51,7 +51,7 @@ def create(names: Iterable[str]) -> None:
 
 
 def delete(name: str) -> None:
-    """Delete a named namespace; one that is gone already is no error."""
+    """Delete a named namespace; a missing one is accepted."""
     try:
         run_ip([f"netns delete {name}"])
     except LocumError:
@@ -68,7 +68,7 @@ def existing(prefix: str = "") -> tuple[str, ...]:
 
 
 def identity(name: str) -> tuple[int, int] | None:
-    """Device and inode of the namespace; None when there is none (or its file is only a remnant)."""
+    """Device and inode of the namespace; None without one (or when its file is only a remnant)."""
     try:
         status = os.stat(f"{DIRECTORY}/{name}")
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def inhabitants(names: Iterable[str]) -> dict[str, tuple[int, ...]]:
             continue
         try:
             status = os.stat(f"/proc/{entry}/ns/net")
-        except OSError:  # gone, a zombie, or not ours to look at
+        except OSError:  # gone, a zombie, or not readable for us
             continue
         name = by_identity.get((status.st_dev, status.st_ino))
         if name is not None:
@@ -96,7 +96,7 @@ def inhabitants(names: Iterable[str]) -> dict[str, tuple[int, ...]]:
 def enter(name: str) -> None:
     """Move the calling *thread* into the named network namespace.
 
-    ``os.setns`` is of Python 3.12, hence the C library. Raises OSError.
+    Uses the C library, since ``os.setns`` exists only from Python 3.12 on. Raises OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(f"{DIRECTORY}/{name}", os.O_RDONLY | os.O_CLOEXEC)
@@ -109,9 +109,9 @@ def enter(name: str) -> None:
 
 
 def inside(name: str, function: Callable[[], T]) -> T:
-    """Call ``function`` in a thread inside the namespace and return what it returns.
+    """Call ``function`` in a thread inside the namespace and return its result.
 
-    Sockets opened there stay in that namespace wherever they are used. /proc/sys/net is the namespace's own.
+    Sockets opened there stay in that namespace in every thread. /proc/sys/net is the namespace's own.
     """
     results: list[T] = []
     errors: list[BaseException] = []

@@ -1,7 +1,7 @@
-"""The lab's networks: bridges, cables, and how they break.
+"""The lab's networks: bridges, cables, and their faults.
 
-A cut is an nftables rule on the bridge: frames are dropped in silence and no carrier changes, as when a host
-dies or a switch goes mad. A lost link is the hub's end of the cable set down. Everything is in the hub.
+A cut is an nftables rule on the bridge: frames are dropped silently and no carrier changes, as when a host dies or a
+switch fails. For a lost link the hub's end of the cable is set down. Everything is in the hub.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _apply_settings() -> None:
 
 
 def _hub_commands(layout: Layout) -> list[str]:
-    # The public bridge is promiscuous, so that the observer, who listens on it, sees every frame that enters it.
+    # The public bridge is promiscuous, so that the observer, which listens on it, sees every frame that enters it.
     commands = ["link set lo up"]
     for bridge in ("private", "public"):
         commands.append(f"link add {bridge} type bridge mcast_snooping 0 forward_delay 0")
@@ -92,7 +92,7 @@ def _cable(port: str, bridge: str, namespace: str, interface: str, mac: str) -> 
 
 
 def cut(layout: Layout, ports: Sequence[str]) -> None:
-    """Drop everything that would be forwarded from or to these ports, in silence. Idempotent."""
+    """Drop all frames forwarded from or to these ports, silently. Idempotent."""
     _change_cut(layout, ("add",), ports)
 
 
@@ -109,5 +109,5 @@ def _change_cut(layout: Layout, verbs: Sequence[str], ports: Sequence[str]) -> N
 
 
 def set_link(layout: Layout, node: str, interface: str, up: bool) -> None:
-    """Give the node's interface its carrier, or take it away."""
+    """Set or remove the carrier of the node's interface."""
     namespaces.run_ip([f"link set {layout.port(node, interface)} {'up' if up else 'down'}"], layout.hub)

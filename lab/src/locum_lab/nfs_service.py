@@ -1,8 +1,8 @@
 """NFS on the nodes of a lab: NFS-Ganesha with its own port mapper, rpc.statd and message bus, managed by 60.nfs.
 
-These programs have fixed names below /run and /var/lib/nfs, of which a machine has one each. So every node has a
-*room*: a mount namespace in which these two are directories of the node. The room's directories are ordinary ones
-outside, and each program enters a room of its own that shows the same ones.
+These programs use fixed paths below /run and /var/lib/nfs, which exist once per machine. So every node has a *room*: a
+mount namespace in which these two are directories of the node. The directories are ordinary ones outside, and each
+program enters its own room, which shows the same ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import locum
 from locum.errors import LocumError
 from locum_lab import state
 
-#: Program and the Debian package that has it.
+#: Program and its Debian package.
 _PROGRAMS = {
     "ganesha.nfsd": "nfs-ganesha and nfs-ganesha-vfs",
     "rpcbind": "rpcbind",
@@ -28,11 +28,11 @@ _PROGRAMS = {
 }
 
 PORT = 2049
-#: The name under which the lab's clients may know the server, besides the addresses.
+#: The server's name for the lab's clients, besides the addresses.
 HOST_NAME = "nfs.lab"
 #: Seconds of the grace period and of the lease.
 GRACE, LEASE = 8, 6
-#: Where the export is in NFSv4; NFSv3 clients mount its directory.
+#: The export's path in NFSv4; NFSv3 clients mount its directory.
 PSEUDO = "/export"
 
 _BUS = """\
@@ -79,7 +79,7 @@ mount --bind {var} /var/lib/nfs
 exec "$@"
 """
 
-# Every number that a client of NFSv4 is given begins with the epoch: no two servers may have the same.
+# Every number that an NFSv4 client receives begins with the epoch: it must be unique for each server.
 _SERVER = """\
 #!/bin/sh
 exec ganesha.nfsd -E $(( ($(date +%s) * 256 + {number}) & 0xffffffff )) "$@"
@@ -87,28 +87,28 @@ exec ganesha.nfsd -E $(( ($(date +%s) * 256 + {number}) & 0xffffffff )) "$@"
 
 _CALLOUT = """\
 #!/bin/sh
-# What rpc.statd runs: it is told by its environment where this node's daemon is.
+# The call-out of rpc.statd: its environment names this node's daemon.
 export LOCUM_SOCKET={socket} LOCUM_STATE={state}
 PYTHONPATH={package} exec {python} -S -m locum.nfs.callout "$@"
 """
 
 
 def programs() -> None:
-    """Raises LocumError that names the packages of the programs that are missing."""
+    """Raise LocumError with the packages of missing programs."""
     missing = [package for name, package in _PROGRAMS.items() if _which(name) is None]
     if missing:
         raise LocumError(f"NFS in the lab needs Debian packages: {', '.join(missing)}")
 
 
 def export_directory(shared: Path) -> Path:
-    """The directory that all nodes export; it stands for a cluster's file system."""
+    """The directory that all nodes export; it represents a cluster's file system."""
     return shared / "nfs"
 
 
 def settings(directory: Path, node: str, shared: Path) -> Mapping[str, object]:
     """Prepare ``directory`` for a node and return the settings of its 60.nfs."""
     run, var = directory / "run", directory / "var"
-    # NFS-Ganesha follows no symbolic links to what it exports, and clients want one path on all nodes.
+    # NFS-Ganesha does not follow symbolic links to its export, and clients need one path on all nodes.
     export = export_directory(shared.resolve())
     recovery = shared.resolve() / "nfs-recovery"
     for path in (run / "dbus", run / "ganesha", var / "sm", var / "sm.bak", var / "ganesha", export, recovery):

@@ -1,6 +1,6 @@
 """The files of one node of a lab: configuration, public addresses, event scripts.
 
-Each node has copies of its own, so that a script can be made to fail on one node alone.
+Each node has its own copies, so that a script can fail on one node alone.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def write(
 ) -> None:
     """Write everything below ``directory`` that the node's daemon reads.
 
-    ``settings`` is TOML that is added at the end of the configuration; ``scripts``: event scripts of services and
-    their settings, None leaves the script directory empty.
+    ``settings`` is TOML, appended to the configuration; ``scripts``: event scripts of services and their settings; None
+    leaves the script directory empty.
     """
     for name in ("runtime", "state", "events"):
         (directory / name).mkdir(parents=True, exist_ok=True)

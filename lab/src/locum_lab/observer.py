@@ -1,8 +1,8 @@
-"""The observer on the public network: asks who has each address, and hears everybody who speaks for one.
+"""The observer on the public network: asks for each address, and hears every packet that speaks for one.
 
-It sits on the public bridge itself, in the hub, in promiscuous mode: it sees each frame where the cable enters the
-switch. A cut is made further on, so that a node that is cut off is asked and heard all the same: the invariant
-holds on both sides of a partition, and this is how it is watched on both.
+It listens on the public bridge itself, in the hub, in promiscuous mode: it sees each frame where the cable enters the
+switch. A cut applies further on, so that a node that is cut off is still asked and heard: the invariant holds on both
+sides of a partition, and the observer watches both.
 
 Output: one JSON object per line (:class:`Record`), written when something changes, and a last one at the end.
 """
@@ -34,23 +34,22 @@ _SOL_PACKET = 263
 _PACKET_STATISTICS = 6
 _ETH_P_ALL = 3
 
-#: Frames are judged this late (seconds), so that those that two processors handled in another order than they were
-#: sent in are put right by their time stamps first.
+#: Frames are judged after this delay (seconds), so that their time stamps can correct the order of frames that two
+#: processors handled.
 SETTLE = 0.05
 
-#: Violations that are written out per address, and with them the changes of speaker; the last record has the number
-#: of all.
+#: Violations written out per address, and changes of speaker with them; the last record has the total.
 MOST_REPORTED = 20
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of output; ``t`` is boot time in seconds.
 
-    ``event``: ``begin`` (asking has begun), ``speaks`` (``node`` is heard for ``address``, another one or nobody was
-    before), ``silent`` (``node`` has not been heard since ``t``), ``violation`` (``node`` was heard at ``before`` and
-    at ``t`` with ``other`` between; or, where they are one, ``other`` just before), ``end`` (``packets`` heard,
+    ``event``: ``begin`` (asking has begun), ``speaks`` (``node`` is heard for ``address``, for the first time or after
+    another node), ``silent`` (``node`` has not been heard since ``t``), ``violation`` (``node`` was heard at ``before``
+    and at ``t`` with ``other`` between; or, when these are equal, ``other`` just before), ``end`` (``packets`` heard,
     ``asked`` questions sent, ``lost`` frames that the kernel could not deliver, number of ``violations``, ``closest``:
-    seconds between two nodes that were heard for one address and broke nothing, 0 when there were none).
+    seconds between two nodes heard for one address without a violation, 0 without such).
     """
 
     t: float
@@ -67,10 +66,10 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Observer:
-    """Made in the hub's namespace; :meth:`run` until told to stop.
+    """Created in the hub's namespace; :meth:`run` runs until told to stop.
 
     ``interval``: seconds between two questions for the same address. ``window``: see :mod:`locum_lab.judge`; three
-    intervals when None. ``emit`` receives each record. Attribute ``violations``: how many there were.
+    intervals when None. ``emit`` receives each record. ``violations``: their number.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Observer:
         self._socket = _open_socket("public")
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Ask and listen until ``stopping`` says so (looked at in every interval)."""
+        """Ask and listen until ``stopping`` returns True (called in every interval)."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         self._emit(Record(boottime(), "begin"))
@@ -101,10 +100,10 @@ class Observer:
             now = time.monotonic()
             if now >= next_question:
                 self._ask()
-                # After a pause of the whole machine go on from now; do not ask for what was missed.
+                # After a pause of the whole machine continue from now, without the missed questions.
                 next_question = max(next_question + self._interval, now)
                 self._settle(boottime() - SETTLE)
-            # One batch per wake-up: what arrives within a few milliseconds is read at once.
+            # One batch per wake-up: packets that arrive within a few milliseconds are read at once.
             poll.poll(max(0.0, (next_question - time.monotonic()) * 1000))
             self._listen()
         time.sleep(SETTLE)
@@ -132,7 +131,7 @@ class Observer:
                 pass
 
     def _listen(self) -> None:
-        # The kernel stamps with the time of day; one offset per batch makes boot time of it.
+        # The kernel's stamps are wall-clock times; one offset per batch converts them to boot time.
         offset = boottime() - time.time()
         receive, waiting, addresses = self._socket.recvmsg, self._waiting, self._addresses
         while True:
@@ -147,7 +146,7 @@ class Observer:
             waiting.append((seconds + nanoseconds * 1e-9 + offset, *spoken))
 
     def _settle(self, until: float) -> None:
-        """Judge what was heard up to ``until``."""
+        """Judge the packets heard up to ``until``."""
         self._waiting.sort()
         done = 0
         for t, mac, packed in self._waiting:
@@ -193,7 +192,7 @@ class Observer:
 
 
 def _open_socket(interface: str) -> socket.socket:
-    # Protocol 0 receives nothing until bind: no frame slips in before the filter is there.
+    # Protocol 0 receives nothing until bind: no frame arrives before the filter is set.
     result = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     program = packets.filter_program([OBSERVER_MAC, CLIENT_MAC])
     memory = array.array("B", program)
@@ -203,7 +202,7 @@ def _open_socket(interface: str) -> socket.socket:
     result.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     try:
         result.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 << 20)
-    except PermissionError:  # in a user namespace; then as much as the system allows
+    except PermissionError:  # in a user namespace: then the system's maximum
         result.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
     result.bind((interface, _ETH_P_ALL))
     result.setblocking(False)
@@ -211,7 +210,7 @@ def _open_socket(interface: str) -> socket.socket:
 
 
 def writer(output: TextIO) -> Callable[[Record], None]:
-    """Writes each record as one JSON line, at once."""
+    """Write each record as one JSON line, at once."""
 
     def emit(record: Record) -> None:
         output.write(msgspec.json.encode(record).decode() + "\n")
@@ -221,5 +220,5 @@ def writer(output: TextIO) -> Callable[[Record], None]:
 
 
 def read(line: str | bytes) -> Record:
-    """The record of one line."""
+    """Parse the record of one line."""
     return msgspec.json.decode(line, type=Record)

@@ -1,7 +1,7 @@
-"""Cuts that go one way: a node that is heard and hears nothing, or hears and is not heard.
+"""Cuts in one direction: a node that is heard but hears nothing, or that hears but is not heard.
 
-As a cut both ways (:mod:`locum_lab.network`) it is an nftables rule on the bridge: no carrier changes. The observer,
-who sits where the cable enters the switch, still asks such a node, and hears it.
+Like a full cut (:mod:`locum_lab.network`), a nftables rule on the bridge: no carrier changes. The observer listens
+where the cable enters the switch, so it still asks such a node, and hears it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Literal
 from locum_lab import namespaces
 from locum_lab.layout import Layout
 
-#: ``mute``: what the port's node sends is dropped. ``deaf``: what is sent to it.
+#: ``mute``: packets from the port's node are dropped. ``deaf``: packets to it.
 Way = Literal["mute", "deaf"]
 
-# Loaded again before each change, without losing what the sets have.
+# Loaded again before each change, without losing the sets' content.
 _RULES = """
 add table bridge lab_one_way
 add set bridge lab_one_way mute { type ifname; }
@@ -28,7 +28,7 @@ add rule bridge lab_one_way forward oifname @deaf drop
 
 
 def cut(layout: Layout, way: Way, ports: Sequence[str]) -> None:
-    """Drop everything that goes this way through these ports, in silence. Idempotent."""
+    """Drop all frames in this direction through these ports, silently. Idempotent."""
     _change(layout, way, ("add",), ports)
 
 

@@ -1,4 +1,4 @@
-"""The frames that the observer sends and reads: ARP, neighbour discovery, and who speaks for an address.
+"""The frames that the observer sends and reads: ARP, neighbour discovery, and the address that a frame speaks for.
 
 Bytes in, values out; no sockets. Sources: RFC 826 (ARP), RFC 4861 sections 4.3, 4.4 and 7.2 (neighbour
 solicitation and advertisement), RFC 4443 section 2.3 (ICMPv6 checksum), <linux/filter.h> (classic BPF).
@@ -18,7 +18,7 @@ _ICMPV6 = 58
 _NEIGHBOUR_SOLICITATION = 135
 _NEIGHBOUR_ADVERTISEMENT = 136
 
-#: As much of a frame as :func:`speaks_for` looks at: Ethernet, IPv6 header, neighbour advertisement's target.
+#: The bytes of a frame that :func:`speaks_for` needs: Ethernet, IPv6 header, neighbour advertisement's target.
 SNAP_LENGTH = 14 + 40 + 24
 
 
@@ -34,7 +34,7 @@ def link_local(mac: str) -> ipaddress.IPv6Address:
 
 
 def question(address: str, sender_mac: str, sender_v4: str) -> bytes:
-    """The frame that asks who has ``address``: an ARP request, or a neighbour solicitation to its multicast group."""
+    """The frame that asks for ``address``: an ARP request, or a neighbour solicitation to its multicast group."""
     target = ipaddress.ip_address(address)
     if isinstance(target, ipaddress.IPv4Address):
         return _arp_request(target, sender_mac, ipaddress.IPv4Address(sender_v4))
@@ -71,10 +71,10 @@ def _checksum(data: bytes) -> int:
 
 
 def speaks_for(frame: bytes | memoryview) -> tuple[bytes, bytes] | None:
-    """Hardware address of the sender and the (packed) address that it speaks for; None when it speaks for none.
+    """The sender's hardware address and the (packed) address that the frame speaks for; None when it speaks for none.
 
-    It speaks for: the sender of an ARP packet, the source of an IP packet, the target of a neighbour advertisement.
-    A question about an address (also duplicate address detection's, from ``::``) does not speak for it.
+    A frame speaks for the sender of an ARP packet, the source of an IP packet, the target of a neighbour advertisement.
+    A question about an address (including duplicate address detection's, from ``::``) does not speak for it.
     """
     if len(frame) < 34:
         return None
@@ -92,8 +92,8 @@ def speaks_for(frame: bytes | memoryview) -> tuple[bytes, bytes] | None:
 
 
 def filter_program(ignored_macs: Sequence[str]) -> bytes:
-    """A classic BPF program: ARP, IPv4 and IPv6 frames whose Ethernet source is none of ``ignored_macs``,
-    cut to what :func:`speaks_for` needs. The kernel then drops the clients' half of the traffic.
+    """A classic BPF program: ARP, IPv4 and IPv6 frames whose Ethernet source is not in ``ignored_macs``, cut to the
+    bytes that :func:`speaks_for` needs. The kernel then drops the clients' half of the traffic.
     """
     load_word, load_half, jump_equal, give = 0x20, 0x28, 0x15, 0x06  # BPF_LD|W|ABS, |H|ABS, BPF_JMP|JEQ|K, BPF_RET
     # (code, jump if true, jump if false, k); every test is self-contained, so that jumps stay small.

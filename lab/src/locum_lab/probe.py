@@ -1,10 +1,10 @@
-"""The client: asks every public address without pause and writes down each answer and each failure.
+"""The client: sends requests to every public address continuously and records each answer and each failure.
 
-Two ways: ``http`` fetches ``/`` over a fresh connection each time; ``udp`` sends a datagram to an echo service
+Two methods: ``http`` fetches ``/`` over a fresh connection each time; ``udp`` sends a datagram to an echo service
 (:mod:`locum_lab.echo`). Attempts to one address do not wait for each other: a new one starts every ``interval``, so
-that an address that is silent for a while (a lost SYN is sent again only after a second) is found back at once.
+that the return of a silent address is seen at once (a lost SYN is sent again only after a second).
 
-One ``epoll`` loop, no asyncio: hundreds of connections a second must not cost a processor.
+One ``epoll`` loop, no asyncio: hundreds of connections a second must not occupy a processor.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _LINGER_NONE = struct.pack("ii", 1, 0)
 class Attempt(msgspec.Struct, frozen=True):
     """One line of output.
 
-    ``t`` is when it was sent (boot time, seconds), ``node`` who answered, ``latency`` milliseconds until the answer,
-    ``error`` why there was none: ``timeout`` or the name of an errno.
+    ``t`` is the time of sending (boot time, seconds), ``node`` the answering node, ``latency`` milliseconds until the
+    answer, ``error`` the reason without one: ``timeout`` or the name of an errno.
     """
 
     t: float
@@ -50,10 +50,10 @@ Emit = Callable[[Attempt], None]
 
 
 class Prober(Protocol):
-    """One way of asking."""
+    """One method of asking."""
 
     def descriptor(self) -> int:
-        """What to wait for: readable when :meth:`collect` has something to do."""
+        """The descriptor to wait for: readable when :meth:`collect` has work."""
         ...
 
     def ask(self, address: str) -> None:
@@ -61,16 +61,16 @@ class Prober(Protocol):
         ...
 
     def collect(self) -> None:
-        """Take in what has arrived and emit what is decided."""
+        """Read what has arrived and emit decided attempts."""
         ...
 
     def expire(self) -> None:
-        """Give up attempts that are too old."""
+        """Give up attempts older than the time-out."""
         ...
 
 
 class _Fetch:
-    """One HTTP request under way."""
+    """One HTTP request in progress."""
 
     __slots__ = ("address", "received", "sent", "socket", "t")
 
@@ -121,7 +121,7 @@ class HttpProber:
 
     def _advance(self, fetch: _Fetch) -> None:
         if not fetch.sent:
-            fetch.socket.send(_REQUEST)  # raises what the connection failed with
+            fetch.socket.send(_REQUEST)  # raises the connection's error
             fetch.sent = True
             self._epoll.modify(fetch.socket, select.EPOLLIN)
             return
@@ -154,7 +154,7 @@ class HttpProber:
 
 
 class UdpProber:
-    """Sends a datagram with the time of sending; the echo has that and the node's name. ``timeout`` in seconds."""
+    """Sends a datagram with the time of sending; the echo returns it with the node's name. ``timeout`` in seconds."""
 
     def __init__(self, emit: Emit, timeout: float, port: int = ECHO_PORT) -> None:
         self._emit = emit
@@ -188,7 +188,7 @@ class UdpProber:
                     data = opened.recv(2048)
                 except BlockingIOError:
                     break
-                except OSError:  # an ICMP error about an earlier datagram: that one times out
+                except OSError:  # an ICMP error about an earlier datagram, which times out
                     continue
                 (t,) = struct.unpack_from("d", data)
                 address, _, node = data[8:].decode(errors="replace").partition(" ")
@@ -212,7 +212,7 @@ def run(
     interval: float,
     stopping: Callable[[], bool],
 ) -> None:
-    """Begin an attempt for each address every ``interval`` seconds until ``stopping`` says so.
+    """Begin an attempt for each address every ``interval`` seconds until ``stopping`` returns True.
 
     The addresses take turns, evenly over the interval.
     """
@@ -223,7 +223,7 @@ def run(
     poll.register(prober.descriptor(), select.POLLIN)
     while not stopping():
         now = time.monotonic()
-        # No turn is skipped when this process was late, except after a long pause.
+        # A late process skips no turn, except after a long pause.
         while turns and turns[0][0] <= now:
             due, address = turns[0]
             prober.ask(address)
@@ -235,9 +235,9 @@ def run(
 
 
 def writer(output: TextIO) -> tuple[Emit, Callable[[], None]]:
-    """Functions that write attempts as JSON lines, and that push out what is still held back.
+    """Functions that write attempts as JSON lines, and that flush held lines.
 
-    Lines are written in whole batches every 0.1 s: hundreds of small writes a second would cost more than the requests.
+    Lines are written in batches every 0.1 s: hundreds of small writes a second would cost more than the requests.
     """
     waiting: deque[bytes] = deque()
     last = [time.monotonic()]
@@ -257,5 +257,5 @@ def writer(output: TextIO) -> tuple[Emit, Callable[[], None]]:
 
 
 def read(line: str | bytes) -> Attempt:
-    """The attempt of one line."""
+    """Parse the attempt of one line."""
     return msgspec.json.decode(line, type=Attempt)

@@ -1,7 +1,7 @@
 """Processes by pid and start time, and their families as /proc shows them.
 
-A pid alone says little: it is given to a stranger as soon as its owner is gone. A pid with the start time of its
-process (field 22 of /proc/PID/stat, proc(5)) names one process for good. Knows nothing of labs.
+The kernel reuses a pid after its process has ended. A pid with the start time of its process (field 22 of
+/proc/PID/stat, proc(5)) identifies one process permanently. This file knows nothing of labs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import msgspec
 
 
 class Process(msgspec.Struct, frozen=True):
-    """One process for good: ``started`` is in clock ticks since boot."""
+    """A permanent identity of one process: ``started`` is in clock ticks since boot."""
 
     pid: int
     started: int
 
 
 class Stat(msgspec.Struct, frozen=True):
-    """What /proc/PID/stat says: state letter, parent, number of threads, start time in clock ticks."""
+    """The content of /proc/PID/stat: state letter, parent, number of threads, start time in clock ticks."""
 
     state: str
     parent: int
@@ -38,30 +38,30 @@ class Stat(msgspec.Struct, frozen=True):
 
 
 def read_stat(pid: int) -> Stat | None:
-    """The process's stat; None when there is no such process."""
+    """The process's stat; None without such a process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name, in parentheses, may hold blanks and parentheses itself.
+    # The name, in parentheses, may itself contain blanks and parentheses.
     fields = text[text.rindex(b")") + 2 :].split()
     return Stat(fields[0].decode(), int(fields[1]), int(fields[17]), int(fields[19]))
 
 
 def find(pid: int) -> Process | None:
-    """The process that has this pid now; None when there is none or it is a zombie."""
+    """The process that has this pid now; None without one, or for a zombie."""
     stat = read_stat(pid)
     return None if stat is None or stat.ended else Process(pid, stat.started)
 
 
 def alive(process: Process | None) -> bool:
-    """Whether that very process still runs (a zombie does not)."""
+    """Whether exactly this process still runs (a zombie does not)."""
     return process is not None and find(process.pid) == process
 
 
 def send(process: Process, number: signal.Signals) -> bool:
-    """Send a signal to that very process; False when it is gone."""
+    """Send a signal to exactly this process; False when it is gone."""
     if not alive(process):
         return False
     try:
@@ -72,7 +72,7 @@ def send(process: Process, number: signal.Signals) -> bool:
 
 
 class Children:
-    """Starts processes and collects them when they end, so that none stays a zombie of this process."""
+    """Starts processes and collects them when they end, so that none stays a zombie."""
 
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[bytes]] = []
@@ -100,7 +100,7 @@ class Children:
         return Process(child.pid, stat.started)
 
     def reap(self) -> None:
-        """Collect the children that have ended."""
+        """Collect ended children."""
         self._children = [child for child in self._children if child.poll() is None]
 
 
@@ -138,7 +138,7 @@ def sessions(numbers: Collection[int]) -> tuple[int, ...]:
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """The environment that the process was started with; empty when it cannot be read."""
+    """The initial environment of the process; empty when it cannot be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             items = file.read().split(b"\0")
@@ -149,7 +149,7 @@ def environment_of(pid: int) -> dict[str, str]:
 
 
 def command_of(pid: int) -> str:
-    """The command line, blank separated; empty when there is none."""
+    """The command line, separated by blanks; empty without one."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return file.read().replace(b"\0", b" ").decode(errors="replace").strip()
@@ -158,7 +158,7 @@ def command_of(pid: int) -> str:
 
 
 def name_of(pid: int) -> str:
-    """The name that the process gave itself (``ps -o comm``); empty when there is no such process."""
+    """The name that the process gave itself (``ps -o comm``); empty without such a process."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             return file.read().decode(errors="replace").strip()
@@ -167,7 +167,7 @@ def name_of(pid: int) -> str:
 
 
 def stop_all(select: Callable[[], Sequence[Process]]) -> tuple[Process, ...]:
-    """SIGSTOP every process that ``select`` finds, until it finds no new one: none can start another meanwhile."""
+    """SIGSTOP every process that ``select`` finds, until it finds no new one: no stopped process can start another."""
     stopped: dict[int, Process] = {}
     while True:
         new = [process for process in select() if process.pid not in stopped]
@@ -187,7 +187,7 @@ def kill_all(select: Callable[[], Sequence[Process]]) -> tuple[Process, ...]:
 
 
 def wait_gone(gone: Sequence[Process], limit: float) -> tuple[Process, ...]:
-    """Wait until none of the processes runs, at most ``limit`` seconds; return those that still do."""
+    """Wait until none of the processes runs, at most ``limit`` seconds; return those that still run."""
     deadline = time.monotonic() + limit
     while True:
         remaining = tuple(process for process in gone if alive(process))

@@ -1,10 +1,10 @@
 """A node's path to the store: forwards one Unix socket to another, byte by byte.
 
-It stands for the node's private network where the store is a Unix socket. Stopped (SIGSTOP) it passes nothing
-and closes nothing, as a network does that drops every packet; continued, what was sent in the meantime arrives, as by
-TCP's retransmission.
+It represents the node's private network where the store is a Unix socket. Stopped (SIGSTOP) it passes nothing and
+closes nothing, like a network that drops every packet. Continued, it delivers what was sent meanwhile, as TCP's
+retransmission does.
 
-Started by its file name with ``python -S -E``, so that it is up in 15 ms: it imports nothing of Locum.
+It is started by its file name with ``python -S -E``, so that it is up in 15 ms, and imports nothing of Locum.
 
     python -S -E relay.py LISTEN TARGET
 """
@@ -65,7 +65,7 @@ class Relay:
         try:
             if events & select.EPOLLOUT:
                 self._flush(one)
-            # EPOLLHUP also has the last bytes to read.
+            # EPOLLHUP may come with the last bytes to read.
             if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 data = one.recv(_CHUNK)
                 if not data:
@@ -85,7 +85,7 @@ class Relay:
                 del pending[: to.send(pending)]
         except BlockingIOError:
             pass
-        # While the far side does not read, take no more from the near side: memory stays bounded.
+        # While the far side does not read, read no more from the near side: memory stays bounded.
         _, source = self._peers[to.fileno()]
         self._poll.modify(to, (select.EPOLLOUT if pending else 0) | self._reading(to))
         self._poll.modify(source, (0 if pending else select.EPOLLIN) | self._writing(source))

@@ -1,12 +1,12 @@
-"""Labs of an ordinary user: a user namespace in which he is root, kept by a holder process.
+"""Labs of an ordinary user: a user namespace in which the user is root, kept by a holder process.
 
-Network namespaces need privileges; a user namespace gives them to an ordinary user, for namespaces that he makes inside
-(user_namespaces(7)), where the kernel allows that. The holder is a process that keeps such a set of namespaces
-(user, network, mount, pid) alive between two commands; a command that lacks privileges is started anew inside it.
-When the holder ends, the kernel ends everything inside: nothing can be left behind.
+Network namespaces need privileges. A user namespace gives them to an ordinary user for the namespaces inside it
+(user_namespaces(7)), where the kernel allows that. The holder keeps a set of namespaces (user, network, mount, pid)
+alive between two commands; a command that lacks privileges is started again inside it. When the holder ends, the kernel
+ends everything inside, so there are no leftovers.
 
-One holder serves all labs of a user. What differs from root's labs: other users' tools cannot look into the namespaces,
-and the system's /run is not visible to the nodes.
+One holder serves all labs of a user. Unlike root's labs, other users' tools cannot look into the namespaces, and the
+nodes do not see the system's /run.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from locum_lab.processes import Process
 # <linux/capability.h>
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 
-# /run/netns cannot be made in the system's /run, hence one of our own. The shell, as process 1, collects orphans.
+# /run/netns cannot be made in the system's /run, hence a private one. The shell, as process 1, collects orphans.
 _HOLDER_SCRIPT = 'mount -t tmpfs -o mode=755 tmpfs /run && : > "$1" && while :; do sleep 3600; done'
 
 
 class _Holder(msgspec.Struct, frozen=True):
-    """``outer`` is unshare, whose end ends all; ``inner`` is process 1 of the namespaces."""
+    """``outer`` is unshare, whose end ends everything; ``inner`` is process 1 of the namespaces."""
 
     outer: Process
     inner: Process
@@ -50,8 +50,8 @@ def privileged() -> bool:
 def run_inside(arguments: Sequence[str]) -> int:
     """Run ``python -m locum_lab.command ARGUMENTS`` inside the holder's namespaces; return its exit status.
 
-    The holder is started when there is none and ended when no lab is left. Raises PermissionRequired when the
-    kernel does not allow user namespaces.
+    The holder is started when missing and ended with the last lab. Raises PermissionRequired when the kernel does not
+    allow user namespaces.
     """
     base = state.base()
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def _existing(base: Path) -> _Holder | None:
 
 
 def _start(base: Path) -> _Holder:
-    # What the last holder's labs left can only be files: their processes and namespaces went with it.
+    # Leftovers of the last holder's labs can only be files: their processes and namespaces ended with it.
     for name in state.known():
         shutil.rmtree(base / name, ignore_errors=True)
     ready, log = base / "holder.ready", base / "holder.log"
@@ -113,9 +113,9 @@ def _start(base: Path) -> _Holder:
             reason = log.read_text(errors="replace").strip() or "no reason given"
             log.unlink()
             raise PermissionRequired(
-                f"a lab needs root or a user namespace, and this kernel allows you none ({reason}). Run as root, or "
-                "have the administrator allow them: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
-                "kernel.apparmor_restrict_unprivileged_userns"
+                f"a lab needs root or a user namespace, and this kernel does not allow you one ({reason}). Run as "
+                "root, or have the administrator allow them: sysctl user.max_user_namespaces, "
+                "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns"
             )
         time.sleep(0.002)
     outer = processes.find(unshare.pid)

@@ -1,6 +1,6 @@
-"""A real SMB server on every node: smbd, which lets anybody read and write the lab's shared files. 50.samba starts it.
+"""A real SMB server on every node: smbd, with read and write access for all to the lab's shared files; for 50.samba.
 
-Every path is in the node's own directory. The servers know nothing of each other: there is no clustered database.
+All paths are in the node's own directory. The servers do not know each other: there is no clustered database.
 """
 
 from __future__ import annotations

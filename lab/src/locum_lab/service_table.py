@@ -1,7 +1,7 @@
-"""What the client of each service sees of each fault: ``locum lab services-table``.
+"""The effect of each fault on the client of each service: ``locum lab services-table``.
 
-A lab is built, an ordinary client fetches a file, the fault is done in the middle, the client goes on by itself.
-The result is the table of ``docs/services.md``.
+A lab is built, an ordinary client fetches a file, the fault is applied in the middle, and the client continues by
+itself. The result is the table of ``docs/services.md``.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ FAULTS: dict[str, str | None] = {
     "cut host": "cut",
 }
 
-#: Seconds between two monitors. What is noticed sooner was noticed by an event, and a hung service only by monitor.
+#: Seconds between two monitors. A fault noticed sooner was noticed by an event; only monitor notices a hung service.
 MONITOR_INTERVAL = 15
 
 
 class Seen(msgspec.Struct, frozen=True):
     """One transfer and one fault. ``client``: one of transfers.CLIENTS. ``stall``: seconds in which nothing arrived.
-    ``noticed``: seconds from when the fault was there until the cluster called the node unhealthy or gone, None when it
-    never did. ``errors``: what the client complained of. ``intact``: the file is complete and right. ``problem``: why
-    the transfer did not end.
+    ``noticed``: seconds from the fault until the cluster reported the node as unhealthy or gone, None when it never
+    did. ``errors``: the client's complaints. ``intact``: the file is complete and correct. ``problem``: why the
+    transfer did not end.
     """
 
     client: str
@@ -54,9 +54,9 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 def measure(lab: Lab, protocol: str, fault: str, limit: float = 90.0, client_timeout: int = transfers.TIMEOUT) -> Seen:
-    """Fetch a file, do the fault to the node that serves it, wait for the end. Heals, and waits for rest.
+    """Fetch a file, apply the fault to the node that serves it, wait for the end. Heals, and waits for rest.
 
-    ``limit`` is for the whole, ``client_timeout`` the client's own for what it waits for, both in seconds.
+    ``limit`` is for everything, ``client_timeout`` the client's own limit for each wait, both in seconds.
     """
     lab.wait_served()
     address = lab.layout.public_addresses[0].address
@@ -98,7 +98,7 @@ def _move(lab: Lab, address: str, node: str) -> None:
 
 
 def _watch(lab: Lab, node: str, transfer: Transfer, since: float, limit: float) -> float | None:
-    """Seconds until the cluster says that the node is not well, None when the transfer ended first."""
+    """Seconds until the cluster reports the node as not OK, None when the transfer ended first."""
     while transfer.look() and time.monotonic() < since + limit:
         try:
             report = lab.status()
@@ -117,7 +117,7 @@ def run(
     name: str = "services-table",
     hold: float = 2.0,
 ) -> list[Seen]:
-    """Measure everything, in one lab after the other for each service, so that none waits for another's monitor.
+    """Measure everything, in a separate lab for each service, so that none waits for another's monitor.
 
     ``say`` gets a line for each row.
     """
@@ -158,7 +158,7 @@ def line(seen: Seen) -> str:
 def main(
     protocols: Sequence[str] = (), faults: Sequence[str] = (), json_file: Path | None = None, hold: float = 2.0
 ) -> int:
-    """Print the table as it comes; 1 when a transfer did not end with the right file."""
+    """Print the table row by row; 1 when a transfer did not end with the right file."""
     print(HEAD, flush=True)
     rows = run(protocols or tuple(CLIENTS), faults or tuple(FAULTS), lambda row: print(row, flush=True), hold=hold)
     if json_file is not None:

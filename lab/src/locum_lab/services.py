@@ -1,9 +1,9 @@
-"""The services that a lab runs on its nodes. They are no part of Locum; it moves the addresses in front of them.
+"""The services that a lab runs on its nodes. They are not part of Locum, which moves the addresses in front of them.
 
 ``web``: nginx, which answers with the node's name. ``echo``: answers datagrams with the node's name, for measurements
-that are finer than a TCP connection. The lab itself starts these two. The others are started by their event scripts:
-``vsftpd``, ``samba``, ``nginx``, ``nfs`` and ``generic`` (a service that has no script of its own) serve the files of
-the lab's shared directory, which stands for a cluster's file system. ``nfstickle`` is a script beside ``nfs``.
+finer than a TCP connection allows. The lab itself starts these two. Event scripts start the others: ``vsftpd``,
+``samba``, ``nginx``, ``nfs`` and ``generic`` (a service without its own script) serve the files of the lab's shared
+directory, which represents a cluster's file system. ``nfstickle`` is a script beside ``nfs``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Settings = Mapping[str, object]
 
 
 class Site(msgspec.Struct, frozen=True):
-    """Where a service of a node lives: its own ``directory``, the ``node``'s name, and the lab's ``shared`` files."""
+    """The place of a node's service: its own ``directory``, the ``node``'s name, and the lab's ``shared`` files."""
 
     directory: Path
     node: str
@@ -33,8 +33,8 @@ class Service(msgspec.Struct, frozen=True):
     """``check`` raises LocumError when the service cannot run on this machine.
 
     ``command``, for a service that the lab starts: prepares the directory and returns the command that runs it in the
-    foreground. ``script``: the event script that every node gets, and ``settings`` prepares the directory and returns
-    the script settings; without ``command`` it is the script that starts the service.
+    foreground. ``script``: the event script that every node gets; ``settings`` prepares the directory and returns the
+    script settings. Without ``command`` the script starts the service.
     """
 
     check: Callable[[], object]

@@ -1,7 +1,7 @@
-"""What is remembered of a lab between two commands: one small file in the lab's directory.
+"""The state of a lab between two commands: one small file in the lab's directory.
 
-Written before anything is made, so that a lab that crashed at any moment can still be taken down. It says *who*
-the processes are; that none is forgotten is not its business: whatever lives in the lab's namespaces is the lab's.
+It is written before anything is made, so that a lab that crashed at any moment can still be removed. It identifies the
+processes; it need not be complete, because every process in the lab's namespaces belongs to the lab.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from locum.folder import foreign_control, private_folder
 from locum_lab.layout import Layout
 from locum_lab.processes import Process
 
-#: Holds root's labs, a directory each; the environment's LOCUM_LAB_DIR replaces it.
+#: The directory of root's labs, each in a subdirectory; LOCUM_LAB_DIR in the environment replaces it.
 _ROOT_BASE = "/run/locum-lab"
 
 # sun_path has 108 bytes with the final zero (unix(7)); the longest name below a lab's directory needs this many.
@@ -29,17 +29,16 @@ _SUN_PATH = 107
 
 
 class AppliedFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fault that ``heal`` has not undone; ``interface`` is the node's public interface that it is about."""
+    """A fault that ``heal`` has not undone; ``interface`` is the node's public interface concerned."""
 
     kind: str
     interface: str
 
 
 class NodeState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What runs for one node and what was done to it.
+    """The processes and faults of one node.
 
-    ``daemon`` is the guard process, ``path`` what carries its traffic to the store. ``faults`` were applied and not
-    undone.
+    ``daemon`` is the guard process, ``path`` carries its traffic to the store. ``faults`` were applied and not undone.
     """
 
     daemon: Process | None = None
@@ -49,8 +48,8 @@ class NodeState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LabState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole lab. ``complete`` once ``up`` has finished; ``owner`` is the process without which it makes no sense
-    (a test run), None for a lab that outlives its command. ``command`` replaces the daemon's command when not empty.
+    """A whole lab. ``complete`` once ``up`` has finished; ``owner``: without this process (a test run) the lab is a
+    leftover, None for a lab that outlives its command. ``command`` replaces the daemon's command when not empty.
     """
 
     layout: Layout
@@ -66,8 +65,8 @@ class LabState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def base() -> Path:
     """The directory of all labs of this user: /run/locum-lab for root, else below the temporary directory.
 
-    Below the temporary directory, where others may write, it is made and checked to be this user's alone. Raises
-    LocumError when another user could change what is there.
+    Below the temporary directory, where others may write, it is created and checked to be this user's alone. Raises
+    LocumError when another user could change its contents.
     """
     chosen = os.environ.get("LOCUM_LAB_DIR")
     if chosen:
@@ -95,7 +94,7 @@ def directory_of(name: str) -> Path:
 
 
 def remove_base() -> None:
-    """Remove the directory of all labs if it is empty and was not chosen by somebody."""
+    """Remove the directory of all labs if it is empty and is the default one."""
     if "LOCUM_LAB_DIR" not in os.environ:
         with contextlib.suppress(OSError):
             base().rmdir()
@@ -110,7 +109,7 @@ def known() -> tuple[str, ...]:
 
 
 def read(name: str) -> LabState | None:
-    """The lab's state; None when there is none or a crash left it unreadable."""
+    """The lab's state; None without one, or when a crash left it unreadable."""
     try:
         return msgspec.json.decode((directory_of(name) / "state.json").read_bytes(), type=LabState)
     except (FileNotFoundError, msgspec.MsgspecError):
@@ -129,7 +128,7 @@ def write(state: LabState) -> None:
 def locked(name: str, create: bool = False) -> Iterator[None]:
     """Hold the lab's lock, so that two commands do not change one lab at the same time.
 
-    With ``create`` the lab's directory is made; without, one that does not exist is not locked.
+    With ``create`` the lab's directory is created; otherwise a missing one is not locked.
     """
     directory = directory_of(name)
     while True:

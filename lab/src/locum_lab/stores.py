@@ -1,8 +1,8 @@
-"""The lab's stores: where one runs, how a node reaches it, and what a cut does to that path.
+"""The lab's stores: where one runs, how a node reaches it, and how a cut affects that path.
 
-One small interface, so that the rest of the lab does not care which store it runs on. What a path is differs:
-for a store on a Unix socket no network carries it, so a relay process stands for it; for a store on TCP the
-private network itself is the path and cutting that is enough.
+One small interface hides the kind of store from the rest of the lab. The path differs: no network carries the traffic
+to a store on a Unix socket, so a relay process represents it; for a store on TCP the private network itself is the
+path, and cutting that suffices.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from locum_lab.processes import Children, Process
 
 
 class LabStore(Protocol):
-    """What the lab asks of a store."""
+    """The operations of a store in the lab."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The nodes that have a process of it; none when one process serves all of them."""
+        """The nodes with a process of the store; none when one process serves all of them."""
         ...
 
     def start(self) -> tuple[Process, ...]:
@@ -34,11 +34,11 @@ class LabStore(Protocol):
         ...
 
     def wait_ready(self) -> None:
-        """Wait until it serves, when its users should not meet it before. Raises LocumError."""
+        """Wait until it serves, if its users must not start before. Raises LocumError."""
         ...
 
     def process(self, node: str, running: tuple[Process, ...]) -> Process:
-        """That one of the processes ``running`` that is the node's, or that all nodes share."""
+        """The one of the processes ``running`` that is the node's, or that all nodes share."""
         ...
 
     def restart(self, node: str, running: tuple[Process, ...]) -> tuple[Process, ...]:
@@ -46,11 +46,11 @@ class LabStore(Protocol):
         ...
 
     def copy(self, target: Path) -> None:
-        """Write a copy of what the store has to ``target``, as an admin's backup does. Raises LocumError."""
+        """Write a copy of the store's content to ``target``, as an admin's backup does. Raises LocumError."""
         ...
 
     def go_back(self, copy: Path | None, running: tuple[Process, ...]) -> tuple[Process, ...]:
-        """Kill all of the store, put ``copy`` (None: nothing) in its place, start it again. Raises LocumError."""
+        """Kill the whole store, put ``copy`` (None: nothing) in its place, start it again. Raises LocumError."""
         ...
 
     def url(self, node: str) -> str:
@@ -58,11 +58,11 @@ class LabStore(Protocol):
         ...
 
     def open_path(self, node: str) -> Process | None:
-        """Start what carries the node's traffic to the store, if that is a process."""
+        """Start the process that carries the node's traffic to the store, if any."""
         ...
 
     def cut(self, path: Process | None) -> None:
-        """Let nothing pass between the node and the store, in silence."""
+        """Drop all traffic between the node and the store, silently."""
         ...
 
     def heal(self, path: Process | None) -> None:
@@ -71,9 +71,9 @@ class LabStore(Protocol):
 
 
 class EmbeddedLabStore:
-    """One store server for all nodes (``locum.store.server``), with a relay per node for its path.
+    """One store server for all nodes (``locum.store.server``), with a relay per node as its path.
 
-    ``keeps``: it has a file, so that it can be killed and forgets nothing.
+    ``keeps``: it has a file, so that it survives a kill.
     """
 
     def __init__(self, layout: Layout, directory: Path, children: Children, *, keeps: bool = False) -> None:
@@ -100,7 +100,7 @@ class EmbeddedLabStore:
         )
 
     def wait_ready(self) -> None:
-        pass  # it serves within a fraction of what a daemon takes to start
+        pass  # it serves long before a daemon has started
 
     def process(self, node: str, running: tuple[Process, ...]) -> Process:
         return running[0]
@@ -162,7 +162,7 @@ class EmbeddedLabStore:
         return self._children.spawn(argv, namespace=self._layout.hub, log=log)
 
 
-#: Kind → what it is. The second is for faults that the first does not survive by design.
+#: Kind → description. The second is for faults that the first does not survive by design.
 KINDS = {
     "embedded": "one store in memory for all nodes",
     "embedded-file": "the same, kept in a file",
@@ -171,7 +171,7 @@ KINDS = {
 
 
 def make(kind: str, layout: Layout, directory: Path, children: Children) -> LabStore:
-    """The store of that kind; raises UsageError when there is none."""
+    """The store of that kind; raises UsageError for an unknown one."""
     if kind == "etcd":
         return EtcdLabStore(layout, directory, children)
     if kind in KINDS:

@@ -1,4 +1,4 @@
-"""Reads a file that another process is still writing, line by line."""
+"""Read a file that another process is still writing, line by line."""
 
 from __future__ import annotations
 

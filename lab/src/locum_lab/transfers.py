@@ -1,7 +1,7 @@
-"""An ordinary client that fetches a file through a public address, and what it goes through meanwhile.
+"""An ordinary client that fetches a file through a public address, and what it experiences.
 
-One row per protocol. The clients are the usual programs with their own retries; nothing here helps them. What is
-measured is what their user has: how long nothing came, what the program complained of, whether the file is right.
+One row per protocol. The clients are the usual programs with their own retries, without further help. The measurements
+are the user's: how long nothing arrived, the program's complaints, whether the file is right.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from locum_lab.lab import Lab
 
 #: Bytes. At the servers' rate this lasts seven seconds.
 SIZE = 28_000_000
-#: So much has arrived before the fault is done: the transfer is neither new to the cluster nor nearly over.
+#: Bytes that arrive before the fault: the transfer is neither new to the cluster nor nearly over.
 UNDER_WAY = 10_000_000
-#: So many bytes within so many seconds are more than what else the network carries to the client.
+#: More bytes than this within this many seconds exceed the client's other traffic.
 _STEP, _WINDOW = 16_384, 0.1
-#: What the client's cable carries, for servers that have no limit of their own.
+#: The rate of the client's cable, for servers without a limit.
 _RATE = "32mbit"
-#: The clients' own limit, seconds. Their defaults are minutes, which nobody wants to measure.
+#: The clients' own limit, seconds. Their defaults are minutes, too long for a measurement.
 TIMEOUT = 5
 
 _COMPLAINTS = re.compile(
@@ -45,11 +45,12 @@ _COMPLAINTS = re.compile(
 
 
 class Client(msgspec.Struct, frozen=True):
-    """``services``: those of the lab that it needs, the one that it talks to first. ``program``: what must be
-    installed, from Debian's ``package``.
+    """``services``: those of the lab that it needs, its own first. ``program``: must be installed, from Debian's
+    ``package``.
 
-    ``command`` gets an address, the file on the servers, where to put it, and the client's own time limit in seconds;
-    it goes on by itself until it has the file. ``folder``: where in the lab's shared directory the server finds files.
+    ``command`` gets an address, the file on the servers, the target, and the client's own time limit in seconds; it
+    continues by itself until it has the file. ``folder``: the servers' directory of files in the lab's shared
+    directory.
     """
 
     services: tuple[str, ...]
@@ -60,7 +61,7 @@ class Client(msgspec.Struct, frozen=True):
 
     @property
     def service(self) -> str:
-        """The service that it talks to."""
+        """The client's own service."""
         return self.services[0]
 
 
@@ -95,17 +96,16 @@ def _generic(address: str, source: Path, target: Path, timeout: int) -> list[str
 
 
 def _smb(address: str, source: Path, target: Path, timeout: int) -> list[str]:
-    # smbclient resumes (reget), its user repeats the command.
+    # smbclient resumes (reget); its user repeats the command.
     get = f"smbclient --no-pass --timeout={timeout} //{address}/{samba.SHARE} --command='reget {source.name} {target}'"
     return ["sh", "-c", f"until {get}; do sleep 0.2; done"]
 
 
 def _nfs(version: int) -> Callable[[str, Path, Path, int], list[str]]:
     def command(address: str, source: Path, target: Path, _timeout: int) -> list[str]:
-        # NFSv3 names a directory as the server does, NFSv4 as the export is called. What nfs-cp reports as an error its
-        # user repeats, from the beginning, for it overwrites nothing. It must not connect again by itself: libnfs
-        # before 6.0 then keeps half an answer of the old connection and may never understand the new one (its
-        # issue 497, and pull request 424).
+        # NFSv3 uses the server's directory name, NFSv4 the export's. After an error of nfs-cp its user starts again
+        # from the beginning, since it overwrites nothing. It must not reconnect by itself: libnfs before 6.0 then keeps
+        # half an answer of the old connection and may never understand the new one (its issue 497, and pull request 424).
         folder = source.resolve().parent if version == 3 else Path(nfs_service.PSEUDO)
         url = f"nfs://{_host(address)}{folder}/{source.name}?version={version}&autoreconnect=0"
         return ["sh", "-c", f"until nfs-cp '{url}' {target}; do rm -f {target}; sleep 0.2; done"]
@@ -136,7 +136,7 @@ def named(name: str) -> Client:
 
 
 def slow_down(lab: Lab) -> None:
-    """Give the client's cable a rate, so that a transfer lasts long enough to be interrupted."""
+    """Limit the rate of the client's cable, so that a transfer lasts long enough to be interrupted."""
     done = lab.run("hub", ["tc", "qdisc", "replace", "dev", "client", "root", "tbf", "rate", _RATE, *_BUCKET])
     if done.returncode != 0:
         raise LocumError(f"tc: {done.stderr.strip()}")
@@ -146,9 +146,9 @@ _BUCKET = ("burst", "64kb", "latency", "100ms")
 
 
 def _received(pid: int) -> int:
-    """Bytes that the network of a process on the lab's client has received; 0 when it is not (yet) there.
+    """Bytes that a process on the lab's client has received from the network; 0 before it runs.
 
-    A file would not do: programs write in steps of megabytes.
+    The file's size would not do: programs write in steps of megabytes.
     """
     try:
         if os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino:
@@ -164,7 +164,7 @@ def _received(pid: int) -> int:
 
 
 class Transfer:
-    """A transfer under way; a context manager that ends it. Times are of time.monotonic, seconds."""
+    """A transfer in progress; a context manager that ends it. Times are of time.monotonic, seconds."""
 
     def __init__(self, lab: Lab, protocol: str, address: str, name: str = "file", timeout: int = TIMEOUT) -> None:
         client = named(protocol)
@@ -205,7 +205,7 @@ class Transfer:
         self._child.wait()
 
     def look(self) -> bool:
-        """Note whether something arrived; False when the client has ended."""
+        """Note whether data arrived; False when the client has ended."""
         ended = self._child.poll() is not None
         arrived = 0 if ended else _received(self._child.pid)
         if self._first is None and arrived:
@@ -219,7 +219,7 @@ class Transfer:
         return not ended
 
     def look_while(self, action: Callable[[], object]) -> None:
-        """Do something that takes a while, and look meanwhile. Raises what ``action`` raises."""
+        """Run ``action`` on a thread, and look meanwhile. Raises its exception."""
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(action)
             while not done.done():
@@ -228,7 +228,7 @@ class Transfer:
         done.result()
 
     def wait_under_way(self, limit: float = 60.0) -> None:
-        """Wait until a good part has arrived. Raises LocumError when none does."""
+        """Wait until UNDER_WAY bytes have arrived. Raises LocumError when they do not."""
         self._watch(lambda: self._arrived - (self._first or 0) >= UNDER_WAY, limit, "begin")
         if self._child.poll() is not None:
             raise LocumError(f"the client ended too early: {self.output()}")
@@ -245,15 +245,15 @@ class Transfer:
             time.sleep(0.005)
 
     def intact(self) -> bool:
-        """Whether the client ended well and has the very file."""
+        """Whether the client succeeded and has the correct file."""
         return self._child.poll() == 0 and filecmp.cmp(self.source, self.target, shallow=False)
 
     def output(self) -> str:
-        """What the client said."""
+        """The client's output."""
         return self._log.read_text(errors="replace").strip()
 
     def complaints(self, since: int = 0) -> tuple[str, ...]:
-        """The errors that the client spoke of, each once; ``since`` leaves out so many characters of its output."""
+        """The client's error messages, each once; ``since`` skips that many characters of its output."""
         return tuple(dict.fromkeys(match.group(1) for match in _COMPLAINTS.finditer(self.output()[since:])))
 
     def stall(self, since: float) -> float:

@@ -1,4 +1,4 @@
-"""A real FTP server on every node: vsftpd, which lets anybody read the lab's shared files. 40.vsftpd starts it."""
+"""A real FTP server on every node: vsftpd, with read access for all to the lab's shared files; for 40.vsftpd."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from locum.errors import LocumError
 
 PORT = 21
-#: Where data connections go. 40.vsftpd reads them in the configuration and has the connections registered.
+#: The ports of data connections. 40.vsftpd reads them in the configuration and has the connections recorded.
 DATA_PORTS = tuple(range(50021, 50041))
 
-#: The rate keeps a transfer of some megabytes going for long enough to be interrupted. Without the two "isolate"s the
+#: The rate makes a transfer of some megabytes last long enough to be interrupted. Without the two "isolate" options the
 #: server moves its sessions into network namespaces, where the lab does not find them.
 _CONFIGURATION = """\
 listen_ipv6=YES
@@ -32,7 +32,7 @@ isolate=NO
 isolate_network=NO
 """
 
-#: Bytes a second that a client gets.
+#: A client's bytes per second.
 RATE = 4_000_000
 
 

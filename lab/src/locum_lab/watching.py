@@ -1,4 +1,4 @@
-"""Probe and observer as processes beside a lab, and what they have written so far."""
+"""Probe and observer as processes beside a lab, and their output so far."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from locum_lab.tail import Tail
 class Watching:
     """Runs ``locum lab probe`` and ``locum lab observe`` from the start to :meth:`end`.
 
-    ``probe_interval``, ``probe_timeout``, ``ask_interval``: seconds. A time-out below a second tells a lost request
-    (sent again after a second) from one that a busy machine answered late. ``attempts`` and ``records`` hold what was
-    read by the last :meth:`read`.
+    ``probe_interval``, ``probe_timeout``, ``ask_interval``: seconds. A time-out below a second distinguishes a lost
+    request (sent again after a second) from a late answer of a busy machine. ``attempts`` and ``records`` are the
+    result of the last :meth:`read`.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Watching:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Where they write."""
+        """Their output files."""
         return self._files
 
     def read(self) -> None:
-        """Take in what they have written since the last call. Raises LocumError when one of them has ended."""
+        """Read their output since the last call. Raises LocumError when one of them has ended."""
         for kind, process in self._processes.items():
             if process.poll() is not None:
                 _, reason = process.communicate()
@@ -71,7 +71,7 @@ class Watching:
         self._take()
 
     def end(self) -> Record:
-        """End both, take in the rest, and return the observer's last record."""
+        """End both, read the rest, and return the observer's last record."""
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
         for process in self._processes.values():

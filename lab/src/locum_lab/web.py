@@ -1,7 +1,4 @@
-"""A real web server on every node: nginx, which answers each request with the node's name.
-
-The example event script 50.web watches it.
-"""
+"""A real web server on every node: nginx, which answers each request with the node's name; for the script 50.web."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Torture: random real faults on a real cluster, watched all the time.
+"""Torture: random real faults on a real cluster, watched continuously.
 
-``kinds`` is what can be done, ``schedule`` decides what is done when (from a seed), ``bounds`` how long service may be
-away afterwards, ``verdict`` whether it was away longer, ``ledger`` what must not be lost: all pure. ``acts`` does it,
-``commands`` asks for it as an admin would, ``machine`` measures how late the machine is, ``report`` tells the story of
-a violation, ``run`` is the loop.
+Pure modules: ``kinds`` has the acts, ``schedule`` draws them and their times (from a seed), ``bounds`` computes how
+long service may be away afterwards, ``verdict`` whether it was away longer, ``ledger`` what must not be lost.
+``actions`` carries the acts out, ``commands`` runs an admin's commands, ``machine`` measures the machine's lateness,
+``round_report`` describes a violation, ``run`` is the loop.
 """

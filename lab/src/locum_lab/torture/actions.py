@@ -1,7 +1,7 @@
-"""Does what the schedule says to a real lab, and undoes it.
+"""Apply the schedule's acts to a real lab, and undo them.
 
-An act that cannot be done (the process is dead already, the address is there already) is no error: the schedule knows
-nothing of such things.
+An impossible act (the process is dead already, the address is there already) is not an error: the schedule does not
+know the lab's state.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from locum_lab.torture.commands import Commands
 from locum_lab.torture.kinds import ON_STORE
 from locum_lab.torture.schedule import Act
 
-#: What undoing a daemon's orderly end waits for, in seconds, before it kills what is left.
+#: How long undoing a daemon's orderly end waits before it kills the rest, in seconds.
 _END_WITHIN = 10.0
-#: The order of undoing what stands; daemons come last, and find the rest as it should be.
+#: The order of undoing standing acts; daemons come last, and find the rest repaired.
 _ORDER = (
     *("kill-store", "freeze-store", "kill-etcd", "freeze-etcd"),
     *("cut", "cut-private", "mute-private", "deaf-private", "mute-public", "deaf-public", "link"),
     *("full-disk", "no-descriptors", "hang-script", "fail-script", "service", "hang"),
 )
 
-#: The torture's event script: does what the files of its node say, and is last in the order.
+#: The torture's event script: follows the files of its node, and is last in the order.
 _SCRIPT_NAME = "95.torture"
 _SCRIPT = """\
 #!/bin/sh
@@ -44,12 +44,12 @@ if [ -e "{orders}/fail-script-$1" ]; then
 fi
 exit 0
 """
-#: Room in the state directory of a node, in bytes.
+#: The size of a node's state directory, in bytes.
 _DISK = 1 << 20
 
 
 class Hand:
-    """Acts on one lab. ``commands`` are an admin's."""
+    """Acts on one lab. ``commands`` runs an admin's commands."""
 
     def __init__(self, lab: Lab, commands: Commands) -> None:
         self._lab = lab
@@ -59,10 +59,10 @@ class Hand:
         self._copy: Path | None = None
         self._limits: dict[str, tuple[Process, tuple[int, int]]] = {}
 
-    # -- what acts need --------------------------------------------------------------------------------------------
+    # -- preparation -----------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Give each node a script that takes orders, and a state directory on a small disk of its own.
+        """Give each node the event script, and a state directory on its own small disk.
 
         Daemons are stopped and started again for it. Raises LocumError.
         """
@@ -77,7 +77,7 @@ class Hand:
         return self._lab.node_directory(node) / "orders"
 
     def _disk(self, node: str) -> Path:
-        # Directly in the lab's directory, where taking the lab down expects mounts.
+        # Directly in the lab's directory, where the lab's removal expects mounts.
         return self._lab.directory / f"disk-{node}"
 
     def _move_state(self, node: str) -> None:
@@ -89,14 +89,14 @@ class Hand:
         state.symlink_to(disk)
 
     def copy_store(self) -> None:
-        """Keep a copy of the store for acts that come later, where it has any. Raises LocumError."""
+        """Keep a copy of the store for later acts, if it has content. Raises LocumError."""
         if "restore-store" in ON_STORE[self._lab.state.store]:
             self._copy = self._lab.copy_store()
 
-    # -- doing and undoing -----------------------------------------------------------------------------------------
+    # -- apply and undo --------------------------------------------------------------------------------------------
 
     def do(self, act: Act) -> str:
-        """Carry out an act; returns what was in the way, empty when nothing was."""
+        """Carry out an act; returns the obstacle, or ""."""
         try:
             special = self._special().get(act.kind)
             if special is None:
@@ -107,7 +107,7 @@ class Hand:
             return str(error)
 
     def undo(self, act: Act) -> str:
-        """Undo it; returns what was in the way."""
+        """Undo it; returns the obstacle, or ""."""
         node = act.node
         try:
             match act.kind:
@@ -140,7 +140,7 @@ class Hand:
         return ""
 
     def undo_all(self, acts: list[Act]) -> list[str]:
-        """Undo acts that stand, in an order in which nothing waits for what is frozen; returns what was in the way."""
+        """Undo standing acts, in an order in which none waits for a frozen process; returns the obstacles."""
         acts = sorted(acts, key=lambda act: _ORDER.index(act.kind) if act.kind in _ORDER else len(_ORDER))
         return [f"{act.words()}: {problem}" for act in acts if (problem := self.undo(act))]
 
@@ -221,7 +221,7 @@ class Hand:
             if interface is not None:
                 self._ip(node, "del", act.address, interface)
                 return ""
-        return "nobody has it"
+        return "no node has it"
 
     def _foreign_address(self, act: Act) -> str:
         if act.address in self._lab.configured(act.node):

@@ -1,7 +1,7 @@
-"""How long an address may be without service after a round of faults, and why: a sum whose parts have names.
+"""How long an address may be without service after a round of faults: a sum of named parts.
 
-Pure. Nothing here is a matter of hope: each part is what one fault costs at most, worked out from the settings of the
-lab. What the *machine* is late is not guessed at all but measured (:mod:`.machine`) and added when a stretch is judged.
+Pure. Each part is the highest cost of one fault, computed from the settings of the lab. The *machine's* lateness is
+measured (:mod:`.machine`), not estimated, and added when a stretch is judged.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ MARGIN = 0.1
 START = 10.0
 #: ``startup`` that keeps failing is tried again after at most so many seconds (rules/monitoring.py).
 STARTUP_PAUSE = 30.0
-#: A node that failed to take an address three times in a round refuses it for so many seconds (rules/serving.py).
+#: A node that failed to take an address three times in a round refuses it for this long, in seconds (rules/serving.py).
 REFUSAL = 20.0
-#: A client that missed all announcements asks again when its entry for the address is neither fresh (Linux: up to 1.5
-#: times base_reachable_time, 30 s) nor answers three questions, one a second, after a delay of 5 s (arp(7)).
+#: A client that missed all announcements asks again when its entry for the address is not fresh (Linux: up to 1.5 times
+#: base_reachable_time, 30 s) and does not answer three questions, one a second, after a delay of 5 s (arp(7)).
 NEIGHBOUR = 45.0 + 5.0 + 3.0
-#: Tunables that a store which went back no longer has are at their defaults: MonitorInterval, EventTimeout, and
+#: A store that went back loses the tunables, so that their defaults apply: MonitorInterval, EventTimeout, and
 #: DampingLongest.
 DEFAULT_MONITOR, DEFAULT_TIMEOUT, DEFAULT_DAMPING = 15.0, 30.0, 120.0
 #: Within this many seconds after healing, every node must be OK and every address on its assigned node.
@@ -32,7 +32,7 @@ SETTLED = 90.0
 
 
 class Part(msgspec.Struct, frozen=True):
-    """``seconds`` of a bound, and what they are for."""
+    """``seconds`` of a bound, and their reason."""
 
     why: str
     seconds: float
@@ -45,7 +45,7 @@ class Bound(msgspec.Struct, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """The whole."""
+        """The total."""
         return sum(part.seconds for part in self.parts)
 
     def words(self) -> str:
@@ -61,12 +61,12 @@ def longest(tunable: str) -> float:
 def standing(storm: Round, shape: Shape, *, slack: float, election: float) -> Bound:
     """While the faults stand: until the nodes that are fit serve everything.
 
-    ``slack`` in seconds is for all that is done meanwhile on a machine that is not late; ``election`` is etcd's
-    election time-out in seconds, 0 for another store.
+    ``slack`` in seconds is for all work meanwhile on a machine without lateness; ``election`` is etcd's election
+    time-out in seconds, 0 for another store.
     """
     parts = [Part("hold and margin", shape.hold + MARGIN), Part("slack", slack)]
     if storm.store_disturbed:
-        # Everybody gets a full hold again when the store is back (design, "Holding an address").
+        # Every member gets a full hold again when the store is back (docs/safety.md).
         parts.append(Part("another hold: the store was disturbed", shape.hold + MARGIN))
         if election:
             parts.append(Part("two elections", 2 * election))
@@ -78,7 +78,7 @@ def healed(storm: Round, shape: Shape, *, slack: float, election: float) -> Boun
     parts = [*standing(storm, shape, slack=slack, election=election).parts, Part("daemons start", START)]
     if storm.fit:
         return Bound(tuple(parts))
-    # Nobody was well. The first to be so must find that out, and what it was told meanwhile may hold for a while.
+    # No node was healthy. The first one must notice its recovery, and its present event may last for a while.
     parts.append(Part("the next monitor", longest("MonitorInterval") + longest("MonitorTimeout")))
     troubled = _details(storm, ("hang-script", "fail-script"))
     short = {act.kind for act in storm.acts} & {"no-descriptors", "full-disk"}
@@ -92,12 +92,12 @@ def healed(storm: Round, shape: Shape, *, slack: float, election: float) -> Boun
 
 
 def pause(storm: Round, shape: Shape, *, slack: float) -> Bound:
-    """For how long an address that was served may be without an answer again: it moves, by way of the scripts."""
+    """How long a served address may be without an answer again: it moves, with its scripts."""
     return Bound((Part("slack", slack), *_gone_back(storm, shape), *_trouble(storm, shape)))
 
 
 def settled(storm: Round) -> float:
-    """The seconds within which the whole cluster must be well after healing: every node OK and each address in place.
+    """Seconds until the whole cluster must be well after healing: every node OK and each address in place.
 
     A node that came back counts only when its damping is over.
     """
@@ -118,7 +118,7 @@ def _trouble(storm: Round, shape: Shape) -> Sequence[Part]:
     hanging = _details(storm, ("hang-script",))
     parts = []
     if any(act.kind == "mute-public" for act in storm.acts):
-        # Who takes an address then says so to nobody.
+        # The announcements of a take are lost.
         parts.append(Part("announcements are lost: until clients ask again", NEIGHBOUR))
     if any(act.kind == "hang" for act in storm.acts) or "monitor" in hanging:
         wait = longest("MonitorInterval") + longest("MonitorTimeout")

@@ -1,6 +1,6 @@
-"""An admin's commands, given to daemons without waiting for them, and what is known of what they wrote.
+"""An admin's commands, given to daemons without waiting, and the known results of their writes.
 
-A daemon that is frozen answers none, so commands run beside. What each confirmed goes into the ledger (I9).
+A frozen daemon does not answer, so commands run concurrently. Confirmed writes go into the ledger (I9).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from locum.api.model import StatusReport, TunableReport
 from locum_lab.lab import Lab
 from locum_lab.torture.ledger import Ledger, Value, Write, writes_of
 
-#: A command that has no answer after so many seconds is given up.
+#: A command without an answer after this many seconds is given up.
 _WITHIN = 20.0
-#: How a command begins its answer when what it wrote is in the store, and not yet carried out.
+#: The beginning of a command's answer when its write is in the store, but not yet carried out.
 _ACCEPTED = "locum: accepted"
-#: Its exit status when it was not possible as asked: it has written nothing.
+#: The exit status of an impossible command, which has written nothing.
 _NOT_POSSIBLE = 2
 _ASK_TIMEOUT = 2.0
 
-#: Takes a line of the log.
+#: Receives a line of the log.
 Say = Callable[[str], None]
 
 
@@ -38,7 +38,7 @@ class _Command(msgspec.Struct, frozen=True):
 
 
 class Commands:
-    """``say`` gets a line about each command that did not succeed. ``ledger``: what they wrote."""
+    """``say`` gets a line about each command that did not succeed. ``ledger``: their writes."""
 
     def __init__(self, lab: Lab, say: Say) -> None:
         self.ledger = Ledger()
@@ -63,13 +63,13 @@ class Commands:
         self._running.append(_Command(f"{node}: locum {' '.join(arguments)}", time.monotonic(), process, writes))
 
     def forget(self) -> None:
-        """The store went back: what was confirmed, and what is being confirmed just now, may be lost."""
+        """The store went back: confirmed writes, and those in progress, may be lost."""
         self.collect()
         self.ledger.forget()
         self._running = [msgspec.structs.replace(command, writes=()) for command in self._running]
 
     def collect(self, *, wait: float = 0.0) -> None:
-        """Take in what commands said, waiting at most ``wait`` seconds for each; give up those that take too long."""
+        """Read the results of commands, waiting at most ``wait`` seconds for each; give up those that take too long."""
         running = []
         for command in self._running:
             try:
@@ -84,7 +84,7 @@ class Commands:
         self._running = running
 
     def close(self) -> None:
-        """End those that run."""
+        """End running commands."""
         for command in self._running:
             command.process.kill()
             command.process.communicate()
@@ -102,10 +102,10 @@ class Commands:
             elif status == _NOT_POSSIBLE:
                 self.ledger.refused(write)
 
-    # -- what became of it -----------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------------------
 
     def seen_by(self, node: str) -> dict[str, Value]:
-        """All that admins can set, as the node sees it. Raises LocumError; also when the node is not up to date."""
+        """Everything that admins can set, as seen by the node. Raises LocumError; also when its view is outdated."""
         status = self._lab.status(node, _ASK_TIMEOUT)
         path = str(self._lab.control_socket(node))
         tunables = msgspec.json.decode(

@@ -1,6 +1,6 @@
-"""The kinds of acts, how often each is drawn, and which do not go together.
+"""The kinds of acts, their weights, and their exclusions.
 
-Tables only. Those that :mod:`locum_lab.faults` does not have are commands of an admin, or done by :mod:`.acts`.
+Tables only. Acts that :mod:`locum_lab.faults` lacks are admin commands, or are in :mod:`.actions`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ STANDING: dict[str, int] = {
     "stop": 2,
     "ban": 2,
 }
-#: Acts that nobody in the cluster can see: a node that serves with a public network that carries one way only has link,
-#: and its services work. They end with the storm, since nothing could be asked of the cluster while they stand.
+#: Acts that the cluster cannot detect: a node whose public network carries only one direction has link, and its
+#: services work. They end with the storm, since nothing could be required of the cluster while they last.
 FLEETING: dict[str, int] = {"mute-public": 2, "deaf-public": 2}
-#: Acts that are over at once and that a fit node must take without losing its fitness.
+#: Acts that are over at once and that a fit node must survive without losing its fitness.
 PASSING: dict[str, int] = {
     "kill-agent": 3,
     "remove-address": 2,
@@ -50,21 +50,21 @@ ON_STORE: dict[str, dict[str, int]] = {
 #: The store is killed and begins anew, with nothing or with a copy from an earlier round.
 GOING_BACK = frozenset({"wipe-store", "restore-store"})
 WHOLE_STORE = frozenset({"kill-store", "freeze-store"}) | GOING_BACK
-#: Acts that a node's etcd member is lost to the others by.
+#: Acts that separate a node's etcd member from the others.
 WAY_TO_ETCD = frozenset({"cut", "cut-private", "mute-private", "deaf-private"})
-#: Only where the private network is the way to the store; a Unix socket has no directions to cut.
+#: Only where the private network is the path to the store; a Unix socket has no directions to cut.
 _ONLY_ETCD = frozenset({"mute-private", "deaf-private"})
-#: Acts that somebody asks a daemon for.
+#: Acts that are requests to a daemon.
 ADMIN = frozenset({"disable", "stop", "ban", "move", "auto", "tunable", "event", "reload"})
-#: Events that the script of the torture hangs in, or fails.
+#: Events in which the torture's script hangs or fails.
 SCRIPT_EVENTS = (
     *("monitor", "monitor", "startup", "takeip", "takeip", "releaseip", "releaseip"),
     *("startipreallocate", "ipreallocated", "recovered"),
 )
 EVENTS_BY_HAND = ("monitor", "monitor", "ipreallocated", "recovered")
 
-#: What is set at random, and to what. The first is what a run begins with; time limits are short, or a round would
-#: be a matter of minutes. NoIPTakeover is not among them: with it nobody promises to serve.
+#: Tunables set at random, and their values. The first value is the run's initial one; time limits are short, to keep
+#: rounds short. NoIPTakeover is left out: with it the cluster does not promise to serve.
 TUNABLES: dict[str, tuple[float, ...]] = {
     "MonitorInterval": (2, 1, 3),
     "MonitorTimeout": (5, 3),
@@ -80,14 +80,14 @@ TUNABLES: dict[str, tuple[float, ...]] = {
     "DampingLongest": (6, 12),
 }
 
-#: With these on a node nobody there puts the rules back, while its hold lasts or the kernel still has its addresses: a
-#: flush then is a double fault that docs/safety.md says is not covered.
+#: With these on a node, none of its processes restores the rules while its hold lasts or the kernel still has its
+#: addresses: a flush then is a double fault that docs/safety.md excludes.
 NO_AGENT = frozenset({"freeze", "freeze-agent", "kill-all"})
 NOT_WITH_FLUSH = NO_AGENT | {"kill-agent", "foreign-address", "terminate", "no-descriptors"}
-#: A daemon that ends in order takes its rules away: an address that is added by hand then is nobody's business.
+#: A daemon that ends in order removes its rules: then an address that is added by hand is not its responsibility.
 NOT_TOGETHER = frozenset({"terminate", "foreign-address"})
 
-#: On one node, no two of a group at one time: undoing one would undo the other, or one leaves nothing for the other.
+#: On one node, no two of a group at one time: undoing one would undo the other, or one prevents the other.
 GROUPS: tuple[frozenset[str], ...] = (
     WAY_TO_ETCD,
     frozenset({"cut", "mute-public", "deaf-public", "link"}),
@@ -99,5 +99,5 @@ GROUPS: tuple[frozenset[str], ...] = (
 
 
 def standing_on(store: str) -> dict[str, int]:
-    """Those of STANDING that can be done in a lab on that kind of store."""
+    """The acts of STANDING that are possible in a lab on that kind of store."""
     return {kind: weight for kind, weight in STANDING.items() if store == "etcd" or kind not in _ONLY_ETCD}

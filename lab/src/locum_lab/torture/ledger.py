@@ -1,8 +1,8 @@
-"""Nothing that was confirmed is lost (I9): which values the cluster may have for what admins set.
+"""No confirmed write is lost (I9): the values that the cluster may have for each of the admins' settings.
 
-Pure. Commands overlap and some of them get no answer, so that more than one value may be right. A write is over for
-good when another one was confirmed that began after it had ended; every other may be the last one. A write without a
-confirmation may take effect at any time after it was asked for, or never.
+Pure. Commands overlap and some of them get no answer, so that more than one value may be right. A write is superseded
+when another one is confirmed that began after it had ended; every other may be the last one. A write without a
+confirmation may take effect at any time after its request, or never.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Mapping
 
 import msgspec
 
-#: What is written and read: a truth value, a node's name, a number, or None for "as nobody had set it".
+#: The value that is written and read: a truth value, a node's name, a number, or None for "never set".
 Value = bool | str | float | None
 
-#: What got no answer may still take effect for so many seconds: a frozen daemon finds it in its socket when it thaws.
+#: A write without an answer may still take effect for this long, in seconds: a thawed daemon finds it in its socket.
 LATE = 60.0
-#: By so much the time of a ban's end may differ from what it was asked for, beside the time that the command took.
+#: By how much a ban's end may differ from the request, beside the command's duration, in seconds.
 _CLOCK = 1.5
 
 
 class Write(msgspec.Struct, frozen=True):
-    """``key`` was to become ``value``; asked for at ``begun`` (unix time), confirmed at ``ended`` or never."""
+    """``key`` was to become ``value``; requested at ``begun`` (unix time), confirmed at ``ended`` or never."""
 
     key: str
     value: Value
@@ -31,7 +31,7 @@ class Write(msgspec.Struct, frozen=True):
 
 
 def writes_of(arguments: tuple[str, ...], now: float) -> tuple[Write, ...]:
-    """What a ``locum`` command writes when it is confirmed; nothing for those that write nothing durable."""
+    """The writes of a ``locum`` command when it is confirmed; none for a command without a durable effect."""
     match arguments:
         case ("node", "disable" | "enable" as verb, node):
             return (Write(f"disabled {node}", verb == "disable", now),)
@@ -51,7 +51,7 @@ def writes_of(arguments: tuple[str, ...], now: float) -> tuple[Write, ...]:
 
 
 class Ledger:
-    """All writes that may matter, by key."""
+    """All relevant writes, by key."""
 
     def __init__(self) -> None:
         self._writes: dict[str, list[Write]] = {}
@@ -66,11 +66,11 @@ class Ledger:
         found[found.index(write)] = msgspec.structs.replace(write, ended=now)
 
     def refused(self, write: Write) -> None:
-        """It was answered, and it did nothing."""
+        """It was answered, without an effect."""
         self._writes[write.key].remove(write)
 
     def forget(self) -> None:
-        """The store went back: what was confirmed may be lost. What was not may still take effect."""
+        """The store went back: confirmed writes may be lost. Others may still take effect."""
         for key, writes in self._writes.items():
             self._writes[key] = [write for write in writes if write.ended == math.inf]
 
@@ -81,7 +81,7 @@ class Ledger:
         return tuple(write for write in found if not any(other.begun > write.ended for other in confirmed))
 
     def lost(self, seen: Mapping[str, Value], now: float) -> tuple[str, ...]:
-        """What is not as it was confirmed, in words; ``seen`` is what a node says that is up to date."""
+        """Differences from confirmed writes, in words; ``seen`` is the state shown by an up-to-date node."""
         return tuple(
             f"{key}: {' or '.join(sorted({str(write.value) for write in candidates}))} was confirmed, "
             f"and it is {seen.get(key)}"
@@ -90,7 +90,7 @@ class Ledger:
         )
 
     def take(self, seen: Mapping[str, Value], now: float) -> None:
-        """Go on from what is seen (and is right); what was not answered long ago will not take effect any more."""
+        """Continue from the (correct) seen state; writes long without an answer will no longer take effect."""
         for key, value in seen.items():
             kept = [
                 write for write in self._writes.get(key, ()) if write.ended == math.inf and now - write.begun < LATE
@@ -98,7 +98,7 @@ class Ledger:
             self._writes[key] = [Write(key, value, now, now), *kept]
 
     def _certain(self, key: str) -> tuple[Write, ...]:
-        """The candidates, when there is a confirmed one among them: else what it was before is right as well."""
+        """The candidates, when one of them is confirmed: otherwise the value before them is right as well."""
         candidates = self.candidates(key)
         return candidates if any(write.ended < math.inf for write in candidates) else ()
 
@@ -106,7 +106,7 @@ class Ledger:
 def _right(candidates: tuple[Write, ...], seen: Value, now: float) -> bool:
     if not candidates[0].key.startswith("banned "):
         return any(write.value == seen for write in candidates)
-    # A ban ends by time; and a node on which events keep failing bans itself, for how long is its own affair.
+    # A ban ends by time; and a node on which events keep failing bans itself, for a time that it chooses.
     until = float(seen or 0.0)
     ends = [float(write.value or 0.0) for write in candidates]
     return min(ends) <= now + _CLOCK or until >= min(ends) - _CLOCK

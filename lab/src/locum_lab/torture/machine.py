@@ -1,10 +1,9 @@
-"""How late the machine is: for how long some task had to wait for a processor, a disk or memory.
+"""The machine's lateness: for how long a task had to wait for a processor, a disk or memory.
 
-The kernel counts that itself (Documentation/accounting/psi.rst, "some"): the time in which at least one task that
-could have run did not. What happens in a cluster after a fault is a chain of steps, one after the other; while a
-step waits for the machine, that task is one of those that wait. So the chain is late by no more than what is counted
-meanwhile, and a bound that grows by the count is kept on a busy machine for the same reason as on an idle one.
-It grows by too much rather than too little: others' waiting is counted as well.
+The kernel counts it (Documentation/accounting/psi.rst, "some"): the time in which at least one runnable task did not
+run. A cluster's reaction to a fault is a chain of steps, one after the other; while a step waits for the machine, its
+task is one of those that wait. So the chain is late by at most the count, and a bound that grows by the count is as
+valid on a busy machine as on an idle one. It may grow too much: other tasks' waiting is counted as well.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from locum.clock import boottime
 
 _FILES = ("/proc/pressure/cpu", "/proc/pressure/io", "/proc/pressure/memory")
 _INTERVAL = 0.1
-#: What is remembered, in seconds.
+#: How much of the past is remembered, in seconds.
 _REMEMBERED = 600.0
 
 
 def waited() -> float | None:
-    """Seconds since boot in which some task waited; None when the kernel does not count it (CONFIG_PSI, psi=1)."""
+    """Seconds since boot in which a task waited; None when the kernel does not count it (CONFIG_PSI, psi=1)."""
     total = 0
     for path in _FILES:
         try:
@@ -42,7 +41,7 @@ def _some(text: str) -> int:
 
 
 class Lateness:
-    """The count, sampled in a thread of its own while the ``with`` block lasts. ``known``: whether there is one."""
+    """The count, sampled in a separate thread while the ``with`` block lasts. ``known``: the kernel counts."""
 
     def __init__(self) -> None:
         self.known = waited() is not None
@@ -62,14 +61,14 @@ class Lateness:
         self._thread.join()
 
     def between(self, start: float, end: float) -> float:
-        """Seconds in which some task waited between two boot times; never less than it was."""
+        """Seconds in which a task waited between two boot times, rounded up to samples."""
         if not self.known or end <= start:
             return 0.0
         self._add()
         with self._lock:
             first = max(0, bisect.bisect_right(self._times, start) - 1)
             last = min(len(self._times) - 1, bisect.bisect_left(self._times, end))
-            # No more than the time itself, for each of the three things to wait for would be counted.
+            # At most the elapsed time: the sum of the three resources could exceed it.
             return min(self._counts[last] - self._counts[first], self._times[last] - self._times[first])
 
     def _sample(self) -> None:

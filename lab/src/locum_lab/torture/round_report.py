@@ -1,4 +1,4 @@
-"""The story of a violation: what was done, who spoke, and what the daemons wrote, in one order of time."""
+"""The report of a violation: acts, speakers, and the daemons' logs, in one order of time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from locum.errors import LocumError
 from locum_lab.lab import Lab
 from locum_lab.observer import Record
 
-#: How much before and after a violation is told, in seconds.
+#: How much before and after a violation is reported, in seconds.
 BEFORE = 8.0
 AFTER = 2.0
 _MOST_LINES = 400
 
 
 class Line(msgspec.Struct, frozen=True, order=True):
-    """Something that happened at boot time ``t``."""
+    """An event at boot time ``t``."""
 
     t: float
     text: str
@@ -54,7 +54,7 @@ def _words(record: Record) -> str:
 
 
 def daemon_lines(lab: Lab, node: str) -> Sequence[Line]:
-    """What the node's daemon wrote, with boot times made of its local ones."""
+    """The lines of the node's daemon, with boot times computed from its local times."""
     offset = boottime() - time.time()
     try:
         text = lab.daemon_log(node).read_text(errors="replace")
@@ -73,13 +73,13 @@ def daemon_lines(lab: Lab, node: str) -> Sequence[Line]:
 
 
 def views(lab: Lab) -> list[str]:
-    """What each node says of the cluster, a line for each."""
+    """Each node's view of the cluster, a line for each."""
     lines = []
     for node in lab.layout.node_names:
         try:
             seen = lab.status(node)
         except LocumError as error:
-            lines.append(f"{node} gives no answer: {error}")
+            lines.append(f"{node} does not answer: {error}")
             continue
         nodes = ", ".join(f"{each.name} {each.state}" for each in seen.nodes)
         addresses = ", ".join(f"{each.address} {each.state} {each.node or '-'}" for each in seen.addresses)

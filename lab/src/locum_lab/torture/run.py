@@ -1,9 +1,9 @@
-"""The loop: a storm, a look at what must still be served, healing, a look at everything; again, until time is over.
+"""The loop: a storm, a check of what must still be served, healing, a check of everything; again until time is over.
 
-Three things are judged. The observer on the public network must never hear two nodes for one address (I1). Whenever
-the faults have stopped coming, every address must be served within a bound (:mod:`.bounds`): by a node that was spared
-while the others stay broken, and by the whole cluster once all is healed. And what admin commands confirmed must be
-there, before healing and after it, on every node (I9).
+Three things are judged. The observer on the public network must never hear two nodes for one address (I1). Whenever the
+faults have stopped, every address must be served within a bound (:mod:`.bounds`): by a spared node while the others
+stay broken, and by the whole cluster after healing. And what admin commands confirmed must be present, before and after
+healing, on every node (I9).
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from locum_lab.torture.schedule import Act, Round, Shape
 from locum_lab.torture.verdict import Phase, Stretch
 from locum_lab.watching import Watching
 
-#: Within so many seconds every node must show what admin commands confirmed, once it is OK.
+#: Within this time after it is OK, every node must show what admin commands confirmed, in seconds.
 _KNOWN_WITHIN = 10.0
-#: Between two orders to a node that is not OK after healing, as an admin would give them (seconds).
+#: Time between two orders to a node that is not OK after healing, as an admin would give them (seconds).
 _NUDGE = 2.0
-#: Attempts are undecided for so long (seconds); a phase is judged so much later.
+#: How long attempts are undecided (seconds); a phase is judged this much later.
 _PROBE_TIMEOUT = 0.5
 _PROBE_INTERVAL = 0.02
 _ASK_INTERVAL = 0.005
-#: What was heard and asked is forgotten after so many seconds, so that a run may last for hours.
+#: How long heard packets and attempts are remembered, in seconds, so that a run may last for hours.
 _REMEMBERED = 120.0
-#: No look at the cluster lasts longer, in seconds, however late the machine is.
+#: Limit for a check of the cluster, in seconds, however late the machine is.
 _PATIENCE = 180.0
-#: After every so many rounds the store is copied anew, to be restored from later.
+#: How many rounds lie between two copies of the store, to be restored later.
 _COPY_EVERY = 5
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a run found; ``problems`` is empty when all was well.
+    """The result of a run; ``problems`` is empty on success.
 
-    ``faults``: how often each kind was done. ``longest``: the longest stretches without service in phases, by what the
-    phase was, in seconds. The observer asked ``questions``, heard ``packets``, missed ``lost`` frames and found
-    ``violations`` of I1; ``closest``: the shortest time between two nodes that were heard for one address, in seconds.
-    ``attempts`` of the clients were made. ``confirmed`` values of admin commands were looked for. ``waited``: seconds
-    in which some task waited for the machine, None when the kernel does not count that.
+    ``faults``: how often each kind was applied. ``longest``: phase → the longest stretch without service in seconds.
+    The observer asked ``questions``, heard ``packets``, missed ``lost`` frames and found ``violations`` of I1;
+    ``closest``: the shortest time between two nodes heard for one address, in seconds. The clients made ``attempts``.
+    ``confirmed`` values of admin commands were checked. ``waited``: seconds in which a task waited for the machine,
+    None when the kernel does not count that.
     """
 
     rounds: int
@@ -98,7 +98,7 @@ class Torture:
         self._confirmed = 0
 
     def run(self, seconds: float, first_round: int) -> Outcome:
-        """Begin rounds for so many seconds, or until one fails."""
+        """Begin rounds for this many seconds, or until one fails."""
         self._prepare()
         end = time.monotonic() + seconds
         number = first_round
@@ -128,7 +128,7 @@ class Torture:
         )
 
     def _prepare(self) -> None:
-        """What acts need, and tunables that keep rounds short: the first things that were confirmed (I9)."""
+        """Prepare the lab, and set tunables that keep rounds short: the first confirmed writes (I9)."""
         self._hand.prepare()
         self._lab.wait_served()
         now = time.time()
@@ -138,7 +138,7 @@ class Torture:
         self._hand.copy_store()
 
     def _set_tunables(self) -> None:
-        """Set those that are not as a run begins. Failed commands are in the log, and are given again later."""
+        """Set the tunables to the initial values of a run. Failed commands are logged, and repeated later."""
         asked, seen = self._lab.layout.node_names[0], {}
         for node in self._lab.layout.node_names:
             # The first node that is up to date; after the store went back, some nodes join anew.
@@ -153,7 +153,7 @@ class Torture:
     # -- one round -------------------------------------------------------------------------------------------------
 
     def _round(self, storm: Round, watching: Watching) -> None:
-        self._say(f"round {storm.number}: {len(storm.acts)} acts, fit afterwards: {', '.join(storm.fit) or 'nobody'}")
+        self._say(f"round {storm.number}: {len(storm.acts)} acts, fit afterwards: {', '.join(storm.fit) or 'no node'}")
         standing = self._storm(storm)
         phases = []
         pause = bounds.pause(storm, self._shape, slack=self._slack)
@@ -174,7 +174,7 @@ class Torture:
                 self._set_tunables()
             if storm.number % _COPY_EVERY == 0:
                 self._hand.copy_store()
-        time.sleep(_PROBE_TIMEOUT + 0.2)  # what is undecided belongs to the phases, too
+        time.sleep(_PROBE_TIMEOUT + 0.2)  # undecided attempts belong to the phases, too
         watching.read()
         self._judge(phases, watching)
         if not settled and not self._problems:
@@ -185,7 +185,7 @@ class Torture:
             )
 
     def _storm(self, storm: Round) -> list[Act]:
-        """Do and undo what the storm has; returns what stands at its end."""
+        """Apply and undo the storm's acts; return those that stand at its end."""
         began = time.monotonic()
         agenda = sorted(
             [(act.at, False, act) for act in storm.acts] + [(act.until, True, act) for act in storm.acts if act.lasts],
@@ -201,7 +201,7 @@ class Torture:
         return [act for act in storm.acts if act.lasts is None]
 
     def _stand(self, storm: Round, pause: Bound, watching: Watching) -> Phase:
-        """Wait until the nodes that are fit serve everything, or the bound is over."""
+        """Wait until the fit nodes serve everything, or the bound is over."""
         start = boottime()
         bound = bounds.standing(storm, self._shape, slack=self._slack, election=self._election)
         self._say(f"faults stand, {', '.join(storm.fit)} fit; every address within {bound.words()}")
@@ -210,8 +210,8 @@ class Torture:
         return Phase("standing", start, boottime(), bound.seconds, pause.seconds)
 
     def _watch_until(self, start: float, least: float, bound: float, watching: Watching) -> bool:
-        """Wait until ``least`` (boot time), and then until every address is answered; at most ``bound`` seconds, and
-        what the machine was late, after ``start``."""
+        """Wait until ``least`` (boot time), and then until every address is answered; at most ``bound`` seconds, plus
+        the machine's lateness, after ``start``."""
         while True:
             now = boottime()
             if now - start >= min(bound + self._late.between(start, now), _PATIENCE):
@@ -225,10 +225,10 @@ class Torture:
             time.sleep(0.1)
 
     def _settle(self, start: float, bound: Bound, watching: Watching, storm: Round) -> bool:
-        """Wait until every address is answered, and every node OK; order what an admin would."""
+        """Wait until every address is answered, and every node OK; give an admin's orders."""
         self._watch_until(start, start, bound.seconds, watching)
         if storm.went_back and not _broken(watching):
-            # The defaults, of damping for example, would make the round a long one.
+            # The defaults, of damping for example, would make the round long.
             self._set_tunables()
         while boottime() - start < min(bounds.settled(storm) + self._late.between(start, boottime()), 2 * _PATIENCE):
             watching.read()
@@ -255,13 +255,13 @@ class Torture:
                 self._say(f"{node.name} is {node.state}")
                 self._commands.ask(node.name, *orders[node.state], node.name)
             elif node.state == "UNHEALTHY":
-                # A service that was repaired: the periodic monitor finds that out, later.
+                # A repaired service: the periodic monitor would notice later.
                 self._commands.ask(node.name, "event", "run", "monitor")
 
     # -- verdicts --------------------------------------------------------------------------------------------------
 
     def _check_confirmed(self, nodes: Sequence[str], watching: Watching) -> None:
-        """I9: whoever is well knows what was confirmed, within a moment, for it hears of it by its watch."""
+        """I9: every healthy node shows what was confirmed, shortly after its watch reports it."""
         start = boottime()
         missing: dict[str, Sequence[str]] = dict.fromkeys(nodes, ("no answer",))
         while missing:
@@ -323,7 +323,7 @@ class Torture:
     def _fail(self, words: str, at: float, address: str, watching: Watching, until: float | None = None) -> None:
         self._problems.append(words)
         if len(self._problems) > 1:
-            return  # the first one's story is enough
+            return  # the report of the first one suffices
         start, end = at - round_report.BEFORE, (at if until is None else until) + round_report.AFTER
         self._print(f"VIOLATION: {words}")
         self._print(round_report.timeline(self._lab, self._log, watching.records, start, end, address))
@@ -338,7 +338,7 @@ class Torture:
 
 
 def _broken(watching: Watching) -> bool:
-    """Whether I1 was broken: then there is nothing to wait for."""
+    """Whether I1 was broken: then waiting is pointless."""
     return any(record.event == "violation" for record in watching.records)
 
 
@@ -367,7 +367,7 @@ def summary(outcome: Outcome) -> list[str]:
 
 
 def run(lab: Lab, *, seed: int, seconds: float, slack: float, console: Console, first_round: int = 0) -> Outcome:
-    """Torture a lab that is up, and print what is done and what came of it."""
+    """Torture a lab that is up, and print acts and results."""
     torture = Torture(lab, seed, slack, console)
     outcome = torture.run(seconds, first_round)
     for line in summary(outcome):

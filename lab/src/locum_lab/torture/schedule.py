@@ -1,12 +1,11 @@
-"""What is done to the cluster, drawn from a seed: rounds of faults, and what must hold after each.
+"""The acts on a cluster, drawn from a seed: rounds of faults, and what must hold after each.
 
-Pure: the same seed, round and shape give the same round. It knows no lab and no time of day. :mod:`.kinds` has what
-can be done.
+Pure: the same seed, round and shape give the same round. This file knows no lab and no time of day. :mod:`.kinds` has
+the acts.
 
-A round is a *storm* of acts, some of which end by themselves while it lasts and some of which stand at its end. Usually
-some nodes are *spared*: nothing that could make them unfit is done to them. If one of them can reach the store when the
-storm is over, it must serve everything within a bound, while the other faults stand. Then all is healed, and the whole
-cluster must come back.
+A round is a *storm* of acts; some end by themselves during the storm, some stand at its end. Usually some nodes are
+*spared*: no act makes them unfit. If one of them can reach the store when the storm is over, it must serve everything
+within a bound, while the other faults stand. Then everything is healed, and the whole cluster must come back.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ from locum_lab.torture.kinds import (
 
 _SPARING = 0.8
 _LONGEST_STORM = 6.0
-#: The kernel has removed the addresses of a dead or frozen node so many seconds after its hold: lifetimes are rounded
-#: up to whole seconds, and kept up to 1.25 s late (docs/enforcement.md). Then a flush of its rules is harmless.
+#: Seconds after its hold by which the kernel has removed the addresses of a dead or frozen node: lifetimes are rounded
+#: up to whole seconds, and end up to 1.25 s late (docs/enforcement.md). Then a flush of its rules is safe.
 _GONE_AFTER_HOLD = 4.0
-#: How often that is done to one.
+#: The probability of such a flush.
 _LATE_FLUSH = 0.3
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What there is to break: ``nodes``, public ``addresses``, the kind of ``store``, nodes with ``members`` of it.
+    """The targets of acts: ``nodes``, public ``addresses``, the kind of ``store``, nodes with ``members`` of it.
 
     ``hold`` in seconds.
     """
@@ -58,11 +57,11 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Act(msgspec.Struct, frozen=True):
-    """``kind`` is done to ``node`` (for admin commands: is about it), ``at`` seconds after the storm began.
+    """``kind`` is applied to ``node`` (admin commands concern it), ``at`` seconds after the storm began.
 
-    ``lasts``: seconds until it is undone; None when it stands until everything is healed, 0 for passing acts.
-    ``address``: the public address concerned. ``asked``: the node whose daemon gets the command. ``detail``: the event
-    that is meant, a tunable and its value, the seconds of a ban.
+    ``lasts``: seconds until it is undone; None when it stands until healing, 0 for passing acts. ``address``: the
+    public address concerned. ``asked``: the node whose daemon gets the command. ``detail``: the event, a tunable and
+    its value, the seconds of a ban.
     """
 
     at: float
@@ -75,7 +74,7 @@ class Act(msgspec.Struct, frozen=True):
 
     @property
     def until(self) -> float:
-        """When it is over, in seconds after the storm began."""
+        """Its end, in seconds after the storm began."""
         return float("inf") if self.lasts is None else self.at + self.lasts
 
     def words(self) -> str:
@@ -89,8 +88,8 @@ class Act(msgspec.Struct, frozen=True):
 
 
 class Round(msgspec.Struct, frozen=True):
-    """``acts`` in order of time. ``fit``: nodes that must serve everything while the standing faults stand; none when
-    nobody is known to be able to. ``store_disturbed``: the store, or ways to it, were among what was broken.
+    """``acts`` in order of time. ``fit``: nodes that must serve everything while the faults stand; none when no node is
+    known to be able to. ``store_disturbed``: acts concerned the store, or paths to it.
     """
 
     number: int
@@ -102,7 +101,7 @@ class Round(msgspec.Struct, frozen=True):
 
     @property
     def length(self) -> float:
-        """Seconds until the last act was done or, if it does not stand, undone."""
+        """Seconds until the last act was applied or, if it does not stand, undone."""
         return max((act.at if act.lasts is None else act.until for act in self.acts), default=0.0)
 
 
@@ -136,9 +135,9 @@ def draw(seed: int, number: int, shape: Shape) -> Round:
 def _draw_act(
     dice: random.Random, at: float, weights: dict[str, int], shape: Shape, spared: set[str], before: Sequence[Act]
 ) -> Act | None:
-    """One more act, or None when what the dice say does not go together with what is there already."""
+    """One more act, or None when the drawn one conflicts with earlier ones."""
     (kind,) = dice.choices(list(weights), list(weights.values()))
-    # Everything is drawn whatever the kind is, so that one kind more or less changes little else.
+    # Everything is drawn for every kind, so that an additional kind changes little else.
     touched = [node for node in shape.nodes if node not in spared]
     anyone, victim = dice.choice(shape.nodes), dice.choice(touched or shape.nodes)
     address = dice.choice(shape.addresses) if shape.addresses else ""
@@ -182,7 +181,7 @@ def _draw_detail(dice: random.Random, kind: str) -> str:
 
 
 def _late_flushes(dice: random.Random, shape: Shape, acts: Sequence[Act]) -> list[Act]:
-    """Flushes on nodes where everything of ours is dead or frozen, after their addresses have left."""
+    """Flushes on nodes where all of Locum's processes are dead or frozen, after their addresses have left."""
     flushes = []
     for act in acts:
         if act.kind in NO_AGENT and act.lasts is None and dice.random() < _LATE_FLUSH:

@@ -1,8 +1,8 @@
-"""Was every address served when it had to be?
+"""Decide whether every address was served when it had to be.
 
-Pure: attempts of the probe in, verdicts out. Time counts only in a *phase*: from an instant on, nothing is done to the
-cluster any more, and somebody must be able to serve. Within the phase's bound every address must be answered, and from
-then on it may be without an answer for moments only (an address that moves to another node).
+Pure: attempts of the probe in, verdicts out. Time counts only in a *phase*: from an instant on, no act is applied any
+longer, and a node must be able to serve. Within the phase's bound every address must be answered, and from then on it
+may be without an answer only for moments (while it moves to another node).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from locum_lab.probe import Attempt
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """From ``start`` to ``end`` (boot time) nothing was done. ``bound``: seconds until every address must be served;
+    """No act was applied from ``start`` to ``end`` (boot time). ``bound``: seconds until every address must be served;
     ``pause``: how long it may be without an answer afterwards. ``what``: for people.
     """
 
@@ -28,8 +28,8 @@ class Phase(msgspec.Struct, frozen=True):
 
 
 class Stretch(msgspec.Struct, frozen=True):
-    """No attempt that was sent between ``start`` and ``end`` was answered; ``allowed`` seconds would have been right,
-    ``late`` of them because the machine was late. ``phase``: what the phase was.
+    """No attempt sent between ``start`` and ``end`` was answered; ``allowed`` seconds are correct, ``late`` of them
+    because of the machine's lateness. ``phase``: the phase's description.
     """
 
     address: str
@@ -62,7 +62,7 @@ def stretches(
 ) -> list[Stretch]:
     """For each address the first stretch of the phase without an answer, and the longest later one.
 
-    ``late`` gives the seconds by which the machine was late between two boot times; bounds grow by them.
+    ``late`` gives the machine's lateness in seconds between two boot times; bounds grow by it.
     """
 
     def stretch(address: str, start: float, end: float, allowed: float) -> Stretch:
@@ -84,6 +84,6 @@ def stretches(
 
 
 def silent(addresses: Iterable[str], attempts: Iterable[Attempt], since: float) -> tuple[str, ...]:
-    """The addresses without any answer to what was sent at ``since`` or later."""
+    """The addresses without an answer to any attempt sent at ``since`` or later."""
     answered = {attempt.address for attempt in attempts if attempt.ok and attempt.t >= since}
     return tuple(address for address in addresses if address not in answered)
