@@ -105,7 +105,8 @@ def _nfs(version: int) -> Callable[[str, Path, Path, int], list[str]]:
     def command(address: str, source: Path, target: Path, _timeout: int) -> list[str]:
         # NFSv3 uses the server's directory name, NFSv4 the export's. After an error of nfs-cp its user starts again
         # from the beginning, since it overwrites nothing. It must not reconnect by itself: libnfs before 6.0 then keeps
-        # half an answer of the old connection and may never understand the new one (its issue 497, and pull request 424).
+        # half an answer of the old connection and may never understand the new one (its issue 497, and pull request
+        # 424).
         folder = source.resolve().parent if version == 3 else Path(nfs_service.PSEUDO)
         url = f"nfs://{_host(address)}{folder}/{source.name}?version={version}&autoreconnect=0"
         return ["sh", "-c", f"until nfs-cp '{url}' {target}; do rm -f {target}; sleep 0.2; done"]
