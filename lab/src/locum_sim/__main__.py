@@ -14,7 +14,7 @@ from locum_sim.run import Knobs, Outcome, run_seed
 from locum_sim.seeds_report import Total
 from locum_sim.shrink import shrink
 
-#: Seconds of the timeline that are printed before a violation unless all of it is asked for.
+#: Seconds of the timeline printed before a violation, unless the whole timeline is requested.
 LAST_SECONDS = 5.0
 #: Violations after which a run of many seeds gives up.
 ENOUGH = 20

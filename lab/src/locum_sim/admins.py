@@ -1,4 +1,4 @@
-"""Admins who give commands at random: the real commands of :mod:`locum.rules.admin`, committed as the agent does."""
+"""Random admin commands: the real commands of :mod:`locum.rules.admin`, committed as the agent does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NODE_COMMANDS: tuple[Command, ...] = ("enable", "disable", "continue", "stop", "
 
 
 class Admins:
-    """Whoever types commands."""
+    """The administrators of a run."""
 
     def __init__(self, world: World, random: Random) -> None:
         self._world = world
@@ -25,7 +25,7 @@ class Admins:
         self.confirmed = self.refused = 0
 
     def something(self) -> str:
-        """Give a random command; tells what kind it was."""
+        """Give a random command; return its kind."""
         random = self._random
         name = random.choice(list(self._world.machines))
         addresses = [h.address for h in self._world.machines[name].identity.addresses]
@@ -47,14 +47,14 @@ class Admins:
         return "admin tunable"
 
     def tidy_up(self, clean: bool) -> None:
-        """After the trouble: addresses may be taken again; when ``clean``, nobody is disabled, stopped or banned."""
+        """After the trouble: allow takeovers again; when ``clean``, end all disabled, stopped and banned states."""
         self.command(AdminRequest("tunable-set", name="NoIPTakeover", value=0))
         for name in self._world.machines if clean else ():
             for command in NODE_COMMANDS[::2]:
                 self.command(AdminRequest(command, node=name))
 
     def command(self, request: AdminRequest, tries: int = TRIES) -> None:
-        """Plan it in a fresh view and commit a little later; again when something changed in between."""
+        """Plan it in a fresh view and commit shortly after; again when a change came in between."""
         world = self._world
         view = View()
         view.reset(world.store.core.snapshot())

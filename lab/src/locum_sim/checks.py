@@ -1,20 +1,20 @@
-"""The invariants of the design, asserted while a run goes on.
+"""The invariants of the design, asserted during a run.
 
-Rules of this file: it sees the truth (every kernel, the store, true time) and never changes anything. Speaking can
-only begin at a few instants and claims can only end at commits, so looking at those is looking at every instant.
+This file sees the truth (every kernel, the store, true time) and never changes anything. Speaking can begin only at a
+few kinds of instants, and claims can end only at commits, so checking these covers every instant.
 
-- **I1** at no instant two machines can speak for one address; and, stronger, who can speak has the claim in the store.
+- **I1** at no instant two machines can speak for one address; and, stronger, a speaker has the claim in the store.
 - **I2** ``takeip`` and ``updateip`` start only while the hold lasts, and when no other machine with an open gate has
   the address or runs a script for it.
 - **I3** after the last change of addresses anywhere, every participant has run ``recovered`` (:meth:`Checks.unclosed`).
 - **I5** scripts of two events never run at once on a machine.
 - **I6** ``takeip`` only after ``startup`` and a ``monitor`` succeeded in this life of the daemon.
-- **I7** ``releaseip`` starts only when the address is mute. (That it is gone
-  after it, at rest: :mod:`locum_sim.convergence`.)
-- **I8** plans, expiries, lifted bans and freed claims are the leader's alone, and claims are a living member's.
-- **I9** what an admin command confirmed stays as it is, but for another command.
+- **I7** ``releaseip`` starts only when the address is mute. (:mod:`locum_sim.convergence` checks at rest that it is
+  gone afterwards.)
+- **I8** only the leader writes plans, expires members, lifts bans and frees claims; a claim is a living member's.
+- **I9** only another command changes what an admin command confirmed.
 
-I4 (order of scripts) is the event engine's alone and tested there; I7 is compared at rest.
+I4 (order of scripts) concerns only the event engine and is tested there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Violation(Exception):
     """An invariant does not hold; ``invariant`` is its name (I1 ... I9, "liveness" and the like)."""
 
     def __init__(self, invariant: str, text: str) -> None:
-        # With both arguments, or it could not be handed from one process to another.
+        # With both arguments, so that it can be passed between processes.
         super().__init__(invariant, text)
         self.invariant = invariant
         self.text = text
@@ -57,23 +57,23 @@ class Checks:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        #: Machine → (event, address) under way.
+        #: Machine → the (event, address) that runs.
         self.running: dict[str, tuple[str, str]] = {}
-        #: Machine → what has succeeded in this life of its daemon.
+        #: Machine → events that have succeeded in this life of its daemon.
         self._earned: dict[str, set[str]] = {}
-        #: When addresses were last changed by scripts, anywhere, and by whom.
+        #: When scripts last changed addresses, on any machine, and which change on which machine.
         self.last_change = (-1.0, "", "")
         #: Machine → when its last successful ``recovered`` began.
         self.recovered: dict[str, float] = {}
         self._began: dict[str, float] = {}
-        #: Durable key → what a confirmed command made of it (None: deleted).
+        #: Durable key → its value after a confirmed command (None: deleted).
         self.confirmed: dict[str, bytes | None] = {}
-        #: Keys whose value a stranger spoiled, until somebody mends them.
+        #: Keys that another program spoiled, until a node repairs them.
         self.spoiled: set[str] = set()
         self._spoiled_claims: dict[str, ClaimRecord] = {}
         #: Machine → true time of its last beat that the store accepted.
         self.beaten: dict[str, float] = {}
-        #: Machine → until when it may hold by claims of a history that the store has lost, true time.
+        #: Machine → the true time until which it may hold by claims of a history that the store has lost.
         self._legacy: dict[str, float] = {}
         self.looks = 0
         #: How often a plan gave an address to another node.
@@ -88,7 +88,7 @@ class Checks:
     # -- I1 --------------------------------------------------------------------------------------------------
 
     def may_speak(self, machine: Host, addresses: Iterable[str]) -> None:
-        """From this instant ``machine`` may speak for some of ``addresses``: nobody else may, and it has the claim."""
+        """From this instant ``machine`` may speak for some of ``addresses``: it alone may, and it has the claim."""
         if _excused(machine):
             return
         for address in addresses:
@@ -101,10 +101,10 @@ class Checks:
             owner = self._claimant(address)
             self._world.promises.speaks(machine, address)
             if owner != machine.name and not self._holds_of_old(machine):
-                self.fail("I1", f"{machine.name} speaks for {address}, which {owner or 'nobody'} has claimed")
+                self.fail("I1", f"{machine.name} speaks for {address}, which {owner or 'no node'} has claimed")
 
     def _claimant(self, address: str) -> str:
-        """The node that has the claim in the store (or had it before a stranger spoiled it), "" for nobody."""
+        """The node that has the claim in the store (or had it before the claim was spoiled), "" for none."""
         key = f"claim/{address}"
         if key in self.spoiled:
             return self._spoiled_claims[key].node
@@ -116,11 +116,11 @@ class Checks:
         return record.node
 
     def _holds_of_old(self, machine: Host) -> bool:
-        """Whether a hold of ``machine`` from before the store went back may last: two must not speak all the same."""
+        """Whether a hold of ``machine`` from before the store went back may last: even then, two must not speak."""
         return self._world.engine.now < self._legacy.get(machine.name, -1.0)
 
     def went_back(self) -> None:
-        """The store was wiped or restored: what it has now is the truth, and holds from before end by themselves."""
+        """The store was wiped or restored: its present content is the truth, and earlier holds end by themselves."""
         core, now = self._world.store.core, self._world.engine.now
         for machine in self._world.machines.values():
             self._legacy[machine.name] = now + 1.001 * machine.identity.hold + 0.02
@@ -165,7 +165,7 @@ class Checks:
     def _spoiled(self, key: str, before: KeyValue) -> None:
         entry = before.get(key)
         if key.startswith("claim/") and key not in self.spoiled and entry is not None:
-            # Whose it was remains the truth: nobody else may speak.
+            # The owner of the spoiled claim remains: no other node may speak.
             record = schema.decode(key, entry.value)
             assert isinstance(record, ClaimRecord)
             self._spoiled_claims[key] = record
@@ -188,7 +188,7 @@ class Checks:
             assert isinstance(record, ClaimRecord)
             owner = record.node
             if owner != author.name:
-                # A leader may write anew what a stranger spoiled, as it was.
+                # A leader may restore a spoiled claim with its former value.
                 was = self._spoiled_claims.get(f"claim/{address}") if spoiled else None
                 if was is None or (was.node, was.incarnation) != (owner, record.incarnation):
                     self.fail("I8", f"{author.name} writes a claim of {owner} on {address}")
@@ -205,14 +205,14 @@ class Checks:
             known = self._spoiled_claims.pop(key) if spoiled else schema.decode(key, old.value)
             if isinstance(known, ClaimRecord) and known.node == author.name:
                 if f"member/{author.name}" not in changes and not self._is_member(author, before):
-                    self.fail("I8", f"{author.name} changes its claim on {address} without being a member any more")
+                    self.fail("I8", f"{author.name} changes its claim on {address} but is no longer a member")
                 return
             self._leaders_alone(author, before, changes, f"a change of the claim on {address}")
         elif not self._is_member(author, before):
-            self.fail("I8", f"{author.name} claims {address} without being a member any more")
+            self.fail("I8", f"{author.name} claims {address} but is no longer a member")
 
     def _hold_is_over(self, name: str, member: Entry | None) -> None:
-        """Whoever is expired must know on its own clock that it holds nothing any more."""
+        """An expired node must know by its own clock that its hold has ended."""
         machine = self._world.machines[name]
         page = machine.page
         left = page.deadline - machine.clock.boot()
@@ -240,7 +240,7 @@ class Checks:
         if value is None or schema.decode("leader", value) != LeaderRecord(author.name, author.incarnation):
             self.fail("I8", f"{author.name} ({author.incarnation}) commits {what} without being the leader")
         if not self._is_member(author, before):
-            self.fail("I8", f"{author.name} commits {what} without being a member any more")
+            self.fail("I8", f"{author.name} commits {what} but is no longer a member")
 
     def _durable_changes(
         self,
@@ -275,7 +275,7 @@ class Checks:
         self.confirmed[key] = value
 
     def check_confirmed(self) -> None:
-        """I9: everything that was confirmed is there."""
+        """I9: every confirmed value is present."""
         core = self._world.store.core
         for key, value in self.confirmed.items():
             entry = core.get(key)
@@ -304,9 +304,9 @@ class Checks:
         deadline = machine.page.deadline
         late = machine.clock.boot() - deadline
         if late >= 0:
-            # One race is left, and no process can close it: this one looked at the clock while its hold lasted, was
-            # stopped, and starts the scripts with its very next step. The address is mute. The look must be of the
-            # same turn of its loop: between two turns the hold can be dropped, so the process has to look again.
+            # One race remains that no process can close: this one checked the clock while its hold lasted, was stopped,
+            # and starts the scripts with its very next step. The address is mute. The check must be of the same turn of
+            # its loop: between two turns the hold can be dropped, so the process has to check again.
             turn, seen = machine.last_look
             if machine.agent is None or turn != machine.agent.loop.turns or seen >= deadline:
                 ended = f"{late:.3f} s after its hold has ended" if deadline else "without a hold"
@@ -346,14 +346,14 @@ class Checks:
             self.recovered[name] = self._began[name]
 
     def event_killed(self, machine: Host) -> None:
-        """The scripts under way were killed."""
+        """The running scripts were killed."""
         event, address = self.running.pop(machine.name, ("", ""))
         if self._world.trace.on:
             machine.say(f"{event} {address} killed")
         self._changed(machine, event, address)
 
     def _changed(self, machine: Host, event: str, address: str) -> None:
-        """I3 is about members. What one that was expired cleans up was lost, and closed, with its membership."""
+        """Note a change for I3, which concerns members: an expired node's cleanup was closed with its membership."""
         if event not in MOVES:
             return
         member = self._world.store.core.get(f"member/{machine.name}")
@@ -362,17 +362,17 @@ class Checks:
             self.last_change = (self._world.engine.now, machine.name, f"{event} {address}")
 
     def daemon_started(self, machine: Host) -> None:
-        """A new life: everything must be earned again."""
+        """A new life: startup and monitor must succeed again."""
         self._earned.pop(machine.name, None)
 
     def nobody_lives(self, machine: Host) -> None:
-        """Every process of ours died so long ago that every lifetime is over: the kernel has removed the addresses."""
+        """All processes died so long ago that every lifetime is over: the kernel has removed the addresses."""
         left = [a for a in machine.kernel.addresses if (machine.name, a) not in self._world.by_hand]
         if left:
-            self.fail("lifetime", f"{machine.name} has {', '.join(left)} although nobody lives there to renew them")
+            self.fail("lifetime", f"{machine.name} has {', '.join(left)} although no process renews them")
 
     def unclosed(self, participants: Iterable[str]) -> str | None:
-        """I3 at rest: which participant has not run ``recovered`` since addresses changed last."""
+        """I3 at rest: a participant that has not run ``recovered`` since the last change of addresses."""
         when, who, what = self.last_change
         for name in participants:
             if self.recovered.get(name, -1.0) < when:
@@ -381,7 +381,7 @@ class Checks:
 
 
 def _incarnation(member: Entry | None) -> str:
-    """Whose membership this was, "" when that cannot be read."""
+    """The incarnation of this membership, "" when it cannot be read."""
     try:
         record = schema.decode(member.key, member.value) if member is not None else None
     except StoreCorrupt:
@@ -390,7 +390,7 @@ def _incarnation(member: Entry | None) -> str:
 
 
 def _excused(machine: Host) -> bool:
-    """Rules that somebody removed are put back by the agent; without one that runs, nobody can."""
+    """Whether removed rules cannot be put back, because no agent runs that would do so."""
     return machine.kernel.lawless and not machine.running
 
 

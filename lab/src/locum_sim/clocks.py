@@ -1,7 +1,7 @@
-"""The clocks of one machine: each runs at the rate of the machine's crystal, which is a little wrong.
+"""The clocks of one machine: each runs at the rate of the machine's crystal, which is slightly wrong.
 
-Rules of this file: three readings of one crystal, as Linux has them. CLOCK_BOOTTIME counts suspended time; the
-jiffies (kernel timers, packet filter timeouts, address lifetimes) do not; the wall clock does and can be set.
+Three readings of one crystal, as on Linux. CLOCK_BOOTTIME counts suspended time; the jiffies (kernel timers, packet
+filter timeouts, address lifetimes) do not; the wall clock does and can be set.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import math
 
 from locum_sim.engine import Engine
 
-#: Unix time at the begin of every run.
+#: Unix time at the start of every run.
 EPOCH = 1_700_000_000.0
 
 
 class MachineClock:
-    """``offset``: CLOCK_BOOTTIME at the start, seconds; ``rate``: its seconds per true second; ``wall_error``: seconds
-    by which the wall clock is wrong at the start."""
+    """``offset``: CLOCK_BOOTTIME at the start, seconds; ``rate``: its seconds per true second; ``wall_error``: the
+    wall clock's error at the start, in seconds."""
 
     def __init__(self, engine: Engine, offset: float, rate: float, wall_error: float) -> None:
         self._engine = engine
@@ -25,7 +25,7 @@ class MachineClock:
         self._rate = rate
         self._wall = EPOCH + engine.now + wall_error - offset
         self._slept = 0.0
-        #: When somebody set the wall clock back last, and when the machine woke up last, true time.
+        #: The true times when the wall clock was last set back, and when the machine last woke up.
         self.set_back_at = self.woke_at = -math.inf
         self._asleep_since: float | None = None
 
@@ -39,7 +39,7 @@ class MachineClock:
         return self._boot + (self._engine.now - self._since) * self._rate
 
     def jiffies(self) -> float:
-        """Seconds as kernel timers count them: not while the machine is suspended."""
+        """Seconds as counted by kernel timers: they stop while the machine is suspended."""
         now = self._boot + (self._engine.now - self._since) * self._rate
         return (now if self._asleep_since is None else self._asleep_since) - self._slept
 
@@ -48,7 +48,7 @@ class MachineClock:
         return self._wall + self._boot + (self._engine.now - self._since) * self._rate
 
     def true(self, boot: float) -> float:
-        """When CLOCK_BOOTTIME will read ``boot``, in true time, at the present rate."""
+        """The true time at which CLOCK_BOOTTIME will read ``boot``, at the present rate."""
         return self._engine.now + (boot - self.boot()) / self._rate
 
     def set_rate(self, rate: float) -> None:
@@ -58,17 +58,17 @@ class MachineClock:
         self._rate = rate
 
     def step_wall(self, seconds: float) -> None:
-        """Somebody sets the wall clock forward by ``seconds``."""
+        """Set the wall clock forward by ``seconds``."""
         if seconds < 0:
             self.set_back_at = self._engine.now
         self._wall += seconds
 
     def suspend(self) -> None:
-        """Jiffies stand still from now on."""
+        """Jiffies stop from now on."""
         self._asleep_since = self.boot()
 
     def resume(self) -> None:
-        """Jiffies go on."""
+        """Jiffies continue."""
         if self._asleep_since is not None:
             self._slept += self.boot() - self._asleep_since
             self.woke_at = self._engine.now

@@ -1,6 +1,6 @@
-"""What must be true once everything was healed: every address that can be served is, and nothing is left open.
+"""The conditions at rest, after everything was healed: every servable address is served, and no work is left.
 
-Rules of this file: it looks at the truth and answers with the first thing that is not at rest, as a sentence.
+This file examines the truth and returns the first unmet condition as a sentence.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def unrest(world: World) -> str | None:
-    """The first thing that is not as it should be, None at rest."""
+    """The first unmet condition, None at rest."""
     return next(_complaints(world), None)
 
 
@@ -76,11 +76,11 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
     if not status.member:
         return f"is {status.stage.value}"
     if machine.link.settled_at > world.engine.now:
-        return "has told the store something in the trouble that is still under way"
+        return "has sent the store something in the trouble that is still in flight"
     if status.committing:
-        return "has told the store something and waits for the answer"
+        return "has sent the store something and waits for the answer"
     if agent.node.view.revision < world.healed_revision:
-        return "has not heard yet of what happened before the healing"
+        return "has not yet seen the store's state at the healing"
     if not machine.kernel.open():
         return "has no hold"
     if status.deadline - machine.clock.boot() < status.hold - 2 * status.interval:
@@ -91,7 +91,7 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
     except StoreCorrupt:
         record = None
     if not isinstance(record, MemberRecord) or record.incarnation != status.incarnation:
-        return "is no member in the store"
+        return "is not a member in the store"
     return None
 
 
@@ -112,7 +112,7 @@ def _health(world: World, name: str) -> Iterator[str]:
 
 
 def admin_of(world: World, name: str) -> AdminRecord:
-    """What the store says that admins decided about a node."""
+    """The administrators' decisions about a node, from the store."""
     entry = world.store.core.get(f"admin/{name}")
     if entry is None:
         return AdminRecord()
@@ -150,7 +150,7 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
         servers = [m.name for m in world.machines.values() if m.kernel.speaks(address)]
         hosts = able.get(address, [])
         if hosts and len(servers) != 1:
-            yield f"{address} is served by {servers or 'nobody'}, could be by {hosts}"
+            yield f"{address} is served by {servers or 'no node'}, could be by {hosts}"
         elif servers and servers[0] not in hosts:
             yield f"{address} is served by {servers}, should be by one of {hosts}"
         elif servers:
@@ -160,17 +160,17 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
             if claim is None or claim.incarnation != known or not claim.serving:
                 yield f"{address} is served by {servers}, its claim is {claim}"
         elif address in claims:
-            yield f"{address} is served by nobody, its claim is {claims[address]}"
+            yield f"{address} is not served, its claim is {claims[address]}"
     for machine in world.machines.values():
         for address in machine.kernel.addresses:
             if machine.kernel.speaks(address) and world.promises.untold(machine, address):
-                yield f"scripts of {machine.name} have not heard that {address} came back"
+                yield f"scripts of {machine.name} do not know that {address} came back"
         if machine.agent is not None and machine.agent.node.status().last_retake:
-            yield f"scripts of {machine.name} are to be told once more what it holds"
+            yield f"scripts of {machine.name} must be notified again of the addresses held"
         # I7: kernel, gate and the rules' own account agree.
         kernel, agent = machine.kernel, machine.agent
         held = set(agent.node.status().held) if agent is not None else set()
-        # What somebody adds by hand while the node is not configured for it is no business of ours.
+        # An address added by hand while the node is not configured for it does not concern the node.
         present = {a for a in kernel.addresses if a in machine.hosted or (machine.name, a) not in world.by_hand}
         if present != held or (agent is not None and set(kernel.held) != held):
             yield (

@@ -1,8 +1,8 @@
-"""I8: a decision takes effect only while what it read still stands.
+"""I8: a decision takes effect only while everything that it read is unchanged.
 
-Rules of this file: it knows what a node's view showed when the node decided (:func:`as_read`) and what the store has
-when the commit takes effect (:func:`stale`). It does not look at the conditions of the commit, so a condition that is
-missing shows as soon as another commit comes between.
+This file knows what a node's view showed at the decision (:func:`as_read`) and what the store contains when the commit
+takes effect (:func:`stale`). It ignores the conditions of the commit, so a missing condition shows as soon as another
+commit comes in between.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from locum.rules.view import View
 from locum.store.base import Batch, Operation
 from locum.store.keyvalue import KeyValue
 
-#: Written only as long as the membership stands under which they were decided.
+#: Written only while the membership lasts under which they were decided.
 OF_MEMBERS = frozenset({"beat", "health", "phase", "claim", "plan", "leader"})
-#: End with the membership that they belong to, whatever they are then.
+#: End with the membership that they belong to, in any state.
 ENDS_WITH_MEMBER = frozenset({"beat", "health", "phase"})
 
 
 def as_read(view: View, name: str, operations: Iterable[Operation]) -> dict[str, int]:
-    """The revisions that a decision of node ``name`` rests on: of what it writes, and of the state that allows it."""
+    """The revisions on which a decision of node ``name`` rests: of the written keys and of the state that allows it."""
     keys = [operation.key for operation in operations]
     members = [f"member/{schema.split_key(key)[1]}" for key in keys if schema.split_key(key)[0] in ENDS_WITH_MEMBER]
     holders = [
@@ -37,7 +37,7 @@ def as_read(view: View, name: str, operations: Iterable[Operation]) -> dict[str,
 
 
 def _of_another(name: str, key: str, before: KeyValue) -> bool:
-    """Whether ``key`` is a thing of another node than ``name``, which only the leader may write."""
+    """Whether ``key`` belongs to another node than ``name``, so that only the leader may write it."""
     kind, subject = schema.split_key(key)
     if kind == "claim":
         return _holder(before, key) not in ("", name)
@@ -45,7 +45,7 @@ def _of_another(name: str, key: str, before: KeyValue) -> bool:
 
 
 def _holder(before: KeyValue, key: str) -> str:
-    """The node that has the claim at ``key``; "" when nobody has, or the claim cannot be read."""
+    """The node that has the claim at ``key``; "" without one, or when the claim cannot be read."""
     entry = before.get(key)
     try:
         record = schema.decode(key, entry.value) if entry is not None else None
@@ -55,7 +55,7 @@ def _holder(before: KeyValue, key: str) -> str:
 
 
 def stale(name: str, read: Mapping[str, int], before: KeyValue, batch: Batch) -> str | None:
-    """What node ``name``, which has read ``read``, writes although it has changed since; None when nothing has."""
+    """What node ``name`` writes although it has changed since the node read ``read``; None when nothing has."""
 
     def changed(key: str) -> bool:
         entry = before.get(key)

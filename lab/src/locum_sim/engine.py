@@ -1,7 +1,7 @@
-"""Virtual time: a queue of things that happen, in order of their time.
+"""Virtual time: a queue of events, in order of their time.
 
-Rules of this file: it knows nothing of clusters. Two things at the same time happen in the order in which they
-were asked for, so that a run is the same every time.
+This file knows nothing of clusters. Simultaneous events happen in the order in which they were requested, so that a run
+is always the same.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from heapq import heappop, heappush
 
 
 class Engine:
-    """True time, in seconds since the run began. No clock in the simulation reads it directly but through its rate."""
+    """True time, in seconds since the run began. Every simulated clock reads it through its own rate."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        #: Things that have happened so far.
+        #: How many events have happened.
         self.steps = 0
-        #: What ends the run; set where an exception would not get through.
+        #: The failure that ends the run; set where an exception would not get through.
         self.failure: Exception | None = None
         self._queue: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = 0
 
     def at(self, when: float, act: Callable[..., None], *arguments: object) -> None:
-        """Call ``act(*arguments)`` at ``when``, or now when that has passed. Cannot be taken back."""
+        """Call ``act(*arguments)`` at ``when``, or now when that has passed. Cannot be cancelled."""
         self._serial += 1
         heappush(self._queue, (when if when > self.now else self.now, self._serial, act, arguments))
 

@@ -1,9 +1,9 @@
 """An event loop in simulated time, for one process that may be stopped or killed inside every call of a port.
 
-Rules of this file: it knows asyncio and the engine, no cluster. :class:`SimulatedLoop` is what asyncio's own tasks,
-futures, events and time-outs need and no more, so the agent's coroutines run on it as they are. All callbacks of a
-process run in one greenlet. A port that is called in it (:meth:`SimulatedLoop.step`) can leave the greenlet in the
-midst of the call: the process is stopped there, also between two calls that are synchronous on a real machine.
+This file knows asyncio and the engine, no cluster. :class:`SimulatedLoop` offers exactly what asyncio's own tasks,
+futures, events and time-outs need, so the agent's coroutines run on it unchanged. All callbacks of a process run in one
+greenlet. A call of a port in it (:meth:`SimulatedLoop.step`) can leave the greenlet in the middle of the call: the
+process is stopped there, even between two calls that are synchronous on a real machine.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ T = TypeVar("T")
 
 
 class Place(Protocol):
-    """Where a process runs: what stops or kills it there."""
+    """The place of a process: it can stop or kill the process."""
 
     #: Whether the process is stopped (SIGSTOP, suspend).
     agent_stopped: bool
-    #: Steps of the process until something stops or kills it, 0 when nothing will. Nothing else can stop a process that
-    #: runs: time stands still meanwhile.
+    #: Steps of the process until it may be stopped or killed, 0 for never. A running process cannot be stopped in any
+    #: other way: time stops meanwhile.
     trap: int
 
     def sprung(self) -> None:
-        """The process has made a step while the trap is set: something may stop or kill it now."""
+        """The process has made a step while the trap is set: it may be stopped or killed now."""
         ...
 
 
 class Call:
-    """A callback that waits for its turn, as far as asyncio wants to know it.
+    """A callback that waits for its turn, with the interface that asyncio needs.
 
-    asyncio's own handles keep a context and the loop's debug mode; the agent uses no context variables, and this one is
-    made hundreds of times for each simulated second.
+    asyncio's own handles keep a context and the loop's debug mode. The agent uses no context variables, and this object
+    is made hundreds of times for each simulated second.
     """
 
     __slots__ = ("arguments", "callback")
@@ -77,8 +77,8 @@ class TimedCall(Call):
 class SimulatedLoop:
     """The loop of one process in ``place``.
 
-    ``late``: seconds by which a timer fires too late, drawn for each. ``failed``: called, with asyncio's description,
-    when a callback raised or a task ended with an exception that nobody awaits.
+    ``late``: the delay of a timer in seconds, drawn for each. ``failed``: called with asyncio's description when a
+    callback raised, or when a task that is not awaited ended with an exception.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SimulatedLoop:
         late: Callable[[], float],
         failed: Callable[[dict[str, Any]], None],
     ) -> None:
-        # asyncio asks for no more of it than what is here.
+        # asyncio uses only the methods defined here.
         self._loop = cast(asyncio.AbstractEventLoop, self)
         self._engine = engine
         self._clock = clock
@@ -99,26 +99,26 @@ class SimulatedLoop:
         self._late = late
         self._failed = failed
         self._ready: deque[Call] = deque()
-        # What came from outside, each with the stream that it belongs to.
+        # Inputs from outside, each with the stream that it belongs to.
         self._inbox: deque[tuple[str, Call]] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._alive = True
         self._hub = greenlet.getcurrent()
         self._greenlet = greenlet.greenlet(self._work)
         self._inside = False
-        #: How many callbacks have begun. Within one of them nothing else happens in the process.
+        #: How many callbacks have begun. During one of them nothing else happens in the process.
         self.turns = 0
 
     # -- the process -----------------------------------------------------------------------------------------
 
     def post(self, stream: str, callback: Callable[..., object], *arguments: Any) -> None:
-        """Something comes from outside (``stream``: from where); the process deals with it when it runs."""
+        """Post an input from outside (``stream``: its source); the process handles it when it runs."""
         if self._alive:
             self._inbox.append((stream, Call(callback, arguments)))
             self.go_on()
 
     def go_on(self) -> None:
-        """Run until nothing is left to do, or the process is stopped."""
+        """Run until no work is left, or the process is stopped."""
         if self._inside or not self._alive or self._place.agent_stopped:
             return
         self._hub = greenlet.getcurrent()
@@ -136,7 +136,7 @@ class SimulatedLoop:
             self._inside = False
 
     def thawed(self) -> None:
-        """The process runs again. What came meanwhile is taken in any order, but each stream in its own."""
+        """The process runs again. Inputs that arrived meanwhile come in any order, but each stream in its own."""
         if len(self._inbox) > 1:
             streams: dict[str, deque[Call]] = {}
             for stream, handle in self._inbox:
@@ -151,19 +151,19 @@ class SimulatedLoop:
         self.go_on()
 
     def die(self) -> None:
-        """SIGKILL: nothing of the process runs any more."""
+        """SIGKILL: the process runs no further."""
         if not self._alive:
             return
         self._alive = False
         self._ready.clear()
         self._inbox.clear()
         if not self._inside and self._greenlet:
-            # It is in the midst of a call: unwind it now, or its frames would be kept for ever.
+            # It is in the middle of a call: unwind it now, or its frames would be kept for ever.
             self._enter(lambda: self._greenlet.throw(greenlet.GreenletExit))
         self._engine.after(0.0, self.bury)
 
     def bury(self) -> None:
-        """Take the dead process's coroutines apart. What they would still do in their ``finally`` reaches no port."""
+        """Take the dead process's coroutines apart. Their ``finally`` blocks reach no port."""
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ class SimulatedLoop:
                 task.get_coro().close()
 
     def step(self) -> None:
-        """A port is called, in the process: it may be stopped here until it is let go on, or killed."""
+        """A port is called in the process: it may be stopped here until it continues, or killed."""
         if not self._alive:
             raise greenlet.GreenletExit
         if not self._place.trap or greenlet.getcurrent() is not self._greenlet:
@@ -233,7 +233,7 @@ class SimulatedLoop:
         if timer.callback is None or not self._alive:
             return
         if self._clock.boot() < timer.when() - 1e-9:
-            # The crystal's rate has changed since.
+            # The crystal's rate has changed meanwhile.
             self._wait(timer)
             return
         self._inbox.append(("timer", timer))

@@ -1,6 +1,6 @@
-"""What can stop, kill or switch off a machine and its processes, from outside.
+"""External actions on a machine and its processes: stop, kill, switch off.
 
-Rules of this file: harm only; how a machine works by itself is :mod:`locum_sim.host`.
+Faults only; :mod:`locum_sim.host` has the machine's own behaviour.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LAST_WORDS = 0.2
 
 
 class Machine(Host):
-    """A :class:`locum_sim.host.Host` that can be harmed."""
+    """A :class:`locum_sim.host.Host` with faults."""
 
     def kill_guard(self) -> None:
         """SIGKILL: the agent goes with it (PR_SET_PDEATHSIG); the init system starts anew."""
@@ -28,12 +28,12 @@ class Machine(Host):
         self.world.engine.after(self.random.uniform(0.1, 3.0), self._restart)
 
     def kill_all(self) -> None:
-        """SIGKILL to every process of ours at once."""
+        """SIGKILL to every process of Locum at once."""
         self.kill_guard()
         self.kill_children()
 
     def abandon(self, seconds: float) -> None:
-        """:meth:`kill_all`, and nothing is started for ``seconds``: what is left to the kernel alone must end."""
+        """:meth:`kill_all`, and nothing is started for ``seconds``: the kernel alone must end what is left."""
         self.kill_all()
         self.abandoned_until = self.world.engine.now + seconds
         if self.powered:
@@ -72,14 +72,14 @@ class Machine(Host):
         self._stops_changed()
 
     def suspend(self) -> None:
-        """The machine sleeps: nothing runs, jiffies stand still, the boot-time clock goes on."""
+        """Suspend the machine: no process runs, jiffies stop, the boot-time clock continues."""
         if self.powered and not self.suspended:
             self.suspended = self.kernel.suspended = True
             self.clock.suspend()
             self._stops_changed()
 
     def resume(self) -> None:
-        """The machine wakes up; its kernel a little before its processes."""
+        """Resume the machine; its kernel slightly before its processes."""
         if self.suspended:
             self.suspended = self.kernel.suspended = False
             self.clock.resume()
@@ -87,7 +87,7 @@ class Machine(Host):
             self.world.engine.after(0.0005 + self.random.random() * 0.002, self._stops_changed)
 
     def power_off(self) -> None:
-        """The machine is gone, with its kernel."""
+        """Switch the machine and its kernel off."""
         self.kill_all()
         self.powered = False
         self.guard = 0
@@ -96,12 +96,12 @@ class Machine(Host):
             self.kernel.remove(address)
 
     def remove_leftovers(self) -> None:
-        """An admin takes away what somebody configured by hand where no daemon runs any more."""
+        """An admin removes addresses configured by hand on a machine that no longer runs a daemon."""
         for address in list(self.kernel.addresses):
             self.kernel.remove(address)
 
     def power_on(self) -> None:
-        """Another boot: an empty kernel, other clocks, another identity of the machine."""
+        """Boot again: an empty kernel, other clocks, another identity of the machine."""
         if self.powered:
             return
         self._boots += 1

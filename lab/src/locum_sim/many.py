@@ -11,13 +11,13 @@ from locum_sim.run import Knobs, Outcome, run_seed
 
 
 def outcomes(seeds: Iterable[int], knobs: Knobs, jobs: int) -> Iterator[tuple[Outcome, float]]:
-    """The outcome of each seed, and the seconds of processor time that it took."""
+    """The outcome of each seed, and its processor time in seconds."""
     tasks = ((seed, knobs) for seed in seeds)
     if jobs <= 1:
         yield from map(_run, tasks)
         return
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        # Small portions: an endless row of tasks must not be read ahead for ever.
+        # Small portions: an endless sequence of tasks must not be read ahead for ever.
         while portion := list(itertools.islice(tasks, jobs * 8)):
             yield from pool.imap(_run, portion)
 

@@ -1,8 +1,7 @@
-"""The way between one node and the store: delay, loss, reordering, one-way cuts, and packets that come late.
+"""The path between one node and the store: delay, loss, reordering, one-way cuts, and packets that come late.
 
-Rules of this file: it carries calls, and knows neither nodes nor stores. What is under way while the way is cut is
-either lost or kept back until the way is whole again, as TCP does it: a request may arrive many seconds after the
-one who sent it has given up.
+This file carries calls, and knows neither nodes nor stores. A message that meets a cut is either lost or held until the
+path is restored, as TCP does: a request may arrive many seconds after its sender has given up.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ class Link:
         self._random = random
         self.delay = delay
         self.cut = [False, False]
-        #: Probability that a message is lost, that it is very late, and how late it is then at most.
+        #: The probabilities that a message is lost and that it is very late, and its longest delay then.
         self.loss = 0.0
         self.late = 0.0
         self.latest = 0.0
         #: Whether beats are lost while other commits get through; the true time at which those arrive (0: as usual).
         self.beats_lost = False
         self.commits_at = 0.0
-        #: Probability that a message which meets a cut is kept back rather than lost.
+        #: Probability that a message which meets a cut is held rather than lost.
         self.keeps = 0.5
-        #: When everything that set out before the last healing will have arrived, true time.
+        #: The true time by which all messages sent before the last healing have arrived.
         self.settled_at = 0.0
         self._latest_arrival = 0.0
         self._kept: list[list[tuple[Callable[..., None], tuple[object, ...]]]] = [[], []]
@@ -58,7 +57,7 @@ class Link:
             return
         if not is_beat and self.commits_at > self._engine.now:
             self._latest_arrival = max(self._latest_arrival, self.commits_at)
-            # One after the other, as they set out.
+            # One after the other, in the order of sending.
             self.commits_at += 1e-6
             self._engine.at(self.commits_at, self._arrive, UP, arrive, arguments)
             return
@@ -76,12 +75,12 @@ class Link:
             self._kept[way].append((arrive, arguments))
 
     def stop_aiming(self) -> None:
-        """Beats and other commits take their usual way again."""
+        """Beats and other commits take their usual path again."""
         self.beats_lost = False
         self.commits_at = 0.0
 
     def heal(self) -> None:
-        """Whole again, both ways; what was kept back sets out now."""
+        """Restore both directions; held messages are sent now."""
         self.cut = [False, False]
         self.loss = self.late = 0.0
         self.stop_aiming()

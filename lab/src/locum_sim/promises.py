@@ -1,12 +1,12 @@
-"""What a node says and what its kernel has, compared all the time.
+"""Continuous comparison of a node's statements with its kernel.
 
-Rules of this file: it sees the truth and never changes anything. It allows a node as long as its rules take to notice
-and to act, counted while its agent runs; after that the two must agree.
+This file sees the truth and never changes anything. It allows a node the time that its rules need to notice and to act,
+counted while its agent runs; after that the two must agree.
 
 - **served**: an address that a node holds is configured, and the kernel lets it speak.
-- **told**: scripts have heard of every held address since the kernel last lost it (looked at when all is at rest).
-- **moves**: a link that flaps moves an address a few times and not with each flap. Counted are moves while some node
-  had a steady link for the address; without one, whichever node has a link serves it, at each turn.
+- **told**: scripts know every held address since the kernel last lost it (checked at rest).
+- **moves**: a flapping link moves an address a few times and not with each flap. Moves are counted while some node had
+  a steady link for the address; without one, a node with a link serves it, at each turn.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from locum_sim.host import Host
     from locum_sim.world import World
 
-#: Seconds between two looks, and how long an address may be missing where it is held.
+#: Seconds between two looks, and how long a held address may be missing.
 LOOK, PATIENCE = 0.25, 3.0
-#: When links flap and nothing else happens, moves of an address are counted within so many seconds.
+#: When links flap and nothing else happens, moves of an address are counted within this many seconds.
 MOVES_WINDOW = 60.0
 #: A bout of flaps costs an address two moves: away with the first loss, and back to balance the nodes when the link has
 #: lasted. The first bout of a link may cost two more: its first return counts after the shortest LinkUpDelay, which one
 #: turn of the bout may outlast; every later one must last longer than any turn (:meth:`OutsideFaults.flap_link`).
 MOVES_OF_BOUT, MOVES_OF_FIRST_BOUT = 2, 4
-#: A bout's last move comes within so many seconds after its end: the longest damping, and the scripts.
+#: A bout's last move comes within this many seconds after its end: the longest damping, and the scripts.
 AFTER_BOUT = 15.0
-#: Seconds from the decision about an address until the node that takes it speaks, at most.
+#: Most seconds from the decision about an address until the node that takes it speaks.
 TAKES = 1.0
 
 
@@ -49,11 +49,11 @@ class Promises:
         self._bouts: dict[tuple[str, str], list[float]] = {}
         # Address -> when no node had a steady link for it last, true time.
         self._shaky: dict[str, float] = {}
-        #: Whether nothing but links that flap disturbs this run, so that moves can be counted.
+        #: Whether flapping links are the only fault of this run, so that moves can be counted.
         self.only_flaps = False
 
     def begin(self) -> None:
-        """Look from now on."""
+        """Begin to look."""
         self._world.engine.after(LOOK, self._look)
 
     # -- served ----------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ class Promises:
                 continue
             for what, patience in self._disagreements(machine, agent):
                 key = (machine.name, agent.serial, what)
-                # Whatever it sleeps through, it notices after it has gone on.
+                # After a sleep, the time counts from the machine's continuation.
                 since[key] = max(self._since.get(key, now), machine.went_on)
                 if now - since[key] > patience:
                     self._world.fail("served", f"{machine.name} {what} since {since[key]:.3f}")
@@ -93,7 +93,7 @@ class Promises:
     # -- told ------------------------------------------------------------------------------------------------
 
     def lost(self, machine: Host, address: str) -> None:
-        """The kernel of ``machine`` lost ``address``, while no script was at work on it."""
+        """The kernel of ``machine`` lost ``address``, while no script was changing it."""
         self._lost[machine.name, address] = self._world.engine.now
 
     def told(self, machine: Host, address: str) -> None:
@@ -101,7 +101,7 @@ class Promises:
         self._told[machine.name, address] = self._world.engine.now
 
     def untold(self, machine: Host, address: str) -> bool:
-        """Whether scripts of the machine, which holds ``address``, must still hear that it came back."""
+        """Whether scripts of the machine, which holds ``address``, do not know yet that it came back."""
         key = (machine.name, address)
         return self._lost.get(key, -1.0) > self._told.get(key, -1.0)
 
@@ -128,7 +128,7 @@ class Promises:
         self._bouts.setdefault((machine.name, interface), []).append(self._world.engine.now + seconds)
 
     def _most_moves(self) -> int:
-        """How often an address may have moved by all bouts within the window; see :data:`MOVES_OF_BOUT`."""
+        """The most moves of an address that all bouts within the window allow; see :data:`MOVES_OF_BOUT`."""
         begin = self._world.engine.now - MOVES_WINDOW - AFTER_BOUT
         most = 0
         for ends in self._bouts.values():
@@ -138,7 +138,7 @@ class Promises:
         return most
 
     def links_changed(self) -> None:
-        """Note for which addresses no node has a steady link now."""
+        """Note the addresses for which no node has a steady link now."""
         if not self.only_flaps:
             return
         steady: set[str] = set()

@@ -1,4 +1,4 @@
-"""One seed from beginning to end, and what came of it."""
+"""One seed from beginning to end, and its outcome."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from locum_sim.faults.draw import Faults
 from locum_sim.scenario import Scenario, shape_of
 from locum_sim.world import World
 
-#: Undisturbed seconds after each healing during which nothing may move any more.
+#: Undisturbed seconds after each healing during which no address may move any longer.
 QUIET = 3.0
 
 
 class Outcome(NamedTuple):
-    """What came of a seed. ``violation`` is None when every invariant held."""
+    """The outcome of a seed. ``violation`` is None when every invariant held."""
 
     scenario: Scenario
     violation: Violation | None
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 
 
 class Knobs(NamedTuple):
-    """What can be changed about a seed's run, to look for the least that still fails."""
+    """Changes to a seed's run, to find the smallest one that still fails."""
 
     only: Collection[str] = ()
     without: Collection[str] = ()
@@ -64,7 +64,7 @@ def run_seed(seed: int, knobs: Knobs = Knobs(), *, traced: bool = False) -> Outc
     violation: Violation | None = None
     healed = 0.0
     collections = gc.get_threshold()
-    # A run leaves few cycles behind, and its objects live as long as it does: looking at them again and again is waste.
+    # A run leaves few cycles behind, and its objects live as long as it does: frequent collections are a waste.
     gc.set_threshold(50_000, 20, 50)
     try:
         healed = _live(world, faults)
@@ -72,7 +72,7 @@ def run_seed(seed: int, knobs: Knobs = Knobs(), *, traced: bool = False) -> Outc
         violation = found
         world.trace.say("VIOLATION", str(found))
     except AssertionError as found:
-        # The rules assert as well; those are invariants like the others.
+        # The rules assert as well; those assertions are invariants like the others.
         violation = Violation("assertion", str(found) or repr(found))
         world.trace.say("VIOLATION", str(violation))
     finally:
@@ -122,7 +122,7 @@ def _live(world: World, faults: Faults) -> float:
 
 
 def _come_to_rest(world: World) -> float:
-    """Wait until everything that can be served is; returns how long it took."""
+    """Wait until every servable address is served; return the duration."""
     begun = world.engine.now
     limit = rest_bound(world)
     if not world.run_until(lambda: unrest(world) is None, limit):
@@ -131,7 +131,7 @@ def _come_to_rest(world: World) -> float:
 
 
 def rest_bound(world: World) -> float:
-    """How long coming to rest may take from now, in seconds; ``docs/simulation.md`` derives it."""
+    """The longest time in seconds to come to rest from now; ``docs/simulation.md`` derives it."""
     scenario = world.scenario
     tunables = scenario.tunables
     holds = [(m.identity.hold, m.identity.margin) for m in world.machines.values()]
@@ -142,9 +142,9 @@ def rest_bound(world: World) -> float:
     timeout = tunables["EventTimeout"]
     bound = 5.0  # daemons start
     bound += wait  # holds of another history
-    bound += 4 * wait  # rivals, the leader, then the others are expired; an outage grants everybody a hold again
+    bound += 4 * wait  # rivals, the leader, then the others are expired; an outage gives every member a full hold
     bound += max(0.0, world.store.back_at - world.engine.now) + 2 * wait  # a store that is being restored
-    bound += 3 * patience  # commits that nobody answers
+    bound += 3 * patience  # commits without an answer
     bound += 3 * timeout  # scripts that hang, one on top of another
     bound += 4 * len({h.address for hs in scenario.hosted for h in hs}) * scenario.usual[1]  # releases and takes, twice
     bound += 6 * scenario.usual[1] * 4
@@ -160,7 +160,7 @@ def rest_bound(world: World) -> float:
             pauses.append(status.last_retry - machine.clock.boot())
             pauses.append(status.last_retake - machine.clock.boot())
             if machine.child is not None:
-                # It may be a take that hangs, and is not tried again for long where another node serves the address.
+                # A take that hangs is not tried again for long where another node serves the address.
                 pauses.append(PATIENCE * timeout)
             if not status.started:
                 pauses.append(30.0)

@@ -1,7 +1,6 @@
-"""What a seed makes of the cluster: how many nodes and addresses, how fast, how troubled.
+"""The cluster of a seed: number of nodes and addresses, speed, density of faults.
 
-Rules of this file: values only, drawn in a fixed order from one generator, so that a knob which is set by hand
-changes nothing else.
+Values only, drawn in a fixed order from one generator, so that a knob that is set by hand changes nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ NETWORKS = ((0.00005, 0.0002), (0.0002, 0.002), (0.001, 0.01), (0.002, 0.02))
 
 
 class Scenario(NamedTuple):
-    """The make-up of one run. Times in seconds."""
+    """The parameters of one run. Times in seconds."""
 
     seed: int
     nodes: int
@@ -45,7 +44,7 @@ class Scenario(NamedTuple):
 
 
 def shape_of(seed: int, nodes: int | None = None, addresses: int | None = None, hold: float | None = None) -> Scenario:
-    """The shape of ``seed``; what is given replaces what was drawn."""
+    """The scenario of ``seed``; arguments replace drawn values."""
     random = Random(f"shape {seed}")
     count = random.choice((1, 2, 2, 3, 3, 3, 3, 4, 5, 6))
     count = nodes or count
@@ -92,7 +91,7 @@ def shape_of(seed: int, nodes: int | None = None, addresses: int | None = None, 
         "NoIPFailback": random.choice((0, 0, 0, 1)),
         "NoIPHostOnAllDisabled": random.choice((0, 0, 1)),
     }
-    # From a generator of its own, so that the rest of a seed's history stays what it was.
+    # From a separate generator, so that the rest of a seed's history stays the same.
     damping = Random(f"damping {seed}")
     tunables["LinkUpDelay"] = damping.choice((0.0, 0.5, 3.0))
     tunables["HealthyDelay"] = damping.choice((0.0, 0.5, 3.0))

@@ -1,4 +1,4 @@
-"""What many runs add up to, in words."""
+"""The summary of many runs, in words."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Total:
         yield (
             f"{sum(self.faults.values()):,} faults, {figures['commands']:,} admin commands confirmed, "
             f"{figures['plans']:,} plans, {figures['expiries']:,} expiries, "
-            f"{figures['looks']:,} times somebody began to speak"
+            f"{figures['looks']:,} times a machine began to speak"
         )
         missing = [kind for kind in WEIGHTS if kind not in self.faults and kind != "admin"]
         yield "faults by kind: " + ", ".join(f"{kind} {count}" for kind, count in sorted(self.faults.items()))

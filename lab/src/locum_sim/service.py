@@ -1,8 +1,8 @@
 """The store as the nodes reach it: the embedded store's real core behind a simulated network.
 
-Rules of this file: commits take effect here, at one place and one at a time, so the store is linearizable
-whatever the network does. :class:`StoreClient` is one agent process's access to it: commits that may be answered
-late or never, and a watch in order and without gaps, or broken.
+Commits take effect here, at one place and one at a time, so the store is linearizable on any network.
+:class:`StoreClient` is one agent process's access to it: commits with late answers or without one, and a watch that is
+in order and without gaps, or broken.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from locum_sim.network import DOWN, UP, Link
 
 
 class Author(NamedTuple):
-    """Who committed: a node's agent under an incarnation, or somebody else (``incarnation`` empty).
+    """The author of a commit: a node's agent under an incarnation, or another writer (``incarnation`` empty).
 
-    ``read``: key → revision of what a node's decision rests on; None for everybody else.
+    ``read``: key → revision on which a node's decision rests; None for other writers.
     """
 
     name: str
@@ -30,24 +30,24 @@ class Author(NamedTuple):
 
 
 class Observer(Protocol):
-    """Who sees every commit as it takes effect."""
+    """Sees every commit as it takes effect."""
 
     def committed(self, author: Author, before: KeyValue, batch: Batch) -> None:
         """``batch`` is about to take effect on ``before``."""
 
 
 class StoreService:
-    """The store itself. While it is not ``up`` nothing that arrives is answered."""
+    """The store itself. While it is not ``up``, requests get no answer."""
 
     def __init__(self, engine: Engine, random: Random, history: int) -> None:
         self.engine = engine
         self.random = random
         self.core = KeyValue(history_commits=history)
         self.up = True
-        #: It is being wiped or restored; nothing else brings it back.
+        #: It is being wiped or restored; only the end of that brings it back.
         self.restoring = False
         self.back_at = 0.0
-        #: How often it has gone back, and when it did last, true time.
+        #: How often it has gone back, and the true time of the last time.
         self.histories = 0
         self.went_back_at = -1.0e9
         #: Every commit of this history, with the time at which it took effect.
@@ -92,7 +92,7 @@ class StoreService:
             self.engine.after(self.random.random() * 0.05, act, *arguments)
 
     def copy_at(self, commits: int) -> dict[str, Entry]:
-        """What the store had after so many ``commits`` of this history."""
+        """The store's content after this many ``commits`` of this history."""
         entries: dict[str, Entry] = {}
         for _, batch in self.past[:commits]:
             for change in batch.changes:
@@ -103,12 +103,12 @@ class StoreService:
         return entries
 
     def go_back(self, commits: int, skip: int, embedded: bool) -> None:
-        """Be as after so many ``commits``; revisions go on from there, or from ``skip`` later.
+        """Return to the state after this many ``commits``; revisions continue from there, or ``skip`` later.
 
-        ``embedded``: as :mod:`locum.store.sqlite` does it: beats have the new revision, and no watch goes on.
+        ``embedded``: as :mod:`locum.store.sqlite` does: beats have the new revision, and no watch continues.
 
-        No connection survives that, so nothing that is under way arrives, but clients may send a commit again. A watch
-        goes on after the last revision that it had, if the store has its history, whatever that revision was once.
+        No connection survives, so messages in flight do not arrive, but clients may send a commit again. A watch
+        continues after its last revision, if the store has its history, even if that revision had another content.
         """
         entries = self.copy_at(commits)
         revision = self.past[commits - 1][1].revision if commits else 0
@@ -150,13 +150,13 @@ class Watch:
         self._deliver = deliver
         self._lost = lost
         self._last = 0.0
-        #: What is under way, in order, each with the number by which its arrival is known.
+        #: Changes in flight, in order, each with the number that identifies its arrival.
         self._under_way: deque[tuple[int, Batch]] = deque()
         self._serial = 0
         self._kept: deque[Batch] = deque()
-        #: The last revision that set out; and the one up to which nothing is sent, because the client has had it.
+        #: The last revision sent; and the one up to which none is sent, because the client has it.
         self.pushed = self.deaf_until = 0
-        #: Seconds by which the stream lags behind at present.
+        #: The stream's present lag in seconds.
         self.lag = 0.0
         self._open = True
         service.watches.append(self)
@@ -174,7 +174,7 @@ class Watch:
         engine.at(when, self._arrive, self._serial)
 
     def catch_up(self) -> None:
-        """The stream does not lag any more: what is under way arrives now, as what comes after it does."""
+        """The stream no longer lags: changes in flight arrive now, like later ones."""
         self.lag = 0.0
         engine = self._service.engine
         self._last = engine.now + self._link.some_delay()
@@ -202,7 +202,7 @@ class Watch:
             self._deliver(self._kept.popleft())
 
     def close(self) -> None:
-        """The client is gone or has given this watch up."""
+        """The client is gone or has closed this watch."""
         if self._open:
             self._open = False
             self._service.watches.remove(self)
@@ -214,7 +214,7 @@ class Watch:
             self._lost(False)
 
     def history_lost(self) -> None:
-        """The store has not the place at which the stream was; the client learns of it."""
+        """The store lacks the stream's place in the history; the client learns of it."""
         if self._open:
             self.close()
             self._lost(True)
@@ -223,8 +223,8 @@ class Watch:
 class StoreClient:
     """One process's access to the store.
 
-    ``patience``: how long an answer is waited for, in seconds. ``post(done, answer)`` gives the process an answer,
-    to be dealt with when it runs.
+    ``patience``: limit for an answer, in seconds. ``post(done, answer)`` gives the process an answer, to be handled
+    when it runs.
     """
 
     def __init__(self, service: StoreService, link: Link, patience: float, post: Callable[..., None]) -> None:
@@ -240,7 +240,7 @@ class StoreClient:
         self.watch: Watch | None = None
 
     def close(self) -> None:
-        """The process is gone: nothing is delivered any more; what it sent is on its way all the same."""
+        """The process is gone: nothing is delivered any longer; its sent messages still arrive."""
         self._closed = True
         self._pending.clear()
         if self.watch is not None:
@@ -254,7 +254,7 @@ class StoreClient:
         operations: Sequence[Operation],
         done: Callable[[CommitResult | None], None],
     ) -> None:
-        """Send a commit; ``done`` gets its result, or None when there was none in time."""
+        """Send a commit; ``done`` gets its result, or None without one in time."""
         serial = self._expect(done)
         service = self._service
         sent = (service.histories, service.engine.now)
@@ -263,12 +263,12 @@ class StoreClient:
         )
 
     def read(self, done: Callable[[Snapshot | None], None]) -> None:
-        """Ask for everything; ``done`` gets the snapshot, or None when there was none in time."""
+        """Request everything; ``done`` gets the snapshot, or None without one in time."""
         self._link.send(UP, self._service.receive, self._reading, self._expect(done))
 
     def follow(self, after: int, deliver: Callable[[Batch], None], lost: Callable[[bool], None]) -> None:
-        """Watch everything after revision ``after``; ``lost`` is called when that cannot be or ends, with whether it
-        is because the store does not have the place (WatchLost)."""
+        """Watch everything after revision ``after``; ``lost`` is called when that is impossible or ends, and says
+        whether the store lacks the place in the history (WatchLost)."""
         self.unfollow()
 
         def answered(result: object) -> None:
@@ -279,11 +279,11 @@ class StoreClient:
         self._link.send(UP, self._service.receive, self._watching, serial, after, deliver, lost)
 
     def unfollow(self) -> None:
-        """Give the watch up."""
+        """Close the watch."""
         if self.watch is not None:
             self.watch.close()
             self.watch = None
-        # One that was asked for and has not been answered yet must not come after the next.
+        # A request without an answer yet must not come after the next.
         self._pending.pop(self._asked, None)
 
     def _expect(self, done: Callable[..., None]) -> int:
@@ -297,7 +297,7 @@ class StoreClient:
         return self._serial
 
     def _look(self) -> None:
-        """Give up what was waited for long enough."""
+        """Give up requests whose time limit is over."""
         self._timing = False
         timeouts, now = self._timeouts, self._service.engine.now
         while timeouts and (timeouts[0][0] <= now or timeouts[0][1] not in self._pending):
@@ -316,7 +316,7 @@ class StoreClient:
     ) -> None:
         service = self._service
         if sent[0] != service.histories:
-            # It died with the store that it was sent to, unless the client still tries.
+            # It was lost with the store that it was sent to, unless the client still tries.
             tries = service.engine.now - sent[1] < self._patience and not self._closed
             if not tries or service.random.random() < 0.5:
                 return

@@ -1,7 +1,7 @@
-"""Looks for the least trouble with which a seed still violates the same invariant.
+"""Find the smallest trouble with which a seed still violates the same invariant.
 
-Leaving a kind of fault out changes what else happens, so this is a search for another run that fails alike, not a
-proof of what was to blame.
+Leaving out a kind of fault changes the rest of the history. So this searches for another run that fails alike; it does
+not prove the cause.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from locum_sim.run import Knobs, run_seed
 
 
 def shrink(seed: int, knobs: Knobs, say: Callable[[str], None]) -> str | None:
-    """The options with which ``seed`` still fails as it does with ``knobs``, or None when it does not fail."""
+    """The options with which ``seed`` still fails as with ``knobs``, or None when it does not fail."""
     first = run_seed(seed, knobs).violation
     if first is None:
         return None

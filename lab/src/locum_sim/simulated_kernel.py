@@ -1,11 +1,11 @@
-"""A machine's kernel as far as the promise rests on it: addresses with lifetimes, links, and the gate.
+"""A machine's kernel, with the parts on which the promise rests: addresses with lifetimes, links, and the gate.
 
-Rules of this file: it goes on when every process is dead. Everything is modelled as early as the kernel may be for
-the one who relies on an opening, and as late as it may be for the one who relies on a closing:
+The kernel continues when every process is dead. The model lets openings happen as early, and closings as late, as a
+real kernel may:
 
 - The gate (``docs/enforcement.md``): a slot is armed for a number of milliseconds, counted in whole jiffies from the
-  present one, and has a wall-clock end besides; it lets speak only while confirmed. An address speaks while it is
-  configured, held, and some slot is open.
+  present one, and also has a wall-clock end; it lets packets through only while confirmed. An address speaks while it
+  is configured, held, and a slot is open.
 - ``valid_lft`` counts in seconds and is enforced up to 1.25 s late.
 """
 
@@ -24,16 +24,16 @@ SLOTS = 4
 
 
 class KernelListener(Protocol):
-    """Who is told what the kernel does."""
+    """Receives the kernel's actions."""
 
     def may_speak(self, addresses: Iterable[str]) -> None:
         """From this instant the kernel may let ``addresses`` speak."""
 
     def address_gone(self, address: str, interface: str) -> None:
-        """Netlink: ``address`` was removed from ``interface``, by whomever."""
+        """Netlink: ``address`` was removed from ``interface``, by any program."""
 
     def address_new(self, address: str, interface: str) -> None:
-        """Netlink: ``address`` was configured on ``interface``, by whomever."""
+        """Netlink: ``address`` was configured on ``interface``, by any program."""
 
 
 class Slot:
@@ -64,7 +64,7 @@ class Kernel:
         self.slots = [Slot() for _ in range(SLOTS)]
         self.links = dict.fromkeys(links, True)
         self.suspended = False
-        #: Somebody has removed the gate's rules: every configured address speaks.
+        #: The gate's rules were removed: every configured address speaks.
         self.lawless = False
         #: Addresses that it does not accept, and whether it refuses every change of the gate's timers.
         self.refuses: set[str] = set()
@@ -74,7 +74,7 @@ class Kernel:
     # -- the gate ----------------------------------------------------------------------------------------------
 
     def open(self) -> bool:
-        """Whether some slot lets speak now."""
+        """Whether a slot is open now."""
         if self.suspended:
             return False
         if self.lawless:
@@ -89,7 +89,7 @@ class Kernel:
         return False
 
     def speaks(self, address: str) -> bool:
-        """Whether this machine may answer for ``address`` now. A link that is down is not relied on."""
+        """Whether this machine may answer for ``address`` now. The state of its link is ignored."""
         return address in self.addresses and (address in self.held or self.lawless) and self.open()
 
     def arm(self, slot: int, timeout: float, until: float) -> None:
@@ -100,12 +100,12 @@ class Kernel:
         one.until = until
 
     def timer_end(self, timeout: float) -> float:
-        """When a timer of ``timeout`` seconds that is set now ends: in whole jiffies, never late."""
+        """The end of a timer of ``timeout`` seconds that is set now: in whole jiffies, never late."""
         milliseconds = math.floor(timeout * 1000)
         return (math.floor(self._clock.jiffies() * self._hz) + milliseconds * self._hz // 1000) / self._hz
 
     def confirm(self, slot: int) -> None:
-        """Let the slot speak for what is left of its timer."""
+        """Open the slot for the rest of its timer."""
         was_open = self.open()
         self.slots[slot].confirmed = True
         if not was_open and self.open():
@@ -129,17 +129,17 @@ class Kernel:
             self.held.pop(address, None)
 
     def lose_rules(self) -> None:
-        """Somebody reloads a firewall and our rules are gone."""
+        """A firewall reload removes the gate's rules."""
         self.lawless = True
         self._listener.may_speak(self.addresses)
 
     def restore_rules(self) -> None:
-        """The rules are back: shut, and with the addresses held that were."""
+        """Restore the rules: shut, with the same addresses held."""
         self.lawless = False
         self.shut()
 
     def look_again(self) -> None:
-        """Something that keeps the gate shut may have gone (the machine resumed, the wall clock was set back)."""
+        """Check again after the gate's obstacle may have gone (the machine resumed, the wall clock was set back)."""
         if self.open():
             self._listener.may_speak(self.held)
 
@@ -151,7 +151,7 @@ class Kernel:
             return False
         old = self.addresses.get(address)
         if old is not None and old[0] != interface:
-            # Two interfaces may well have one address; the simulation keeps the last, which speaks as much.
+            # Two interfaces may have one address; the simulation keeps the last, which speaks as much.
             self._listener.address_gone(address, old[0])
         self.addresses[address] = (interface, self._clock.jiffies() + lifetime)
         if old is None or old[0] != interface:
@@ -163,7 +163,7 @@ class Kernel:
         return True
 
     def renew(self, address: str, interface: str, lifetime: int) -> bool:
-        """Renew the lifetime of ``address`` on ``interface``; the request configures it when it is not there."""
+        """Renew the lifetime of ``address`` on ``interface``; the request configures it when it is absent."""
         old = self.addresses.get(address)
         if address in self.refuses:
             return False
@@ -173,7 +173,7 @@ class Kernel:
         return self.add(address, interface, lifetime)
 
     def remove(self, address: str, interface: str | None = None) -> None:
-        """Remove ``address`` (from ``interface`` if it is there, None: wherever)."""
+        """Remove ``address`` (from ``interface`` if it is there, None: from any)."""
         old = self.addresses.get(address)
         if old is not None and interface in (None, old[0]):
             del self.addresses[address]
@@ -189,7 +189,7 @@ class Kernel:
             return
         left = found[1] - self._clock.jiffies()
         if self.suspended:
-            # Timers stand still: look again soon after it has gone on.
+            # Timers have stopped: check again soon after they continue.
             self._engine.after(0.05, self._expire, address, generation)
         elif left > 0:
             self._expire_later(address, generation, left)

@@ -1,4 +1,4 @@
-"""The timeline: who did what when, kept only when somebody will read it."""
+"""The timeline: the actions of each machine, kept only when it will be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run: the cluster of a seed, its trouble, its healing, and what came of it."""
+"""One run: the cluster of a seed, its trouble, its healing, and its outcome."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from locum_sim.trace import Trace
 
 
 class World:
-    """Everything of one run. ``traced``: keep a timeline."""
+    """One run with everything in it. ``traced``: keep a timeline."""
 
     def __init__(self, scenario: Scenario, *, traced: bool = False) -> None:
         self.scenario = scenario
@@ -36,13 +36,13 @@ class World:
         self.faults: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
-        #: When everything was healed last, true time.
+        #: The true time of the last healing.
         self.healed_at = 0.0
         #: The store's revision then.
         self.healed_revision = 0
-        #: (machine, address) that somebody configured by hand.
+        #: (machine, address) configured by hand.
         self.by_hand: set[tuple[str, str]] = set()
-        #: Machines whose daemon was stopped for good.
+        #: Machines whose daemon was stopped permanently.
         self.retired: set[str] = set()
         self.store = StoreService(self.engine, Random(f"store {scenario.seed}"), scenario.history)
         self.store.observer = self.checks
@@ -50,7 +50,7 @@ class World:
         for number in range(scenario.nodes):
             machine = self._machine(number)
             self.machines[machine.name] = machine
-        #: Called when a node's membership was ended by another; the faults know whether that was fair.
+        #: Called when another node ended a node's membership; the faults know whether that was fair.
         self.on_expiry: Callable[[str, str], None] | None = None
         #: Called when a daemon has ended by itself.
         self.on_end: Callable[[Host], None] | None = None
@@ -84,22 +84,22 @@ class World:
             handles=scenario.handles[number],
         )
 
-    # -- told by the parts -----------------------------------------------------------------------------------
+    # -- called by the parts ---------------------------------------------------------------------------------
 
     def wall(self) -> float:
         """The true unix time."""
         return EPOCH + self.engine.now
 
     def noted(self, text: str) -> None:
-        """A rule has told something to the admin; its first words are counted."""
+        """A rule has notified the admin; the first words are counted."""
         self.notes[" ".join(word for word in text.split()[:6] if not any(c.isdigit() for c in word))] += 1
 
     def count_event(self, event: str) -> None:
-        """Scripts of ``event`` have started somewhere."""
+        """Count: scripts of ``event`` have started on a machine."""
         self.events[event] += 1
 
     def expired(self, name: str, incarnation: str) -> None:
-        """A node's membership was ended by another."""
+        """Another node ended a node's membership."""
         if self.on_expiry is not None:
             self.on_expiry(name, incarnation)
 
@@ -109,17 +109,17 @@ class World:
             self.on_end(machine)
 
     def fail(self, invariant: str, text: str) -> None:
-        """Something is wrong. A task of a simulated process may catch what is raised; the run ends all the same."""
+        """A check has failed. A task of a simulated process may catch the exception; the run ends nevertheless."""
         violation = Violation(invariant, text)
         self.engine.failure = self.engine.failure or violation
         raise violation
 
     def defect(self, name: str, error: object) -> None:
-        """A program has failed that should not."""
+        """A program has failed unexpectedly."""
         self.engine.failure = self.engine.failure or Violation("defect", f"{name}: {error!r}")
 
     def end(self) -> None:
-        """The run is over: every process goes."""
+        """The run is over: end every process."""
         for machine in self.machines.values():
             if machine.agent is not None:
                 machine.agent.die()
@@ -145,7 +145,7 @@ class World:
         self.engine.run(self.engine.now + seconds)
 
     def run_until(self, done: Callable[[], bool], limit: float, pause: float = 0.1) -> bool:
-        """Let time pass until ``done()``, looking now and then; False when ``limit`` seconds were too few."""
+        """Let time pass until ``done()``, tested at intervals; False after ``limit`` seconds."""
         end = self.engine.now + limit
         while not done():
             if self.engine.now >= end:

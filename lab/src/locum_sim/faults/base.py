@@ -1,6 +1,6 @@
-"""What all kinds of harm share: chance, a victim, how long it lasts, and who may be expected to beat meanwhile.
+"""The common parts of all faults: chance, a victim, a duration, and which nodes must beat meanwhile.
 
-Rules of this file: everything comes from one generator, so that a seed is a history.
+One generator decides everything, so that a seed is a history.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from locum_sim.machine import Machine
     from locum_sim.world import World
 
-#: A suspended machine is kept silent by its wall clock alone. That it is suspended and its wall clock is set back
-#: within so many seconds (more than the longest hold) is one fault too many.
+#: Only the wall clock silences a suspended machine. A machine that is suspended while its wall clock is set back within
+#: this many seconds (more than the longest hold) has one fault too many.
 DOUBLE = 4.0
 
 
 class FaultKinds:
-    """State and helpers of the kinds of harm in one run; ``random`` decides everything."""
+    """State and helpers of the faults of one run; ``random`` decides everything."""
 
     def __init__(self, world: World, random: Random) -> None:
         self._world = world
@@ -30,7 +30,7 @@ class FaultKinds:
         self._admins = Admins(world, Random(f"admins {world.scenario.seed}"))
         self._on = False
         self._round = 0
-        #: In some runs most of the harm is done to one machine, so that one thing comes on top of another.
+        #: In some runs most faults hit one machine, so that they accumulate.
         self._focus = random.choice((0.0, 0.0, 0.5, 0.8))
         self._victim = random.randrange(60)
         #: Wall clocks that were set, and by how much they are to be set back.
@@ -40,7 +40,7 @@ class FaultKinds:
 
     @property
     def admins(self) -> Admins:
-        """Whoever gives commands in this run."""
+        """The administrators of this run."""
         return self._admins
 
     def _someone(self) -> Machine:
@@ -50,7 +50,7 @@ class FaultKinds:
         return self._random.choice(machines)
 
     def _while(self) -> float:
-        """How long something lasts: mostly about a hold, sometimes a blink, sometimes long."""
+        """A duration: mostly about a hold, sometimes very short, sometimes long."""
         random, hold = self._random, self._world.scenario.hold
         chance = random.random()
         if chance < 0.2:
@@ -64,7 +64,7 @@ class FaultKinds:
             self._world.trace.say("faults", text)
 
     def _disturb(self, machine: Host, seconds: float) -> None:
-        """Until some time after ``seconds`` nobody may expect this node to beat."""
+        """Until some time after ``seconds`` this node is not required to beat."""
         name = machine.name
         self._busy[name] = self._busy.get(name, 0) + 1
         self._world.engine.after(seconds + 3.0, self._calm, name)

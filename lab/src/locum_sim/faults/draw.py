@@ -1,8 +1,7 @@
-"""Harm at random: what can happen to machines, networks, the store, scripts and clocks, and its healing.
+"""Random faults of machines, networks, the store, scripts and clocks, and their healing.
 
-Rules of this file: everything comes from one generator, so that a seed is a history. A kind is a method; its name is
-what the report counts and what ``--only`` and ``--without`` take. The kinds are those that ``docs/simulation.md``
-lists, and each is one that the design promises to survive.
+One generator decides everything, so that a seed is a history. A kind is a method; the report counts it by its name,
+and ``--only`` and ``--without`` accept it. ``docs/simulation.md`` lists the kinds; the design promises to survive each.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from locum_sim.machine import Machine
     from locum_sim.world import World
 
-#: Kind → how often it is chosen, before the seed makes some of them rarer and others more common.
+#: Kind → its weight, before the seed makes some kinds rarer and others more common.
 WEIGHTS = {
     "kill_agent": 3.0,
     "kill_agent_midway": 3.0,
@@ -70,7 +69,7 @@ WEIGHTS = {
 
 
 class Faults(ProcessFaults, StoreFaults, OutsideFaults):
-    """The harm of one run. ``only`` and ``without`` are kinds; empty means no restriction."""
+    """The faults of one run. ``only`` and ``without`` are kinds; empty means no restriction."""
 
     def __init__(self, world: World, only: Collection[str] = (), without: Collection[str] = ()) -> None:
         random = Random(f"faults {world.scenario.seed}")
@@ -85,7 +84,7 @@ class Faults(ProcessFaults, StoreFaults, OutsideFaults):
         world.on_end = self._agent_ended
 
     def begin(self) -> None:
-        """From now on things happen."""
+        """Begin to inject faults."""
         self._on = True
         self._round += 1
         self._victim = self._random.randrange(60)
@@ -108,7 +107,7 @@ class Faults(ProcessFaults, StoreFaults, OutsideFaults):
         self._soon(number)
 
     def heal(self) -> None:
-        """Everything is repaired at once; what admins decided stays, mostly."""
+        """Repair everything at once; most decisions of administrators stay."""
         world, random = self._world, self._random
         self._on = False
         world.healed_at = world.engine.now
@@ -140,7 +139,7 @@ class Faults(ProcessFaults, StoreFaults, OutsideFaults):
         if not world.store.up and not world.store.restoring:
             world.store.start_again()
         clean = random.random() < 0.6
-        # What a store would lose that is about to go back cannot be decided now.
+        # Decisions that a store would lose which is about to go back are postponed.
         wait = max(world.store.back_at - world.engine.now, 0.0) if world.store.restoring else 0.0
         world.engine.after(wait + 0.001, self._admins.tidy_up, clean)
 
@@ -151,10 +150,10 @@ class Faults(ProcessFaults, StoreFaults, OutsideFaults):
                 machine.agent.links_changed()
 
     def _check_expiry(self, name: str, incarnation: str) -> None:
-        """Nobody may expire a node that has lived and reached the store all the time while the store was there.
+        """Fail if a node was expired that lived and reached the store whenever the store was up.
 
-        A membership of which its own node does not know (a join that was given up and took effect much later, the
-        answer lost, the watch behind) is nobody's life.
+        A membership that its own node does not know (a join that was given up and took effect much later, its answer
+        lost, the watch behind) does not count as alive.
         """
         machine = self._world.machines[name]
         if self._busy.get(name, 0) or machine.agent is None or not machine.running:

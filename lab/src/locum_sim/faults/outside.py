@@ -1,4 +1,4 @@
-"""Harm from outside: links, firewalls and hands, scripts and services, clocks, strangers in the store, admins."""
+"""Faults from outside: links, firewalls, manual changes, scripts, services, clocks, foreign writes in the store."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from locum_sim.machine import Machine
     from locum_sim.simulated_kernel import Kernel
 
-#: What a stranger may spoil or delete and the cluster must survive (``docs/simulation.md``).
+#: Keys that another program may spoil or delete; the cluster must survive this (``docs/simulation.md``).
 SPOILABLE = ("beat", "health", "phase", "plan", "leader", "member", "claim", "node")
-#: What another writer may write again, unchanged, under a decision: everything that decisions read.
+#: Keys that another writer may rewrite unchanged during a decision: everything that decisions read.
 REWRITTEN = ("beat", "health", "phase", "plan", "leader", "member", "claim", "node", "number", "admin")
-#: Of these, what admins write.
+#: Those of them that administrators write.
 DURABLE = ("admin/", "node/", "number/")
 DELETABLE = ("beat", "health", "phase", "plan", "leader", "member")
 
 
 class OutsideFaults(FaultKinds):
-    """Kinds of harm, a method each."""
+    """Kinds of faults, a method each."""
 
     # -- the public side -------------------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ class OutsideFaults(FaultKinds):
         self._world.engine.after(seconds, self._set_link, machine, name, True)
 
     def flap_link(self) -> None:
-        """A public interface loses its link again and again."""
+        """A public interface loses its link repeatedly."""
         machine = self._someone()
         name = self._random.choice(list(machine.kernel.links))
         period, turns = self._random.uniform(1.0, 4.0), self._random.randrange(6, 16)
@@ -58,7 +58,7 @@ class OutsideFaults(FaultKinds):
             self._set_link(machine, name, up)
 
     def refuse_address(self) -> None:
-        """The kernel of a machine does not accept an address for a while; mostly it loses it as well."""
+        """A kernel does not accept an address for a while; mostly it loses it as well."""
         machine, seconds = self._someone(), self._while()
         hosted = sorted(machine.hosted)
         if not hosted:
@@ -73,7 +73,7 @@ class OutsideFaults(FaultKinds):
         self._world.engine.after(seconds, kernel.refuses.difference_update, chosen)
 
     def refuse_gate(self) -> None:
-        """The kernel of a machine does not arm the gate for a while."""
+        """A kernel does not arm the gate for a while."""
         machine, seconds = self._someone(), self._while()
         self._say(f"the gate of {machine.name} cannot be armed for {seconds:.3f} s")
         machine.kernel.gate_fails = True
@@ -90,7 +90,7 @@ class OutsideFaults(FaultKinds):
             machine.agent.links_changed()
 
     def flush_rules(self) -> None:
-        """Somebody reloads a firewall and takes the gate's rules along; the agent is there and notices."""
+        """A firewall reload removes the gate's rules; the agent runs and notices."""
         machine = self._someone()
         agent = machine.agent
         if agent is None or machine.agent_stopped or machine.guard_stopped or not machine.kernel.open():
@@ -100,20 +100,20 @@ class OutsideFaults(FaultKinds):
         self._world.engine.after(self._random.uniform(0.0002, 0.005), agent.gate_damaged)
 
     def remove_by_hand(self) -> None:
-        """Somebody removes a public address from a machine."""
+        """A public address is removed from a machine by hand."""
         machine = self._someone()
         if machine.kernel.addresses and machine.powered:
             address = self._random.choice(list(machine.kernel.addresses))
-            self._say(f"somebody removes {address} from {machine.name}")
+            self._say(f"{address} is removed from {machine.name} by hand")
             machine.kernel.remove(address)
 
     def add_by_hand(self) -> None:
-        """Somebody configures a public address on a machine."""
+        """A public address is configured on a machine by hand."""
         machine = self._someone()
         hosted = [h.address for h in machine.identity.addresses if h.address not in machine.kernel.addresses]
         if hosted and machine.powered:
             address = self._random.choice(hosted)
-            self._say(f"somebody adds {address} to {machine.name}")
+            self._say(f"{address} is added to {machine.name} by hand")
             self._world.by_hand.add((machine.name, address))
             machine.kernel.add(address, self._random.choice(list(machine.kernel.links)), 10**6)
 
@@ -149,7 +149,7 @@ class OutsideFaults(FaultKinds):
         self._trouble(self._some_event(), "hang")
 
     def monitor_fails(self) -> None:
-        """A service is broken; often something notices at once."""
+        """A service is broken; often its end is noticed at once."""
         machine_mode = self._random.choice(("fail", "fail", "hang"))
         self._trouble("monitor", machine_mode)
         machine = self._someone()
@@ -165,7 +165,7 @@ class OutsideFaults(FaultKinds):
         machine.clock.set_rate(1.0 + self._random.uniform(-half, half))
 
     def clock_step(self) -> None:
-        """Somebody sets the wall clock."""
+        """The wall clock is set."""
         machine = self._someone()
         seconds = self._random.choice((-1.0, 1.0)) * self._random.choice((0.05, 0.5, 3.0))
         if machine.suspended or self._world.engine.now - machine.clock.woke_at < DOUBLE:
@@ -178,7 +178,7 @@ class OutsideFaults(FaultKinds):
         self._world.engine.after(self._while(), self._step_back, step)
 
     def _step_back(self, step: tuple[Machine, MachineClock, float]) -> None:
-        """Somebody notices and sets the clock right, unless that would be one fault too many: then it stays wrong."""
+        """Correct the wall clock, unless that would be one fault too many: then it stays wrong."""
         if step not in self._stepped:
             return
         self._stepped.remove(step)
@@ -188,7 +188,7 @@ class OutsideFaults(FaultKinds):
             clock.step_wall(seconds)
             machine.kernel.look_again()
 
-    # -- strangers and admins --------------------------------------------------------------------------------
+    # -- foreign writes and admins -----------------------------------------------------------------------------
 
     def _some_key(self, kinds: tuple[str, ...]) -> str | None:
         kind = self._random.choice(kinds)
@@ -196,27 +196,27 @@ class OutsideFaults(FaultKinds):
         return self._random.choice(keys) if keys else None
 
     def spoil_key(self) -> None:
-        """A stranger overwrites a key with garbage."""
+        """Another program overwrites a key with garbage."""
         key = self._some_key(SPOILABLE)
         if key is not None and self._world.store.up:
             value = self._random.choice((b"", b"garbage", b"[]", b"{}", b"\xff\xfe"))
-            self._say(f"a stranger spoils {key}")
+            self._say(f"another program spoils {key}")
             self._touched(key)
             self._world.store.commit(STRANGER, (), (Put(key, value),))
 
     def delete_key(self) -> None:
-        """A stranger deletes a key."""
+        """Another program deletes a key."""
         key = self._some_key(DELETABLE)
         if key is not None and self._world.store.up:
-            self._say(f"a stranger deletes {key}")
+            self._say(f"another program deletes {key}")
             self._touched(key)
             self._world.store.commit(STRANGER, (), (Delete(key),))
 
     def meddle(self) -> None:
-        """Just before a node's commit takes effect, another writes what the decision was made from once more.
+        """Just before a node's commit takes effect, another writer rewrites a key that the decision read.
 
-        The value stays, so that a decision which has not looked at its revision goes wrong without any other harm.
-        Half of the time it is the first key that the commit itself writes, if it is there.
+        The value stays, so that a decision without a condition on that revision fails without any other fault. Half of
+        the time it is the first key that the commit itself writes, if present.
         """
         world, random, store = self._world, self._random, self._world.store
         until, share = world.engine.now + 2.0 + self._while(), random.choice((0.1, 0.3, 0.6))
@@ -247,7 +247,7 @@ class OutsideFaults(FaultKinds):
         store.meddler = meddler
 
     def _touched(self, key: str) -> None:
-        """A node whose membership was touched gives it up, releases everything and joins anew: that takes a while."""
+        """Allow for a node whose membership was touched: it gives it up, releases everything and joins anew."""
         if key.startswith("member/"):
             self._disturb(self._world.machines[key[7:]], 60.0)
 
@@ -276,7 +276,7 @@ class OutsideFaults(FaultKinds):
             machine.start_daemon()
 
     def reload(self) -> None:
-        """The configuration of a node changes: an address less, or all of them again."""
+        """A node's configuration changes: it loses an address, or has all of them again."""
         world, machine = self._world, self._someone()
         number = list(world.machines).index(machine.name)
         configured = world.scenario.hosted[number]
@@ -291,11 +291,11 @@ class OutsideFaults(FaultKinds):
             machine.agent.configure()
 
     def change_hold(self) -> None:
-        """An admin writes another hold into a node's configuration: the next agent has it."""
+        """An admin changes the hold in a node's configuration: the next agent uses it."""
         machine = self._someone()
         store = self._world.store
         if store.restoring or self._world.engine.now - store.went_back_at < 10.0:
-            # A daemon that starts now must know the longest hold before.
+            # A daemon that starts now must know the longest earlier hold.
             return
         hold = self._random.choice(HOLDS)
         self._say(f"{machine.name} is configured for a hold of {hold} s from its agent's next start")

@@ -1,4 +1,4 @@
-"""Harm to processes and machines: killed, stopped, suspended, without power, in the midst of whatever they do."""
+"""Faults of processes and machines: killed, stopped, suspended, without power, in the middle of any act."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ProcessFaults(FaultKinds):
-    """Kinds of harm, a method each."""
+    """Kinds of faults, a method each."""
 
     def kill_agent(self) -> None:
         """The agent dies; the guard starts another."""
@@ -21,7 +21,7 @@ class ProcessFaults(FaultKinds):
         machine.kill_agent()
 
     def kill_agent_midway(self) -> None:
-        """The agent dies in the midst of some act."""
+        """The agent dies in the middle of an act."""
         machine = self._someone()
         self._disturb(machine, 3.0)
 
@@ -33,21 +33,21 @@ class ProcessFaults(FaultKinds):
         machine.set_trap(self._random.randint(1, 60), snare)
 
     def kill_all(self) -> None:
-        """Every process of ours dies; the init system starts anew."""
+        """Every process of Locum dies; the init system starts anew."""
         machine = self._someone()
         self._say(f"kill -9 of everything on {machine.name}")
         self._disturb(machine, 6.0)
         machine.kill_all()
 
     def abandon(self) -> None:
-        """Every process of ours dies, and the init system does not start anything for a while."""
+        """Every process of Locum dies, and the init system starts nothing for a while."""
         machine, seconds = self._someone(), self._random.uniform(3.0, 15.0)
         self._say(f"kill -9 of everything on {machine.name}; nothing is started for {seconds:.3f} s")
         self._disturb(machine, seconds + 6.0)
         machine.abandon(seconds)
 
     def kill_guard(self) -> None:
-        """The guard dies, and the agent with it; scripts under way live on for a moment."""
+        """The guard dies, and the agent with it; running scripts live on for a moment."""
         machine = self._someone()
         self._say(f"kill -9 of the guard on {machine.name}")
         self._disturb(machine, 6.0)
@@ -74,7 +74,7 @@ class ProcessFaults(FaultKinds):
 
     def _thaw(self, machine: Machine) -> None:
         if machine.agent_frozen or machine.guard_frozen:
-            self._say(f"{machine.name} goes on")
+            self._say(f"{machine.name} continues")
             machine.thaw()
 
     def freeze_agent(self) -> None:
@@ -86,23 +86,23 @@ class ProcessFaults(FaultKinds):
         self._freeze(self._someone(), "guard", self._while())
 
     def freeze_all(self) -> None:
-        """SIGSTOP of every process of ours."""
+        """SIGSTOP of every process of Locum."""
         self._freeze(self._someone(), "all", self._while())
 
     def freeze_midway(self) -> None:
-        """SIGSTOP in the midst of some act of the agent."""
+        """SIGSTOP in the middle of an act of the agent."""
         machine, seconds = self._someone(), self._while()
         who = self._random.choice(("agent", "all"))
         self._disturb(machine, 3.0)
         machine.set_trap(self._random.randint(1, 60), lambda: self._freeze(machine, who, seconds))
 
     def hiccup(self) -> None:
-        """The agent does not run for some milliseconds, in the midst of some act."""
+        """The agent does not run for some milliseconds, in the middle of an act."""
         machine, seconds = self._someone(), self._random.uniform(0.0005, 0.08)
         machine.set_trap(self._random.randint(1, 60), lambda: self._freeze(machine, "agent", seconds))
 
     def stutter(self) -> None:
-        """Every process of ours is stopped in the midst of some act, goes on for a few steps, and is stopped again."""
+        """Every process of Locum is stopped in the middle of an act, continues for a few steps, and stops again."""
         machine, hold = self._someone(), self._world.scenario.hold
         random = self._random
         pauses = [hold * random.uniform(0.02, 0.95) for _ in range(random.randint(1, 3))]

@@ -1,4 +1,4 @@
-"""Harm to the store and to the ways between it and the nodes."""
+"""Faults of the store and of the paths between it and the nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StoreFaults(FaultKinds):
-    """Kinds of harm, a method each."""
+    """Kinds of faults, a method each."""
 
     def _cut(self, ways: tuple[int, ...]) -> None:
         machine, seconds = self._someone(), self._while()
@@ -38,11 +38,11 @@ class StoreFaults(FaultKinds):
         self._cut((UP, DOWN))
 
     def cut_up(self) -> None:
-        """What a node sends does not reach the store."""
+        """Messages from a node do not reach the store."""
         self._cut((UP,))
 
     def cut_down(self) -> None:
-        """What the store sends does not reach a node."""
+        """Messages from the store do not reach a node."""
         self._cut((DOWN,))
 
     def _break_watch(self, machine: Machine) -> None:
@@ -86,9 +86,9 @@ class StoreFaults(FaultKinds):
         self._world.engine.after(seconds, self._whole, machine)
 
     def late_release(self) -> None:
-        """A node's beats are lost; what else it commits arrives at about the instant at which it is expired.
+        """A node's beats are lost; its other commits arrive at about the instant of its expiry.
 
-        Mostly it is disabled as well, so that what it gives up is another's at once; and the others see it late.
+        Mostly it is disabled as well, so that its addresses move at once; and the other nodes see it late.
         """
         world, random, machine = self._world, self._random, self._someone()
         beaten = world.checks.beaten.get(machine.name)
@@ -125,7 +125,7 @@ class StoreFaults(FaultKinds):
         world.engine.at(end + 0.2, over)
 
     def store_outage(self) -> None:
-        """The store answers nobody for a while."""
+        """The store does not answer for a while."""
         store, seconds = self._world.store, self._while()
         if not store.up:
             return
@@ -161,7 +161,7 @@ class StoreFaults(FaultKinds):
         recent = past[-random.choice((5, 50, 500)) :]
         commits = len(past) - random.randrange(len(recent) + 1)
         if random.random() < 0.5:
-            # Just before something that makes a difference: a node was expired, or a claim was made.
+            # Just before a significant commit: an expiry, or a claim.
             kind, made = random.choice((("member/", False), ("claim/", True)))
             chosen = [
                 number
@@ -172,10 +172,10 @@ class StoreFaults(FaultKinds):
         return self._go_back("store_restored", commits)
 
     def _go_back(self, kind: str, commits: int) -> str:
-        """Back to the state after so many ``commits``, perhaps with an outage, perhaps with revisions that jump.
+        """Go back to the state after this many ``commits``, perhaps with an outage, perhaps with revisions that jump.
 
-        Two assumptions (``docs/safety.md``): what the copy has is older than the longest hold and twice its margin; and
-        a daemon that starts after it knows the longest hold, by its own configuration or by the copy.
+        Two assumptions (``docs/safety.md``): the copy's content is older than the longest hold and twice its margin;
+        and a daemon that starts after it knows the longest hold, by its own configuration or by the copy.
         """
         world, random = self._world, self._random
         store, machines = world.store, world.machines.values()
@@ -203,7 +203,7 @@ class StoreFaults(FaultKinds):
         store.back_at = world.engine.now + away
         embedded = commits > 0 and random.random() < 0.4
         if embedded:
-            # The limit in the file is far above what was given out.
+            # The limit in the file is far above the revisions given out.
             skip = 1_000_000
         world.engine.after(away, self._gone_back, commits, skip, embedded)
         return kind
@@ -224,7 +224,7 @@ class StoreFaults(FaultKinds):
             self._say(f"kill -9 of the agent on {machine.name}")
             world.engine.after(self._random.random() * 0.02, machine.kill_agent)
         for machine in world.machines.values():
-            # A node that comes back now may have seen nothing of what was lost.
+            # A node that comes back now may have seen none of the lost commits.
             if self._random.random() < 0.5 and not machine.suspended and machine.powered:
                 soon = self._random.random() * machine.identity.hold
                 world.engine.after(soon, self._whole, machine)
