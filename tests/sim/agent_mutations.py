@@ -1,4 +1,4 @@
-"""Deliberate defects in the agent's procedures (``src/locum/agent``), in the manner of :mod:`tests.sim.mutations`.
+"""Deliberate defects in the agent's procedures (``src/locum/node``), in the manner of :mod:`tests.sim.mutations`.
 
 They patch the product's modules: what the simulation runs is what a node runs.
 """

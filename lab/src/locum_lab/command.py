@@ -289,6 +289,8 @@ def demo(
 
     from locum_lab import demo as demonstration  # noqa: PLC0415
 
+    if nodes < 2 or addresses < 1:
+        raise UsageError("the demo moves addresses between nodes: --nodes must be 2 or more, --addresses 1 or more")
     layout = Layout(name=name, nodes=nodes, addresses=addresses, hold=hold)
     _end_on_sigterm()
     made = Lab.up(layout, store=store, daemons=False, owner=processes.find(os.getpid()))

@@ -40,14 +40,17 @@ class Costs(msgspec.Struct):
     last: float = 0.0
 
 
-class Page:
-    """An address. ``fresh``: its tickle list has not been compared with all of its connections yet. ``settled``: its
-    clients have been notified, so dead connections may leave the list."""
+class RecordedAddress:
+    """An address whose connections are recorded.
 
-    def __init__(self, address: str, ledger: TickleList) -> None:
+    ``fresh``: its tickle list has not been compared with all of its connections yet. ``settled``: its clients have
+    been notified, so dead connections may leave the list.
+    """
+
+    def __init__(self, address: str, tickle_list: TickleList) -> None:
         self.address = address
         self.packed = route.packed(address)
-        self.ledger = ledger
+        self.tickle_list = tickle_list
         self.fresh = True
         self.settled = False
 
@@ -68,7 +71,7 @@ class Recorder:
         self._run = run
         self._say = say
         self._census = Census(inet_diag.open_socket())
-        self._pages: dict[str, Page] = {}
+        self._recorded: dict[str, RecordedAddress] = {}
         self._lock = asyncio.Lock()
         self._apart = False
 
@@ -77,82 +80,91 @@ class Recorder:
         self._census.close()
 
     def __contains__(self, address: str) -> bool:
-        return address in self._pages
+        return address in self._recorded
 
     def __len__(self) -> int:
-        return len(self._pages)
+        return len(self._recorded)
 
     async def open(self, address: str, buckets: Mapping[int, Iterable[bytes]]) -> None:
         """``address`` is here; its list in the store has ``buckets``."""
-        self._pages[address] = Page(address, await self._run(TickleList, buckets))
+        self._recorded[address] = RecordedAddress(address, await self._run(TickleList, buckets))
 
     def settle(self, address: str) -> None:
         """The clients on the list of ``address`` have been notified: dead connections may leave it from now on."""
-        if address in self._pages:
-            self._pages[address].settled = True
+        if address in self._recorded:
+            self._recorded[address].settled = True
 
-    def shut(self, address: str) -> Page | None:
-        """``address`` has left; its list stays in the store. Returns its page, for :meth:`finish`."""
-        return self._pages.pop(address, None)
+    def shut(self, address: str) -> RecordedAddress | None:
+        """``address`` has left; its list stays in the store. Returns its record, for :meth:`finish`."""
+        return self._recorded.pop(address, None)
 
     async def live(self, address: str) -> set[bytes] | None:
         """The connections of ``address`` as of the last pass; None when it is not here or its clients are still being
         notified."""
-        page = self._pages.get(address)
-        if page is None or not page.settled:
+        recorded = self._recorded.get(address)
+        if recorded is None or not recorded.settled:
             return None
         async with self._lock:
-            live: set[bytes] = await self._run(page.ledger.live)
+            live: set[bytes] = await self._run(recorded.tickle_list.live)
             return live
 
     async def look(self, ports: Collection[int]) -> None:
         """One pass: scan the kernel, write the changes."""
         async with self._lock:
-            pages = list(self._pages.values())
+            addresses = list(self._recorded.values())
             # Read now: the result belongs to this holding of the address, and must not be written in a later one.
-            claims = {page.address: self._claim(page.address) for page in pages}
+            claims = {recorded.address: self._claim(recorded.address) for recorded in addresses}
             try:
-                changed: list[tuple[Page, tuple[Change, ...]]] = await self._run(self._survey, pages, ports)
+                changed: list[tuple[RecordedAddress, tuple[Change, ...]]] = await self._run(
+                    self._survey, addresses, ports
+                )
             except LocumError as error:
                 self._say("kernel", f"connections cannot be listed: {error}")
                 return
             self._say("kernel", "")
             await self._write(
-                [(page.ledger, Write(page.address, claims[page.address], changes)) for page, changes in changed]
+                [
+                    (recorded.tickle_list, Write(recorded.address, claims[recorded.address], changes))
+                    for recorded, changes in changed
+                ]
             )
 
-    async def finish(self, address: str, page: Page | None, entries: Collection[bytes]) -> None:
+    async def finish(self, address: str, recorded: RecordedAddress | None, entries: Collection[bytes]) -> None:
         """Write the last list of an address that leaves: ``entries`` are cut now, and the next holder notifies them.
 
-        ``page`` comes from :meth:`shut`; it is None when the list was not read yet, and is read now.
+        ``recorded`` comes from :meth:`shut`; it is None when the list was not read yet, and is read now.
         """
         claim = self._claim(address)
         try:
-            ledger = page.ledger if page is not None else TickleList((await self._lists.read(address)).buckets)
+            tickle_list = (
+                recorded.tickle_list if recorded is not None else TickleList((await self._lists.read(address)).buckets)
+            )
         except StoreError as error:
             self._say("store", f"connections cannot be recorded: {error}")
             return
         async with self._lock:
-            await self._run(ledger.update, entries, (), boottime())
-            await self._write([(ledger, Write(address, claim, tuple(ledger.writes())))])
+            await self._run(tickle_list.update, entries, (), boottime())
+            await self._write([(tickle_list, Write(address, claim, tuple(tickle_list.writes())))])
 
-    def _survey(self, pages: Collection[Page], ports: Collection[int]) -> list[tuple[Page, tuple[Change, ...]]]:
+    def _survey(
+        self, addresses: Collection[RecordedAddress], ports: Collection[int]
+    ) -> list[tuple[RecordedAddress, tuple[Change, ...]]]:
         """On the thread: the changes to write for each address."""
         started = time.thread_time()
         now = boottime()
         come, gone = self._census.take(ports)
-        everything = self._census.all() if any(page.fresh for page in pages) else None
+        everything = self._census.all() if any(recorded.fresh for recorded in addresses) else None
         changed = []
-        for page in pages:
-            if page.fresh and everything is not None:
-                page.ledger.replace(everything.of(page.packed), now)
-                page.fresh = False
+        for recorded in addresses:
+            if recorded.fresh and everything is not None:
+                recorded.tickle_list.replace(everything.of(recorded.packed), now)
+                recorded.fresh = False
             else:
-                page.ledger.update(come.of(page.packed), gone.of(page.packed), now)
-            if page.settled:
-                page.ledger.tidy(now)
-            if page.ledger.pending:
-                changed.append((page, tuple(page.ledger.writes())))
+                recorded.tickle_list.update(come.of(recorded.packed), gone.of(recorded.packed), now)
+            if recorded.settled:
+                recorded.tickle_list.tidy(now)
+            if recorded.tickle_list.pending:
+                changed.append((recorded, tuple(recorded.tickle_list.writes())))
         self.costs.last = time.thread_time() - started
         self.costs.cpu += self.costs.last
         self.costs.passes += 1
@@ -160,14 +172,14 @@ class Recorder:
 
     async def _write(self, changed: Iterable[tuple[TickleList, Write]]) -> None:
         """Write, holding the lock. Changes that are not written stay pending."""
-        due = [(ledger, write) for ledger, write in changed if write.claim and write.changes]
+        due = [(tickle_list, write) for tickle_list, write in changed if write.claim and write.changes]
         if not due:
             return
-        ledgers = {write.address: ledger for ledger, write in due}
+        tickle_lists = {write.address: tickle_list for tickle_list, write in due}
         try:
             accepted = await self._lists.write(
                 [write for _, write in due],
-                lambda address, numbers: ledgers[address].written(numbers),
+                lambda address, numbers: tickle_lists[address].written(numbers),
                 apart=self._apart,
             )
         except StoreError as error:

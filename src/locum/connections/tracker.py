@@ -263,8 +263,8 @@ class ConnectionTracker:
         return await self._safely(self._released(address)) or 0
 
     async def _released(self, address: str) -> int:
-        page = self.recorder.shut(address)
-        known = page is not None or address in self._visits
+        recorded = self.recorder.shut(address)
+        known = recorded is not None or address in self._visits
         self._leave(address)
         if not self.supported:
             return 0
@@ -279,7 +279,7 @@ class ConnectionTracker:
         clients = {entry_of(f) for f in found if 1 << f.state & WORTH_TELLING}
         work: list[asyncio.Task[Any]] = [sweep := self._sweep_later([address], found)]
         if known:
-            work.append(self._spawn(self.recorder.finish(address, page, clients)))
+            work.append(self._spawn(self.recorder.finish(address, recorded, clients)))
         await asyncio.wait(work, timeout=FLUSH_PATIENCE)
         await asyncio.wait([sweep], timeout=RELEASE_PATIENCE)
         if not sweep.done():
@@ -310,7 +310,7 @@ class ConnectionTracker:
             visit.cancel()
 
     async def _reset_all(self, address: str, ports: Collection[int]) -> None:
-        page = self.recorder.shut(address)
+        recorded = self.recorder.shut(address)
         try:
             found, left = await asyncio.to_thread(end_all, address, ports)
         except LocumError as error:
@@ -320,7 +320,7 @@ class ConnectionTracker:
             self._log(f"{address}: {len(left)} connections did not answer and may live on: {UNSUPPORTED}", "warning")
         if found:
             clients = {entry_of(f) for f in found if 1 << f.state & WORTH_TELLING and f.port not in ports}
-            await asyncio.wait([self._spawn(self.recorder.finish(address, page, clients))], timeout=FLUSH_PATIENCE)
+            await asyncio.wait([self._spawn(self.recorder.finish(address, recorded, clients))], timeout=FLUSH_PATIENCE)
 
     def _sweep_later(self, addresses: Collection[str], found: list[Found] | None = None) -> asyncio.Task[Progress]:
         sweep = self._spawn(self._sweep(addresses, None, found))

@@ -92,20 +92,20 @@ def _runner(runtime: str, state: str) -> Iterator[ScriptRunner]:
     try:
         os.makedirs(os.path.join(runtime, "listen"), exist_ok=True)
         os.makedirs(os.path.join(state, "scripts"), exist_ok=True)
-        record = RunLock(runtime, os.getpid(), PATIENCE)
+        run_lock = RunLock(runtime, os.getpid(), PATIENCE)
     except PermissionError as error:
         raise PermissionRequired(f"{error.filename}: no permission to write there: give --runtime DIR") from None
     except OSError as error:
         raise LocumError(f"{error.filename}: cannot be created: {error.strerror}") from None
     try:
-        record.end_earlier()
-        runner = ScriptRunner(record)
+        run_lock.end_earlier()
+        runner = ScriptRunner(run_lock)
         try:
             yield runner
         finally:
             runner.close()
     finally:
-        record.close()
+        run_lock.close()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from locum.events.runner.results import ScriptResult
 from locum.threads import Worker
 
 #: A runner without an expected message for this long is stopped or stuck, seconds.
-GRACE = 15.0
+ANSWER_MARGIN = 15.0
 #: How long a runner may take to begin: it may have to wait for an earlier one and for processes to die, seconds.
 START_LIMIT = 30.0
 #: How long a runner whose socket was closed may take to kill its script and exit, seconds.
@@ -130,14 +130,14 @@ class RunnerClient(asyncio.Protocol):
         self._counter += 1
         run = self._run = Run(Request(self._counter, jobs), self._loop.create_future())
         self._transport.write(encode(run.request))
-        self._watch(run.limit + GRACE)
+        self._watch(run.limit + ANSWER_MARGIN)
         return run
 
     def cancel(self, run: Run) -> None:
         """Kill the script of ``run``; ``run.finished`` follows."""
         if self._run is run and self._transport is not None and not self.closed:
             self._transport.write(encode(Cancel(run.request.run)))
-            self._watch(GRACE)
+            self._watch(ANSWER_MARGIN)
 
     async def end(self) -> None:
         """Close the socket, wait until the process has ended, kill it if it does not. One that cannot be killed, in
@@ -212,7 +212,7 @@ class RunnerClient(asyncio.Protocol):
                 self._unwatch()
                 self._finish(None)
             else:
-                self._watch(self._run.limit + GRACE)
+                self._watch(self._run.limit + ANSWER_MARGIN)
 
     def _finish(self, reason: str | None) -> None:
         run, self._run = self._run, None

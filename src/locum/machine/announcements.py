@@ -22,7 +22,7 @@ _ICMP6 = struct.Struct("!BBHI16sBB6s")
 
 _ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
 _BROADCAST = b"\xff" * 6
-_NOBODY = b"\0" * 6
+_UNKNOWN_MAC = b"\0" * 6
 _ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
 _ALL_NODES_MAC = b"\x33\x33\0\0\0\x01"  # RFC 2464, section 7
 
@@ -121,7 +121,7 @@ def question(address: str, mac: bytes) -> bytes:
     """
     raw = route.packed(address)
     if len(raw) == 4:
-        body = _ARP.pack(1, 0x0800, 6, 4, 1, mac, bytes(4), _NOBODY, raw)
+        body = _ARP.pack(1, 0x0800, 6, 4, 1, mac, bytes(4), _UNKNOWN_MAC, raw)
         return (_ETHERNET.pack(_BROADCAST, mac, _ETH_P_ARP) + body).ljust(60, b"\0")
     group = _SOLICITED_NODE + raw[13:]
 
@@ -141,7 +141,7 @@ def _arp(address: bytes, mac: bytes, operation: int) -> bytes:
 
     Both forms are sent, as CTDB does: some devices update their tables on requests only, others on replies.
     """
-    target = _NOBODY if operation == 1 else mac
+    target = _UNKNOWN_MAC if operation == 1 else mac
     body = _ARP.pack(1, 0x0800, 6, 4, operation, mac, address, target, address)
     return (_ETHERNET.pack(_BROADCAST, mac, _ETH_P_ARP) + body).ljust(60, b"\0")
 

@@ -98,7 +98,7 @@ class AnnouncePort(Protocol):
 
 
 class HoldPagePort(Protocol):
-    """The page shared with the guard; see :class:`locum.node.guard.hold_page.Page`."""
+    """The page shared with the guard; see :class:`locum.node.guard.hold_page.HoldPage`."""
 
     @property
     def deadline(self) -> float:

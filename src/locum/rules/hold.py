@@ -27,8 +27,8 @@ SLOTS = 4
 CLOCK_RATE_BOUND = 0.001
 #: After an outage of the store each node gets this number of beats, and at least this number of seconds, to be heard of
 #: again; never more than a hold and its margin.
-GRACE_BEATS = 3
-SHORTEST_GRACE = 0.5
+REJOIN_BEATS = 3
+SHORTEST_ALLOWANCE = 0.5
 #: Kernel timers and queues: some jiffies of 10 ms (HZ=100), and packets already handed to a network card.
 KERNEL_SLACK = 0.03
 
@@ -46,7 +46,7 @@ def interval_for(hold: float) -> float:
 @lru_cache(maxsize=256)
 def rejoin_allowance(hold: float, margin: float) -> float:
     """Seconds that a node with this ``hold`` and ``margin`` gets to beat again once the store is back."""
-    return min(max(GRACE_BEATS * interval_for(hold), SHORTEST_GRACE), hold + margin)
+    return min(max(REJOIN_BEATS * interval_for(hold), SHORTEST_ALLOWANCE), hold + margin)
 
 
 class OwnHold:
@@ -141,7 +141,7 @@ class FailureDetector:
         self._seen: dict[str, tuple[int, float]] = {}
         self._echo_sent = -1.0e18
         self._trusted_since = 0.0
-        self._hurried = False
+        self._return_reported = False
         self._sent: dict[int, float] = {}
         self._orphans: dict[str, tuple[int, float]] = {}
 
@@ -180,10 +180,10 @@ class FailureDetector:
         A store that is slow rather than away does not get more beats than it can answer.
         """
         if self.trusted(now):
-            self._hurried = False
+            self._return_reported = False
             return False
-        hurried, self._hurried = self._hurried, True
-        return not hurried
+        reported, self._return_reported = self._return_reported, True
+        return not reported
 
     def forget(self, node: str) -> None:
         """``node`` is no longer a member."""

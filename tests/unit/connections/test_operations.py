@@ -26,7 +26,7 @@ def entry(address: str, client: str, client_port: int, port: int = 445) -> bytes
     return Connection(address, port, client, client_port).entry
 
 
-class StubRegistrar:
+class StubRecorder:
     def __init__(self) -> None:
         self.here: dict[str, set[bytes]] = {}
 
@@ -34,13 +34,13 @@ class StubRegistrar:
         return self.here.get(address)
 
 
-class StubKeeper:
+class StubTracker:
     """The tracker of a node that has FOUR; writes down what it is asked to do."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.lists = TickleStore(self.store, "c")
-        self.recorder = StubRegistrar()
+        self.recorder = StubRecorder()
         self.asked: list[object] = []
 
     def holds(self, address: str) -> bool:
@@ -61,7 +61,7 @@ class StubKeeper:
 
 class Scene:
     def __init__(self) -> None:
-        self.tracker = StubKeeper()
+        self.tracker = StubTracker()
         self.holders = {FOUR: "n1", ELSEWHERE: "n2"}
         self.operations = ConnectionOperations(
             cast(ConnectionTracker, self.tracker), public=lambda: {FOUR, SIX, ELSEWHERE}, holder=self.holders.get

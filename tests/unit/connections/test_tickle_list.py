@@ -30,9 +30,9 @@ class Shelf(dict[int, frozenset[bytes]]):
         self.bytes = 0
         self.operations = 0
 
-    def take(self, ledger: TickleList, limit: int | None = None) -> None:
+    def take(self, listed: TickleList, limit: int | None = None) -> None:
         done = []
-        for number, value in ledger.writes()[:limit]:
+        for number, value in listed.writes()[:limit]:
             self.operations += 1
             if value is None:
                 self.pop(number, None)
@@ -40,7 +40,7 @@ class Shelf(dict[int, frozenset[bytes]]):
                 self.bytes += len(value)
                 self[number] = frozenset(tickle_list.unpack("key", value, 8))
             done.append(number)
-        ledger.written(done)
+        listed.written(done)
 
     def all(self) -> set[bytes]:
         return set().union(*self.values())
@@ -51,7 +51,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = TickleList()
+        self.listed = TickleList()
         self.shelf = Shelf()
         self.there: set[bytes] = set()
         self.now = 100.0
@@ -63,27 +63,27 @@ class Life(RuleBasedStateMachine):
         gone_entries = entries(*gone) & self.there
         come_entries = entries(*come)
         self.there = (self.there - gone_entries) | come_entries
-        self.ledger.update(come_entries, gone_entries, self.now)
+        self.listed.update(come_entries, gone_entries, self.now)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 20.0]))
     def tidy(self, seconds: float) -> None:
         self.now += seconds
-        self.ledger.tidy(self.now)
+        self.listed.tidy(self.now)
 
     @rule(limit=st.none() | st.integers(0, 5))
     def write(self, limit: int | None) -> None:
-        self.shelf.take(self.ledger, limit)
+        self.shelf.take(self.listed, limit)
 
     @rule(seen=numbers)
     def restart(self, seen: set[int]) -> None:
-        self.ledger = TickleList(dict(self.shelf))
+        self.listed = TickleList(dict(self.shelf))
         self.there = entries(*seen)
-        self.ledger.replace(self.there, self.now)
+        self.listed.replace(self.there, self.now)
 
     @invariant()
-    def the_ledger_knows_what_is_there(self) -> None:
-        assert self.ledger.live() == self.there
-        assert len(self.ledger) == len(self.there)
+    def the_list_knows_what_is_there(self) -> None:
+        assert self.listed.live() == self.there
+        assert len(self.listed) == len(self.there)
 
     @invariant()
     def the_store_can_be_brought_to_the_truth(self) -> None:
@@ -103,62 +103,62 @@ TestLife.settings = settings(max_examples=60, stateful_step_count=25, deadline=N
 
 
 def test_nothing_is_missing_from_the_store_at_any_moment_while_buckets_are_merged() -> None:
-    ledger, shelf = TickleList(), Shelf()
-    ledger.update(entries(*range(1000)), (), 0.0)
-    shelf.take(ledger)
+    listed, shelf = TickleList(), Shelf()
+    listed.update(entries(*range(1000)), (), 0.0)
+    shelf.take(listed)
     stay = entries(*range(0, 1000, 10))
-    ledger.update((), entries(*range(1000)) - stay, 0.0)
-    ledger.tidy(0.0)
-    assert len(ledger.writes()) > 3
-    while ledger.pending:
-        shelf.take(ledger, 1)
+    listed.update((), entries(*range(1000)) - stay, 0.0)
+    listed.tidy(0.0)
+    assert len(listed.writes()) > 3
+    while listed.pending:
+        shelf.take(listed, 1)
         assert shelf.all() >= stay
     assert shelf.all() == stay
     assert len(shelf) <= 2
 
 
 def test_what_has_gone_stays_listed_for_some_seconds_only() -> None:
-    ledger, shelf = TickleList(), Shelf()
-    ledger.update(entries(*range(100)), (), 0.0)
-    shelf.take(ledger)
-    ledger.update((), entries(1), 5.0)
-    ledger.tidy(5.0 + TIDY_AFTER - 0.1)
-    assert not ledger.pending
-    ledger.tidy(5.0 + TIDY_AFTER)
-    shelf.take(ledger)
+    listed, shelf = TickleList(), Shelf()
+    listed.update(entries(*range(100)), (), 0.0)
+    shelf.take(listed)
+    listed.update((), entries(1), 5.0)
+    listed.tidy(5.0 + TIDY_AFTER - 0.1)
+    assert not listed.pending
+    listed.tidy(5.0 + TIDY_AFTER)
+    shelf.take(listed)
     assert shelf.all() == entries(*range(100)) - entries(1)
 
 
 def test_of_few_connections_one_that_goes_is_taken_off_at_once() -> None:
-    ledger, shelf = TickleList(), Shelf()
-    ledger.update(entries(1, 2), (), 0.0)
-    shelf.take(ledger)
-    ledger.update((), entries(1), 0.0)
-    ledger.tidy(0.0)
-    shelf.take(ledger)
+    listed, shelf = TickleList(), Shelf()
+    listed.update(entries(1, 2), (), 0.0)
+    shelf.take(listed)
+    listed.update((), entries(1), 0.0)
+    listed.tidy(0.0)
+    shelf.take(listed)
     assert shelf.all() == entries(2)
-    ledger.update((), entries(2), 0.0)
-    ledger.tidy(0.0)
-    shelf.take(ledger)
+    listed.update((), entries(2), 0.0)
+    listed.tidy(0.0)
+    shelf.take(listed)
     assert not shelf
 
 
 def test_a_connection_that_comes_back_costs_nothing() -> None:
-    ledger, shelf = TickleList(), Shelf()
-    ledger.update(entries(*range(100)), (), 0.0)
-    shelf.take(ledger)
-    ledger.update((), entries(7), 0.0)
-    ledger.tidy(1.0)
-    ledger.update(entries(7), (), 2.0)
-    ledger.tidy(100.0)
-    assert not ledger.pending
+    listed, shelf = TickleList(), Shelf()
+    listed.update(entries(*range(100)), (), 0.0)
+    shelf.take(listed)
+    listed.update((), entries(7), 0.0)
+    listed.tidy(1.0)
+    listed.update(entries(7), (), 2.0)
+    listed.tidy(100.0)
+    assert not listed.pending
 
 
 def test_a_change_of_one_in_a_hundred_is_cheap() -> None:
     """10,000 connections, a hundred of which go and a hundred new ones come every second."""
-    ledger, shelf = TickleList(), Shelf()
-    ledger.update(entries(*range(10_000)), (), 0.0)
-    shelf.take(ledger)
+    listed, shelf = TickleList(), Shelf()
+    listed.update(entries(*range(10_000)), (), 0.0)
+    shelf.take(listed)
     first = shelf.bytes
     assert first < 90_000
     shelf.bytes = shelf.operations = 0
@@ -167,9 +167,9 @@ def test_a_change_of_one_in_a_hundred_is_cheap() -> None:
         come = range(10_000 + 100 * second, 10_100 + 100 * second)
         # From all over the list, as connections end in no order.
         gone = [(100 * second + n) * 7919 % 10_000 for n in range(100)]
-        ledger.update(entries(*come), entries(*gone), float(second))
-        ledger.tidy(float(second))
-        shelf.take(ledger)
+        listed.update(entries(*come), entries(*gone), float(second))
+        listed.tidy(float(second))
+        shelf.take(listed)
     assert shelf.bytes / seconds < 15_000
     assert shelf.operations / seconds < 25
 
@@ -178,9 +178,9 @@ def test_the_same_entry_in_two_buckets_is_cleaned_up() -> None:
     """An interrupted merge leaves that."""
     shelf = Shelf()
     shelf.update({3: frozenset(entries(1, 2)), 4: frozenset(entries(2, 3))})
-    ledger = TickleList(dict(shelf))
-    ledger.replace(entries(1, 2, 3), 0.0)
-    shelf.take(ledger)
+    listed = TickleList(dict(shelf))
+    listed.replace(entries(1, 2, 3), 0.0)
+    shelf.take(listed)
     assert shelf.all() == entries(1, 2, 3)
     assert sum(map(len, shelf.values())) == 3
 

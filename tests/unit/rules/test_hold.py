@@ -71,7 +71,7 @@ class TestOwnHold:
             assert margin_for(hold) >= 0.001 * hold + 0.01
 
 
-class TestObservers:
+class TestFailureDetector:
     def test_a_node_that_beats_is_not_expired(self) -> None:
         view, detector = view_with_member("n2"), FailureDetector(0.4)
         see_own_beats(detector, 100.0, 110.0)

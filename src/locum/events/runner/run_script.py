@@ -38,7 +38,7 @@ _REST = 1 << 20
 #: How long what a script leaves behind may take to let go of its output ("service >/dev/null &" has just forked),
 #: milliseconds.
 _LET_GO = 50
-#: At most so many children are forked ahead; each has 2 MB of its own.
+#: The most children that are forked ahead; each has 2 MB of its own.
 _SPARES = 3
 #: How long a Python script may take to write its stack, seconds.
 _STACK_LIMIT = 0.5
@@ -58,8 +58,8 @@ class ScriptRunner:
     inherit them.
     """
 
-    def __init__(self, record: RunLock) -> None:
-        self._record = record
+    def __init__(self, run_lock: RunLock) -> None:
+        self._run_lock = run_lock
         self._stacks = os.memfd_create("stacks")
         self._compiled: dict[str, tuple[tuple[int, ...], types.CodeType]] = {}
         self._spares: list[Child] = []
@@ -99,7 +99,7 @@ class ScriptRunner:
             why = first_line(output) if reason is None else reason
             return ScriptResult(job.script, outcome, status, started, time.monotonic() - begin, output, why)
 
-        left = self._record.still_running(job.script)
+        left = self._run_lock.still_running(job.script)
         if left:
             names = ", ".join(str(pid) for pid in left)
             return ended(Outcome.FAILED, 1, f"not started: process {names} of an earlier run cannot be killed")
@@ -120,7 +120,7 @@ class ScriptRunner:
             run.drain()
             drain = run.hand_over()
             self._unreaped += [pid for pid in (drain, child.pid if run.running else None) if pid is not None]
-            self._record.ended()
+            self._run_lock.ended()
             if outcome is Outcome.OK:
                 return ended(outcome, status, run.text(), "")
             # A monitor that failed may have started its service again already.
@@ -155,14 +155,14 @@ class ScriptRunner:
         if not job.python:
             self._runs += 1
             token = f"{os.getpid()}.{self._runs}"
-            self._record.starting(job.script, job.event, token, job.command)
+            self._run_lock.starting(job.script, job.event, token, job.command)
             spawned = Spawned(job, token)
-            self._record.begun(job.script, job.event, spawned.pid)
+            self._run_lock.begun(job.script, job.event, spawned.pid)
             return spawned
         self._python_runs += 1
         os.ftruncate(self._stacks, 0)
         child = self._python_child()
-        self._record.begun(job.script, job.event, child.pid)
+        self._run_lock.begun(job.script, job.event, child.pid)
         child.start(job)
         try:
             self._code(job.path)  # for the children to come; this one may have been forked before
@@ -183,7 +183,7 @@ class ScriptRunner:
     def _end_session(self, job: Job, run: _Run) -> None:
         left = kill_session(run.pid)
         if left:
-            self._record.stuck(job.script, [(one.pid, one.start) for one in left])
+            self._run_lock.stuck(job.script, [(one.pid, one.start) for one in left])
             names = ", ".join(f"{one.pid} ({one.name}, state {one.state})" for one in left)
             run.note(f"these processes cannot be killed: {names}")
         run.reap()

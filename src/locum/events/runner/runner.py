@@ -92,12 +92,12 @@ def serve(descriptor: int, runtime: str, agent: int) -> int:
     _settle()
     control = Control(descriptor)
     try:
-        record = RunLock(runtime, agent)
-        ended = record.end_earlier()
+        run_lock = RunLock(runtime, agent)
+        ended = run_lock.end_earlier()
     except (LocumError, OSError) as error:
         control.send(Greeting(refused=str(error)))
         return 1
-    runner = ScriptRunner(record)
+    runner = ScriptRunner(run_lock)
     control.send(Greeting(ended=ended))
     _preload()
     gc.collect()
@@ -106,7 +106,7 @@ def serve(descriptor: int, runtime: str, agent: int) -> int:
         _carry_out(request, runner, control)
         runner.prepare(control.is_quiet)
     runner.close()
-    record.close()
+    run_lock.close()
     return 0
 
 

@@ -189,7 +189,7 @@ class Gate:
             self._delete_table(NFPROTO_NETDEV)
         self._public, self._interfaces, self._families = addresses, names, families
         self._held.clear()
-        self._forget_tickets()
+        self._forget_armed()
         self._fingerprint = self._take_fingerprint()
 
     def adopt(self, public: Iterable[str], interfaces: Iterable[str]) -> bool:
@@ -217,7 +217,7 @@ class Gate:
             if problem.errno == errno.ENOENT:
                 return False
             raise
-        self._forget_tickets()
+        self._forget_armed()
         self.configure(public, self._interfaces)
         return True
 
@@ -366,7 +366,7 @@ class Gate:
 
     def shut(self) -> None:
         """Close the gate at once; a beat sent before can no longer open it."""
-        self._forget_tickets()
+        self._forget_armed()
         batch = Batch()
         for family in self._families:
             for slot in range(SLOTS):
@@ -443,7 +443,7 @@ class Gate:
             if problem.errno not in (errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
                 raise
 
-    def _forget_tickets(self) -> None:
+    def _forget_armed(self) -> None:
         self._pending = [False] * SLOTS
 
     def _edit(self, name: str, addresses: Iterable[str], what: str, *, add: bool) -> None:

@@ -232,7 +232,7 @@ def test_a_runner_that_cannot_start_is_said_and_tried_again(bench: Bench, monkey
 
 
 def test_a_stopped_runner_is_replaced_and_its_run_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_client, "GRACE", 0.5)
+    monkeypatch.setattr(runner_client, "ANSWER_MARGIN", 0.5)
     bench.shell("10.a", f"echo >>{bench.file('begun')}; while [ ! -e {bench.file('gate')} ]; do sleep 0.01; done\n")
 
     async def go() -> None:
