@@ -1,6 +1,6 @@
 """An admin's commands, given to daemons without waiting, and the known results of their writes.
 
-A frozen daemon does not answer, so commands run concurrently. Confirmed writes go into the ledger (I9).
+A frozen daemon does not answer, so commands run concurrently. Confirmed writes are kept (I9).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from locum.api import client
 from locum.api.model import StatusReport, TunableReport
 from locum_lab.lab import Lab
-from locum_lab.torture.ledger import Ledger, Value, Write, writes_of
+from locum_lab.torture.confirmed import ConfirmedWrites, Value, Write, writes_of
 
 #: A command without an answer after this many seconds is given up.
 _WITHIN = 20.0
@@ -38,10 +38,10 @@ class _Command(msgspec.Struct, frozen=True):
 
 
 class Commands:
-    """``say`` gets a line about each command that did not succeed. ``ledger``: their writes."""
+    """``say`` gets a line about each command that did not succeed. ``confirmed``: their writes."""
 
     def __init__(self, lab: Lab, say: Say) -> None:
-        self.ledger = Ledger()
+        self.confirmed = ConfirmedWrites()
         self._lab = lab
         self._say = say
         self._running: list[_Command] = []
@@ -51,7 +51,7 @@ class Commands:
         self.collect()
         writes = writes_of(arguments, time.time())
         for write in writes:
-            self.ledger.begin(write)
+            self.confirmed.begin(write)
         process = subprocess.Popen(
             self._lab.command(node, [sys.executable, "-m", "locum.cli.main", *arguments]),
             stdin=subprocess.DEVNULL,
@@ -65,7 +65,7 @@ class Commands:
     def forget(self) -> None:
         """The store went back: confirmed writes, and those in progress, may be lost."""
         self.collect()
-        self.ledger.forget()
+        self.confirmed.forget()
         self._running = [msgspec.structs.replace(command, writes=()) for command in self._running]
 
     def collect(self, *, wait: float = 0.0) -> None:
@@ -98,9 +98,9 @@ class Commands:
         confirmed = status == 0 or any(line.startswith(_ACCEPTED) for line in lines)
         for write in command.writes:
             if confirmed:
-                self.ledger.end(write, time.time())
+                self.confirmed.end(write, time.time())
             elif status == _NOT_POSSIBLE:
-                self.ledger.refused(write)
+                self.confirmed.refused(write)
 
     # -- results ---------------------------------------------------------------------------------------------------
 

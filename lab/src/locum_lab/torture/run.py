@@ -133,7 +133,7 @@ class Torture:
         self._lab.wait_served()
         now = time.time()
         first = self._lab.layout.node_names[0]
-        self._commands.ledger.take(self._commands.seen_by(first), now)
+        self._commands.confirmed.take(self._commands.seen_by(first), now)
         self._set_tunables()
         self._hand.copy_store()
 
@@ -271,11 +271,11 @@ class Torture:
                 except LocumError as error:
                     missing[node] = (f"no answer: {error}",)
                     continue
-                missing[node] = self._commands.ledger.lost(seen, time.time())
+                missing[node] = self._commands.confirmed.lost(seen, time.time())
                 if not missing[node]:
                     del missing[node]
                     self._confirmed += len(seen)
-                    self._commands.ledger.take(seen, time.time())
+                    self._commands.confirmed.take(seen, time.time())
             if missing and boottime() - start > _KNOWN_WITHIN + self._late.between(start, boottime()):
                 for node, words in missing.items():
                     self._fail(f"I9: as {node} sees it, {'; '.join(words)}", start, "", watching)

@@ -50,7 +50,7 @@ def writes_of(arguments: tuple[str, ...], now: float) -> tuple[Write, ...]:
     return ()
 
 
-class Ledger:
+class ConfirmedWrites:
     """All relevant writes, by key."""
 
     def __init__(self) -> None:

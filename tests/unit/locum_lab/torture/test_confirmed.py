@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from locum_lab.torture.ledger import LATE, Ledger, Value, Write, writes_of
+from locum_lab.torture.confirmed import LATE, ConfirmedWrites, Value, Write, writes_of
 
 
-def ledger(*writes: tuple[Value, float, float | None]) -> Ledger:
+def recorded(*writes: tuple[Value, float, float | None]) -> ConfirmedWrites:
     """Of (value, begun, confirmed at or never) of one key."""
-    made = Ledger()
+    made = ConfirmedWrites()
     for value, begun, ended in writes:
         write = Write("key", value, begun)
         made.begin(write)
@@ -16,12 +16,12 @@ def ledger(*writes: tuple[Value, float, float | None]) -> Ledger:
     return made
 
 
-def lost(made: Ledger, value: Value) -> bool:
+def lost(made: ConfirmedWrites, value: Value) -> bool:
     return bool(made.lost({"key": value}, 1000.0))
 
 
 def test_what_was_confirmed_must_be_there() -> None:
-    made = ledger(("n1", 1.0, 2.0))
+    made = recorded(("n1", 1.0, 2.0))
     assert not lost(made, "n1")
     assert lost(made, "n2")
     assert lost(made, None)
@@ -29,34 +29,34 @@ def test_what_was_confirmed_must_be_there() -> None:
 
 
 def test_a_later_one_replaces_it() -> None:
-    made = ledger(("n1", 1.0, 2.0), ("n2", 3.0, 4.0))
+    made = recorded(("n1", 1.0, 2.0), ("n2", 3.0, 4.0))
     assert lost(made, "n1")
     assert not lost(made, "n2")
 
 
 def test_of_two_at_once_either_may_be_last() -> None:
-    made = ledger(("n1", 1.0, 5.0), ("n2", 2.0, 4.0))
+    made = recorded(("n1", 1.0, 5.0), ("n2", 2.0, 4.0))
     assert not lost(made, "n1")
     assert not lost(made, "n2")
     assert lost(made, "n3")
 
 
 def test_what_was_not_confirmed_may_be_there_or_not() -> None:
-    made = ledger(("n1", 1.0, 2.0), ("n2", 3.0, None))
+    made = recorded(("n1", 1.0, 2.0), ("n2", 3.0, None))
     assert not lost(made, "n1")
     assert not lost(made, "n2")
     assert lost(made, None)
-    assert not lost(ledger(("n2", 3.0, None)), "anything")
+    assert not lost(recorded(("n2", 3.0, None)), "anything")
 
 
 def test_a_confirmation_does_not_outdo_what_may_come_late() -> None:
-    made = ledger(("n1", 1.0, None), ("n2", 3.0, 4.0))
+    made = recorded(("n1", 1.0, None), ("n2", 3.0, 4.0))
     assert not lost(made, "n1")
     assert not lost(made, "n2")
 
 
 def test_what_was_refused_is_nothing() -> None:
-    made = ledger(("n1", 1.0, 2.0))
+    made = recorded(("n1", 1.0, 2.0))
     write = Write("key", "n2", 3.0)
     made.begin(write)
     made.refused(write)
@@ -64,7 +64,7 @@ def test_what_was_refused_is_nothing() -> None:
 
 
 def test_going_on_from_what_is_seen() -> None:
-    made = ledger(("n1", 1.0, 2.0), ("n2", 3.0, None))
+    made = recorded(("n1", 1.0, 2.0), ("n2", 3.0, None))
     made.take({"key": "n1"}, 10.0)
     assert not lost(made, "n2"), "it may still come"
     made.take({"key": "n1"}, 4.0 + LATE)
@@ -74,7 +74,7 @@ def test_going_on_from_what_is_seen() -> None:
 
 def test_bans_end_by_time_and_may_be_longer() -> None:
     def seen(until: float, now: float) -> bool:
-        made = Ledger()
+        made = ConfirmedWrites()
         write = Write("banned n1", 60.0, 0.0)
         made.begin(write)
         made.end(write, 1.0)
@@ -97,7 +97,7 @@ def test_what_commands_write() -> None:
 
 
 def test_a_store_that_went_back_owes_nothing_that_was_confirmed_before() -> None:
-    made = ledger(("n1", 1.0, 2.0), ("n2", 3.0, None))
+    made = recorded(("n1", 1.0, 2.0), ("n2", 3.0, None))
     made.forget()
     assert not lost(made, None)
     write = Write("key", "n3", 5.0)
