@@ -75,7 +75,7 @@ class Connection:
         return unix_sockets.peer_of(self._socket)
 
     def set_timeout(self, timeout: float | None) -> None:
-        """``timeout`` in seconds for each later step; None waits for ever."""
+        """``timeout`` in seconds for each later step; None: no limit."""
         self._timeout = timeout
         self._socket.settimeout(timeout)
 

@@ -141,8 +141,8 @@ async def serve(settings: Settings) -> int:
     # From here on the guard sees that this agent is alive, however long the kernel takes for the following calls.
     complaints = _Complaints(log)
     asyncio.get_running_loop().set_exception_handler(complaints)
-    background = [tasks.start(_pulse(page, lateness), "telling the guard that the event loop turns")]
-    adoption = await calls.on_addresses("looking at what an earlier agent left", found_here, page, notes)
+    background = [tasks.start(_pulse(page, lateness), "reporting the turns of the event loop to the guard")]
+    adoption = await calls.on_addresses("reading the state of the previous agent", found_here, page, notes)
     leaving = leaving_of(settings, adoption)
     enforcement = await calls.on_gate("taking over the gate", enforcement_of, settings, log, leaving)
     engine = EventEngine(
@@ -217,7 +217,7 @@ async def serve(settings: Settings) -> int:
 
     async def judge(addresses: list[str], interfaces: list[str]) -> None:
         if enforcement.gate is not None:
-            await calls.on_gate("changing what the gate judges", enforcement.gate.configure, addresses, interfaces)
+            await calls.on_gate("changing the addresses of the gate", enforcement.gate.configure, addresses, interfaces)
 
     def present() -> set[str]:
         """Addresses that are here, or that are being taken."""

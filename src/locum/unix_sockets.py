@@ -1,4 +1,4 @@
-"""Unix sockets of ours: their files, and the process at the other end.
+"""Locum's Unix sockets: their files, and the process at the other end.
 
 Rules of this file: it creates and removes socket files and identifies peers. It knows no message. Only light parts of
 the standard library, because short commands import it.
@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from locum.errors import PermissionRequired, UsageError
 
-#: Longest line in bytes, its newline included, that programs of ours send over these sockets.
+#: Longest line in bytes, its newline included, that Locum's programs send over these sockets.
 FRAME_LIMIT: Final = 16 * 1024 * 1024
 
 #: ``sizeof(sun_path)`` is 108 with the terminating zero (unix(7)).

@@ -173,7 +173,7 @@ class Reloader:
         """``address`` has left this machine."""
         if address in self._leaving:
             self._leaving.discard(address)
-            task = tasks.start(self._judge_and_log(), "changing what the gate judges")
+            task = tasks.start(self._judge_and_log(), "changing the addresses of the gate")
             self._requested.add(task)
             task.add_done_callback(self._requested.discard)
 

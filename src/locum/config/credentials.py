@@ -81,7 +81,7 @@ def _readable(path: str) -> bool:
 
 
 def _why_not(path: str) -> str:
-    return "which this process may not read" if os.path.isfile(path) else "which is not there"
+    return "which this process may not read" if os.path.isfile(path) else "which does not exist"
 
 
 def _readable_by_others(path: str) -> bool:

@@ -1,7 +1,7 @@
 """Reads a table of the configuration and collects all of its problems.
 
 Rules of this file: it knows tables, keys, lines and types, but no key of the configuration. A :class:`Reader` takes one
-key after the other; a wrong value becomes a problem and reads as absent, so that the rest is checked all the same.
+key after the other; a wrong value becomes a problem and reads as absent, so that the rest is checked nevertheless.
 """
 
 from __future__ import annotations

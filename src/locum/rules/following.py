@@ -2,7 +2,7 @@
 
 ``prepare`` (only if the plan asks for it) → release and take (:mod:`locum.rules.serving`) → ``settled`` →
 once every live participant is settled: ``ipreallocated`` and ``recovered`` (I3). A new epoch at any point
-replaces the target. A node that is no longer a member is not waited for.
+replaces the target. The others do not wait for a node that is no longer a member.
 
 Rules of this file: phases and their events. It neither takes nor releases.
 """

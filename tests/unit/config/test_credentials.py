@@ -113,7 +113,7 @@ def test_a_missing_file_is_told_once(files: Files) -> None:
     assert files.said() == [
         (
             "unusable",
-            f"{files.directory}/locum.toml: cluster.etcd.ca: found {files.directory}/ca.pem, which is not there;"
+            f"{files.directory}/locum.toml: cluster.etcd.ca: found {files.directory}/ca.pem, which does not exist;"
             " expected a readable file",
         )
     ]

@@ -93,7 +93,7 @@ def test_files_for_etcd(base: Path) -> None:
         base, store="etcd://h", etcd=f'etcd = {{ ca = "{base}/ca", user = "u", password_file = "{secret}" }}'
     )
     assert check_environment(found) == [
-        f"{base}/c.toml: cluster.etcd.ca: found {base}/ca, which is not there; expected a readable file"
+        f"{base}/c.toml: cluster.etcd.ca: found {base}/ca, which does not exist; expected a readable file"
     ]
     assert any("users other than its owner may read the password" in warning for warning in environment_warnings(found))
     secret.chmod(0o600)
