@@ -24,6 +24,10 @@ class NoDaemon(LocumError):
     """No process listens at the control socket, or it ended without an answer; the caller may continue without one."""
 
 
+class ConnectionClosed(NoDaemon):
+    """The daemon closed the connection without an answer: the request may or may not be carried out."""
+
+
 class NoAnswer(LocumError):
     """The daemon accepted the request and did not answer in time: the request may or may not be carried out."""
 
@@ -102,7 +106,9 @@ class Connection:
             except OSError:
                 data = b""
             if not data:
-                raise NoDaemon(f"the daemon at {self._path} closed the connection without an answer: see its log")
+                raise ConnectionClosed(
+                    f"the daemon at {self._path} closed the connection without an answer: see its log"
+                )
             pieces.append(data)
             size += len(data)
         line, _, self._rest = b"".join(pieces).partition(b"\n")

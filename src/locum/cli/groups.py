@@ -44,7 +44,7 @@ class LazyGroup(PlainGroup):
     """A group whose commands are imported when they are run, or when their own help is requested.
 
     ``lazy``: name → (``module:attribute``, the line of help that the group shows). The group's own help and the error
-    for a misspelt name import nothing. ``apart``: package → the distribution that contains it, for commands that are
+    for a misspelt name import nothing. ``apart``: package → how to install it, for commands that are
     installed separately.
     """
 
@@ -77,10 +77,8 @@ class LazyGroup(PlainGroup):
         except ModuleNotFoundError as error:
             if error.name != package or package not in self._apart:
                 raise
-            distribution = self._apart[package]
             raise click.ClickException(
-                f"'{ctx.command_path} {cmd_name}' is not installed: it belongs to {distribution}. "
-                f"Install that package of the same version (pip install {distribution})"
+                f"'{ctx.command_path} {cmd_name}' is not installed: install {self._apart[package]}"
             ) from None
         assert isinstance(command, click.Command), f"{found[0]} is not a click command"
         return command

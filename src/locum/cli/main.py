@@ -41,8 +41,8 @@ COMMANDS = {
     "lab": ("locum_lab.command:lab", "A cluster in network namespaces on this machine, for trials and tests."),
 }
 
-#: Packages of commands that are installed separately, and their distributions. No server needs them.
-APART = {"locum_lab": "locum-lab"}
+#: Packages of commands that are installed separately, and how. No server needs them.
+APART = {"locum_lab": "locum-lab of the same version ('pip install ./lab' in the checkout of Locum)"}
 
 #: Exit status after Ctrl-C: 128 plus SIGINT's number, as in shells.
 INTERRUPTED = 130

@@ -21,9 +21,10 @@ def monitor_again() -> None:
 def apply_tunables() -> str:
     """Make the daemon set those tunables of the configuration that have not been set. Returns its message.
 
-    Without a daemon (LOCUM_SOCKET is not set, or no daemon listens) nothing happens. Raises Fail when it refuses.
+    Without a daemon (LOCUM_SOCKET is not set, or no daemon listens) nothing happens. Raises Fail when it refuses or
+    closes the connection without an answer.
     """
-    from locum.control_socket import NoDaemon, ask  # noqa: PLC0415
+    from locum.control_socket import ConnectionClosed, NoDaemon, ask  # noqa: PLC0415
     from locum.errors import LocumError  # noqa: PLC0415
 
     path = os.environ.get("LOCUM_SOCKET")
@@ -31,8 +32,8 @@ def apply_tunables() -> str:
         return "no daemon"
     try:
         result = ask({"op": "tunable-defaults"}, path=path, timeout=_TIMEOUT)
-    except NoDaemon:
-        return "no daemon"
     except LocumError as error:
+        if isinstance(error, NoDaemon) and not isinstance(error, ConnectionClosed):
+            return "no daemon"
         raise Fail(f"the tunables were not applied: {error}") from None
     return str(result.get("message", "")) if isinstance(result, dict) else ""

@@ -17,7 +17,7 @@ from locum import __version__
 from locum.api.answers import success
 from locum.cli import main as entry
 from locum.cli.groups import LazyGroup
-from locum.cli.main import COMMANDS, main
+from locum.cli.main import APART, COMMANDS, main
 from tests.unit.api.fake_daemon import fake_daemon
 from tests.unit.cli.conftest import Command, Scene, status_of
 
@@ -233,10 +233,12 @@ def test_check_config_lists_every_problem(tmp_path: Path, capsys: pytest.Capture
     assert all(line.startswith(f"locum: {config}") for line in lines)
 
 
-def test_a_command_of_a_distribution_that_is_not_installed_names_it() -> None:
+def test_a_command_of_a_distribution_that_is_not_installed_says_how_to_install_it() -> None:
     group = LazyGroup("tool", lazy={"try": ("not_installed.here:command", "Tries.")}, apart={"not_installed": "extra"})
-    with pytest.raises(click.ClickException, match=r"'tool try' is not installed.*pip install extra"):
+    with pytest.raises(click.ClickException, match=r"'tool try' is not installed: install extra$"):
         group.main(["try", "--help"], prog_name="tool", standalone_mode=False)
+    # The lab is in the checkout. A package index may have another program of that name, or none.
+    assert "pip install ./lab" in APART["locum_lab"]
 
 
 def test_a_defect_in_such_a_distribution_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ def test_tunables(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("answer", "reason"),
     [
         (b'{"ok": false, "error": "no store"}\n', "the tunables were not applied: no store"),
+        (b"", "the tunables were not applied: .* closed the connection without an answer"),
         (b"HTTP/1.1 400\r\n", "answer is not JSON"),
         (b"[1]\n", "answer is not JSON"),
     ],
