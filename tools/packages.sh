@@ -15,7 +15,9 @@ python=/usr/bin/python3
 present() { # PACKAGE CHECK
     case $2 in
     /*) [ -e "$2" ] ;;
-    import:*) "$python" -c "import ${2#import:}" 2>/dev/null ;;
+    # Another Python that has it is good enough for users who may not install packages.
+    import:*) "$python" -c "import ${2#import:}" 2>/dev/null ||
+        { [ "$(id -u)" != 0 ] && python3 -c "import ${2#import:}" 2>/dev/null; } ;;
     *) command -v "$2" >/dev/null ;;
     esac
 }

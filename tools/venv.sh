@@ -22,7 +22,8 @@ for candidate in /usr/bin/python3.11 /usr/bin/python3 python3.11 python3 python3
     fi
 done
 if [ -z "$python" ]; then
-    echo "Python 3.11 or newer is needed, and found none (Debian 12 package: python3)." >&2
+    echo "No Python 3.11 or newer that can make virtual environments was found" >&2
+    echo "(Debian 12 packages: python3 and python3-venv)." >&2
     exit 1
 fi
 
