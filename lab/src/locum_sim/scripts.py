@@ -1,7 +1,7 @@
 """Event scripts as processes: they take time, fail, hang, and are separate from the agent that started them.
 
-Rules of this file: a child that has begun goes on whatever becomes of the agent, until somebody kills it; it is
-frozen only with the whole machine's processes. What a script does to the kernel happens in its midst.
+A child that has begun continues without its agent until it is killed; it is frozen only with the whole machine's
+processes. A script changes the kernel in the middle of its run.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from locum_sim.engine import Engine
 
 
 class Trouble(NamedTuple):
-    """What ails the scripts of an event at present: ``mode`` is "fail", "slow" or "hang"."""
+    """The present fault of an event's scripts: ``mode`` is "fail", "slow" or "hang"."""
 
     mode: str
     probability: float
 
 
 class Behaviour:
-    """How long the scripts of one machine take, and what becomes of them. ``usual``: seconds, shortest and longest."""
+    """Duration and result of the scripts of one machine. ``usual``: seconds, shortest and longest."""
 
     def __init__(self, random: Random, usual: tuple[float, float]) -> None:
         self._random = random
         self._usual = usual
-        #: Event (or "*") → what ails its scripts.
+        #: Event (or "*") → the fault of its scripts.
         self.trouble: dict[str, Trouble] = {}
 
     def draw(self, job: Job) -> tuple[float, ScriptResult]:
@@ -51,7 +51,7 @@ class Behaviour:
 
 
 class Child:
-    """One event under way. ``middle`` is called at a random moment of it, ``ended`` at its end (not when killed)."""
+    """One running event. ``middle`` is called at a random moment in it, ``ended`` at its end (not when killed)."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Child:
             act()
 
     def freeze(self) -> None:
-        """Stopped where it is."""
+        """SIGSTOP."""
         if self.alive and not self._frozen:
             self._frozen = True
             self._serial += 1
@@ -101,11 +101,11 @@ class Child:
             self._steps[0] = (max(0.0, left - (self._engine.now - self._began)), act)
 
     def thaw(self) -> None:
-        """It goes on."""
+        """SIGCONT."""
         if self.alive and self._frozen:
             self._frozen = False
             self._next()
 
     def kill(self) -> None:
-        """SIGKILL works on stopped processes as well."""
+        """SIGKILL, which also ends stopped processes."""
         self.alive = False

@@ -37,7 +37,7 @@ def status_report(
     ``tunables`` are those in force, ``daemon`` is the node's own state.
     """
     now = Situation.of(view, wall, tunables)
-    # The store told the node that its membership is lost; the watch may not have shown it yet.
+    # The store has answered that the membership is lost; the watch may not have shown it yet.
     silent = daemon is not None and daemon.stage in ("member", "lost") and daemon.hold_left <= 0
     old = why_old(view, daemon)
     plan = view.plan.record if view.plan is not None else None
@@ -80,7 +80,7 @@ def why_old(view: View, daemon: DaemonState | None) -> tuple[str, ...]:
     if daemon.stage == "member" and daemon.hold_left <= 0:
         found.append("this node's hold has ended: it answers for no address until the store accepts a beat")
     if daemon.stage == "lost":
-        found.append("this node's membership is over: it answers for no address, releases what it had and joins anew")
+        found.append("this node's membership is over: it answers for no address, releases its addresses and joins anew")
     return tuple(found)
 
 

@@ -223,7 +223,7 @@ class AddressTable:
         ]
         for number, detail in self._netlink.request_many(requests):
             if number not in (0, errno.EEXIST):
-                raise core.error(number, f"cannot bring back what the removal of {address} took along", detail)
+                raise core.error(number, f"cannot restore the secondaries removed with {address}", detail)
 
 
 def _is_secondary(found: AddressMessage) -> bool:

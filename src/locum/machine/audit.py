@@ -157,7 +157,7 @@ def _configured(claims: Iterable[Claim], seen: Snapshot) -> Iterator[Finding]:
             text = f"{claim.address} on {claim.interface} is tentative: the kernel does not use it yet"
             yield Finding("tentative", "replace", text, *where)
         elif found.permanent:
-            text = f"{claim.address} on {claim.interface} has no lifetime: another program configured it for good"
+            text = f"{claim.address} on {claim.interface} has no lifetime: another program configured it permanently"
             yield Finding("permanent", "replace", text, *where)
         elif claim.address in seen.undelivered:
             text = (
@@ -230,7 +230,7 @@ def _switches(claims: Collection[Claim], seen: Snapshot, name: str) -> Iterator[
             yield Finding("secondaries", "renew", text, four, name)
 
 
-# -- who answers -------------------------------------------------------------------------------------------------------
+# -- answers -----------------------------------------------------------------------------------------------------------
 
 
 def _ways(seen: Snapshot) -> Iterator[Finding]:
@@ -318,8 +318,8 @@ def _own_source(claims: Collection[Claim], public: Collection[str], seen: Snapsh
             advice = f"find the route with 'ip route get {way.neighbour}', and give it 'src {own[0]}'"
             yield Finding("source", "warn", text, (), way.interface, advice)
         else:
-            text += f": {way.interface} has no address of its own there"
-            advice = f"give {way.interface} an address of its own in {way.subnet}"
+            text += f": {way.interface} has no other address there"
+            advice = f"give {way.interface} an address in {way.subnet} that is not public"
             yield Finding("source", "hint", text, (), way.interface, advice)
     for source in seen.far:
         if source in public and not any(way.source == source for way in seen.ways):

@@ -57,7 +57,7 @@ def directory(state: str | None = None) -> str:
 
 
 def record(arguments: list[str], *, state: str | None = None, path: str | None = None) -> str:
-    """Carry out one call. Returns what was done: ``recorded``, ``journal``, ``kept``. Raises Wrong and OSError."""
+    """Carry out one call. Returns the action: ``recorded``, ``journal``, ``kept``. Raises Wrong and OSError."""
     if len(arguments) < 2 or arguments[0] not in _NAMES:
         raise Wrong("usage: locum statd-callout add-client|del-client CLIENT [SERVER [STATE]]")
     place = directory(state)

@@ -65,7 +65,7 @@ def rebuild(directory: str, clients: Mapping[str, str]) -> Rebuilt:
 
 
 def _host(client: str) -> str:
-    """The canonical form of a client's name; "" for an invalid name, which is no valid file name here."""
+    """The canonical form of a client's name; "" for an invalid name, which is also invalid as a file name."""
     try:
         return hosts.host(client)
     except ValueError:

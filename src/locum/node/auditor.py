@@ -101,7 +101,7 @@ class Auditor:
             hosted = [Hosted(h.address, h.bits, h.interfaces) for h in self._driver.node.status().hosted.values()]
             seen = await self._worker.run("auditing the kernel", PATIENCE, _look, claims, hosted, self._gated)
         except (NoAnswer, LocumError) as error:
-            self._tell((f"the kernel could not be compared with what is served here: {error}",))
+            self._tell((f"the kernel could not be compared with the addresses served here: {error}",))
             return
         self.cost = boottime() - began
         present = {claim.address: claim for claim in self._claims()}

@@ -24,7 +24,7 @@ class GateWork:
     def __init__(self, gate: GatePort, clock: Clock) -> None:
         self._gate = gate
         self._clock = clock
-        # Addresses that the gate lets through although it was told to mute them. With any, it is not armed.
+        # Addresses that the gate lets through although it had to mute them. While there are any, it is not armed.
         self._unmuted: set[str] = set()
         self._next = 0.0
         #: Why the gate could not be put back; "" while it is present.

@@ -87,7 +87,7 @@ class Steps:
         self._wire = wire
         self._lifetime = lifetime
         self._armed: dict[int, ArmedSlot] = {}
-        # How often a hold was dropped. What began before the last time may not go on under the next hold.
+        # How often a hold was dropped. Work that began before the last drop must not continue under the next hold.
         self._drops = 0
         self._tunables = tunables
         self._log = log
@@ -205,7 +205,7 @@ class Steps:
     async def clean_slate(self) -> None:
         """No previous agent left a hold: discard its notes, and silence the addresses that it left."""
         try:
-            await self._calls.files.run("removing what an earlier agent noted", CLEAN_LIMIT, self._notes.clear)
+            await self._calls.files.run("removing the notes of an earlier agent", CLEAN_LIMIT, self._notes.clear)
         except (OSError, NoAnswer) as error:
             # They are valid only in the membership of their time, which the page no longer has.
             self._log(f"the notes of an earlier agent cannot be removed: {error}", "warning")
@@ -333,7 +333,7 @@ class Steps:
             return False, f"another machine has it: {occupant}"
         await self._begin(address)
         if not self._lasts(drops):
-            # What is let through the gate after the drop would speak under the next hold.
+            # An address let through the gate after the drop would speak under the next hold.
             return False, str(HoldEnded())
         self.configured[address] = (bits, interface)
         if not await self._allow(address):

@@ -145,7 +145,7 @@ def _path() -> str:
 
 
 def expected_ports() -> list[int]:
-    """What the script has declared (:func:`expect_listen`)."""
+    """The ports that the script has declared (:func:`expect_listen`)."""
     try:
         with open(_path(), encoding="ascii", errors="replace") as file:
             return [int(line) for line in file.read().split() if line.isdecimal()]

@@ -56,7 +56,7 @@ def stop_service(name: str | None = None, *, timeout: float = 10.0, prefix: str 
 
 def reload_service(name: str | None = None, *, prefix: str = "") -> None:
     """Make the service read its configuration again: by the command in the setting ``reload``, else by SIGHUP to one
-    that was started detached, else by systemd. Raises Fail when that fails or there is no such way."""
+    that was started detached, else by systemd. Raises Fail when that fails or is impossible."""
     reload = _setting("reload", prefix)
     own = _name(name, prefix)
     recorded = _recorded(own)
@@ -84,7 +84,7 @@ def kill_service(name: str | None = None, *, prefix: str = "") -> None:
 
 
 def service_is_running(name: str | None = None, *, prefix: str = "") -> bool:
-    """Whether the service is running, as far as its way of starting can tell. With ``start`` and ``stop`` commands, the
+    """Whether the service is running, as far as its way of starting shows. With ``start`` and ``stop`` commands, the
     setting ``status`` tells: a command that succeeds while the service is running."""
     own = _name(name, prefix)
     if _was_detached(own):

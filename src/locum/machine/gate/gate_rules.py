@@ -128,7 +128,7 @@ table arp locum {{
 		arp saddr ip @held4 goto gate
 		counter name "refused" drop
 	}}
-	# Requests as well as replies: each tells its receivers who has the sender's address.
+	# Requests as well as replies: each tells its receivers which machine has the sender's address.
 	chain leave {{
 		type filter hook output priority filter; policy accept;
 		arp saddr ip @public4 jump from4

@@ -180,10 +180,10 @@ def link(sock: NetlinkSocket, name: str) -> LinkMessage:
         found = parse_link(sock.get(RTM_GETLINK, request, f"cannot read interface {name!r}").payload)
     except NetlinkError as problem:
         if problem.errno in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
-            raise NetlinkError(f"there is no network interface {name!r}", errno.ENODEV) from None
+            raise NetlinkError(f"no network interface {name!r}", errno.ENODEV) from None
         raise
     if found is None or found.name != name:
-        raise NetlinkError(f"there is no network interface {name!r}", errno.ENODEV)
+        raise NetlinkError(f"no network interface {name!r}", errno.ENODEV)
     return found
 
 

@@ -5,9 +5,9 @@ see ``src/include/sal_data.h`` and ``src/support/nfs_admin_thread.c`` of NFS-Gan
 ``nfs-ganesha-callout``. Its grace period drops no lock, so a node where no address moved loses none.
 
 NFSv4 clients may reclaim from a server that has them on record. With the setting ``recovery`` the records of all nodes
-are in one directory, and the server is told which to read. A client's state at its old server must be given up as soon
-as the address leaves. Otherwise it would block the client itself: the file system knows the state by server, not by
-client.
+are in one directory, and the server receives the name of the one to read. A client's state at its old server must be
+given up as soon as the address leaves. Otherwise it would block the client itself: the file system knows the state by
+server, not by client.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Ganesha(Backend):
 
     @contextlib.contextmanager
     def _or_end(self) -> Iterator[None]:
-        """End a server that cannot be told to give up locks: it would keep clients from their locks elsewhere, and
+        """End a server that cannot give up locks on request: it would keep clients from their locks elsewhere, and
         gives them up when it ends. "recovered" starts it again."""
         try:
             yield
