@@ -215,9 +215,9 @@ FAULTS: dict[str, Fault] = {
     "link": Fault("carrier lost on its public interface", _link, _link_back),
     "kill-agent": Fault("kill -9 of the agent alone", _kill_agent),
     "kill-all": Fault(
-        "kill -9 of every process of ours at one instant", _kill_all, lambda lab, node, _: lab.start_daemon(node)
+        "kill -9 of every process of Locum at one instant", _kill_all, lambda lab, node, _: lab.start_daemon(node)
     ),
-    "freeze": Fault("SIGSTOP of every process of ours", _freeze, _thaw),
+    "freeze": Fault("SIGSTOP of every process of Locum", _freeze, _thaw),
     "freeze-agent": Fault("SIGSTOP of the agent alone", _freeze_agent, _thaw_agent),
     "kill-etcd": Fault("kill -9 of its etcd member", _signal(SIGKILL, "etcd"), _store_again),
     "freeze-etcd": Fault("SIGSTOP of its etcd member", _signal(SIGSTOP, "etcd"), _store_again),

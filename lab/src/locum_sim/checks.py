@@ -365,7 +365,7 @@ class Checks:
         """A new life: startup and monitor must succeed again."""
         self._earned.pop(machine.name, None)
 
-    def nobody_lives(self, machine: Host) -> None:
+    def all_processes_dead(self, machine: Host) -> None:
         """All processes died so long ago that every lifetime is over: the kernel has removed the addresses."""
         left = [a for a in machine.kernel.addresses if (machine.name, a) not in self._world.by_hand]
         if left:

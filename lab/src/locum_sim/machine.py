@@ -43,7 +43,7 @@ class Machine(Host):
         if self.guard or kernel is not self.kernel or not self.powered:
             return
         if self.clock.jiffies() - since > lifetime_for(self.identity.hold) + LATENESS + LAST_WORDS:
-            self.world.checks.nobody_lives(self)
+            self.world.checks.all_processes_dead(self)
         else:
             self.world.engine.after(0.5, self._look_for_leftovers, kernel, since)
 

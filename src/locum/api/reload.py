@@ -49,7 +49,7 @@ class Renewing(Protocol):
         ...
 
 
-def _nobody(_: Settings) -> None:
+def _ignore(_: Settings) -> None:
     """No callback is set yet."""
 
 
@@ -87,7 +87,7 @@ class Reloader:
         #: Called after a reload that has changed something, with the new settings in force.
         self.on_change: Callable[[], None] = lambda: None
         #: Called with the new settings.
-        self.on_reload: Callable[[Settings], None] = _nobody
+        self.on_reload: Callable[[Settings], None] = _ignore
 
     def request(self) -> None:
         """SIGHUP: reload, and log problems."""

@@ -29,7 +29,7 @@ LOOK_AGAIN = 0.5
 T = TypeVar("T")
 
 
-class Told(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True):
     """A result as JSON text. ``old``: why it may be outdated, empty when it is current; ``age``: its maximum age in
     seconds in that case."""
 
@@ -47,16 +47,18 @@ class Told(msgspec.Struct, frozen=True):
         return {"stale": bool(self.old), "age": self.age if self.old else None}
 
 
-def ask(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT, *, say: bool = True) -> Told:
+def ask(
+    socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT, *, say: bool = True
+) -> Reply:
     """Ask the daemon. ``say``: report an outdated answer on standard error."""
     answer = exchange(socket_path, request, timeout)
-    told = Told(bytes(answer.result), answer.old, answer.age)
+    reply = Reply(bytes(answer.result), answer.old, answer.age)
     if say:
-        for reason in told.old:
+        for reason in reply.old:
             print(f"locum: note: {output.clean(reason)}", file=sys.stderr)
-        if told.old:
-            print(f"locum: note: the information {was_true(told.age, time.time())}", file=sys.stderr)
-    return told
+        if reply.old:
+            print(f"locum: note: the information {was_true(reply.age, time.time())}", file=sys.stderr)
+    return reply
 
 
 def was_true(age: float | None, wall: float) -> str:
@@ -90,7 +92,7 @@ def decode_status(result: bytes) -> StatusReport:
     return decode(result, StatusReport)
 
 
-def ask_status(socket_path: str, *, as_json: bool) -> Told:
+def ask_status(socket_path: str, *, as_json: bool) -> Reply:
     """Ask for the daemon's status. A text report shows by itself that it is outdated."""
     return ask(socket_path, {"op": "status"}, say=as_json)
 

@@ -61,13 +61,13 @@ class CheckCommand(click.Command):
 def run_check(socket_path: str, *, as_json: bool, warnings: bool) -> int:
     """Ask the daemon, print the line (or the whole status as JSON), return the exit status."""
     try:
-        told = ask_status(socket_path, as_json=as_json)
-        found = check(decode_status(told.result), warnings)
+        reply = ask_status(socket_path, as_json=as_json)
+        found = check(decode_status(reply.result), warnings)
     except LocumError as error:
         output.emit([f"LOCUM {Verdict.UNKNOWN.name} - {output.clean(str(error))}"])
         return Verdict.UNKNOWN
     if as_json:
-        output.emit_json(told.result)
+        output.emit_json(reply.result)
     else:
         output.emit([output.clean(found.line)])
     return found.verdict

@@ -30,13 +30,13 @@ def connections() -> None:
 @click.pass_context
 def list_connections(ctx: click.Context, address: str | None, as_json: bool, socket_path: str) -> None:
     """List the number of recorded connections of each public address, or every connection of ADDRESS."""
-    told = ask(socket_path, {"op": "connections-list", "address": address})
-    reports = decode(told.result, list[AddressConnections])
+    reply = ask(socket_path, {"op": "connections-list", "address": address})
+    reports = decode(reply.result, list[AddressConnections])
     if as_json:
-        output.emit_json(told.result)
+        output.emit_json(reply.result)
     else:
         output.emit(render_one(reports[0], output.screen()) if address else render(reports, output.screen()))
-    ctx.exit(told.status)
+    ctx.exit(reply.status)
 
 
 def render(reports: Sequence[AddressConnections], on: Screen) -> list[str]:

@@ -41,12 +41,12 @@ def list_addresses(ctx: click.Context, socket_path: str, as_json: bool, watch: b
         else:
             output.show_changes((_picture(report, on) for _, report in changes), on)
         return
-    told = ask_status(socket_path, as_json=as_json)
+    reply = ask_status(socket_path, as_json=as_json)
     if as_json:
-        output.emit_json(output.pick(told.result, FIELDS))
+        output.emit_json(output.pick(reply.result, FIELDS))
     else:
-        output.emit(_picture(decode_status(told.result), on))
-    ctx.exit(told.status)
+        output.emit(_picture(decode_status(reply.result), on))
+    ctx.exit(reply.status)
 
 
 def _picture(report: StatusReport, on: Screen) -> list[str]:

@@ -38,13 +38,13 @@ def _node_argument(function: F) -> F:
 @click.pass_context
 def list_nodes(ctx: click.Context, socket_path: str, as_json: bool) -> None:
     """List every node, its state and the reason."""
-    told = ask_status(socket_path, as_json=as_json)
+    reply = ask_status(socket_path, as_json=as_json)
     if as_json:
-        output.emit_json(output.pick(told.result, FIELDS))
+        output.emit_json(output.pick(reply.result, FIELDS))
     else:
-        report, on, wall = decode_status(told.result), output.screen(), time.time()
+        report, on, wall = decode_status(reply.result), output.screen(), time.time()
         output.emit([*old_lines(report, on, wall), *node_table(report.nodes, on, wall)])
-    ctx.exit(told.status)
+    ctx.exit(reply.status)
 
 
 @node.command("disable")

@@ -44,12 +44,12 @@ def status(ctx: click.Context, *, socket_path: str, as_json: bool, watch: bool, 
     if warnings:
         raise click.UsageError("--warnings goes with --check", ctx)
     if not watch:
-        told = ask_status(socket_path, as_json=as_json)
+        reply = ask_status(socket_path, as_json=as_json)
         if as_json:
-            output.emit_json(told.result)
+            output.emit_json(reply.result)
         else:
-            output.emit(render(decode_status(told.result), output.screen(), time.time()))
-        ctx.exit(told.status)
+            output.emit(render(decode_status(reply.result), output.screen(), time.time()))
+        ctx.exit(reply.status)
     elif as_json:
         for result in watch_status(socket_path):
             output.emit_json(result, compact=True)

@@ -7,7 +7,7 @@ import msgspec
 
 from locum.api.model import TunableReport
 from locum.cli import admin, output
-from locum.cli.ask import Told, ask, decode
+from locum.cli.ask import Reply, ask, decode
 from locum.cli.groups import DefaultGroup
 from locum.cli.options import json_option, socket_option
 from locum.cli.output import Cell, Content
@@ -19,9 +19,9 @@ def tunable() -> None:
     """List the cluster's tunables (also without a command), or change them on all nodes."""
 
 
-def _ask(socket_path: str) -> tuple[Told, tuple[TunableReport, ...]]:
-    told = ask(socket_path, {"op": "tunables"})
-    return told, decode(told.result, tuple[TunableReport, ...])
+def _ask(socket_path: str) -> tuple[Reply, tuple[TunableReport, ...]]:
+    reply = ask(socket_path, {"op": "tunables"})
+    return reply, decode(reply.result, tuple[TunableReport, ...])
 
 
 @tunable.command("list")
@@ -30,10 +30,10 @@ def _ask(socket_path: str) -> tuple[Told, tuple[TunableReport, ...]]:
 @click.pass_context
 def list_tunables(ctx: click.Context, socket_path: str, as_json: bool) -> None:
     """List every tunable with its value, its default and its meaning."""
-    told, rows = _ask(socket_path)
+    reply, rows = _ask(socket_path)
     if as_json:
-        output.emit_json({"tunables": rows, **told.marks()})
-        ctx.exit(told.status)
+        output.emit_json({"tunables": rows, **reply.marks()})
+        ctx.exit(reply.status)
     cells: list[list[Content]] = [
         [
             row.name,
@@ -46,7 +46,7 @@ def list_tunables(ctx: click.Context, socket_path: str, as_json: bool) -> None:
     ]
     heads = ["NAME", "VALUE", "DEFAULT", "UNIT", "MEANING"]
     output.emit(output.table(heads, cells, output.screen(), right=["VALUE", "DEFAULT"]))
-    ctx.exit(told.status)
+    ctx.exit(reply.status)
 
 
 @tunable.command("get")
@@ -56,14 +56,14 @@ def list_tunables(ctx: click.Context, socket_path: str, as_json: bool) -> None:
 @click.pass_context
 def get(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
     """Print the value of NAME."""
-    told, rows = _ask(socket_path)
+    reply, rows = _ask(socket_path)
     for row in rows:
         if row.name.lower() == name.lower():
             if as_json:
-                output.emit_json({**msgspec.to_builtins(row), **told.marks()})
+                output.emit_json({**msgspec.to_builtins(row), **reply.marks()})
             else:
                 output.emit([f"{row.value:g}"])
-            ctx.exit(told.status)
+            ctx.exit(reply.status)
     from locum.config.tunables import nearest  # noqa: PLC0415
 
     raise UsageError(f"unknown tunable {name!r}{nearest(name)}; 'locum tunable list' shows all")

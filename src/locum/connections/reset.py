@@ -134,8 +134,8 @@ def end_all(address: str, reset_ports: Collection[int] = ()) -> tuple[list[Found
     """
     with Blockade([address]), inet_diag.open_socket() as netlink:
         found = scan(netlink, [route.packed(address)])
-        told = [f for f in found if f.port in reset_ports]
-        left = reset(address, told, clients=True) if told else []
+        both_ends = [f for f in found if f.port in reset_ports]
+        left = reset(address, both_ends, clients=True) if both_ends else []
         others = [f for f in found if f.port not in reset_ports]
         left += reset(address, others) if others else []
         return found, left

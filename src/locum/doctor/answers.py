@@ -34,8 +34,8 @@ def judge(claims: Collection[Claim], hosted: Collection[Hosted], seen: Snapshot)
     """Findings for the audit of ``seen``."""
     found = findings(claims, hosted, seen)
     for finding in found:
-        mended = finding.action not in ("warn", "hint")
-        advice = finding.advice or ("the daemon repairs it" if mended else "")
+        repaired = finding.action not in ("warn", "hint")
+        advice = finding.advice or ("the daemon repairs it" if repaired else "")
         yield Finding("addresses", "warning", finding.text, advice)
     if not found:
         yield Finding("addresses", "good", "the kernel answers for public addresses correctly")

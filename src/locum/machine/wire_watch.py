@@ -59,7 +59,7 @@ class Conflict(msgspec.Struct):
 PATIENCE = 5.0
 
 
-def _nobody(*_: object) -> None:
+def _ignore(*_: object) -> None:
     """No callback is set yet."""
 
 
@@ -91,7 +91,7 @@ class WireWatch:
         self._statements: deque[_Statement] = deque(maxlen=MESSAGES * 4)
         self._judging: asyncio.Task[None] | None = None
         #: Called with interface and address when an address is to be announced once, at most once in DEFEND_INTERVAL.
-        self.on_defence: Callable[[str, str], None] = _nobody
+        self.on_defence: Callable[[str, str], None] = _ignore
         self._log = log
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: dict[int, socket.socket] = {}

@@ -28,7 +28,7 @@ TRIGGERED = 0.3
 #: Limit for the kernel to answer all questions of an audit, in seconds.
 PATIENCE = 20.0
 #: An address that was repaired in this many audits in a row, and needs it again, is given up.
-MENDS = 3
+REPAIRS = 3
 #: Kinds of findings that are normal for a moment after an address was configured: they count when seen twice in a row.
 PASSING = frozenset({"tentative", "undelivered"})
 #: Kinds of findings with which an address does not work.
@@ -58,7 +58,7 @@ class Auditor:
         #: Duration of the last look at the kernel, in seconds.
         self.cost = 0.0
         # (kind, address) -> audits in a row in which it was repaired.
-        self._mended: dict[tuple[str, str], int] = {}
+        self._repaired: dict[tuple[str, str], int] = {}
         self._said: frozenset[str] = frozenset()
 
     def start(self) -> None:
@@ -121,29 +121,29 @@ class Auditor:
     # -- consequences ----------------------------------------------------------------------------------------
 
     async def _follow(self, found: Iterable[Finding]) -> None:
-        mended: dict[tuple[str, str], int] = {}
+        repaired: dict[tuple[str, str], int] = {}
         texts = []
         for finding in found:
             if finding.action == "warn":
                 texts.append(f"{finding.text} ({finding.advice})" if finding.advice else finding.text)
             elif finding.action == "order":
-                await self._order(finding, mended, texts)
+                await self._order(finding, repaired, texts)
             elif finding.action != "hint":
                 for address in finding.addresses:
-                    await self._mend(finding, address, mended, texts)
+                    await self._repair(finding, address, repaired, texts)
         for address, problem in self._steps.unannounced.items():
             if address in self._steps.held():
                 texts.append(f"{address} could not be announced ({problem}): neighbours may still send elsewhere")
                 self._steps.announce_again(address)
-        self._mended = mended
+        self._repaired = repaired
         self._tell((*texts, *self._others()))
 
-    async def _order(self, finding: Finding, mended: dict[tuple[str, str], int], texts: list[str]) -> None:
+    async def _order(self, finding: Finding, repaired: dict[tuple[str, str], int], texts: list[str]) -> None:
         key = (finding.kind, finding.interface)
-        mended[key] = self._mended.get(key, 0) + 1
+        repaired[key] = self._repaired.get(key, 0) + 1
         held = self._steps.held()
         addresses = [address for address in finding.addresses if address in held]
-        if mended[key] > MENDS:
+        if repaired[key] > REPAIRS:
             texts.append(finding.text)
             return
         self._log(f"{finding.text}: putting the public ones behind it", "warning")
@@ -153,7 +153,9 @@ class Auditor:
         # Routes that name them as their source are gone.
         self._driver.feed(self._driver.node.scripts_forget, addresses)
 
-    async def _mend(self, finding: Finding, address: str, mended: dict[tuple[str, str], int], texts: list[str]) -> None:
+    async def _repair(
+        self, finding: Finding, address: str, repaired: dict[tuple[str, str], int], texts: list[str]
+    ) -> None:
         node, steps = self._driver.node, self._steps
         if finding.action == "deny":
             if address not in steps.configured:
@@ -162,11 +164,11 @@ class Auditor:
             return
         if address not in steps.held() or address == node.status().moving:
             return
-        times = mended[finding.kind, address] = self._mended.get((finding.kind, address), 0) + 1
+        times = repaired[finding.kind, address] = self._repaired.get((finding.kind, address), 0) + 1
         if finding.kind in PASSING and times == 1:
             self._trigger.set()
             return
-        if times > MENDS:
+        if times > REPAIRS:
             if finding.kind in FATAL:
                 self._driver.feed(node.address_unfit, address, finding.interface, finding.text)
             else:

@@ -32,7 +32,7 @@ class GateWork:
 
     def arm(self, slot: int, hold: float) -> ArmedSlot:
         """See Gate.arm. Raises LocumError, also while an earlier failure cannot be repaired."""
-        self._mend()
+        self._repair()
         return self._gate.arm(slot, hold)
 
     def confirm(self, armed: ArmedSlot) -> bool:
@@ -76,7 +76,7 @@ class GateWork:
         self._gate.deny(unwanted)
         self._unmuted -= unwanted
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Repair earlier failures before the gate may open: put it back, and mute addresses. Raises LocumError."""
         if self.gone:
             now = self._clock.boot()

@@ -47,7 +47,7 @@ NOTE_LIMIT = 2.0
 CLEAN_LIMIT = 5.0
 
 
-def _nobody(*_: object) -> None:
+def _ignore(*_: object) -> None:
     """No callback is set yet."""
 
 
@@ -105,15 +105,15 @@ class Steps:
         #: (address, interface) that this agent removes and configures again: its removal is not an event.
         self.expected_removals: set[tuple[str, str]] = set()
         #: Called after every event, with its result.
-        self.on_event: Callable[[EventResult], None] = _nobody
+        self.on_event: Callable[[EventResult], None] = _ignore
         #: Called with every address that has left this machine.
-        self.on_gone: Callable[[str], None] = _nobody
+        self.on_gone: Callable[[str], None] = _ignore
         #: Called when the gate could not be armed, opened or put back (with the reason), and ("") when it works again.
-        self.on_gate: Callable[[str], None] = _nobody
+        self.on_gate: Callable[[str], None] = _ignore
         #: Called with address, interface and reason when the kernel refuses to renew a lifetime.
-        self.on_renewal_failed: Callable[[str, str, str], None] = _nobody
+        self.on_renewal_failed: Callable[[str, str, str], None] = _ignore
         #: Called with address and reason when a leaving address could be neither removed nor muted.
-        self.on_still_here: Callable[[str, str], None] = _nobody
+        self.on_still_here: Callable[[str, str], None] = _ignore
         #: Set when the engine has started; events wait for it, so that beats need not.
         self.engine_ready = asyncio.Event()
 

@@ -10,7 +10,7 @@ import pytest
 
 from locum.machine.audit import Finding
 from locum.node import auditor
-from locum.node.auditor import MENDS, Auditor
+from locum.node.auditor import REPAIRS, Auditor
 from locum.node.driver import Driver
 from locum.node.steps import Steps
 from locum.threads import NoAnswer
@@ -114,9 +114,9 @@ def finding(kind: str, action: str) -> Finding:
 
 
 def test_a_mute_address_is_replaced_told_to_scripts_and_in_the_end_given_up(scene: Scene) -> None:
-    scene.audits(MENDS, finding("duplicate", "replace"))
-    assert scene.steps.done == [("replace", ADDRESS)] * MENDS
-    assert len(scene.told("scripts_forget")) == MENDS
+    scene.audits(REPAIRS, finding("duplicate", "replace"))
+    assert scene.steps.done == [("replace", ADDRESS)] * REPAIRS
+    assert len(scene.told("scripts_forget")) == REPAIRS
     assert not scene.told("address_unfit")
     scene.audits(1, finding("duplicate", "replace"))
     assert scene.told("address_unfit") == [("address_unfit", ADDRESS, "eth1", f"{ADDRESS}: duplicate")]
@@ -124,9 +124,9 @@ def test_a_mute_address_is_replaced_told_to_scripts_and_in_the_end_given_up(scen
 
 def test_what_was_right_in_between_is_mended_anew(scene: Scene) -> None:
     for _ in range(3):
-        scene.audits(MENDS, finding("gate", "allow"))
+        scene.audits(REPAIRS, finding("gate", "allow"))
         scene.audits(1)
-    assert len(scene.steps.done) == 3 * MENDS
+    assert len(scene.steps.done) == 3 * REPAIRS
     assert not scene.told("address_unfit")
 
 
@@ -139,7 +139,7 @@ def test_what_is_normal_just_after_an_address_was_configured_must_be_seen_twice(
 
 def test_nothing_is_done_to_an_address_that_an_activity_is_about(scene: Scene) -> None:
     scene.driver.node.present.moving = ADDRESS
-    scene.audits(MENDS + 2, finding("gate", "allow"))
+    scene.audits(REPAIRS + 2, finding("gate", "allow"))
     assert scene.steps.done == []
     assert not scene.told("address_unfit")
 

@@ -17,7 +17,7 @@ from locum_lab.torture.schedule import Round, Shape
 MARGIN = 0.1
 #: Daemons that start, run ``startup`` and pass their first monitor, in seconds.
 START = 10.0
-#: ``startup`` that keeps failing is tried again after at most so many seconds (rules/monitoring.py).
+#: ``startup`` that keeps failing is tried again after at most this many seconds (rules/monitoring.py).
 STARTUP_PAUSE = 30.0
 #: A node that failed to take an address three times in a round refuses it for this long, in seconds (rules/serving.py).
 REFUSAL = 20.0
