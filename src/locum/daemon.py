@@ -31,9 +31,10 @@ from locum.connections.tickle_store import TickleStore
 from locum.connections.tracker import ConnectionTracker, TrackerSettings
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
-from locum.lateness import PACE, Lateness, Stop
+from locum.lateness import Lateness, Stop
 from locum.machine.addresses import AddressTable
 from locum.machine.announcements import Announcer
+from locum.machine.gate.gate import Gate
 from locum.machine.wire_watch import WireWatch
 from locum.nfs.operations import StatdOperations
 from locum.node import life
@@ -42,7 +43,7 @@ from locum.node.clusters import ClusterSearch
 from locum.node.configured import identity_of, machine_identity, script_environment, store_of
 from locum.node.driver import Driver
 from locum.node.guard.children import EXIT_HOPELESS
-from locum.node.guard.enforcement import enforcement_of
+from locum.node.guard.enforcement import enforcement_of, public_interfaces
 from locum.node.guard.hold_page import HoldPage
 from locum.node.kernel_calls import KernelCalls
 from locum.node.kernel_watch import KernelWatch
@@ -121,12 +122,6 @@ def found_here(page: HoldPage, notes: TakenNotes) -> Adoption | None:
         return life.adoption_of(page, notes, table)
 
 
-def leaving_of(settings: Settings, adoption: Adoption | None) -> list[str]:
-    """The predecessor's addresses that are no longer configured: a reload came just before its end."""
-    configured = {a.address for a in settings.addresses}
-    return [address for address in adoption.held if address not in configured] if adoption is not None else []
-
-
 async def serve(settings: Settings) -> int:
     """Run the agent until its node has left; returns the exit status."""
     log = Log(settings.node.name, settings.log.level, settings.log.format)
@@ -141,10 +136,25 @@ async def serve(settings: Settings) -> int:
     # From here on the guard sees that this agent is alive, however long the kernel takes for the following calls.
     complaints = _Complaints(log)
     asyncio.get_running_loop().set_exception_handler(complaints)
-    background = [tasks.start(_pulse(page, lateness), "reporting the turns of the event loop to the guard")]
+    # The guard may pass on a signal as soon as the page shows that this agent runs.
+    stopping, reloading = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reloading.set)
+    pulse = life.pulse(page, clock, lateness.turn)
+    background = [tasks.start(pulse, "reporting the turns of the event loop to the guard")]
     adoption = await calls.on_addresses("reading the state of the previous agent", found_here, page, notes)
-    leaving = leaving_of(settings, adoption)
-    enforcement = await calls.on_gate("taking over the gate", enforcement_of, settings, log, leaving)
+    leaving = life.leaving_of([a.address for a in settings.addresses], adoption)
+    public = [*(a.address for a in settings.addresses), *leaving]
+    enforcement = await calls.on_gate(
+        "taking over the gate",
+        enforcement_of,
+        settings.cluster.hold,
+        public,
+        public_interfaces(settings),
+        log,
+        Gate,
+    )
     engine = EventEngine(
         Path(settings.paths.events),
         runtime=Path(runtime),
@@ -255,10 +265,9 @@ async def serve(settings: Settings) -> int:
         holder=node.view.claim_holder,
     )
     control.add(on_connections.table())
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
+    if reloading.is_set():
+        reloader.request()
     try:
         connections.start()
         watch_wire(settings)
@@ -295,14 +304,6 @@ async def serve(settings: Settings) -> int:
         await engine.stop()
         await store.close()
         calls.close()
-
-
-async def _pulse(page: HoldPage, lateness: Lateness) -> None:
-    """Show the guard that the event loop turns, and measure its lateness."""
-    while True:
-        lateness.turn()
-        page.beat(boottime())
-        await asyncio.sleep(PACE)
 
 
 async def _look_at_scripts(driver: Driver, engine: EventEngine) -> None:

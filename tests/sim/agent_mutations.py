@@ -242,7 +242,7 @@ def missing_taken_for_present(patch: Patch) -> None:
 
 def lifetime_rounded_up(patch: Patch) -> None:
     """The lifetimes of addresses are rounded up, to a minute."""
-    patch.setattr("locum_sim.agent.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
+    patch.setattr("locum.node.guard.enforcement.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
 
 
 # -- news and answers -------------------------------------------------------------------------------------------

@@ -22,7 +22,10 @@ ROOT = Path(locum.__file__).parent
 LOOPS = (
     "node",
     "node/guard/watch.py",
+    "node/guard/wakeups.py",
     "node/guard/silence.py",
+    "node/guard/configuration.py",
+    "node/guard/life.py",
     "node/guard/main.py",
     "node/guard/children.py",
     "node/guard/hold_page.py",
@@ -75,6 +78,7 @@ FUNCTIONS = frozenset(
             "check_environment",
         ),
         *("environment_warnings", "remove_public", "destroy", "judged_before", "machine_identity", "sqlite3.connect"),
+        *("clear_addresses", "left_behind", "machine.notes.addresses", "machine.addresses.list", "kernel.remove"),
         *("Gate", "GuardGate", "enforcement_of", "found_here", "HoldPage", "TakenNotes"),
         # Lists of what other programs have; threads that are joined at the end; files behind a harmless name.
         *("route.links", "route.addresses", "sock_diag.tcp_sockets", "listening_ports", "_listening_ports"),
@@ -100,6 +104,8 @@ METHODS = frozenset(
             "table_comment",
             "supported",
         ),
+        # What the guard's ports do (locum.node.guard.ports).
+        *("end_connections", "pause", "await_calls"),
         # Files of ours.
         *("scan", "survey", "refresh"),
     ]
@@ -110,8 +116,9 @@ ALLOWED: dict[str, str] = {
     # -- the start of a process: there is no hold yet, or the pulse is told of before (agent) -------------------------
     "node/guard/main.py:check": "before the guard's loop: the daemon starts, and may refuse to",
     "node/guard/main.py:run": "before the guard's loop",
-    "node/guard/main.py:left_behind": "before the guard's loop",
-    "node/guard/main.py:_watch:GuardGate": "before the guard's loop",
+    "node/guard/life.py:left_behind": "before the guard's loop",
+    "node/guard/life.py:clean_slate": "before the guard's loop",
+    "node/guard/life.py:run:GuardGate": "before the guard's loop",
     "node/guard/hold_page.py": "opened once at the start; afterwards it is memory",
     "daemon.py:serve:HoldPage": "the start of an agent; a runtime directory that hangs lets no agent start",
     "daemon.py:serve:TakenNotes": "the start of an agent, as above",
@@ -125,8 +132,9 @@ ALLOWED: dict[str, str] = {
     "unix_sockets.py:_identity": "as above, and at the end",
     "unix_sockets.py:close": "the end of the agent",
     # -- on a thread, though it looks like a call ----------------------------------------------------------------------
-    "node/guard/main.py:clear_addresses": "runs on the silencer's thread, and once before the guard's loop",
-    "node/guard/main.py:_read:load": "runs on the thread that reads the configuration",
+    "node/guard/life.py:clear_addresses": "runs on the silencer's thread, and once before the guard's loop",
+    "node/guard/life.py:clear": "runs on the silencer's thread",
+    "node/guard/main.py:_charge:load": "runs on the thread that reads the configuration",
     "node/gate_work.py": "runs on the gate's thread",
     "node/taken_notes.py": "runs on the thread for notes; read at the start of an agent",
     "node/steps.py:_renew_now": "runs on the thread for addresses",
@@ -166,8 +174,12 @@ ALLOWED: dict[str, str] = {
     "node/guard/children.py:execute": "in the child",
     "node/guard/children.py:start:traceback.print_exc": "in the child; standard error never waits (locum.lines)",
     "node/guard/children.py:start:print": "in the child; standard error never waits (locum.lines)",
-    "node/guard/watch.py:_drain:os.read": "a pipe of our own, non-blocking",
-    "node/guard/watch.py:close:time.sleep": "after the loop, ten milliseconds at a time, and for a limited time",
+    "node/guard/wakeups.py:_drain:os.read": "a pipe of our own, non-blocking",
+    "node/guard/wakeups.py:pause:time.sleep": "for callers that may wait; see pause and await_calls below",
+    "node/guard/watch.py:close:self._wakeups.pause": "after the loop, for ten milliseconds, and not for ever",
+    "node/guard/silence.py:finish:wakeups.await_calls": "after the loop, and for a limited time",
+    "node/guard/configuration.py:await_reread:wakeups.await_calls": "half a second at most, before a fork",
+    "daemon.py:serve:reloader.request": "hands over",
     "api/control.py:answer:traceback.print_exc": "standard error never waits (locum.lines)",
     "daemon.py:_say:traceback.print_exception": "standard error never waits (locum.lines)",
     "daemon.py:run_agent:print": "after the loop; standard error never waits (locum.lines)",

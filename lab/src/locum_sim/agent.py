@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from locum.errors import StoreUnavailable
-from locum.machine.gate.lifetimes import lifetime_for
 from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, LinkChanged
 from locum.node import life
 from locum.node.driver import Driver
+from locum.node.guard.enforcement import enforcement_of
 from locum.node.kernel_news import KernelNews
 from locum.node.steps import Steps
 from locum.rules import effects as fx
@@ -31,11 +34,11 @@ from locum_sim.ports import (
     SimulatedCalls,
     SimulatedClock,
     SimulatedGate,
+    SimulatedHoldPage,
     SimulatedLinks,
     SimulatedNotes,
     SimulatedScripts,
     SimulatedTable,
-    nowhere,
 )
 from locum_sim.service import Author, StoreClient
 
@@ -59,7 +62,6 @@ class Agent:
         self.loop = SimulatedLoop(
             machine.world.engine, machine.clock, machine, machine.random, self._late, self._failed
         )
-        machine.page.step = self.loop.step
         # Until the process has looked at what an earlier one left, it knows nothing.
         self.node = self.node_class(machine.identity, View(), machine.new_incarnation, None)
         self._driver: Driver | None = None
@@ -100,7 +102,6 @@ class Agent:
     def die(self) -> None:
         """SIGKILL."""
         self.alive = False
-        self.machine.page.step = nowhere
         self.store.close()
         self.loop.die()
 
@@ -124,18 +125,25 @@ class Agent:
 
     async def _main(self) -> str | None:
         machine, step = self.machine, self.loop.step
-        clock, calls, page = SimulatedClock(machine, self.loop), SimulatedCalls(machine), machine.page
+        clock, calls = SimulatedClock(machine, self.loop), SimulatedCalls(machine)
+        page = SimulatedHoldPage(machine.memory, machine.page_written, step)
+        asyncio.get_running_loop().create_task(life.pulse(page, clock, lambda: None))
         table, gate, notes = SimulatedTable(machine, step), SimulatedGate(machine, step), SimulatedNotes(machine, step)
         scripts = SimulatedScripts(machine, step, lambda: self.node.status().tunables)
         adoption = await calls.on_addresses("looking", life.adoption_of, page, notes, table)
-        await calls.on_gate("taking over the gate", gate.take_over)
+        configured = [h.address for h in machine.identity.addresses]
+        interfaces = sorted({name for h in machine.identity.addresses for name in h.interfaces})
+        public = [*configured, *life.leaving_of(configured, adoption)]
+        enforcement = await calls.on_gate(
+            "taking over the gate", enforcement_of, machine.identity.hold, public, interfaces, self._log, lambda: gate
+        )
         self.node = node = self.node_class(machine.identity, View(), machine.new_incarnation, adoption)
         node.take_effects = self._noting_authors(node.take_effects)  # type: ignore[method-assign]
         steps = Steps(
             clock=clock,
             table=table,
             gate=gate,
-            lifetime=lifetime_for(machine.identity.hold),
+            lifetime=enforcement.lifetime,
             announcer=Heard(),
             engine=scripts,
             page=page,
@@ -204,10 +212,9 @@ class Agent:
         self._leaving = True
         self.loop.post("signal", self._leave)
 
-    def configure(self) -> None:
-        """SIGHUP: the machine's identity has changed."""
-        identity = self.machine.identity
-        self._feed("signal", lambda node: node.configure, identity)
+    def reload(self) -> None:
+        """SIGHUP: the configuration has changed."""
+        self.loop.post("signal", self._reload)
 
     def _bits(self, address: str) -> int:
         return next((h.bits for h in self.machine.identity.addresses if h.address == address), 24)
@@ -223,6 +230,17 @@ class Agent:
     def _leave(self) -> None:
         if self._driver is not None:
             self._driver.feed(self.node.leave)
+
+    def _reload(self) -> None:
+        """What a reload (:mod:`locum.api.reload`) does to gate, rules and guard."""
+        machine, driver = self.machine, self._driver
+        if driver is None:
+            return
+        machine.identity = msgspec.structs.replace(machine.identity, addresses=machine.file.addresses)
+        machine.kernel.judge_also(machine.hosted)
+        driver.feed(self.node.configure, machine.identity)
+        if machine.guard is not None:
+            machine.guard.signal(signal.SIGUSR1)
 
     def _feed(self, stream: str, method: Callable[[Node], Callable[..., None]], *arguments: object) -> None:
         def feed() -> None:

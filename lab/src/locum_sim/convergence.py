@@ -40,7 +40,7 @@ def _complaints(world: World) -> Iterator[str]:
         return
     for machine in world.machines.values():
         if machine.name in world.retired:
-            if machine.guard or machine.kernel.addresses or f"member/{machine.name}" in _members(world):
+            if machine.guard is not None or machine.kernel.addresses or f"member/{machine.name}" in _members(world):
                 yield f"{machine.name} has left and is still there"
             continue
         problem = _not_a_member(world, machine)
@@ -66,7 +66,7 @@ def _members(world: World) -> list[str]:
 
 def _not_a_member(world: World, machine: Machine) -> str | None:
     agent = machine.agent
-    if agent is None or machine.agent_stopped or not machine.guard:
+    if agent is None or machine.agent_stopped or machine.guard is None:
         return "has no running agent"
     if machine.terminating:
         return "is leaving, to come back"

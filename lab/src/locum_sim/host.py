@@ -1,42 +1,61 @@
-"""One machine in service: kernel, guard, agent and scripts, as the init system and the guard run them.
+"""One machine in service: kernel, guard, agent and scripts, as init system and kernel start, stop and end them.
 
-Rules of this file: it plays init system and guard as ``locum/guard`` has them. The guard knows the page and the list of
-addresses; it acts a little late, and not at all while it is stopped or dead.
+Rules of this file: it plays the init system and the kernel's part in processes: forks, signals, deaths. What the guard
+does is in :mod:`locum.node.guard`, carried out by :mod:`locum_sim.guard`.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from locum.node.guard.hold_page import HoldPage
 from locum.rules.node import Identity
 from locum_sim.agent import Agent
 from locum_sim.clocks import MachineClock
+from locum_sim.guard import AgentProcess, Guard
 from locum_sim.network import Link
-from locum_sim.ports import SimulatedHoldPage
 from locum_sim.scripts import Behaviour, Child
 from locum_sim.simulated_kernel import Kernel
 
 if TYPE_CHECKING:
     from locum_sim.world import World
 
-#: How late the guard acts on a deadline at most, and how late it notices a dead agent, in seconds.
-GUARD_LATE, CHILD_LATE = 0.004, 0.01
-#: How long the guard may sleep although the page has changed.
-LONGEST_SLEEP = 0.5
-#: A guard that runs replaces an agent that has not run for this long.
-HUNG_AFTER = 8.0
-#: How long the guard takes to start, a Python program of its own, in seconds.
-START = (0.12, 0.6)
 #: How long an agent takes until it is at work, in seconds: it is forked from the guard. Mostly, and at worst.
 FORK, SLOW_FORK = (0.003, 0.03), (0.03, 0.6)
-#: An agent that dies this soon after its start has failed to start; after some of those in a row the guard pauses,
-#: one second more each time up to the longest (``locum/node/guard/children.py``).
-QUICK_DEATH = 5.0
-FREE_STARTS, LONGEST_PAUSE = 3, 10.0
+#: How long a process may outlive its SIGKILL, in seconds: mostly at most, and at worst.
+KILL_LATE, LONG_KILL_LATE = 0.05, 1.5
+#: A system that has no process to spare refuses a fork with this error.
+NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+class Trap:
+    """Something that is to happen in the midst of a process's work, after so many of its steps."""
+
+    def __init__(self) -> None:
+        #: Steps until it happens; 0: never.
+        self.steps = 0
+        self._snare: Callable[[], None] | None = None
+
+    def set(self, steps: int, snare: Callable[[], None]) -> None:
+        """Call ``snare`` after so many steps."""
+        self.steps, self._snare = max(1, steps), snare
+
+    def clear(self) -> None:
+        """Nothing happens."""
+        self.steps, self._snare = 0, None
+
+    def count(self) -> Callable[[], None] | None:
+        """The process has made a step; what is to happen now, if anything is."""
+        self.steps -= 1
+        if self.steps:
+            return None
+        snare, self._snare = self._snare, None
+        return snare
 
 
 class Host:
@@ -60,7 +79,8 @@ class Host:
     ) -> None:
         self.world = world
         self.name = name
-        self.identity = identity
+        #: The configuration that is in force in the agent, and the one in the file, which a new guard reads.
+        self.identity = self.file = identity
         self.clock = clock
         self.link = link
         self.behaviour = behaviour
@@ -68,7 +88,7 @@ class Host:
         self.handles = handles
         self.hz = hz
         self.kernel = Kernel(world.engine, clock, hz, random, self, links)
-        self.page = self._new_page()
+        self._new_memory()
         #: Address → (incarnation, interface): what was taken completely.
         self.notes: dict[str, tuple[str, str]] = {}
         self.agent: Agent | None = None
@@ -85,36 +105,38 @@ class Host:
         self.comes_back = False
         self.agent_frozen = self.guard_frozen = self.children_frozen = False
         self.agent_stopped = self.guard_stopped = self.children_stopped = False
-        #: Micro-steps of the agent until :attr:`_snare` goes off; 0: never.
+        #: Steps of the agent until :attr:`_snare` goes off; 0: never.
         self.trap = 0
         self._snare: Callable[[], None] | None = None
-        self.guard = 0
+        #: What is set to happen in the midst of the guard's work.
+        self.guard_trap = Trap()
+        self.guard: Guard | None = None
+        self.process: AgentProcess | None = None
+        #: The system has no process to spare.
+        self.fork_fails = False
+        #: Since when the guard's removals of addresses succeed, true time.
+        self.removal_works_since = -1.0
+        self._guard_random = Random(f"guard {world.scenario.seed} {name}")
         self._lives = 0
         self._boots = 0
-        self._agents = 0
-        self._enforced: float | None = 0.0
-        self._guard_waits = False
-        self._guard_due = False
+        self._serials = 0
         self._freezes = 0
-        self._quick_deaths = 0
-        self._agent_since = 0.0
         #: No daemon is started before this, true time: the init system has given up for a while.
         self.abandoned_until = 0.0
-        #: The hold and margin of the configuration, in force from the agent's next start.
-        self.next_hold: tuple[float, float] | None = None
         #: When the agent last looked at CLOCK_BOOTTIME: in which turn of its loop, and the time that it saw.
         self.last_look = (0, 0.0)
         #: When the agent's process went on after having been stopped, true time.
         self.went_on = -1.0
 
-    def _new_page(self) -> SimulatedHoldPage:
-        return SimulatedHoldPage(self._page_written)
+    def _new_memory(self) -> None:
+        """The page's file is empty, as after a boot."""
+        self.memory = bytearray(HoldPage.SIZE)
+        #: The page, for those who only look.
+        self.page = HoldPage(self.memory)
 
-    def _page_written(self) -> None:
-        if self.page.deadline:
-            self.deadline_set()
-        else:
-            self.page_cleared()
+    def page_written(self) -> None:
+        """A process has changed the page."""
+        self.world.watchfulness.page_written(self)
 
     @property
     def hosted(self) -> set[str]:
@@ -160,132 +182,123 @@ class Host:
         """A line for the timeline."""
         self.world.trace.say(self.name, text)
 
-    # -- the guard -------------------------------------------------------------------------------------------
+    # -- the daemon ------------------------------------------------------------------------------------------
 
     def start_daemon(self) -> None:
-        """The init system starts the guard: a clean slate, then an agent."""
-        if self.guard or not self.powered:
+        """The init system starts the guard."""
+        if self.guard is not None or not self.powered:
             return
         if self.world.engine.now < self.abandoned_until:
             self.world.engine.at(self.abandoned_until, self._remembered, self.abandoned_until)
             return
         self.left = self.terminating = False
-        self._agents += 1
-        self.guard = life = self._agents
+        # The locks are free once everything that an earlier guard forked has ended (:mod:`locum.node.guard.locks`).
         self.kill_children()
         self.world.checks.daemon_started(self)
-        self.page.clear()
-        self.notes.clear()
-        self._enforced = 0.0
-        self._quick_deaths = 0
-        self._guard_due = self._guard_waits = False
         self.guard_frozen = self.agent_frozen = self.children_frozen = False
         self._stops_changed()
-        self.world.engine.after(self.random.uniform(*START), self._clean, life)
+        self.guard = Guard(self, self._next_serial(), self._guard_random)
+        self.guard.start()
 
-    def _clean(self, life: int) -> None:
-        if life != self.guard:
-            return
-        if self.guard_stopped:
-            self.world.engine.after(0.05, self._clean, life)
-            return
-        for address in list(self.kernel.addresses):
-            self.kernel.remove(address)
-        self.kernel.restore_rules()
-        self.kernel.held.clear()
-        if self.world.trace.on:
-            self.say("guard: clean slate")
-        self._start_agent(life)
+    def _next_serial(self) -> int:
+        self._serials += 1
+        return self._serials
 
-    def _start_agent(self, life: int) -> None:
-        takes = self.random.uniform(*(FORK if self.random.random() < 0.8 else SLOW_FORK))
-        self.world.engine.after(takes, self._agent_started, life)
+    def fork_agent(self, settings: Identity, step: Callable[[], None]) -> AgentProcess:
+        """The guard forks; raises OSError when the system has no process to spare."""
+        if self.fork_fails:
+            raise NO_PROCESS
+        self.process = process = AgentProcess(self, self._next_serial(), step)
+        random = self._guard_random
+        takes = random.uniform(*(FORK if random.random() < 0.8 else SLOW_FORK))
+        self.world.engine.after(takes, self._agent_starts, process, settings)
+        return process
 
-    def _agent_started(self, life: int) -> None:
-        if life != self.guard or self.agent is not None:
+    def _agent_starts(self, process: AgentProcess, settings: Identity) -> None:
+        if process is not self.process:
             return
         if self.suspended:
-            self.world.engine.after(0.05, self._agent_started, life)
+            self.world.engine.after(0.05, self._agent_starts, process, settings)
             return
-        self._agents += 1
-        self._agent_since = self.world.engine.now
+        if self.agent is not None:
+            self.world.fail("processes", f"{self.name} has two agents")
         self.agent_frozen = False
         self._stops_changed()
-        if self.next_hold is not None:
-            hold, margin = self.next_hold
-            self.identity = msgspec.structs.replace(self.identity, hold=hold, margin=margin)
-            self.next_hold = None
+        self.identity = settings
         if self.world.trace.on:
             self.say(f"agent starts{', adopting ' + self.page.incarnation if self.page.incarnation else ''}")
-        self.agent = agent = self.agent_class(self, self._agents)
+        self.agent = process.agent = agent = self.agent_class(self, process.pid)
         agent.start()
-        if self.terminating:
-            agent.leave()
 
-    def deadline_set(self) -> None:
-        """The page has changed."""
-        if self.guard and not self._guard_waits:
-            self._guard_waits = True
-            self.world.engine.at(
-                self.clock.true(self.page.deadline) + self.random.random() * GUARD_LATE, self._guard_looks, self.guard
-            )
-
-    def page_cleared(self) -> None:
-        """The page says that there is no hold; the guard sees it when it wakes up next."""
-        if self.guard:
-            self.world.engine.after(self.random.random() * LONGEST_SLEEP, self._guard_sees_clear, self.guard)
-
-    def _guard_sees_clear(self, life: int) -> None:
-        if life == self.guard and not self.guard_stopped and self.page.deadline == 0.0 != self._enforced:
-            self._enforced = 0.0
-            self._silence()
-
-    def _guard_looks(self, life: int) -> None:
-        if life != self.guard:
+    def signal_agent(self, process: AgentProcess, number: signal.Signals) -> None:
+        """The guard has sent a signal to its agent."""
+        if process is not self.process or process.status is not None:
             return
-        self._guard_waits = False
-        if self.guard_stopped:
-            self._guard_due = True
-            return
-        self._guard_due = False
-        deadline = self.page.deadline
-        if deadline > self.clock.boot():
-            self._enforced = None
-            self.deadline_set()
-        elif deadline and deadline != self._enforced:
-            self._enforced = deadline
-            self._silence()
+        if number is signal.SIGKILL:
+            # The kernel may have to wait for a system call of the process.
+            random = self._guard_random
+            late = random.random() * (KILL_LATE if random.random() < 0.7 else LONG_KILL_LATE)
+            self.world.engine.after(late, self._killed, process)
+        elif process.agent is None:
+            self._end_agent(-number)
+        elif number is signal.SIGTERM:
+            process.agent.leave()
+        elif number is signal.SIGHUP:
+            process.agent.reload()
 
-    def _silence(self) -> None:
-        if self.world.trace.on and (self.kernel.addresses or self.kernel.open()):
-            self.say("guard: the hold has ended, removing all public addresses")
-        self.kernel.shut()
-        self.world.engine.after(self.random.random() * 0.003, self._remove_all, self.guard)
-
-    def _remove_all(self, life: int) -> None:
-        if life != self.guard or not self.powered:
-            return
-        if self.guard_stopped:
-            self.world.engine.after(0.05, self._remove_all, life)
-            return
-        for address in list(self.kernel.addresses):
-            self.kernel.remove(address)
+    def _killed(self, process: AgentProcess) -> None:
+        if process is self.process:
+            self._end_agent(-signal.SIGKILL)
 
     def agent_exited(self, agent: Agent) -> None:
-        """The agent's node is done: the guard cleans up and ends as well."""
-        agent.die()
-        self.agent = None
-        self.kill_children()
-        self.page.clear()
-        self.kernel.shut()
-        for address in list(self.kernel.addresses):
-            self.kernel.remove(address)
-        self.guard = 0
+        """The agent's node is done. Its script runner ends with it."""
+        if agent is self.agent:
+            self.kill_children()
+            self._end_agent(0)
+
+    def _end_agent(self, status: int) -> None:
+        """No process of an agent is there any longer."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.status = status
+        if self.agent is not None:
+            self.agent.die()
+            self.agent = None
+        self.trap = 0
+        self._orphan_child()
+        if self.guard is not None:
+            self.guard.signal(signal.SIGCHLD)
+
+    def guard_ended(self, guard: Guard) -> None:
+        """The guard has ended by itself: its node was told to leave."""
+        if guard is not self.guard:
+            return
+        guard.die()
+        self.guard = None
+        if self.process is not None:
+            self.world.fail("processes", f"the guard of {self.name} ends before its agent")
         self.left = True
         self.world.agent_ended(self)
         if self.comes_back:
-            # systemd: Restart=on-failure
             self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
+
+    def guard_failed(self, guard: Guard) -> None:
+        """The guard could not start; the init system tries again."""
+        if guard is self.guard:
+            guard.die()
+            self.guard = None
+            self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
+
+    def guard_died_of_signal(self) -> None:
+        """A signal has ended the guard, which was not yet ready for signals: the node never began."""
+        if self.guard is not None:
+            self.guard.die()
+            self.guard = None
+            self.left = True
+            self.world.agent_ended(self)
+            if self.comes_back:
+                self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
 
     def _remembered(self, until: float) -> None:
         if until == self.abandoned_until:
@@ -295,12 +308,32 @@ class Host:
         if self.comes_back or not (self.left or self.terminating):
             self.start_daemon()
 
-    def terminate(self) -> None:
-        """SIGTERM to the guard: an orderly leave."""
-        if self.guard:
-            self.terminating = True
-            if self.agent is not None:
-                self.agent.leave()
+    def terminate(self, by_command: bool = False) -> None:
+        """SIGTERM to the guard: an orderly leave. ``by_command``: the agent is asked, and it tells the guard."""
+        if self.guard is None:
+            return
+        self.terminating = True
+        if by_command and self.agent is not None and not self.agent_stopped:
+            self.guard.signal(signal.SIGUSR2)
+            self.agent.leave()
+        else:
+            self.guard.signal(signal.SIGTERM)
+
+    def forks_again(self) -> None:
+        """The system has processes to spare again."""
+        self.fork_fails = False
+
+    def removal_works(self) -> None:
+        """The kernel carries out again what the guard asks."""
+        if self.kernel.removal_fails:
+            self.kernel.removal_fails = ""
+            self.removal_works_since = self.world.engine.now
+            self.world.watchfulness.removal_works(self)
+
+    def reload(self) -> None:
+        """SIGHUP to the guard: the configuration has changed."""
+        if self.guard is not None:
+            self.guard.signal(signal.SIGHUP)
 
     # -- processes that are stopped or killed ----------------------------------------------------------------
 
@@ -339,28 +372,7 @@ class Host:
 
     def kill_agent(self) -> None:
         """SIGKILL; the guard starts another."""
-        if self.agent is None:
-            return
-        self.agent.die()
-        self.agent = None
-        self.trap = 0
-        self._orphan_child()
-        if self.guard:
-            quick = self.world.engine.now - self._agent_since < QUICK_DEATH
-            self._quick_deaths = self._quick_deaths + 1 if quick else 0
-            late = self.random.random() * CHILD_LATE
-            pause = min(max(self._quick_deaths - FREE_STARTS, 0), LONGEST_PAUSE)
-            if pause:
-                late += pause + self.random.random() * LONGEST_SLEEP
-            self.world.engine.after(late, self._agent_died, self.guard)
-
-    def _agent_died(self, life: int) -> None:
-        if life != self.guard or self.agent is not None:
-            return
-        if self.guard_stopped:
-            self.world.engine.after(0.05, self._agent_died, life)
-            return
-        self._start_agent(life)
+        self._end_agent(-signal.SIGKILL)
 
     def _stops_changed(self) -> None:
         """Work out who is stopped now, and let go on who is no more, in random order."""
@@ -373,8 +385,10 @@ class Host:
         if was[0] and not self.agent_stopped:
             self.went_on = self.world.engine.now
             go_on.append(self._agent_goes_on)
-        if was[1] and not self.guard_stopped:
-            go_on.append(self._guard_goes_on)
+        if self.guard is not None and was[1] != self.guard_stopped:
+            self.world.watchfulness.guard_stops(self)
+            if not self.guard_stopped:
+                go_on.append(self._guard_goes_on)
         if self.child is not None:
             if self.children_stopped:
                 self.child.freeze()
@@ -390,5 +404,5 @@ class Host:
             self.agent.thawed()
 
     def _guard_goes_on(self) -> None:
-        if self._guard_due and not self.guard_stopped:
-            self._guard_looks(self.guard)
+        if self.guard is not None and not self.guard_stopped:
+            self.guard.thawed()

@@ -9,7 +9,7 @@ import msgspec
 
 from locum.machine.gate.lifetimes import LATENESS, lifetime_for
 from locum_sim.clocks import MachineClock
-from locum_sim.host import HUNG_AFTER, Host
+from locum_sim.host import Host
 from locum_sim.simulated_kernel import Kernel
 
 #: How long scripts may outlive a killed agent, and add an address, in seconds (with some room).
@@ -21,9 +21,11 @@ class Machine(Host):
 
     def kill_guard(self) -> None:
         """SIGKILL: the agent goes with it (PR_SET_PDEATHSIG); the init system starts anew."""
-        if not self.guard:
+        if self.guard is None:
             return
-        self.guard = 0
+        self.guard.die()
+        self.guard = None
+        self.guard_trap.clear()
         self.kill_agent()
         self.world.engine.after(self.random.uniform(0.1, 3.0), self._restart)
 
@@ -55,15 +57,7 @@ class Machine(Host):
         self.children_frozen |= children
         self._stops_changed()
         if self.agent_frozen and not self.guard_frozen:
-            self.world.engine.after(HUNG_AFTER + self.random.random(), self._hung, self._freezes)
-
-    def _hung(self, freeze: int) -> None:
-        if freeze == self._freezes and self.agent_frozen and not self.guard_stopped and self.agent is not None:
-            if self.world.trace.on:
-                self.say("guard: the agent hangs, killing it")
-            self.agent_frozen = False
-            self.kill_agent()
-            self._stops_changed()
+            self.world.watchfulness.agent_stopped(self)
 
     def thaw(self) -> None:
         """SIGCONT, in any order."""
@@ -90,8 +84,6 @@ class Machine(Host):
         """Switch the machine and its kernel off."""
         self.kill_all()
         self.powered = False
-        self.guard = 0
-        self.trap = 0
         for address in list(self.kernel.addresses):
             self.kernel.remove(address)
 
@@ -111,9 +103,9 @@ class Machine(Host):
         wall_error = self.clock.wall() - self.world.wall()
         self.clock = MachineClock(self.world.engine, self.random.uniform(1, 30), self.clock.rate, wall_error)
         self.kernel = Kernel(self.world.engine, self.clock, self.hz, self.random, self, list(self.kernel.links))
-        self.page = self._new_page()
+        self._new_memory()
         self.notes.clear()
-        self.identity = msgspec.structs.replace(self.identity, machine=f"{self.name} boot {self._boots}")
+        self.file = msgspec.structs.replace(self.file, machine=f"{self.name} boot {self._boots}")
         self._stops_changed()
         self.left = self.terminating = False
         self.world.engine.after(self.random.uniform(0.1, 1.0), self._booted, self._boots)

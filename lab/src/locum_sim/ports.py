@@ -20,7 +20,7 @@ from locum.events.model import Event, EventResult, Kind, Script
 from locum.events.runner.protocol import Job
 from locum.events.runner.results import Outcome, ScriptResult
 from locum.machine.addresses import Address, Item
-from locum.machine.gate.gate import ArmedSlot
+from locum.machine.gate.gate import ArmedSlot, GateState
 from locum.machine.links import LinkState
 from locum.machine.wire_watch import PROBE_INTERVAL, PROBE_WAIT, PROBES
 from locum.node.guard.hold_page import HoldPage
@@ -43,17 +43,14 @@ FIRST_EVENTS, RUNNER_START = (0.01, 0.05), (0.02, 0.2)
 SERVICE = Script("50.service", "50.service", True, Kind.BINARY, None)
 
 
-def nowhere() -> None:
-    """No process is there that could be stopped."""
-
-
 class SimulatedHoldPage(HoldPage):
-    """The page as the two processes of a machine share it. ``step`` is called after every write."""
+    """The page as one of the two processes of a machine has mapped it: ``memory`` is shared. ``step`` is called after
+    every write."""
 
-    def __init__(self, written: Callable[[], None]) -> None:
-        super().__init__(bytearray(self.SIZE))
+    def __init__(self, memory: bytearray, written: Callable[[], None], step: Step) -> None:
+        super().__init__(memory)
         self._written = written
-        self.step: Step = nowhere
+        self.step = step
 
     def _changed(self) -> None:
         self._written()
@@ -92,13 +89,36 @@ class SimulatedGate:
         self._step = step
         self._serials: dict[int, int] = {}
 
-    def take_over(self) -> None:
-        """Go on with the gate as it is, or put it there anew when another program has removed it."""
+    def judged(self) -> tuple[str, ...]:
+        """See :class:`locum.node.guard.ports.GatePort`."""
         self._step()
-        if self._kernel.lawless:
-            self._kernel.held.clear()
-            self._kernel.restore_rules()
+        return tuple(sorted(self._kernel.judged))
+
+    def install(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
+        """See :class:`locum.node.guard.ports.GatePort`."""
         self._step()
+        self._kernel.install_gate(public)
+        self._step()
+
+    def adopt(self, public: Iterable[str], interfaces: Iterable[str]) -> bool:
+        """See :class:`locum.node.guard.enforcement.AgentGate`."""
+        self._step()
+        adopted = self._kernel.adopt_gate(public)
+        self._step()
+        return adopted
+
+    def state(self) -> GateState:
+        """See :class:`locum.node.guard.enforcement.AgentGate`."""
+        return GateState(True)
+
+    def remove(self) -> None:
+        """See :class:`locum.node.guard.ports.GatePort`."""
+        self._step()
+        self._kernel.remove_gate()
+        self._step()
+
+    def close(self) -> None:
+        """See :class:`locum.node.guard.ports.GatePort`."""
 
     @property
     def held(self) -> frozenset[str]:
@@ -169,7 +189,10 @@ class SimulatedTable:
         """See TablePort."""
         self._step()
         present = self._kernel.addresses.items()
-        found = [Address(address, self._bits.get(address, 24), name, True) for address, (name, _) in present]
+        found = [
+            Address(address, self._bits.get(address, 24), name, self._kernel.is_permanent(address))
+            for address, (name, _) in present
+        ]
         self._step()
         return found
 
@@ -236,12 +259,18 @@ class SimulatedNotes:
         self._notes.pop(address, None)
         self._step()
 
+    def addresses(self) -> Sequence[str]:
+        """See :class:`locum.node.guard.ports.NotesPort`."""
+        self._step()
+        return list(self._notes)
+
     def of(self, incarnation: str) -> dict[str, str]:
         """See NotesPort."""
         return {a: name for a, (whose, name) in self._notes.items() if whose == incarnation}
 
     def clear(self) -> None:
         """See NotesPort."""
+        self._step()
         self._notes.clear()
         self._step()
 

@@ -135,7 +135,7 @@ def rest_bound(world: World) -> float:
     scenario = world.scenario
     tunables = scenario.tunables
     holds = [(m.identity.hold, m.identity.margin) for m in world.machines.values()]
-    holds += [m.next_hold for m in world.machines.values() if m.next_hold is not None]
+    holds += [(m.file.hold, m.file.margin) for m in world.machines.values()]
     hold = max(h for h, _ in holds)
     wait = max(h + margin for h, margin in holds)
     patience = max(1.0, hold)

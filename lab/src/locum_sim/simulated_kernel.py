@@ -21,6 +21,8 @@ from locum_sim.clocks import MachineClock
 from locum_sim.engine import Engine
 
 SLOTS = 4
+#: Lifetimes beyond this, in seconds, are no lifetimes of ours.
+PERMANENT = 10**5
 
 
 class KernelListener(Protocol):
@@ -69,6 +71,12 @@ class Kernel:
         #: Addresses that it does not accept, and whether it refuses every change of the gate's timers.
         self.refuses: set[str] = set()
         self.gate_fails = False
+        #: How the guard's removals of addresses fail: "" (they do not), "all" or "each".
+        self.removal_fails = ""
+        #: Address → when it was configured, true time.
+        self.since: dict[str, float] = {}
+        #: The addresses that the gate's rules judge; the others speak. None without a gate.
+        self.judged: frozenset[str] = frozenset()
         self._generation: dict[str, int] = {}
 
     # -- the gate ----------------------------------------------------------------------------------------------
@@ -90,7 +98,9 @@ class Kernel:
 
     def speaks(self, address: str) -> bool:
         """Whether this machine may answer for ``address`` now. The state of its link is ignored."""
-        return address in self.addresses and (address in self.held or self.lawless) and self.open()
+        if address not in self.addresses or self.suspended:
+            return False
+        return address not in self.judged or ((address in self.held or self.lawless) and self.open())
 
     def arm(self, slot: int, timeout: float, until: float) -> None:
         """Give ``slot`` a timer of ``timeout`` seconds, and the wall-clock end ``until``; it is not confirmed."""
@@ -138,6 +148,33 @@ class Kernel:
         self.lawless = False
         self.shut()
 
+    def install_gate(self, public: Iterable[str]) -> None:
+        """The rules are loaded anew for ``public``: shut, and with nothing held."""
+        self.held.clear()
+        self.restore_rules()
+        self._judge(public)
+
+    def adopt_gate(self, public: Iterable[str]) -> bool:
+        """The rules, as they are, judge ``public`` from now on. False when they are not there."""
+        if self.lawless or not self.judged:
+            return False
+        self._judge(public)
+        return True
+
+    def remove_gate(self) -> None:
+        """The rules are gone in order: nothing is judged any longer."""
+        self.held.clear()
+        self.shut()
+        self._judge(())
+
+    def judge_also(self, public: Iterable[str]) -> None:
+        """A reload has more addresses."""
+        self.judged |= frozenset(public)
+
+    def _judge(self, public: Iterable[str]) -> None:
+        before, self.judged = self.judged, frozenset(public)
+        self._listener.may_speak(before - self.judged)
+
     def look_again(self) -> None:
         """Check again after the gate's obstacle may have gone (the machine resumed, the wall clock was set back)."""
         if self.open():
@@ -155,6 +192,7 @@ class Kernel:
             self._listener.address_gone(address, old[0])
         self.addresses[address] = (interface, self._clock.jiffies() + lifetime)
         if old is None or old[0] != interface:
+            self.since[address] = self._engine.now
             self._listener.address_new(address, interface)
             self._listener.may_speak((address,))
         if old is None:
@@ -171,6 +209,10 @@ class Kernel:
             self.addresses[address] = (interface, self._clock.jiffies() + lifetime)
             return True
         return self.add(address, interface, lifetime)
+
+    def is_permanent(self, address: str) -> bool:
+        """Whether somebody configured it by hand."""
+        return self.addresses[address][1] - self._clock.jiffies() > PERMANENT
 
     def remove(self, address: str, interface: str | None = None) -> None:
         """Remove ``address`` (from ``interface`` if it is there, None: from any)."""

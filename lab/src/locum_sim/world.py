@@ -22,6 +22,7 @@ from locum_sim.scenario import Scenario
 from locum_sim.scripts import Behaviour
 from locum_sim.service import StoreService
 from locum_sim.trace import Trace
+from locum_sim.watchfulness import Watchfulness
 
 
 class World:
@@ -33,6 +34,7 @@ class World:
         self.trace = Trace(self.engine, traced)
         self.checks = Checks(self)
         self.promises = Promises(self)
+        self.watchfulness = Watchfulness(self)
         self.faults: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
@@ -124,6 +126,8 @@ class World:
             if machine.agent is not None:
                 machine.agent.die()
                 machine.agent.loop.bury()
+            if machine.guard is not None:
+                machine.guard.bury()
 
     # -- time ------------------------------------------------------------------------------------------------
 

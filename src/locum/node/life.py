@@ -6,13 +6,15 @@ The order of these steps is stated only here. This file reaches the machine only
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from locum import tasks
+from locum.clock import Clock
 from locum.errors import LocumError
 from locum.events.model import Event
+from locum.lateness import PACE
 from locum.node.driver import Driver
-from locum.node.ports import HoldPagePort, NotesPort, ScriptsPort, TablePort
+from locum.node.ports import HoldPagePort, NotesPort, PulsePort, ScriptsPort, TablePort
 from locum.node.steps import Steps
 from locum.rules.node import Adoption
 
@@ -27,6 +29,11 @@ def adoption_of(page: HoldPagePort, notes: NotesPort, table: TablePort) -> Adopt
     return Adoption(page.incarnation, page.deadline, page.slot, page.revision, page.quiet, held, missing)
 
 
+def leaving_of(configured: Iterable[str], adoption: Adoption | None) -> list[str]:
+    """What the agent before this one held and the configuration has no longer: a reload came just before its end."""
+    return sorted(set(adoption.held).difference(configured)) if adoption is not None else []
+
+
 async def take_over(adoption: Adoption | None, bits: Mapping[str, int], steps: Steps) -> None:
     """Continue the previous agent's hold, or begin with a clean slate.
 
@@ -38,6 +45,14 @@ async def take_over(adoption: Adoption | None, bits: Mapping[str, int], steps: S
         await steps.adopt(held, adoption.missing)
     else:
         await steps.clean_slate()
+
+
+async def pulse(page: PulsePort, clock: Clock, turn: Callable[[], None]) -> None:
+    """Tell the guard, for ever, that the event loop turns; ``turn`` tells the loop's own monitor."""
+    while True:
+        turn()
+        page.beat(clock.boot())
+        await asyncio.sleep(PACE)
 
 
 async def run(adopted: bool, driver: Driver, steps: Steps, scripts: ScriptsPort) -> str | None:

@@ -134,6 +134,14 @@ class HoldPagePort(Protocol):
         ...
 
 
+class PulsePort(Protocol):
+    """The other part of that page: whether the agent runs."""
+
+    def beat(self, now: float) -> None:
+        """The agent is running at ``now``, CLOCK_BOOTTIME seconds."""
+        ...
+
+
 class NotesPort(Protocol):
     """The notes of completely taken addresses; see :class:`locum.node.taken_notes.TakenNotes`."""
 

@@ -25,9 +25,12 @@ WEIGHTS = {
     "kill_all": 2.0,
     "abandon": 0.7,
     "kill_guard": 1.0,
+    "kill_guard_midway": 1.0,
     "power_off": 1.5,
     "freeze_agent": 2.0,
     "freeze_guard": 1.0,
+    "freeze_guard_midway": 1.0,
+    "refuse_fork": 0.3,
     "freeze_all": 3.0,
     "freeze_midway": 5.0,
     "hiccup": 4.0,
@@ -47,6 +50,7 @@ WEIGHTS = {
     "flap_link": 1.0,
     "refuse_address": 1.5,
     "refuse_gate": 0.7,
+    "refuse_removal": 0.5,
     "scripts_fail": 2.0,
     "scripts_slow": 2.0,
     "scripts_hang": 1.0,
@@ -116,6 +120,9 @@ class Faults(ProcessFaults, StoreFaults, OutsideFaults):
             world.trace.say("faults", "everything is healed")
         for machine in world.machines.values():
             machine.trap = 0
+            machine.guard_trap.clear()
+            machine.forks_again()
+            machine.removal_works()
             machine.link.heal()
             machine.behaviour.trouble.clear()
             machine.resume()
@@ -126,13 +133,13 @@ class Faults(ProcessFaults, StoreFaults, OutsideFaults):
             if machine.agent is not None and machine.agent.store.watch is not None:
                 machine.agent.store.watch.catch_up()
             if machine.name in world.retired:
-                if not machine.guard:
+                if machine.guard is None:
                     machine.remove_leftovers()
                 continue
             machine.power_on()
             machine.abandoned_until = 0.0
             machine.comes_back = True
-            if not machine.guard:
+            if machine.guard is None:
                 machine.start_daemon()
         for step in list(self._stepped):
             self._step_back(step)

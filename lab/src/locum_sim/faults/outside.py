@@ -80,6 +80,17 @@ class OutsideFaults(FaultKinds):
         self._disturb(machine, seconds)
         self._world.engine.after(seconds, self._gate_works, machine.kernel)
 
+    def refuse_removal(self) -> None:
+        """The kernel of a machine carries out no removal of addresses for the guard for a while."""
+        machine, seconds = self._someone(), self._while()
+        self._say(f"the guard of {machine.name} cannot remove addresses for {seconds:.3f} s")
+        machine.kernel.removal_fails = self._random.choice(("all", "each"))
+        self._world.engine.after(seconds, self._removal_works, machine, machine.kernel)
+
+    def _removal_works(self, machine: Machine, kernel: Kernel) -> None:
+        if machine.kernel is kernel:
+            machine.removal_works()
+
     def _gate_works(self, kernel: Kernel) -> None:
         kernel.gate_fails = False
 
@@ -256,12 +267,16 @@ class OutsideFaults(FaultKinds):
         return self._admins.something()
 
     def leave(self) -> None:
-        """A node is stopped in order; often it comes back after a while, sometimes it stays away."""
+        """A node is stopped, mostly in order; often it comes back after a while, sometimes it stays away."""
         world, machine = self._world, self._someone()
-        if not machine.guard or machine.name in world.retired:
+        if machine.guard is None or machine.name in world.retired:
             return
         self._say(f"{machine.name} leaves")
-        machine.terminate()
+        machine.terminate(by_command=self._random.random() < 0.5)
+        if self._random.random() < 0.2:
+            # Somebody is impatient: the second signal ends the agent at once.
+            world.engine.after(self._random.uniform(0.01, 1.0), machine.terminate)
+            world.engine.after(self._random.uniform(1.0, 2.0), machine.terminate)
         stays = self._random.random() < 0.2 and len(world.retired) + 1 < len(world.machines)
         if stays:
             world.retired.add(machine.name)
@@ -272,7 +287,7 @@ class OutsideFaults(FaultKinds):
         world.engine.after(seconds, self._come_back, machine)
 
     def _come_back(self, machine: Machine) -> None:
-        if not machine.guard and machine.name not in self._world.retired:
+        if machine.guard is None and machine.name not in self._world.retired:
             machine.start_daemon()
 
     def reload(self) -> None:
@@ -280,24 +295,23 @@ class OutsideFaults(FaultKinds):
         world, machine = self._world, self._someone()
         number = list(world.machines).index(machine.name)
         configured = world.scenario.hosted[number]
-        if len(machine.identity.addresses) < len(configured) or len(configured) < 2:
+        if len(machine.file.addresses) < len(configured) or len(configured) < 2:
             chosen = configured
         else:
             gone = self._random.choice(configured)
             chosen = tuple(h for h in configured if h is not gone)
         self._say(f"{machine.name} is configured for {len(chosen)} of {len(configured)} addresses")
-        machine.identity = msgspec.structs.replace(machine.identity, addresses=chosen)
-        if machine.agent is not None:
-            machine.agent.configure()
+        machine.file = msgspec.structs.replace(machine.file, addresses=chosen)
+        machine.reload()
 
     def change_hold(self) -> None:
-        """An admin changes the hold in a node's configuration: the next agent uses it."""
+        """An admin writes another hold into a node's configuration: the next daemon has it."""
         machine = self._someone()
         store = self._world.store
         if store.restoring or self._world.engine.now - store.went_back_at < 10.0:
             # A daemon that starts now must know the longest earlier hold.
             return
         hold = self._random.choice(HOLDS)
-        self._say(f"{machine.name} is configured for a hold of {hold} s from its agent's next start")
-        machine.next_hold = (hold, margin_for(hold))
+        self._say(f"{machine.name} is configured for a hold of {hold} s from its daemon's next start")
+        machine.file = msgspec.structs.replace(machine.file, hold=hold, margin=margin_for(hold))
         self._disturb(machine, 0.0)

@@ -53,6 +53,31 @@ class ProcessFaults(FaultKinds):
         self._disturb(machine, 6.0)
         machine.kill_guard()
 
+    def kill_guard_midway(self) -> None:
+        """The guard dies in the midst of some act: its start, its silencing, its end."""
+        machine = self._someone()
+
+        def snare() -> None:
+            self._say(f"kill -9 of the guard on {machine.name}, midway")
+            self._disturb(machine, 6.0)
+            machine.kill_guard()
+
+        machine.guard_trap.set(self._random.randint(1, 60), snare)
+
+    def freeze_guard_midway(self) -> None:
+        """SIGSTOP in the midst of some act of the guard."""
+        machine, seconds = self._someone(), self._while()
+        who = self._random.choice(("guard", "all"))
+        machine.guard_trap.set(self._random.randint(1, 60), lambda: self._freeze(machine, who, seconds))
+
+    def refuse_fork(self) -> None:
+        """A machine has no process to spare for a while: its guard cannot start an agent."""
+        machine, seconds = self._someone(), self._while()
+        self._say(f"{machine.name} has no process to spare for {seconds:.3f} s")
+        self._disturb(machine, seconds)
+        machine.fork_fails = True
+        self._world.engine.after(seconds, machine.forks_again)
+
     def power_off(self) -> None:
         """The machine is gone and comes back after a while."""
         machine = self._someone()
@@ -78,8 +103,11 @@ class ProcessFaults(FaultKinds):
             machine.thaw()
 
     def freeze_agent(self) -> None:
-        """SIGSTOP of the agent."""
-        self._freeze(self._someone(), "agent", self._while())
+        """SIGSTOP of the agent, now and then for so long that the guard replaces it."""
+        machine, seconds = self._someone(), self._while()
+        if self._random.random() < 0.1:
+            seconds = self._random.uniform(8.0, 15.0)
+        self._freeze(machine, "agent", seconds)
 
     def freeze_guard(self) -> None:
         """SIGSTOP of the guard."""

@@ -181,7 +181,7 @@ class StoreFaults(FaultKinds):
         store, machines = world.store, world.machines.values()
         promises = [(m.identity.hold, m.identity.margin) for m in machines]
         longest = max(hold + margin for hold, margin in promises)
-        promises += [m.next_hold for m in machines if m.next_hold is not None]
+        promises += [(m.file.hold, m.file.margin) for m in machines]
         copy = store.copy_at(commits)
         records = []
         for entry in copy.values():

@@ -14,10 +14,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from locum.errors import LocumError
 from locum.lines import standard_error, take_standard_error
+from locum.node.guard.ports import ProcessPort
 from locum.node.guard.system_calls import die_with_parent, name_process
 
 #: Exit status of an agent that can never do its work; it is not started again. (sysexits.h: EX_CONFIG)
@@ -30,16 +30,6 @@ QUICK_DEATH = 5.0
 FREE_STARTS, LONGEST_PAUSE = 3, 10.0
 
 
-class Process(Protocol):
-    """A child process that runs or has run."""
-
-    pid: int
-
-    def poll(self) -> int | None:
-        """Its exit status (negative: minus the signal) when it has ended."""
-        ...
-
-
 class _Forked:
     """A child made by fork."""
 
@@ -50,11 +40,14 @@ class _Forked:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
-def forked(name: str, work: Callable[[], int]) -> Callable[[], Process]:
+
+def forked(name: str, work: Callable[[], int]) -> Callable[[], ProcessPort]:
     """A starter of children that run ``work`` in a fork of this process; its result is the exit status."""
 
-    def start() -> Process:
+    def start() -> ProcessPort:
         # Collections in the child would write to, and so copy, pages that it shares with the guard.
         gc.freeze()
         pid = os.fork()
@@ -86,7 +79,7 @@ def forked(name: str, work: Callable[[], int]) -> Callable[[], Process]:
     return start
 
 
-def program(module: str, arguments: Sequence[str]) -> Callable[[], Process]:
+def program(module: str, arguments: Sequence[str]) -> Callable[[], ProcessPort]:
     """A starter of children that run ``python -m MODULE ARGUMENTS``, and are asked to end when this process dies."""
     guard = os.getpid()
 
@@ -103,10 +96,10 @@ def program(module: str, arguments: Sequence[str]) -> Callable[[], Process]:
 class Child:
     """One supervised child, started by ``starter``."""
 
-    def __init__(self, name: str, starter: Callable[[], Process]) -> None:
+    def __init__(self, name: str, starter: Callable[[], ProcessPort]) -> None:
         self.name = name
         self._starter = starter
-        self._process: Process | None = None
+        self._process: ProcessPort | None = None
         self._started = 0.0
         self._deaths = 0
         #: When to start it (again), CLOCK_BOOTTIME seconds; only meaningful while it does not run.
@@ -135,4 +128,4 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if it runs (it is not reaped before :meth:`ended` sees its end, so the id is its own)."""
         if self._process is not None:
-            os.kill(self._process.pid, number)
+            self._process.signal(number)

@@ -6,14 +6,16 @@ margin that the others wait is then longer, and everybody is told (design, "Hold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from locum.config.model import Settings
 from locum.errors import NetlinkError
-from locum.machine.gate.gate import Gate, GateUnavailable
+from locum.machine.gate.gate import GateState, GateUnavailable
 from locum.machine.gate.lifetimes import lifetime_for, lifetime_without_gate, margin_without_gate
+from locum.node.guard.ports import GatePort, Log
 from locum.rules.hold import margin_for
 
 WITHOUT_GATE = (
@@ -27,10 +29,10 @@ def public_interfaces(settings: Settings) -> list[str]:
     return sorted({name for address in settings.addresses for name in address.interfaces})
 
 
-def judged_before() -> tuple[str, ...]:
+def judged_before(open_gate: Callable[[], GatePort]) -> tuple[str, ...]:
     """The public addresses of the gate that an earlier daemon left here, () when there is none. Raises NetlinkError."""
     try:
-        gate = Gate()
+        gate = open_gate()
     except GateUnavailable:
         return ()
     try:
@@ -42,25 +44,28 @@ def judged_before() -> tuple[str, ...]:
 class GuardGate:
     """The guard's use of the gate: install it, and shut it when the hold has ended."""
 
-    def __init__(self, settings: Settings, log: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, public: Iterable[str], interfaces: Iterable[str], log: Log, open_gate: Callable[[], GatePort]
+    ) -> None:
         self._log = log
-        self._gate: Gate | None = None
+        self._gate: GatePort | None = None
         try:
-            self._gate = Gate()
-            self._gate.install([a.address for a in settings.addresses], public_interfaces(settings))
+            self._gate = open_gate()
+            self._gate.install(public, interfaces)
         except GateUnavailable as error:
             log(f"{WITHOUT_GATE}: {error}", "warning")
             if self._gate is not None:
                 self._gate.close()
             self._gate = None
 
-    def shut(self) -> None:
-        """Silence every public address at once."""
+    def shut(self) -> Sequence[str]:
+        """Silence every public address at once; returns what went wrong, one line each."""
         if self._gate is not None:
             try:
                 self._gate.shut()
             except NetlinkError as error:
-                self._log(f"cannot shut the gate: {error}", "error")
+                return (f"cannot shut the gate: {error}",)
+        return ()
 
     def remove(self) -> None:
         """Take the rules away, after an orderly end: no public address is here any more."""
@@ -71,32 +76,55 @@ class GuardGate:
                 self._log(f"cannot remove the gate: {error}", "error")
 
 
-class Enforcement(msgspec.Struct, frozen=True):
+class AgentGate(Protocol):
+    """The agent's begin with the gate; see :class:`locum.machine.gate.gate.Gate`."""
+
+    def adopt(self, public: Iterable[str], interfaces: Iterable[str]) -> bool:
+        """Take over the rules as they are; False when they are not there."""
+        ...
+
+    def install(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
+        """Load the rules, shut. Raises GateUnavailable."""
+        ...
+
+    def state(self) -> GateState:
+        """What the kernel has now."""
+        ...
+
+    def close(self) -> None:
+        """Close the socket; the rules stay."""
+        ...
+
+
+G = TypeVar("G", bound=AgentGate)
+
+
+class Enforcement(msgspec.Struct, Generic[G], frozen=True):
     """How this node's hold is enforced when no process of ours runs.
 
     ``gate``: the kernel's, or None. ``margin``: seconds that the others wait beyond the hold. ``lifetime``: whole
     seconds that addresses are configured for. ``warning``: what an admin should know, or "".
     """
 
-    gate: Gate | None
+    gate: G | None
     margin: float
     lifetime: int
     warning: str
 
 
-def enforcement_of(settings: Settings, log: Callable[[str, str], None], leaving: Iterable[str] = ()) -> Enforcement:
-    """The gate that the guard installed, taken over as it is; put there anew (shut) when somebody removed it; or what
-    there is without it. Raises PermissionRequired, NetlinkError.
+def enforcement_of(
+    hold: float, public: Sequence[str], interfaces: Sequence[str], log: Log, open_gate: Callable[[], G]
+) -> Enforcement[G]:
+    """The gate that the guard installed, taken over as it is; installed anew (shut) when another program removed it; or
+    what there is without it. Raises PermissionRequired, NetlinkError.
 
-    ``leaving``: addresses that are still here though the configuration has them no more; they are judged as well.
+    ``public``: the configured addresses, and those that are still here though the configuration has them no longer.
     """
-    hold = settings.cluster.hold
-    public = [*(a.address for a in settings.addresses), *leaving]
     gate = None
     try:
-        gate = Gate()
-        if not gate.adopt(public, public_interfaces(settings)):
-            gate.install(public, public_interfaces(settings))
+        gate = open_gate()
+        if not gate.adopt(public, interfaces):
+            gate.install(public, interfaces)
     except GateUnavailable as error:
         log(f"{WITHOUT_GATE}: {error}", "warning")
         if gate is not None:

@@ -1,22 +1,19 @@
 """The guard's loop: the deadline, the children, the signals.
 
 Rules of this file: it must stay so simple that it is right, because it is what remains when the agent hangs. It
-knows a deadline and a list of addresses; it never asks the store.
+knows a deadline and a list of addresses; it never asks the store. It reaches the machine through
+:mod:`locum.node.guard.ports` alone.
 """
 
 from __future__ import annotations
 
-import os
-import select
 import signal
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from locum.clock import boottime
-from locum.lateness import Lateness, Stop
+from locum.lateness import Stop
 from locum.node.guard.children import EXIT_HOPELESS, Child
-from locum.node.guard.hold_page import HoldPage
-from locum.node.guard.system_calls import BootTimer
+from locum.node.guard.ports import HoldPagePort, Log, WakeupsPort
 
 #: An agent that has not said for this many seconds that it runs, while the guard does, is replaced.
 HUNG_AFTER = 8.0
@@ -26,30 +23,42 @@ LONGEST_SLEEP = 0.5
 START_PAUSE = 1.0
 #: How long children may take to stop when the guard gives up on an orderly end, in seconds.
 STOP_LIMIT = 5.0
+#: Pause between two looks whether the children have stopped, in seconds.
+STOP_PAUSE = 0.01
+
+
+class Silencing(Protocol):
+    """Silences the node without waiting; see :class:`locum.node.guard.silence.Silencer`."""
+
+    def begin(self) -> None:
+        """Have the gate shut and every public address removed."""
+        ...
+
+    def again(self) -> None:
+        """Repeat what of it failed, if anything did."""
+        ...
 
 
 class Watch:
-    """See the module. ``silence`` has every public address removed and the gate shut; ``reread`` has what the guard
-    knows renewed. Neither waits."""
+    """See the module. ``reread`` has what the guard knows of the configuration renewed, without waiting."""
 
     def __init__(
         self,
-        page: HoldPage,
+        wakeups: WakeupsPort,
+        page: HoldPagePort,
         agent: Child,
         others: list[Child],
-        silence: Callable[[], None],
+        silencer: Silencing,
         reread: Callable[[], None],
-        log: Callable[[str, str], None],
+        log: Log,
     ) -> None:
-        self._lateness = Lateness(self._stood, pace=LONGEST_SLEEP)
+        self._wakeups = wakeups
         self._page = page
         self._agent = agent
         self._others = others
-        self._silence = silence
+        self._silencer = silencer
         self._reread = reread
         self._log = log
-        self._timer = BootTimer()
-        self._signals: list[int] = []
         self._terminations = 0
         # Whether the node is to leave, and whether the present agent knows: one that starts anew is told once it runs.
         self._leaving = False
@@ -58,35 +67,23 @@ class Watch:
         self._enforced: float | None = 0.0
         self._pulse = (0.0, 0.0)
         self._awake = 0.0
-        self._last = boottime()
-        self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._last = wakeups.boot()
 
     def run(self) -> int:
         """Until the agent has ended in order, or cannot go on; returns the exit status."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
-            signal.signal(number, lambda received, _frame: self._signals.append(received))
-        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
-        poll = select.poll()
-        poll.register(self._timer.fd, select.POLLIN)
-        poll.register(self._wakeup_read, select.POLLIN)
         self._page.tell_guard_stop(None)
-        self._lateness.start()
+        self._wakeups.start(self._stood)
         while True:
-            now = boottime()
+            now = self._wakeups.boot()
             self._keep_deadline(now)
             status = self._keep_children(now)
             if status is not None:
                 return status
-            self._timer.set(self._next(now))
-            poll.poll()
-            self._lateness.turn()
-            self._timer.clear()
-            self._drain()
-            self._handle_signals()
+            self._handle(self._wakeups.wait(self._next(now)))
 
-    def _stood(self, stop: Stop) -> None:
+    def _stood(self, stop: Stop, longest: Stop | None) -> None:
         self._log(f"the guard's loop stood for {stop}; it could not keep the hold's deadline meanwhile", "warning")
-        self._page.tell_guard_stop(self._lateness.longest())
+        self._page.tell_guard_stop(longest)
 
     def _next(self, now: float) -> float:
         deadline = self._page.deadline
@@ -98,12 +95,14 @@ class Watch:
             self._enforced = None
         elif deadline != self._enforced:
             # Silence first, then words.
-            self._silence()
+            self._silencer.begin()
             self._enforced = deadline
             if deadline:
                 self._log(
                     f"the hold ended {(now - deadline) * 1000:.0f} ms ago: removing all public addresses", "error"
                 )
+        else:
+            self._silencer.again()
 
     def _keep_children(self, now: float) -> int | None:
         for child in (*self._others, self._agent):
@@ -142,15 +141,7 @@ class Watch:
             self._pulse = (pulse, self._awake)
             self._agent.signal(signal.SIGKILL)
 
-    def _drain(self) -> None:
-        try:
-            while os.read(self._wakeup_read, 512):
-                pass
-        except BlockingIOError:
-            pass
-
-    def _handle_signals(self) -> None:
-        received, self._signals = self._signals, []
+    def _handle(self, received: Sequence[int]) -> None:
         for number in received:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._terminations += 1
@@ -167,13 +158,13 @@ class Watch:
 
     def close(self) -> None:
         """End the children that are left: SIGTERM, and SIGKILL when that was not enough."""
-        self._lateness.close()
+        self._wakeups.close()
         left = [child for child in (self._agent, *self._others) if child.pid is not None]
         for child in left:
             child.signal(signal.SIGTERM)
-        end, killed = boottime() + STOP_LIMIT, False
-        while left := [child for child in left if child.ended(boottime()) is None]:
-            if boottime() >= end:
+        end, killed = self._wakeups.boot() + STOP_LIMIT, False
+        while left := [child for child in left if child.ended(self._wakeups.boot()) is None]:
+            if self._wakeups.boot() >= end:
                 if killed:
                     # In uninterruptible sleep. It runs none of our code any more.
                     names = ", ".join(f"the {child.name} (process {child.pid})" for child in left)
@@ -181,5 +172,5 @@ class Watch:
                     return
                 for child in left:
                     child.signal(signal.SIGKILL)
-                end, killed = boottime() + STOP_LIMIT, True
-            time.sleep(0.01)
+                end, killed = self._wakeups.boot() + STOP_LIMIT, True
+            self._wakeups.pause(STOP_PAUSE)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from locum.config.load import load
-from locum.config.model import Settings
 from locum.errors import NetlinkError
 from locum.machine.gate import gate
-from locum.machine.gate.gate import GateUnavailable
+from locum.machine.gate.gate import Gate, GateUnavailable
 from locum.node.guard.enforcement import WITHOUT_GATE, GuardGate, enforcement_of, judged_before
 
 
@@ -42,19 +39,12 @@ def _refused(_self: object, _text: str) -> None:
     raise GateUnavailable("nft refused Locum's rules: Invalid argument")
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    config = tmp_path / "locum.toml"
-    config.write_text(
-        '[node]\nname = "n1"\n[cluster]\nstore = "memory:"\n'
-        '[[address]]\naddress = "192.0.2.1/24"\ninterfaces = ["lo"]\n'
-    )
-    return load(str(config))
+PUBLIC, INTERFACES = ["192.0.2.1"], ["lo"]
 
 
 @pytest.mark.parametrize("netfilter", [NoFamily, NoSubsystem])
 def test_a_node_runs_without_nf_tables_and_says_so(
-    netfilter: Callable[[], object], settings: Settings, monkeypatch: pytest.MonkeyPatch
+    netfilter: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate, "NftSocket", netfilter)
     monkeypatch.setattr(gate.Gate, "_load", _refused)
@@ -63,23 +53,21 @@ def test_a_node_runs_without_nf_tables_and_says_so(
     def log(text: str, _level: str) -> None:
         said.append(text)
 
-    guard = GuardGate(settings, log)
+    guard = GuardGate(PUBLIC, INTERFACES, log, Gate)
     guard.shut()
     guard.remove()
-    assert judged_before() == ()
-    enforcement = enforcement_of(settings, log)
+    assert judged_before(Gate) == ()
+    enforcement = enforcement_of(2.0, PUBLIC, INTERFACES, log, Gate)
     assert enforcement.gate is None
-    assert enforcement.margin > settings.cluster.hold
+    assert enforcement.margin > 2.0
     assert enforcement.warning == WITHOUT_GATE
     assert [text.startswith(WITHOUT_GATE) for text in said] == [True, True]
 
 
-def test_another_trouble_of_the_kernel_is_no_lack_of_nf_tables(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_trouble_of_the_kernel_is_no_lack_of_nf_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> object:
         raise NetlinkError("cannot open a netlink socket of family 12", errno.EMFILE)
 
     monkeypatch.setattr(gate, "NftSocket", full)
     with pytest.raises(NetlinkError):
-        enforcement_of(settings, lambda _text, _level: None)
+        enforcement_of(2.0, PUBLIC, INTERFACES, lambda _text, _level: None, Gate)

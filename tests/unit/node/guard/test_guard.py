@@ -15,14 +15,23 @@ import pytest
 from locum.clock import boottime
 from locum.errors import UsageError
 from locum.lateness import Stop
-from locum.node.guard.children import FREE_STARTS, LONGEST_PAUSE, Child, Process, forked
+from locum.node.guard.children import FREE_STARTS, LONGEST_PAUSE, Child, forked
 from locum.node.guard.hold_page import HoldPage
 from locum.node.guard.locks import lock
+from locum.node.guard.ports import ProcessPort
 from locum.node.guard.system_calls import BootTimer
+from locum.node.guard.wakeups import HANDLED, Wakeups
 from locum.node.guard.watch import LONGEST_SLEEP, START_PAUSE, Watch
 
-#: The signals that the guard handles.
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+
+class NoSilence:
+    """The node has no addresses."""
+
+    def begin(self) -> None:
+        """See Silencing."""
+
+    def again(self) -> None:
+        """See Silencing."""
 
 
 def wait_for_end(child: Child, now: float) -> int:
@@ -186,7 +195,7 @@ class TestWatch:
     def test_a_system_that_has_no_process_to_spare_does_not_end_the_guard(self, tmp_path: Path) -> None:
         tries = []
 
-        def start() -> Process:
+        def start() -> ProcessPort:
             tries.append(boottime())
             if len(tries) == 1:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -196,7 +205,15 @@ class TestWatch:
         page = HoldPage(str(tmp_path / "hold"))
         handlers = {number: signal.getsignal(number) for number in HANDLED}
         try:
-            watch = Watch(page, Child("agent", start), [], lambda: None, lambda: None, lambda text, _: log.append(text))
+            watch = Watch(
+                Wakeups(LONGEST_SLEEP),
+                page,
+                Child("agent", start),
+                [],
+                NoSilence(),
+                lambda: None,
+                lambda text, _: log.append(text),
+            )
             assert watch.run() == 0
         finally:
             signal.set_wakeup_fd(-1)
@@ -222,7 +239,10 @@ class TestWatch:
         handlers = {number: signal.getsignal(number) for number in HANDLED}
         try:
             child = Child("agent", forked("test-agent", agent))
-            assert Watch(page, child, [], lambda: None, reread, lambda text, _: log.append(text)).run() == 0
+            watch = Watch(
+                Wakeups(LONGEST_SLEEP), page, child, [], NoSilence(), reread, lambda text, _: log.append(text)
+            )
+            assert watch.run() == 0
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in handlers.items():
@@ -235,4 +255,4 @@ class TestWatch:
 
 
 def _watch(page: HoldPage, agent: Child) -> int:
-    return Watch(page, agent, [], lambda: None, lambda: None, lambda *_: None).run()
+    return Watch(Wakeups(LONGEST_SLEEP), page, agent, [], NoSilence(), lambda: None, lambda *_: None).run()
