@@ -1,7 +1,8 @@
 """The guard process: the product's own life of a guard, over the ports of a simulated machine.
 
 Rules of this file: it puts together, and has no procedure of its own. What the guard does is in
-:mod:`locum.node.guard`. :class:`AgentProcess` is what the guard's kernel knows of an agent: an id, an exit status, signals.
+:mod:`locum.node.guard`. :class:`AgentProcess` is an agent as the kernel shows it to its parent: an id, an exit status,
+signals.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Rules of this file: it sees the truth and never changes anything. Only a guard is judged that has run its loop without a
 stop for long enough.
 
-- **silence**: a public address that was configured when the hold ended is removed within :data:`ROOM`. The guard
-  may notice a new hold, and one that the agent dropped, :data:`locum.node.guard.watch.LONGEST_SLEEP` later. When the kernel refuses the removal, the guard repeats it until it succeeds.
+- **silence**: a public address that was configured when the hold ended is removed within :data:`ROOM`. The guard may
+  notice a new hold, and one that the agent dropped, :data:`locum.node.guard.watch.LONGEST_SLEEP` later. When the kernel
+  refuses the removal, the guard repeats it until it succeeds.
 - **hung**: an agent that does not run is ended after :data:`locum.node.guard.watch.HUNG_AFTER` seconds.
 """
 

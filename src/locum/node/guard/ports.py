@@ -2,8 +2,8 @@
 
 Rules of this file: interfaces only. The guard's procedures (the modules ``life``, ``watch``, ``silence``,
 ``configuration`` and ``enforcement`` beside this one, and the supervision in ``children``) reach clock, signals,
-threads, processes, kernel and files through these and through nothing else. Therefore the simulator carries out the same
-procedures on a simulated machine, where the guard can be frozen or killed inside every call.
+threads, processes, kernel and files through these and through nothing else. Therefore the simulator carries out the
+same procedures on a simulated machine, where the guard can be frozen or killed inside every call.
 
 Only :meth:`WakeupsPort.wait`, :meth:`WakeupsPort.pause` and :meth:`WakeupsPort.await_calls` wait.
 """
