@@ -199,6 +199,34 @@ def denials_forgotten(patch: Patch) -> None:
     patch.setattr(GateWork, "_mute", lambda *_: None)
 
 
+def update_keeps_the_old_interface(patch: Patch) -> None:
+    """An address that changes its interface stays on the old one as well."""
+    original = Steps.update
+
+    async def update(self: Steps, effect: fx.UpdateAddress) -> Outcome:
+        remove, self._remove_from_kernel = self._remove_from_kernel, _nothing  # type: ignore[method-assign]
+        try:
+            return await original(self, effect)
+        finally:
+            self._remove_from_kernel = remove  # type: ignore[method-assign]
+
+    patch.setattr(Steps, "update", update)
+
+
+def restored_in_silence(patch: Patch) -> None:
+    """An address that was configured again is not announced."""
+    original = Steps.restore
+
+    async def restore(self: Steps, effect: fx.Restore) -> str:
+        announce, self._announce = self._announce, lambda *_: None  # type: ignore[method-assign]
+        try:
+            return await original(self, effect)
+        finally:
+            self._announce = announce  # type: ignore[method-assign]
+
+    patch.setattr(Steps, "restore", restore)
+
+
 # -- what an agent leaves, and what the next one finds ---------------------------------------------------------
 
 
@@ -339,6 +367,8 @@ AGENT_MUTATIONS: dict[str, Callable[[Patch], None]] = {
         released_stays_configured,
         take_goes_on_without_the_hold,
         take_does_not_look,
+        update_keeps_the_old_interface,
+        restored_in_silence,
         denials_forgotten,
         notes_of_any_life,
         notes_outlive_a_change,

@@ -173,7 +173,7 @@ class Kernel:
 
     def _judge(self, public: Iterable[str]) -> None:
         before, self.judged = self.judged, frozenset(public)
-        self._listener.may_speak(before - self.judged)
+        self._listener.may_speak(sorted(before - self.judged))
 
     def look_again(self) -> None:
         """Check again after the gate's obstacle may have gone (the machine resumed, the wall clock was set back)."""

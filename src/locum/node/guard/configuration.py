@@ -62,4 +62,4 @@ class Configuration(Generic[S]):
         except LocumError as error:
             self._log(f"reload: {error}", "error")
             return
-        self.addresses = list({*self.addresses, *self._addresses_of(self.settings)})
+        self.addresses = list(dict.fromkeys([*self.addresses, *self._addresses_of(self.settings)]))
