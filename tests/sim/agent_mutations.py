@@ -203,8 +203,8 @@ def update_keeps_the_old_interface(patch: Patch) -> None:
     """An address that changes its interface stays on the old one as well."""
     original = Steps.update
 
-    async def update(self: Steps, effect: fx.UpdateAddress) -> Outcome:
-        remove, self._remove_from_kernel = self._remove_from_kernel, _nothing  # type: ignore[method-assign]
+    async def update(self: Steps, effect: fx.UpdateAddress) -> Done:
+        remove, self._remove_from_kernel = self._remove_from_kernel, _nothing  # type: ignore[assignment, method-assign]
         try:
             return await original(self, effect)
         finally:
