@@ -112,7 +112,7 @@ class Lab:
         found = state.read(name)
         if found is None:
             others = ", ".join(state.known())
-            raise UsageError(f"no lab {name!r}{f' (there is: {others})' if others else ''}; `locum lab up` makes one")
+            raise UsageError(f"no lab {name!r}{f'; there is {others}' if others else ''}; `locum lab up` makes one")
         return cls(found)
 
     def down(self) -> None:

@@ -38,6 +38,8 @@ from locum.errors import ConfigError
 from locum.store.credential_files import PLAIN_PASSWORD
 from locum.store.location import MAX_SOCKET_PATH, StoreUrl
 
+_NO_CONFIGURATION = "give the path of this node's configuration, or write one (docs/configuration.md explains the keys)"
+
 #: The default file of public addresses, if it exists.
 DEFAULT_PUBLIC_ADDRESSES = "/etc/locum/public_addresses"
 
@@ -55,7 +57,7 @@ def load(path: str | os.PathLike[str]) -> Settings:
     each one line: ``file:line: key: what was found; what is expected``.
     """
     source = os.fspath(path)
-    return parse(_read(source), source)
+    return parse(_read(source, _NO_CONFIGURATION), source)
 
 
 def parse(text: str, source: str) -> Settings:
@@ -85,11 +87,14 @@ def parse(text: str, source: str) -> Settings:
     return settings
 
 
-def _read(path: str) -> str:
-    """Read the text of a file. Raises :class:`ConfigError` with the reason when it cannot be read."""
+def _read(path: str, absent: str = "") -> str:
+    """Read the text of a file. Raises :class:`ConfigError` with the reason, and ``absent`` when there is no file."""
     try:
         with open(path, "rb") as file:
             return file.read().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        advice = f"; {absent}" if absent else ""
+        raise ConfigError(path, [f"{path}: cannot be read: {error.strerror}{advice}"]) from None
     except OSError as error:
         raise ConfigError(path, [f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:

@@ -265,7 +265,7 @@ def test_the_private_address_is_not_public() -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name, content, expected in [
-        ("missing", None, "cannot be read: No such file or directory"),
+        ("missing", None, "cannot be read: No such file or directory; give the path of this node's configuration"),
         ("latin", 'a = 1\nb = "ä"'.encode("latin-1"), "latin:2: found a byte that is not UTF-8"),
     ]:
         path = tmp_path / name
