@@ -202,7 +202,7 @@ async def serve_unix(path: str, factory: Callable[[], FrameConnection], *, group
 
 
 async def connect_unix(path: str, connection: FrameConnection) -> None:
-    """Connect ``connection`` to the server at ``path``. Raises UsageError or PermissionRequired as FrameSocket does."""
+    """Connect ``connection`` to the server at ``path``. Raises UsageError or PermissionRequired."""
     unix_sockets.check_path(path)
     try:
         await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)

@@ -9,7 +9,6 @@ The kernel says which process is at the other end (``SO_PEERCRED``, ``SO_PEERGRO
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -72,6 +71,8 @@ def _groups(sock: socket.socket) -> tuple[int, ...]:
 
 def _many_groups(sock: socket.socket) -> bytes:
     """As :func:`_groups`, for more than 256 of them."""
+    import ctypes  # noqa: PLC0415  (rarely needed, and every short command imports this module)
+
     buffer = ctypes.create_string_buffer(4 * _MOST_GROUPS)
     length = ctypes.c_uint32(len(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
