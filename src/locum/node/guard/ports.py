@@ -73,7 +73,7 @@ class ProcessPort(Protocol):
 
 
 class HoldPagePort(Protocol):
-    """The page shared with the agent; see :class:`locum.node.guard.hold_page.Page`."""
+    """The page shared with the agent; see :class:`locum.node.guard.hold_page.HoldPage`."""
 
     @property
     def deadline(self) -> float:
