@@ -410,6 +410,6 @@ IN_SIMULATION: dict[str, tuple[tuple[str, ...], Knobs, int]] = {
         40,
     ),
     "cancelled_goes_unanswered": (("liveness",), Knobs(only=("admin", "scripts_slow"), nodes=3, calm=0.3), 40),
-    "failed_scripts_succeed": (("I6",), Knobs(only=("scripts_fail", "power_off", "abandon"), nodes=3, calm=0.3), 20),
-    "timed_out_scripts_succeed": (("I6",), Knobs(only=("scripts_hang", "power_off", "abandon"), nodes=3, calm=0.3), 20),
+    "failed_scripts_succeed": (("I6",), Knobs(only=("scripts_fail", "power_off", "abandon"), nodes=3, calm=0.3), 60),
+    "timed_out_scripts_succeed": (("I6",), Knobs(only=("scripts_hang", "power_off", "abandon"), nodes=3, calm=0.3), 60),
 }

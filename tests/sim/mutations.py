@@ -339,7 +339,11 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(settled_while_moving, ("liveness",), Knobs(only=("link_down",), nodes=3, addresses=8, calm=0.5)),
         Mutation(changes_after_settling_forgotten, ("liveness",), Knobs(only=("store_outage",), calm=1.0)),
         Mutation(overlapping_scripts, ("I5",)),
-        Mutation(unearned, ("I6",)),
+        Mutation(
+            unearned,
+            ("I6",),
+            Knobs(only=("monitor_fails", "scripts_fail", "power_off", "kill_all"), nodes=2, calm=0.3, rounds=1),
+        ),
         Mutation(ban_forgets, ("I9",), Knobs(only=("scripts_fail", "admin", "link_down"), calm=0.2)),
         # Without harm: the beats of six nodes alone do it, and each of them makes the run slow.
         Mutation(
