@@ -1,12 +1,14 @@
 #!/bin/sh
-# All checks. The simulation and the tests of units use processors all the time, those in the lab wait for much of theirs.
-# So they run side by side. The former have idle priority: they get what the lab leaves, and delay nothing there. Two labs
-# run at a time, then those marked "alone", one after the other. Goes on after a failure; fails if anything did. The last
+# All checks, in order: style, types, the simulation, the tests of units and of the simulation (several at once), those of
+# the lab (two labs at a time: they wait more than they work; those that are marked "alone" one after the other). Nothing
+# runs beside the lab: its tests measure how late the machine is. Goes on after a failure; fails if anything did. The last
 # line counts all tests.
 set -u
 
 cd "$(dirname "$0")/.."
-work=${WORK:-}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
 
 check() { # NAME COMMAND...
     name=$1
@@ -24,23 +26,6 @@ tests() { # LOG ARGUMENT...
     return "$(cat "$log.status")"
 }
 
-if [ "${1:-}" = --beside-the-lab ]; then
-    check 'mypy' .venv/bin/mypy
-    check 'mypy of the event scripts' .venv/bin/mypy --scripts-are-modules src/locum/scripts/*
-    check 'simulation' make --no-print-directory sim
-    check 'tests of units and simulation' tests units -n 3 --dist worksteal -o cache_dir=.pytest_cache/units tests/sim tests/unit
-    exit 0
-fi
-
-work=$(mktemp -d)
-beside=
-clean() {
-    [ "$beside" = "" ] || kill -- "-$beside" 2>/dev/null
-    rm -rf "$work"
-}
-trap clean EXIT
-trap 'exit 1' HUP INT TERM
-
 lab() {
     # Tests of real services, of etcd clusters and of abuse: make test-all runs them, too.
     chosen='not long'
@@ -48,7 +33,6 @@ lab() {
     status=0
     tests lab -n 2 --dist worksteal -m "not alone and ($chosen)" tests/lab || status=$?
     tests alone -m "alone and ($chosen)" tests/lab || { other=$?; [ "$status" -gt 1 ] || status=$other; }
-    end_of_the_others
     [ "$status" != 0 ] || return 0
     if [ "$status" != 1 ] || grep -q '^ERROR\|^FAILED tests/lab/.*::test_i[0-9]' "$work/lab" "$work/alone"; then
         return "$status"
@@ -58,14 +42,6 @@ lab() {
     printf '\n== repeating what failed in the lab\n'
     grep -h '^FAILED' "$work/lab" "$work/alone"
     tests repeated --last-failed --last-failed-no-failures none tests/lab
-}
-
-# Wait for what runs beside the lab, and show what it wrote.
-end_of_the_others() {
-    wait "$beside" || printf '  FAILED  checks beside the lab\n' >>"$work/summary"
-    beside=
-    printf '\n'
-    cat "$work/beside"
 }
 
 # The sum of what the closing lines of the runs of pytest say. What passed when it was repeated has passed.
@@ -82,9 +58,10 @@ count() {
 
 check 'ruff check' .venv/bin/ruff check --quiet .
 check 'ruff format' .venv/bin/ruff format --check --quiet .
-# A session of its own is a group of processes that can be ended at once.
-WORK=$work setsid chrt --idle 0 tools/test.sh --beside-the-lab >"$work/beside" 2>&1 &
-beside=$!
+check 'mypy' .venv/bin/mypy
+check 'mypy of the event scripts' .venv/bin/mypy --scripts-are-modules src/locum/scripts/*
+check 'simulation' make --no-print-directory sim
+check 'tests of units and simulation' tests units -n 4 --dist worksteal tests/sim tests/unit
 check 'tests in the lab' lab
 
 printf '\n%s' "$(cat "$work/summary")"

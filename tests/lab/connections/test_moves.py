@@ -295,7 +295,7 @@ def test_commands(scene: Scene) -> None:
     # What only the holder can do is refused elsewhere, with its name.
     for command in ("tickle", "kill"):
         complaint = locum(scene.lab, somewhere, "connections", command, four, status=2)
-        assert f"{scene.holder(four)} serves it" in complaint
+        assert f"run the command on {scene.holder(four)}, which serves it" in complaint
     assert "tickled 2 clients" in locum(scene.lab, scene.holder(four), "connections", "tickle", four)
     reader = BlockedReader(connections[four])
     assert not reader.wait(0.1)

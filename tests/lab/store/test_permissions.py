@@ -25,6 +25,7 @@ NOBODY, GROUP = 65534, 4321
 
 BECOME = f"""
 import os, sys, msgspec
+from locum import unix_sockets
 from locum.control_socket import Connection
 from locum.errors import LocumError
 from locum.store.sqlite import SqliteStore
@@ -66,7 +67,7 @@ async def test_socket_is_for_root_its_owner_and_the_group(directory: str) -> Non
     server = StoreServer(MemoryStore())
     await server.start(path, GROUP)
     try:
-        assert "PermissionRequired no permission to connect" in await as_nobody(CONNECT, path, "[]")
+        assert "PermissionRequired no permission to use" in await as_nobody(CONNECT, path, "[]")
         assert f"'protocol': {PROTOCOL}" in await as_nobody(CONNECT, path, f"[{GROUP}]")
         # The check holds without the mode, too.
         os.chmod(path, 0o666)
@@ -77,7 +78,7 @@ async def test_socket_is_for_root_its_owner_and_the_group(directory: str) -> Non
 
 LISTEN = """
 try:
-    wire.listen(path)
+    unix_sockets.listen(path)
 except LocumError as error:
     print(type(error).__name__, error)
 """
