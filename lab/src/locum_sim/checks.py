@@ -92,21 +92,22 @@ class Checks:
         if _excused(machine):
             return
         for address in addresses:
-            if not machine.kernel.speaks(address) or self._is_by_hand(machine, address):
+            if not machine.kernel.speaks(address) or self.is_by_hand(machine, address):
                 continue
             self.looks += 1
             for other in self._world.machines.values():
                 if other is machine or not other.kernel.speaks(address):
                     continue
-                if not _excused(other) and not self._is_by_hand(other, address):
+                if not _excused(other) and not self.is_by_hand(other, address):
                     self.fail("I1", f"{machine.name} and {other.name} both speak for {address}")
             owner = self._claimant(address)
             self._world.promises.speaks(machine, address)
             if owner != machine.name and not self._holds_of_old(machine):
                 self.fail("I1", f"{machine.name} speaks for {address}, which {owner or 'no node'} has claimed")
 
-    def _is_by_hand(self, machine: Host, address: str) -> bool:
-        """Whether somebody configured ``address`` on a machine that has no gate for it: no daemon of ours is there."""
+    def is_by_hand(self, machine: Host, address: str) -> bool:
+        """Whether an administrator configured ``address`` where the gate does not judge it: no daemon runs there,
+        or the configuration of the daemon does not contain the address."""
         return address not in machine.kernel.judged and (machine.name, address) in self._world.by_hand
 
     def _claimant(self, address: str) -> str:
@@ -202,7 +203,7 @@ class Checks:
         for machine in self._world.machines.values():
             if machine.name == owner or _excused(machine) or self._holds_of_old(machine):
                 continue
-            if machine.kernel.speaks(address) and not self._is_by_hand(machine, address):
+            if machine.kernel.speaks(address) and not self.is_by_hand(machine, address):
                 what = f"is claimed by {owner}" if owner else "is free"
                 self.fail("I1", f"{address} {what} while {machine.name} still speaks for it")
         old = before.get(f"claim/{address}")

@@ -129,6 +129,10 @@ def _inactive(world: World, machine: Machine) -> bool:
     return admin_of(world, machine.name).stopped
 
 
+def _serves(world: World, machine: Machine, address: str) -> bool:
+    return machine.kernel.speaks(address) and not world.checks.is_by_hand(machine, address)
+
+
 def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
     claims: dict[str, ClaimRecord] = {}
     for entry in world.store.core.snapshot("claim/").entries:
@@ -147,7 +151,7 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
                     able.setdefault(hosted.address, []).append(name)
     everywhere = {h.address for m in world.machines.values() for h in m.identity.addresses}
     for address in sorted(everywhere | set(claims)):
-        servers = [m.name for m in world.machines.values() if m.kernel.speaks(address)]
+        servers = [m.name for m in world.machines.values() if _serves(world, m, address)]
         hosts = able.get(address, [])
         if hosts and len(servers) != 1:
             yield f"{address} is served by {servers or 'no node'}, could be by {hosts}"
@@ -163,7 +167,7 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
             yield f"{address} is not served, its claim is {claims[address]}"
     for machine in world.machines.values():
         for address in machine.kernel.addresses:
-            if machine.kernel.speaks(address) and world.promises.untold(machine, address):
+            if _serves(world, machine, address) and world.promises.untold(machine, address):
                 yield f"scripts of {machine.name} do not know that {address} came back"
         if machine.agent is not None and machine.agent.node.status().last_retake:
             yield f"scripts of {machine.name} must be notified again of the addresses held"
