@@ -139,7 +139,7 @@ MISSING = (
     Missing("join", "claim", _JOINING),
     Missing("node", "node", _MACHINES),
     Missing("farewell", "member", _LEAVING),
-    Missing("farewell", "leader", _LEAVING),
+    Missing("farewell", "leader", _LEAVING, seeds=90),
     Missing("ban", "admin", _ADMINS),
 )
 
@@ -158,6 +158,8 @@ IMPLIED = {
         for commit in ("lead", "plan", "lift", "repair", "claim", "unclaim", "reclaim", "mend", "phase", "health")
     },
     "join_without_history": "written once, when it is absent: tests/unit/rules/test_history.py",
+    "ban_without_member": "a ban that comes after the end of the membership is about the same node, and has the same "
+    "reason; the key of the ban is a condition",
     "mend_without_held": "says only that an address was held before: tests/unit/rules/test_first_time.py",
     "free_without_beat": "garbage of a node that is not a member, which that membership (a condition) alone replaces",
     "free_without_health": "as free_without_beat",

@@ -67,6 +67,7 @@ class Admins:
             return
 
         def commit() -> None:
+            world.commands_under_way -= 1
             if not change.operations:
                 return
             accepted = world.store.commit(ADMIN, change.conditions, change.operations).accepted
@@ -77,4 +78,5 @@ class Admins:
             elif tries > 1:
                 self.command(request, tries - 1)
 
+        world.commands_under_way += 1
         world.engine.after(self._random.uniform(0.0005, 0.05), commit)

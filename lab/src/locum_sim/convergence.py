@@ -38,6 +38,8 @@ def _complaints(world: World) -> Iterator[str]:
     if world.store.restoring:
         yield "the store is being restored"
         return
+    if world.commands_under_way:
+        yield "a command of an administrator is under way"
     for machine in world.machines.values():
         if machine.name in world.retired:
             if machine.guard is not None or machine.kernel.addresses or f"member/{machine.name}" in _members(world):
@@ -85,6 +87,8 @@ def _not_a_member(world: World, machine: Machine) -> str | None:
         return "has no hold"
     if status.deadline - machine.clock.boot() < status.hold - 2 * status.interval:
         return "has not beaten lately"
+    if world.store.core.get(f"beat/{machine.name}") is None:
+        return "has lost its beat to another program, and will notice at its next beat"
     entry = world.store.core.get(f"member/{machine.name}")
     try:
         record = schema.decode(entry.key, entry.value) if entry is not None else None

@@ -42,6 +42,8 @@ class World:
         self.healed_at = 0.0
         #: The store's revision then.
         self.healed_revision = 0
+        #: Commands of administrators that are planned and not yet committed.
+        self.commands_under_way = 0
         #: (machine, address) configured by hand.
         self.by_hand: set[tuple[str, str]] = set()
         #: Machines whose daemon was stopped permanently.

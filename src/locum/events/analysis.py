@@ -109,19 +109,24 @@ def _shell_problem(words: list[str], content: bytes, search_path: str) -> str | 
     if name not in _SHELLS or not shell or b"\0" in content:  # with NUL: something packed behind an 'exit'
         return None
     try:
-        done = subprocess.run(
-            [shell, "-n"],
-            input=content,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={"PATH": search_path, "LANG": "C.UTF-8"},
-            cwd="/",
-            timeout=_PARSE_LIMIT,
-            check=False,
-        )
+        # Files and no pipes: Python before 3.11.4 leaves pipes open when the next descriptor is refused (gh-87474).
+        with open(os.memfd_create("script"), "w+b") as source, open(os.memfd_create("output"), "w+b") as output:
+            source.write(content)
+            source.seek(0)
+            done = subprocess.run(
+                [shell, "-n"],
+                stdin=source,
+                stdout=output,
+                stderr=output,
+                env={"PATH": search_path, "LANG": "C.UTF-8"},
+                cwd="/",
+                timeout=_PARSE_LIMIT,
+                check=False,
+            )
+            output.seek(0)
+            said = output.read().decode("utf-8", "replace").strip().splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
     if done.returncode == 0 or not said:
         return None
     # dash: "/bin/sh: 3: Syntax error: …"; bash: "bash: line 3: syntax error …".
