@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from locum import programs
+
 #: Directories of the program: administrators' directories are not in every user's PATH.
 DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin")
 
@@ -29,24 +31,11 @@ def load(
     ``limit``: seconds after which nft is killed. ``program``: another nft than the installed one. ``started`` is called
     with its pid. Raises CannotRun.
     """
-    import subprocess  # noqa: PLC0415  (only loading needs it, and importing it takes 10 ms)
-
     program = program or find() or "nft"
     try:
-        with subprocess.Popen(
-            [program, "-f", "-"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "LC_ALL": "C"},
-        ) as nft:
-            started(nft.pid)
-            try:
-                _, complaint = nft.communicate(text, timeout=limit)
-            except BaseException:
-                nft.kill()
-                raise
-    except (OSError, subprocess.TimeoutExpired) as problem:
+        status, complaint = programs.run_over(
+            text.encode(), [program, "-f", "-"], limit, {**os.environ, "LC_ALL": "C"}, started=started
+        )
+    except OSError as problem:
         raise CannotRun(f"cannot run {program}: {problem}") from problem
-    return (complaint.strip() or f"exit status {nft.returncode}") if nft.returncode else ""
+    return (complaint or f"exit status {status}") if status else ""

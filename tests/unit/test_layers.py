@@ -28,6 +28,7 @@ ROWS: tuple[str, ...] = (
     "locum.folder",
     "locum.processes",
     "locum.certificates",
+    "locum.programs",
     "locum.nft",
     "locum.lines",
     "locum.threads",

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 
 import msgspec
 
 from locum.events.model import Event, Kind
+from locum.programs import run_over
 
 #: The interpreter name that marks a Python script of event functions: ``#!/usr/bin/env locum-script``.
 PYTHON_INTERPRETER = "locum-script"
@@ -109,28 +109,14 @@ def _shell_problem(words: list[str], content: bytes, search_path: str) -> str | 
     if name not in _SHELLS or not shell or b"\0" in content:  # with NUL: something packed behind an 'exit'
         return None
     try:
-        # Files and no pipes: Python before 3.11.4 leaves pipes open when the next descriptor is refused (gh-87474).
-        with open(os.memfd_create("script"), "w+b") as source, open(os.memfd_create("output"), "w+b") as output:
-            source.write(content)
-            source.seek(0)
-            done = subprocess.run(
-                [shell, "-n"],
-                stdin=source,
-                stdout=output,
-                stderr=output,
-                env={"PATH": search_path, "LANG": "C.UTF-8"},
-                cwd="/",
-                timeout=_PARSE_LIMIT,
-                check=False,
-            )
-            output.seek(0)
-            said = output.read().decode("utf-8", "replace").strip().splitlines()
-    except (OSError, subprocess.SubprocessError):
+        environment = {"PATH": search_path, "LANG": "C.UTF-8"}
+        status, complaint = run_over(content, [shell, "-n"], _PARSE_LIMIT, environment)
+    except OSError:
         return None
-    if done.returncode == 0 or not said:
+    if status == 0 or not complaint:
         return None
     # dash: "/bin/sh: 3: Syntax error: …"; bash: "bash: line 3: syntax error …".
-    text = said[0].removeprefix(f"{shell}: ").removeprefix(f"{name}: ")
+    text = complaint.splitlines()[0].removeprefix(f"{shell}: ").removeprefix(f"{name}: ")
     return f"{name} cannot parse it: {_LINE.sub(_line, text)}"
 
 
