@@ -340,16 +340,12 @@ class Steps:
             await self._abandon(address)
             return False, "the kernel's gate cannot be changed"
         arguments = (interface, address, str(bits))
-        ok, reason = await self._run(Event.TAKEIP, arguments, self._under_hold(drops))
-        if ok:
-            ok, reason = await self._ensure(address, bits, interface)
-        if not ok:
-            await self._abandon(address)
-            return False, reason
-        self._completed(address, bits, interface, effect.incarnation)
-        self._announce(interface, address)
-        self._connections.taken(address, interface)
-        return True, ""
+        ran = await self._run(Event.TAKEIP, arguments, self._under_hold(drops))
+        outcome = await self._conclude(effect, interface, ran)
+        if outcome[0]:
+            self._announce(interface, address)
+            self._connections.taken(address, interface)
+        return outcome
 
     async def probe(self, effect: fx.ProbeAddresses) -> dict[str, str]:
         """Probe these addresses on the wire; address → what was heard of another machine."""
@@ -384,18 +380,14 @@ class Steps:
         drops = self._drops
         await self._begin(address)
         arguments = (old, new, address, str(bits))
-        ok, reason = await self._run(Event.UPDATEIP, arguments, self._under_hold(drops))
+        ran = await self._run(Event.UPDATEIP, arguments, self._under_hold(drops))
         self.configured[address] = (bits, new)
         await self._remove_from_kernel(address, bits, old)
-        if ok:
-            ok, reason = await self._ensure(address, bits, new)
-        if not ok:
-            await self._abandon(address)
-            return False, reason
-        self._completed(address, bits, new, effect.incarnation)
-        self._announce(new, address)
-        self._connections.updated(address, new)
-        return True, ""
+        outcome = await self._conclude(effect, new, ran)
+        if outcome[0]:
+            self._announce(new, address)
+            self._connections.updated(address, new)
+        return outcome
 
     async def restore(self, effect: fx.Restore) -> str:
         """Configure and announce again a held address that was removed; the problem, "" when it is present."""
@@ -481,7 +473,16 @@ class Steps:
         drops = self._drops
         await self._forget_note(address)
         arguments = (interface, address, str(bits))
-        ok, reason = await self._run(Event.TAKEIP, arguments, self._under_hold(drops))
+        return await self._conclude(
+            effect, interface, await self._run(Event.TAKEIP, arguments, self._under_hold(drops))
+        )
+
+    async def _conclude(
+        self, effect: fx.TakeAddress | fx.UpdateAddress | fx.TakeAgain, interface: str, ran: Outcome
+    ) -> Outcome:
+        """After the scripts of ``effect`` (``ran``): ensure that the address is on ``interface``, or abandon it."""
+        address, bits = effect.address, effect.bits
+        ok, reason = ran
         if ok:
             ok, reason = await self._ensure(address, bits, interface)
         if not ok:
