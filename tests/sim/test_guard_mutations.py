@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from locum_sim.run import run_seed
+from tests.sim.finding import find
 from tests.sim.guard_mutations import GUARD_MUTATIONS, IN_SIMULATION
 from tests.unit.node.guard.playbooks import SCENES, play, written
 
@@ -39,9 +39,4 @@ def test_a_deliberate_defect_is_found_by_a_playbook(name: str, monkeypatch: pyte
 def test_a_deliberate_defect_is_found_by_the_simulation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     invariants, knobs, seeds = IN_SIMULATION[name]
     GUARD_MUTATIONS[name](monkeypatch)
-    for seed in range(seeds):
-        violation = run_seed(seed, knobs).violation
-        if violation is not None and violation.invariant in invariants:
-            print(f"{name}: seed {seed}: {violation}")
-            return
-    pytest.fail(f"not found within {seeds} seeds")
+    find(name, invariants, knobs, seeds)

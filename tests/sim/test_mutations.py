@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from locum_sim.run import run_seed
+from tests.sim.finding import find
 from tests.sim.mutations import MUTATIONS
 
 #: The defects that must be among them, whatever else is.
@@ -27,12 +27,4 @@ def test_the_demanded_defects_are_among_the_mutations() -> None:
 def test_a_deliberate_defect_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation = MUTATIONS[name]
     mutation.apply(monkeypatch)
-    others = []
-    for seed in range(mutation.seeds):
-        violation = run_seed(seed, mutation.knobs).violation
-        if violation is not None and violation.invariant in mutation.invariants:
-            print(f"{name}: seed {seed}: {violation}")
-            return
-        if violation is not None:
-            others.append(f"seed {seed}: {violation}")
-    pytest.fail(f"not found within {mutation.seeds} seeds; found instead: {others or 'nothing'}")
+    find(name, mutation.invariants, mutation.knobs, mutation.seeds)

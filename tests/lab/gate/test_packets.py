@@ -14,6 +14,7 @@ from locum.machine.gate.gate import Gate
 from tests.lab.gate.scene import A4, A6, B4, B6, PUBLIC, SILENCE, Scene, gate_fixture, load_chain, opened, scene_fixture  # noqa: F401 - pytest finds them here
 from tests.lab.namespaces import (
     Client,
+    Namespace,
     Network,
     Tap,
     arp_request,
@@ -165,8 +166,8 @@ def test_i1_packet_sockets_cannot_send_ip_either(scene: Scene, gate: Gate) -> No
     tap.close()
 
 
-def test_i1_a_service_behind_address_translation_is_judged_too(scene: Scene, gate: Gate) -> None:
-    """A container on the node publishes a port on the public address (destination NAT)."""
+def attach_container(scene: Scene) -> Namespace:
+    """A container at 172.30.0.2 behind the node, which forwards."""
     container = scene.network.namespace("container")
     scene.node.run("ip", "link", "add", "docker0", "type", "veth", "peer", "name", "eth0", "netns", container.name)
     scene.node.run("ip", "addr", "add", "172.30.0.1/24", "dev", "docker0")
@@ -175,6 +176,12 @@ def test_i1_a_service_behind_address_translation_is_judged_too(scene: Scene, gat
     container.run("ip", "link", "set", "eth0", "up")
     container.run("ip", "route", "add", "default", "via", "172.30.0.1")
     scene.node.sysctl("net.ipv4.ip_forward", "1")
+    return container
+
+
+def test_i1_a_service_behind_address_translation_is_judged_too(scene: Scene, gate: Gate) -> None:
+    """A container on the node publishes a port on the public address (destination NAT)."""
+    container = attach_container(scene)
     load_chain(scene.node, "ip nat", "type nat hook prerouting priority -100", "tcp dport 80 dnat to 172.30.0.2:80")
     scene.configure(A4)
     scene.install(gate)
@@ -243,14 +250,7 @@ def test_a_node_learns_from_announcements_of_another_holder(scene: Scene, gate: 
 
 def test_packets_that_pass_through_are_none_of_our_business(scene: Scene, gate: Gate) -> None:
     """A container on the node (source NAT) uses an address that another node holds: its answers are forwarded."""
-    container = scene.network.namespace("container")
-    scene.node.run("ip", "link", "add", "docker0", "type", "veth", "peer", "name", "eth0", "netns", container.name)
-    scene.node.run("ip", "addr", "add", "172.30.0.1/24", "dev", "docker0")
-    scene.node.run("ip", "link", "set", "docker0", "up")
-    container.run("ip", "addr", "add", "172.30.0.2/24", "dev", "eth0")
-    container.run("ip", "link", "set", "eth0", "up")
-    container.run("ip", "route", "add", "default", "via", "172.30.0.1")
-    scene.node.sysctl("net.ipv4.ip_forward", "1")
+    container = attach_container(scene)
     load_chain(scene.node, "ip nat", "type nat hook postrouting priority 100", "oifname eth0 masquerade")
     scene.install(gate)
     scene.configure(A4, at=scene.other)

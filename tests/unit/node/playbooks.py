@@ -19,6 +19,7 @@ from locum.rules import effects as fx
 from locum.rules.commit_kinds import CommitKind
 from locum.rules.node import Adoption
 from locum.store.base import Commit
+from tests.unit.node import scene_file
 from tests.unit.node.recorded_world import ADDRESS, OTHER, World, _Notes, _Page, _Scripts, _Table
 
 BEAT = fx.SendBeat(7, 1, Commit((), (), {}), "abc", 2.0, 0.4)
@@ -176,18 +177,8 @@ def play(scene: Scene) -> list[str]:
 
 def written() -> dict[str, list[str]]:
     """The expected lines of every scene."""
-    found: dict[str, list[str]] = {}
-    for block in FILE.read_text().split("\n\n"):
-        title, *lines = block.strip().splitlines()
-        found[title.removeprefix("# ")] = [line.strip() for line in lines]
-    return found
-
-
-def rewrite() -> None:
-    """Write the file as the procedures are now."""
-    blocks = ["\n".join([f"# {title}", *(f"    {line}" for line in play(scene))]) for title, scene in SCENES.items()]
-    FILE.write_text("\n\n".join(blocks) + "\n")
+    return scene_file.read(FILE)
 
 
 if __name__ == "__main__" and "--rewrite" in sys.argv:
-    rewrite()
+    scene_file.write(FILE, {title: play(scene) for title, scene in SCENES.items()})

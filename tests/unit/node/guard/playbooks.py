@@ -25,6 +25,7 @@ from locum.machine.gate.gate import GateUnavailable
 from locum.node.guard import life
 from locum.node.guard.children import EXIT_HOPELESS, Child
 from locum.threads import NoAnswer
+from tests.unit.node import scene_file
 
 ADDRESS, ADDED, FORMER, BY_HAND = "10.0.0.1", "10.0.0.2", "10.0.0.7", "10.0.0.8"
 #: A guard that still runs then does not end at all.
@@ -474,18 +475,8 @@ def _life(scene: Scene) -> list[str]:
 
 def written() -> dict[str, list[str]]:
     """The expected lines of every scene."""
-    found: dict[str, list[str]] = {}
-    for block in FILE.read_text().split("\n\n"):
-        title, *lines = block.strip().splitlines()
-        found[title.removeprefix("# ")] = [line.strip() for line in lines]
-    return found
-
-
-def rewrite() -> None:
-    """Write the file as the procedures are now."""
-    blocks = ["\n".join([f"# {title}", *(f"    {line}" for line in play(scene))]) for title, scene in SCENES.items()]
-    FILE.write_text("\n\n".join(blocks) + "\n")
+    return scene_file.read(FILE)
 
 
 if __name__ == "__main__" and "--rewrite" in sys.argv:
-    rewrite()
+    scene_file.write(FILE, {title: play(scene) for title, scene in SCENES.items()})
