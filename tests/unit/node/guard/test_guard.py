@@ -234,7 +234,8 @@ class TestWatch:
             return 0
 
         def reread() -> None:
-            time.sleep(2 * LONGEST_SLEEP)
+            # Longer than the monitor, which looks every LONGEST_SLEEP, can miss.
+            time.sleep(4 * LONGEST_SLEEP)
 
         handlers = {number: signal.getsignal(number) for number in HANDLED}
         try:
