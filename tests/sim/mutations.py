@@ -105,7 +105,7 @@ def changes_after_settling_forgotten(patch: Patch) -> None:
 def overlapping_scripts(patch: Patch) -> None:
     """The runner does not wait for what an earlier one left."""
     patch.setattr("locum_sim.host.Host._kill_orphan", lambda *_: None)
-    patch.setattr("locum_sim.host.Host.kill_children", lambda self: setattr(self, "child", None))
+    patch.setattr("locum_sim.machine_state.MachineState.kill_children", lambda self: setattr(self, "child", None))
 
 
 def unearned(patch: Patch) -> None:

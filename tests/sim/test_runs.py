@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from locum_sim.checks import Violation
 from locum_sim.faults.draw import WEIGHTS
 from locum_sim.run import Knobs, run_seed
+from locum_sim.run_state import Violation
 from locum_sim.seeds_report import Total
 
 #: Seeds that found something, with what it was. A change of the mix of faults gives them another meaning; what they

@@ -87,11 +87,10 @@ LONGEST = 700
 
 
 class Import(NamedTuple):
-    """``target`` is the module that is imported; ``for_types``: only type checkers import it."""
+    """``target`` is the module that is imported."""
 
     target: str
     line: int
-    for_types: bool
 
 
 def modules(*roots: Path) -> dict[str, Path]:
@@ -106,21 +105,15 @@ def modules(*roots: Path) -> dict[str, Path]:
 
 def imports(path: Path, known: Mapping[str, Path]) -> Iterator[Import]:
     """Every import in a file, whatever it is inside of."""
-
-    def walk(node: ast.AST, *, for_types: bool) -> Iterator[Import]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, node.lineno, for_types)
+                yield Import(alias.name, node.lineno)
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             for alias in node.names:
                 full = f"{base}.{alias.name}"
-                yield Import(full if full in known else base, node.lineno, for_types)
-        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for child in ast.iter_child_nodes(node):
-            yield from walk(child, for_types=for_types or typing_only)
-
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), for_types=False)
+                yield Import(full if full in known else base, node.lineno)
 
 
 def part(module: str) -> str:
@@ -136,7 +129,7 @@ def layer_violations(*roots: Path) -> list[str]:
     known = modules(*roots)
     found = [f"{name}: its part has no row in this test" for name in known if not part(name)]
     for name, path in known.items():
-        for target, line, _ in imports(path, known):
+        for target, line in imports(path, known):
             place = f"{name}:{line}"
             if target.startswith("."):
                 found.append(f"{place}: relative import")
@@ -147,11 +140,10 @@ def layer_violations(*roots: Path) -> list[str]:
     return found
 
 
-def circles(known: Mapping[str, Path], *, types: bool) -> list[str]:
-    """Groups of modules that import each other, at load or later; with ``types`` also for annotations alone."""
+def circles(known: Mapping[str, Path]) -> list[str]:
+    """Groups of modules that import each other, at load, later, or for annotations alone."""
     needs = {
-        name: {i.target for i in imports(path, known) if i.target in known and (types or not i.for_types)} - {name}
-        for name, path in known.items()
+        name: {i.target for i in imports(path, known) if i.target in known} - {name} for name, path in known.items()
     }
     reached = {name: _reach(needs, name) for name in known}
     found = {frozenset(o for o in reached[name] if name in reached[o]) for name in known if name in reached[name]}
@@ -179,8 +171,7 @@ def test_dependencies_point_down() -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    assert circles(modules(ROOTS[0]), types=True) == []
-    assert circles(modules(*ROOTS), types=False) == []
+    assert circles(modules(*ROOTS)) == []
 
 
 def test_no_file_is_too_long() -> None:
@@ -266,14 +257,13 @@ def test_a_circle_is_found_through_any_number_of_modules(tmp_path: Path) -> None
         "api/d.py": "import locum.api.a",
     }
     known = modules(sample(tmp_path, files))
-    assert circles(known, types=False) == ["locum.api.a <-> locum.api.b <-> locum.api.c"]
+    assert circles(known) == ["locum.api.a <-> locum.api.b <-> locum.api.c"]
 
 
-def test_a_circle_of_types_is_a_circle_for_the_product(tmp_path: Path) -> None:
+def test_a_circle_of_types_is_a_circle(tmp_path: Path) -> None:
     files = {"api/a.py": "from locum.api.b import x", "api/b.py": "if TYPE_CHECKING:\n    import locum.api.a"}
     known = modules(sample(tmp_path, files))
-    assert circles(known, types=True) == ["locum.api.a <-> locum.api.b"]
-    assert circles(known, types=False) == []
+    assert circles(known) == ["locum.api.a <-> locum.api.b"]
 
 
 def test_a_long_file_is_found(tmp_path: Path) -> None:

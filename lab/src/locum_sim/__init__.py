@@ -9,6 +9,10 @@
 :mod:`locum_sim.checks` has the invariants; :mod:`locum_sim.faults.draw` and :mod:`locum_sim.admins` inject faults and
 commands; :mod:`locum_sim.world` puts one run together.
 
+From the bottom up: :mod:`locum_sim.run_state`; the observers (:mod:`locum_sim.observers`), which see machines through
+:mod:`locum_sim.views` alone; :mod:`locum_sim.machine_state`, which reports to them; ports; agent and guard;
+:mod:`locum_sim.host` and :mod:`locum_sim.machine`; the world.
+
 One rule holds for every module here: a run depends only on its seed. No real clock, no global random generator, no
 iteration over sets.
 """

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
 
 from locum.errors import UsageError
 from locum.rules.admin import TRIES, AdminRequest, Command, plan_command
 from locum.rules.view import View
 from locum_sim.checks import ADMIN
-
-if TYPE_CHECKING:
-    from locum_sim.world import World
+from locum_sim.world import World
 
 NODE_COMMANDS: tuple[Command, ...] = ("enable", "disable", "continue", "stop", "unban", "ban")
 

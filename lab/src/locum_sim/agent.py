@@ -10,7 +10,7 @@ import math
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,10 +23,12 @@ from locum.node.kernel_news import KernelNews
 from locum.node.steps import Steps
 from locum.rules import effects as fx
 from locum.rules.node import Node
+from locum.rules.status import NodeStatus
 from locum.rules.view import View
 from locum.store.base import Batch, Commit, CommitResult, Condition, Operation, Snapshot, WatchLost
 from locum_sim.decisions import as_read
 from locum_sim.loop import SimulatedLoop
+from locum_sim.machine_state import MachineState
 from locum_sim.ports import (
     Heard,
     NoConnections,
@@ -42,42 +44,45 @@ from locum_sim.ports import (
 )
 from locum_sim.service import Author, StoreClient
 
-if TYPE_CHECKING:
-    from locum_sim.host import Host
+
+class Parent(Protocol):
+    """The kernel's part: the agent's end, and signals to its parent, the guard."""
+
+    def agent_exited(self, agent: Agent) -> None:
+        """The process has ended by itself."""
+
+    def signal_guard(self, number: signal.Signals) -> None:
+        """A signal to the guard, if there is one."""
 
 
 class Agent:
     """One process, from its start until it ends, is killed, or its node has left."""
 
-    #: The rules; tests put mutated ones here.
-    node_class: type[Node] = Node
-
-    def __init__(self, machine: Host, serial: int) -> None:
+    def __init__(self, machine: MachineState, parent: Parent, serial: int) -> None:
         self.machine = machine
-        self.world = machine.world
+        self.run = machine.run
         self.serial = serial
+        self._parent = parent
         self.alive = True
         #: When it had read the store for the first time, true time.
         self.read_at = math.inf
-        self.loop = SimulatedLoop(
-            machine.world.engine, machine.clock, machine, machine.random, self._late, self._failed
-        )
+        self.loop = SimulatedLoop(machine.run.engine, machine.clock, machine, machine.random, self._late, self._failed)
         # Until the process has looked at what an earlier one left, it knows nothing.
-        self.node = self.node_class(machine.identity, View(), machine.new_incarnation, None)
+        self.node = Node(machine.identity, View(), machine.new_incarnation, None)
         self._driver: Driver | None = None
         self._news: KernelNews | None = None
         self._leaving = False
         # The operations of a commit that was decided -> who decided it, on what.
         self._authors: dict[int, tuple[Author, Commit]] = {}
         patience = 1.5 * max(1.0, machine.identity.hold)
-        self.store = StoreClient(machine.world.store, machine.link, patience, self._answered)
+        self.store = StoreClient(machine.run.store, machine.link, patience, self._answered)
 
     # -- the process -----------------------------------------------------------------------------------------
 
     def _failed(self, context: dict[str, Any]) -> None:
         """A defect of the product, or of the simulation; see :class:`locum_sim.loop.SimulatedLoop`."""
         if self.alive:
-            self.world.defect(self.machine.name, context.get("exception") or context.get("message"))
+            self.run.defect(self.machine.name, context.get("exception") or context.get("message"))
 
     def start(self) -> None:
         """Begin to run."""
@@ -90,14 +95,14 @@ class Agent:
         if not self.alive:
             return
         if task.cancelled() or task.exception() is not None:
-            self.world.defect(self.machine.name, "cancelled" if task.cancelled() else task.exception())
+            self.run.defect(self.machine.name, "cancelled" if task.cancelled() else task.exception())
         elif task.result() is not None:
-            self.world.defect(self.machine.name, task.result())
+            self.run.defect(self.machine.name, task.result())
         else:
-            if self.world.trace.on:
+            if self.run.trace.on:
                 self.say("exits: left in order")
             # Not in the process itself, which ends with that.
-            self.world.engine.after(0.0, self.machine.agent_exited, self)
+            self.run.engine.after(0.0, self._parent.agent_exited, self)
 
     def die(self) -> None:
         """SIGKILL."""
@@ -109,17 +114,26 @@ class Agent:
         """SIGCONT."""
         self.loop.thawed()
 
+    @property
+    def turns(self) -> int:
+        """See :class:`locum_sim.views.AgentView`."""
+        return self.loop.turns
+
+    def status(self) -> NodeStatus:
+        """See :class:`locum_sim.views.AgentView`."""
+        return self.node.status()
+
     def say(self, text: str) -> None:
         """A line for the timeline."""
-        self.world.trace.say(self.machine.name, text)
+        self.machine.say(text)
 
     def _late(self) -> float:
         return self.machine.random.random() * self.machine.lateness
 
     def _log(self, text: str, _level: str = "info") -> None:
-        if self.world.trace.on:
+        if self.run.trace.on:
             self.say(text)
-        self.world.noted(text)
+        self.run.noted(text)
 
     # -- the agent -------------------------------------------------------------------------------------------
 
@@ -129,7 +143,7 @@ class Agent:
         page = SimulatedHoldPage(machine.memory, machine.page_written, step)
         asyncio.get_running_loop().create_task(life.pulse(page, clock, lambda: None))
         table, gate, notes = SimulatedTable(machine, step), SimulatedGate(machine, step), SimulatedNotes(machine, step)
-        scripts = SimulatedScripts(machine, step, lambda: self.node.status().tunables)
+        scripts = SimulatedScripts(machine, self.loop, lambda: self.node.status().tunables)
         adoption = await calls.on_addresses("looking", life.adoption_of, page, notes, table)
         configured = [h.address for h in machine.identity.addresses]
         interfaces = sorted({name for h in machine.identity.addresses for name in h.interfaces})
@@ -137,7 +151,7 @@ class Agent:
         enforcement = await calls.on_gate(
             "taking over the gate", enforcement_of, machine.identity.hold, public, interfaces, self._log, lambda: gate
         )
-        self.node = node = self.node_class(machine.identity, View(), machine.new_incarnation, adoption)
+        self.node = node = Node(machine.identity, View(), machine.new_incarnation, adoption)
         node.take_effects = self._noting_authors(node.take_effects)  # type: ignore[method-assign]
         steps = Steps(
             clock=clock,
@@ -239,8 +253,7 @@ class Agent:
         machine.identity = msgspec.structs.replace(machine.identity, addresses=machine.file.addresses)
         machine.kernel.judge_also(machine.hosted)
         driver.feed(self.node.configure, machine.identity)
-        if machine.guard is not None:
-            machine.guard.signal(signal.SIGUSR1)
+        self._parent.signal_guard(signal.SIGUSR1)
 
     def _feed(self, stream: str, method: Callable[[Node], Callable[..., None]], *arguments: object) -> None:
         def feed() -> None:
@@ -272,7 +285,7 @@ class _Store:
         snapshot = await future
         if snapshot is None:
             raise StoreUnavailable("no answer")
-        self._agent.read_at = min(self._agent.read_at, self._agent.world.engine.now)
+        self._agent.read_at = min(self._agent.read_at, self._agent.run.engine.now)
         return snapshot
 
     async def names(self, prefix: str) -> tuple[str, ...]:
@@ -285,7 +298,7 @@ class _Store:
         agent.store.commit(agent.author_of(operations), conditions, operations, _set(future))
         agent.loop.step()
         result = await future
-        if agent.world.trace.on:
+        if agent.run.trace.on:
             answer = "no answer" if result is None else ("accepted" if result.accepted else "refused")
             if answer != "accepted" or not operations[0].key.startswith("beat/"):
                 agent.say(f"{answer}: {', '.join(_operation(o) for o in operations)}")

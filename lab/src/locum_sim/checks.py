@@ -19,8 +19,7 @@ I4 (order of scripts) concerns only the event engine and is tested there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 from locum.errors import StoreCorrupt
 from locum.rules import schema
@@ -28,35 +27,23 @@ from locum.rules.schema import AdminRecord, ClaimRecord, LeaderRecord, MemberRec
 from locum.store.base import Batch, Entry
 from locum.store.keyvalue import KeyValue
 from locum_sim.decisions import stale
+from locum_sim.promises import Promises
+from locum_sim.run_state import RunState
 from locum_sim.service import Author
-
-if TYPE_CHECKING:
-    from locum_sim.host import Host
-    from locum_sim.world import World
+from locum_sim.views import MachineView
 
 ADMIN, STRANGER = Author("admin"), Author("stranger")
 MOVES = ("takeip", "releaseip", "updateip")
 DURABLE = ("admin", "prefer", "tunable")
 
 
-class Violation(Exception):
-    """An invariant does not hold; ``invariant`` is its name (I1 ... I9, "liveness" and the like)."""
-
-    def __init__(self, invariant: str, text: str) -> None:
-        # With both arguments, so that it can be passed between processes.
-        super().__init__(invariant, text)
-        self.invariant = invariant
-        self.text = text
-
-    def __str__(self) -> str:
-        return f"{self.invariant}: {self.text}"
-
-
 class Checks:
     """The invariants of one run."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, run: RunState, machines: Mapping[str, MachineView], promises: Promises) -> None:
+        self._run = run
+        self._machines = machines
+        self._promises = promises
         #: Machine → the (event, address) that runs.
         self.running: dict[str, tuple[str, str]] = {}
         #: Machine → events that have succeeded in this life of its daemon.
@@ -83,53 +70,54 @@ class Checks:
 
     def fail(self, invariant: str, text: str) -> None:
         """End the run."""
-        self._world.fail(invariant, text)
+        self._run.fail(invariant, text)
 
     # -- I1 --------------------------------------------------------------------------------------------------
 
-    def may_speak(self, machine: Host, addresses: Iterable[str]) -> None:
-        """From this instant ``machine`` may speak for some of ``addresses``: it alone may, and it has the claim."""
+    def may_speak(self, name: str, addresses: Iterable[str]) -> None:
+        """From this instant the machine may speak for some of ``addresses``: it alone may, and it has the claim."""
+        machine = self._machines[name]
         if _excused(machine):
             return
         for address in addresses:
             if not machine.kernel.speaks(address) or self.is_by_hand(machine, address):
                 continue
             self.looks += 1
-            for other in self._world.machines.values():
+            for other in self._machines.values():
                 if other is machine or not other.kernel.speaks(address):
                     continue
                 if not _excused(other) and not self.is_by_hand(other, address):
                     self.fail("I1", f"{machine.name} and {other.name} both speak for {address}")
             owner = self._claimant(address)
-            self._world.promises.speaks(machine, address)
+            self._promises.speaks(name, address)
             if owner != machine.name and not self._holds_of_old(machine):
                 self.fail("I1", f"{machine.name} speaks for {address}, which {owner or 'no node'} has claimed")
 
-    def is_by_hand(self, machine: Host, address: str) -> bool:
+    def is_by_hand(self, machine: MachineView, address: str) -> bool:
         """Whether an administrator configured ``address`` where the gate does not judge it: no daemon runs there,
         or the configuration of the daemon does not contain the address."""
-        return address not in machine.kernel.judged and (machine.name, address) in self._world.by_hand
+        return address not in machine.kernel.judged and (machine.name, address) in self._run.by_hand
 
     def _claimant(self, address: str) -> str:
         """The node that has the claim in the store (or had it before the claim was spoiled), "" for none."""
         key = f"claim/{address}"
         if key in self.spoiled:
             return self._spoiled_claims[key].node
-        entry = self._world.store.core.get(key)
+        entry = self._run.store.core.get(key)
         if entry is None:
             return ""
         record = schema.decode(key, entry.value)
         assert isinstance(record, ClaimRecord)
         return record.node
 
-    def _holds_of_old(self, machine: Host) -> bool:
+    def _holds_of_old(self, machine: MachineView) -> bool:
         """Whether a hold of ``machine`` from before the store went back may last: even then, two must not speak."""
-        return self._world.engine.now < self._legacy.get(machine.name, -1.0)
+        return self._run.engine.now < self._legacy.get(machine.name, -1.0)
 
     def went_back(self) -> None:
         """The store was wiped or restored: its present content is the truth, and earlier holds end by themselves."""
-        core, now = self._world.store.core, self._world.engine.now
-        for machine in self._world.machines.values():
+        core, now = self._run.store.core, self._run.engine.now
+        for machine in self._machines.values():
             self._legacy[machine.name] = now + 1.001 * machine.identity.hold + 0.02
         self.spoiled.clear()
         self._spoiled_claims.clear()
@@ -141,15 +129,15 @@ class Checks:
 
     def committed(self, author: Author, before: KeyValue, batch: Batch) -> None:
         """``batch`` is about to take effect."""
-        if self._world.trace.on:
-            self._world.trace.say("store", f"{author.name} {batch.revision}: {_summary(batch)}")
+        if self._run.trace.on:
+            self._run.trace.say("store", f"{author.name} {batch.revision}: {_summary(batch)}")
         changes = {change.key: change.value for change in batch.changes}
         if author.read is not None and (problem := stale(author.name, author.read, before, batch)) is not None:
             self.fail("I8", problem)
         for key, value in changes.items():
             kind, name = schema.split_key(key)
             if kind == "beat" and value is not None:
-                self.beaten[name] = self._world.engine.now
+                self.beaten[name] = self._run.engine.now
                 continue
             if author is STRANGER:
                 self._spoiled(key, before)
@@ -164,7 +152,7 @@ class Checks:
             elif kind == "member" and author.name != name:
                 self._leaders_alone(author, before, changes, f"the expiry of {name}")
                 self._hold_is_over(name, before.get(key))
-                self._world.expired(name, _incarnation(before.get(key)))
+                self._run.expired(name, _incarnation(before.get(key)))
                 self.expired += 1
             elif kind in DURABLE:
                 self._durable_changes(author, kind, name, before, value, changes)
@@ -200,7 +188,7 @@ class Checks:
                 if was is None or (was.node, was.incarnation) != (owner, record.incarnation):
                     self.fail("I8", f"{author.name} writes a claim of {owner} on {address}")
                 self._leaders_alone(author, before, changes, f"the claim of {owner}")
-        for machine in self._world.machines.values():
+        for machine in self._machines.values():
             if machine.name == owner or _excused(machine) or self._holds_of_old(machine):
                 continue
             if machine.kernel.speaks(address) and not self.is_by_hand(machine, address):
@@ -220,7 +208,7 @@ class Checks:
 
     def _hold_is_over(self, name: str, member: Entry | None) -> None:
         """An expired node must know by its own clock that its hold has ended."""
-        machine = self._world.machines[name]
+        machine = self._machines[name]
         page = machine.page
         left = page.deadline - machine.clock.boot()
         if left > 0 and machine.powered and member is not None and f'"{page.incarnation}"'.encode() in member.value:
@@ -283,7 +271,7 @@ class Checks:
 
     def check_confirmed(self) -> None:
         """I9: every confirmed value is present."""
-        core = self._world.store.core
+        core = self._run.store.core
         for key, value in self.confirmed.items():
             entry = core.get(key)
             if (None if entry is None else entry.value) != value:
@@ -291,23 +279,23 @@ class Checks:
 
     # -- events: I2, I3, I5, I6 ------------------------------------------------------------------------------
 
-    def event_started(self, machine: Host, event: str, address: str) -> None:
-        """The scripts of an event start on ``machine``."""
-        if self._world.trace.on:
-            machine.say(f"{event} {address} starts")
-        name = machine.name
+    def event_started(self, name: str, event: str, address: str) -> None:
+        """The scripts of an event start on the machine."""
+        machine = self._machines[name]
+        if self._run.trace.on:
+            self._run.trace.say(name, f"{event} {address} starts")
         if name in self.running:
             self.fail("I5", f"{event} {address} starts on {name} while {' '.join(self.running[name])} runs")
         self.running[name] = (event, address)
-        self._began[name] = self._world.engine.now
-        self._world.count_event(event)
+        self._began[name] = self._run.engine.now
+        self._run.count_event(event)
         self._changed(machine, event, address)
         if event in ("takeip", "updateip"):
             self._may_take(machine, event, address)
         if event == "releaseip" and machine.kernel.speaks(address) and not _excused(machine):
             self.fail("I7", f"{machine.name} runs releaseip for {address}, which still answers")
 
-    def _may_take(self, machine: Host, event: str, address: str) -> None:
+    def _may_take(self, machine: MachineView, event: str, address: str) -> None:
         deadline = machine.page.deadline
         late = machine.clock.boot() - deadline
         if late >= 0:
@@ -315,14 +303,14 @@ class Checks:
             # and starts the scripts with its very next step. The address is mute. The check must be of the same turn of
             # its loop: between two turns the hold can be dropped, so the process has to check again.
             turn, seen = machine.last_look
-            if machine.agent is None or turn != machine.agent.loop.turns or seen >= deadline:
+            if machine.agent is None or turn != machine.agent.turns or seen >= deadline:
                 ended = f"{late:.3f} s after its hold has ended" if deadline else "without a hold"
                 self.fail("I2", f"{machine.name} starts {event} for {address} {ended}")
             return
-        for other in self._world.machines.values():
+        for other in self._machines.values():
             if other is machine or not other.kernel.open():
                 continue
-            if address in other.kernel.addresses and (other.name, address) not in self._world.by_hand:
+            if address in other.kernel.addresses and (other.name, address) not in self._run.by_hand:
                 self.fail(
                     "I2", f"{machine.name} starts {event} for {address} while {other.name} has it and its gate is open"
                 )
@@ -338,45 +326,44 @@ class Checks:
                 f"{machine.name} starts {event} for {address} before its {' and '.join(sorted(missing))} succeeded",
             )
 
-    def event_ended(self, machine: Host, event: str, address: str, ok: bool) -> None:
-        """The scripts of an event have ended on ``machine``."""
-        if self._world.trace.on:
-            machine.say(f"{event} {address} {'ends' if ok else 'fails'}")
-        name = machine.name
+    def event_ended(self, name: str, event: str, address: str, ok: bool) -> None:
+        """The scripts of an event have ended on the machine."""
+        if self._run.trace.on:
+            self._run.trace.say(name, f"{event} {address} {'ends' if ok else 'fails'}")
         self.running.pop(name, None)
-        self._changed(machine, event, address)
+        self._changed(self._machines[name], event, address)
         if ok and event in ("takeip", "updateip"):
-            self._world.promises.told(machine, address)
+            self._promises.told(name, address)
         if ok and event in ("startup", "monitor"):
             self._earned.setdefault(name, set()).add(event)
         if ok and event == "recovered":
             self.recovered[name] = self._began[name]
 
-    def event_killed(self, machine: Host) -> None:
-        """The running scripts were killed."""
-        event, address = self.running.pop(machine.name, ("", ""))
-        if self._world.trace.on:
-            machine.say(f"{event} {address} killed")
-        self._changed(machine, event, address)
+    def event_killed(self, name: str) -> None:
+        """The running scripts of the machine were killed."""
+        event, address = self.running.pop(name, ("", ""))
+        if self._run.trace.on:
+            self._run.trace.say(name, f"{event} {address} killed")
+        self._changed(self._machines[name], event, address)
 
-    def _changed(self, machine: Host, event: str, address: str) -> None:
+    def _changed(self, machine: MachineView, event: str, address: str) -> None:
         """Note a change for I3, which concerns members: an expired node's cleanup was closed with its membership."""
         if event not in MOVES:
             return
-        member = self._world.store.core.get(f"member/{machine.name}")
+        member = self._run.store.core.get(f"member/{machine.name}")
         agent = machine.agent
-        if member is not None and agent is not None and agent.node.status().incarnation.encode() in member.value:
-            self.last_change = (self._world.engine.now, machine.name, f"{event} {address}")
+        if member is not None and agent is not None and agent.status().incarnation.encode() in member.value:
+            self.last_change = (self._run.engine.now, machine.name, f"{event} {address}")
 
-    def daemon_started(self, machine: Host) -> None:
+    def daemon_started(self, name: str) -> None:
         """A new life: startup and monitor must succeed again."""
-        self._earned.pop(machine.name, None)
+        self._earned.pop(name, None)
 
-    def all_processes_dead(self, machine: Host) -> None:
+    def all_processes_dead(self, name: str) -> None:
         """All processes died so long ago that every lifetime is over: the kernel has removed the addresses."""
-        left = [a for a in machine.kernel.addresses if (machine.name, a) not in self._world.by_hand]
+        left = [a for a in self._machines[name].kernel.addresses if (name, a) not in self._run.by_hand]
         if left:
-            self.fail("lifetime", f"{machine.name} has {', '.join(left)} although no process renews them")
+            self.fail("lifetime", f"{name} has {', '.join(left)} although no process renews them")
 
     def unclosed(self, participants: Iterable[str]) -> str | None:
         """I3 at rest: a participant that has not run ``recovered`` since the last change of addresses."""
@@ -396,7 +383,7 @@ def _incarnation(member: Entry | None) -> str:
     return record.incarnation if isinstance(record, MemberRecord) else ""
 
 
-def _excused(machine: Host) -> bool:
+def _excused(machine: MachineView) -> bool:
     """Whether removed rules cannot be put back, because no agent runs that would do so."""
     return machine.kernel.lawless and not machine.running
 

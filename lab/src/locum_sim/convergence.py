@@ -6,7 +6,6 @@ This file examines the truth and returns the first unmet condition as a sentence
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from locum.config.tunables import Tunables
 from locum.errors import StoreCorrupt
@@ -22,10 +21,8 @@ from locum.rules.schema import (
     PlanRecord,
 )
 from locum.rules.view import View
-
-if TYPE_CHECKING:
-    from locum_sim.machine import Machine
-    from locum_sim.world import World
+from locum_sim.machine import Machine
+from locum_sim.world import World
 
 
 def unrest(world: World) -> str | None:
@@ -171,7 +168,7 @@ def _addresses(world: World, active: dict[str, Machine]) -> Iterator[str]:
             yield f"{address} is not served, its claim is {claims[address]}"
     for machine in world.machines.values():
         for address in machine.kernel.addresses:
-            if _serves(world, machine, address) and world.promises.untold(machine, address):
+            if _serves(world, machine, address) and world.promises.untold(machine.name, address):
                 yield f"scripts of {machine.name} do not know that {address} came back"
         if machine.agent is not None and machine.agent.node.status().last_retake:
             yield f"scripts of {machine.name} must be notified again of the addresses held"

@@ -7,10 +7,11 @@ signals.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from random import Random
 from signal import SIGCHLD, Signals
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -18,13 +19,11 @@ from locum.errors import LocumError
 from locum.node.guard import life
 from locum.node.guard.ports import ProcessPort
 from locum.rules.node import Identity
+from locum_sim.agent import Agent
 from locum_sim.guard_ports import GuardPage, SimulatedAddresses, SimulatedThread, SimulatedWakeups
+from locum_sim.machine_state import MachineState
 from locum_sim.ports import SimulatedGate, SimulatedNotes
 from locum_sim.program import Program
-
-if TYPE_CHECKING:
-    from locum_sim.agent import Agent
-    from locum_sim.host import Host
 
 #: How late the guard's timers and signals reach it at most, in seconds.
 LATE, SIGNAL_LATE = 0.004, 0.01
@@ -32,15 +31,35 @@ LATE, SIGNAL_LATE = 0.004, 0.01
 START = (0.12, 0.6)
 
 
+class System(Protocol):
+    """The part of kernel and init system in the life of a guard: forks, signals, ends."""
+
+    def fork_agent(self, settings: Identity, step: Callable[[], None]) -> AgentProcess:
+        """The guard forks. Raises OSError when the system has no process to spare."""
+
+    def signal_agent(self, process: AgentProcess, number: Signals) -> None:
+        """The guard has sent a signal to its agent."""
+
+    def guard_ended(self, guard: Guard) -> None:
+        """The guard has ended by itself: its node was told to leave."""
+
+    def guard_failed(self, guard: Guard) -> None:
+        """The guard could not start."""
+
+    def guard_died_of_signal(self) -> None:
+        """A signal has ended the guard, which was not yet ready for signals."""
+
+
 class AgentProcess:
     """A forked agent. ``agent`` is there once it is at work; until then a signal has its default action."""
 
-    def __init__(self, machine: Host, pid: int, step: Callable[[], None]) -> None:
+    def __init__(self, machine: MachineState, system: System, pid: int, step: Callable[[], None]) -> None:
         self.pid = pid
         self.agent: Agent | None = None
         #: Exit status, when it has ended.
         self.status: int | None = None
         self._machine = machine
+        self._system = system
         self._step = step
 
     def poll(self) -> int | None:
@@ -52,20 +71,21 @@ class AgentProcess:
         """See ProcessPort."""
         self._step()
         # Not within the guard's own call: the agent's process is another.
-        self._machine.world.engine.after(0.0, self._machine.signal_agent, self, number)
+        self._machine.run.engine.after(0.0, self._system.signal_agent, self, number)
 
 
 class Guard:
     """One guard, from its start until its node has left or it is killed."""
 
-    def __init__(self, machine: Host, serial: int, random: Random) -> None:
+    def __init__(self, machine: MachineState, system: System, serial: int, random: Random) -> None:
         self.machine = machine
+        self._system = system
         self.serial = serial
         self.alive = True
         self._random = random
-        self._program = Program(machine.world.engine, machine.clock, self, lambda: random.random() * LATE)
+        self._program = Program(machine.run.engine, machine.clock, self, lambda: random.random() * LATE)
         self._wakeups = SimulatedWakeups(machine, self._program, self._watches)
-        #: Since when its loop has run without being stopped, true time; None: it does not watch.
+        #: See :class:`locum_sim.views.GuardView`.
         self.watches_since: float | None = None
 
     # -- the process -----------------------------------------------------------------------------------------
@@ -81,11 +101,11 @@ class Guard:
 
     def failed(self, error: BaseException) -> None:
         """See :class:`locum_sim.program.Process`."""
-        self.machine.world.defect(f"the guard of {self.machine.name}", error)
+        self.machine.run.defect(f"the guard of {self.machine.name}", error)
 
     def start(self) -> None:
         """The interpreter starts, and after a while the guard's own code."""
-        self.machine.world.engine.after(self._random.uniform(*START), self._begin)
+        self.machine.run.engine.after(self._random.uniform(*START), self._begin)
 
     def _begin(self) -> None:
         if self.alive:
@@ -93,14 +113,14 @@ class Guard:
 
     def _main(self) -> None:
         # What follows is not in the process itself, which ends here.
-        engine, machine = self.machine.world.engine, self.machine
+        engine, system = self.machine.run.engine, self._system
         try:
             self._live()
         except LocumError as error:
             self._log(f"cannot start: {error}", "error")
-            engine.after(0.0, machine.guard_failed, self)
+            engine.after(0.0, system.guard_failed, self)
         else:
-            engine.after(0.0, machine.guard_ended, self)
+            engine.after(0.0, system.guard_ended, self)
 
     def _live(self) -> None:
         machine, step = self.machine, self._program.step
@@ -128,7 +148,7 @@ class Guard:
         )
 
     def _watches(self, watches: bool) -> None:
-        self.watches_since = self.machine.world.engine.now if watches else None
+        self.watches_since = self.machine.run.engine.now if watches else None
 
     def _read(self, running: Identity) -> Identity:
         """The configuration file, as far as a running daemon takes it up (:mod:`locum.config.changes`)."""
@@ -137,20 +157,20 @@ class Guard:
 
     def _start_agent(self, settings: Identity) -> ProcessPort:
         self._program.step()
-        process = self.machine.fork_agent(settings, self._program.step)
+        process = self._system.fork_agent(settings, self._program.step)
         self._program.step()
         return process
 
     def _log(self, text: str, _level: str = "info") -> None:
-        if self.machine.world.trace.on:
+        if self.machine.run.trace.on:
             self.machine.say(f"guard: {text}")
-        self.machine.world.noted(text)
+        self.machine.run.noted(text)
 
     # -- from outside ----------------------------------------------------------------------------------------
 
     def signal(self, number: Signals) -> None:
         """A signal is sent; it arrives a little later."""
-        self.machine.world.engine.after(self._random.random() * SIGNAL_LATE, self._receive, number)
+        self.machine.run.engine.after(self._random.random() * SIGNAL_LATE, self._receive, number)
 
     def _receive(self, number: Signals) -> None:
         if not self.alive:
@@ -158,7 +178,12 @@ class Guard:
         if self._wakeups.started:
             self._wakeups.received(number)
         elif number is not SIGCHLD:
-            self.machine.guard_died_of_signal()
+            self._system.guard_died_of_signal()
+
+    def stop_changed(self) -> None:
+        """It is stopped now, or goes on."""
+        if self.watches_since is not None:
+            self.watches_since = math.inf if self.stopped else self.machine.run.engine.now
 
     def thawed(self) -> None:
         """SIGCONT."""

@@ -12,18 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from random import Random
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from locum.errors import NetlinkError
 from locum.lateness import Stop
 from locum.machine.addresses import Address
 from locum.machine.clean_slate import Removed
 from locum.threads import NoAnswer
+from locum_sim.machine_state import MachineState
 from locum_sim.ports import SimulatedHoldPage, SimulatedTable, Step
 from locum_sim.program import Program
-
-if TYPE_CHECKING:
-    from locum_sim.host import Host
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +34,7 @@ LOCKED, LONG_LOCKED = 0.003, 0.02
 class SimulatedWakeups:
     """See :class:`locum.node.guard.ports.WakeupsPort`. ``watches`` is told when the loop begins and ends."""
 
-    def __init__(self, machine: Host, program: Program, watches: Callable[[bool], None]) -> None:
+    def __init__(self, machine: MachineState, program: Program, watches: Callable[[bool], None]) -> None:
         self._clock = machine.clock
         self._program = program
         self._watches = watches
@@ -104,7 +102,7 @@ class GuardPage(SimulatedHoldPage):
 class SimulatedAddresses:
     """See :class:`locum.node.guard.ports.AddressesPort`."""
 
-    def __init__(self, machine: Host, step: Step) -> None:
+    def __init__(self, machine: MachineState, step: Step) -> None:
         self._kernel = machine.kernel
         self._table = SimulatedTable(machine, step)
         self._step = step
@@ -138,7 +136,7 @@ class SimulatedAddresses:
 class SimulatedThread:
     """See :class:`locum.node.guard.ports.WorkerPort`."""
 
-    def __init__(self, machine: Host, program: Program, random: Random, what: str, room: int) -> None:
+    def __init__(self, machine: MachineState, program: Program, random: Random, what: str, room: int) -> None:
         self._clock = machine.clock
         self._program = program
         self._random = random

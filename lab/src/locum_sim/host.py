@@ -11,62 +11,31 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import TYPE_CHECKING
 
-from locum.node.guard.hold_page import HoldPage
 from locum.rules.node import Identity
 from locum_sim.agent import Agent
 from locum_sim.clocks import MachineClock
 from locum_sim.guard import AgentProcess, Guard
+from locum_sim.machine_state import MachineState
 from locum_sim.network import Link
+from locum_sim.observers import Observers
+from locum_sim.run_state import RunState
 from locum_sim.scripts import Behaviour, Child
-from locum_sim.simulated_kernel import Kernel
-
-if TYPE_CHECKING:
-    from locum_sim.world import World
+from locum_sim.simulated_kernel import KILL_LATE, LONG_KILL_LATE
 
 #: How long an agent takes until it is at work, in seconds: it is forked from the guard. Mostly, and at worst.
 FORK, SLOW_FORK = (0.003, 0.03), (0.03, 0.6)
-#: How long a process may outlive its SIGKILL, in seconds: mostly at most, and at worst.
-KILL_LATE, LONG_KILL_LATE = 0.05, 1.5
 #: A system that has no process to spare refuses a fork with this error.
 NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
-class Trap:
-    """Something that is to happen in the midst of a process's work, after so many of its steps."""
-
-    def __init__(self) -> None:
-        #: Steps until it happens; 0: never.
-        self.steps = 0
-        self._snare: Callable[[], None] | None = None
-
-    def set(self, steps: int, snare: Callable[[], None]) -> None:
-        """Call ``snare`` after so many steps."""
-        self.steps, self._snare = max(1, steps), snare
-
-    def clear(self) -> None:
-        """Nothing happens."""
-        self.steps, self._snare = 0, None
-
-    def count(self) -> Callable[[], None] | None:
-        """The process has made a step; what is to happen now, if anything is."""
-        self.steps -= 1
-        if self.steps:
-            return None
-        snare, self._snare = self._snare, None
-        return snare
-
-
-class Host:
+class Host(MachineState):
     """See the module. ``links``: its public interfaces."""
-
-    #: The agent; tests put mutated ones here.
-    agent_class: type[Agent] = Agent
 
     def __init__(
         self,
-        world: World,
+        run: RunState,
+        observers: Observers,
         name: str,
         identity: Identity,
         clock: MachineClock,
@@ -77,110 +46,54 @@ class Host:
         links: list[str],
         handles: tuple[str, ...],
     ) -> None:
-        self.world = world
-        self.name = name
-        #: The configuration that is in force in the agent, and the one in the file, which a new guard reads.
-        self.identity = self.file = identity
-        self.clock = clock
-        self.link = link
-        self.behaviour = behaviour
-        self.random = random
-        self.handles = handles
-        self.hz = hz
-        self.kernel = Kernel(world.engine, clock, hz, random, self, links)
-        self._new_memory()
-        #: Address → (incarnation, interface): what was taken completely.
-        self.notes: dict[str, tuple[str, str]] = {}
+        super().__init__(run, observers, name, identity, clock, link, behaviour, random, hz, links, handles)
         self.agent: Agent | None = None
-        self.child: Child | None = None
-        #: Seconds by which timers of processes fire late, at most.
-        self.lateness = 0.001
-        self.powered = True
-        self.suspended = False
+        self.guard: Guard | None = None
+        self.process: AgentProcess | None = None
         #: The daemon ended in order and stays down until somebody starts it.
         self.left = False
         #: The guard was told to end in order.
         self.terminating = False
         #: It is started again once it has left.
         self.comes_back = False
-        self.agent_frozen = self.guard_frozen = self.children_frozen = False
-        self.agent_stopped = self.guard_stopped = self.children_stopped = False
-        #: Steps of the agent until :attr:`_snare` goes off; 0: never.
-        self.trap = 0
-        self._snare: Callable[[], None] | None = None
-        #: What is set to happen in the midst of the guard's work.
-        self.guard_trap = Trap()
-        self.guard: Guard | None = None
-        self.process: AgentProcess | None = None
         #: The system has no process to spare.
         self.fork_fails = False
-        #: Since when the guard's removals of addresses succeed, true time.
-        self.removal_works_since = -1.0
-        self._guard_random = Random(f"guard {world.scenario.seed} {name}")
-        self._lives = 0
+        self._guard_random = Random(f"guard {run.scenario.seed} {name}")
         self._boots = 0
         self._serials = 0
         self._freezes = 0
         #: No daemon is started before this, true time: the init system has given up for a while.
         self.abandoned_until = 0.0
-        #: When the agent last looked at CLOCK_BOOTTIME: in which turn of its loop, and the time that it saw.
-        self.last_look = (0, 0.0)
-        #: When the agent's process went on after having been stopped, true time.
-        self.went_on = -1.0
-
-    def _new_memory(self) -> None:
-        """The page's file is empty, as after a boot."""
-        self.memory = bytearray(HoldPage.SIZE)
-        #: The page, for those who only look.
-        self.page = HoldPage(self.memory)
-
-    def page_written(self) -> None:
-        """A process has changed the page."""
-        self.world.watchfulness.page_written(self)
-
-    @property
-    def hosted(self) -> set[str]:
-        """The public addresses of the configuration."""
-        return {h.address for h in self.identity.addresses}
 
     @property
     def running(self) -> bool:
         """Whether the agent is there and may run."""
         return self.agent is not None and not self.agent_stopped
 
-    def new_incarnation(self) -> str:
-        """A name that was never used before."""
-        self._lives += 1
-        return f"{self.name}.{self._lives}"
-
     # -- what the kernel tells -------------------------------------------------------------------------------
 
     def may_speak(self, addresses: Iterable[str]) -> None:
         """The kernel may let addresses speak from now on."""
-        self.world.checks.may_speak(self, addresses)
+        self.observers.checks.may_speak(self.name, addresses)
 
     def address_gone(self, address: str, interface: str) -> None:
         """Netlink."""
-        if self.world.trace.on:
+        if self.run.trace.on:
             self.say(f"kernel: {address} is gone from {interface}")
-        if self.world.checks.running.get(self.name, ("", ""))[1] != address:
-            self.world.promises.lost(self, address)
+        if self.observers.checks.running.get(self.name, ("", ""))[1] != address:
+            self.observers.promises.lost(self.name, address)
         if self.agent is not None:
-            self.world.engine.after(0.0002, self._tell, self.agent.address_removed, address, interface)
+            self.run.engine.after(0.0002, self._tell, self.agent.address_removed, address, interface)
 
     def address_new(self, address: str, interface: str) -> None:
         """Netlink."""
-        if self.world.trace.on:
+        if self.run.trace.on:
             self.say(f"kernel: {address} is on {interface}")
         if self.agent is not None:
-            self.world.engine.after(0.0002, self._tell, self.agent.address_added, address, interface)
+            self.run.engine.after(0.0002, self._tell, self.agent.address_added, address, interface)
 
     def _tell(self, listener: Callable[..., None], *arguments: object) -> None:
         listener(*arguments)
-
-    def say(self, text: str) -> None:
-        """A line for the timeline."""
-        self.world.trace.say(self.name, text)
 
     # -- the daemon ------------------------------------------------------------------------------------------
 
@@ -188,16 +101,16 @@ class Host:
         """The init system starts the guard."""
         if self.guard is not None or not self.powered:
             return
-        if self.world.engine.now < self.abandoned_until:
-            self.world.engine.at(self.abandoned_until, self._remembered, self.abandoned_until)
+        if self.run.engine.now < self.abandoned_until:
+            self.run.engine.at(self.abandoned_until, self._remembered, self.abandoned_until)
             return
         self.left = self.terminating = False
         # The locks are free once everything that an earlier guard forked has ended (:mod:`locum.node.guard.locks`).
         self.kill_children()
-        self.world.checks.daemon_started(self)
+        self.observers.checks.daemon_started(self.name)
         self.guard_frozen = self.agent_frozen = self.children_frozen = False
         self._stops_changed()
-        self.guard = Guard(self, self._next_serial(), self._guard_random)
+        self.guard = Guard(self, self, self._next_serial(), self._guard_random)
         self.guard.start()
 
     def _next_serial(self) -> int:
@@ -208,26 +121,26 @@ class Host:
         """The guard forks; raises OSError when the system has no process to spare."""
         if self.fork_fails:
             raise NO_PROCESS
-        self.process = process = AgentProcess(self, self._next_serial(), step)
+        self.process = process = AgentProcess(self, self, self._next_serial(), step)
         random = self._guard_random
         takes = random.uniform(*(FORK if random.random() < 0.8 else SLOW_FORK))
-        self.world.engine.after(takes, self._agent_starts, process, settings)
+        self.run.engine.after(takes, self._agent_starts, process, settings)
         return process
 
     def _agent_starts(self, process: AgentProcess, settings: Identity) -> None:
         if process is not self.process:
             return
         if self.suspended:
-            self.world.engine.after(0.05, self._agent_starts, process, settings)
+            self.run.engine.after(0.05, self._agent_starts, process, settings)
             return
         if self.agent is not None:
-            self.world.fail("processes", f"{self.name} has two agents")
+            self.run.fail("processes", f"{self.name} has two agents")
         self.agent_frozen = False
         self._stops_changed()
         self.identity = settings
-        if self.world.trace.on:
+        if self.run.trace.on:
             self.say(f"agent starts{', adopting ' + self.page.incarnation if self.page.incarnation else ''}")
-        self.agent = process.agent = agent = self.agent_class(self, process.pid)
+        self.agent = process.agent = agent = Agent(self, self, process.pid)
         agent.start()
 
     def signal_agent(self, process: AgentProcess, number: signal.Signals) -> None:
@@ -238,7 +151,7 @@ class Host:
             # The kernel may have to wait for a system call of the process.
             random = self._guard_random
             late = random.random() * (KILL_LATE if random.random() < 0.7 else LONG_KILL_LATE)
-            self.world.engine.after(late, self._killed, process)
+            self.run.engine.after(late, self._killed, process)
         elif process.agent is None:
             self._end_agent(-number)
         elif number is signal.SIGTERM:
@@ -249,6 +162,11 @@ class Host:
     def _killed(self, process: AgentProcess) -> None:
         if process is self.process:
             self._end_agent(-signal.SIGKILL)
+
+    def signal_guard(self, number: signal.Signals) -> None:
+        """A process sends a signal to its parent, the guard."""
+        if self.guard is not None:
+            self.guard.signal(number)
 
     def agent_exited(self, agent: Agent) -> None:
         """The agent's node is done. Its script runner ends with it."""
@@ -277,18 +195,18 @@ class Host:
         guard.die()
         self.guard = None
         if self.process is not None:
-            self.world.fail("processes", f"the guard of {self.name} ends before its agent")
+            self.run.fail("processes", f"the guard of {self.name} ends before its agent")
         self.left = True
-        self.world.agent_ended(self)
+        self.run.daemon_ended(self.name)
         if self.comes_back:
-            self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
+            self.run.engine.after(self.random.uniform(0.5, 3.0), self._restart)
 
     def guard_failed(self, guard: Guard) -> None:
         """The guard could not start; the init system tries again."""
         if guard is self.guard:
             guard.die()
             self.guard = None
-            self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
+            self.run.engine.after(self.random.uniform(0.5, 3.0), self._restart)
 
     def guard_died_of_signal(self) -> None:
         """A signal has ended the guard, which was not yet ready for signals: the node never began."""
@@ -296,9 +214,9 @@ class Host:
             self.guard.die()
             self.guard = None
             self.left = True
-            self.world.agent_ended(self)
+            self.run.daemon_ended(self.name)
             if self.comes_back:
-                self.world.engine.after(self.random.uniform(0.5, 3.0), self._restart)
+                self.run.engine.after(self.random.uniform(0.5, 3.0), self._restart)
 
     def _remembered(self, until: float) -> None:
         if until == self.abandoned_until:
@@ -327,8 +245,8 @@ class Host:
         """The kernel carries out again what the guard asks."""
         if self.kernel.removal_fails:
             self.kernel.removal_fails = ""
-            self.removal_works_since = self.world.engine.now
-            self.world.watchfulness.removal_works(self)
+            self.removal_works_since = self.run.engine.now
+            self.observers.watchfulness.removal_works(self.name)
 
     def reload(self) -> None:
         """SIGHUP to the guard: the configuration has changed."""
@@ -337,38 +255,18 @@ class Host:
 
     # -- processes that are stopped or killed ----------------------------------------------------------------
 
-    def set_trap(self, steps: int, snare: Callable[[], None]) -> None:
-        """Call ``snare`` in the midst of the agent's work, after so many micro-steps."""
-        self.trap = max(1, steps)
-        self._snare = snare
-
-    def sprung(self) -> None:
-        """The agent has made a step while a trap is set; what it was set for may happen now."""
-        self.trap -= 1
-        if self.trap or self._snare is None:
-            return
-        snare, self._snare = self._snare, None
-        snare()
-
     def _orphan_child(self) -> None:
         """The runner notices that its agent is gone and kills its script."""
         child = self.child
         if child is not None:
-            self.world.engine.after(self.random.random() * 0.05, self._kill_orphan, child)
+            self.run.engine.after(self.random.random() * 0.05, self._kill_orphan, child)
 
     def _kill_orphan(self, child: Child) -> None:
         if self.child is child:
             if self.children_stopped:
-                self.world.engine.after(0.02, self._kill_orphan, child)
+                self.run.engine.after(0.02, self._kill_orphan, child)
             else:
                 self.kill_children()
-
-    def kill_children(self) -> None:
-        """SIGKILL to the scripts under way."""
-        if self.child is not None:
-            self.child.kill()
-            self.child = None
-            self.world.checks.event_killed(self)
 
     def kill_agent(self) -> None:
         """SIGKILL; the guard starts another."""
@@ -383,10 +281,10 @@ class Host:
         self.children_stopped = self.children_frozen or asleep
         go_on: list[Callable[[], None]] = []
         if was[0] and not self.agent_stopped:
-            self.went_on = self.world.engine.now
+            self.went_on = self.run.engine.now
             go_on.append(self._agent_goes_on)
         if self.guard is not None and was[1] != self.guard_stopped:
-            self.world.watchfulness.guard_stops(self)
+            self.guard.stop_changed()
             if not self.guard_stopped:
                 go_on.append(self._guard_goes_on)
         if self.child is not None:
@@ -397,7 +295,7 @@ class Host:
         if len(go_on) > 1:
             self.random.shuffle(go_on)
         for act in go_on:
-            self.world.engine.after(self.random.random() * 0.001, act)
+            self.run.engine.after(self.random.random() * 0.001, act)
 
     def _agent_goes_on(self) -> None:
         if self.agent is not None and not self.agent_stopped:

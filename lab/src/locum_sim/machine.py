@@ -27,7 +27,7 @@ class Machine(Host):
         self.guard = None
         self.guard_trap.clear()
         self.kill_agent()
-        self.world.engine.after(self.random.uniform(0.1, 3.0), self._restart)
+        self.run.engine.after(self.random.uniform(0.1, 3.0), self._restart)
 
     def kill_all(self) -> None:
         """SIGKILL to every process of Locum at once."""
@@ -37,7 +37,7 @@ class Machine(Host):
     def abandon(self, seconds: float) -> None:
         """:meth:`kill_all`, and nothing is started for ``seconds``: the kernel alone must end what is left."""
         self.kill_all()
-        self.abandoned_until = self.world.engine.now + seconds
+        self.abandoned_until = self.run.engine.now + seconds
         if self.powered:
             self._look_for_leftovers(self.kernel, self.clock.jiffies())
 
@@ -45,9 +45,9 @@ class Machine(Host):
         if self.guard or kernel is not self.kernel or not self.powered:
             return
         if self.clock.jiffies() - since > lifetime_for(self.identity.hold) + LATENESS + LAST_WORDS:
-            self.world.checks.all_processes_dead(self)
+            self.observers.checks.all_processes_dead(self.name)
         else:
-            self.world.engine.after(0.5, self._look_for_leftovers, kernel, since)
+            self.run.engine.after(0.5, self._look_for_leftovers, kernel, since)
 
     def freeze(self, agent: bool, guard: bool, children: bool) -> None:
         """SIGSTOP."""
@@ -57,7 +57,7 @@ class Machine(Host):
         self.children_frozen |= children
         self._stops_changed()
         if self.agent_frozen and not self.guard_frozen:
-            self.world.watchfulness.agent_stopped(self)
+            self.observers.watchfulness.agent_stopped(self.name)
 
     def thaw(self) -> None:
         """SIGCONT, in any order."""
@@ -78,7 +78,7 @@ class Machine(Host):
             self.suspended = self.kernel.suspended = False
             self.clock.resume()
             self.kernel.look_again()
-            self.world.engine.after(0.0005 + self.random.random() * 0.002, self._stops_changed)
+            self.run.engine.after(0.0005 + self.random.random() * 0.002, self._stops_changed)
 
     def power_off(self) -> None:
         """Switch the machine and its kernel off."""
@@ -100,15 +100,14 @@ class Machine(Host):
         self.powered = True
         self.suspended = False
         self.agent_frozen = self.guard_frozen = self.children_frozen = False
-        wall_error = self.clock.wall() - self.world.wall()
-        self.clock = MachineClock(self.world.engine, self.random.uniform(1, 30), self.clock.rate, wall_error)
-        self.kernel = Kernel(self.world.engine, self.clock, self.hz, self.random, self, list(self.kernel.links))
-        self._new_memory()
+        wall_error = self.clock.wall() - self.run.wall()
+        self.clock = MachineClock(self.run.engine, self.random.uniform(1, 30), self.clock.rate, wall_error)
+        self._boot_kernel(list(self.kernel.links))
         self.notes.clear()
         self.file = msgspec.structs.replace(self.file, machine=f"{self.name} boot {self._boots}")
         self._stops_changed()
         self.left = self.terminating = False
-        self.world.engine.after(self.random.uniform(0.1, 1.0), self._booted, self._boots)
+        self.run.engine.after(self.random.uniform(0.1, 1.0), self._booted, self._boots)
 
     def _booted(self, boot: int) -> None:
         if boot == self._boots and not self.left:

@@ -11,7 +11,7 @@ import asyncio
 import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from locum.config.tunables import Tunables
 from locum.errors import LocumError, NetlinkError
@@ -25,10 +25,8 @@ from locum.machine.links import LinkState
 from locum.machine.wire_watch import PROBE_INTERVAL, PROBE_WAIT, PROBES
 from locum.node.guard.hold_page import HoldPage
 from locum_sim.loop import SimulatedLoop
+from locum_sim.machine_state import MachineState
 from locum_sim.scripts import Child
-
-if TYPE_CHECKING:
-    from locum_sim.host import Host
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +58,7 @@ class SimulatedHoldPage(HoldPage):
 class SimulatedClock:
     """The clocks of a machine, read by the process with ``loop``. The machine keeps its last look, for the checks."""
 
-    def __init__(self, machine: Host, loop: SimulatedLoop) -> None:
+    def __init__(self, machine: MachineState, loop: SimulatedLoop) -> None:
         self._machine = machine
         self._clock = machine.clock
         self._loop = loop
@@ -83,7 +81,7 @@ class SimulatedClock:
 class SimulatedGate:
     """See :class:`locum.node.ports.GatePort`. Like the real one it remembers which arming of a slot was the last."""
 
-    def __init__(self, machine: Host, step: Step) -> None:
+    def __init__(self, machine: MachineState, step: Step) -> None:
         self._kernel = machine.kernel
         self._clock = machine.clock
         self._step = step
@@ -180,7 +178,7 @@ class SimulatedGate:
 class SimulatedTable:
     """See :class:`locum.node.ports.TablePort`."""
 
-    def __init__(self, machine: Host, step: Step) -> None:
+    def __init__(self, machine: MachineState, step: Step) -> None:
         self._kernel = machine.kernel
         self._bits = {h.address: h.bits for h in machine.identity.addresses}
         self._step = step
@@ -230,7 +228,7 @@ def _refused(address: str) -> NetlinkError:
 class SimulatedLinks:
     """See :class:`locum.node.ports.LinksPort`."""
 
-    def __init__(self, machine: Host, step: Step) -> None:
+    def __init__(self, machine: MachineState, step: Step) -> None:
         self._kernel = machine.kernel
         self._step = step
 
@@ -243,7 +241,7 @@ class SimulatedLinks:
 class SimulatedNotes:
     """See :class:`locum.node.ports.NotesPort`."""
 
-    def __init__(self, machine: Host, step: Step) -> None:
+    def __init__(self, machine: MachineState, step: Step) -> None:
         self._notes = machine.notes
         self._step = step
 
@@ -278,7 +276,7 @@ class SimulatedNotes:
 class SimulatedWorker:
     """A thread of the process: calls are carried out in order, each in a turn of the loop, often at once."""
 
-    def __init__(self, machine: Host) -> None:
+    def __init__(self, machine: MachineState) -> None:
         self._machine = machine
         self._calls: deque[Callable[[], None]] = deque()
         self._working = False
@@ -330,7 +328,7 @@ class SimulatedWorker:
 class SimulatedCalls:
     """See :class:`locum.node.ports.CallsPort`."""
 
-    def __init__(self, machine: Host) -> None:
+    def __init__(self, machine: MachineState) -> None:
         self.gate = SimulatedWorker(machine)
         self.addresses = SimulatedWorker(machine)
         self.files = SimulatedWorker(machine)
@@ -353,9 +351,10 @@ class SimulatedCalls:
 class SimulatedScripts:
     """See :class:`locum.node.ports.ScriptsPort`: scripts take their time, fail, hang, and change the kernel midway."""
 
-    def __init__(self, machine: Host, step: Step, tunables: Callable[[], Tunables]) -> None:
+    def __init__(self, machine: MachineState, loop: SimulatedLoop, tunables: Callable[[], Tunables]) -> None:
         self._machine = machine
-        self._step = step
+        self._loop = loop
+        self._step = loop.step
         self._tunables = tunables
 
     async def start(self) -> None:
@@ -394,12 +393,11 @@ class SimulatedScripts:
         return EventResult(event, arguments, 0.0, 0.0, tuple(plan.results([answer])))
 
     def _launch(self, event: Event, job: Job, done: asyncio.Future[ScriptResult]) -> None:
-        machine, agent = self._machine, self._machine.agent
-        assert agent is not None
+        machine, observers = self._machine, self._machine.observers
         address = job.arguments[-2] if job.arguments else ""
         seconds, result = machine.behaviour.draw(job)
         ok = result.outcome is Outcome.OK
-        machine.world.checks.event_started(machine, event, address)
+        observers.checks.event_started(machine.name, event, address)
 
         def answer() -> None:
             if not done.done():
@@ -407,15 +405,15 @@ class SimulatedScripts:
 
         def ended() -> None:
             machine.child = None
-            machine.world.checks.event_ended(machine, event, address, ok)
-            agent.loop.post("scripts", answer)
+            observers.checks.event_ended(machine.name, event, address, ok)
+            self._loop.post("scripts", answer)
 
         # What fails may fail before or after it has done its work.
         part = machine.random.random()
         act = self._midway(event, job.arguments, job.environment)
         if act is not None and not ok and machine.random.random() < 0.5:
             act = None
-        machine.child = Child(machine.world.engine, seconds, part, act, ended)
+        machine.child = Child(machine.run.engine, seconds, part, act, ended)
         if machine.children_stopped:
             machine.child.freeze()
 

@@ -11,13 +11,10 @@ counted while its agent runs; after that the two must agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
-if TYPE_CHECKING:
-    from locum_sim.agent import Agent
-    from locum_sim.host import Host
-    from locum_sim.world import World
+from locum_sim.run_state import RunState
+from locum_sim.views import AgentView, MachineView
 
 #: Seconds between two looks, and how long a held address may be missing.
 LOOK, PATIENCE = 0.25, 3.0
@@ -36,8 +33,9 @@ TAKES = 1.0
 class Promises:
     """The comparison in one run."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, run: RunState, machines: Mapping[str, MachineView]) -> None:
+        self._run = run
+        self._machines = machines
         # (machine, its agent's number, what) -> since when the two disagree, true time.
         self._since: dict[tuple[str, int, str], float] = {}
         self._lost: dict[tuple[str, str], float] = {}
@@ -54,14 +52,14 @@ class Promises:
 
     def begin(self) -> None:
         """Begin to look."""
-        self._world.engine.after(LOOK, self._look)
+        self._run.engine.after(LOOK, self._look)
 
     # -- served ----------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         since: dict[tuple[str, int, str], float] = {}
-        now = self._world.engine.now
-        for machine in self._world.machines.values():
+        now = self._run.engine.now
+        for machine in self._machines.values():
             agent = machine.agent
             if agent is None or machine.agent_stopped or not machine.powered:
                 continue
@@ -70,13 +68,13 @@ class Promises:
                 # After a sleep, the time counts from the machine's continuation.
                 since[key] = max(self._since.get(key, now), machine.went_on)
                 if now - since[key] > patience:
-                    self._world.fail("served", f"{machine.name} {what} since {since[key]:.3f}")
+                    self._run.fail("served", f"{machine.name} {what} since {since[key]:.3f}")
         self._since = since
         self.links_changed()
-        self._world.engine.after(LOOK, self._look)
+        self._run.engine.after(LOOK, self._look)
 
-    def _disagreements(self, machine: Host, agent: Agent) -> Iterator[tuple[str, float]]:
-        status = agent.node.status()
+    def _disagreements(self, machine: MachineView, agent: AgentView) -> Iterator[tuple[str, float]]:
+        status = agent.status()
         if not status.member or status.deadline <= machine.clock.boot():
             return
         kernel = machine.kernel
@@ -92,28 +90,28 @@ class Promises:
 
     # -- told ------------------------------------------------------------------------------------------------
 
-    def lost(self, machine: Host, address: str) -> None:
-        """The kernel of ``machine`` lost ``address``, while no script was changing it."""
-        self._lost[machine.name, address] = self._world.engine.now
+    def lost(self, name: str, address: str) -> None:
+        """The kernel of the machine lost ``address``, while no script was changing it."""
+        self._lost[name, address] = self._run.engine.now
 
-    def told(self, machine: Host, address: str) -> None:
-        """``takeip`` or ``updateip`` has succeeded."""
-        self._told[machine.name, address] = self._world.engine.now
+    def told(self, name: str, address: str) -> None:
+        """``takeip`` or ``updateip`` has succeeded on the machine."""
+        self._told[name, address] = self._run.engine.now
 
-    def untold(self, machine: Host, address: str) -> bool:
+    def untold(self, name: str, address: str) -> bool:
         """Whether scripts of the machine, which holds ``address``, do not know yet that it came back."""
-        key = (machine.name, address)
+        key = (name, address)
         return self._lost.get(key, -1.0) > self._told.get(key, -1.0)
 
     # -- moves -----------------------------------------------------------------------------------------------
 
-    def speaks(self, machine: Host, address: str) -> None:
-        """``machine`` begins to speak for ``address``."""
-        if self._holder.get(address) == machine.name:
+    def speaks(self, name: str, address: str) -> None:
+        """The machine begins to speak for ``address``."""
+        if self._holder.get(address) == name:
             return
         first = address not in self._holder
-        self._holder[address] = machine.name
-        now = self._world.engine.now
+        self._holder[address] = name
+        now = self._run.engine.now
         self.links_changed()
         moves = [when for when in self._moves.get(address, []) if now - when < MOVES_WINDOW]
         counts = not first and now - self._shaky.get(address, -TAKES) >= TAKES
@@ -121,15 +119,15 @@ class Promises:
         self._total[address] = self._total.get(address, -1) + 1
         if self.only_flaps and len(self._moves[address]) > self._most_moves():
             times = ", ".join(f"{when:.1f}" for when in self._moves[address])
-            self._world.fail("moves", f"{address} has moved at {times}, and {self._most_moves()} moves are enough")
+            self._run.fail("moves", f"{address} has moved at {times}, and {self._most_moves()} moves are enough")
 
-    def flaps(self, machine: Host, interface: str, seconds: float) -> None:
-        """A bout of flaps begins, which lasts ``seconds``."""
-        self._bouts.setdefault((machine.name, interface), []).append(self._world.engine.now + seconds)
+    def flaps(self, name: str, interface: str, seconds: float) -> None:
+        """A bout of flaps begins on an interface of the machine, which lasts ``seconds``."""
+        self._bouts.setdefault((name, interface), []).append(self._run.engine.now + seconds)
 
     def _most_moves(self) -> int:
         """The most moves of an address that all bouts within the window allow; see :data:`MOVES_OF_BOUT`."""
-        begin = self._world.engine.now - MOVES_WINDOW - AFTER_BOUT
+        begin = self._run.engine.now - MOVES_WINDOW - AFTER_BOUT
         most = 0
         for ends in self._bouts.values():
             recent = sum(end > begin for end in ends)
@@ -143,15 +141,15 @@ class Promises:
             return
         steady: set[str] = set()
         everywhere: set[str] = set()
-        for machine in self._world.machines.values():
+        for machine in self._machines.values():
             agent = machine.agent
             useless = {name for name, up in machine.kernel.links.items() if not up}
-            useless.update(agent.node.status().unsteady if agent is not None else machine.kernel.links)
+            useless.update(agent.status().unsteady if agent is not None else machine.kernel.links)
             for hosted in machine.identity.addresses:
                 everywhere.add(hosted.address)
                 if not useless.issuperset(hosted.interfaces):
                     steady.add(hosted.address)
-        self._shaky |= dict.fromkeys(everywhere - steady, self._world.engine.now)
+        self._shaky |= dict.fromkeys(everywhere - steady, self._run.engine.now)
 
     def moves(self, address: str) -> int:
         """How often ``address`` has changed its holder so far."""

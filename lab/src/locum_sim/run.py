@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from locum.rules.following import LONGEST_RETRY_PAUSE
 from locum.rules.refusals import PATIENCE
-from locum_sim.checks import Violation
 from locum_sim.convergence import unrest
 from locum_sim.faults.draw import Faults
+from locum_sim.run_state import Violation
 from locum_sim.scenario import Scenario, shape_of
 from locum_sim.world import World
 

@@ -23,6 +23,8 @@ from locum_sim.engine import Engine
 SLOTS = 4
 #: Lifetimes beyond this, in seconds, are no lifetimes of ours.
 PERMANENT = 10**5
+#: How long a process may outlive its SIGKILL, in seconds: mostly at most, and at worst.
+KILL_LATE, LONG_KILL_LATE = 0.05, 1.5
 
 
 class KernelListener(Protocol):

@@ -12,14 +12,12 @@ stop for long enough.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from locum.node.guard.watch import HUNG_AFTER, LONGEST_SLEEP
-from locum_sim.host import LONG_KILL_LATE
-
-if TYPE_CHECKING:
-    from locum_sim.host import Host
-    from locum_sim.world import World
+from locum_sim.run_state import RunState
+from locum_sim.simulated_kernel import LONG_KILL_LATE
+from locum_sim.views import MachineView
 
 #: Seconds that timers, threads and the kernel's locks may take.
 ROOM = 0.1
@@ -40,39 +38,40 @@ class _Hold:
 class Watchfulness:
     """The comparison in one run."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, run: RunState, machines: Mapping[str, MachineView]) -> None:
+        self._run = run
+        self._machines = machines
         self._holds: dict[str, _Hold] = {}
 
     # -- silence ---------------------------------------------------------------------------------------------
 
-    def page_written(self, machine: Host) -> None:
-        """A field of the page has changed."""
-        hold = self._holds.get(machine.name)
+    def page_written(self, name: str) -> None:
+        """A field of the machine's page has changed."""
+        machine, hold = self._machines[name], self._holds.get(name)
         if hold is None:
-            hold = self._holds[machine.name] = _Hold()
+            hold = self._holds[name] = _Hold()
         deadline = machine.page.deadline
         if deadline == hold.deadline:
             return
-        now, boot = self._world.engine.now, machine.clock.boot()
+        now, boot = self._run.engine.now, machine.clock.boot()
         if deadline and hold.deadline <= boot:
             hold.began = now
         hold.dropped = None if deadline else now
         hold.deadline = deadline
         if not hold.looking:
             hold.looking = True
-            self._world.engine.after(0.0, self._look, machine, hold)
+            self._run.engine.after(0.0, self._look, machine, hold)
 
-    def removal_works(self, machine: Host) -> None:
-        """The kernel carries out again what the guard asks."""
-        hold = self._holds.get(machine.name)
+    def removal_works(self, name: str) -> None:
+        """The kernel of the machine carries out again what the guard asks."""
+        machine, hold = self._machines[name], self._holds.get(name)
         if hold is not None and not hold.looking:
             hold.looking = True
-            self._world.engine.after(LONGEST_SLEEP + ROOM, self._look, machine, hold)
+            self._run.engine.after(LONGEST_SLEEP + ROOM, self._look, machine, hold)
 
-    def _look(self, machine: Host, hold: _Hold) -> None:
+    def _look(self, machine: MachineView, hold: _Hold) -> None:
         hold.looking = False
-        engine, clock = self._world.engine, machine.clock
+        engine, clock = self._run.engine, machine.clock
         if hold.dropped is not None:
             ended, seen = hold.dropped, hold.dropped + LONGEST_SLEEP
         else:
@@ -87,29 +86,24 @@ class Watchfulness:
         if since is None or since > ended - LONGEST_SLEEP or machine.guard_stopped or machine.kernel.removal_fails:
             return
         for address in machine.kernel.addresses:
-            by_hand = (machine.name, address) in self._world.by_hand
+            by_hand = (machine.name, address) in self._run.by_hand
             if machine.kernel.since[address] < ended and not by_hand:
-                self._world.fail(
+                self._run.fail(
                     "silence", f"{machine.name} has {address} {engine.now - ended:.3f} s after the end of its hold"
                 )
 
-    def guard_stops(self, machine: Host) -> None:
-        """The guard is stopped, or goes on."""
-        guard = machine.guard
-        if guard is not None and guard.watches_since is not None:
-            guard.watches_since = math.inf if machine.guard_stopped else self._world.engine.now
-
     # -- hung ------------------------------------------------------------------------------------------------
 
-    def agent_stopped(self, machine: Host) -> None:
+    def agent_stopped(self, name: str) -> None:
         """The agent alone is stopped."""
+        machine = self._machines[name]
         if machine.process is not None:
             bound = (HUNG_AFTER + 2 * LONGEST_SLEEP) / machine.clock.rate + LONG_KILL_LATE + ROOM
-            self._world.engine.after(bound, self._still_there, machine, machine.process, self._world.engine.now)
+            self._run.engine.after(bound, self._still_there, machine, machine.process, self._run.engine.now)
 
-    def _still_there(self, machine: Host, process: object, stopped_at: float) -> None:
+    def _still_there(self, machine: MachineView, process: object, stopped_at: float) -> None:
         since = machine.guard.watches_since if machine.guard is not None else None
         if since is None or since > stopped_at or machine.guard_stopped or machine.process is not process:
             return
         if machine.went_on < stopped_at:
-            self._world.fail("hung", f"the agent of {machine.name} has not run since {stopped_at:.3f}, and is left")
+            self._run.fail("hung", f"the agent of {machine.name} has not run since {stopped_at:.3f}, and is left")

@@ -6,15 +6,11 @@ One generator decides everything, so that a seed is a history.
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
 
 from locum_sim.admins import Admins
-
-if TYPE_CHECKING:
-    from locum_sim.clocks import MachineClock
-    from locum_sim.host import Host
-    from locum_sim.machine import Machine
-    from locum_sim.world import World
+from locum_sim.clocks import MachineClock
+from locum_sim.machine import Machine
+from locum_sim.world import World
 
 #: Only the wall clock silences a suspended machine. A machine that is suspended while its wall clock is set back within
 #: this many seconds (more than the longest hold) has one fault too many.
@@ -63,7 +59,7 @@ class FaultKinds:
         if self._world.trace.on:
             self._world.trace.say("faults", text)
 
-    def _disturb(self, machine: Host, seconds: float) -> None:
+    def _disturb(self, machine: Machine, seconds: float) -> None:
         """Until some time after ``seconds`` this node is not required to beat."""
         name = machine.name
         self._busy[name] = self._busy.get(name, 0) + 1
@@ -73,5 +69,5 @@ class FaultKinds:
         self._busy[name] -= 1
         self._quiet_since[name] = self._world.engine.now
 
-    def _agent_ended(self, machine: Host) -> None:
-        self._disturb(machine, 3.0)
+    def _daemon_ended(self, name: str) -> None:
+        self._disturb(self._world.machines[name], 3.0)

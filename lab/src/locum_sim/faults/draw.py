@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from random import Random
-from typing import TYPE_CHECKING
 
 from locum_sim.faults.outside import OutsideFaults
 from locum_sim.faults.processes import ProcessFaults
 from locum_sim.faults.store import StoreFaults
-
-if TYPE_CHECKING:
-    from locum_sim.machine import Machine
-    from locum_sim.world import World
+from locum_sim.machine import Machine
+from locum_sim.world import World
 
 #: Kind → its weight, before the seed makes some kinds rarer and others more common.
 WEIGHTS = {
@@ -85,7 +82,7 @@ class Faults(ProcessFaults, StoreFaults, OutsideFaults):
         steady = tunables.get("LinkUpDelay") == 3.0 and tunables.get("DampingLongest") == 6.0
         world.promises.only_flaps = self._kinds == ["flap_link"] and steady
         world.on_expiry = self._check_expiry
-        world.on_end = self._agent_ended
+        world.on_end = self._daemon_ended
 
     def begin(self) -> None:
         """Begin to inject faults."""

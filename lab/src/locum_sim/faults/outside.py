@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from locum.rules.hold import CLOCK_RATE_BOUND, margin_for
 from locum.store.base import Delete, Put
 from locum_sim.checks import ADMIN, STRANGER
+from locum_sim.clocks import MachineClock
 from locum_sim.faults.base import DOUBLE, FaultKinds
+from locum_sim.machine import Machine
 from locum_sim.scenario import HOLDS
 from locum_sim.scripts import Trouble
 from locum_sim.service import Author
-
-if TYPE_CHECKING:
-    from locum_sim.clocks import MachineClock
-    from locum_sim.machine import Machine
-    from locum_sim.simulated_kernel import Kernel
+from locum_sim.simulated_kernel import Kernel
 
 #: Keys that another program may spoil or delete; the cluster must survive this (``docs/simulation.md``).
 SPOILABLE = ("beat", "health", "phase", "plan", "leader", "member", "claim", "node")
@@ -47,7 +43,7 @@ class OutsideFaults(FaultKinds):
         name = self._random.choice(list(machine.kernel.links))
         period, turns = self._random.uniform(1.0, 4.0), self._random.randrange(6, 16)
         self._say(f"{name} of {machine.name} loses its link every {period:.1f} s")
-        self._world.promises.flaps(machine, name, turns * period)
+        self._world.promises.flaps(machine.name, name, turns * period)
         for turn in range(turns):
             self._world.engine.after(turn * period, self._flap, machine, name, False)
             up = (turn + self._random.uniform(0.2, 0.8)) * period

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from locum_sim.faults.base import DOUBLE, FaultKinds
-
-if TYPE_CHECKING:
-    from locum_sim.machine import Machine
+from locum_sim.machine import Machine
 
 
 class ProcessFaults(FaultKinds):

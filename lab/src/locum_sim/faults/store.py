@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from locum.errors import StoreCorrupt
 from locum.rules import schema
 from locum.rules.admin import AdminRequest
 from locum.rules.schema import NodeRecord
 from locum_sim.faults.base import FaultKinds
+from locum_sim.machine import Machine
 from locum_sim.network import DOWN, UP
-
-if TYPE_CHECKING:
-    from locum_sim.machine import Machine
 
 
 class StoreFaults(FaultKinds):
