@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -21,7 +22,7 @@ from locum import tasks
 from locum.api.control import ControlServer
 from locum.api.gate_report import gate_report
 from locum.api.loop_report import loop_report
-from locum.api.reload import Reloader
+from locum.api.reload import Reloader, tell_guard
 from locum.clock import SystemClock, boottime
 from locum.config.model import Settings
 from locum.connections.operations import ConnectionOperations
@@ -48,6 +49,7 @@ from locum.node.guard.hold_page import HoldPage
 from locum.node.kernel_calls import KernelCalls
 from locum.node.kernel_watch import KernelWatch
 from locum.node.log import Log
+from locum.node.reconfiguration import Reconfiguration
 from locum.node.steps import Steps
 from locum.node.taken_notes import TakenNotes
 from locum.rules.node import Adoption, Node
@@ -143,17 +145,12 @@ async def serve(settings: Settings) -> int:
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     pulse = life.pulse(page, clock, lateness.turn)
     background = [tasks.start(pulse, "reporting the turns of the event loop to the guard")]
-    adoption = await calls.on_addresses("reading the state of the previous agent", found_here, page, notes)
-    leaving = life.leaving_of([a.address for a in settings.addresses], adoption)
-    public = [*(a.address for a in settings.addresses), *leaving]
-    enforcement = await calls.on_gate(
-        "taking over the gate",
-        enforcement_of,
-        settings.cluster.hold,
-        public,
-        public_interfaces(settings),
-        log,
-        Gate,
+    configured, interfaces = [a.address for a in settings.addresses], public_interfaces(settings)
+    adoption, leaving, enforcement = await life.begin(
+        calls,
+        configured,
+        partial(found_here, page, notes),
+        partial(enforcement_of, settings.cluster.hold, interfaces=interfaces, log=log, open_gate=Gate),
     )
     engine = EventEngine(
         Path(settings.paths.events),
@@ -225,22 +222,15 @@ async def serve(settings: Settings) -> int:
     if credentials is not None:
         credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
 
-    async def judge(addresses: list[str], interfaces: list[str]) -> None:
-        if enforcement.gate is not None:
-            await calls.on_gate("changing the addresses of the gate", enforcement.gate.configure, addresses, interfaces)
-
-    def present() -> set[str]:
-        """Addresses that are here, or that are being taken."""
-        return {*steps.configured, *node.status().unsure}
-
-    reloader = Reloader(settings, driver, engine, judge, present, leaving, log, credentials)
-    steps.on_gone = reloader.gone
+    reconfiguration = Reconfiguration(driver, steps, configured, interfaces, leaving, tell_guard, log)
+    reloader = Reloader(settings, driver, engine, reconfiguration, log, credentials)
+    steps.on_gone = reconfiguration.gone
     plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
     reloader.on_change = plain.look
     wire.on_defence = steps.defend
     reloader.on_reload = watch_wire
 
-    def tell_guard() -> None:
+    def tell_guard_to_leave() -> None:
         # The guard remembers it in case this agent dies before the node has left.
         os.kill(os.getppid(), signal.SIGUSR2)
 
@@ -249,7 +239,7 @@ async def serve(settings: Settings) -> int:
         engine,
         reloader,
         lambda: gate_report(enforcement.gate, calls),
-        tell_guard,
+        tell_guard_to_leave,
         lambda: loop_report(lateness, page.guard_stop),
     )
     statd = StatdOperations(
@@ -268,23 +258,28 @@ async def serve(settings: Settings) -> int:
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     if reloading.is_set():
         reloader.request()
-    try:
-        connections.start()
-        watch_wire(settings)
-        wire.start(loop)
-        await life.take_over(adoption, {a.address: a.bits for a in settings.addresses}, steps)
+
+    async def listen() -> None:
         if adoption is not None:
             background.append(tasks.start(reloader.look(), "looking at the configuration"))
         await control.start(settings.paths)
         kernel.start()
         auditor.start()
         plain.start()
-        background += [
-            tasks.start(_look_at_scripts(driver, engine), "looking at the event scripts"),
-            tasks.start(_look_at_ports(declared, calls), "looking at declared ports"),
-            tasks.start(_leave(stopping, driver), "waiting for the signal to leave"),
-        ]
-        problem = await life.run(adoption is not None, driver, steps, engine)
+        background.extend(
+            (
+                tasks.start(_look_at_scripts(driver, engine), "looking at the event scripts"),
+                tasks.start(_look_at_ports(declared, calls), "looking at declared ports"),
+                tasks.start(_leave(stopping, driver), "waiting for the signal to leave"),
+            )
+        )
+
+    try:
+        connections.start()
+        watch_wire(settings)
+        wire.start(loop)
+        bits = {a.address: a.bits for a in settings.addresses}
+        problem = await life.run(adoption, bits, driver, steps, engine, listen)
         if problem is not None:
             log(problem, "error")
             return EXIT_HOPELESS

@@ -17,6 +17,7 @@ from locum.node.driver import Driver
 from locum.node.gate_work import GateWork
 from locum.node.kernel_news import KernelNews
 from locum.node.ports import HoldPagePort, NotesPort, TablePort
+from locum.node.reconfiguration import Reconfiguration
 from locum.node.steps import Outcome as Done
 from locum.node.steps import Steps
 from locum.rules import effects as fx
@@ -338,6 +339,35 @@ def adopts_without_the_gate(patch: Patch) -> None:
     patch.setattr(Steps, "adopt", adopt)
 
 
+# -- a reload ---------------------------------------------------------------------------------------------------
+
+
+def removed_is_not_judged(patch: Patch) -> None:
+    """An address that a reload removes is not judged by the gate any longer, though it is still here."""
+    patch.setattr(Reconfiguration, "_present", lambda _self: set())
+
+
+def guard_is_not_told(patch: Patch) -> None:
+    """The guard does not learn of the addresses of a reload."""
+    original = Reconfiguration.apply
+
+    async def apply(self: Reconfiguration, *arguments: Any) -> None:
+        self._tell_guard = lambda: None
+        await original(self, *arguments)
+
+    patch.setattr(Reconfiguration, "apply", apply)
+
+
+def rules_before_the_gate(patch: Patch) -> None:
+    """The rules may take the addresses of a reload before the gate judges them."""
+    original = Steps.judge
+
+    async def judge(self: Steps, public: Iterable[str], interfaces: Iterable[str]) -> None:
+        self._spawn(original(self, public, interfaces))
+
+    patch.setattr(Steps, "judge", judge)
+
+
 # -- the event engine -------------------------------------------------------------------------------------------
 
 
@@ -383,6 +413,9 @@ AGENT_MUTATIONS: dict[str, Callable[[Patch], None]] = {
         read_anew_ignored,
         cancelled_goes_unanswered,
         adopts_without_the_gate,
+        removed_is_not_judged,
+        guard_is_not_told,
+        rules_before_the_gate,
         failed_scripts_succeed,
         timed_out_scripts_succeed,
     )

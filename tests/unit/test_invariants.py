@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.sim.agent_mutations import IN_SIMULATION as OF_THE_AGENT
+from tests.sim.guard_mutations import IN_SIMULATION as OF_THE_GUARD
+from tests.sim.mutations import MUTATIONS
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
 INVARIANTS = [f"I{number}" for number in range(1, 10)]
-ROW = re.compile(r"^\| (I\d) \| `([\w/]+)` \| `([\w*]+)` \| .+ \|$")
+ROW = re.compile(r"^\| (I\d) \| `([\w/]+)` \| `([\w*]+)` \| (.+) \|$")
+#: Name → what a run with this deliberate defect may violate.
+OF_PROCESSES = {name: broken for table in (OF_THE_AGENT, OF_THE_GUARD) for name, (broken, _, _) in table.items()}
+DEFECTS = {name: mutation.invariants for name, mutation in MUTATIONS.items()} | OF_PROCESSES
 
 
 class Row(NamedTuple):
-    """A row of the page: tests below ``folder`` whose names match ``pattern`` show ``invariant``."""
+    """A row of the page: tests below ``folder`` whose names match ``pattern`` show ``invariant``, namely ``what``."""
 
     invariant: str
     folder: str
     pattern: str
+    what: str = ""
+
+    @property
+    def defects(self) -> list[str]:
+        """The deliberate defects that the row names."""
+        return re.findall(r"`(\w+)`", self.what) if self.pattern.startswith("test_a_deliberate_defect") else []
 
 
 class Known(NamedTuple):
@@ -77,6 +90,33 @@ def unmatched(table: list[Row], known: list[Known]) -> list[str]:
 
 def test_the_page_names_tests_for_every_invariant_that_exist_and_no_test_is_left_out() -> None:
     assert unmatched(rows(PAGE), list(known_tests())) == []
+
+
+def wrong_defects(table: list[Row], known: Mapping[str, Collection[str]], required: Collection[str]) -> list[str]:
+    """What is wrong with the defects that the table names, as sentences. ``known``: name → what it may violate."""
+    found = []
+    for row in table:
+        for name in row.defects:
+            if row.invariant not in known.get(name, ()):
+                found.append(f"{row.invariant}: no deliberate defect {name} breaks it")
+    named = {name for row in table for name in row.defects}
+    for name in required:
+        if name not in named and not set(INVARIANTS).isdisjoint(known[name]):
+            found.append(f"{name}: docs/invariants.md needs a row of {' or '.join(known[name])} that names it")
+    return found
+
+
+def test_the_page_names_the_defects_of_agent_and_guard_at_the_invariants_that_they_break() -> None:
+    assert wrong_defects(rows(PAGE), DEFECTS, OF_PROCESSES) == []
+
+
+def test_a_defect_that_is_missing_or_at_the_wrong_invariant_is_found() -> None:
+    table = [Row("I1", "tests/sim", "test_a_deliberate_defect_is_found", "defects (`a`, `b`)")]
+    known = {"a": ("I1", "I2"), "b": ("I2",), "c": ("I3",), "d": ("hung",)}
+    assert wrong_defects(table, known, known) == [
+        "I1: no deliberate defect b breaks it",
+        "c: docs/invariants.md needs a row of I3 that names it",
+    ]
 
 
 def test_the_page_states_every_invariant_once() -> None:

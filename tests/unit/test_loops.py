@@ -159,7 +159,7 @@ ALLOWED: dict[str, str] = {
     "node/auditor.py:_repair:steps.renew": "hands over, and waits without blocking",
     "daemon.py:watch_wire:wire.configure": "opens packet sockets; asks the kernel about interfaces on a thread",
     "node/auditor.py:_look:Gate": "runs on the thread of the audit",
-    "api/reload.py:_apply:self._engine.configure": "memory",
+    "api/reload.py:put_in_force:self._engine.configure": "memory",
     "connections/tracker.py:_released:self.recorder": "memory",
     "connections/tracker.py:dropped:self.recorder": "memory",
     "connections/tracker.py:_reset_all:self.recorder": "memory",

@@ -14,21 +14,23 @@ from typing import Any, Protocol
 
 import msgspec
 
-from locum.errors import StoreUnavailable
+from locum import tasks
+from locum.errors import LocumError, StoreUnavailable
 from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, LinkChanged
 from locum.node import life
-from locum.node.driver import Driver
+from locum.node.driver import Driver, patience_for
 from locum.node.guard.enforcement import enforcement_of
 from locum.node.kernel_news import KernelNews
+from locum.node.reconfiguration import Reconfiguration
 from locum.node.steps import Steps
 from locum.rules import effects as fx
-from locum.rules.node import Node
+from locum.rules.node import Identity, Node
 from locum.rules.status import NodeStatus
 from locum.rules.view import View
 from locum.store.base import Batch, Commit, CommitResult, Condition, Operation, Snapshot, WatchLost
 from locum_sim.decisions import as_read
 from locum_sim.loop import SimulatedLoop
-from locum_sim.machine_state import MachineState
+from locum_sim.machine_state import MachineState, interfaces_of
 from locum_sim.ports import (
     Heard,
     NoConnections,
@@ -71,10 +73,12 @@ class Agent:
         self.node = Node(machine.identity, View(), machine.new_incarnation, None)
         self._driver: Driver | None = None
         self._news: KernelNews | None = None
-        self._leaving = False
+        self._reconfiguration: Reconfiguration | None = None
+        # What signals asked for before there was a driver.
+        self._waiting: list[Callable[[], None]] = []
         # The operations of a commit that was decided -> who decided it, on what.
         self._authors: dict[int, tuple[Author, Commit]] = {}
-        patience = 1.5 * max(1.0, machine.identity.hold)
+        patience = 1.5 * patience_for(machine.identity.hold)
         self.store = StoreClient(machine.run.store, machine.link, patience, self._answered)
 
     # -- the process -----------------------------------------------------------------------------------------
@@ -144,12 +148,13 @@ class Agent:
         asyncio.get_running_loop().create_task(life.pulse(page, clock, lambda: None))
         table, gate, notes = SimulatedTable(machine, step), SimulatedGate(machine, step), SimulatedNotes(machine, step)
         scripts = SimulatedScripts(machine, self.loop, lambda: self.node.status().tunables)
-        adoption = await calls.on_addresses("looking", life.adoption_of, page, notes, table)
-        configured = [h.address for h in machine.identity.addresses]
-        interfaces = sorted({name for h in machine.identity.addresses for name in h.interfaces})
-        public = [*configured, *life.leaving_of(configured, adoption)]
-        enforcement = await calls.on_gate(
-            "taking over the gate", enforcement_of, machine.identity.hold, public, interfaces, self._log, lambda: gate
+        identity = machine.identity
+        configured = [h.address for h in identity.addresses]
+        adoption, leaving, enforcement = await life.begin(
+            calls,
+            configured,
+            lambda: life.adoption_of(page, notes, table),
+            lambda public: enforcement_of(identity.hold, public, interfaces_of(identity), self._log, lambda: gate),
         )
         self.node = node = Node(machine.identity, View(), machine.new_incarnation, adoption)
         node.take_effects = self._noting_authors(node.take_effects)  # type: ignore[method-assign]
@@ -170,12 +175,19 @@ class Agent:
         )
         self._driver = driver = Driver(node, _Store(self), steps, _NoOthers(), clock, self._log)
         self._news = news = KernelNews(driver, steps, calls, table, SimulatedLinks(machine, step), self._log)
-        bits = {h.address: h.bits for h in machine.identity.addresses}
-        await life.take_over(adoption, bits, steps)
-        news.look()
-        if self._leaving:
-            self.loop.post("signal", self._leave)
-        return await life.run(adoption is not None, driver, steps, scripts)
+        self._reconfiguration = reconfiguration = Reconfiguration(
+            driver, steps, configured, interfaces_of(identity), leaving, self._tell_guard, self._log
+        )
+        steps.on_gone = reconfiguration.gone
+
+        async def listen() -> None:
+            news.look()
+            # Signals that came before there was a driver.
+            for act in self._waiting:
+                self.loop.post("signal", act)
+            self._waiting.clear()
+
+        return await life.run(adoption, {h.address: h.bits for h in identity.addresses}, driver, steps, scripts, listen)
 
     def _noting_authors(self, take_effects: Callable[[], list[fx.Effect]]) -> Callable[[], list[fx.Effect]]:
         """For I8: what a decision has read is what the view shows when it is made."""
@@ -223,7 +235,6 @@ class Agent:
 
     def leave(self) -> None:
         """SIGTERM."""
-        self._leaving = True
         self.loop.post("signal", self._leave)
 
     def reload(self) -> None:
@@ -244,15 +255,31 @@ class Agent:
     def _leave(self) -> None:
         if self._driver is not None:
             self._driver.feed(self.node.leave)
+        else:
+            self._waiting.append(self._leave)
 
     def _reload(self) -> None:
-        """What a reload (:mod:`locum.api.reload`) does to gate, rules and guard."""
-        machine, driver = self.machine, self._driver
-        if driver is None:
-            return
-        machine.identity = msgspec.structs.replace(machine.identity, addresses=machine.file.addresses)
-        machine.kernel.judge_also(machine.hosted)
-        driver.feed(self.node.configure, machine.identity)
+        if self._reconfiguration is None:
+            self._waiting.append(self._reload)
+        else:
+            tasks.start(self._reconfigure(self._reconfiguration), "reloading the configuration")
+
+    async def _reconfigure(self, reconfiguration: Reconfiguration) -> None:
+        """Apply the configuration file, as far as a running agent takes it up."""
+        async with reconfiguration.one:
+            new = msgspec.structs.replace(self.machine.identity, addresses=self.machine.file.addresses)
+
+            def put_in_force() -> Identity:
+                self.machine.identity = new
+                return new
+
+            try:
+                await reconfiguration.apply([h.address for h in new.addresses], interfaces_of(new), put_in_force)
+            except LocumError as error:
+                self._log(f"reload: {error}")
+
+    def _tell_guard(self) -> None:
+        self.loop.step()
         self._parent.signal_guard(signal.SIGUSR1)
 
     def _feed(self, stream: str, method: Callable[[Node], Callable[..., None]], *arguments: object) -> None:

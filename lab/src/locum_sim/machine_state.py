@@ -19,6 +19,11 @@ from locum_sim.scripts import Behaviour, Child
 from locum_sim.simulated_kernel import Kernel, KernelListener
 
 
+def interfaces_of(identity: Identity) -> list[str]:
+    """Every interface that carries public addresses, sorted."""
+    return sorted({name for hosted in identity.addresses for name in hosted.interfaces})
+
+
 class Trap:
     """Something that is to happen in the midst of a process's work, after so many of its steps."""
 

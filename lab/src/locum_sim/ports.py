@@ -156,6 +156,14 @@ class SimulatedGate:
         self._kernel.deny(addresses)
         self._step()
 
+    def configure(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
+        """See GatePort. Without its rules there is nothing to change."""
+        self._step()
+        if self._kernel.lawless:
+            raise NetlinkError("cannot change the gate's public addresses", errno.ENOENT)
+        self._kernel.configure_gate(public)
+        self._step()
+
     def shut(self) -> None:
         """See GatePort."""
         self._step()

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Collection
 from typing import NamedTuple
 
+from locum.node.driver import patience_for
 from locum.rules.following import LONGEST_RETRY_PAUSE
+from locum.rules.monitoring import LONGEST_STARTUP_PAUSE
 from locum.rules.refusals import PATIENCE
 from locum_sim.convergence import unrest
 from locum_sim.faults.draw import Faults
@@ -138,7 +140,7 @@ def rest_bound(world: World) -> float:
     holds += [(m.file.hold, m.file.margin) for m in world.machines.values()]
     hold = max(h for h, _ in holds)
     wait = max(h + margin for h, margin in holds)
-    patience = max(1.0, hold)
+    patience = patience_for(hold)
     timeout = tunables["EventTimeout"]
     bound = 5.0  # daemons start
     bound += wait  # holds of another history
@@ -163,5 +165,5 @@ def rest_bound(world: World) -> float:
                 # A take that hangs is not tried again for long where another node serves the address.
                 pauses.append(PATIENCE * timeout)
             if not status.started:
-                pauses.append(30.0)
+                pauses.append(LONGEST_STARTUP_PAUSE)
     return bound + max(pauses)

@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from random import Random
 from typing import Protocol
 
+from locum.machine.gate.gate_rules import SLOTS
 from locum.machine.gate.lifetimes import LATENESS
 from locum_sim.clocks import MachineClock
 from locum_sim.engine import Engine
 
-SLOTS = 4
 #: Lifetimes beyond this, in seconds, are no lifetimes of ours.
 PERMANENT = 10**5
 #: How long a process may outlive its SIGKILL, in seconds: mostly at most, and at worst.
@@ -169,9 +169,11 @@ class Kernel:
         self.shut()
         self._judge(())
 
-    def judge_also(self, public: Iterable[str]) -> None:
-        """A reload has more addresses."""
-        self.judged |= frozenset(public)
+    def configure_gate(self, public: Iterable[str]) -> None:
+        """The rules judge ``public`` from now on; what leaves them is no longer held."""
+        judged = frozenset(public)
+        self.deny([address for address in self.held if address not in judged])
+        self._judge(judged)
 
     def _judge(self, public: Iterable[str]) -> None:
         before, self.judged = self.judged, frozenset(public)

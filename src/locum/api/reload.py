@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -20,6 +20,8 @@ from locum.events.engine import EventEngine
 from locum.node.configured import identity_of, script_environment
 from locum.node.driver import Driver
 from locum.node.guard.enforcement import public_interfaces
+from locum.node.reconfiguration import Reconfiguration
+from locum.rules.identity import Identity
 from locum.store.credential_files import CredentialFiles
 from locum.threads import Worker
 
@@ -56,9 +58,7 @@ def _ignore(_: Settings) -> None:
 class Reloader:
     """Applies settings that may change while a node runs: addresses, scripts, connections, credentials.
 
-    ``present`` returns the addresses on this machine. An address that the configuration no longer has is ``leaving``:
-    until its release (:meth:`gone`) it is held, and therefore judged by the gate. ``judge`` makes the gate judge these
-    addresses on these interfaces, and may raise LocumError.
+    The order in which the parts learn of new settings is that of :class:`locum.node.reconfiguration.Reconfiguration`.
     """
 
     def __init__(
@@ -66,23 +66,17 @@ class Reloader:
         settings: Settings,
         driver: Driver,
         engine: EventEngine,
-        judge: Callable[[list[str], list[str]], Awaitable[None]],
-        present: Callable[[], Iterable[str]],
-        leaving: Iterable[str],
+        reconfiguration: Reconfiguration,
         log: Callable[[str, str], None],
         credentials: Renewing | None = None,
     ) -> None:
         self.settings = settings
         self._credentials = credentials
         self._worker = Worker("configuration", room=4)
-        self._one = asyncio.Lock()
         self._requested: set[asyncio.Task[None]] = set()
-        self._present = present
-        self._leaving = set(leaving)
-        self._interfaces = public_interfaces(settings)
+        self._reconfiguration = reconfiguration
         self._driver = driver
         self._engine = engine
-        self._judge_by_gate = judge
         self._log = log
         #: Called after a reload that has changed something, with the new settings in force.
         self.on_change: Callable[[], None] = lambda: None
@@ -107,7 +101,7 @@ class Reloader:
         Raises ConfigError, or NoAnswer when its file system does not answer. Then nothing has changed, and status warns
         until a reload succeeds.
         """
-        async with self._one:
+        async with self._reconfiguration.one:
             try:
                 new = await self._worker.run("reading the configuration", PATIENCE, _read, self.settings)
             except LocumError as error:
@@ -129,7 +123,7 @@ class Reloader:
     async def look(self) -> None:
         """Warn when the configuration in force could not be read now: a restarted agent does not read it, and does not
         know the warnings of an earlier one."""
-        async with self._one:
+        async with self._reconfiguration.one:
             try:
                 await self._worker.run("reading the configuration", PATIENCE, _read, self.settings)
             except LocumError as error:
@@ -144,51 +138,22 @@ class Reloader:
         ignored = needs_restart(old, new)
         # Settings that need a restart keep their old values from here on.
         new = taken_up(old, new)
-        wanted = {a.address for a in new.addresses}
-        removed = {a.address for a in old.addresses} - wanted
-        before = self._leaving
-        # Before the rules know the new settings they may begin to take a removed address: it is judged as well.
-        self._leaving = {*before, *removed, *self._present()} - wanted
-        try:
-            await self._judge(new)
-        except LocumError:
-            self._leaving = before
-            raise
-        self.settings = new
-        self.on_reload(new)
-        self._engine.configure(new.scripts, script_environment(new))
-        node = self._driver.node
-        present = node.status().identity
-        self._driver.feed(node.configure, identity_of(new, present.margin, present.warning, present.machine))
-        # The guard removes public addresses when the agent cannot: it must know the new ones as well.
-        os.kill(os.getppid(), signal.SIGUSR1)
-        absent = removed.difference(self._present())
-        if absent:
-            self._leaving -= absent
-            await self._judge_and_log()
+
+        def put_in_force() -> Identity:
+            self.settings = new
+            self.on_reload(new)
+            self._engine.configure(new.scripts, script_environment(new))
+            present = self._driver.node.status().identity
+            return identity_of(new, present.margin, present.warning, present.machine)
+
+        await self._reconfiguration.apply([a.address for a in new.addresses], public_interfaces(new), put_in_force)
         self.on_change()
         return differences(old, new), ignored
 
-    def gone(self, address: str) -> None:
-        """``address`` has left this machine."""
-        if address in self._leaving:
-            self._leaving.discard(address)
-            task = tasks.start(self._judge_and_log(), "changing the addresses of the gate")
-            self._requested.add(task)
-            task.add_done_callback(self._requested.discard)
 
-    async def _judge_and_log(self) -> None:
-        try:
-            await self._judge(self.settings)
-        except LocumError as error:
-            self._log(str(error), "error")
-
-    async def _judge(self, settings: Settings) -> None:
-        """Make the gate judge the addresses of ``settings`` and those still here. Raises LocumError."""
-        interfaces = public_interfaces(settings)
-        self._interfaces = sorted({*interfaces, *self._interfaces}) if self._leaving else interfaces
-        public = [*(a.address for a in settings.addresses), *sorted(self._leaving)]
-        await self._judge_by_gate(public, self._interfaces)
+def tell_guard() -> None:
+    """Make the guard read the configuration again."""
+    os.kill(os.getppid(), signal.SIGUSR1)
 
 
 def _read(old: Settings) -> Settings:

@@ -26,6 +26,11 @@ READ_PAUSE = 0.1
 TIMER_SLACK = 0.0005
 
 
+def patience_for(hold: float) -> float:
+    """Limit for the store's answer to a node with this hold, in seconds."""
+    return max(1.0, hold)
+
+
 class Driver:
     """Runs one node until it leaves."""
 
@@ -61,7 +66,7 @@ class Driver:
         #: Set to the problem (or None) when the node has left.
         self.ended: asyncio.Future[str | None] = self._loop.create_future()
         #: A commit without an answer within this many seconds counts as unanswered.
-        self.patience = max(1.0, node.status().hold)
+        self.patience = patience_for(node.status().hold)
         #: Why the last read of the store failed, for status.
         self.store_problem = "not connected yet"
         # When the store last answered, and when the last full read was requested.

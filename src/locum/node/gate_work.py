@@ -48,6 +48,10 @@ class GateWork:
         """Mute ``address``. Raises LocumError; then the gate is not armed again before the address is muted."""
         self._mute([address])
 
+    def judge(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
+        """See Gate.configure. Raises LocumError."""
+        self._gate.configure(public, interfaces)
+
     def drop(self) -> list[str]:
         """Shut the gate and mute all addresses, also those known only to a predecessor. Returns the failures."""
         problems = []

@@ -6,7 +6,8 @@ The order of these steps is stated only here. This file reaches the machine only
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from locum import tasks
 from locum.clock import Clock
@@ -14,9 +15,11 @@ from locum.errors import LocumError
 from locum.events.model import Event
 from locum.lateness import PACE
 from locum.node.driver import Driver
-from locum.node.ports import HoldPagePort, NotesPort, PulsePort, ScriptsPort, TablePort
+from locum.node.ports import CallsPort, HoldPagePort, NotesPort, PulsePort, ScriptsPort, TablePort
 from locum.node.steps import Steps
 from locum.rules.node import Adoption
+
+E = TypeVar("E")
 
 
 def adoption_of(page: HoldPagePort, notes: NotesPort, table: TablePort) -> Adoption | None:
@@ -32,6 +35,23 @@ def adoption_of(page: HoldPagePort, notes: NotesPort, table: TablePort) -> Adopt
 def leaving_of(configured: Iterable[str], adoption: Adoption | None) -> list[str]:
     """What the agent before this one held and the configuration has no longer: a reload came just before its end."""
     return sorted(set(adoption.held).difference(configured)) if adoption is not None else []
+
+
+async def begin(
+    calls: CallsPort,
+    configured: Sequence[str],
+    look: Callable[[], Adoption | None],
+    enforce: Callable[[Sequence[str]], E],
+) -> tuple[Adoption | None, list[str], E]:
+    """Find what the previous agent left, and take the gate over for it.
+
+    ``look`` is :func:`adoption_of` on this machine. ``enforce`` is called with the addresses that the gate must judge:
+    those ``configured`` and those that leave. Returns the adoption, the addresses that leave, and what ``enforce``
+    returned. Raises LocumError.
+    """
+    adoption = await calls.on_addresses("reading the state of the previous agent", look)
+    leaving = leaving_of(configured, adoption)
+    return adoption, leaving, await calls.on_gate("taking over the gate", enforce, [*configured, *leaving])
 
 
 async def take_over(adoption: Adoption | None, bits: Mapping[str, int], steps: Steps) -> None:
@@ -55,14 +75,25 @@ async def pulse(page: PulsePort, clock: Clock, turn: Callable[[], None]) -> None
         await asyncio.sleep(PACE)
 
 
-async def run(adopted: bool, driver: Driver, steps: Steps, scripts: ScriptsPort) -> str | None:
-    """Start the event engine, run ``init`` and ``setup`` unless a previous agent did, then run the node.
+async def run(
+    adoption: Adoption | None,
+    bits: Mapping[str, int],
+    driver: Driver,
+    steps: Steps,
+    scripts: ScriptsPort,
+    listen: Callable[[], Awaitable[None]],
+) -> str | None:
+    """Take over (:func:`take_over`), start the event engine, run ``init`` and ``setup`` unless a previous agent did,
+    and run the node.
 
-    Returns when the node has left: None, or the problem that ends the daemon.
+    ``listen`` begins to listen to the machine and to commands; it is called as soon as the takeover is done. Returns
+    when the node has left: None, or the problem that ends the daemon.
     """
+    await take_over(adoption, bits, steps)
+    await listen()
     starting = tasks.start(_start_engine(driver, steps, scripts), "starting the event engine")
     try:
-        for event in () if adopted else (Event.INIT, Event.SETUP):
+        for event in () if adoption is not None else (Event.INIT, Event.SETUP):
             running = tasks.start(steps.run_once(event), f"running {event}")
             await asyncio.wait((running, driver.ended), return_when=asyncio.FIRST_COMPLETED)
             if driver.ended.done():

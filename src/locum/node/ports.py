@@ -1,9 +1,9 @@
 """What the agent's procedures need from the machine, as narrow interfaces.
 
 Interfaces only. :mod:`locum.node.steps`, :mod:`locum.node.driver`, :mod:`locum.node.gate_work`,
-:mod:`locum.node.kernel_news` and :mod:`locum.node.life` reach clock, kernel, files, scripts and network only through
-these. So the simulator runs the same procedures on a simulated machine (:mod:`locum_sim.ports`), where the process can
-be frozen or killed inside every call.
+:mod:`locum.node.kernel_news`, :mod:`locum.node.life` and :mod:`locum.node.reconfiguration` reach clock, kernel, files,
+scripts and network only through these. So the simulator runs the same procedures on a simulated machine
+(:mod:`locum_sim.ports`), where the process can be frozen or killed inside every call.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class GatePort(Protocol):
 
     def shut(self) -> None:
         """Close every slot."""
+        ...
+
+    def configure(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
+        """See Gate.configure."""
         ...
 
     def restore(self) -> None:

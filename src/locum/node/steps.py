@@ -189,6 +189,11 @@ class Steps:
         finally:
             self._renewing = False
 
+    async def judge(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
+        """Make the gate judge these addresses on these interfaces, and no others. Raises LocumError."""
+        if self._gate is not None:
+            await self._calls.on_gate("changing the addresses of the gate", self._gate.judge, public, interfaces)
+
     async def restore_gate(self) -> None:
         """Restore rules that another program removed or changed, shut until the next beat is confirmed."""
         if self._gate is None:

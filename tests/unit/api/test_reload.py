@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from locum.api.reload import Reloader, ReloadResult
+from locum.api.reload import Reloader, ReloadResult, tell_guard
 from locum.config.load import load
 from locum.errors import ConfigError, LocumError
 from locum.events.engine import EventEngine
 from locum.node.driver import Driver
+from locum.node.guard.enforcement import public_interfaces
+from locum.node.reconfiguration import Reconfiguration
 from locum.store.credential_files import CredentialFiles
 
 FIRST = """
@@ -34,6 +36,7 @@ class Rules:
         self.node = self
         self.identity = self
         self.margin, self.warning, self.machine = 0.1, "", "here"
+        self.unsure = ()
         self.warnings: tuple[str, ...] = ()
 
     def status(self) -> Rules:
@@ -68,18 +71,29 @@ class Scene:
         #: What the gate judges; and what happens while it is told so.
         self.judged: list[set[str]] = []
         self.meanwhile: Callable[[], None] = lambda: None
+        settings = load(self.path)
+        public, interfaces = [a.address for a in settings.addresses], public_interfaces(settings)
+
+        def log(text: str, level: str) -> None:
+            self.logged.append((level, text))
+
+        self.reconfiguration = Reconfiguration(cast(Driver, rules), self, public, interfaces, (), tell_guard, log)
         self.reloader = Reloader(
-            load(self.path),
+            settings,
             cast(Driver, rules),
             cast(EventEngine, rules),
-            self._judge,
-            present=lambda: self.present,
-            leaving=(),
-            log=lambda text, level: self.logged.append((level, text)),
+            self.reconfiguration,
+            log=log,
         )
 
-    async def _judge(self, addresses: list[str], _interfaces: list[str]) -> None:
-        self.judged.append(set(addresses))
+    @property
+    def configured(self) -> set[str]:
+        """The addresses on this machine; see JudgingSteps."""
+        return self.present
+
+    async def judge(self, public: Iterable[str], _interfaces: Iterable[str]) -> None:
+        """See JudgingSteps."""
+        self.judged.append(set(public))
         self.meanwhile()
 
     def reload(self) -> ReloadResult:
@@ -211,8 +225,8 @@ def test_i1_an_address_that_a_reload_removes_is_judged_while_a_take_of_it_may_be
 
     async def released() -> None:
         scene.meanwhile = lambda: None
-        scene.reloader.gone("10.0.0.1")
-        await asyncio.wait(scene.reloader._requested)
+        scene.reconfiguration.gone("10.0.0.1")
+        await asyncio.wait(scene.reconfiguration.under_way)
 
     asyncio.run(released())
     assert scene.judged[-1] == {"10.0.0.2"}

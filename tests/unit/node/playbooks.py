@@ -10,14 +10,16 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from locum.errors import LocumError
 from locum.events.model import Event, EventResult
 from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, LinkChanged
 from locum.node import life
+from locum.node.reconfiguration import Reconfiguration
 from locum.rules import effects as fx
 from locum.rules.commit_kinds import CommitKind
-from locum.rules.node import Adoption
+from locum.rules.node import Adoption, Identity
 from locum.store.base import Commit
 from tests.unit.node import scene_file
 from tests.unit.node.recorded_world import ADDRESS, OTHER, World, _Notes, _Page, _Scripts, _Table
@@ -101,6 +103,30 @@ async def _damage(world: World) -> None:
         await asyncio.sleep(0)
 
 
+def _configured_without(address: str) -> Callable[[World], Coroutine[Any, Any, None]]:
+    """A reload leaves ``address`` out; afterwards it is released."""
+
+    async def act(world: World) -> None:
+        reconfiguration = Reconfiguration(
+            world.driver, world.steps, (ADDRESS, OTHER), ("eth0",), (), lambda: world.say("guard: told"), world.log
+        )
+        world.steps.on_gone = reconfiguration.gone
+        left = [one for one in (ADDRESS, OTHER) if one != address]
+
+        def put_in_force() -> Identity:
+            world.say("settings: in force")
+            return cast(Identity, f"for {' '.join(left)}")
+
+        try:
+            await reconfiguration.apply(left, ("eth1",), put_in_force)
+        except LocumError as error:
+            world.lines.append(f"not reloaded: {error}")
+        if world.steps.configured:
+            await world.effect(RELEASE)
+
+    return act
+
+
 def _doing(effect: fx.Effect) -> Callable[[World], Coroutine[Any, Any, None]]:
     return lambda world: world.effect(effect)
 
@@ -158,6 +184,9 @@ SCENES: dict[str, Scene] = {
     "another program configured an address": Scene(_hearing(AddressAdded(OTHER, 24, "eth0"))),
     "a link failed": Scene(_hearing(LinkChanged("eth0", False))),
     "another program removed the gate's rules": Scene(_damage, held=True),
+    "a reload without an address that is held": Scene(_configured_without(ADDRESS), held=True),
+    "a reload without an address that is not here": Scene(_configured_without(OTHER)),
+    "a reload whose addresses the gate refuses": Scene(_configured_without(OTHER), ("gate: judge",)),
 }
 
 

@@ -73,6 +73,10 @@ class World:
                 self.lines[-1] += " - refused"
                 raise NetlinkError("refused", 1)
 
+    def log(self, text: str, _level: str) -> None:
+        """A line of the log."""
+        self.lines.append(f"log: {text}")
+
     def boot(self) -> float:
         """Time goes on with every look at it, so that the order of looks shows."""
         self.now += 0.001
@@ -131,6 +135,7 @@ class _Status(NamedTuple):
     hold: float = 2.0
     hosted: Mapping[str, object] = {ADDRESS: None, OTHER: None}
     activity: str | None = None
+    unsure: tuple[str, ...] = ()
 
 
 def _text(value: object) -> str:
@@ -167,6 +172,9 @@ class _Gate:
 
     def shut(self) -> None:
         self._world.say("gate: shut")
+
+    def configure(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
+        self._world.say(f"gate: judge {' '.join(public)} on {' '.join(interfaces)}")
 
     def restore(self) -> None:
         self._world.say("gate: put back")
