@@ -3,12 +3,13 @@
 # Images of Python forbid bytecode. Every process of a lab would compile the whole package, which takes half its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all sim lint format venv lock packages clean
+.PHONY: help demo test test-all test-vm sim lint format venv lock packages clean
 
 help:
 	@echo 'make demo    a cluster on this machine: real clients, real failures, a table of the gaps'
 	@echo 'make test    style, types and all tests, those in network namespaces included'
 	@echo 'make test-all  the same with the long ones: NFS, FTP, SMB, etcd clusters, abuse'
+	@echo 'make test-vm  only the tests in virtual machines (Debian in QEMU); test-all includes them'
 	@echo 'make sim     the cluster under a seeded simulator: SEEDS=10000, or MINUTES=10; FIRST=0 JOBS=2'
 	@echo 'make lint    style and types only'
 	@echo 'make format  put the code into the one style'
@@ -31,6 +32,11 @@ sim: venv
 
 test-all: packages venv
 	@ALL=1 tools/test.sh
+
+# Needs root. The first run builds the image of the virtual machines.
+test-vm: packages venv
+	@tools/packages.sh tools/debian-packages-vm.txt
+	@.venv/bin/python -m pytest tests/vm
 
 lint: venv
 	.venv/bin/ruff check .

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Install the Debian packages of tools/debian-packages.txt that are missing, or name them when that is not possible.
+# Install the Debian packages of tools/debian-packages.txt, or of the list in the argument, that are missing, or name them
+# when that is not possible.
 # Nothing is started by it, now or at the next boot: a web server for tests is not one for the machine.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-list=$here/debian-packages.txt
+list=${1:-$here/debian-packages.txt}
 # Programs of administrators are not on the path of ordinary users, who may run many of them all the same.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH

@@ -1,8 +1,8 @@
 #!/bin/sh
 # All checks, in order: style, types, the simulation, the tests of units and of the simulation (several at once), those of
-# the lab (two labs at a time: they wait more than they work; those that are marked "alone" one after the other). Nothing
-# runs beside the lab: its tests measure how late the machine is. Goes on after a failure; fails if anything did. The last
-# line counts all tests.
+# the lab (two labs at a time: they wait more than they work; those that are marked "alone" one after the other), and with
+# ALL those in virtual machines. Nothing runs beside the lab: its tests measure how late the machine is. Goes on after a
+# failure; fails if anything did. The last line counts all tests.
 set -u
 
 cd "$(dirname "$0")/.."
@@ -44,9 +44,15 @@ lab() {
     tests repeated --last-failed --last-failed-no-failures none tests/lab
 }
 
+# Real machines: Debian in QEMU, with systemd and the kernel's own services.
+machines() {
+    .venv/bin/python -m pytest tests/vm 2>&1 | tee "$work/machines"
+    ! tail -n 1 "$work/machines" | grep -q 'failed\|error'
+}
+
 # The sum of what the closing lines of the runs of pytest say. What passed when it was repeated has passed.
 count() {
-    for log in units lab alone repeated; do
+    for log in units lab alone repeated machines; do
         if [ -e "$work/$log" ]; then tail -n 1 "$work/$log" | tr -d '=,' | sed "s/^/$log /"; fi
     done | awk '
         { for (i = 3; i <= NF; i++) {
@@ -63,6 +69,13 @@ check 'mypy of the event scripts' .venv/bin/mypy --scripts-are-modules src/locum
 check 'simulation' make --no-print-directory sim
 check 'tests of units and simulation' tests units -n 4 --dist worksteal tests/sim tests/unit
 check 'tests in the lab' lab
+if [ "${ALL:-}" != "" ]; then
+    if tools/packages.sh tools/debian-packages-vm.txt; then
+        check 'tests in virtual machines' machines
+    else
+        printf '  NOT RUN  tests in virtual machines: QEMU cannot be installed here\n' >>"$work/summary"
+    fi
+fi
 
 printf '\n%s' "$(cat "$work/summary")"
 printf '\n'

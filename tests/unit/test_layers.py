@@ -58,6 +58,7 @@ ROWS: tuple[str, ...] = (
     "locum.doctor",
     "locum.cli",
     "locum_lab",
+    "locum_lab.vm",
     "locum_lab.torture",
     "locum_lab.command",
     "locum_sim",

@@ -21,7 +21,7 @@ from locum import escape
 from locum.cli.groups import PlainGroup
 from locum.cli.options import F, Number
 from locum.errors import LocumError, UsageError
-from locum_lab import faults, namespaces, processes, rootless, service_table, transfers
+from locum_lab import faults, namespaces, processes, rootless, service_table, state, transfers
 from locum_lab import observer as observing
 from locum_lab import probe as probing
 from locum_lab.lab import Lab
@@ -29,6 +29,7 @@ from locum_lab.lab import down as take_down
 from locum_lab.layout import Layout
 from locum_lab.services import SERVICES
 from locum_lab.state import NodeState
+from locum_lab.vm import command as vm_command
 
 DEFAULT_NAME = "lab"
 
@@ -99,6 +100,8 @@ def _asks_for_help(arguments: tuple[str, ...]) -> bool:
 )
 @_store_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every address is served.")
+@click.option("--vm", is_flag=True, help="Virtual machines instead of namespaces; --services is then ignored.")
+@click.option("--clients", default=0, show_default=True, help="With --vm: number of client machines.")
 @name_option
 def up(
     *,
@@ -109,9 +112,20 @@ def up(
     services: str,
     store: str,
     wait: bool,
+    vm: bool,
+    clients: int,
     name: str,
 ) -> None:
     """Build a lab and start everything in it."""
+    if clients and not vm:
+        raise UsageError("--clients: only a lab of virtual machines has client machines; add --vm")
+    if vm:
+        vm_command.up(
+            Layout(name=name, nodes=nodes, addresses=addresses, interfaces=interfaces, hold=hold, clients=clients),
+            "outside" if store == "embedded" else store,
+            wait,
+        )
+        return
     layout = Layout(name=name, nodes=nodes, addresses=addresses, interfaces=interfaces, hold=hold)
     made = Lab.up(layout, services=[service for service in services.split(",") if service], store=store)
     if wait:
@@ -135,6 +149,9 @@ def down(name: str) -> None:
 @name_option
 def status(name: str) -> None:
     """Show the nodes of a lab: processes, faults, and the status of their daemons."""
+    if vm_command.has_guests(name):
+        vm_command.status(name)
+        return
     found = Lab.load(name)
     click.echo(f"lab {name}: {found.directory}, store {found.state.store}")
     for node in found.layout.node_names:
@@ -166,12 +183,17 @@ def _node_words(found: Lab, node: str) -> list[str]:
 @click.argument("node")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(name: str, node: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND on NODE (n1, n2, …, client or hub); its LOCUM_SOCKET and LOCUM_CONFIG are set."""
-    found = Lab.load(name)
+    """Run COMMAND on NODE (n1, n2, …, client or hub); its LOCUM_SOCKET and LOCUM_CONFIG are set.
+
+    In a lab of virtual machines NODE may be a client machine (c1, c2, …); the output appears when COMMAND has ended.
+    """
     if command[0] == "--":
         command = command[1:]
     if not command:
         raise UsageError("locum lab exec NODE -- COMMAND: the command is missing")
+    if vm_command.has_guests(name):
+        sys.exit(vm_command.execute(name, node, command))
+    found = Lab.load(name)
     argv = found.command(node, command)
     os.execvpe(argv[0], argv, {**os.environ, **found.command_environment(node)})
 
@@ -192,7 +214,14 @@ def fault(name: str, node: str, kind: str, interface: str | None) -> None:
     Its store        kill-store, freeze-store, kill-etcd, freeze-etcd
 
     mute: NODE's packets there are lost; deaf: packets to NODE are lost.
+
+    \b
+    A virtual machine  power-cut, power-off, reset, freeze, pause, sleep,
+                       cut, cut-private, link
     """
+    if vm_command.has_guests(name):
+        vm_command.fault(name, node, kind)
+        return
     meaning = faults.kind(kind).meaning
     Lab.load(name).fault(node, kind, interface)
     click.echo(f"{node}: {meaning}")
@@ -203,6 +232,9 @@ def fault(name: str, node: str, kind: str, interface: str | None) -> None:
 @click.argument("node", required=False)
 def heal(name: str, node: str | None) -> None:
     """Undo the faults of NODE, or of all nodes; restart killed processes."""
+    if vm_command.has_guests(name):
+        vm_command.heal(name, node)
+        return
     Lab.load(name).heal(node)
 
 
@@ -225,7 +257,7 @@ def probe(
     output: Any,
 ) -> None:
     """Send requests to every public address from the client continuously; one JSON line per attempt."""
-    layout = Lab.load(name).layout
+    layout = _layout(name)
     pool = [public.address for public in layout.public_addresses]
     if strangers := set(addresses) - set(pool):
         raise UsageError(f"--address {min(strangers)}: not one of the lab's: {', '.join(pool)}")
@@ -250,7 +282,7 @@ def probe(
 @_output_option
 def observe(*, name: str, interval: float, window: float | None, seconds: float | None, output: Any) -> None:
     """Watch on the public network which node speaks for each address; exit status 1 when two nodes did."""
-    layout = Lab.load(name).layout
+    layout = _layout(name)
     namespaces.enter(layout.hub)
     watching = observing.Observer(
         layout, observing.writer(output), interval / 1000, None if window is None else window / 1000
@@ -383,6 +415,12 @@ def _end_on_sigterm() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
+
+
+def _layout(name: str) -> Layout:
+    """The layout of a lab of either kind; raises UsageError without one."""
+    found = state.read(name)
+    return Lab.load(name).layout if found is None else found.layout
 
 
 def _until(seconds: float | None) -> Callable[[], bool]:

@@ -113,6 +113,8 @@ class Lab:
         if found is None:
             others = ", ".join(state.known())
             raise UsageError(f"no lab {name!r}{f'; there is {others}' if others else ''}; `locum lab up` makes one")
+        if found.guests:
+            raise UsageError(f"lab {name} has virtual machines: this command is for labs of namespaces")
         return cls(found)
 
     def down(self) -> None:
@@ -428,7 +430,7 @@ class Lab:
                 report = self.status()
             except LocumError:
                 return None
-            if not self._is_settled(report):
+            if not is_settled(report, self.layout):
                 since.clear()
                 return None
             first = since.setdefault(report.epoch, time.monotonic())
@@ -437,12 +439,6 @@ class Lab:
         found = self.wait_for("every node OK, every address served", settled, limit)
         assert found is not None
         return found
-
-    def _is_settled(self, report: StatusReport) -> bool:
-        # A node that waits gets its share of the addresses later.
-        healthy = len(report.nodes) == self.layout.nodes and all(n.state == "OK" and not n.waits for n in report.nodes)
-        served = len(report.addresses) == self.layout.addresses and all(a.state == "served" for a in report.addresses)
-        return healthy and served and report.progress == "settled" and not report.stale
 
     def wait_for(self, what: str, condition: Callable[[], T], limit: float = 30.0) -> T:
         """Call ``condition`` until it returns a true value, and return that.
@@ -485,11 +481,19 @@ class Lab:
         self._record(nodes=nodes)
 
 
+def is_settled(report: StatusReport, layout: Layout) -> bool:
+    """Whether every node is OK and every address is served where it should be."""
+    # A node that waits gets its share of the addresses later.
+    healthy = len(report.nodes) == layout.nodes and all(n.state == "OK" and not n.waits for n in report.nodes)
+    served = len(report.addresses) == layout.addresses and all(a.state == "served" for a in report.addresses)
+    return healthy and served and report.progress == "settled" and not report.stale
+
+
 def is_running(lab_state: LabState) -> bool:
     """Whether the lab is more than a leftover: one of its processes runs, and so does its owner if it has one."""
     if lab_state.owner is not None and not processes.alive(lab_state.owner):
         return False
-    started = [*lab_state.store_processes]
+    started = [*lab_state.store_processes, *lab_state.guests.values()]
     for node in lab_state.nodes.values():
         started += [process for process in (node.daemon, node.path, *node.services.values()) if process is not None]
     return any(processes.alive(process) for process in started)

@@ -29,6 +29,7 @@ OBSERVER_MAC = "02:4c:00:00:ff:fe"
 
 MAX_NODES = 64
 MAX_ADDRESSES = 250
+MAX_CLIENTS = 8
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,23}")
 
@@ -44,7 +45,8 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The numbers that define a lab.
 
     ``nodes``: number of nodes. ``addresses``: number of public addresses, alternating IPv4 and IPv6. ``interfaces``:
-    public interfaces per node, 1 or 2. ``hold``: seconds, as in the nodes' configuration.
+    public interfaces per node, 1 or 2. ``hold``: seconds, as in the nodes' configuration. ``clients``: number of guests
+    without Locum, in a lab of virtual machines.
     """
 
     name: str = "lab"
@@ -52,6 +54,7 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses: int = 6
     interfaces: int = 1
     hold: float = 2.0
+    clients: int = 0
 
     def check(self) -> None:
         """Raise :class:`UsageError` when a number is out of range."""
@@ -67,11 +70,18 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(f"--interfaces {self.interfaces}: a node has 1 or 2 public interfaces")
         if not 0.1 <= self.hold <= 60:
             raise UsageError(f"--hold {self.hold}: expected 0.1 to 60 seconds")
+        if not 0 <= self.clients <= MAX_CLIENTS:
+            raise UsageError(f"--clients {self.clients}: a lab has 0 to {MAX_CLIENTS} client guests")
 
     @property
     def node_names(self) -> tuple[str, ...]:
         """``n1``, ``n2``, …"""
         return tuple(f"n{number}" for number in range(1, self.nodes + 1))
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """The client guests: ``c1``, ``c2``, …"""
+        return tuple(f"c{number}" for number in range(1, self.clients + 1))
 
     @property
     def public_interfaces(self) -> tuple[str, ...]:
@@ -117,6 +127,15 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def private_address(self, node: str) -> str:
         """The node's address on the private network (a /24)."""
         return f"10.78.0.{self.number(node)}"
+
+    def client_addresses(self, client: str) -> tuple[str, str]:
+        """The addresses of a client guest on the public network, with their prefix lengths."""
+        number = 200 + self.client_names.index(client) + 1
+        return f"10.77.0.{number}/24", f"fd77::{number:x}/64"
+
+    def client_mac(self, client: str) -> str:
+        """The hardware address of a client guest."""
+        return f"02:4c:00:00:c0:{self.client_names.index(client) + 1:02x}"
 
     def mac(self, node: str, interface: str) -> str:
         """The hardware address of one of the node's interfaces: fixed, so that a frame identifies its sender."""

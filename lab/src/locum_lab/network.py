@@ -37,8 +37,23 @@ _SETTINGS = {
 
 def build(layout: Layout) -> None:
     """Make namespaces, bridges and cables, and address the private network and the client."""
-    namespaces.create(layout.namespaces)
-    for name in layout.namespaces:
+    build_hub(layout, layout.namespaces)
+    namespaces.run_ip(_node_cables(layout), layout.hub)
+    for node in layout.node_names:
+        namespaces.run_ip(
+            [
+                "link set lo up",
+                *(f"link set {interface} up" for interface in ("eth0", *layout.public_interfaces)),
+                f"address add {layout.private_address(node)}/24 dev eth0",
+            ],
+            layout.namespace(node),
+        )
+
+
+def build_hub(layout: Layout, names: Sequence[str]) -> None:
+    """Make these namespaces, and in the hub the bridges and the client with its cable."""
+    namespaces.create(names)
+    for name in names:
         namespaces.inside(name, _apply_settings)
     namespaces.run_ip(_hub_commands(layout), layout.hub)
     namespaces.run(["ip", "netns", "exec", layout.hub, "nft", "-f", "-"], _CUT_RULES)
@@ -51,15 +66,6 @@ def build(layout: Layout) -> None:
         ],
         layout.client,
     )
-    for node in layout.node_names:
-        namespaces.run_ip(
-            [
-                "link set lo up",
-                *(f"link set {interface} up" for interface in ("eth0", *layout.public_interfaces)),
-                f"address add {layout.private_address(node)}/24 dev eth0",
-            ],
-            layout.namespace(node),
-        )
 
 
 def _apply_settings() -> None:
@@ -75,13 +81,18 @@ def _hub_commands(layout: Layout) -> list[str]:
         commands.append(f"link add {bridge} type bridge mcast_snooping 0 forward_delay 0")
     commands += [f"link set public address {OBSERVER_MAC}", "link set public promisc on"]
     commands += [f"link set {bridge} up" for bridge in ("private", "public")]
+    return commands + _cable("client", "public", layout.client, "eth0", CLIENT_MAC)
+
+
+def _node_cables(layout: Layout) -> list[str]:
+    commands = []
     for node in layout.node_names:
         for interface in ("eth0", *layout.public_interfaces):
             bridge = "private" if interface == "eth0" else "public"
             commands += _cable(
                 layout.port(node, interface), bridge, layout.namespace(node), interface, layout.mac(node, interface)
             )
-    return commands + _cable("client", "public", layout.client, "eth0", CLIENT_MAC)
+    return commands
 
 
 def _cable(port: str, bridge: str, namespace: str, interface: str, mac: str) -> list[str]:

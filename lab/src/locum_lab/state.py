@@ -50,6 +50,7 @@ class NodeState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LabState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole lab. ``complete`` once ``up`` has finished; ``owner``: without this process (a test run) the lab is a
     leftover, None for a lab that outlives its command. ``command`` replaces the daemon's command when not empty.
+    ``guests``: in a lab of virtual machines, the QEMU process of each.
     """
 
     layout: Layout
@@ -60,6 +61,7 @@ class LabState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     owner: Process | None = None
     store_processes: tuple[Process, ...] = ()
     nodes: dict[str, NodeState] = {}
+    guests: dict[str, Process] = {}
 
 
 def base() -> Path:

@@ -1,0 +1,114 @@
+"""The command line of one guest's QEMU, and the accelerator that works here."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+from locum_lab.vm.image import Image
+
+PROGRAM = "qemu-system-x86_64"
+
+#: Limit for a QEMU with KVM to start and end, in seconds. Where KVM works it takes a fraction of one.
+_KVM_PROBE = 10.0
+
+
+class Interface(msgspec.Struct, frozen=True):
+    """One network interface of a guest: the TAP device at its other end, and its hardware address."""
+
+    tap: str
+    mac: str
+
+
+class Hardware(msgspec.Struct, frozen=True):
+    """One guest. ``directory`` gets its sockets and its console's log; ``memory`` is in MiB.
+
+    The interfaces are eth0, eth1, … in the guest, in this order. ``address`` (IPv4, in a /24) is that of eth0 at the
+    first boot, before the guest's files are written.
+    """
+
+    name: str
+    directory: Path
+    interfaces: tuple[Interface, ...]
+    address: str
+    memory: int = 512
+
+    @property
+    def disk(self) -> Path:
+        """What the guest has written: the difference to the image."""
+        return self.directory / "disk.qcow2"
+
+    @property
+    def console(self) -> Path:
+        """The output of the serial console."""
+        return self.directory / "console.log"
+
+    @property
+    def monitor(self) -> Path:
+        """The socket of QEMU's monitor (QMP)."""
+        return self.directory / "qmp"
+
+    @property
+    def agent(self) -> Path:
+        """The socket of the agent inside the guest."""
+        return self.directory / "qga"
+
+
+def disk_command(hardware: Hardware, image: Image) -> list[str]:
+    """The command that makes the guest's disk, an overlay of the image."""
+    return [
+        *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw"),
+        *("-b", str(image.disk), str(hardware.disk)),
+    ]
+
+
+def command(hardware: Hardware, image: Image, accelerator: str) -> list[str]:
+    """The command line of the guest's QEMU; ``accelerator``: as from :func:`accelerator`."""
+    argv = [
+        *(PROGRAM, "-name", hardware.name, "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", "pc", "-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),
+        *("-smp", "1", "-m", str(hardware.memory)),
+        # A guest that powers itself off ends QEMU; one that reboots does not. An NMI or a panic does not either.
+        *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", kernel_parameters(hardware)),
+        *("-drive", f"file={hardware.disk},format=qcow2,if=virtio"),
+        *("-device", "virtio-rng-pci"),
+        *("-serial", f"file:{hardware.console}"),
+        *("-qmp", f"unix:{hardware.monitor},server=on,wait=off"),
+        *("-chardev", f"socket,path={hardware.agent},server=on,wait=off,id=agent"),
+        *("-device", "virtio-serial", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
+    ]
+    for number, interface in enumerate(hardware.interfaces):
+        argv += [
+            *("-netdev", f"tap,id=net{number},ifname={interface.tap},script=no,downscript=no"),
+            *("-device", f"virtio-net-pci,netdev=net{number},id=eth{number},mac={interface.mac},romfile="),
+        ]
+    return argv
+
+
+def kernel_parameters(hardware: Hardware) -> str:
+    """The guest's kernel command line. Its name and its first address are in it: systemd takes both from there."""
+    # Where other work slows the emulation down, systemd's 90 s are too short for a boot.
+    patience = "systemd.default_timeout_start_sec=600"
+    identity = f"systemd.hostname={hardware.name} ip={hardware.address}:::255.255.255.0::eth0:none"
+    return f"root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=0 {identity} {patience} quiet"
+
+
+@functools.cache
+def accelerator() -> str:
+    """``kvm`` where it works, else QEMU's emulation. /dev/kvm may exist and a QEMU that uses it hang: it is tried."""
+    emulation = "tcg,thread=multi"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return emulation
+    # A machine without anything, which ends when its monitor reads "quit".
+    argv = [PROGRAM, "-machine", "pc", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none"]
+    try:
+        done = subprocess.run(
+            [*argv, "-monitor", "stdio"], input=b"quit\n", capture_output=True, timeout=_KVM_PROBE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return emulation
+    return "kvm" if done.returncode == 0 else emulation

@@ -1,0 +1,85 @@
+"""Nodes that are machines of their own: addresses move when one loses its power, stands still, sleeps or is cut off.
+
+The observer judges by packets. An emulated guest is slow, so no test asks how long anything takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from locum_lab.vm.lab import VmLab
+from locum_lab.vm.watching import Watching
+
+
+@pytest.fixture
+def healed(cluster: VmLab) -> Iterator[VmLab]:
+    """The cluster with every address served, before the test and after it."""
+    cluster.wait_served()
+    yield cluster
+    if not cluster.machine("n2").powered:
+        cluster.power_on("n2")
+        cluster.machine("n2").wait_booted()
+    cluster.wait_served()
+
+
+def _all_on(lab: VmLab, node: str) -> None:
+    """Wait until the observer's node serves every address."""
+    pool = {public.address for public in lab.layout.public_addresses}
+    lab.wait_for(f"{node} serves every address", lambda: lab.served(node) == dict.fromkeys(pool, node))
+
+
+def test_the_unit_of_the_readme_runs_under_systemd(cluster: VmLab) -> None:
+    for name in cluster.layout.node_names:
+        machine = cluster.machine(name)
+        assert machine.sh("systemctl is-active locum").strip() == "active"
+        assert machine.sh("systemctl is-enabled locum").strip() == "enabled"
+        assert machine.run(["locum", "check-config"]).status == 0
+    assert set(cluster.served().values()) == set(cluster.layout.node_names)
+
+
+def test_i1_addresses_move_when_a_machine_loses_its_power(healed: VmLab) -> None:
+    with Watching(healed) as watching:
+        healed.cut_power("n2")
+        _all_on(healed, "n1")
+        healed.power_on("n2")
+        healed.machine("n2").wait_booted()
+        healed.wait_served()
+        assert watching.end().violations == 0
+        assert watching.spoken_by("n1") == {public.address for public in healed.layout.public_addresses}
+
+
+def test_i1_a_machine_that_stood_still_is_silent_when_it_goes_on(healed: VmLab) -> None:
+    with Watching(healed) as watching:
+        mine = {address for address, node in healed.served().items() if node == "n2"}
+        assert mine
+        healed.machine("n2").freeze()
+        _all_on(healed, "n1")
+        healed.machine("n2").thaw()
+        # It has gone on: its agent answers. By then it has read the questions that waited for it.
+        healed.machine("n2").wait_for("an answer", healed.machine("n2").agent.answers)
+        healed.wait_served()
+        assert watching.end().violations == 0
+        assert mine <= watching.spoken_by("n1")
+
+
+def test_i1_addresses_move_when_the_public_cable_is_pulled_out(healed: VmLab) -> None:
+    with Watching(healed) as watching:
+        healed.machine("n2").set_carrier("eth1", up=False)
+        _all_on(healed, "n1")
+        healed.machine("n2").set_carrier("eth1", up=True)
+        healed.wait_served()
+        assert watching.end().violations == 0
+
+
+def test_i1_a_machine_that_slept_is_silent_when_it_wakes(healed: VmLab) -> None:
+    machine = healed.machine("n2")
+    with Watching(healed) as watching:
+        machine.sleep(3600)
+        machine.wait_for("its sleep", machine.asleep)
+        _all_on(healed, "n1")
+        machine.wake()
+        machine.wait_for("an answer", machine.agent.answers)
+        healed.wait_served()
+        assert watching.end().violations == 0
