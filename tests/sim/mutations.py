@@ -82,12 +82,12 @@ def settled_while_moving(patch: Patch) -> None:
     original = Serving.settled
 
     def settled(self: Serving, moment: Moment) -> bool:
-        moving, self._moving = self._moving, None
+        moving, self.moving = self.moving, None
         self.update_due, due = _nothing_due, self.update_due  # type: ignore[method-assign]
         try:
             return original(self, moment)
         finally:
-            self._moving, self.update_due = moving, due  # type: ignore[method-assign]
+            self.moving, self.update_due = moving, due  # type: ignore[method-assign]
 
     patch.setattr(Serving, "settled", settled)
 

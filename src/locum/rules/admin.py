@@ -20,8 +20,8 @@ from locum import hosts
 from locum.config.tunables import format_tunable, parse_tunable, tunable
 from locum.errors import UsageError
 from locum.rules import schema
-from locum.rules.explain import Situation, names, unready, why_not, why_unserved
-from locum.rules.plan import NodeState, current_health, node_state
+from locum.rules.explain import Situation, names, why_not, why_unserved
+from locum.rules.plan import NodeState, current_health, node_state, unready
 from locum.rules.schema import SETTLED, AdminRecord, PreferRecord, TunableRecord
 from locum.rules.view import Versioned, View
 from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Operation, Put

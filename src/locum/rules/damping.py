@@ -8,7 +8,6 @@ that no steady link or node can serve, and for those it serves already (:func:`l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import msgspec
 
@@ -40,21 +39,6 @@ def link_rule(tunables: Tunables) -> Rule:
 def health_rule(tunables: Tunables) -> Rule:
     """The rule for a node's health: one failure does not count."""
     return Rule(tunables.healthy_delay, tunables.damping_longest, tunables.damping_window, free=1)
-
-
-class PresentRule:
-    """The rule for the present tunables, worked out once for each change of them."""
-
-    def __init__(self, make: Callable[[Tunables], Rule]) -> None:
-        self._make = make
-        self._tunables = Tunables()
-        self._rule = make(self._tunables)
-
-    def of(self, tunables: Tunables) -> Rule:
-        """The rule of ``tunables``."""
-        if tunables is not self._tunables:
-            self._tunables, self._rule = tunables, self._make(tunables)
-        return self._rule
 
 
 class Damper:

@@ -70,7 +70,16 @@ class RunEvent(msgspec.Struct, frozen=True):
     event: str
 
 
-class TakeAddress(msgspec.Struct, frozen=True):
+class AddressWork(msgspec.Struct, frozen=True):
+    """Work on one address, as the one activity of the node."""
+
+    request: int
+    address: str
+    bits: int
+    interface: str
+
+
+class TakeAddress(AddressWork, frozen=True):
     """Let the address through the gate, run ``takeip``, check that it is configured, announce it.
 
     ``first``: no node of the cluster has held it yet. Only then does evidence of another machine, heard since the
@@ -80,10 +89,6 @@ class TakeAddress(msgspec.Struct, frozen=True):
     the taken notes record it as held by ``incarnation``, for the agent that adopts it after a crash of this one.
     """
 
-    request: int
-    address: str
-    bits: int
-    interface: str
     incarnation: str
     first: bool = False
 
@@ -109,16 +114,11 @@ class LookForClusters(msgspec.Struct, frozen=True):
     hosted: tuple[str, ...]
 
 
-class ReleaseAddress(msgspec.Struct, frozen=True):
+class ReleaseAddress(AddressWork, frozen=True):
     """Mute the address, end its connections, run ``releaseip``, check that it is gone.
 
     Answer: ``activity_done(request, ok, reason)``; the address is gone in any case (I7).
     """
-
-    request: int
-    address: str
-    bits: int
-    interface: str
 
 
 class UpdateAddress(msgspec.Struct, frozen=True):
@@ -152,17 +152,13 @@ class Restore(msgspec.Struct, frozen=True):
     interface: str
 
 
-class TakeAgain(msgspec.Struct, frozen=True):
+class TakeAgain(AddressWork, frozen=True):
     """Run ``takeip`` again for a held address, because the kernel lost state that scripts had attached to it.
 
     The address continues to serve meanwhile. Answer: ``activity_done``; when not ok it is gone and muted (I7). When ok
     the taken notes record it as held by ``incarnation``, as after a take.
     """
 
-    request: int
-    address: str
-    bits: int
-    interface: str
     incarnation: str
 
 

@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from locum.config.tunables import Tunables
-from locum.rules.plan import NodeState, current_health, hostable, node_state
+from locum.rules.plan import NodeState, current_health, hostable, node_state, unready
 from locum.rules.schema import PREPARED, RECOVERED, SETTLED, HealthRecord, HostedAddress, PlanRecord
 from locum.rules.view import View
 
@@ -219,19 +219,6 @@ def _why_unassigned(now: Situation, address: str) -> str:
     if leader is None or not now.view.alive(leader.record.node, leader.record.incarnation):
         return "there is no leader yet to assign it"
     return f"waits for the next plan of the leader, {leader.record.node}"
-
-
-def unready(view: View, plan: PlanRecord, phase: str) -> list[str]:
-    """The participants of ``plan`` that are still members and have not reached ``phase``."""
-    missing = []
-    for node, incarnation in sorted(plan.participants.items()):
-        if not view.alive(node, incarnation):
-            continue
-        record = view.phases.get(node)
-        said = record is not None and record.record.incarnation == incarnation
-        if record is None or not said or not record.record.reached(plan.epoch, phase):
-            missing.append(node)
-    return missing
 
 
 def progress(view: View) -> tuple[str, tuple[str, ...]]:

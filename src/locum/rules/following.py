@@ -17,7 +17,7 @@ from locum.rules.commit_kinds import BanSelf, WritePhase
 from locum.rules.commits import Commits
 from locum.rules.context import Context
 from locum.rules.effects import RunEvent
-from locum.rules.plan import PREPARE_EVENTS, current_health, participants
+from locum.rules.plan import PREPARE_EVENTS, current_health, participants, unready
 from locum.rules.schema import DIRTY, PREPARED, RECOVERED, SETTLED, AdminRecord, PhaseRecord, PlanRecord
 from locum.store.base import Put
 
@@ -69,16 +69,7 @@ class Following:
 
     def all_reached(self, plan: PlanRecord, phase: str) -> bool:
         """Whether every participant that is still a member has reached ``phase``."""
-        view = self._context.view
-        for node, incarnation in plan.participants.items():
-            if not view.alive(node, incarnation):
-                continue
-            record = view.phases.get(node)
-            if record is None or record.record.incarnation != incarnation:
-                return False
-            if not record.record.reached(plan.epoch, phase):
-                return False
-        return True
+        return not unready(self._context.view, plan, phase)
 
     def nothing_left(self) -> bool:
         """Whether the cluster has taken over the addresses of this leaving node, as far as it can."""

@@ -62,7 +62,8 @@ class OwnHold:
         self.sequence = 0
         #: When the last accepted beat of this membership was sent.
         self.proven = -math.inf
-        self._next = 0.0
+        #: When the next beat should be sent.
+        self.next_due = 0.0
         self._slot: int | None = None
         self._under_way: dict[int, int] = {}
 
@@ -72,17 +73,12 @@ class OwnHold:
 
     def due(self, now: float) -> bool:
         """Whether a beat should be sent now."""
-        return now >= self._next
-
-    @property
-    def next_due(self) -> float:
-        """When the next beat should be sent."""
-        return self._next
+        return now >= self.next_due
 
     def begin(self, request: int, now: float) -> int:
         """Start a beat; returns its slot, which is never the one that carries the present hold."""
         self.sequence += 1
-        self._next = now + self.interval
+        self.next_due = now + self.interval
         free = [s for s in range(SLOTS) if s != self._slot and s not in self._under_way.values()]
         if not free:
             # The oldest beat under way has had no answer for several intervals: reuse its slot. Its answer will be
@@ -108,7 +104,7 @@ class OwnHold:
 
     def beat_now(self) -> None:
         """Make the next beat due at once."""
-        self._next = 0.0
+        self.next_due = 0.0
 
     def adopt(self, deadline: float, slot: int, sequence: int) -> None:
         """Continue the hold of a predecessor: it lasts until ``deadline`` and is carried by ``slot``."""
@@ -122,7 +118,7 @@ class OwnHold:
         self.deadline = 0.0
         self.proven = -math.inf
         self._slot = None
-        self._next = 0.0
+        self.next_due = 0.0
         self._under_way.clear()
 
 
@@ -139,7 +135,8 @@ class FailureDetector:
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._seen: dict[str, tuple[int, float]] = {}
-        self._echo_sent = -1.0e18
+        #: When the newest own beat that came back was sent: every commit before that time has been seen.
+        self.current_at = -1.0e18
         self._trusted_since = 0.0
         self._return_reported = False
         self._sent: dict[int, float] = {}
@@ -158,14 +155,9 @@ class FailureDetector:
             return
         # Beats that waited in a store's queue come back in a row when it recovers. The duration without any beat counts
         # here, not the time between the sending of two beats.
-        if now - self._echo_sent > 3 * self._interval:
+        if now - self.current_at > 3 * self._interval:
             self._trusted_since = now
-        self._echo_sent = max(self._echo_sent, sent)
-
-    @property
-    def current_at(self) -> float:
-        """When the newest own beat that came back was sent: every commit before that time has been seen."""
-        return self._echo_sent
+        self.current_at = max(self.current_at, sent)
 
     def beat_seen(self, node: str, revision: int, now: float) -> None:
         """``node``'s beat (or member key) was seen at ``revision``."""
@@ -200,7 +192,7 @@ class FailureDetector:
         The unseen time must be too short for them to have missed more than two beats.
         """
         interval = self._interval if hold is None else min(self._interval, interval_for(hold))
-        return now - self._echo_sent <= 2 * interval
+        return now - self.current_at <= 2 * interval
 
     def expires_at(self, view: View, node: str) -> float:
         """When ``node`` will have been silent for its hold and the margin, on this node's clock.

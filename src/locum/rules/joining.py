@@ -56,13 +56,10 @@ class Joining:
         self._rival: tuple[int, int, float] | None = None
         # The view (View.changes) and configuration for which the node's records were found to be right.
         self._right: tuple[int, Identity] | None = None
-        self._due = math.inf
+        #: When a silent member with this node's name will have lost its hold.
+        self.next_due = math.inf
         #: Why the node cannot join at present; "" without an obstacle.
         self.obstacle = ""
-
-    def next_due(self) -> float:
-        """When a silent member with this node's name will have lost its hold."""
-        return self._due
 
     def step(self, incarnation: str) -> None:
         """Try to join as ``incarnation``; :attr:`obstacle` has the reason when this is not possible."""
@@ -72,7 +69,7 @@ class Joining:
         member = view.members.get(name)
         if member is not None and member.record.machine != self.identity.machine:
             rival = self._wait_for_rival(member.record)
-            if context.now < self._due:
+            if context.now < self.next_due:
                 self.blocked(rival)
                 return
         elif member is None and f"member/{name}" in view.corrupt and not self._waited_for_unknown():
@@ -226,8 +223,8 @@ class Joining:
         if self._rival is None or self._rival[0] != revision:
             self._rival = (revision, view.revision_of(f"beat/{self._context.name}"), context.now)
         waits = [node.record.wait for node in view.nodes.values()]
-        self._due = self._rival[2] + max([*waits, self.identity.hold + self.identity.margin])
-        return context.now >= self._due
+        self.next_due = self._rival[2] + max([*waits, self.identity.hold + self.identity.margin])
+        return context.now >= self.next_due
 
     def _wait_for_rival(self, member: MemberRecord) -> str:
         """Watch a member with this node's name: it is alive if it beats, dead if it is silent for its hold.
@@ -245,5 +242,5 @@ class Joining:
                 f"another node named {name!r} is alive (on {member.machine or 'an unknown machine'}): "
                 "give one of the two nodes another [node] name"
             )
-        self._due = self._rival[2] + member.hold + member.margin
+        self.next_due = self._rival[2] + member.hold + member.margin
         return alive or self.obstacle

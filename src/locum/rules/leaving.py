@@ -48,7 +48,8 @@ class Leaving:
         self._following = following
         self._leading = leading
         self._departure = Departure.STAYS
-        self._give_up_at = math.inf
+        #: When the node leaves without the store's answer; infinite before its farewell.
+        self.give_up_at = math.inf
 
     @property
     def asked(self) -> bool:
@@ -64,10 +65,6 @@ class Leaving:
         """Begin to leave."""
         self._departure = max(self._departure, Departure.HANDING_OVER)
 
-    def next_due(self) -> float:
-        """When the node leaves without the store's answer; infinite before its farewell."""
-        return self._give_up_at
-
     def step(self, *, member: bool, hold_valid: bool, started: bool) -> bool:
         """Take the next step, for a node without addresses and activity; returns whether it has left.
 
@@ -82,15 +79,15 @@ class Leaving:
                 return False
         if self._departure < Departure.FAREWELL:
             self._departure = Departure.FAREWELL
-            self._give_up_at = self._context.now + FAREWELL_LIMIT
-        if not member or self._context.now >= self._give_up_at:
+            self.give_up_at = self._context.now + FAREWELL_LIMIT
+        if not member or self._context.now >= self.give_up_at:
             return True
         self._say_farewell()
         return False
 
     def left(self) -> None:
         """The node has left: nothing more is due."""
-        self._give_up_at = math.inf
+        self.give_up_at = math.inf
 
     def _shutdown_done(self, ok: bool, reason: str) -> None:
         if not ok:

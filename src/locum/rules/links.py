@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from locum.rules.context import Context
-from locum.rules.damping import Damper, PresentRule, Rule, link_rule
+from locum.rules.damping import Damper, Rule, link_rule
 from locum.rules.schema import HostedAddress
 
 
@@ -22,7 +22,6 @@ class Links:
         #: Interface → whether it is up, for all interfaces that the kernel knows.
         self.states: dict[str, bool] = {}
         self._dampers: dict[str, Damper] = {}
-        self._present_rule = PresentRule(link_rule)
 
     def configure(self, hosted: Iterable[HostedAddress]) -> None:
         """Set the configured addresses, at start and at reload."""
@@ -73,4 +72,4 @@ class Links:
         return damper is not None and damper.unsteady(self._context.now, self._rule())
 
     def _rule(self) -> Rule:
-        return self._present_rule.of(self._context.tunables)
+        return link_rule(self._context.tunables)

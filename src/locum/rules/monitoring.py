@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from locum.rules.activity import Activity
 from locum.rules.context import Context
-from locum.rules.damping import Damper, PresentRule, Rule, health_rule
+from locum.rules.damping import Damper, Rule, health_rule
 from locum.rules.effects import RunEvent
 
 #: First pause after a failed ``startup`` or ``monitor``; it doubles up to the longest (monitor: MonitorInterval).
@@ -33,12 +33,12 @@ class Monitoring:
         #: that a starting node causes one reconfiguration instead of two.
         self.judged = False
         self.reason = "startup has not run yet"
-        self._due = 0.0
+        #: When to run ``startup`` or ``monitor`` next.
+        self.next_due = 0.0
         self._pause = FIRST_PAUSE
         self._triggered = False
         self._proofs = 0
         self._damper = Damper()
-        self._present_rule = PresentRule(health_rule)
         self._was_inactive = False
 
     def adopt(self, started: bool, earned: bool, healthy: bool, reason: str) -> None:
@@ -73,7 +73,7 @@ class Monitoring:
         self._seen(False)
 
     def _rule(self) -> Rule:
-        return self._present_rule.of(self._context.tunables)
+        return health_rule(self._context.tunables)
 
     def _seen(self, healthy: bool) -> None:
         self._damper.seen(healthy, self._context.now, self._rule())
@@ -95,18 +95,14 @@ class Monitoring:
 
     def trigger(self) -> None:
         """Run ``monitor`` as soon as possible."""
-        self._due = 0.0
+        self.next_due = 0.0
         self._triggered = True
 
     def due(self) -> Callable[[], None] | None:
         """The script event to run now: ``startup`` until it has succeeded, then ``monitor``."""
-        if self._context.now < self._due:
+        if self._context.now < self.next_due:
             return None
         return self._monitor if self.started else self._startup
-
-    def next_due(self) -> float:
-        """When to run ``startup`` or ``monitor`` next."""
-        return self._due
 
     def _startup(self) -> None:
         def done(ok: bool, reason: str) -> None:
@@ -117,7 +113,7 @@ class Monitoring:
                 return
             self.reason = f"startup failed: {reason}"
             self._context.note(f"{self.reason}; again in {self._pause:.0f} s", "error")
-            self._due = self._context.now + self._pause
+            self.next_due = self._context.now + self._pause
             self._pause = min(2 * self._pause, LONGEST_STARTUP_PAUSE)
 
         self.reason = "startup is running"
@@ -147,7 +143,7 @@ class Monitoring:
                 self.reason = reason
                 wait = min(self._pause, interval)
                 self._pause = min(2 * self._pause, interval)
-            self._due = 0.0 if self._triggered else self._context.now + wait
+            self.next_due = 0.0 if self._triggered else self._context.now + wait
 
         self._triggered = False
         self._context.emit(RunEvent(self._activity.begin("monitor", done), "monitor"))

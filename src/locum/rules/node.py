@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 
+from locum.config.tunables import Tunables
 from locum.rules import schema
 from locum.rules.agenda import Agenda
 from locum.rules.beats import Beats
@@ -21,6 +22,7 @@ from locum.rules.membership import Membership
 from locum.rules.moment import Moment
 from locum.rules.parts import Parts
 from locum.rules.plan import inactive
+from locum.rules.schema import HostedAddress
 from locum.rules.status import NodeStatus, Stage
 from locum.rules.view import View
 from locum.store.base import Batch, CommitResult, Snapshot
@@ -264,6 +266,33 @@ class Node:
             tunables=parts.context.tunables,
         )
 
+    # Single facts of the status, for callers that ask often: it takes time in proportion to the node's addresses.
+
+    @property
+    def tunables(self) -> Tunables:
+        """The cluster's tunables as last seen."""
+        return self.parts.context.tunables
+
+    @property
+    def hosted(self) -> Mapping[str, HostedAddress]:
+        """The configured addresses."""
+        return self.parts.serving.hosted
+
+    @property
+    def activity(self) -> str | None:
+        """The event or kind of the activity under way."""
+        return self.parts.activity.name
+
+    @property
+    def moving(self) -> str | None:
+        """The address of the activity under way, if it has one."""
+        return self.parts.serving.moving
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the node was asked to leave."""
+        return self.parts.leaving.asked
+
     def next_wakeup(self) -> float:
         """The CLOCK_BOOTTIME second at which :meth:`tick` must be called at the latest (inf: never)."""
         if self._wakeup is None:
@@ -272,11 +301,11 @@ class Node:
 
     def _next_look(self) -> float:
         parts, stage, since = self.parts, self._membership.stage, self._looked
-        due = [parts.commits.next_pause_end(since), parts.leaving.next_due()]
+        due = [parts.commits.next_pause_end(since), parts.leaving.give_up_at]
         if stage is Stage.LOST and self._membership.empty:
             due.append(parts.context.now)
         if stage is Stage.JOINING:
-            due += [parts.joining.next_due(), parts.lookout.next_due()]
+            due += [parts.joining.next_due, parts.lookout.next_due()]
         if stage is Stage.MEMBER:
             # Since the last step and not since the last input: beats of others are inputs without a step.
             due += [parts.hold.next_due, parts.serving.next_due(since), parts.following.next_due(since)]
@@ -287,7 +316,7 @@ class Node:
             if parts.hold.deadline > parts.context.now:
                 due.append(parts.hold.deadline)
             if parts.activity.idle and not inactive(self.view, parts.context.name, parts.context.wall):
-                due.append(parts.monitoring.next_due())
+                due.append(parts.monitoring.next_due)
         soonest = min(due)
         # Whatever was due at the last step and was not done waits for something else: check again soon, but never spin.
         return soonest if soonest > self._looked else self._looked + LOOK_AGAIN

@@ -72,6 +72,18 @@ def participants(view: View, wall: float) -> dict[str, str]:
     return found
 
 
+def unready(view: View, plan: PlanRecord, phase: str) -> list[str]:
+    """The participants of ``plan`` that are still members and have not reached ``phase``, sorted."""
+    missing = []
+    for node, incarnation in sorted(plan.participants.items()):
+        if view.alive(node, incarnation):
+            said = view.phases.get(node)
+            mine = said is not None and said.record.incarnation == incarnation
+            if said is None or not mine or not said.record.reached(plan.epoch, phase):
+                missing.append(node)
+    return missing
+
+
 def hostable(view: View, tunables: Tunables, wall: float) -> dict[str, frozenset[str]]:
     """Node → the addresses that it can serve now.
 

@@ -36,7 +36,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -265,8 +265,6 @@ RECORDS: dict[str, type[Record]] = {
 
 _encoder = msgspec.json.Encoder()
 _decoders: dict[str, msgspec.json.Decoder[Record]] = {kind: msgspec.json.Decoder(t) for kind, t in RECORDS.items()}
-
-R = TypeVar("R", bound=Record)
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -10,9 +10,9 @@ Rules of this file: the addresses of this node only. Plans and claims of other n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from locum.rules.activity import Activity
+from locum.rules.activity import Activity, Done
 from locum.rules.claims import Claims, Local
 from locum.rules.commits import Commits
 from locum.rules.context import Context
@@ -48,14 +48,15 @@ class Serving:
         self.claims = Claims(context, commits, self.interface_for)
         #: Count of takes, releases and updates, by which following detects changes (I3).
         self.changes = 0
-        self._moving: str | None = None
+        #: The address of the activity under way.
+        self.moving: str | None = None
         self._taking = False
         self._doubted = False
         self._began = 0.0
         # Address → when to retry its removal: the kernel neither removed nor muted it.
         self._stuck: dict[str, float] = {}
-        # The plan, this node's incarnation, and the addresses that the plan gives it.
-        self._assigned: tuple[PlanRecord | None, str, frozenset[str]] = (None, "", frozenset())
+        # The plan that this node follows, and the addresses that it gives this node.
+        self._assigned: tuple[PlanRecord | None, frozenset[str]] = (None, frozenset())
         # The plan's revision, and until when it counts as new.
         self._plan = (0, 0.0)
 
@@ -148,22 +149,17 @@ class Serving:
             self._context.note(text, "error")
         self._stuck[address] = self._context.now + STUCK_PAUSE
 
-    @property
-    def moving(self) -> str | None:
-        """The address of the activity under way."""
-        return self._moving
-
     def _is_held(self, address: str, interface: str) -> bool:
         """Whether ``address`` is held on ``interface`` and no activity is about it."""
         local = self.local.get(address)
-        return local is not None and local.held and local.interface == interface and self._moving != address
+        return local is not None and local.held and local.interface == interface and self.moving != address
 
     def _restore(self) -> None:
         """Configure the addresses that the kernel has lost, where a link is present."""
 
         def possible(address: str) -> bool:
             local = self.local.get(address)
-            return local is not None and self.links.up(local.interface) and self._moving != address
+            return local is not None and self.links.up(local.interface) and self.moving != address
 
         for address in self.upkeep.to_restore(self._context.now, possible):
             local = self.local[address]
@@ -177,13 +173,11 @@ class Serving:
         return self.links.best(hosted) if hosted is not None else None
 
     def mine(self, plan: PlanRecord | None) -> frozenset[str]:
-        """As :func:`assigned`, worked out once for each plan."""
-        known, whose, addresses = self._assigned
-        incarnation = self._context.incarnation
-        if plan is not known or incarnation != whose:
-            addresses = assigned(plan, self._context.name, incarnation)
-            self._assigned = plan, incarnation, addresses
-        return addresses
+        """The addresses that ``plan``, which this membership follows, gives this node; worked out once for each."""
+        if plan is not self._assigned[0]:
+            assignment = plan.assignment if plan is not None else {}
+            self._assigned = plan, frozenset(a for a, node in assignment.items() if node == self._context.name)
+        return self._assigned[1]
 
     def step(self, moment: Moment, barred: frozenset[str], *, may_take: bool) -> None:
         """Start the commits and probes that are due.
@@ -220,7 +214,7 @@ class Serving:
         address that is being taken it may not: scripts run that must not run on two nodes at the same time.
         """
         for address, local in self.local.items():
-            taking = self._taking and self._moving == address
+            taking = self._taking and self.moving == address
             if (local.held or taking) and not self.claims.mine(address):
                 holder = self._context.view.claim_holder(address)
                 if holder is not None:
@@ -252,9 +246,14 @@ class Serving:
 
     def release(self, address: str) -> None:
         """Begin to release ``address``."""
-        local = self.local[address]
-        self._start(address)
-        request = self._activity.begin("releaseip", lambda ok, reason: self._released(address, ok, reason))
+
+        def released(ok: bool, reason: str) -> None:
+            self._gone(address)
+            if not ok:
+                gone = "" if address in self.local else "; the address is gone in any case"
+                self._context.note(f"releaseip {address}: {reason}{gone}", "warning")
+
+        local, request = self.local[address], self._begin(address, "releaseip", released)
         self._context.emit(ReleaseAddress(request, address, local.bits, local.interface))
 
     def take_due(self, moment: Moment) -> str | None:
@@ -289,13 +288,20 @@ class Serving:
 
     def take(self, address: str) -> None:
         """Begin to take ``address``."""
+
+        def taken() -> None:
+            # If the hold ended during the take, the address was removed, whatever the result of the take.
+            self.local[address].held = not self._doubted
+            self._stuck.pop(address, None)
+            self.upkeep.released(address)
+            self.refusals.taken(address, self._context.now)
+
         interface = self.interface_for(address)
         assert interface is not None, "take_due looked"
         bits = self.hosted[address].bits
-        self._start(address, taking=True)
         # From now on the address may be here, so an interrupted take must lead to a release.
         self.local[address] = Local(interface, bits, held=False)
-        request = self._activity.begin("takeip", lambda ok, reason: self._taken(address, ok, reason))
+        request = self._bring(address, "takeip", taken)
         first = self.first_time.unproven(address)
         self._context.emit(TakeAddress(request, address, bits, interface, self._context.incarnation, first))
 
@@ -309,12 +315,14 @@ class Serving:
 
     def update(self, address: str) -> None:
         """Begin to move ``address`` to the interface that it should be on."""
-        local = self.local[address]
-        new = self.interface_for(address)
+        local, new = self.local[address], self.interface_for(address)
         assert new is not None, "update_due looked"
-        self._start(address, taking=True)
-        request = self._activity.begin("updateip", lambda ok, reason: self._updated(address, new, ok, reason))
-        incarnation = self._context.incarnation
+
+        def updated() -> None:
+            self.local[address].interface = new
+            self.upkeep.released(address)
+
+        request, incarnation = self._bring(address, "updateip", updated), self._context.incarnation
         self._context.emit(UpdateAddress(request, address, local.bits, local.interface, new, incarnation))
 
     def retake_due(self, moment: Moment) -> str | None:
@@ -327,25 +335,23 @@ class Serving:
 
     def retake(self, address: str) -> None:
         """Begin to run ``takeip`` again for ``address``."""
-        local = self.local[address]
-        self._start(address, taking=True)
-        request = self._activity.begin("takeip", lambda ok, reason: self._retaken(address, ok, reason))
+
+        def retaken() -> None:
+            self.upkeep.retaken(address, self._context.now)
+
+        local, request = self.local[address], self._bring(address, "takeip", retaken, "takeip, run again")
         self._context.emit(TakeAgain(request, address, local.bits, local.interface, self._context.incarnation))
 
     def settled(self, moment: Moment) -> bool:
         """Whether all addresses that the plan gives this node are in place (or refused), and no others are here."""
-        if self._moving is not None or self.update_due(moment) is not None:
+        if self.moving is not None or self.update_due(moment) is not None:
             return False
         if any(address not in moment.mine or address in self.refusals for address in self.local):
             return False
-        for address, claim in self._context.view.claims.items():
-            if claim.record.node == self._context.name and address not in self.local:
-                return False
-        for address in moment.mine:
-            local = self.local.get(address)
-            if address not in self.refusals and (local is None or not local.held):
-                return False
-        return True
+        claims, name = self._context.view.claims.items(), self._context.name
+        if any(claim.record.node == name and address not in self.local for address, claim in claims):
+            return False
+        return not self._missing(address for address in moment.mine if address not in self.refusals)
 
     def next_due(self, since: float) -> float:
         """When time alone makes something due that was not at ``since``: a refused address may be retried, another
@@ -354,14 +360,33 @@ class Serving:
         waits = [time for time in soon if time > since]
         return min([self.refusals.next_due(), self.upkeep.next_due(since), self.links.next_due(since), *waits])
 
-    # -- ends of activities ----------------------------------------------------------------------------
+    # -- activities ------------------------------------------------------------------------------------
 
-    def _start(self, address: str, *, taking: bool = False) -> None:
-        self._moving = address
-        self._taking = taking
-        self._began = self._context.now
-        self._doubted = False
+    def _begin(self, address: str, name: str, done: Done, *, taking: bool = False) -> int:
+        """Begin the activity ``name`` about ``address``; returns its request."""
+        self.moving, self._taking = address, taking
+        self._began, self._doubted = self._context.now, False
         self.changes += 1
+
+        def ended(ok: bool, reason: str) -> None:
+            self.moving = None
+            done(ok, reason)
+
+        return self._activity.begin(name, ended)
+
+    def _bring(self, address: str, name: str, succeeded: Callable[[], None], what: str = "") -> int:
+        """As :meth:`_begin`, for an activity that is to bring ``address`` here; when it fails the address is removed
+        again, and refused for a while. ``what``: the activity in words."""
+
+        def ended(ok: bool, reason: str) -> None:
+            if ok:
+                succeeded()
+                return
+            self._gone(address)
+            if not self._doubted:
+                self._refuse(address, f"{what or name}: {reason}", self._began)
+
+        return self._begin(address, name, ended, taking=True)
 
     def _gone(self, address: str) -> None:
         """``address`` has left this node, unless the kernel would neither remove nor mute it."""
@@ -371,45 +396,6 @@ class Serving:
         else:
             self._stuck.pop(address, None)
             self.local.pop(address, None)
-
-    def _released(self, address: str, ok: bool, reason: str) -> None:
-        self._moving = None
-        self._gone(address)
-        if not ok:
-            gone = "" if address in self.local else "; the address is gone in any case"
-            self._context.note(f"releaseip {address}: {reason}{gone}", "warning")
-
-    def _taken(self, address: str, ok: bool, reason: str) -> None:
-        self._moving = None
-        if ok:
-            # If the hold ended during the take, the address was removed, whatever the result of the take.
-            self.local[address].held = not self._doubted
-            self._stuck.pop(address, None)
-            self.upkeep.released(address)
-            self.refusals.taken(address, self._context.now)
-            return
-        self._failed(address, f"takeip: {reason}")
-
-    def _updated(self, address: str, interface: str, ok: bool, reason: str) -> None:
-        self._moving = None
-        if ok:
-            self.local[address].interface = interface
-            self.upkeep.released(address)
-            return
-        self._failed(address, f"updateip: {reason}")
-
-    def _retaken(self, address: str, ok: bool, reason: str) -> None:
-        self._moving = None
-        if ok:
-            self.upkeep.retaken(address, self._context.now)
-            return
-        self._failed(address, f"takeip, run again: {reason}")
-
-    def _failed(self, address: str, reason: str) -> None:
-        """An activity that was to bring ``address`` here has failed, and the address was removed again."""
-        self._gone(address)
-        if not self._doubted:
-            self._refuse(address, reason, self._began)
 
     def _refuse(self, address: str, reason: str, began: float) -> None:
         pause = self.refusals.add(address, reason, began, self._context.now)
@@ -425,10 +411,3 @@ class Serving:
         if hosted is not None:
             return hosted.bits
         return 128 if ":" in address else 32
-
-
-def assigned(plan: PlanRecord | None, name: str, incarnation: str) -> frozenset[str]:
-    """The addresses that ``plan`` gives to this incarnation of ``name``."""
-    if plan is None or plan.participants.get(name) != incarnation:
-        return frozenset()
-    return frozenset(address for address, node in plan.assignment.items() if node == name)

@@ -92,45 +92,33 @@ class View:
         self.another_history = ""
         # Everything was forgotten: ignore input from before the next read.
         self._forgotten = False
-        self.nodes: Table[NodeRecord] = {}
-        self.numbers: Table[NumberRecord] = {}
-        self.admin: Table[AdminRecord] = {}
-        self.prefer: Table[PreferRecord] = {}
-        self.tunables: Table[TunableRecord] = {}
-        self.held: Table[HeldRecord] = {}
-        self.members: Table[MemberRecord] = {}
-        self.beats: Table[BeatRecord] = {}
-        self.health: Table[HealthRecord] = {}
-        self.phases: Table[PhaseRecord] = {}
-        self.claims: Table[ClaimRecord] = {}
+        # First part of the key → the table of its records by the second part.
+        self._tables: dict[str, Table[Record]] = {}
+        self.nodes = self._table("node", NodeRecord)
+        self.numbers = self._table("number", NumberRecord)
+        self.admin = self._table("admin", AdminRecord)
+        self.prefer = self._table("prefer", PreferRecord)
+        self.tunables = self._table("tunable", TunableRecord)
+        self.held = self._table("held", HeldRecord)
+        self.members = self._table("member", MemberRecord)
+        self.beats = self._table("beat", BeatRecord)
+        self.health = self._table("health", HealthRecord)
+        self.phases = self._table("phase", PhaseRecord)
+        self.claims = self._table("claim", ClaimRecord)
         # The table of each kind with a single key: empty, or with one record under "".
-        self._leader: Table[LeaderRecord] = {}
-        self._plan: Table[PlanRecord] = {}
-        self._history: Table[HistoryRecord] = {}
+        self._leader = self._table("leader", LeaderRecord)
+        self._plan = self._table("plan", PlanRecord)
+        self._history = self._table("history", HistoryRecord)
         #: Unreadable keys → the problem. They count as present; the last readable record stays in its table.
         self.corrupt: dict[str, str] = {}
         self._revisions: dict[str, int] = {}
-        self._tables: dict[str, Table[Record]] = {
-            kind: cast("Table[Record]", table)
-            for kind, table in {
-                "node": self.nodes,
-                "number": self.numbers,
-                "admin": self.admin,
-                "prefer": self.prefer,
-                "tunable": self.tunables,
-                "held": self.held,
-                "member": self.members,
-                "beat": self.beats,
-                "health": self.health,
-                "phase": self.phases,
-                "claim": self.claims,
-                "leader": self._leader,
-                "plan": self._plan,
-                "history": self._history,
-            }.items()
-        }
         # Keys deleted by own commits whose echo has not come yet: older puts must not bring them back.
         self._tombstones: dict[str, int] = {}
+
+    def _table(self, kind: str, _: type[T]) -> Table[T]:
+        table: Table[T] = {}
+        self._tables[kind] = cast("Table[Record]", table)
+        return table
 
     @property
     def leader(self) -> Versioned[LeaderRecord] | None:
