@@ -34,7 +34,6 @@ AWAITED = {
     "store/etcd/watch.py:_start_stream": "Watch._why_not, or Watch._until_suspicious, uses its result",
     "store/etcd/gateway.py:_try": "awaited",
     "store/etcd/store.py:_hedged": "awaited",
-    "store/bench.py:measure": "awaited",
 }
 
 

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from locum import json_lines, tasks, unix_sockets
 from locum.errors import LocumError, ProtocolError, StoreUnavailable
@@ -25,6 +25,8 @@ from locum.store import messages
 from locum.store.base import Batch, CommitResult, Condition, Operation, Snapshot, WatchLost
 from locum.store.keyvalue import check_commit
 from locum.store.messages import Commit, Names, Read, Reply, Unwatch, Watch
+
+T = TypeVar("T")
 
 #: Requests are refused while this many bytes wait for a server that does not read them.
 _UNSENT_LIMIT: Final = 4 * 1024 * 1024
@@ -174,23 +176,16 @@ class UnixStore:
         self._closed = False
 
     async def read(self, prefix: str) -> Snapshot:
-        reply = await self._ask(lambda number: Read(number, prefix))
-        if reply.snapshot is None:
-            raise self._strange(reply)
-        return reply.snapshot
+        return await self._ask(lambda number: Read(number, prefix), lambda reply: reply.snapshot)
 
     async def names(self, prefix: str) -> tuple[str, ...]:
-        reply = await self._ask(lambda number: Names(number, prefix))
-        if reply.names is None:
-            raise self._strange(reply)
-        return reply.names
+        return await self._ask(lambda number: Names(number, prefix), lambda reply: reply.names)
 
     async def commit(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> CommitResult:
         check_commit(conditions, operations)
-        reply = await self._ask(lambda number: Commit(number, tuple(conditions), tuple(operations)))
-        if reply.result is None:
-            raise self._strange(reply)
-        return reply.result
+        return await self._ask(
+            lambda number: Commit(number, tuple(conditions), tuple(operations)), lambda reply: reply.result
+        )
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
         """The commits after ``after`` under ``prefix``, across any number of connections."""
@@ -228,7 +223,7 @@ class UnixStore:
         for subscription in self._subscriptions:
             subscription.wake.set()
 
-    async def _ask(self, request: Callable[[int], object]) -> Reply:
+    async def _ask(self, request: Callable[[int], object], answer: Callable[[Reply], T | None]) -> T:
         """Send a request, wait for its answer. Raises StoreUnavailable, or ValueError when it is invalid."""
         try:
             async with asyncio.timeout(self._timeout):
@@ -251,10 +246,10 @@ class UnixStore:
             if reply.invalid:
                 raise ValueError(reply.error)
             raise StoreUnavailable(f"store at {self._path}: {reply.error}")
-        return reply
-
-    def _strange(self, reply: Reply) -> StoreUnavailable:
-        return StoreUnavailable(f"store at {self._path}: answer does not match the request: {reply}")
+        found = answer(reply)
+        if found is None:
+            raise StoreUnavailable(f"store at {self._path}: answer does not match the request: {reply}")
+        return found
 
     def _check_open(self) -> None:
         if self._closed:

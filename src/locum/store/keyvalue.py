@@ -86,24 +86,16 @@ class KeyValue:
     ) -> None:
         self._entries = {entry.key: entry for entry in entries}
         self._keys = sorted(self._entries)
-        self._revision = revision
-        self._compacted = revision
+        #: The revision of the last commit that changed something.
+        self.revision = revision
+        #: The history begins after this revision.
+        self.compacted = revision
         # The history is complete from the beginning as long as nothing was dropped.
         self._complete = not self._entries
         self._history: deque[Batch] = deque()
         self._history_size = 0
         self._history_commits = history_commits
         self._history_bytes = history_bytes
-
-    @property
-    def revision(self) -> int:
-        """The revision of the last commit that changed something."""
-        return self._revision
-
-    @property
-    def compacted(self) -> int:
-        """The history begins after this revision."""
-        return self._compacted
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -114,7 +106,7 @@ class KeyValue:
 
     def snapshot(self, prefix: str = "") -> Snapshot:
         """All entries under ``prefix``, sorted by key."""
-        return Snapshot(self._revision, tuple(self._entries[key] for key in self._under(prefix)))
+        return Snapshot(self.revision, tuple(self._entries[key] for key in self._under(prefix)))
 
     def names(self, prefix: str = "") -> tuple[str, ...]:
         """The first parts of the keys after ``prefix``; see :meth:`locum.store.base.Store.names`."""
@@ -140,9 +132,9 @@ class KeyValue:
         """Carry out ``operations`` if all ``conditions`` hold. Raises what :func:`check_commit` does."""
         batch = self.evaluate(conditions, operations)
         if batch is None:
-            return CommitResult(False, self._revision)
+            return CommitResult(False, self.revision)
         self.apply(batch)
-        return CommitResult(True, self._revision)
+        return CommitResult(True, self.revision)
 
     def evaluate(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> Batch | None:
         """The changes of the commit, or None when a condition fails. Has no effect.
@@ -155,20 +147,20 @@ class KeyValue:
             entry = self._entries.get(condition.key)
             if not condition.holds(0 if entry is None else entry.revision):
                 return None
-        revision = self._revision + 1
+        revision = self.revision + 1
         changes: list[Change] = []
         for operation in operations:
             if isinstance(operation, Put):
                 changes.append(Change(operation.key, operation.value, revision))
             elif operation.key in self._entries:
                 changes.append(Change(operation.key, None, revision))
-        return Batch(revision if changes else self._revision, tuple(changes))
+        return Batch(revision if changes else self.revision, tuple(changes))
 
     def apply(self, batch: Batch) -> None:
         """Carry out the last result of :meth:`evaluate`; no other commit may have come between."""
         if not batch.changes:
             return
-        assert batch.revision == self._revision + 1, "commits are applied in the order of their evaluation"
+        assert batch.revision == self.revision + 1, "commits are applied in the order of their evaluation"
         for change in batch.changes:
             if change.value is None:
                 del self._entries[change.key]
@@ -177,7 +169,7 @@ class KeyValue:
                 if change.key not in self._entries:
                     insort(self._keys, change.key)
                 self._entries[change.key] = Entry(change.key, change.value, batch.revision)
-        self._revision = batch.revision
+        self.revision = batch.revision
         self._history.append(batch)
         self._history_size += _size(batch)
         while len(self._history) > self._history_commits or self._history_size > self._history_bytes:
@@ -191,12 +183,12 @@ class KeyValue:
         from another store.
         """
         if after == 0 and self._complete:
-            after = self._compacted
-        if after < self._compacted:
-            raise WatchLost(f"the history begins after revision {self._compacted}; {after} was requested")
-        if after > self._revision:
-            raise WatchLost(f"revision {after} is not in this store, which is at {self._revision}")
-        start = after - self._compacted
+            after = self.compacted
+        if after < self.compacted:
+            raise WatchLost(f"the history begins after revision {self.compacted}; {after} was requested")
+        if after > self.revision:
+            raise WatchLost(f"revision {after} is not in this store, which is at {self.revision}")
+        start = after - self.compacted
         stop = len(self._history) if limit is None else min(len(self._history), start + limit)
         batches = []
         for batch in _slice(self._history, start, stop):
@@ -206,7 +198,7 @@ class KeyValue:
             changes = tuple(change for change in batch.changes if change.key.startswith(prefix))
             if changes:
                 batches.append(Batch(batch.revision, changes))
-        return self._compacted + stop, batches
+        return self.compacted + stop, batches
 
     def compact(self, revision: int) -> None:
         """Drop the history up to and including ``revision``."""
@@ -216,7 +208,7 @@ class KeyValue:
     def _drop_oldest(self) -> None:
         batch = self._history.popleft()
         self._history_size -= _size(batch)
-        self._compacted = batch.revision
+        self.compacted = batch.revision
         self._complete = False
 
 

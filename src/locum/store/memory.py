@@ -40,7 +40,8 @@ class MemoryStore:
     def __init__(self, core: KeyValue | None = None) -> None:
         self.core = KeyValue() if core is None else core
         self._listeners: set[Callable[[], None]] = set()
-        self._closed = False
+        #: Whether :meth:`close` was called.
+        self.closed = False
 
     async def read(self, prefix: str) -> Snapshot:
         self._check_open()
@@ -91,16 +92,11 @@ class MemoryStore:
 
     async def close(self) -> None:
         """End all watches; every later call raises StoreUnavailable. Idempotent."""
-        self._closed = True
+        self.closed = True
         self._tell()
 
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closed
-
     def _check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise StoreUnavailable("the store is closed")
 
     def _tell(self) -> None:

@@ -58,7 +58,8 @@ class StoreServer:
 
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
-        self._connections: set[_Connection] = set()
+        #: The open ones.
+        self.connections: set[_Connection] = set()
         self._server: FrameServer | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         # The last commits' encoded batches: many nodes watch the same prefix.
@@ -78,16 +79,8 @@ class StoreServer:
 
     def _changed(self) -> None:
         self._encoded.clear()
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.pump()
-
-    def added(self, connection: _Connection) -> None:
-        """``connection`` has opened."""
-        self._connections.add(connection)
-
-    def removed(self, connection: _Connection) -> None:
-        """``connection`` has closed."""
-        self._connections.discard(connection)
 
     def encoded(self, batch: Batch, prefix: str) -> bytes:
         """``batch`` as JSON; the same bytes serve every watch with this prefix."""
@@ -109,11 +102,11 @@ class _Connection(FrameConnection):
         self._pump_later: asyncio.Handle | None = None
 
     def on_open(self) -> None:
-        self._all.added(self)
+        self._all.connections.add(self)
         self.send(Reply(protocol=messages.PROTOCOL))
 
     def on_close(self, error: Exception | None) -> None:
-        self._all.removed(self)
+        self._all.connections.discard(self)
         self._watchers.clear()
         if self._pump_later is not None:
             self._pump_later.cancel()

@@ -41,13 +41,13 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from locum import tasks
 from locum.errors import PermissionRequired, StoreCorrupt, StoreError, StoreUnavailable, UsageError
 from locum.store.base import Batch, Change, CommitResult, Condition, Entry, Operation
-from locum.store.keyvalue import HISTORY_BYTES, HISTORY_COMMITS, KeyValue
+from locum.store.keyvalue import KeyValue
 from locum.store.memory import MemoryStore
 
 #: Kinds of keys that describe running processes of this machine. Keys are ``<cluster>/<kind>`` or longer.
@@ -260,26 +260,9 @@ class SqliteStore(MemoryStore):
     Raises at creation: UsageError (in use, no such directory), PermissionRequired, StoreCorrupt, StoreError.
     """
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        machine_bound: Collection[str] = MACHINE_BOUND,
-        volatile: Collection[str] = VOLATILE,
-        history_commits: int = HISTORY_COMMITS,
-        history_bytes: int = HISTORY_BYTES,
-    ) -> None:
-        self._machine_bound = frozenset(machine_bound)
-        self._volatile = frozenset(volatile)
+    def __init__(self, path: str) -> None:
         self._log = SqliteLog(path)
-        super().__init__(
-            KeyValue(
-                revision=self._log.revision,
-                entries=self._found(),
-                history_commits=history_commits,
-                history_bytes=history_bytes,
-            )
-        )
+        super().__init__(KeyValue(revision=self._log.revision, entries=self._found()))
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
@@ -291,7 +274,7 @@ class SqliteStore(MemoryStore):
         found, self._log.entries = self._log.entries, ()
         return [
             Entry(entry.key, entry.value, self._log.revision)
-            if not self._log.clean and kind_of(entry.key) in self._volatile
+            if not self._log.clean and kind_of(entry.key) in VOLATILE
             else entry
             for entry in found
         ]
@@ -308,7 +291,7 @@ class SqliteStore(MemoryStore):
             self._append(batch)
         self.core.apply(batch)
         safe = None
-        if not all(kind_of(change.key) in self._machine_bound for change in batch.changes):
+        if not all(kind_of(change.key) in MACHINE_BOUND for change in batch.changes):
             safe = asyncio.get_running_loop().create_future()
             self._waiting.append(safe)
         if self._syncing is None and (self._waiting or self._unsynced >= _CHECKPOINT_EVERY):
@@ -318,7 +301,7 @@ class SqliteStore(MemoryStore):
 
     def _must_be_logged(self, batch: Batch) -> bool:
         return batch.revision >= self._log.limit or any(
-            change.value is None or kind_of(change.key) not in self._volatile or self.core.get(change.key) is None
+            change.value is None or kind_of(change.key) not in VOLATILE or self.core.get(change.key) is None
             for change in batch.changes
         )
 
@@ -375,5 +358,5 @@ class SqliteStore(MemoryStore):
             await self._syncing
         if self._thread is not None:
             self._thread.shutdown()
-        volatile = [entry for entry in self.core.snapshot().entries if kind_of(entry.key) in self._volatile]
+        volatile = [entry for entry in self.core.snapshot().entries if kind_of(entry.key) in VOLATILE]
         self._log.close(volatile, self.core.revision)

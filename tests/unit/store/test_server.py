@@ -82,7 +82,7 @@ async def test_garbage_ends_its_own_connection_only(tmp_path: Path, garbage: byt
         assert "not a message" in messages[-1]["error"]
         revision = (await store.commit((), [Put("k", b"")])).revision
         await watch.reaches(revision)
-        await until(lambda: len(server._connections) == 1)
+        await until(lambda: len(server.connections) == 1)
         writer.close()
 
 
@@ -101,7 +101,7 @@ async def test_endless_frame_is_cut_off(tmp_path: Path) -> None:
         except ConnectionError:
             pass
         assert sent < 2 * unix_sockets.FRAME_LIMIT
-        await until(lambda: len(server._connections) == 1)
+        await until(lambda: len(server.connections) == 1)
         await store.read("")
         writer.transport.abort()
         del reader
@@ -122,7 +122,7 @@ async def test_random_bytes(tmp_path: Path) -> None:
             writer.write_eof()
             await rest(reader)
             writer.close()
-        await until(lambda: len(server._connections) == 1)
+        await until(lambda: len(server.connections) == 1)
         assert (await store.read("")).revision >= 0
 
 
@@ -154,8 +154,8 @@ async def test_who_asks_and_does_not_read_is_not_listened_to(tmp_path: Path) -> 
         transport = writer.transport
         # Each of these is answered with 13 MB.
         writer.write(b"".join(b'{"request":"read","id":%d,"prefix":"big/"}\n' % n for n in range(1, 1001)))
-        await until(lambda: any(c.congested for c in server._connections))
-        connection = next(c for c in server._connections if c.congested)
+        await until(lambda: any(c.congested for c in server.connections))
+        connection = next(c for c in server.connections if c.congested)
         for _ in range(20):
             await store.commit((), [Put("k", b"")])
             assert connection.unsent() < 2 * unix_sockets.FRAME_LIMIT
@@ -163,7 +163,7 @@ async def test_who_asks_and_does_not_read_is_not_listened_to(tmp_path: Path) -> 
         for number in range(1, 6):
             assert json.loads(await reader.readline())["id"] == number
         transport.abort()
-        await until(lambda: len(server._connections) == 1)
+        await until(lambda: len(server.connections) == 1)
 
 
 @asynchronous
@@ -173,11 +173,11 @@ async def test_slow_watcher_is_dropped_and_told(tmp_path: Path) -> None:
         reader, writer = await raw(path, 400_000)
         writer.write(b'{"request":"watch","id":1,"prefix":"","after":0}\n')
         quick = Watched(store, "", 0)
-        await until(lambda: any(c._watchers for c in server._connections))
+        await until(lambda: any(c._watchers for c in server.connections))
         worst = 0
         for _ in range(600):
             last = (await store.commit((), [Put("k", bytes(50_000))])).revision
-            worst = max(worst, *(c.unsent() for c in server._connections))
+            worst = max(worst, *(c.unsent() for c in server.connections))
         await quick.reaches(last)
         assert quick.error is None
         assert len(quick.batches) == 600
@@ -206,7 +206,7 @@ async def test_idle_watch_outlives_the_history(tmp_path: Path) -> None:
         watch = Watched(store, "quiet/", 0)
         for _ in range(5000):
             await store.commit((), [Put("busy", b"")])
-        for connection in list(server._connections):
+        for connection in list(server.connections):
             connection.abort()
         revision = 0
         while not revision:

@@ -77,7 +77,8 @@ class Renewal:
 
     def __init__(self, files: CredentialFiles, trial: Callable[[ssl.SSLContext | None], Awaitable[Verdict]]) -> None:
         files.check()
-        self._files = files
+        #: The paths.
+        self.files = files
         self._trial = trial
         self._worker = Worker("credentials", room=4)
         self._stamp: Stamp | None = None
@@ -103,11 +104,6 @@ class Renewal:
         #: Called with all warnings when they have changed.
         self.on_warnings: Callable[[tuple[str, ...]], None] = lambda _: None
 
-    @property
-    def files(self) -> CredentialFiles:
-        """The paths."""
-        return self._files
-
     async def tls(self) -> Tls:
         """The TLS settings to use. Raises Refused with the reason while the files are unusable."""
         if self._tracker is None or self._tracker.done():
@@ -126,7 +122,7 @@ class Renewal:
         files.check()
         if self._looking is not None:
             await asyncio.wait([self._looking])
-        self._files, self._stamp = files, None
+        self.files, self._stamp = files, None
         await self.look()
         news, self._news = tuple(self._news), []
         return news
@@ -149,8 +145,8 @@ class Renewal:
     def logins(self) -> list[Login]:
         """The logins to try for a token, the best first: the files' present one, then the last that etcd accepted."""
         found = []
-        if self._files.user is not None and self._contents is not None and self._contents.password is not None:
-            found.append(Login(self._files.user, self._contents.password))
+        if self.files.user is not None and self._contents is not None and self._contents.password is not None:
+            found.append(Login(self.files.user, self._contents.password))
             if self._worked is not None and self._worked not in found:
                 found.append(self._worked)
         return found
@@ -160,7 +156,7 @@ class Renewal:
         wanted = self.logins()[:1]
         self._worked = login
         self._note_login(
-            f"etcd refuses user {wanted[0].user} with the password in {self._files.password_file}; it still accepts"
+            f"etcd refuses user {wanted[0].user} with the password in {self.files.password_file}; it still accepts"
             f" {'the one before' if wanted[0].user == login.user else login.user}, which stays in use"
             if wanted and wanted[0] != login
             else ""
@@ -222,7 +218,7 @@ class Renewal:
 
     async def _read(self) -> None:
         """Read the files. Raises NoAnswer."""
-        files = self._files
+        files = self.files
         # Before the reading: changes in between are read the next time.
         now = await self._worker.run("looking at credentials", _PATIENCE, stamp, files)
         if now != self._stamp or self._seen is None:
@@ -244,7 +240,7 @@ class Renewal:
         if self._used is None:
             self._used = await self._made(newest)
             return
-        if newest == self._used.contents and (self._used.context is not None) == self._files.tls:
+        if newest == self._used.contents and (self._used.context is not None) == self.files.tls:
             self._pending, self._refusal = None, ""
         elif self._pending is None or self._pending.contents != newest:
             self._pending, self._refusal = await self._made(newest), ""
@@ -270,7 +266,7 @@ class Renewal:
             self._pending, self._refusal = used, verdict.reason
 
     async def _made(self, contents: Contents) -> Tls | None:
-        if not self._files.tls:
+        if not self.files.tls:
             return Tls(contents, None)
         try:
             context = await self._worker.run("making TLS settings", _PATIENCE, context_of, contents)

@@ -1,4 +1,4 @@
-"""Measures a store: ``python -m locum.store.bench --store unix:/run/locum/store.sock``.
+"""Measures a store: ``python -m locum_lab.store_bench --store unix:/run/locum/store.sock``.
 
 Rules of this file: it uses the interface only, so the figures of different stores are comparable. Without ``--store``
 it starts a server in a temporary directory (``--data``: kept in a file) and uses keys like a cluster's, because a store
@@ -136,8 +136,8 @@ async def _run(url: str, count: int, prefix: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m locum.store.bench``."""
-    parser = argparse.ArgumentParser(prog="locum.store.bench", description="Measure a store's latencies.")
+    """``python -m locum_lab.store_bench``."""
+    parser = argparse.ArgumentParser(prog="locum_lab.store_bench", description="Measure a store's latencies.")
     parser.add_argument("--store", metavar="URL", help="store to measure (default: a server started for it)")
     parser.add_argument("--data", action="store_true", help="let the started server keep its data in a file")
     parser.add_argument("--count", type=int, default=2000, metavar="N")
