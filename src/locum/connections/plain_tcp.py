@@ -88,11 +88,6 @@ class PlainTcp:
         self._again = False
         self._refused: str | None = None
 
-    @property
-    def port(self) -> int:
-        """The netlink port of this object's own transactions."""
-        return self._netfilter.port if self._netfilter is not None else 0
-
     def verify(self) -> tuple[str, ...]:
         """Problems of the table in the kernel; () when it is correct, or impossible here."""
         comment, _ = ruleset(self._wanted())
@@ -105,7 +100,7 @@ class PlainTcp:
         """Begin, in the running event loop; the loop's next turn loads the table."""
         try:
             self._netfilter = NftSocket()
-            self._watch = GateWatch(self, lambda _: self.look(), self._verified)
+            self._watch = GateWatch(self._netfilter.port, lambda _: self.look(), self._verified)
             self._watch.start(asyncio.get_running_loop())
         except LocumError as problem:
             tasks.start(self._complain(str(problem)), "telling that Multipath TCP is possible")

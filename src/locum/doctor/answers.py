@@ -13,12 +13,13 @@ from locum.config.model import Settings
 from locum.doctor import Finding
 from locum.errors import LocumError
 from locum.machine import snapshot
-from locum.machine.audit import Claim, Hosted, Snapshot, findings
+from locum.machine.audit import Claim, Snapshot, findings
+from locum.rules.schema import HostedAddress
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Findings about the kernel's settings and routes."""
-    hosted = [Hosted(a.address, a.bits, a.interfaces) for a in settings.addresses]
+    hosted = [HostedAddress(a.address, a.bits, a.interfaces) for a in settings.addresses]
     try:
         # Only the kernel is asked which addresses are here: the daemon manages the gate.
         present = {(p.address, p.interface) for p in snapshot.take((), hosted).addresses}
@@ -30,7 +31,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from judge(claims, hosted, seen)
 
 
-def judge(claims: Collection[Claim], hosted: Collection[Hosted], seen: Snapshot) -> Iterator[Finding]:
+def judge(claims: Collection[Claim], hosted: Collection[HostedAddress], seen: Snapshot) -> Iterator[Finding]:
     """Findings for the audit of ``seen``."""
     found = findings(claims, hosted, seen)
     for finding in found:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from locum.errors import NetlinkError, PermissionRequired
@@ -37,7 +38,6 @@ _ETHERNET_KINDS = (1, 772)
 
 
 class _Link(NamedTuple):
-    name: str
     mac: bytes
     router: bool
 
@@ -67,30 +67,21 @@ class Announcer:
         False when a frame was not sent: the interface is not Ethernet, its queue was full, or the gate refused. Raises
         NetlinkError (ENODEV, ENETDOWN ...), ValueError (not an address).
         """
-        link = self._link(interface)  # read each time: a bond changes its hardware address in a failover
-        if link is None:
-            return False
-        complete = True
-        for address in addresses:
-            for frame in frames(address, link.mac, link.router):
-                complete = self._send(link.name, frame) and complete
-        return complete
+        return self._send_all(
+            interface, lambda link: [frame for address in addresses for frame in frames(address, link.mac, link.router)]
+        )
 
     def ask(self, interface: str, *addresses: str) -> bool:
         """Ask once whether another machine has ``addresses``, without claiming them. As :meth:`announce` otherwise."""
-        link = self._link(interface)
-        if link is None:
-            return False
-        complete = True
-        for address in addresses:
-            complete = self._send(link.name, question(address, link.mac)) and complete
-        return complete
+        return self._send_all(interface, lambda link: [question(address, link.mac) for address in addresses])
 
-    def _link(self, interface: str) -> _Link | None:
+    def _send_all(self, interface: str, made: Callable[[_Link], Sequence[bytes]]) -> bool:
+        # Read each time: a bond changes its hardware address in a failover.
         found = route.link(self._netlink, interface)
         if found.kind not in _ETHERNET_KINDS or len(found.hardware) != 6:
-            return None
-        return _Link(found.name, found.hardware, found.forwards6)
+            return False
+        sent = [self._send(found.name, frame) for frame in made(_Link(found.hardware, found.forwards6))]
+        return all(sent)
 
     def _send(self, interface: str, frame: bytes) -> bool:
         try:
@@ -125,15 +116,9 @@ def question(address: str, mac: bytes) -> bytes:
         return (_ETHERNET.pack(_BROADCAST, mac, _ETH_P_ARP) + body).ljust(60, b"\0")
     group = _SOLICITED_NODE + raw[13:]
 
-    def message(checksum: int) -> bytes:
-        # From the unspecified address, and therefore without the option with the sender's hardware address.
-        return struct.pack("!BBHI16s", _NEIGHBOUR_SOLICITATION, 0, checksum, 0, raw)
-
-    size = len(message(0))
-    pseudo_header = bytes(16) + group + struct.pack("!IxxxB", size, socket.IPPROTO_ICMPV6)
-    body = message(_checksum(pseudo_header + message(0)))
-    header = struct.pack("!IHBB", 6 << 28, size, socket.IPPROTO_ICMPV6, _HOP_LIMIT)
-    return _ETHERNET.pack(b"\x33\x33" + group[12:], mac, _ETH_P_IPV6) + header + bytes(16) + group + body
+    # From the unspecified address, and therefore without the option with the sender's hardware address.
+    message = struct.pack("!BBHI16s", _NEIGHBOUR_SOLICITATION, 0, 0, 0, raw)
+    return _neighbour_discovery(b"\x33\x33" + group[12:], mac, bytes(16), group, message)
 
 
 def _arp(address: bytes, mac: bytes, operation: int) -> bytes:
@@ -153,14 +138,17 @@ def _advertisement(address: bytes, mac: bytes, router: bool) -> bytes:
     on a false flag (section 7.2.5).
     """
     flags = _OVERRIDE | (_ROUTER if router else 0)
+    message = _ICMP6.pack(_NEIGHBOUR_ADVERTISEMENT, 0, 0, flags, address, _TARGET_LINK_ADDRESS, 1, mac)
+    return _neighbour_discovery(_ALL_NODES_MAC, mac, address, _ALL_NODES, message)
 
-    def message(checksum: int) -> bytes:
-        return _ICMP6.pack(_NEIGHBOUR_ADVERTISEMENT, 0, checksum, flags, address, _TARGET_LINK_ADDRESS, 1, mac)
 
-    pseudo_header = address + _ALL_NODES + struct.pack("!IxxxB", _ICMP6.size, socket.IPPROTO_ICMPV6)
-    body = message(_checksum(pseudo_header + message(0)))
-    header = struct.pack("!IHBB", 6 << 28, len(body), socket.IPPROTO_ICMPV6, _HOP_LIMIT)
-    return _ETHERNET.pack(_ALL_NODES_MAC, mac, _ETH_P_IPV6) + header + address + _ALL_NODES + body
+def _neighbour_discovery(to: bytes, mac: bytes, source: bytes, destination: bytes, message: bytes) -> bytes:
+    """The frame of an ICMPv6 ``message``, whose checksum (RFC 4443, section 2.3) is filled in."""
+    pseudo_header = source + destination + struct.pack("!IxxxB", len(message), socket.IPPROTO_ICMPV6)
+    checksum = struct.pack("!H", _checksum(pseudo_header + message))
+    header = struct.pack("!IHBB", 6 << 28, len(message), socket.IPPROTO_ICMPV6, _HOP_LIMIT)
+    body = message[:2] + checksum + message[4:]
+    return _ETHERNET.pack(to, mac, _ETH_P_IPV6) + header + source + destination + body
 
 
 def _checksum(data: bytes) -> int:

@@ -19,6 +19,8 @@ from typing import Literal
 
 import msgspec
 
+from locum.rules.schema import HostedAddress
+
 #: ``restore``: configure it again. ``replace``: remove it and configure it again. ``allow``: let it through the gate.
 #: ``deny``: mute it. ``renew``: configure it as it is. ``order``: put it after the interface's own addresses.
 #: ``announce``: announce it again. ``warn``: warn administrators. ``hint``: show it in ``locum doctor`` only.
@@ -36,14 +38,6 @@ class Claim(msgspec.Struct, frozen=True):
     def subnet(self) -> str:
         """Its subnet, ``10.0.0.0/24``."""
         return subnet_of(self.address, self.bits)
-
-
-class Hosted(msgspec.Struct, frozen=True):
-    """A public address that this node may serve, and where."""
-
-    address: str
-    bits: int
-    interfaces: tuple[str, ...]
 
 
 class Present(msgspec.Struct, frozen=True):
@@ -124,7 +118,7 @@ def subnet_of(address: str, bits: int) -> str:
     return str(ipaddress.ip_network(f"{address}/{bits}", strict=False))
 
 
-def findings(claims: Collection[Claim], hosted: Collection[Hosted], seen: Snapshot) -> tuple[Finding, ...]:
+def findings(claims: Collection[Claim], hosted: Collection[HostedAddress], seen: Snapshot) -> tuple[Finding, ...]:
     """All faults, those of single addresses first."""
     public = {h.address for h in hosted} | {c.address for c in claims}
     return (
@@ -183,7 +177,7 @@ def _gate(claims: Iterable[Claim], seen: Snapshot) -> Iterator[Finding]:
 # -- interfaces --------------------------------------------------------------------------------------------------------
 
 
-def _interfaces(claims: Collection[Claim], hosted: Iterable[Hosted], seen: Snapshot) -> Iterator[Finding]:
+def _interfaces(claims: Collection[Claim], hosted: Iterable[HostedAddress], seen: Snapshot) -> Iterator[Finding]:
     six: dict[str, list[str]] = {}
     names: dict[str, None] = {}
     for one in hosted:

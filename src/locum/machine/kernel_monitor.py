@@ -75,15 +75,13 @@ class Present(NamedTuple):
 class KernelMonitor:
     """Calls ``callback`` with each :data:`KernelEvent` of the network namespace in which it was started.
 
-    At the start, and after a :class:`Resync`, it must list links and addresses. It does so itself, which may wait for
-    the kernel, unless ``learns`` is false. Then the caller calls :meth:`expect`, has :meth:`look` run where waiting is
-    allowed, and gives its result to :meth:`learn`. Events in between are kept until then: the list may be older or
-    newer than they are.
+    At the start, and after a :class:`Resync`, it must learn which links and addresses exist: the caller calls
+    :meth:`expect`, has :meth:`look` run where waiting is allowed, and gives its result to :meth:`learn`. Events in
+    between are kept until then: the list may be older or newer than they are.
     """
 
-    def __init__(self, callback: Callable[[KernelEvent], None], *, learns: bool = True) -> None:
+    def __init__(self, callback: Callable[[KernelEvent], None]) -> None:
         self._callback = callback
-        self._learns = learns
         self._news: Subscription | None = None
         self._requests: NetlinkSocket | None = None
         self._links: dict[int, tuple[str, bool]] = {}
@@ -93,16 +91,13 @@ class KernelMonitor:
         self._kept: list[tuple[int, bytes]] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin; links and addresses that exist now make no events. Raises NetlinkError."""
+        """Begin. Raises NetlinkError."""
         groups = (route.RTNLGRP_LINK, route.RTNLGRP_IPV4_IFADDR, route.RTNLGRP_IPV6_IFADDR)
         self._requests = route.open_socket()
         try:
             self._news = Subscription(
                 loop, route.NETLINK_ROUTE, groups, self._readable, "cannot watch links and addresses"
             )
-            if self._learns:
-                # After joining: a change in between appears in both, and makes no event the second time.
-                self._learn_here()
         except BaseException:
             self.close()
             raise
@@ -118,9 +113,6 @@ class KernelMonitor:
         """List links and addresses. Raises NetlinkError. One call at a time."""
         assert self._requests is not None
         return Present(route.links(self._requests), route.addresses(self._requests))
-
-    def _learn_here(self) -> None:
-        self.learn(self.look())
 
     def expect(self) -> None:
         """A look is about to begin: keep events until :meth:`learn`."""
@@ -142,8 +134,6 @@ class KernelMonitor:
         assert self._news is not None
         for data in self._news.news():
             if data is None:
-                if self._learns:
-                    self._learn_here()
                 self._callback(Resync())
             else:
                 for message in core.messages(data):

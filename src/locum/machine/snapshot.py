@@ -13,11 +13,12 @@ import socket
 from collections.abc import Collection, Mapping
 
 from locum.errors import LocumError, NetlinkError
-from locum.machine.audit import Claim, Hosted, Interface, Present, Snapshot, Ways
+from locum.machine.audit import Claim, Interface, Present, Snapshot, Ways
 from locum.machine.gate.gate import Gate
 from locum.machine.links import usable
 from locum.machine.netlink import route, routes
 from locum.machine.netlink.core import NetlinkSocket
+from locum.rules.schema import HostedAddress
 
 #: The settings read from /proc/sys/net/FAMILY/conf/INTERFACE.
 SETTINGS = {
@@ -39,7 +40,7 @@ _SINGLE = 16
 _CONF = "/proc/sys/net/{family}/conf/{interface}/{name}"
 
 
-def take(claims: Collection[Claim], hosted: Collection[Hosted], gate: Gate | None = None) -> Snapshot:
+def take(claims: Collection[Claim], hosted: Collection[HostedAddress], gate: Gate | None = None) -> Snapshot:
     """Read the kernel of the present network namespace. ``gate`` must belong to the calling thread. Raises NetlinkError
     when the kernel does not answer."""
     names = {name for one in hosted for name in one.interfaces} | {claim.interface for claim in claims}
@@ -163,10 +164,8 @@ class _Look:
         if not neighbour:
             return Ways(claim.interface, claim.subnet, claim.address, "")
         why, filtered = self._arrives(claim, neighbour)
-        strict = max(self._settings.get(("ipv4", where, "rp_filter"), 0) for where in ("all", claim.interface)) == 1
-        far_filtered = False
-        if strict and ":" not in claim.address:
-            _, far_filtered = self._arrives(claim, FAR[socket.AF_INET])
+        strict = self._filter_mode(claim) == 1
+        far_filtered = strict and self._arrives(claim, FAR[socket.AF_INET])[1]
         return Ways(
             claim.interface,
             claim.subnet,

@@ -33,6 +33,13 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
             await asyncio.sleep(0.002)
 
 
+def watch_of(gate: Gate, on_damage: Callable[[tuple[str, ...]], None]) -> GateWatch:
+    async def verify() -> tuple[str, ...]:
+        return gate.verify()
+
+    return GateWatch(gate.port, on_damage, verify)
+
+
 def test_a_flushed_ruleset_is_restored_at_once_and_closed(scene: Scene, gate: Gate) -> None:
     scene.configure(A4, A6)
     scene.install(gate)
@@ -46,7 +53,7 @@ def test_a_flushed_ruleset_is_restored_at_once_and_closed(scene: Scene, gate: Ga
             gate.restore()
 
     async def scenario() -> None:
-        watch = GateWatch(gate, restore)
+        watch = watch_of(gate, restore)
         with scene.node.entered():
             watch.start(asyncio.get_running_loop())
         for number in range(3):
@@ -69,7 +76,7 @@ def test_a_reload_of_the_admins_rules_in_one_transaction(scene: Scene, gate: Gat
     damage: list[tuple[str, ...]] = []
 
     async def scenario() -> None:
-        watch = GateWatch(gate, damage.append)
+        watch = watch_of(gate, damage.append)
         with scene.node.entered():
             watch.start(asyncio.get_running_loop())
         rules = (
@@ -96,7 +103,7 @@ def test_our_own_transactions_do_not_wake_it_and_those_of_others_are_no_damage(s
     gate.verify = counted  # type: ignore[method-assign]
 
     async def scenario() -> None:
-        watch = GateWatch(gate, damage.append)
+        watch = watch_of(gate, damage.append)
         with scene.node.entered():
             watch.start(asyncio.get_running_loop())
         for number in range(200):
@@ -138,7 +145,7 @@ def test_the_programs_that_changed_nftables_are_named_without_our_own(scene: Sce
             looks.append(time.monotonic())
             return ()
 
-        watch = GateWatch(gate, lambda _: None, look, gate.loaders)
+        watch = GateWatch(gate.port, lambda _: None, look, gate.loaders)
         with scene.node.entered():
             watch.start(asyncio.get_running_loop())
             begun = time.monotonic()

@@ -9,15 +9,16 @@ import pytest
 
 from locum.machine import snapshot
 from locum.machine.addresses import AddressTable
-from locum.machine.audit import Claim, Finding, Hosted, findings
+from locum.machine.audit import Claim, Finding, findings
 from locum.machine.gate.gate import Gate
+from locum.rules.schema import HostedAddress
 from tests.lab.namespaces import Namespace, Network, wait_for
 
 pytestmark = pytest.mark.lab
 
 PUBLIC, SIX, OWN = "10.77.0.10", "fd77::10", "10.77.0.1"
 CLAIMS = [Claim(PUBLIC, 24, "eth0"), Claim(SIX, 64, "eth0")]
-HOSTED = [Hosted(claim.address, claim.bits, (claim.interface,)) for claim in CLAIMS]
+HOSTED = [HostedAddress(claim.address, claim.bits, (claim.interface,)) for claim in CLAIMS]
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_an_address_that_the_gate_has_lost(node: Namespace) -> None:
 @pytest.mark.parametrize("count", [240, 1000])
 def test_an_audit_of_many_addresses_is_complete_and_its_cost_is_printed(node: Namespace, count: int) -> None:
     claims = [Claim(f"10.77.{4 + number // 250}.{1 + number % 250}", 16, "eth0") for number in range(count)]
-    hosted = [Hosted(claim.address, claim.bits, ("eth0",)) for claim in claims]
+    hosted = [HostedAddress(claim.address, claim.bits, ("eth0",)) for claim in claims]
     with node.entered():
         table = AddressTable()
         for claim in claims:

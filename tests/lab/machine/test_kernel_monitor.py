@@ -43,9 +43,16 @@ class Heard(list[KernelEvent]):
 @asynccontextmanager
 async def listening(node: Namespace) -> AsyncIterator[Heard]:
     heard = Heard()
-    monitor = KernelMonitor(heard.append)
+
+    def take(event: KernelEvent) -> None:
+        if isinstance(event, Resync):
+            monitor.learn(monitor.look())
+        heard.append(event)
+
+    monitor = KernelMonitor(take)
     with node.entered():
         monitor.start(asyncio.get_running_loop())
+        monitor.learn(monitor.look())
     try:
         yield heard
     finally:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from locum.machine.audit import Claim, Finding, Hosted, Interface, Present, Snapshot, Ways, findings
+from locum.machine.audit import Claim, Finding, Interface, Present, Snapshot, Ways, findings
+from locum.rules.schema import HostedAddress
 
 PUBLIC, SIX, OWN = "10.0.0.1", "2001:db8::1", "10.0.0.250"
 CLAIMS = (Claim(PUBLIC, 24, "eth1"), Claim(SIX, 64, "eth1"))
-HOSTED = (Hosted(PUBLIC, 24, ("eth1",)), Hosted(SIX, 64, ("eth1",)), Hosted("10.0.0.2", 24, ("eth1",)))
+HOSTED = (
+    HostedAddress(PUBLIC, 24, ("eth1",)),
+    HostedAddress(SIX, 64, ("eth1",)),
+    HostedAddress("10.0.0.2", 24, ("eth1",)),
+)
 GOOD = Snapshot(
     addresses=(
         Present(OWN, 24, "eth1", permanent=True),

@@ -36,7 +36,7 @@ class News:
 class Scene:
     def __init__(self, *present: str) -> None:
         self.heard: list[KernelEvent] = []
-        self.monitor = KernelMonitor(self.heard.append, learns=False)
+        self.monitor = KernelMonitor(self.heard.append)
         self.kernel = News()
         self.monitor._news = cast(Subscription, self.kernel)
         self.monitor.expect()

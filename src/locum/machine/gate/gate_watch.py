@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Container
-from typing import Protocol
 
 from locum import tasks
 from locum.errors import LocumError
@@ -28,38 +27,25 @@ _REMEMBERED, _NAMED = 32, 3
 _OWN_NAME = "locum-"
 
 
-class Watched(Protocol):
-    """Tables that can be looked at; a :class:`locum.machine.gate.gate.Gate` is one."""
-
-    @property
-    def port(self) -> int:
-        """The netlink port of own transactions, which are ignored."""
-        ...
-
-    def verify(self) -> tuple[str, ...]:
-        """What is wrong with the tables, one line each."""
-        ...
-
-
 class GateWatch:
-    """Calls ``on_damage(problems)`` when the tables of ``gate`` are no longer as it left them.
+    """Calls ``on_damage(problems)`` when the kernel's tables are no longer as their owner left them.
 
-    ``problems`` has one line each, as ``gate.verify`` returns. The first look comes at once. ``verify`` is called
-    instead of that method, so that it can run on the caller's thread for the gate. ``loaders``: processes of this node
-    that load rules, under any name.
+    ``port``: the netlink port of the owner's own transactions, which are ignored. ``verify`` looks at the tables:
+    what is wrong with them, one line each. The first look comes at once. ``loaders``: processes of this node that load
+    rules, under any name.
     """
 
     def __init__(
         self,
-        gate: Watched,
+        port: int,
         on_damage: Callable[[tuple[str, ...]], None],
-        verify: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
+        verify: Callable[[], Awaitable[tuple[str, ...]]],
         loaders: Container[int] = (),
     ) -> None:
-        self._gate = gate
+        self._port = port
         self._loaders = loaders
         self._on_damage = on_damage
-        self._verify = verify if verify is not None else self._verify_here
+        self._verify = verify
         self._looking: asyncio.Task[None] | None = None
         self._others: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -75,7 +61,7 @@ class GateWatch:
             (nftables.NFNLGRP_NFTABLES,),
             self._readable,
             "cannot watch nftables",
-            filters.type_from_others(nftables.NEWGEN_TYPE, self._gate.port),
+            filters.type_from_others(nftables.NEWGEN_TYPE, self._port),
         )
         self._loop = loop
 
@@ -122,6 +108,3 @@ class GateWatch:
             problems = (str(problem),)
         if problems:
             self._on_damage(problems)
-
-    async def _verify_here(self) -> tuple[str, ...]:
-        return self._gate.verify()

@@ -60,6 +60,8 @@ _ANSWER_TIMEOUT = struct.pack("@ll", 5, 0)
 #: How many acknowledgements fit in the smallest default receive buffer (212,992 bytes; each takes about 1.3 KiB).
 _MAX_UNREAD_ACKS = 64
 _DUMP_ATTEMPTS = 8
+#: The wanted size of a receive buffer, in bytes.
+_RECEIVE_BUFFER = 1 << 20
 
 
 class Message(NamedTuple):
@@ -160,19 +162,15 @@ def acknowledgement(message: Message) -> tuple[int, str]:
 
 
 class NetlinkSocket:
-    """A netlink socket for requests. One thread at a time may use it.
+    """A netlink socket for requests. One thread at a time may use it."""
 
-    ``receive_buffer`` is the wanted size in bytes; without the privilege to exceed the system's maximum the kernel
-    gives that maximum.
-    """
-
-    def __init__(self, family: int, *, receive_buffer: int = 1 << 20) -> None:
+    def __init__(self, family: int) -> None:
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
         except OSError as problem:
             raise error(problem.errno or errno.EIO, f"cannot open a netlink socket of family {family}") from problem
         try:
-            widen(self._socket, receive_buffer)
+            widen(self._socket, _RECEIVE_BUFFER)
             for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
                 try:
                     self._socket.setsockopt(SOL_NETLINK, option, 1)
@@ -240,7 +238,7 @@ class NetlinkSocket:
             pack(Request(request.type, request.flags | NLM_F_ACK, request.payload), first + number)
             for number, request in enumerate(requests)
         )
-        self._send(data)
+        self.send(data)
         results: list[tuple[int, str] | None] = [None] * len(requests)
         missing = len(requests)
         while missing:
@@ -251,22 +249,20 @@ class NetlinkSocket:
                     missing -= 1
         return [result for result in results if result is not None]
 
-    def dump(self, kind: int, payload: bytes, what: str, flags: int = NLM_F_DUMP) -> list[Message]:
+    def dump(self, kind: int, payload: bytes, what: str) -> list[Message]:
         """Every message of a dump. A dump that a change interrupted is requested again.
 
         Raises NetlinkError, PermissionRequired.
         """
         for _attempt in range(_DUMP_ATTEMPTS):
-            complete, found = self._dump_once(kind, payload, what, flags)
+            complete, found = self._dump_once(kind, payload, what)
             if complete:
                 return found
         raise NetlinkError(f"{what}: the table keeps changing while it is read", errno.EAGAIN)
 
-    def get(self, kind: int, payload: bytes, what: str, flags: int = 0) -> Message:
+    def get(self, kind: int, payload: bytes, what: str) -> Message:
         """Send a request whose answer is one message (a "get" of one object). Raises as :meth:`dump`."""
-        self.drain()
-        sequence = self.next_sequence()
-        self._send(pack(Request(kind, flags, payload), sequence))
+        sequence = self.begin(kind, 0, payload)
         while True:
             for message in self.receive():
                 if message.sequence != sequence:
@@ -276,10 +272,8 @@ class NetlinkSocket:
                     raise error(number or errno.EIO, what, detail)
                 return message
 
-    def _dump_once(self, kind: int, payload: bytes, what: str, flags: int) -> tuple[bool, list[Message]]:
-        self.drain()
-        sequence = self.next_sequence()
-        self._send(pack(Request(kind, flags, payload), sequence))
+    def _dump_once(self, kind: int, payload: bytes, what: str) -> tuple[bool, list[Message]]:
+        sequence = self.begin(kind, NLM_F_DUMP, payload)
         found: list[Message] = []
         complete = True
         while True:
@@ -306,11 +300,18 @@ class NetlinkSocket:
                     return complete, found
                 found.append(message)
 
-    def send_raw(self, data: bytes) -> None:
-        """Send prepared messages. Raises NetlinkError, PermissionRequired."""
-        self._send(data)
+    def begin(self, kind: int, flags: int, payload: bytes) -> int:
+        """Send one request after discarding what is left of the last one; returns its sequence number.
 
-    def _send(self, data: bytes) -> None:
+        Raises NetlinkError, PermissionRequired.
+        """
+        self.drain()
+        sequence = self.next_sequence()
+        self.send(pack(Request(kind, flags, payload), sequence))
+        return sequence
+
+    def send(self, data: bytes) -> None:
+        """Send prepared messages. Raises NetlinkError, PermissionRequired."""
         try:
             self._socket.send(data)
         except OSError as problem:

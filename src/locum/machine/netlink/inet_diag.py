@@ -171,9 +171,7 @@ def dump(netlink: NetlinkSocket, wanted: int, program: bytes = b"") -> Iterator[
     payload = _DUMP_REQUEST.pack(socket.AF_UNSPEC, 0, 0, 0, wanted, 0)
     if program:
         payload += core.attribute(_REQ_BYTECODE, program)
-    netlink.drain()
-    sequence = netlink.next_sequence()
-    netlink.send_raw(core.pack(Request(_TCPDIAG_GETSOCK, NLM_F_DUMP, payload), sequence))
+    sequence = netlink.begin(_TCPDIAG_GETSOCK, NLM_F_DUMP, payload)
     layouts: dict[int, struct.Struct] = {}
     while True:
         data = _receive(netlink)

@@ -215,7 +215,7 @@ class NftSocket:
             parts.append(core.pack(Request(request.type, flags, request.payload), number))
         parts.append(core.pack(Request(_BATCH_END, 0, frame), last + 1))
         sock.drain()
-        sock.send_raw(b"".join(parts))
+        sock.send(b"".join(parts))
         failure: Exception | None = None
         while True:
             for message in sock.receive():
