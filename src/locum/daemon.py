@@ -158,7 +158,7 @@ async def serve(settings: Settings) -> int:
         state=Path(settings.paths.state),
         settings=settings.scripts,
         environment=script_environment(settings),
-        tunables=lambda: node.status().tunables,
+        tunables=lambda: node.tunables,
         log=log,
     )
     node = Node(
@@ -171,7 +171,7 @@ async def serve(settings: Settings) -> int:
     declared = DeclaredPorts(os.path.join(runtime, "listen"))
 
     def connection_settings() -> TrackerSettings:
-        tunables, given = node.status().tunables, reloader.settings.connections
+        tunables, given = node.tunables, reloader.settings.connections
         return TrackerSettings(
             ports=declared.ports.union(given.ports),
             reset_ports=frozenset(given.reset_ports),
@@ -206,7 +206,7 @@ async def serve(settings: Settings) -> int:
         connections=connections,
         calls=calls,
         wire=wire,
-        tunables=lambda: node.status().tunables,
+        tunables=lambda: node.tunables,
         log=log,
     )
     store = PrefixedStore(whole, settings.cluster.name + "/")

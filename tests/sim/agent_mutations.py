@@ -132,7 +132,7 @@ def release_without_muting(patch: Patch) -> None:
     original = Steps.release
 
     async def release(self: Steps, effect: fx.ReleaseAddress) -> Done:
-        deny, first = self._deny, True
+        deny, first = self.mute, True
 
         async def later(address: str) -> bool:
             nonlocal first
@@ -141,11 +141,11 @@ def release_without_muting(patch: Patch) -> None:
                 return True
             return await deny(address)
 
-        self._deny = later  # type: ignore[method-assign]
+        self.mute = later  # type: ignore[method-assign]
         try:
             return await original(self, effect)
         finally:
-            self._deny = deny  # type: ignore[method-assign]
+            self.mute = deny  # type: ignore[method-assign]
 
     patch.setattr(Steps, "release", release)
 
@@ -166,7 +166,7 @@ def released_stays_configured(patch: Patch) -> None:
     """After ``releaseip`` nobody sees to it that the address is gone."""
 
     async def forget(self: Steps, address: str) -> None:
-        await self._deny(address)
+        await self.mute(address)
         self._stop_serving(address)
 
     patch.setattr(Steps, "_forget", forget)

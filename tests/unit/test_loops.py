@@ -82,7 +82,7 @@ FUNCTIONS = frozenset(
         *("Gate", "GuardGate", "enforcement_of", "found_here", "HoldPage", "TakenNotes"),
         # Lists of what other programs have; threads that are joined at the end; files behind a harmless name.
         *("route.links", "route.addresses", "sock_diag.tcp_sockets", "listening_ports", "_listening_ports"),
-        *("self._learn_here", "_possible", "_nft", "ThreadPoolExecutor", "notes.clear", "fcntl.flock"),
+        *("_possible", "_nft", "ThreadPoolExecutor", "notes.clear", "fcntl.flock"),
     ]
 )
 METHODS = frozenset(
@@ -155,7 +155,6 @@ ALLOWED: dict[str, str] = {
     "node/driver.py:_start:self._steps.confirm": "hands over",
     "node/driver.py:_beat:self._steps.arm": "hands over, and waits without blocking",
     "node/life.py:take_over:steps.adopt": "hands over, and waits without blocking",
-    "node/auditor.py:_repair:steps.allow": "hands over, and waits without blocking",
     "node/auditor.py:_repair:steps.renew": "hands over, and waits without blocking",
     "daemon.py:watch_wire:wire.configure": "opens packet sockets; asks the kernel about interfaces on a thread",
     "node/auditor.py:_look:Gate": "runs on the thread of the audit",
@@ -164,9 +163,6 @@ ALLOWED: dict[str, str] = {
     "connections/tracker.py:dropped:self.recorder": "memory",
     "connections/tracker.py:_reset_all:self.recorder": "memory",
     "connections/tracker.py:_sweep:self._destroyer": "makes an iterator; its steps run on the tracker's thread",
-    "machine/gate/gate_watch.py:_verify_here": "for callers without a thread: tests",
-    "machine/kernel_monitor.py:start:self._learn_here": "for callers without a thread: tests",
-    "machine/kernel_monitor.py:_readable:self._learn_here": "for callers without a thread: tests",
     "connections/listeners.py:listening_ports": "for commands and doctor, in processes of their own",
     # -- short by their nature -----------------------------------------------------------------------------------------
     "node/guard/children.py:poll:os.waitpid": "WNOHANG",

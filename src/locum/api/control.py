@@ -181,7 +181,7 @@ class ControlServer:
 
     async def _tunables(self, message: Message) -> object:
         node = self._driver.node
-        return status_report.tunable_reports(node.view, node.status().tunables)
+        return status_report.tunable_reports(node.view, node.tunables)
 
     async def _reload(self, message: Message) -> object:
         return await self._reloader.reload()

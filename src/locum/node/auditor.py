@@ -15,10 +15,11 @@ from locum import tasks
 from locum.clock import boottime
 from locum.errors import LocumError
 from locum.machine import snapshot
-from locum.machine.audit import Claim, Finding, Hosted, Snapshot, findings
+from locum.machine.audit import Claim, Finding, Snapshot, findings
 from locum.machine.gate.gate import Gate
 from locum.node.driver import Driver
 from locum.node.steps import Steps
+from locum.rules.schema import HostedAddress
 from locum.threads import NoAnswer, Worker
 
 #: Seconds between two audits; at least this multiple of the last one's duration.
@@ -98,7 +99,7 @@ class Auditor:
                 await self._steps.gate_done(PATIENCE)
                 began = boottime()
             claims, configured = self._claims(), frozenset(self._steps.configured)
-            hosted = [Hosted(h.address, h.bits, h.interfaces) for h in self._driver.node.status().hosted.values()]
+            hosted = list(self._driver.node.hosted.values())
             seen = await self._worker.run("auditing the kernel", PATIENCE, _look, claims, hosted, self._gated)
         except (NoAnswer, LocumError) as error:
             self._tell((f"the kernel could not be compared with the addresses served here: {error}",))
@@ -114,7 +115,7 @@ class Auditor:
         await self._follow(f for f in found if f.action != "deny" or configured.isdisjoint(f.addresses))
 
     def _claims(self) -> list[Claim]:
-        moving = self._driver.node.status().moving
+        moving = self._driver.node.moving
         held = self._steps.held().items()
         return [Claim(address, bits, name) for address, (bits, name) in held if address != moving]
 
@@ -162,7 +163,7 @@ class Auditor:
                 self._log(f"{finding.text}: muting it", "warning")
                 await steps.mute(address)
             return
-        if address not in steps.held() or address == node.status().moving:
+        if address not in steps.held() or address == node.moving:
             return
         times = repaired[finding.kind, address] = self._repaired.get((finding.kind, address), 0) + 1
         if finding.kind in PASSING and times == 1:
@@ -179,7 +180,7 @@ class Auditor:
             return
         self._log(f"{finding.text}: repairing it", "warning")
         if finding.action == "allow":
-            await steps.allow(address)
+            await steps.let_through(address)
         elif finding.action == "renew":
             await steps.renew(address)
         elif finding.action == "replace":
@@ -195,7 +196,7 @@ class Auditor:
         self._driver.feed(self._driver.node.warnings_changed, "audit", texts)
 
 
-def _look(claims: list[Claim], hosted: list[Hosted], gated: bool) -> Snapshot:
+def _look(claims: list[Claim], hosted: list[HostedAddress], gated: bool) -> Snapshot:
     """On the thread."""
     if not gated:
         return snapshot.take(claims, hosted)

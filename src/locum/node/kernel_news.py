@@ -83,7 +83,7 @@ class KernelNews:
         task.add_done_callback(self._tasks.discard)
 
     def _others_changed(self, address: str) -> None:
-        if address not in self._driver.node.status().hosted:
+        if address not in self._driver.node.hosted:
             self.on_change()
 
     async def _read_links(self) -> None:
@@ -111,11 +111,10 @@ class KernelNews:
 
     def _check(self, address: str, bits: int, interface: str) -> None:
         """Remove a public address that this node does not serve, or not on this interface."""
-        status = self._driver.node.status()
-        if address not in status.hosted:
+        node, configured = self._driver.node, self._steps.configured.get(address)
+        if address not in node.hosted:
             return
-        configured = self._steps.configured.get(address)
-        if configured is not None and (configured[1] == interface or status.activity is not None):
+        if configured is not None and (configured[1] == interface or node.activity is not None):
             return
         self._log(f"{address} was found on {interface} and is not served there: removing it", "warning")
         self.spawn(self._remove(address, bits, interface))

@@ -60,7 +60,7 @@ class KernelWatch:
         self._table = AddressTable()
         self._links = Links()
         self.news = KernelNews(driver, steps, calls, self._table, self._links, log)
-        self._monitor = KernelMonitor(self._event, learns=False)
+        self._monitor = KernelMonitor(self._event)
         self._listeners = ListenerWatch(self._port_gone)
         self._ports = PortWatch(
             os.path.join(runtime, "listen"),
@@ -68,13 +68,15 @@ class KernelWatch:
             watch=self._listeners.watch,
             look=self._listeners.look,
             closed=self._port_closed,
-            reads=False,
         )
         self._gate = gate
         self._gate_watch: GateWatch | None = None
         if gate is not None:
             self._gate_watch = GateWatch(
-                gate, self.news.gate_damaged, lambda: calls.on_gate("looking at the gate", gate.verify), gate.loaders
+                gate.port,
+                self.news.gate_damaged,
+                lambda: calls.on_gate("looking at the gate", gate.verify),
+                gate.loaders,
             )
             calls.culprit = self._gate_watch.other
         self._learning = Look(self._learn)
@@ -155,7 +157,7 @@ class KernelWatch:
     def _situation(self) -> Situation:
         in_use = self._engine.in_use
         enabled = frozenset(script.name for script in in_use.scripts if script.enabled)
-        return Situation(self._driver.node.status().leaving, self._engine.running, enabled or None)
+        return Situation(self._driver.node.leaving, self._engine.running, enabled or None)
 
     def _port_gone(self, port: int) -> None:
         self.news.spawn(self._with_ports(self._ports.gone, port))

@@ -29,8 +29,8 @@ class PortWatch:
     """Calls ``closed(port)`` when a declared port that should be open has no listener.
 
     ``directory`` has the declarations. ``watch`` receives the ports to watch whenever they change. ``look`` reports
-    (by calling :meth:`gone`) which of some ports have no listener. Every call reads files, unless ``reads`` is false:
-    then the caller runs :meth:`load` before, where waiting is allowed.
+    (by calling :meth:`gone`) which of some ports have no listener. Before every other call, the caller runs
+    :meth:`load` where waiting is allowed: it reads the files.
     """
 
     def __init__(
@@ -41,9 +41,7 @@ class PortWatch:
         watch: Callable[[Collection[int]], None],
         look: Callable[[Collection[int]], None],
         closed: Callable[[int], None],
-        reads: bool = True,
     ) -> None:
-        self._reads = reads
         self._directory = directory
         self._situation = situation
         self._watch = watch
@@ -72,8 +70,6 @@ class PortWatch:
 
     def read(self) -> None:
         """Watch the declared ports, if they have changed."""
-        if self._reads:
-            self.load()
         if self._loaded is None or self._loaded[0] == self._stamp:
             return
         self._stamp, self._ports = self._loaded

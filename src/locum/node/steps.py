@@ -341,7 +341,7 @@ class Steps:
             # An address let through the gate after the drop would speak under the next hold.
             return False, str(HoldEnded())
         self.configured[address] = (bits, interface)
-        if not await self._allow(address):
+        if not await self.let_through(address):
             await self._abandon(address)
             return False, "the kernel's gate cannot be changed"
         arguments = (interface, address, str(bits))
@@ -367,7 +367,7 @@ class Steps:
         await self._begin(address)
         self.configured.setdefault(address, (bits, interface))
         await self._connections.releasing(address)
-        await self._deny(address)
+        await self.mute(address)
         await self._connections.released(address)
         arguments = (interface, address, str(bits))
         try:
@@ -460,14 +460,6 @@ class Steps:
         Raises NoAnswer after ``limit`` seconds."""
         await self._calls.gate.run("waiting for the gate", limit, lambda: None)
 
-    async def allow(self, address: str) -> None:
-        """Let a held address that the gate has lost through it again."""
-        await self._allow(address)
-
-    async def mute(self, address: str) -> None:
-        """Mute an address at the gate that is not served here."""
-        await self._deny(address)
-
     def announce_again(self, address: str) -> None:
         """Announce a held address once more."""
         self._announce_once(self._renewable[address][1], address)
@@ -505,7 +497,7 @@ class Steps:
             if address in missing:
                 await self._forget_note(address)
             self.configured[address] = self._renewable[address] = (bits, interface)
-            await self._allow(address)
+            await self.let_through(address)
             await self._ensure(address, bits, interface)
             self._wire.holds(address, interface)
             self._connections.adopted(address, interface)
@@ -563,7 +555,7 @@ class Steps:
 
     async def _forget(self, address: str) -> None:
         """Mute ``address``, then remove it from the kernel."""
-        muted = await self._deny(address)
+        muted = await self.mute(address)
         # A hold that was lost meanwhile has removed it already.
         present = self.configured.get(address)
         problem = await self._remove(address, *present) if present is not None else ""
@@ -575,12 +567,12 @@ class Steps:
         await self._forget(address)
         self._connections.dropped([address])
 
-    async def _deny(self, address: str) -> bool:
-        """Whether the gate mutes ``address`` now."""
+    async def mute(self, address: str) -> bool:
+        """Mute ``address`` at the gate; returns whether the gate does so now."""
         return self._gate is not None and await self._change_gate(f"muting {address}", self._gate.deny, address)
 
-    async def _allow(self, address: str) -> bool:
-        """Whether the gate, if there is one, lets ``address`` through now."""
+    async def let_through(self, address: str) -> bool:
+        """Let ``address`` through the gate, if there is one; returns whether it lets it through now."""
         return self._gate is None or await self._change_gate(
             f"letting {address} through the gate", self._gate.allow, address
         )

@@ -106,6 +106,8 @@ class _Node:
         self._world = world
         self.effects: list[fx.Effect] = []
         self.view = self
+        self.hosted = {ADDRESS: None, OTHER: None}
+        self.activity = None
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def given(*arguments: object) -> None:
@@ -133,8 +135,6 @@ class _Node:
 
 class _Status(NamedTuple):
     hold: float = 2.0
-    hosted: Mapping[str, object] = {ADDRESS: None, OTHER: None}
-    activity: str | None = None
     unsure: tuple[str, ...] = ()
 
 

@@ -18,17 +18,10 @@ from locum.threads import NoAnswer
 ADDRESS = "10.0.0.1"
 
 
-class FakeStatus:
-    moving: str | None = None
-    hosted: dict[str, object] = {}  # noqa: RUF012 - never changed
-
-
 class FakeNode:
     def __init__(self) -> None:
-        self.present = FakeStatus()
-
-    def status(self) -> FakeStatus:
-        return self.present
+        self.moving: str | None = None
+        self.hosted: dict[str, object] = {}
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def method(*_: object) -> None:
@@ -72,7 +65,7 @@ class FakeActs:
         self.done.append(("put_last", addresses))
         return ""
 
-    async def allow(self, address: str) -> None:
+    async def let_through(self, address: str) -> None:
         self.done.append(("allow", address))
 
     async def mute(self, address: str) -> None:
@@ -138,7 +131,7 @@ def test_what_is_normal_just_after_an_address_was_configured_must_be_seen_twice(
 
 
 def test_nothing_is_done_to_an_address_that_an_activity_is_about(scene: Scene) -> None:
-    scene.driver.node.present.moving = ADDRESS
+    scene.driver.node.moving = ADDRESS
     scene.audits(REPAIRS + 2, finding("gate", "allow"))
     assert scene.steps.done == []
     assert not scene.told("address_unfit")

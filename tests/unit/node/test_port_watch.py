@@ -37,6 +37,18 @@ class Scene:
         for port in sorted(set(ports) - self.listening):
             self.ports.gone(port)
 
+    def read(self) -> None:
+        self.ports.load()
+        self.ports.read()
+
+    def gone(self, port: int) -> None:
+        self.ports.load()
+        self.ports.gone(port)
+
+    def event_ended(self) -> None:
+        self.ports.load()
+        self.ports.event_ended()
+
     def declare(self, script: str, text: str) -> None:
         (self.place / script).write_text(text)
 
@@ -48,7 +60,7 @@ class Scene:
 def scene(tmp_path: Path) -> Scene:
     made = Scene(tmp_path)
     made.declare("50.web", "80\n443\n")
-    made.ports.read()
+    made.read()
     assert made.watched == {80, 443}
     return made
 
@@ -56,15 +68,15 @@ def scene(tmp_path: Path) -> Scene:
 @pytest.mark.parametrize("running", [None, Event.MONITOR])
 def test_a_service_that_dies_is_news(scene: Scene, running: Event | None) -> None:
     scene.become(running=running)
-    scene.ports.gone(80)
+    scene.gone(80)
     assert scene.told == [80]
 
 
 @pytest.mark.parametrize("change", [{"leaving": True}, {"running": Event.SHUTDOWN}])
 def test_a_node_that_leaves_stops_its_services_in_silence(scene: Scene, change: dict[str, object]) -> None:
     scene.become(**change)
-    scene.ports.gone(80)
-    scene.ports.event_ended()
+    scene.gone(80)
+    scene.event_ended()
     assert scene.told == []
 
 
@@ -72,9 +84,9 @@ def test_a_node_that_leaves_stops_its_services_in_silence(scene: Scene, change: 
 def test_a_port_that_was_withdrawn_while_the_event_runs_is_no_news(scene: Scene, running: Event | None) -> None:
     scene.become(running=running)
     scene.declare("50.web", "443\n")
-    scene.ports.gone(80)
+    scene.gone(80)
     scene.become(running=None)
-    scene.ports.event_ended()
+    scene.event_ended()
     assert scene.told == []
     assert scene.watched == {443}
 
@@ -85,28 +97,28 @@ def test_a_service_that_an_event_stops_is_judged_when_the_event_has_ended(
     scene: Scene, running: Event, back: bool
 ) -> None:
     scene.become(running=running)
-    scene.ports.gone(80)
+    scene.gone(80)
     assert scene.told == []
     scene.listening = {80} if back else set()
     scene.become(running=None)
-    scene.ports.event_ended()
+    scene.event_ended()
     assert scene.told == ([] if back else [80])
-    scene.ports.event_ended()
+    scene.event_ended()
     assert scene.told == ([] if back else [80])
 
 
 def test_the_ports_of_a_script_that_was_disabled_or_removed_are_no_news(scene: Scene) -> None:
     scene.declare("60.other", "22\n")
-    scene.ports.read()
+    scene.read()
     scene.become(enabled=frozenset({"60.other"}))
-    scene.ports.gone(80)
+    scene.gone(80)
     assert scene.told == []
     assert scene.watched == {22}
-    scene.ports.gone(22)
+    scene.gone(22)
     assert scene.told == [22]
 
 
 def test_before_the_scripts_are_known_every_declaration_counts(scene: Scene) -> None:
     scene.become(enabled=None)
-    scene.ports.gone(80)
+    scene.gone(80)
     assert scene.told == [80]

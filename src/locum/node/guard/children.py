@@ -19,6 +19,7 @@ from locum.errors import LocumError
 from locum.lines import standard_error, take_standard_error
 from locum.node.guard.ports import ProcessPort
 from locum.node.guard.system_calls import die_with_parent, name_process
+from locum.node.guard.wakeups import HANDLED
 
 #: Exit status of an agent that can never do its work; it is not started again. (sysexits.h: EX_CONFIG)
 EXIT_HOPELESS = 78
@@ -56,14 +57,7 @@ def forked(name: str, work: Callable[[], int]) -> Callable[[], ProcessPort]:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            for number in (
-                signal.SIGTERM,
-                signal.SIGINT,
-                signal.SIGHUP,
-                signal.SIGUSR1,
-                signal.SIGUSR2,
-                signal.SIGCHLD,
-            ):
+            for number in HANDLED:
                 signal.signal(number, signal.SIG_DFL)
             name_process(name)
             take_standard_error()

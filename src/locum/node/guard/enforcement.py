@@ -76,23 +76,15 @@ class GuardGate:
                 self._log(f"cannot remove the gate: {error}", "error")
 
 
-class AgentGate(Protocol):
+class AgentGate(GatePort, Protocol):
     """The agent's begin with the gate; see :class:`locum.machine.gate.gate.Gate`."""
 
     def adopt(self, public: Iterable[str], interfaces: Iterable[str]) -> bool:
         """Take over the rules as they are; False when they are not there."""
         ...
 
-    def install(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
-        """Load the rules, shut. Raises GateUnavailable."""
-        ...
-
     def state(self) -> GateState:
         """What the kernel has now."""
-        ...
-
-    def close(self) -> None:
-        """Close the socket; the rules stay."""
         ...
 
 

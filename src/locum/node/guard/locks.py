@@ -84,15 +84,6 @@ def _refusal(owner: int | None) -> UsageError:
     )
 
 
-class _FileLock:
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
-
-    def close(self) -> None:
-        """Give the lock back."""
-        os.close(self._handle)
-
-
 def _lock_file() -> Lock:
     handle = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -104,7 +95,7 @@ def _lock_file() -> Lock:
         if pid is None or not _is_of_another_user(pid):
             os.close(handle)
             raise _refusal(pid)
-    return _FileLock(handle)
+    return os.fdopen(handle)
 
 
 def _lock_owner(inode: int) -> int | None:
