@@ -214,11 +214,10 @@ class _Task:
 
     def address(self) -> str:
         """The public address that the request is about, in its canonical form."""
-        text = self.request.address.partition("/")[0].strip()
-        address = _canonical(text)
-        if address is None:
-            raise UsageError(f"{self.request.address!r} is not an IP address")
-        return address
+        try:
+            return hosts.address(self.request.address.partition("/")[0].strip())
+        except ValueError:
+            raise UsageError(f"{self.request.address!r} is not an IP address") from None
 
     def admin(self, node: str) -> AdminRecord:
         known = self.view.admin.get(node)
@@ -229,13 +228,6 @@ class _Task:
 
     def situation(self, view: View | None = None) -> Situation:
         return Situation.of(view or self.view, self.wall)
-
-
-def _canonical(text: str) -> str | None:
-    try:
-        return hosts.address(text)
-    except ValueError:
-        return None
 
 
 # -- nodes ------------------------------------------------------------------------------------------------------
@@ -310,17 +302,19 @@ def _enable(task: _Task) -> AdminChange:
 
 
 def _disable(task: _Task) -> AdminChange:
-    node = task.node()
-    old = task.admin(node)
-    message = f"{node} was disabled already" if old.disabled else f"{node} is disabled"
-    return _write_admin(task, node, msgspec.structs.replace(old, disabled=True), message, leaves=True)
+    old = task.admin(task.node())
+    return _take_out(task, msgspec.structs.replace(old, disabled=True), old, "disabled")
 
 
 def _stop(task: _Task) -> AdminChange:
+    old = task.admin(task.node())
+    return _take_out(task, msgspec.structs.replace(old, stopped=True), old, "stopped")
+
+
+def _take_out(task: _Task, new: AdminRecord, old: AdminRecord, state: str) -> AdminChange:
     node = task.node()
-    old = task.admin(node)
-    message = f"{node} was stopped already" if old.stopped else f"{node} is stopped"
-    return _write_admin(task, node, msgspec.structs.replace(old, stopped=True), message, leaves=True)
+    message = f"{node} was {state} already" if new == old else f"{node} is {state}"
+    return _write_admin(task, node, new, message, leaves=True)
 
 
 def _continue(task: _Task) -> AdminChange:

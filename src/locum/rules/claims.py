@@ -78,7 +78,7 @@ class Claims:
         chunk = free[: self._chunk]
         conditions = [*self._context.membership(), Condition("plan", plan_revision)]
         conditions += [Condition(f"claim/{address}", 0) for address, _ in chunk]
-        puts = [Put(f"claim/{address}", self._record(interface)) for address, interface in chunk]
+        puts = [Put(f"claim/{address}", schema.encode(self._truth(interface))) for address, interface in chunk]
         self._commits.start(Claim(), conditions, puts)
 
     def give_up(self, wanted: frozenset[str], local: Mapping[str, Local]) -> None:
@@ -93,15 +93,13 @@ class Claims:
 
     def reclaim(self, wanted: frozenset[str]) -> None:
         """Rewrite the claims that a deletion under way could end, for addresses that are wanted again."""
-        view = self._context.view
         for address in [a for a in self._given_up if a in wanted]:
             interface = self._interface_for(address)
             if not self.mine(address):
                 del self._given_up[address]
             elif interface is not None and not self.firm(address):
-                conditions = [*self._context.membership(), view.condition(f"claim/{address}")]
-                put = Put(f"claim/{address}", self._record(interface))
-                self._commits.start(Reclaim(address), conditions, [put])
+                truth = self._truth(interface)
+                self._commits.write(Reclaim(address), f"claim/{address}", truth, self._context.membership())
 
     def correct(self, local: Mapping[str, Local], unproven: Callable[[str], bool]) -> None:
         """Rewrite claims that say less than the truth, or that were overwritten with something unreadable.
@@ -132,9 +130,6 @@ class Claims:
 
     def _truth(self, interface: str, *, serving: bool = False) -> ClaimRecord:
         return ClaimRecord(self._context.name, self._context.incarnation, interface, serving=serving)
-
-    def _record(self, interface: str) -> bytes:
-        return schema.encode(self._truth(interface))
 
     def _revision(self, address: str) -> int:
         return self._context.view.revision_of(f"claim/{address}")

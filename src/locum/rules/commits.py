@@ -11,10 +11,12 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
+from locum.rules import schema
 from locum.rules.commit_kinds import CommitKind
 from locum.rules.context import Context
 from locum.rules.effects import CommitWork
-from locum.store.base import Commit, CommitResult, Condition, Operation
+from locum.rules.schema import Record
+from locum.store.base import Commit, CommitResult, Condition, Operation, Put
 
 #: Longest pause after a refused commit, in seconds; it ends sooner when the view catches up.
 REFUSED_PAUSE = 0.05
@@ -91,6 +93,11 @@ class Commits:
         self._under_way[request] = _UnderWay(kind, commit.operations, self._context.view.known)
         self._context.emit(CommitWork(request, commit, kind, self._context.incarnation))
         return True
+
+    def write(self, kind: CommitKind, key: str, record: Record, conditions: Sequence[Condition] = ()) -> bool:
+        """As :meth:`start`: write ``record`` at ``key`` if the key is still as seen, and ``conditions`` hold."""
+        own = self._context.view.condition(key)
+        return self.start(kind, [*conditions, own], [Put(key, schema.encode(record))])
 
     def answered(self, request: int, result: CommitResult | None) -> Answer | None:
         """Take the store's answer, None when it gave none; returns None for a commit that was forgotten.

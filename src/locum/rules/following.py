@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 
-from locum.rules import schema
 from locum.rules.activity import Activity
 from locum.rules.commit_kinds import BanSelf, WritePhase
 from locum.rules.commits import Commits
@@ -19,7 +18,6 @@ from locum.rules.context import Context
 from locum.rules.effects import RunEvent
 from locum.rules.plan import PREPARE_EVENTS, current_health, participants, unready
 from locum.rules.schema import DIRTY, PREPARED, RECOVERED, SETTLED, AdminRecord, PhaseRecord, PlanRecord
-from locum.store.base import Put
 
 #: The events that end a reconfiguration, in this order.
 CLOSING_EVENTS = ("ipreallocated", "recovered")
@@ -88,15 +86,11 @@ class Following:
 
     def step(self, plan: PlanRecord, settled: bool, changes: int) -> None:
         """Write the phase that has been reached. ``changes``: the number of takes and releases so far."""
-        own = self._context.view.phases.get(self._context.name)
-        incarnation = self._context.incarnation
-        known = own.record if own is not None and own.record.incarnation == incarnation else None
-        target = self._target(plan, settled, changes)
-        if target is not None and (target != known or f"phase/{self._context.name}" in self._context.view.corrupt):
-            member = self._context.view.condition(f"member/{self._context.name}")
-            mine = self._context.view.condition(f"phase/{self._context.name}")
-            key = f"phase/{self._context.name}"
-            self._commits.start(WritePhase(), [member, mine], [Put(key, schema.encode(target))])
+        view, name, key = self._context.view, self._context.name, f"phase/{self._context.name}"
+        own, target = view.phases.get(name), self._target(plan, settled, changes)
+        known = own.record if own is not None and own.record.incarnation == self._context.incarnation else None
+        if target is not None and (target != known or key in view.corrupt):
+            self._commits.write(WritePhase(), key, target, [view.condition(f"member/{name}")])
 
     def _target(self, plan: PlanRecord, settled: bool, changes: int) -> PhaseRecord | None:
         epoch, incarnation = plan.epoch, self._context.incarnation
@@ -231,11 +225,8 @@ class Following:
         """Commit a decided ban until it is in the store."""
         if self._ban is None:
             return
-        key = f"admin/{self._context.name}"
-        old = self._context.view.admin.get(self._context.name)
-        if (
-            old is not None and old.record.banned_until > self._context.wall
-        ) or self._ban.banned_until <= self._context.wall:
+        old, wall = self._context.view.admin.get(self._context.name), self._context.wall
+        if (old is not None and old.record.banned_until > wall) or self._ban.banned_until <= wall:
             self._ban = None
             return
         other = self._replacement()
@@ -244,9 +235,8 @@ class Following:
             self._ban = None
             return
         # Two nodes that ban themselves at once must not rely on each other: the later commit finds a key changed.
-        condition = self._context.view.condition
-        conditions = [condition(key), condition(f"admin/{other}"), condition(f"member/{other}")]
-        self._commits.start(BanSelf(), conditions, [Put(key, schema.encode(self._ban))])
+        conditions = [self._context.view.condition(f"{kind}/{other}") for kind in ("admin", "member")]
+        self._commits.write(BanSelf(), f"admin/{self._context.name}", self._ban, conditions)
 
     def next_due(self, since: float) -> float:
         """When a failed closing event is to be retried, if it was not at ``since``."""

@@ -6,11 +6,9 @@ conclusions from a record.
 
 from __future__ import annotations
 
-from locum.rules import schema
 from locum.rules.commit_kinds import WriteHealth
 from locum.rules.parts import Parts
 from locum.rules.schema import HealthRecord
-from locum.store.base import Put
 
 
 class Health:
@@ -26,8 +24,7 @@ class Health:
         context, view, truth = self._parts.context, self._parts.view, self._record()
         key, known = f"health/{context.name}", view.health.get(context.name)
         if known is None or known.record != truth or key in view.corrupt:
-            conditions = [view.condition(f"member/{context.name}"), view.condition(key)]
-            self._parts.commits.start(WriteHealth(), conditions, [Put(key, schema.encode(truth))])
+            self._parts.commits.write(WriteHealth(), key, truth, [view.condition(f"member/{context.name}")])
 
     def _record(self) -> HealthRecord:
         parts = self._parts

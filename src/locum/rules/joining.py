@@ -89,20 +89,9 @@ class Joining:
         conditions = [view.condition(f"{kind}/{name}") for kind in ("member", "beat", "node")]
         conditions += [view.condition(f"number/{number}"), view.condition("history")]
         operations: list[Operation] = [Delete(f"{kind}/{name}") for kind in ("beat", "health", "phase")]
-        operations.append(
-            Put(
-                f"member/{name}",
-                schema.encode(
-                    MemberRecord(
-                        incarnation,
-                        self.identity.hold,
-                        self.identity.margin,
-                        self.identity.machine,
-                        self.identity.version,
-                    )
-                ),
-            )
-        )
+        own = self.identity
+        member_record = MemberRecord(incarnation, own.hold, own.margin, own.machine, own.version)
+        operations.append(Put(f"member/{name}", schema.encode(member_record)))
         operations.append(Put(f"node/{name}", schema.encode(self._node_record(number, self.identity))))
         operations.append(Put(f"number/{number}", schema.encode(NumberRecord(name))))
         if view.history is None:
@@ -148,7 +137,7 @@ class Joining:
         member = view.members.get(self._context.name)
         truth = self._node_record(number, self.identity if member is None else member.record)
         if known is None or known.record != truth or key in view.corrupt:
-            self._commits.start(WriteNode(), [view.condition(key)], [Put(key, schema.encode(truth))])
+            self._commits.write(WriteNode(), key, truth)
         elif self._keep_number(number):
             self._right = (view.changes, self.identity)
 
@@ -178,9 +167,7 @@ class Joining:
         elif view.revision_of(key):
             # It is unreadable and was never readable: a number is not worth a conflict.
             return True
-        self._commits.start(
-            WriteNumber(), [view.condition(key)], [Put(key, schema.encode(NumberRecord(self._context.name)))]
-        )
+        self._commits.write(WriteNumber(), key, NumberRecord(self._context.name))
         return False
 
     def _node_record(self, number: int, promise: Identity | MemberRecord) -> NodeRecord:

@@ -160,8 +160,7 @@ class Leading:
             if plan is None:
                 self._replan = False
                 return
-            conditions = [*standing, view.condition("plan")]
-            if self._commits.start(WritePlan(plan.epoch), conditions, [Put("plan", schema.encode(plan))]):
+            if self._commits.write(WritePlan(plan.epoch), "plan", plan, standing):
                 self._replan = False
                 context.note(f"plan {plan.epoch}: {plan.cause}")
 
@@ -273,6 +272,5 @@ class Leading:
             if 0 < admin.record.banned_until <= context.wall:
                 free = AdminRecord(disabled=admin.record.disabled, stopped=admin.record.stopped)
                 context.note(f"{node}: the ban is over")
-                conditions = [*standing, view.condition(f"admin/{node}")]
-                return self._commits.start(LiftBan(node), conditions, [Put(f"admin/{node}", schema.encode(free))])
+                return self._commits.write(LiftBan(node), f"admin/{node}", free, standing)
         return False

@@ -129,7 +129,7 @@ class Membership:
         parts.commits.forget()
         parts.detector.forget_all()
         parts.leading.forget()
-        parts.serving.forget()
+        parts.serving.claims.forget()
         if self.member:
             self.lose(what)
         elif self.stage is not Stage.LEFT:

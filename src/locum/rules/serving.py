@@ -75,10 +75,8 @@ class Serving:
             self.local[address] = Local(interface, self._bits(address), held=address in held)
             if address not in held:
                 self.claims.adopt_unsure(address)
-        for address, interface in held.items():
-            if address not in claims:
-                # The claim is gone or unreadable: a node that does not know its former value may free it.
-                self.local[address] = Local(interface, self._bits(address), held=False)
+        # The claims on the others are gone or unreadable: a node that does not know their former value may free them.
+        self.inherit({address: interface for address, interface in held.items() if address not in claims})
 
     def inherit(self, held: Mapping[str, str]) -> None:
         """After a restart of the agent that lost its membership: release its predecessor's addresses."""
@@ -96,14 +94,8 @@ class Serving:
     def links_changed(self, links: Mapping[str, bool]) -> None:
         """Set the links' states, of all interfaces: name → up."""
         back = self.links.changed(links)
-        for address, local in self.local.items():
-            # An interface that goes down loses its routes and its IPv6 addresses.
-            if local.held and local.interface in back:
-                self.upkeep.forgotten(address, self._context.now)
-
-    def forget(self) -> None:
-        """The store has another history: revisions of claims are meaningless there."""
-        self.claims.forget()
+        # An interface that goes down loses its routes and its IPv6 addresses.
+        self.scripts_forget([address for address, local in self.local.items() if local.interface in back])
 
     def address_removed(self, address: str, interface: str) -> None:
         """The kernel lost an address; restore it if it is held there."""
@@ -335,11 +327,8 @@ class Serving:
 
     def retake(self, address: str) -> None:
         """Begin to run ``takeip`` again for ``address``."""
-
-        def retaken() -> None:
-            self.upkeep.retaken(address, self._context.now)
-
-        local, request = self.local[address], self._bring(address, "takeip", retaken, "takeip, run again")
+        local, retaken = self.local[address], lambda: self.upkeep.retaken(address, self._context.now)
+        request = self._bring(address, "takeip", retaken, "takeip, run again")
         self._context.emit(TakeAgain(request, address, local.bits, local.interface, self._context.incarnation))
 
     def settled(self, moment: Moment) -> bool:
@@ -408,6 +397,4 @@ class Serving:
 
     def _bits(self, address: str) -> int:
         hosted = self.hosted.get(address)
-        if hosted is not None:
-            return hosted.bits
-        return 128 if ":" in address else 32
+        return hosted.bits if hosted is not None else 128 if ":" in address else 32

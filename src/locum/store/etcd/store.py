@@ -137,9 +137,7 @@ class EtcdStore:
             self._prefix,
             self._prefix + prefix.encode(),
             after,
-            self._options.watch_idle,
-            self._options.suspect_after,
-            self._options.attempt_timeout,
+            self._options,
             self._current_revision,
         )
         self._watches.add(watch)

@@ -25,6 +25,7 @@ from locum.store.etcd import messages
 from locum.store.etcd.endpoints import Endpoint, Endpoints
 from locum.store.etcd.gateway import Gateway
 from locum.store.etcd.messages import Event, Failure, Refused, TokenRefused, Unknown, WatchResponse
+from locum.store.etcd_options import EtcdOptions
 
 #: Reading stops while the consumer leaves this number of batches unread: etcd keeps the rest.
 _QUEUE_BATCHES: Final = 4096
@@ -69,8 +70,8 @@ class _Start(NamedTuple):
 class Watch:
     """A watch of ``prefix`` after revision ``after``; ``namespace``, a part of it, is removed from the keys.
 
-    A stream that is silent for ``idle`` seconds is suspicious. A new stream is also tried at the next endpoint when it
-    is not confirmed within ``patience`` seconds, and abandoned after ``attempt`` seconds.
+    By ``options``, a stream that is silent for ``watch_idle`` is suspicious. A new stream is also tried at the next
+    endpoint when it is not confirmed within ``suspect_after``, and abandoned after ``attempt_timeout``.
     """
 
     def __init__(
@@ -80,9 +81,7 @@ class Watch:
         namespace: bytes,
         prefix: bytes,
         after: int,
-        idle: float,
-        patience: float,
-        attempt: float,
+        options: EtcdOptions,
         current_revision: Callable[[], Awaitable[int]],
     ) -> None:
         self._gateway = gateway
@@ -90,9 +89,9 @@ class Watch:
         self._namespace = namespace
         self._prefix = prefix
         self._after = after
-        self._idle = idle
-        self._patience = patience
-        self._attempt = attempt
+        self._idle = options.watch_idle
+        self._patience = options.suspect_after
+        self._attempt = options.attempt_timeout
         self._current_revision = current_revision
         self._queue: deque[tuple[Batch, int]] = deque()
         self._queued_bytes = 0
@@ -102,7 +101,7 @@ class Watch:
         self._room.set()
         self._suspicion = asyncio.Event()
         self._heard = 0.0
-        self._quiet = idle
+        self._quiet = self._idle
         self._serving: Endpoint | None = None
         # Refusals since the last sign that this watch works, the time of the first one, and whether it ever worked.
         self._refusals = 0

@@ -14,6 +14,7 @@ from locum.store.etcd import EtcdStore, messages
 from locum.store.etcd.endpoints import Endpoints
 from locum.store.etcd.messages import Header
 from locum.store.etcd.watch import Watch
+from locum.store.etcd_options import EtcdOptions
 from tests.unit.store.harness import asynchronous
 
 
@@ -97,7 +98,8 @@ async def test_a_watch_that_is_closed_while_it_changes_its_stream_leaves_none_be
     endpoints = Endpoints(["a:1", "b:1"], gateway, b"k", 1000.0, 1000.0)  # type: ignore[arg-type]
     for endpoint in endpoints.all:
         endpoints.heard(endpoint, Header(1, 1, 5))
-    watch = Watch(gateway, endpoints, b"", b"", 5, 0.01, 1000.0, 1000.0, revision)  # type: ignore[arg-type]
+    options = EtcdOptions(watch_idle=0.01, suspect_after=1000.0, attempt_timeout=1000.0)
+    watch = Watch(gateway, endpoints, b"", b"", 5, options, revision)  # type: ignore[arg-type]
     # The first stream is quiet, so the second one replaces it.
     await asyncio.wait_for(gateway.ending.wait(), 60)
     assert gateway.started == 2
