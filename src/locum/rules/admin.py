@@ -214,10 +214,11 @@ class _Task:
 
     def address(self) -> str:
         """The public address that the request is about, in its canonical form."""
-        try:
-            return hosts.address(self.request.address.partition("/")[0].strip())
-        except ValueError:
-            raise UsageError(f"{self.request.address!r} is not an IP address") from None
+        text = self.request.address.partition("/")[0].strip()
+        address = _canonical(text)
+        if address is None:
+            raise UsageError(f"{self.request.address!r} is not an IP address")
+        return address
 
     def admin(self, node: str) -> AdminRecord:
         known = self.view.admin.get(node)
@@ -228,6 +229,13 @@ class _Task:
 
     def situation(self, view: View | None = None) -> Situation:
         return Situation.of(view or self.view, self.wall)
+
+
+def _canonical(text: str) -> str | None:
+    try:
+        return hosts.address(text)
+    except ValueError:
+        return None
 
 
 # -- nodes ------------------------------------------------------------------------------------------------------
