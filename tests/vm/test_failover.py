@@ -39,6 +39,14 @@ def test_the_unit_of_the_readme_runs_under_systemd(cluster: VmLab) -> None:
     assert set(cluster.served().values()) == set(cluster.layout.node_names)
 
 
+def test_a_client_machine_reaches_every_address(cluster: VmLab) -> None:
+    cluster.wait_served()
+    client = cluster.machine("c1")
+    assert client.run(["systemctl", "is-enabled", "locum"]).status != 0
+    for public in cluster.layout.public_addresses:
+        client.sh(f"ping -c 1 -W 60 {public.address}")
+
+
 def test_i1_addresses_move_when_a_machine_loses_its_power(healed: VmLab) -> None:
     with Watching(healed) as watching:
         healed.cut_power("n2")

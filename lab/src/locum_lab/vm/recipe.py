@@ -85,6 +85,9 @@ printf '/dev/vda / ext4 defaults 0 1\\n' >"$root/etc/fstab"
 # Every guest makes an identity of its own at its first boot.
 : >"$root/etc/machine-id"
 rm -f "$root/etc/hostname"
+# A disk or a serial line may take an emulated processor longer than 90 s to find.
+mkdir -p "$root/etc/systemd/system.conf.d"
+printf '[Manager]\\nDefaultDeviceTimeoutSec=600\\n' >"$root/etc/systemd/system.conf.d/lab.conf"
 mkdir -p "$root/var/log/journal"
 for unit in {units}; do
     [ ! -e "$root/lib/systemd/system/$unit" ] || inside systemctl disable "$unit"

@@ -1,0 +1,79 @@
+"""The lab of guests itself: what it leaves behind, and access to its guests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from locum_lab import lab as labs
+from locum_lab import namespaces, processes, state
+from locum_lab.state import LabState
+from locum_lab.vm import image
+from locum_lab.vm.lab import VmLab, leftovers
+
+_OWNER = """
+import os, sys
+from locum_lab import processes
+from locum_lab.layout import Layout
+from locum_lab.vm.lab import VmLab
+VmLab.up(Layout(name=sys.argv[1], nodes=2, addresses=2), owner=processes.find(os.getpid()))
+"""
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    yield (made := f"v{os.getpid()}-end")
+    labs.down(made)
+
+
+def test_guests_end_with_the_process_that_owns_them(name: str) -> None:
+    image.get()  # so that the owner needs no time for it
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER, name])
+    try:
+        found = _wait_for_guests(name, owner, 2)
+        owner.send_signal(signal.SIGKILL)
+    finally:
+        owner.kill()
+        owner.wait()
+    assert processes.wait_gone(list(found.guests.values()), 60) == ()
+    leftovers()
+    assert state.read(name) is None
+    assert namespaces.existing(f"locum-{name}-") == ()
+
+
+def _wait_for_guests(name: str, owner: subprocess.Popen[bytes], number: int) -> LabState:
+    while True:
+        found = state.read(name)
+        if found is not None and len(found.guests) == number:
+            assert all(processes.alive(process) for process in found.guests.values())
+            return found
+        assert owner.poll() is None, "the owner ended before it had started its guests"
+
+
+def test_commands_in_a_guest_have_status_output_and_input(cluster: VmLab) -> None:
+    machine = cluster.machine("n1")
+    done = machine.run(["sh", "-c", "cat; echo problem >&2; exit 3"], text="given")
+    assert (done.status, done.stdout, done.stderr) == (3, "given", "problem\n")
+    machine.write("/root/deep/file", b"\x00\xff" * 100, mode=0o600)
+    assert machine.agent.read("/root/deep/file") == b"\x00\xff" * 100
+    assert machine.sh("stat -c %a /root/deep/file").strip() == "600"
+
+
+def test_a_guest_is_reached_while_its_networks_are_cut(cluster: VmLab) -> None:
+    cluster.cut("c1")
+    assert cluster.machine("c1").sh("hostname").strip() == "c1"
+    cluster.uncut("c1")
+    cluster.machine("c1").sh("ping -c 1 -W 60 public1")
+
+
+def test_another_process_finds_the_lab(cluster: VmLab) -> None:
+    command = [sys.executable, "-m", "locum_lab.command", "exec", "--name", cluster.layout.name]
+    done = subprocess.run([*command, "n2", "--", "hostname"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "n2\n")
+    done = subprocess.run([*command, "c1", "--", "false"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
