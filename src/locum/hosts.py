@@ -70,6 +70,14 @@ def host(text: str) -> str:
     return address(text) if ":" in text or is_address(text) else name(text)
 
 
+def host_or_empty(text: str) -> str:
+    """As :func:`host`; "" when ``text`` is neither an address nor a name."""
+    try:
+        return host(text)
+    except ValueError:
+        return ""
+
+
 def is_number(text: str) -> bool:
     """Whether resolvers would misread a name as an address (inet_aton(3)): ``4711``, ``10.1``, ``0x7f.1``."""
     try:

@@ -179,26 +179,15 @@ def port_of(
     return port
 
 
-def null_call(
-    program: int, version: int, host: str = "127.0.0.1", *, tcp: bool = True, timeout: float = 5.0, port: int = 0
-) -> None:
-    """Call procedure 0 of a program, which does nothing; ask the port mapper first unless ``port`` is given.
+def null_call(program: int, version: int, host: str = "127.0.0.1", *, tcp: bool = True, timeout: float = 5.0) -> None:
+    """Call procedure 0 of a program, which does nothing.
 
     Raises NotRegistered, RpcTimeout, RpcError.
     """
     end = time.monotonic() + timeout
-    found = port or port_of(host, program, version, tcp=tcp, timeout=timeout)
-    call(host, found, program, version, 0, tcp=tcp, timeout=max(end - time.monotonic(), 0.001))
-
-
-def is_registered(
-    program: int, version: int, host: str = "127.0.0.1", *, tcp: bool = True, timeout: float = 2.0
-) -> bool:
-    """Whether the port mapper knows the program; also False without a port mapper."""
-    try:
-        return port_of(host, program, version, tcp=tcp, timeout=timeout) != 0
-    except RpcError:
-        return False
+    known = program == PORTMAPPER
+    port = PORTMAPPER_PORT if known else port_of(host, program, version, tcp=tcp, timeout=timeout)
+    call(host, port, program, version, 0, tcp=tcp, timeout=max(end - time.monotonic(), 0.001))
 
 
 def _over_tcp(host: str, port: int, message: bytes, source: str | None, deadline: float) -> bytes:

@@ -132,18 +132,14 @@ def _change(found: object) -> dict[str, object]:
     do, client, server, at = (found.get(key) for key in ("do", "client", "server", "at"))
     if do not in _NAMES.values():
         raise Wrong(f"not a change: {do!r}")
-    try:
-        client = hosts.host(str(client))
-    except ValueError:
-        raise Wrong(f"invalid client name {str(client)[:255]!r}: expected an address or a host name") from None
-    try:
-        server = hosts.host(str(server))
-    except ValueError:
-        server = ""  # it only says which address the client used, if any
+    host = hosts.host_or_empty(str(client))
+    if not host:
+        raise Wrong(f"invalid client name {str(client)[:255]!r}: expected an address or a host name")
+    server = hosts.host_or_empty(str(server))  # it only says which address the client used, if any
     if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
         at = 0.0
     # A future time would be newer than every later change.
-    return {"do": do, "client": client, "server": server, "at": min(float(at), time.time())}
+    return {"do": do, "client": host, "server": server, "at": min(float(at), time.time())}
 
 
 def _hand_over(changes: list[dict[str, object]], path: str | None, timeout: float) -> int:

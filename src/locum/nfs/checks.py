@@ -10,12 +10,12 @@ itself, so it is restarted at once; if NFS itself is gone, the node becomes unhe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import msgspec
 
 from locum import rpc
+from locum.script.counters import Counters
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -75,8 +75,7 @@ def configured(settings: Mapping[str, object], checks: tuple[Check, ...] = DEFAU
 def ask(check: Check, timeout: float) -> None:
     """Call procedure 0 of every version. Raises :class:`locum.rpc.RpcError`."""
     for version in check.versions:
-        port = rpc.PORTMAPPER_PORT if check.program == rpc.PORTMAPPER else 0
-        rpc.null_call(check.program, version, tcp=check.tcp, timeout=timeout, port=port)
+        rpc.null_call(check.program, version, tcp=check.tcp, timeout=timeout)
 
 
 def look(check: Check, counters: Counters, timeout: float) -> Verdict:
@@ -97,30 +96,3 @@ def look(check: Check, counters: Counters, timeout: float) -> Verdict:
         )
     counters.succeeded(check.name)
     return Verdict(check)
-
-
-class Counters:
-    """Failures in a row, as files in a directory."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-
-    def failed(self, name: str) -> int:
-        """Count one more; return the number."""
-        os.makedirs(self._directory, exist_ok=True)
-        path = os.path.join(self._directory, name)
-        try:
-            with open(path, encoding="ascii") as file:
-                count = int(file.read())
-        except (OSError, ValueError):
-            count = 0
-        with open(path, "w", encoding="ascii") as file:
-            file.write(str(count + 1))
-        return count + 1
-
-    def succeeded(self, name: str) -> None:
-        """Reset the count."""
-        try:
-            os.unlink(os.path.join(self._directory, name))
-        except FileNotFoundError:
-            pass

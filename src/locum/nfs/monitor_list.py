@@ -44,8 +44,9 @@ def rebuild(directory: str, clients: Mapping[str, str]) -> Rebuilt:
     added = removed = 0
     problems: list[str] = []
     with Folder(directory) as folder:
-        wanted = {host: server for client, server in clients.items() if (host := _host(client))}
-        present = {name: _host(name) for name in folder.names()}
+        # An invalid name is also invalid as a file name.
+        wanted = {host: server for client, server in clients.items() if (host := hosts.host_or_empty(client))}
+        present = {name: hosts.host_or_empty(name) for name in folder.names()}
         for client in wanted.keys() - set(present.values()):
             line = _LINE.format(cookie=_COOKIE, client=client, server=wanted[client])
             try:
@@ -62,11 +63,3 @@ def rebuild(directory: str, clients: Mapping[str, str]) -> Rebuilt:
             except OSError as error:
                 problems.append(str(error))
     return Rebuilt(added, removed, tuple(problems))
-
-
-def _host(client: str) -> str:
-    """The canonical form of a client's name; "" for an invalid name, which is also invalid as a file name."""
-    try:
-        return hosts.host(client)
-    except ValueError:
-        return ""

@@ -1,6 +1,6 @@
 """Notify NFS clients that a server's lock manager has lost their locks: SM_NOTIFY of the status monitor protocol.
 
-This file sends and receives; the caller selects the clients. Protocol: X/Open XNFS, chapter 11: program 100024, version
+This file sends; the caller selects the clients. Protocol: X/Open XNFS, chapter 11: program 100024, version
 1, procedure 6 with the name of the monitored host and its state number. A client compares the name with the one under
 which it registered the server: an address, or a host name.
 
@@ -16,13 +16,13 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from locum import hosts, rpc
-from locum.xdr import Malformed, Packer, Unpacker
+from locum.xdr import Malformed, Packer
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,14 +58,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def encode_notify(name: str, state: int) -> bytes:
-    """The arguments of SM_NOTIFY."""
-    return Packer().string(name).sint(_signed(state)).data
-
-
-def decode_notify(arguments: bytes) -> tuple[str, int]:
-    """Name and state in the arguments of SM_NOTIFY. Raises Malformed."""
-    values = Unpacker(arguments)
-    return values.string(), values.sint()
+    """The arguments of SM_NOTIFY; the state is a signed 32-bit number, and states grow within the positive ones."""
+    return Packer().string(name).sint(state & 0x7FFFFFFF).data
 
 
 def notify(
@@ -303,99 +297,3 @@ def bound_socket(address: str) -> socket.socket:
         opened.close()
         raise
     return opened
-
-
-class Received(msgspec.Struct, frozen=True):
-    """A received notification, ``at`` seconds of the monotonic clock."""
-
-    sender: str
-    name: str
-    state: int
-    at: float
-
-
-class Receiver:
-    """The client's side: answers the port mapper's questions about the status monitor, and receives SM_NOTIFY.
-
-    For tests, where these ports are free. ``acknowledge`` decides whether the n-th notification (from 0) is answered;
-    ``mapper`` False leaves the port mapper to a real one.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        mapper_port: int = rpc.PORTMAPPER_PORT,
-        mapper: bool = True,
-        port: int = 0,
-        acknowledge: Callable[[int], bool] = lambda _: True,
-    ) -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.received: list[Received] = []
-        self._acknowledge = acknowledge
-        self._monitor = socket.socket(family, socket.SOCK_DGRAM)
-        self._monitor.bind((address, port))
-        self.port: int = self._monitor.getsockname()[1]
-        self._sockets = [self._monitor]
-        if mapper:
-            self._mapper = socket.socket(family, socket.SOCK_DGRAM)
-            self._mapper.bind((address, mapper_port))
-            self._sockets.append(self._mapper)
-        #: The port mapper's port, when it was given port 0.
-        self.mapper_port: int = self._sockets[-1].getsockname()[1]
-
-    def serve(self, until: Callable[[], bool], limit: float = 30.0) -> bool:
-        """Answer until ``until`` holds (asked after every message and twenty times a second); False after ``limit``."""
-        end = time.monotonic() + limit
-        with selectors.DefaultSelector() as selector:
-            for opened in self._sockets:
-                selector.register(opened, selectors.EVENT_READ)
-            while not until():
-                if time.monotonic() > end:
-                    return False
-                for key, _ in selector.select(0.05):
-                    self._answer(key.fileobj)  # type: ignore[arg-type]
-        return True
-
-    def close(self) -> None:
-        """Release the ports."""
-        for opened in self._sockets:
-            opened.close()
-
-    def _answer(self, opened: socket.socket) -> None:
-        data, sender = opened.recvfrom(65536)
-        call = Unpacker(data)
-        try:
-            transaction, _, _, program, version, procedure = (call.uint() for _ in range(6))
-            for _ in range(2):
-                call.uint()
-                call.opaque(400)
-        except Malformed:
-            return
-        if program == rpc.PORTMAPPER:
-            result = self._port(version, call)
-        elif program == PROGRAM and procedure == SM_NOTIFY:
-            name, state = decode_notify(call.rest)
-            count = len(self.received)
-            self.received.append(Received(sender[0], name, state, time.monotonic()))
-            if not self._acknowledge(count):
-                return
-            result = b""
-        else:
-            result = b""
-        opened.sendto(rpc.encode_reply(transaction, result), sender)
-
-    def _port(self, version: int, call: Unpacker) -> bytes:
-        asked = call.uint()
-        port = self.port if asked == PROGRAM else 0
-        if version == 2:
-            call.uint()
-            return Packer().uint(port if call.uint() == socket.IPPROTO_UDP else 0).data
-        call.uint()
-        known = port and call.string() == "udp6"
-        return Packer().string(f"::.{port >> 8}.{port & 255}" if known else "").data
-
-
-def _signed(state: int) -> int:
-    """The state in the protocol's form: a signed 32-bit number; states grow within the positive ones."""
-    return state & 0x7FFFFFFF

@@ -113,10 +113,10 @@ class StatdOperations:
         final: dict[str, tuple[StatdChange, bool]] = {}
         known = set(self._known())
         for change in request.changes:
-            client = _host(change.client)
+            client = hosts.host_or_empty(change.client)
             if change.do not in ("add", "del") or not client:
                 raise UsageError(f"invalid change of a statd client: {change.do!r} {change.client[:255]!r}")
-            server = _host(change.server)
+            server = hosts.host_or_empty(change.server)
             addresses = [server] if server in known else self._served()
             for address in addresses:
                 if not _same_family(address, client):
@@ -231,7 +231,7 @@ def _decode(entry: Entry) -> StatdClient:
     except UNDECODABLE:
         value = _Value(0.0, "")  # another program wrote it; the client is notified nevertheless
     recorded = unquote(client)
-    host = _host(recorded)
+    host = hosts.host_or_empty(recorded)
     return StatdClient(
         unquote(address),
         host,
@@ -241,11 +241,3 @@ def _decode(entry: Entry) -> StatdClient:
         value.server,
         recorded if recorded != host else "",
     )
-
-
-def _host(text: str) -> str:
-    """The canonical form of a client's or server's name or address; "" when it is neither."""
-    try:
-        return hosts.host(text)
-    except ValueError:
-        return ""

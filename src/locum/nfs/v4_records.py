@@ -47,7 +47,7 @@ def names(root: str, addresses: Collection[str]) -> list[str]:
     found = set()
     for record in _records(os.path.join(root, _CURRENT), ""):
         parts = _RECORD.fullmatch(record)
-        if parts and len(parts["name"]) == int(parts["length"]) and _plain(parts["address"]) in addresses:
+        if parts and len(parts["name"]) == int(parts["length"]) and hosts.host_or_empty(parts["address"]) in addresses:
             found.add(_text(parts["name"]))
     return sorted(found)
 
@@ -62,14 +62,6 @@ def _records(directory: str, before: str, depth: int = 0) -> Iterator[str]:
             yield record
         if depth < _DEEPEST:
             yield from _records(entry.path, record, depth + 1)
-
-
-def _plain(address: str) -> str:
-    """An address in its usual form."""
-    try:
-        return hosts.address(address)
-    except ValueError:
-        return ""
 
 
 def _text(name: str) -> str:

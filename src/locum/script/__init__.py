@@ -23,9 +23,7 @@ is a failure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from locum.script.answers import check_ftp, check_smb
+from locum.script.answers import check_ftp, check_http, check_smb
 from locum.script.commands import Completed, run
 from locum.script.context import (
     PublicAddress,
@@ -34,6 +32,7 @@ from locum.script.context import (
     node_name,
     public_addresses,
     script_name,
+    setting_list,
     settings,
     state_dir,
 )
@@ -43,7 +42,6 @@ from locum.script.managed import ManagedService, reset_connections
 from locum.script.network_interfaces import add_address, announce_address, link_is_up, remove_address
 from locum.script.ports import (
     can_connect,
-    check_http,
     check_port,
     check_unix_socket,
     expect_listen,
@@ -120,13 +118,3 @@ def check_rpc(
         rpc.check(program, version, host, tcp=tcp, timeout=timeout)
     except RpcError as error:
         raise Fail(str(error)) from None
-
-
-def setting_list(setting: str, default: Sequence[str] = ()) -> list[str]:
-    """A setting as a list of words; it is a list, or text separated by spaces or commas."""
-    value = settings().get(setting)
-    if value is None:
-        return list(default)
-    if isinstance(value, list | tuple):
-        return [str(item) for item in value]
-    return str(value).replace(",", " ").split()

@@ -40,6 +40,25 @@ def check_smb(port: int = 445, host: str = "127.0.0.1", timeout: float = 5.0) ->
         raise Fail(f"{where}: the answer is not SMB")
 
 
+def check_http(port: int, path: str = "/", *, host: str = "127.0.0.1", timeout: float = 5.0) -> int:
+    """Request ``path`` by HTTP and return the status code of the answer. Raises Fail without an answer within
+    ``timeout`` seconds, when the answer is not HTTP, or when the code is 400 or more."""
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: locum\r\n\r\n".encode()
+    answer = _ask(where, host, port, request, _http_complete, timeout, may_be_cut=True)
+    words = answer.split(b"\r\n", 1)[0].split(None, 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        raise Fail(f"{where}: the answer is not HTTP")
+    status = int(words[1])
+    if status >= 400:
+        raise Fail(f"{where}: answered {status}")
+    return status
+
+
+def _http_complete(data: bytes) -> bool:
+    return b"\r\n\r\n" in data or len(data) >= 65536
+
+
 def _negotiation() -> bytes:
     """An SMB2 NEGOTIATE request, framed for direct TCP transport (MS-SMB2 section 2.1)."""
     header = b"\xfeSMB" + struct.pack("<HHIHHIIQIIQ16s", _SMB2_HEADER, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, bytes(16))
@@ -61,8 +80,10 @@ def _ask(
     complete: Callable[[bytes], bool],
     timeout: float,
     farewell: bytes = b"",
+    may_be_cut: bool = False,
 ) -> bytes:
-    """Read the server's answer until it is complete, or the connection closes. Raises Fail."""
+    """Read the server's answer until it is complete. Raises Fail, also when the connection closes before, unless the
+    answer ``may_be_cut``."""
     import socket  # noqa: PLC0415
 
     deadline = time.monotonic() + timeout
@@ -76,6 +97,8 @@ def _ask(
                     raise TimeoutError
                 client.settimeout(left)
                 data = client.recv(65536)
+                if not data and may_be_cut:
+                    break
                 if not data:
                     raise Fail(f"{where}: closed the connection without an answer")
                 answer += data

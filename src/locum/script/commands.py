@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from locum.script.failure import Fail
 
@@ -16,19 +17,21 @@ TIMED_OUT = 124
 _LARGEST = 1 << 16
 
 
-class Completed:
+class Completed(NamedTuple):
     """A program that has ended: its exit ``status`` (128 + signal, 124 after a time-out) and its ``output``."""
 
-    __slots__ = ("output", "status")
-
-    def __init__(self, status: int, output: str) -> None:
-        self.status = status
-        self.output = output
+    status: int
+    output: str
 
 
-def as_words(command: str | Sequence[str]) -> list[str]:
-    """Convert a command to a list of words; text is split as the shell does, without any other shell syntax."""
-    return shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+def as_words(command: object) -> list[str]:
+    """Convert a command, text or a list of words, to a list of words. Text is split as the shell does, without any
+    other shell syntax. Raises Fail for a value of another kind."""
+    if isinstance(command, str):
+        return shlex.split(command)
+    if isinstance(command, Sequence):
+        return [str(word) for word in command]
+    raise Fail(f"a command is text or a list of words, not {command!r}")
 
 
 def run(

@@ -6,29 +6,18 @@ This file only reads the environment described in ``docs/events.md``.
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from locum.script.failure import Fail
 
 
-class PublicAddress:
-    """A public address that this node serves now: ``address``, ``bits``, ``interface``."""
+class PublicAddress(NamedTuple):
+    """A public address that this node serves now."""
 
-    __slots__ = ("address", "bits", "interface")
-
-    def __init__(self, address: str, bits: int, interface: str) -> None:
-        self.address = address
-        self.bits = bits
-        self.interface = interface
-
-    def __repr__(self) -> str:
-        return f"PublicAddress({self.address}/{self.bits}@{self.interface})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PublicAddress) and repr(self) == repr(other)
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
+    address: str
+    bits: int
+    interface: str
 
 
 def settings() -> dict[str, Any]:
@@ -46,6 +35,16 @@ def settings() -> dict[str, Any]:
             return value
     prefix = "LOCUM_SETTING_"
     return {key[len(prefix) :].lower(): value for key, value in os.environ.items() if key.startswith(prefix)}
+
+
+def setting_list(setting: str, default: Sequence[str] = ()) -> list[str]:
+    """A setting as a list of words; it is a list, or text separated by spaces or commas."""
+    value = settings().get(setting)
+    if value is None:
+        return list(default)
+    if isinstance(value, list | tuple):
+        return [str(item) for item in value]
+    return str(value).replace(",", " ").split()
 
 
 def script_name() -> str:

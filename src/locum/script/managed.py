@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from locum.script.commands import as_words, run
-from locum.script.context import log, public_addresses, settings, state_dir
+from locum.script.context import log, public_addresses, setting_list, settings, state_dir
+from locum.script.counters import Counters
 from locum.script.daemon import monitor_again
 from locum.script.failure import Fail
 from locum.script.ports import check_port, expect_listen, expect_no_listen, wait_for_port
@@ -113,18 +114,17 @@ class ManagedService:
         if self._setting("ports") is None:
             return tuple(self._ports() if callable(self._ports) else self._ports)
         try:
-            return tuple(int(word) for word in self._words("ports"))
+            return tuple(int(word) for word in setting_list(self._prefix + "ports"))
         except ValueError:
             raise Fail(f"setting {self._prefix}ports: {self._setting('ports')!r} are not port numbers") from None
 
     def directories(self) -> list[str]:
         """The directories that must exist."""
-        return [*self._words("directories"), *(self._needs() if self._needs else ())]
+        return [*setting_list(self._prefix + "directories"), *(self._needs() if self._needs else ())]
 
     def command_words(self) -> list[str]:
         """The setting ``command``: the service and its arguments; empty when it is started otherwise."""
-        command = self._command()
-        return as_words(command) if isinstance(command, str) else [str(word) for word in _items(command)]
+        return as_words(self._command() or [])
 
     def start(self) -> None:
         """Start it, and wait until its ports are open and it answers. Raises Fail."""
@@ -156,8 +156,7 @@ class ManagedService:
     def act_on(self, moves: Sequence[tuple[str, str]]) -> None:
         """Do what ``move`` says; ``moves`` are pairs of "took" or "released", and an address."""
         if self._move not in MOVES:
-            command = as_words(self._move) if isinstance(self._move, str) else [str(w) for w in _items(self._move)]
-            run_for_service(command, self.name, prefix=self._prefix)
+            run_for_service(as_words(self._move), self.name, prefix=self._prefix)
         elif self._move == "reset":
             reset_connections(address for what, address in moves if what == "released")
         elif self._move == "reload":
@@ -170,7 +169,7 @@ class ManagedService:
 
     def _failed(self, problem: Fail) -> None:
         """Count a failure: restart the service if it has ended, and raise ``problem`` unless more are tolerated."""
-        failures = self._count_failure()
+        failures = Counters(state_dir()).failed(self._prefix + "failures")
         hung_for_too_long = 0 < self._number("restart-after", 0) <= failures
         if self.managed and self._flag("restart", True) and (self._has_ended() or hung_for_too_long):
             problem = _and(problem, "starting it again")
@@ -227,7 +226,7 @@ class ManagedService:
             self._answers(timeout)
         check = self._setting("check")
         if check:
-            run(as_words(check) if isinstance(check, str) else [str(w) for w in _items(check)], timeout=timeout)
+            run(as_words(check), timeout=timeout)
 
     def _note(self, what: str, address: str) -> None:
         with open(self._path("moves"), "a", encoding="ascii") as file:
@@ -239,17 +238,6 @@ class ManagedService:
                 return [(what, address.strip()) for what, _, address in (line.partition(" ") for line in file)]
         except FileNotFoundError:
             return []
-
-    def _count_failure(self) -> int:
-        path = self._path("failures")
-        try:
-            with open(path, encoding="ascii") as file:
-                count = int(file.read() or 0) + 1
-        except (FileNotFoundError, ValueError):
-            count = 1
-        with open(path, "w", encoding="ascii") as file:
-            file.write(str(count))
-        return count
 
     def _forget(self, what: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -275,10 +263,6 @@ class ManagedService:
     def _number(self, key: str, default: int) -> int:
         return int(self._seconds(key, default))
 
-    def _words(self, key: str) -> list[str]:
-        value = self._setting(key)
-        return value.replace(",", " ").split() if isinstance(value, str) else [str(word) for word in _items(value)]
-
 
 def _and(problem: Fail, what: str) -> Fail:
     """``problem`` with a remark in its first line, which reports show."""
@@ -286,7 +270,7 @@ def _and(problem: Fail, what: str) -> Fail:
     return Fail(f"{first}; {what}{end}{rest}", problem.status)
 
 
-def reset_connections(addresses: object) -> int:
+def reset_connections(addresses: str | Iterable[str]) -> int:
     """End every TCP connection to those of ``addresses`` that this node no longer serves; return their number.
 
     The daemon does so when it releases an address; this ends leftovers. Raises Fail when the kernel refuses.
@@ -295,7 +279,7 @@ def reset_connections(addresses: object) -> int:
     from locum.errors import LocumError  # noqa: PLC0415
 
     here = {public.address for public in public_addresses()}
-    gone = sorted({str(address) for address in _items(addresses)} - here)
+    gone = sorted(({addresses} if isinstance(addresses, str) else set(addresses)) - here)
     if not gone:
         return 0
     try:
@@ -305,12 +289,3 @@ def reset_connections(addresses: object) -> int:
     if progress.destroyed:
         log(f"{progress.destroyed} connections to {', '.join(gone)} ended")
     return progress.destroyed
-
-
-def _items(value: object) -> list[object]:
-    """A setting that is one number or a list, or any iterable, as a list."""
-    if value is None:
-        return []
-    if isinstance(value, int | float | str):
-        return [value]
-    return list(value)  # type: ignore[call-overload, no-any-return]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 from locum.clock import boottime
 from locum.errors import LocumError
@@ -18,11 +19,8 @@ def link_is_up(interface: str) -> bool:
     exist."""
     from locum.machine.links import Links  # noqa: PLC0415
 
-    links = Links()
-    try:
+    with contextlib.closing(Links()) as links:
         state = links.list().get(interface)
-    finally:
-        links.close()
     if state is None:
         raise Fail(f"there is no interface {interface}")
     return state.up
@@ -38,18 +36,13 @@ def add_address(interface: str, address: str, bits: int | str) -> None:
 
     _refuse_if_late()
     lifetime = os.environ.get("LOCUM_LIFETIME")
-    table = AddressTable()
-    try:
+    with _refusals(), contextlib.closing(AddressTable()) as table:
         table.add(address, _bits(bits), interface, int(lifetime) if lifetime else None)
         try:
             _refuse_if_late()  # stopped in between?
         except Fail:
             table.remove(address, _bits(bits), interface)
             raise
-    except (LocumError, ValueError) as error:
-        raise Fail(str(error)) from None
-    finally:
-        table.close()
 
 
 def remove_address(interface: str, address: str, bits: int | str) -> bool:
@@ -57,13 +50,8 @@ def remove_address(interface: str, address: str, bits: int | str) -> bool:
     Raises Fail when the kernel refuses."""
     from locum.machine.addresses import AddressTable  # noqa: PLC0415
 
-    table = AddressTable()
-    try:
+    with _refusals(), contextlib.closing(AddressTable()) as table:
         return table.remove(address, _bits(bits), interface)
-    except (LocumError, ValueError) as error:
-        raise Fail(str(error)) from None
-    finally:
-        table.close()
 
 
 def announce_address(interface: str, address: str) -> None:
@@ -82,6 +70,14 @@ def announce_address(interface: str, address: str) -> None:
             announcer.announce(interface, address)
     except LocumError as error:
         print(f"not announced: {error}", flush=True)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except (LocumError, ValueError) as error:
+        raise Fail(str(error)) from None
 
 
 def _bits(bits: int | str) -> int:

@@ -5,9 +5,8 @@ All time-outs are short: a monitor that hangs is worse than one that fails.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from locum.script.context import required, script_name
 from locum.script.failure import Fail
@@ -72,103 +71,57 @@ def check_unix_socket(path: str) -> None:
             raise Fail(f"{path}: {error.strerror or error}") from None
 
 
-def check_http(port: int, path: str = "/", *, host: str = "127.0.0.1", timeout: float = 5.0) -> int:
-    """Request ``path`` by HTTP and return the status code of the answer. Raises Fail without an answer within
-    ``timeout`` seconds, when the answer is not HTTP, or when the code is 400 or more."""
-    import socket  # noqa: PLC0415
-    import time  # noqa: PLC0415
-
-    where = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
-    deadline = time.monotonic() + timeout
-    answer = b""
-    try:
-        with socket.create_connection((host, port), timeout) as client:
-            client.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: locum\r\n\r\n".encode())
-            while b"\r\n\r\n" not in answer and len(answer) < 65536:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                client.settimeout(left)
-                data = client.recv(65536)
-                if not data:
-                    break
-                answer += data
-    except TimeoutError:
-        raise Fail(f"{where}: no answer within {timeout:g} s") from None
-    except OSError as error:
-        raise Fail(f"{where}: {error.strerror or error}") from None
-    words = answer.split(b"\r\n", 1)[0].split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        raise Fail(f"{where}: the answer is not HTTP")
-    status = int(words[1])
-    if status >= 400:
-        raise Fail(f"{where}: answered {status}")
-    return status
-
-
 def expect_listen(*ports: int) -> None:
     """Declare that the service listens on these TCP ports, in addition to those declared before. The daemon watches
     them and runs ``monitor`` at once when the last listener of one is gone."""
-    _write(sorted({*expected_ports(), *ports}))
+    _declare("listen", sorted({*expected_ports(), *ports}))
 
 
 def expect_no_listen(*ports: int) -> None:
     """Withdraw the declaration of these ports, or of all without arguments; call it before a planned stop."""
-    _write([port for port in expected_ports() if ports and port not in ports])
+    _declare("listen", [port for port in expected_ports() if ports and port not in ports])
 
 
 def register_connections(*ports: int | str) -> None:
     """Record the TCP connections to these ports, in addition to those on which the service listens: numbers, or
     ``FIRST-LAST``. Replaces the previous request; without arguments, withdraws it. Raises Fail for an invalid port."""
-    path = os.path.join(required("LOCUM_RUNTIME"), "connections", script_name())
-    lines = [f"{port}\n" for port in ports]
-    for line in lines:
-        first, dash, last = line.strip().partition("-")
+    for port in ports:
+        first, dash, last = str(port).partition("-")
         numbers = (first, last) if dash else (first,)
         if not all(word.isascii() and word.isdigit() and 0 < int(word) < 65536 for word in numbers):
-            raise Fail(f"{line.strip()!r} is neither a TCP port nor a range of ports such as 50021-50040")
-    if not lines:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        return
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            if file.readlines() == lines:
-                return
-    except FileNotFoundError:
-        pass
-    _replace(path, lines)
-
-
-def _path() -> str:
-    return os.path.join(required("LOCUM_RUNTIME"), "listen", script_name())
+            raise Fail(f"{str(port)!r} is neither a TCP port nor a range of ports such as 50021-50040")
+    _declare("connections", ports)
 
 
 def expected_ports() -> list[int]:
     """The ports that the script has declared (:func:`expect_listen`)."""
+    return [int(word) for word in _declared("listen") if word.isdecimal()]
+
+
+def _path(kind: str) -> str:
+    return os.path.join(required("LOCUM_RUNTIME"), kind, script_name())
+
+
+def _declared(kind: str) -> list[str]:
     try:
-        with open(_path(), encoding="ascii", errors="replace") as file:
-            return [int(line) for line in file.read().split() if line.isdecimal()]
+        with open(_path(kind), encoding="ascii", errors="replace") as file:
+            return file.read().split()
     except FileNotFoundError:
         return []
 
 
-def _write(ports: list[int]) -> None:
-    """Replace the file in one step, and only when it changed: the daemon reads it again after a change."""
-    path = _path()
-    if ports == expected_ports():
+def _declare(kind: str, ports: Sequence[int | str]) -> None:
+    """Replace the script's file in one step, and only when it changed: the daemon reads it again after a change."""
+    path = _path(kind)
+    words = [str(port) for port in ports]
+    if words == _declared(kind):
         return
-    if not ports:
+    if not words:
         os.unlink(path)
         return
-    _replace(path, [f"{port}\n" for port in ports])
-
-
-def _replace(path: str, lines: Iterable[str]) -> None:
     directory, name = os.path.split(path)
     os.makedirs(directory, exist_ok=True)
-    above, kind = os.path.split(directory)
-    temporary = os.path.join(above, f".{kind}-{name}.new")
+    temporary = os.path.join(os.path.dirname(directory), f".{kind}-{name}.new")
     with open(temporary, "w", encoding="ascii") as file:
-        file.writelines(lines)
+        file.writelines(f"{word}\n" for word in words)
     os.replace(temporary, path)

@@ -34,9 +34,9 @@ def start_service(name: str | None = None, *, command: object = None, prefix: st
     start = _setting("start", prefix)
     direct = command or _setting("command", prefix)
     if direct:
-        _start_detached(_name(name, prefix), _command(direct))
+        _start_detached(_name(name, prefix), as_words(direct))
     elif start:
-        run_for_service(_command(start), name, prefix=prefix)
+        run_for_service(as_words(start), name, prefix=prefix)
     else:
         run(["systemctl", "start", _name(name, prefix)])
 
@@ -47,7 +47,7 @@ def stop_service(name: str | None = None, *, timeout: float = 10.0, prefix: str 
     stop = _setting("stop", prefix)
     own = _name(name, prefix)
     if stop:
-        run(_command(stop))
+        run(as_words(stop))
     elif _was_detached(own):
         _stop_detached(own, timeout)
     elif not _is_direct(prefix):
@@ -61,7 +61,7 @@ def reload_service(name: str | None = None, *, prefix: str = "") -> None:
     own = _name(name, prefix)
     recorded = _recorded(own)
     if reload:
-        run_for_service(_command(reload), name, prefix=prefix)
+        run_for_service(as_words(reload), name, prefix=prefix)
     elif recorded is not None:
         if not is_alive(*recorded):
             raise Fail(f"{own} is not running")
@@ -78,7 +78,7 @@ def kill_service(name: str | None = None, *, prefix: str = "") -> None:
     if _was_detached(own):
         _stop_detached(own, 0)
     elif stop := _setting("stop", prefix):
-        run(_command(stop))
+        run(as_words(stop))
     elif not _is_direct(prefix):
         run(["systemctl", "kill", "--signal=SIGKILL", own])
 
@@ -92,7 +92,7 @@ def service_is_running(name: str | None = None, *, prefix: str = "") -> bool:
         return recorded is not None and is_alive(*recorded)
     status = _setting("status", prefix)
     if status:
-        return run(_command(status), check=False).status == 0
+        return run(as_words(status), check=False).status == 0
     if _is_direct(prefix):
         return False
     return run(["systemctl", "is-active", "--quiet", own], check=False).status == 0
@@ -119,14 +119,6 @@ def _is_direct(prefix: str) -> bool:
 
 def _name(name: str | None, prefix: str = "") -> str:
     return str(name or _setting("service", prefix) or script_name().split(".", 1)[-1])
-
-
-def _command(value: object) -> list[str]:
-    if isinstance(value, str):
-        return as_words(value)
-    if isinstance(value, list | tuple):
-        return [str(word) for word in value]
-    raise Fail(f"a command is text or a list of words, not {value!r}")
 
 
 def _file(variable: str, wanted: str, suffix: str) -> str:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from locum import rpc
-from locum.nfs import nsm
-from locum.nfs.nlm import LockClient, Status
-from locum_lab import namespaces, nfs_service, processes
+from locum_lab import namespaces, nfs_service, nsm_receiver, processes
 from locum_lab.lab import Lab
+from locum_lab.nlm import LockClient, Status
 from tests.lab.conftest import MakeLab
 
 T = TypeVar("T")
@@ -148,9 +147,9 @@ class Locks:
 
 
 @contextlib.contextmanager
-def receiving(scene: Scene, address: str = CLIENT, **options: object) -> Iterator[list[nsm.Received]]:
+def receiving(scene: Scene, address: str = CLIENT, **options: object) -> Iterator[list[nsm_receiver.Received]]:
     """What a receiver of SM_NOTIFY at the client's address gets meanwhile."""
-    receiver = scene.inside(lambda: nsm.Receiver(address, **options))  # type: ignore[arg-type]
+    receiver = scene.inside(lambda: nsm_receiver.Receiver(address, **options))  # type: ignore[arg-type]
     ended = threading.Event()
     thread = threading.Thread(target=lambda: receiver.serve(ended.is_set, 600))
     thread.start()

@@ -12,9 +12,9 @@ import pytest
 
 from locum import rpc
 from locum.nfs import callout
-from locum.nfs.nlm import Status
 from locum_lab import nfs_service
 from locum_lab.layout import CLIENT_V6
+from locum_lab.nlm import Status
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs.scene import CLIENT, LOCUM, OTHER, Rival, Scene, quiet_scene, receiving
 
@@ -240,6 +240,13 @@ def client_statd(scene: Scene, without: str) -> Iterator[Path]:
             process.wait()
 
 
+def is_registered(program: int, host: str, *, tcp: bool) -> bool:
+    try:
+        return rpc.port_of(host, program, 1, tcp=tcp, timeout=2.0) != 0
+    except rpc.RpcError:
+        return False
+
+
 @pytest.mark.parametrize("without", ["", "udp"], ids=["udp", "tcp"])
 def test_a_real_statd_is_notified(scene: Scene, without: str) -> None:
     """rpc.statd and rpcbind of a client, which have their own say in what they accept: of all, or nothing but TCP."""
@@ -247,8 +254,8 @@ def test_a_real_statd_is_notified(scene: Scene, without: str) -> None:
     address, elsewhere = scene.apart()
     with client_statd(scene, without) as output:
         for tcp, known in ((True, True), (False, not without)):
-            port = scene.inside(lambda: rpc.is_registered(rpc.STATD, 1, CLIENT, tcp=tcp))  # noqa: B023
-            assert port is known, output.read_text(errors="replace")
+            registered = scene.inside(lambda: is_registered(rpc.STATD, CLIENT, tcp=tcp))  # noqa: B023
+            assert registered is known, output.read_text(errors="replace")
         assert scene.lock_client(address, "owner").lock() is Status.GRANTED
         lab.wait_for("the client to be recorded", lambda: CLIENT in scene.registered().get(address, ()))
         scene.move(address, scene.elsewhere(address, elsewhere))

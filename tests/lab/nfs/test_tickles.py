@@ -10,8 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from locum import rpc
-from locum.nfs import nfs4
-from locum_lab import nfs_service, processes
+from locum_lab import nfs4, nfs_service, processes
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs.scene import CLIENT, FILE, LOCUM, Scene, quiet_scene
 

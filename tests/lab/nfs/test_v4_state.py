@@ -9,10 +9,9 @@ from typing import TypeVar
 import pytest
 
 from locum import rpc
-from locum.nfs import nfs4, nlm
-from locum.nfs.nfs4 import Nfs4Error, Status
-from locum_lab import nfs_service
+from locum_lab import nfs4, nfs_service, nlm
 from locum_lab.layout import CLIENT_V6
+from locum_lab.nfs4 import Nfs4Error, Status
 from tests.lab.conftest import MakeLab
 from tests.lab.nfs.scene import CLIENT, FILE, LOCUM, OTHER, Rival, Scene, quiet_scene
 

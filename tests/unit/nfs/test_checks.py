@@ -8,7 +8,8 @@ import pytest
 
 from locum import rpc
 from locum.nfs import checks
-from locum.nfs.checks import Check, Counters, Verdict
+from locum.nfs.checks import Check, Verdict
+from locum.script.counters import Counters
 
 SLOW = rpc.RpcTimeout("no answer")
 GONE = rpc.NotRegistered("not registered")

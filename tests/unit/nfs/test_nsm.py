@@ -12,11 +12,13 @@ import pytest
 from locum import rpc
 from locum.nfs import nsm
 from locum.xdr import Packer, Unpacker
+from locum_lab import nsm_receiver
+from locum_lab.nsm_receiver import Receiver
 
 
 @contextmanager
-def client(address: str = "127.0.0.1", acknowledge: Callable[[int], bool] = lambda _: True) -> Iterator[nsm.Receiver]:
-    receiver = nsm.Receiver(address, mapper_port=0, acknowledge=acknowledge)
+def client(address: str = "127.0.0.1", acknowledge: Callable[[int], bool] = lambda _: True) -> Iterator[Receiver]:
+    receiver = Receiver(address, mapper_port=0, acknowledge=acknowledge)
     ended = threading.Event()
     thread = threading.Thread(target=lambda: receiver.serve(ended.is_set, 60))
     thread.start()
@@ -136,7 +138,7 @@ def test_status_monitor_that_has_another_port_by_now() -> None:
 
 
 def test_client_that_is_gone() -> None:
-    receiver = nsm.Receiver("127.0.0.1", mapper_port=0)
+    receiver = Receiver("127.0.0.1", mapper_port=0)
     receiver.close()
     outcomes = nsm.notify(to("127.0.0.1", "a"), 0.5, mapper_port=receiver.mapper_port)
     assert outcomes[0].problem
@@ -149,7 +151,7 @@ def test_address_that_is_not_here() -> None:
 
 def test_many_clients_at_once() -> None:
     addresses = [f"127.0.1.{number}" for number in range(1, 101)]
-    receivers = [nsm.Receiver(address, mapper_port=20111) for address in addresses]
+    receivers = [Receiver(address, mapper_port=20111) for address in addresses]
     ended = threading.Event()
 
     def serve() -> None:
@@ -176,5 +178,5 @@ def test_many_clients_at_once() -> None:
 
 
 def test_state_number_has_31_bits() -> None:
-    assert nsm.decode_notify(nsm.encode_notify("a", 0x7FFFFFFF)) == ("a", 0x7FFFFFFF)
-    assert nsm.decode_notify(nsm.encode_notify("a", 0x80000001)) == ("a", 1)
+    assert nsm_receiver.decode_notify(nsm.encode_notify("a", 0x7FFFFFFF)) == ("a", 0x7FFFFFFF)
+    assert nsm_receiver.decode_notify(nsm.encode_notify("a", 0x80000001)) == ("a", 1)

@@ -14,6 +14,7 @@ import pytest
 from locum import rpc
 from locum.nfs import nsm
 from locum.xdr import Packer, Unpacker
+from locum_lab import nsm_receiver
 
 HOST = "127.0.0.1"
 
@@ -72,7 +73,7 @@ class TcpClient:
         call.fixed(16)  # no credentials
         if program == rpc.PORTMAPPER:
             return rpc.encode_reply(transaction, Packer().uint(port).data)
-        name, state = nsm.decode_notify(call.rest)
+        name, state = nsm_receiver.decode_notify(call.rest)
         if self._refused:
             self._refused -= 1
             return None

@@ -98,8 +98,7 @@ class Backend(ABC):
 
         def answers() -> bool:
             try:
-                port = rpc.PORTMAPPER_PORT if program == rpc.PORTMAPPER else 0
-                rpc.null_call(program, version, timeout=1.0, port=port)
+                rpc.null_call(program, version, timeout=1.0)
             except rpc.RpcError:
                 return False
             return True

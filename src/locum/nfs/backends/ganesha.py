@@ -190,9 +190,8 @@ class Ganesha(Backend):
         return os.path.join(self._recovery, node_name())
 
     def _send(self, event: int, argument: str) -> None:
-        command = settings().get("grace_command") or _SEND
-        words = [str(word) for word in command] if isinstance(command, list | tuple) else as_words(str(command))
-        done = run([*words, f"string:{event}:{argument}"], check=False, timeout=_SENT_WITHIN)
+        command = as_words(settings().get("grace_command") or _SEND)
+        done = run([*command, f"string:{event}:{argument}"], check=False, timeout=_SENT_WITHIN)
         # The reply has a truth value: an understood call may still have failed.
         if done.status != 0 or "boolean false" in done.output:
             raise Fail(f"NFS-Ganesha: grace {event}:{argument} failed: {done.output.strip()}")

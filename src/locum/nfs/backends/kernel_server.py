@@ -38,8 +38,7 @@ class Kernel(Backend):
 
     def start(self) -> None:
         """See :class:`Backend`."""
-        if self._locks.managed:
-            self._locks.start()
+        self._locks.start()
         self._server.start()
         self._mountd.start()
         # Locks of NFSv3 need the whole grace period: sm-notify must not end it (sm-notify(8), lift-grace).
@@ -54,8 +53,7 @@ class Kernel(Backend):
             log(failure)
         self._mountd.stop()
         self._server.stop()
-        if self._locks.managed:
-            self._locks.stop()
+        self._locks.stop()
         wait_for("the end of nfsd", lambda: self._threads() == 0, _STOP_LIMIT)
 
     def tend(self) -> None:
