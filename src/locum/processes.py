@@ -58,6 +58,15 @@ def process(pid: int) -> Process | None:
         return None
 
 
+def read(pid: int, name: str, limit: int = -1) -> bytes:
+    """At most ``limit`` bytes of /proc/PID/NAME (-1: all); empty when it cannot be read."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read(limit)
+    except OSError:
+        return b""
+
+
 def processes() -> list[Process]:
     """All current processes."""
     found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())

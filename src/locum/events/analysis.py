@@ -85,27 +85,27 @@ def _interpreter_problem(words: list[str], search_path: str) -> str | None:
     interpreter = words[0]
     if not interpreter.startswith("/"):
         return f"its interpreter {interpreter} is not an absolute path"
-    if os.path.basename(interpreter) == "env":
-        arguments = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-        if arguments and os.access(interpreter, os.X_OK):
-            if shutil.which(arguments[0], path=search_path) is None:
-                return f"its interpreter {arguments[0]} is not found in {search_path}"
-            return None
+    if (program := _started_by_env(words)) and os.access(interpreter, os.X_OK):
+        found = shutil.which(program, path=search_path)
+        return None if found else f"its interpreter {program} is not found in {search_path}"
     if os.path.isdir(interpreter) or not os.access(interpreter, os.X_OK):
         return f"its interpreter {interpreter} does not exist or is not executable"
     return None
 
 
+def _started_by_env(words: list[str]) -> str:
+    """The program that env(1) starts, "" when the ``#!`` line names another interpreter."""
+    if os.path.basename(words[0]) != "env":
+        return ""
+    return next((word for word in words[1:] if not word.startswith("-") and "=" not in word), "")
+
+
 def _shell_problem(words: list[str], content: bytes, search_path: str) -> str | None:
     """Why the shell named by the words of a ``#!`` line cannot parse the script; None also when the shell cannot
     run."""
-    name = os.path.basename(words[0])
-    if name == "env":
-        arguments = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-        name = os.path.basename(arguments[0]) if arguments else ""
-        shell = shutil.which(name, path=search_path) or ""
-    else:
-        shell = words[0]
+    program = _started_by_env(words)
+    name = os.path.basename(program or words[0])
+    shell = shutil.which(name, path=search_path) if program else words[0]
     if name not in _SHELLS or not shell or b"\0" in content:  # with NUL: something packed behind an 'exit'
         return None
     try:

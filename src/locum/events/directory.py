@@ -17,6 +17,7 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -63,9 +64,21 @@ class Listing(msgspec.Struct, frozen=True):
         """All listed problems except faults."""
         return tuple(problem for problem in self.problems if not problem.fault)
 
+    def check(self) -> Self:
+        """Raise :class:`ScriptDirectoryError` with faults and remarks; files that are not scripts do not count."""
+        flaws = [str(problem) for problem in self.problems if not problem.ignored]
+        if flaws:
+            raise ScriptDirectoryError(self.directory, flaws)
+        return self
+
 
 #: Device, inode, times of change (ns) and size of a script: another signature is another content.
 Signature = tuple[int, int, int, int, int]
+
+
+def signature_of(status: os.stat_result) -> Signature:
+    """The signature of a file."""
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -133,15 +146,6 @@ class ScriptDirectory:
         if listing.faults:
             raise ScriptDirectoryError(self.path, [str(problem) for problem in listing.faults])
         return listing.scripts
-
-    def check(self) -> Listing:
-        """The listing of a directory without problems. Raises :class:`ScriptDirectoryError` with faults and remarks;
-        files that are not scripts do not count."""
-        listing = self.scan()
-        flaws = [str(problem) for problem in listing.problems if not problem.ignored]
-        if flaws:
-            raise ScriptDirectoryError(self.path, flaws)
-        return listing
 
     def find(self, name: str) -> Script:
         """The script called ``name``: ``50.web``, the file's name, a path to it, or ``web`` when only one is called
@@ -268,7 +272,7 @@ class ScriptDirectory:
             fault(text)
         if status is not link:
             self._check_target(path, fault)
-        signature = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+        signature = signature_of(status)
         known = self._analyses.get(name)
         # A problem may disappear without a change of the file, when its interpreter is installed.
         if known is None or known[0] != signature or known[1].problems:

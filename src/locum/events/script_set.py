@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import msgspec
 
 from locum.events.decisions import in_order
-from locum.events.directory import Problem, ScriptDirectory, Signature, Survey
+from locum.events.directory import Problem, ScriptDirectory, Signature, Survey, signature_of
 from locum.events.model import Script
 from locum.events.stored import Stored
 
@@ -157,7 +157,7 @@ class ScriptSet:
                 while data := source.read(_READ):
                     copy.write(data)
                 os.fchmod(copy.fileno(), 0o700)
-                if _signature(os.fstat(source.fileno())) != signature:
+                if signature_of(os.fstat(source.fileno())) != signature:
                     return ""  # it changed since it was judged; the next scan judges and copies it again
             os.replace(target + ".new", target)
         except OSError:
@@ -198,7 +198,3 @@ def _runs(names: Sequence[str], one: str = "runs", many: str = "run") -> str:
 
 def _as_it_was(kept: _Kept) -> Script:
     return msgspec.structs.replace(kept.script, path=kept.copy)
-
-
-def _signature(status: os.stat_result) -> Signature:
-    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)

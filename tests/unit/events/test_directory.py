@@ -16,7 +16,7 @@ from tests.unit.bench import PYTHON, SHELL, Bench
 
 def problems(bench: Bench) -> list[str]:
     with pytest.raises(ScriptDirectoryError) as caught:
-        ScriptDirectory(bench.scripts).check()
+        ScriptDirectory(bench.scripts).scan().check()
     return list(caught.value.problems)
 
 
@@ -48,7 +48,7 @@ def test_backups_and_hidden_files_are_ignored(bench: Bench) -> None:
     bench.shell("10.on", "exit 0\n")
     bench.script("10.on~", "nonsense", mode=0o777)
     bench.script(".10.on.swp", "nonsense", mode=0o777)
-    assert len(ScriptDirectory(bench.scripts).check().scripts) == 1
+    assert len(ScriptDirectory(bench.scripts).scan().check().scripts) == 1
 
 
 def test_two_enabled_scripts_of_one_number_are_refused_by_both_names(bench: Bench) -> None:
@@ -113,7 +113,7 @@ LEFTOVERS = [
 def test_what_tools_leave_beside_a_script_never_runs_whatever_its_mode(bench: Bench, name: str, mode: int) -> None:
     bench.shell("50.web", "exit 0\n")
     bench.script(name, "#!/bin/sh\nexit 1\n", mode=mode)
-    assert [script.name for script in ScriptDirectory(bench.scripts).check().scripts] == ["50.web"]
+    assert [script.name for script in ScriptDirectory(bench.scripts).scan().check().scripts] == ["50.web"]
     assert ignored(bench)[name].endswith("so it never runs")
 
 
@@ -212,7 +212,7 @@ def test_a_stray_file_is_named_and_stops_nothing(bench: Bench, name: str) -> Non
         (bench.scripts / name).mkdir()
     else:
         bench.script(name, "whatever", mode=0o644)
-    assert len(ScriptDirectory(bench.scripts).check().scripts) == 1
+    assert len(ScriptDirectory(bench.scripts).scan().check().scripts) == 1
     assert ignored(bench)[name].startswith("is not named NN.name")
     if name != "notes.d":
         (bench.scripts / name).chmod(0o777)

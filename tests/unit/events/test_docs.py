@@ -88,7 +88,7 @@ def test_every_example_is_without_flaw(bench: Bench, number: int) -> None:
     if kind == "sh":
         assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
     bench.script("50.example", text)
-    (found,) = ScriptDirectory(bench.scripts).check().scripts
+    (found,) = ScriptDirectory(bench.scripts).scan().check().scripts
     assert found.events
 
 

@@ -34,7 +34,7 @@ def test_they_are_without_flaw(bench: Bench, directory: Path) -> None:
     for source in directory.iterdir():
         assert os.access(source, os.X_OK), f"{source} is not executable"
         install(bench, source)
-    assert ScriptDirectory(bench.scripts).check().scripts
+    assert ScriptDirectory(bench.scripts).scan().check().scripts
 
 
 @pytest.mark.parametrize("source", [*SHIPPED.iterdir(), *EXAMPLES.iterdir()], ids=lambda path: path.name)

@@ -5,9 +5,7 @@ Rules of this file: it only reads /proc; unreadable parts are left out.
 
 from __future__ import annotations
 
-import os
-
-from locum.processes import Process, processes
+from locum.processes import Process, processes, read
 
 #: At most this many processes and this many characters are shown.
 PROCESS_LIMIT = 60
@@ -61,8 +59,4 @@ def _describe(one: Process, depth: int, outside: bool) -> list[str]:
 
 
 def _read(pid: int, name: str) -> str:
-    try:
-        with open(os.path.join("/proc", str(pid), name), "rb") as file:
-            return file.read(16 * 1024).decode("utf-8", "replace")
-    except OSError:
-        return ""
+    return read(pid, name, 16 * 1024).decode("utf-8", "replace")

@@ -19,7 +19,7 @@ import msgspec
 
 from locum.errors import LocumError
 from locum.outside import UNDECODABLE
-from locum.processes import boot_id, is_alive, kill, kill_session, process, processes, session_members
+from locum.processes import boot_id, is_alive, kill, kill_session, process, processes, read, session_members
 
 #: Time for an earlier runner to notice that its agent is gone and to end its script, seconds.
 PATIENCE = 8.0
@@ -195,7 +195,7 @@ class RunLock:
         ending = b"\0".join(os.fsencode(word) for word in running.command) + b"\0"
         for session in {one.session for one in processes() if not one.dead and _holds(one.pid, "environ", mark)}:
             leader = process(session)
-            if leader is None or leader.dead or _read(session, "cmdline").endswith(ending):
+            if leader is None or leader.dead or read(session, "cmdline").endswith(ending):
                 self._end_session(running, session)
 
     def _kill_orphans(self, session: int) -> None:
@@ -216,15 +216,7 @@ class RunLock:
 
 
 def _holds(pid: int, name: str, item: bytes) -> bool:
-    return item in _read(pid, name).split(b"\0")
-
-
-def _read(pid: int, name: str) -> bytes:
-    try:
-        with open(f"/proc/{pid}/{name}", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+    return item in read(pid, name).split(b"\0")
 
 
 def first_line_of(data: bytes, kind: type[T]) -> T:
