@@ -69,7 +69,7 @@ class Connection:
     """
 
     def __init__(self, path: str, timeout: float | None) -> None:
-        self._path, self._timeout = path, timeout
+        self.path, self._timeout = path, timeout
         self._rest = b""
         self._socket = _connect(path, timeout)
 
@@ -98,7 +98,7 @@ class Connection:
         pieces, size = [self._rest], len(self._rest)
         while b"\n" not in pieces[-1]:
             if size > unix_sockets.FRAME_LIMIT:
-                raise ProtocolError(f"the process at {self._path} is not a Locum daemon: its answer is endless")
+                raise ProtocolError(f"the process at {self.path} is not a Locum daemon: its answer is endless")
             try:
                 data = self._socket.recv(1 << 16)
             except TimeoutError:
@@ -107,7 +107,7 @@ class Connection:
                 data = b""
             if not data:
                 raise ConnectionClosed(
-                    f"the daemon at {self._path} closed the connection without an answer: see its log"
+                    f"the daemon at {self.path} closed the connection without an answer: see its log"
                 )
             pieces.append(data)
             size += len(data)
@@ -116,7 +116,7 @@ class Connection:
 
     def _late(self) -> NoAnswer:
         return NoAnswer(
-            f"the daemon at {self._path} gave no answer within {self._timeout:g} s; "
+            f"the daemon at {self.path} gave no answer within {self._timeout:g} s; "
             "the request may still be carried out: see 'locum status'"
         )
 

@@ -7,11 +7,10 @@ operation. No asyncio: a command asks one question and must answer its user in 0
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
-from locum import unix_sockets
 from locum.api.answers import Answer, error_of
 from locum.control_socket import Connection
 from locum.errors import ProtocolError
@@ -40,68 +39,36 @@ def call_raw(socket_path: str, request: Mapping[str, object], timeout: float = D
 def exchange(socket_path: str, request: Mapping[str, object], timeout: float = DEFAULT_TIMEOUT) -> Answer:
     """As :func:`call`; returns the whole answer, which says whether its result may be outdated."""
     with Connection(socket_path, timeout) as connection:
-        _send(connection, request)
-        return _receive(connection, socket_path)
+        send(connection, request)
+        return receive(connection)
 
 
-def stream(socket_path: str, request: Mapping[str, object], timeout: float | None = None) -> Iterator[object]:
-    """Send ``request`` and yield each result of the daemon's stream, until the daemon ends it.
+def stream_raw(socket_path: str, request: Mapping[str, object], timeout: float | None = None) -> Iterator[bytes]:
+    """Send ``request`` and yield each result of the daemon's stream as JSON text, until the daemon ends it.
 
     ``timeout``: limit for each result in seconds, None for ever. Raises as :func:`call` does; a daemon that disappears
     is a :class:`NoDaemon`.
     """
-    for result in stream_raw(socket_path, request, timeout):
-        yield msgspec.json.decode(result)
-
-
-def stream_raw(socket_path: str, request: Mapping[str, object], timeout: float | None = None) -> Iterator[bytes]:
-    """As :func:`stream`; yields JSON texts."""
     with Connection(socket_path, timeout or DEFAULT_TIMEOUT) as connection:
-        _send(connection, request)
+        send(connection, request)
         connection.set_timeout(timeout)
-        while not (answer := _receive(connection, socket_path)).end:
+        while not (answer := receive(connection)).end:
             yield bytes(answer.result)
 
 
-class Conversation:
-    """Several requests on one connection: a context manager. ``timeout`` in seconds is for each step.
-
-    Every method raises as :func:`call` does; a daemon that closes the connection is a :class:`NoDaemon`.
-    """
-
-    def __init__(self, socket_path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
-        self._path = socket_path
-        self._connection = Connection(socket_path, timeout)
-
-    @property
-    def peer(self) -> unix_sockets.Peer:
-        """The process that listens at the socket."""
-        return self._connection.peer
-
-    def send(self, request: Mapping[str, object]) -> None:
-        """Send one request."""
-        _send(self._connection, request)
-
-    def receive(self) -> bytes:
-        """The next result, as JSON text."""
-        return bytes(_receive(self._connection, self._path).result)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._connection.close()
-
-
-def _send(connection: Connection, request: Mapping[str, object]) -> None:
+def send(connection: Connection, request: Mapping[str, object]) -> None:
+    """Send one request."""
     connection.send(msgspec.json.encode(request))
 
 
-def _receive(connection: Connection, path: str) -> Answer:
+def receive(connection: Connection) -> Answer:
+    """The next answer. Raises as :func:`call` does."""
     try:
         answer = _decoder.decode(connection.receive())
     except UNDECODABLE as error:
-        raise ProtocolError(f"the process at {path} is not a Locum daemon of this version: {error}") from None
+        raise ProtocolError(
+            f"the process at {connection.path} is not a Locum daemon of this version: {error}"
+        ) from None
     if not answer.ok:
         raise error_of(answer)
     return answer

@@ -45,10 +45,6 @@ Message = Mapping[str, object]
 _decoder = msgspec.json.Decoder(dict[str, object])
 
 
-async def _no_gate() -> None:
-    """Report that this node has no gate."""
-
-
 class ControlServer:
     """Serves the socket of one agent. ``leaving`` is called when an admin makes the node leave."""
 
@@ -57,9 +53,9 @@ class ControlServer:
         driver: Driver,
         engine: EventEngine,
         reloader: Reloader,
-        gate: Callable[[], Awaitable[GateReport | None]] = _no_gate,
-        leaving: Callable[[], None] = lambda: None,
-        loop: Callable[[], LoopReport | None] = lambda: None,
+        gate: Callable[[], Awaitable[GateReport | None]],
+        leaving: Callable[[], None],
+        loop: Callable[[], LoopReport],
     ) -> None:
         self._driver = driver
         self._leaving = leaving
@@ -132,7 +128,7 @@ class ControlServer:
         while True:
             # A slow client receives only the latest status.
             await connection.writable.wait()
-            present = self._report()
+            present = self._report(self._state())
             if last is None or status_report.differs(last, present):
                 connection.send(answers.success(present))
                 last = present
@@ -158,19 +154,15 @@ class ControlServer:
             age=self._driver.age(boottime()),
         )
 
-    def _report(self) -> StatusReport:
-        node, state = self._driver.node, self._state()
-        status = node.status()
+    def _report(self, state: DaemonState) -> StatusReport:
+        node, status = self._driver.node, self._driver.node.status()
         return status_report.status_report(node.view, status.name, time.time(), status.tunables, state)
 
     async def _status(self, message: Message) -> object:
-        present = self._report()
-        if present.daemon is None:
-            return present
-        daemon = msgspec.structs.replace(
-            present.daemon, gate=await self._gate(), scripts=self._scripts(), loop=self._loop()
+        gate = await self._gate()
+        return self._report(
+            msgspec.structs.replace(self._state(), gate=gate, scripts=self._scripts(), loop=self._loop())
         )
-        return msgspec.structs.replace(present, daemon=daemon)
 
     def _scripts(self) -> ScriptsReport:
         in_use = self._engine.in_use

@@ -15,9 +15,10 @@ import time
 
 import msgspec
 
-from locum.api.client import Conversation
-from locum.control_socket import NoAnswer, NoDaemon
+from locum.api import client
+from locum.control_socket import Connection, NoAnswer, NoDaemon
 from locum.errors import LocumError
+from locum.processes import process
 
 #: The guard's name in /proc/PID/comm.
 GUARD_NAME = "locum-guard"
@@ -44,11 +45,11 @@ def shut_down(socket_path: str, timeout: float, *, wait: bool = True) -> bool:
     Raises NoDaemon, PermissionRequired; NoAnswer when the daemon has not ended in time.
     """
     deadline = time.monotonic() + timeout
-    with Conversation(socket_path, timeout) as daemon:
+    with Connection(socket_path, timeout) as daemon:
         guard = _watch_guard(daemon.peer.pid)
         try:
-            daemon.send({"op": "shutdown"})
-            answer = msgspec.json.decode(daemon.receive(), type=_Answer)
+            client.send(daemon, {"op": "shutdown"})
+            answer = msgspec.json.decode(client.receive(daemon).result, type=_Answer)
             if not wait:
                 return False
             if answer.inside:
@@ -62,10 +63,10 @@ def shut_down(socket_path: str, timeout: float, *, wait: bool = True) -> bool:
                 os.close(guard)
 
 
-def _wait_for_close(daemon: Conversation) -> None:
+def _wait_for_close(daemon: Connection) -> None:
     try:
         while True:
-            daemon.receive()
+            client.receive(daemon)
     except NoDaemon:
         return
 
@@ -83,7 +84,8 @@ def _wait_for_process(descriptor: int, deadline: float, path: str, timeout: floa
 def _watch_guard(agent: int) -> int | None:
     """A descriptor that becomes readable when the guard of ``agent`` ends; None when there can be none."""
     guard = _parent(agent)
-    if guard is None or _name(guard) != GUARD_NAME:
+    found = process(guard)
+    if found is None or found.name != GUARD_NAME:
         return None
     try:
         descriptor = os.pidfd_open(guard)
@@ -96,19 +98,6 @@ def _watch_guard(agent: int) -> int | None:
     return descriptor
 
 
-def _parent(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except OSError:
-        return None
-    # The name, in parentheses, may itself contain blanks and parentheses.
-    return int(text[text.rindex(b")") + 2 :].split()[1]) or None
-
-
-def _name(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+def _parent(pid: int) -> int:
+    found = process(pid)
+    return found.parent if found is not None else 0

@@ -5,6 +5,8 @@ This file only reads. It asks the kernel, so it runs on request, not for every c
 
 from __future__ import annotations
 
+import msgspec
+
 from locum.api.model import GateReport
 from locum.errors import LocumError
 from locum.machine.gate.gate import Gate
@@ -22,11 +24,4 @@ async def gate_report(gate: Gate | None, calls: KernelCalls) -> GateReport | Non
         state = await calls.gate.run("asking for the gate's state", LIMIT, gate.state)
     except LocumError as error:
         return GateReport(problem=str(error))
-    return GateReport(
-        installed=state.installed,
-        open_for=state.open_for,
-        held=state.held,
-        egress=state.egress,
-        egress_missing=state.egress_missing,
-        refused=dict(state.refused),
-    )
+    return msgspec.convert({**state._asdict(), "refused": dict(state.refused)}, GateReport)

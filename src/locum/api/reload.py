@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,8 +21,10 @@ from locum.node.driver import Driver
 from locum.node.guard.enforcement import public_interfaces
 from locum.node.reconfiguration import Reconfiguration
 from locum.rules.identity import Identity
-from locum.store.credential_files import CredentialFiles
 from locum.threads import Worker
+
+if TYPE_CHECKING:
+    from locum.store.etcd import EtcdStore
 
 #: Limit for reading the configuration's files, in seconds.
 PATIENCE = 10.0
@@ -36,23 +37,6 @@ class ReloadResult(msgspec.Struct, frozen=True):
     changes: tuple[str, ...]
     ignored: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-
-
-class Renewing(Protocol):
-    """A store whose credentials can be read again (:class:`locum.store.etcd.EtcdStore`)."""
-
-    @property
-    def credential_warnings(self) -> tuple[str, ...]:
-        """Warnings for the administrator."""
-        ...
-
-    async def reread_credentials(self, files: CredentialFiles) -> tuple[str, ...]:
-        """Read them again; return the changes, in words."""
-        ...
-
-
-def _ignore(_: Settings) -> None:
-    """No callback is set yet."""
 
 
 class Reloader:
@@ -68,12 +52,11 @@ class Reloader:
         engine: EventEngine,
         reconfiguration: Reconfiguration,
         log: Callable[[str, str], None],
-        credentials: Renewing | None = None,
+        credentials: EtcdStore | None = None,
     ) -> None:
         self.settings = settings
         self._credentials = credentials
         self._worker = Worker("configuration", room=4)
-        self._requested: set[asyncio.Task[None]] = set()
         self._reconfiguration = reconfiguration
         self._driver = driver
         self._engine = engine
@@ -81,13 +64,11 @@ class Reloader:
         #: Called after a reload that has changed something, with the new settings in force.
         self.on_change: Callable[[], None] = lambda: None
         #: Called with the new settings.
-        self.on_reload: Callable[[Settings], None] = _ignore
+        self.on_reload: Callable[[Settings], None] = lambda _: None
 
     def request(self) -> None:
         """SIGHUP: reload, and log problems."""
-        task = tasks.start(self._reload_and_log(), "reloading the configuration")
-        self._requested.add(task)
-        task.add_done_callback(self._requested.discard)
+        tasks.start(self._reload_and_log(), "reloading the configuration")
 
     async def _reload_and_log(self) -> None:
         try:

@@ -165,10 +165,9 @@ def _addresses(now: Situation, silent: str | None) -> tuple[AddressReport, ...]:
     view = now.view
     bits: dict[str, int] = configured(view)
     # Claims and assignments may outlive the configuration for a moment.
-    extra = {*view.claims, *(view.plan.record.assignment if view.plan is not None else ())} - bits.keys()
-    for address in extra:
-        bits[address] = 128 if ":" in address else 32
     assignment: Mapping[str, str] = view.plan.record.assignment if view.plan is not None else {}
+    for address in {*view.claims, *assignment} - bits.keys():
+        bits[address] = 128 if ":" in address else 32
     reports = [_address(now, address, length, assignment.get(address)) for address, length in bits.items()]
     if silent is not None:
         reports = [_silenced(report) if report.node == silent else report for report in reports]

@@ -12,7 +12,7 @@ from locum.api.client import call_raw
 from locum.cli import output
 from locum.cli.ask import ask, decode
 from locum.cli.groups import DefaultGroup
-from locum.cli.options import Number, json_option, socket_option
+from locum.cli.options import Number, asking_options
 from locum.cli.output import Content, Screen
 from locum.connections.connection_report import AddressConnections, ConnectionsResult
 from locum.errors import UsageError
@@ -25,10 +25,8 @@ def connections() -> None:
 
 @connections.command("list")
 @click.argument("address", required=False)
-@json_option
-@socket_option
-@click.pass_context
-def list_connections(ctx: click.Context, address: str | None, as_json: bool, socket_path: str) -> None:
+@asking_options
+def list_connections(address: str | None, as_json: bool, socket_path: str) -> int:
     """List the number of recorded connections of each public address, or every connection of ADDRESS."""
     reply = ask(socket_path, {"op": "connections-list", "address": address})
     reports = decode(reply.result, list[AddressConnections])
@@ -36,7 +34,7 @@ def list_connections(ctx: click.Context, address: str | None, as_json: bool, soc
         output.emit_json(reply.result)
     else:
         output.emit(render_one(reports[0], output.screen()) if address else render(reports, output.screen()))
-    ctx.exit(reply.status)
+    return reply.status
 
 
 def render(reports: Sequence[AddressConnections], on: Screen) -> list[str]:
@@ -67,8 +65,7 @@ def render_one(report: AddressConnections, on: Screen) -> list[str]:
 
 @connections.command("tickle")
 @click.argument("address")
-@json_option
-@socket_option
+@asking_options
 def tickle(address: str, as_json: bool, socket_path: str) -> None:
     """Make every recorded client of ADDRESS check whether its connection is alive.
 
@@ -86,8 +83,7 @@ def tickle(address: str, as_json: bool, socket_path: str) -> None:
     multiple=True,
     help="Only connections to this port; may be repeated.",
 )
-@json_option
-@socket_option
+@asking_options
 def kill(address: str, ports: tuple[int, ...], as_json: bool, socket_path: str) -> None:
     """End every connection to ADDRESS at both ends.
 
@@ -107,8 +103,7 @@ PAIRS_HELP = (
 )
 @click.argument("client", required=False)
 @click.argument("public", required=False)
-@json_option
-@socket_option
+@asking_options
 def add(client: str | None, public: str | None, as_json: bool, socket_path: str) -> None:
     """Record connections."""
     _do(socket_path, as_json, {"op": "connections-add", "pairs": _pairs(client, public)})
@@ -117,8 +112,7 @@ def add(client: str | None, public: str | None, as_json: bool, socket_path: str)
 @connections.command("delete", help=f"Remove an added connection.\n\n{PAIRS_HELP}")
 @click.argument("client", required=False)
 @click.argument("public", required=False)
-@json_option
-@socket_option
+@asking_options
 def delete(client: str | None, public: str | None, as_json: bool, socket_path: str) -> None:
     """Remove added connections."""
     _do(socket_path, as_json, {"op": "connections-delete", "pairs": _pairs(client, public)})

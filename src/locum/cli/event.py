@@ -19,7 +19,7 @@ from locum.api.client import call_raw
 from locum.cli import output
 from locum.cli.ask import decode
 from locum.cli.groups import DefaultGroup
-from locum.cli.options import Number, json_option, socket_option
+from locum.cli.options import Number, asking_options, socket_option
 from locum.cli.output import Cell, Content
 from locum.config.tunables import Tunables
 from locum.control_socket import NoDaemon
@@ -58,8 +58,7 @@ def event() -> None:
 
 @event.command("list")
 @dir_option
-@json_option
-@socket_option
+@asking_options
 def list_scripts(directory: str | None, socket_path: str, as_json: bool) -> None:
     """List the scripts in the order in which they run, and the events that each handles."""
     listing = ScriptDirectory(_directory(directory, socket_path)).scan()
@@ -92,9 +91,7 @@ def check(directory: str | None, socket_path: str) -> None:
     ignored = [problem for problem in found.problems if problem.ignored]
     for problem in ignored:
         click.echo(output.clean(str(problem)))
-    flaws = [str(problem) for problem in found.problems if not problem.ignored]
-    if flaws:
-        raise ScriptDirectoryError(found.directory, flaws)
+    found.check()
     enabled = sum(script.enabled for script in found.scripts)
     never = f", {output.count(len(ignored), 'file')} that never run" if ignored else ""
     count = output.count(len(found.scripts), "script")
@@ -133,8 +130,7 @@ def disable(script: str, directory: str | None, socket_path: str) -> None:
 @click.option("--set", "assignments", multiple=True, metavar="SCRIPT:KEY=VALUE", help="With --dir: a script's setting.")
 @click.option("--runtime", type=click.Path(), metavar="DIR", help="With --dir: LOCUM_RUNTIME; state is below it.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the whole output of every script.")
-@json_option
-@socket_option
+@asking_options
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -184,8 +180,7 @@ def run(
 @dir_option
 @click.option("--runtime", type=click.Path(), metavar="DIR", help="With --dir: the --runtime of 'event run'.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the whole output of every script.")
-@json_option
-@socket_option
+@asking_options
 def status(
     *, name: str | None, directory: str | None, runtime: str | None, verbose: bool, as_json: bool, socket_path: str
 ) -> None:
@@ -400,9 +395,3 @@ def _status_row(name: Event, result: ScriptResult) -> list[Content]:
         started,
         _said(result) or "-",
     ]
-
-
-if __name__ == "__main__":
-    from locum.cli.main import main
-
-    sys.exit(main(["event", *sys.argv[1:]]))

@@ -11,7 +11,7 @@ from locum.api.model import AddressReport, StatusReport
 from locum.cli import admin, output
 from locum.cli.ask import ask_status, decode_status, old_lines, watch_status
 from locum.cli.groups import DefaultGroup
-from locum.cli.options import json_option, socket_option, watch_option
+from locum.cli.options import asking_options, json_option, socket_option, watch_option
 from locum.cli.output import Cell, Content, Screen
 
 #: The fields of the status in the JSON of ``locum ip``.
@@ -29,8 +29,7 @@ def ip() -> None:
 @json_option
 @watch_option
 @socket_option
-@click.pass_context
-def list_addresses(ctx: click.Context, socket_path: str, as_json: bool, watch: bool) -> None:
+def list_addresses(socket_path: str, as_json: bool, watch: bool) -> int:
     """List every public address: the node that serves it, or the reason why none does."""
     on = output.screen()
     if watch:
@@ -40,13 +39,13 @@ def list_addresses(ctx: click.Context, socket_path: str, as_json: bool, watch: b
                 output.emit_json(output.pick(result, FIELDS), compact=True)
         else:
             output.show_changes((_picture(report, on) for _, report in changes), on)
-        return
+        return 0
     reply = ask_status(socket_path, as_json=as_json)
     if as_json:
         output.emit_json(output.pick(reply.result, FIELDS))
     else:
         output.emit(_picture(decode_status(reply.result), on))
-    ctx.exit(reply.status)
+    return reply.status
 
 
 def _picture(report: StatusReport, on: Screen) -> list[str]:
@@ -90,19 +89,15 @@ def _row(address: AddressReport) -> list[Content]:
 @click.argument("address")
 @click.argument("node")
 @admin.wait_options
-@json_option
-@socket_option
-@click.pass_context
-def move(ctx: click.Context, address: str, node: str, wait: float, as_json: bool, socket_path: str) -> None:
+@asking_options
+def move(address: str, node: str, wait: float, as_json: bool, socket_path: str) -> int:
     """Move ADDRESS to NODE; it stays there whenever NODE can serve it."""
-    ctx.exit(admin.run(socket_path, as_json, wait, command="move", address=address, node=node))
+    return admin.run(socket_path, as_json, wait, command="move", address=address, node=node)
 
 
 @ip.command("auto")
 @click.argument("address")
-@json_option
-@socket_option
-@click.pass_context
-def auto(ctx: click.Context, address: str, as_json: bool, socket_path: str) -> None:
+@asking_options
+def auto(address: str, as_json: bool, socket_path: str) -> int:
     """Let the cluster choose the node of ADDRESS again, after 'move'."""
-    ctx.exit(admin.run(socket_path, as_json, command="auto", address=address))
+    return admin.run(socket_path, as_json, command="auto", address=address)

@@ -11,7 +11,7 @@ import click
 from locum.cli import admin, output
 from locum.cli.ask import ask_status, decode_status, old_lines
 from locum.cli.groups import DefaultGroup
-from locum.cli.options import Number, json_option, socket_option
+from locum.cli.options import Number, asking_options
 from locum.cli.status import node_table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,10 +33,8 @@ def _node_argument(function: F) -> F:
 
 
 @node.command("list")
-@json_option
-@socket_option
-@click.pass_context
-def list_nodes(ctx: click.Context, socket_path: str, as_json: bool) -> None:
+@asking_options
+def list_nodes(socket_path: str, as_json: bool) -> int:
     """List every node, its state and the reason."""
     reply = ask_status(socket_path, as_json=as_json)
     if as_json:
@@ -44,84 +42,39 @@ def list_nodes(ctx: click.Context, socket_path: str, as_json: bool) -> None:
     else:
         report, on, wall = decode_status(reply.result), output.screen(), time.time()
         output.emit([*old_lines(report, on, wall), *node_table(report.nodes, on, wall)])
-    ctx.exit(reply.status)
+    return reply.status
 
 
-@node.command("disable")
-@_node_argument
-@admin.wait_options
-@json_option
-@socket_option
-@click.pass_context
-def disable(ctx: click.Context, node_name: str, wait: float, as_json: bool, socket_path: str) -> None:
-    """Let NODE serve no addresses; it continues to monitor and to run the other events."""
-    ctx.exit(admin.run(socket_path, as_json, wait, command="disable", node=node_name))
+def _add(name: str, text: str, *, moves: bool, options: Callable[[F], F] = lambda function: function) -> None:
+    """Add the command ``name``, which changes the state of a node. ``moves``: addresses may move, so it can wait."""
+
+    def change(node_name: str, as_json: bool, socket_path: str, wait: float = 0.0, **given: object) -> int:
+        return admin.run(socket_path, as_json, wait, command=name, node=node_name, **given)
+
+    waiting: Callable[[Any], Any] = admin.wait_options if moves else lambda function: function
+    node.command(name, help=text)(_node_argument(options(waiting(asking_options(change)))))
 
 
-@node.command("enable")
-@_node_argument
-@json_option
-@socket_option
-@click.pass_context
-def enable(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
-    """Let NODE serve addresses again, after 'disable'."""
-    ctx.exit(admin.run(socket_path, as_json, command="enable", node=node_name))
-
-
-@node.command("stop")
-@_node_argument
-@admin.wait_options
-@json_option
-@socket_option
-@click.pass_context
-def stop(ctx: click.Context, node_name: str, wait: float, as_json: bool, socket_path: str) -> None:
-    """Let NODE take part in nothing: no addresses, no monitoring, no events."""
-    ctx.exit(admin.run(socket_path, as_json, wait, command="stop", node=node_name))
-
-
-@node.command("continue")
-@_node_argument
-@json_option
-@socket_option
-@click.pass_context
-def continue_(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
-    """Let NODE take part again, after 'stop'."""
-    ctx.exit(admin.run(socket_path, as_json, command="continue", node=node_name))
-
-
-@node.command("ban")
-@_node_argument
-@click.option(
-    "--seconds",
-    type=Number("a number of seconds"),
-    help="Duration of the ban; default: the tunable RecoveryBanPeriod.",
+_add("disable", "Let NODE serve no addresses; it continues to monitor and to run the other events.", moves=True)
+_add("enable", "Let NODE serve addresses again, after 'disable'.", moves=False)
+_add("stop", "Let NODE take part in nothing: no addresses, no monitoring, no events.", moves=True)
+_add("continue", "Let NODE take part again, after 'stop'.", moves=False)
+_add(
+    "ban",
+    "Let NODE take part in nothing for a limited time.",
+    moves=True,
+    options=click.option(
+        "--seconds",
+        type=Number("a number of seconds"),
+        help="Duration of the ban; default: the tunable RecoveryBanPeriod.",
+    ),
 )
-@admin.wait_options
-@json_option
-@socket_option
-@click.pass_context
-def ban(
-    ctx: click.Context, node_name: str, seconds: float | None, wait: float, as_json: bool, socket_path: str
-) -> None:
-    """Let NODE take part in nothing for a limited time."""
-    ctx.exit(admin.run(socket_path, as_json, wait, command="ban", node=node_name, seconds=seconds))
-
-
-@node.command("unban")
-@_node_argument
-@json_option
-@socket_option
-@click.pass_context
-def unban(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
-    """End a ban of NODE early."""
-    ctx.exit(admin.run(socket_path, as_json, command="unban", node=node_name))
+_add("unban", "End a ban of NODE early.", moves=False)
 
 
 @node.command("remove")
 @click.argument("node_name", metavar="NODE")
-@json_option
-@socket_option
-@click.pass_context
-def remove(ctx: click.Context, node_name: str, as_json: bool, socket_path: str) -> None:
+@asking_options
+def remove(node_name: str, as_json: bool, socket_path: str) -> int:
     """Remove NODE, which must be DISCONNECTED: its number, addresses and state."""
-    ctx.exit(admin.run(socket_path, as_json, command="remove", node=node_name))
+    return admin.run(socket_path, as_json, command="remove", node=node_name)

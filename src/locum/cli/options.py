@@ -88,6 +88,11 @@ def json_option(function: F) -> F:
     )
 
 
+def asking_options(function: F) -> F:
+    """``--json`` and ``--socket``, for a command that asks the daemon."""
+    return json_option(socket_option(function))
+
+
 def watch_option(function: F) -> F:
     """``--watch``: print again at every change."""
     return click.option(

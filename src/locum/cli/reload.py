@@ -8,12 +8,11 @@ import click
 
 from locum.api.client import call
 from locum.cli import output
-from locum.cli.options import json_option, socket_option
+from locum.cli.options import asking_options
 
 
 @click.command("reload")
-@json_option
-@socket_option
+@asking_options
 def reload(socket_path: str, as_json: bool) -> None:
     """Make this node's daemon read its configuration again.
 

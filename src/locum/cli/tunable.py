@@ -9,7 +9,7 @@ from locum.api.model import TunableReport
 from locum.cli import admin, output
 from locum.cli.ask import Reply, ask, decode
 from locum.cli.groups import DefaultGroup
-from locum.cli.options import json_option, socket_option
+from locum.cli.options import asking_options
 from locum.cli.output import Cell, Content
 from locum.errors import UsageError
 
@@ -25,15 +25,13 @@ def _ask(socket_path: str) -> tuple[Reply, tuple[TunableReport, ...]]:
 
 
 @tunable.command("list")
-@json_option
-@socket_option
-@click.pass_context
-def list_tunables(ctx: click.Context, socket_path: str, as_json: bool) -> None:
+@asking_options
+def list_tunables(socket_path: str, as_json: bool) -> int:
     """List every tunable with its value, its default and its meaning."""
     reply, rows = _ask(socket_path)
     if as_json:
         output.emit_json({"tunables": rows, **reply.marks()})
-        ctx.exit(reply.status)
+        return reply.status
     cells: list[list[Content]] = [
         [
             row.name,
@@ -46,15 +44,13 @@ def list_tunables(ctx: click.Context, socket_path: str, as_json: bool) -> None:
     ]
     heads = ["NAME", "VALUE", "DEFAULT", "UNIT", "MEANING"]
     output.emit(output.table(heads, cells, output.screen(), right=["VALUE", "DEFAULT"]))
-    ctx.exit(reply.status)
+    return reply.status
 
 
 @tunable.command("get")
 @click.argument("name")
-@json_option
-@socket_option
-@click.pass_context
-def get(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
+@asking_options
+def get(name: str, socket_path: str, as_json: bool) -> int:
     """Print the value of NAME."""
     reply, rows = _ask(socket_path)
     for row in rows:
@@ -63,7 +59,7 @@ def get(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
                 output.emit_json({**msgspec.to_builtins(row), **reply.marks()})
             else:
                 output.emit([f"{row.value:g}"])
-            ctx.exit(reply.status)
+            return reply.status
     from locum.config.tunables import nearest  # noqa: PLC0415
 
     raise UsageError(f"unknown tunable {name!r}{nearest(name)}; 'locum tunable list' shows all")
@@ -73,22 +69,18 @@ def get(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
 @tunable.command("set", context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("value")
-@json_option
-@socket_option
-@click.pass_context
-def set_(ctx: click.Context, name: str, value: str, socket_path: str, as_json: bool) -> None:
+@asking_options
+def set_(name: str, value: str, socket_path: str, as_json: bool) -> int:
     """Set NAME to VALUE, on all nodes at once, permanently."""
-    ctx.exit(admin.run(socket_path, as_json, command="tunable-set", name=name, value=value))
+    return admin.run(socket_path, as_json, command="tunable-set", name=name, value=value)
 
 
 @tunable.command("reset")
 @click.argument("name")
-@json_option
-@socket_option
-@click.pass_context
-def reset(ctx: click.Context, name: str, socket_path: str, as_json: bool) -> None:
+@asking_options
+def reset(name: str, socket_path: str, as_json: bool) -> int:
     """Restore the default of NAME, on all nodes.
 
     A node whose configuration has a value sets it again when its daemon starts.
     """
-    ctx.exit(admin.run(socket_path, as_json, command="tunable-reset", name=name))
+    return admin.run(socket_path, as_json, command="tunable-reset", name=name)

@@ -7,7 +7,6 @@ an attempt (whether the socket is in use, what the kernel can enforce) are found
 from __future__ import annotations
 
 import os
-import stat
 
 from locum import nft
 from locum.config import credentials
@@ -69,14 +68,10 @@ def environment_warnings(settings: Settings, *, with_credentials: bool = True) -
 
 def writable_by_others(path: str) -> bool:
     """Whether group or others may write the file at ``path``; False when it does not exist."""
-    return bool(_mode(path) & 0o022)
-
-
-def _mode(path: str) -> int:
     try:
-        return stat.S_IMODE(os.stat(path).st_mode)
+        return bool(os.stat(path).st_mode & 0o022)
     except OSError:
-        return 0
+        return False
 
 
 def _missing_capabilities() -> list[str]:

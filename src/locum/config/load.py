@@ -134,7 +134,6 @@ def _node(table: Reader) -> NodeSettings:
                 table.problems.add((*table.path, "name"), f"{found}; expected {error}")
     number = table.integer("number", 0, MAX_NUMBER)
     private_address = table.text("private_address", values.plain_address)
-    table.finish()
     return NodeSettings(name=name, number=number, private_address=private_address)
 
 
@@ -148,7 +147,6 @@ def _cluster(table: Reader) -> ClusterSettings:
     etcd = _etcd(etcd_table)
     if table.has("etcd") and store is not None and store.kind != "etcd":
         table.problems.add((*table.path, "etcd"), f"found beside store = {shown(str(store))}; expected with etcd only")
-    table.finish()
     return ClusterSettings(
         store=store or StoreUrl(kind="memory"),
         name=name or "locum",
@@ -174,7 +172,6 @@ def _etcd(table: Reader) -> EtcdSettings:
                 table.problems.add((*table.path, absent), f"missing beside {present}; expected both or neither")
     if settings.user is not None and not settings.tls and not settings.allow_plain_password:
         table.problems.add((*table.path, "user"), PLAIN_PASSWORD)
-    table.finish()
     return settings
 
 
@@ -196,7 +193,6 @@ def _paths(table: Reader, *, inline: bool) -> PathSettings:
     if not table.has("public_addresses") and not inline and os.path.exists(DEFAULT_PUBLIC_ADDRESSES):
         addresses = DEFAULT_PUBLIC_ADDRESSES
     group = table.text("control_group", values.group)
-    table.finish()
     return PathSettings(
         runtime=runtime,
         state=state,
@@ -243,7 +239,6 @@ def _addresses(
     for table in inline:
         pair = table.text("address", values.public_address, required=f'"{values.ADDRESS_FORM}"')
         interfaces = table.texts("interfaces", interface_list, required='a list of interfaces, ["eth0"]')
-        table.finish()
         # An address is compared with the others even when its interfaces are wrong.
         if pair is not None:
             path = (*table.path, "address")
@@ -309,19 +304,16 @@ def _script_value(value: object) -> ScriptValue | None:
 def _connections(table: Reader) -> ConnectionSettings:
     ports, reset_ports = (table.integers(key, 1, 65535) for key in ("ports", "reset_ports"))
     mptcp = table.flag("mptcp")
-    table.finish()
     return ConnectionSettings(ports=ports or (), reset_ports=reset_ports or (), mptcp=bool(mptcp))
 
 
 def _network(table: Reader) -> NetworkSettings:
     probe = table.flag("probe")
     ignore = table.texts("ignore", values.hardware_addresses)
-    table.finish()
     return NetworkSettings(probe=True if probe is None else probe, ignore=ignore or ())
 
 
 def _log(table: Reader) -> LogSettings:
     level = table.choice("level", LOG_LEVELS) or "info"
     form = table.choice("format", LOG_FORMATS) or "console"
-    table.finish()
     return LogSettings(level=level, format=form)

@@ -13,6 +13,7 @@ from typing import TypeGuard, TypeVar
 from locum.config.locate import Path, locate
 from locum.config.values import BadValue
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: Longest shown form of a found value.
@@ -67,6 +68,7 @@ class Reader:
         self.path = path
         self._data = data
         self._known: list[str] = []
+        self._tables: list[Reader] = []
 
     def has(self, key: str) -> bool:
         """Whether the file has ``key`` in this table, with any value."""
@@ -83,7 +85,7 @@ class Reader:
         if not isinstance(value, dict):
             self.wrong(key, f"a table, [{dotted((*self.path, key))}]")
             value = {}
-        return Reader(self.problems, (*self.path, key), value)
+        return self._below((*self.path, key), value)
 
     def tables(self, key: str) -> list[Reader]:
         """The elements of the array of tables at ``key``."""
@@ -92,10 +94,16 @@ class Reader:
         if not isinstance(value, list) or not all(isinstance(element, dict) for element in value):
             self.wrong(key, f"tables, [[{dotted((*self.path, key))}]]")
             return []
-        return [Reader(self.problems, (*self.path, key, index), element) for index, element in enumerate(value)]
+        return [self._below((*self.path, key, index), element) for index, element in enumerate(value)]
+
+    def _below(self, path: Path, data: Mapping[str, object]) -> Reader:
+        table = Reader(self.problems, path, data)
+        self._tables.append(table)
+        return table
 
     def items(self) -> list[tuple[str, object]]:
         """Every key and value, for a table whose keys are free."""
+        self._known.extend(self._data)
         return list(self._data.items())
 
     def text(self, key: str, check: Callable[[str], T], *, required: str = "") -> T | None:
@@ -103,20 +111,7 @@ class Reader:
 
         ``required``, unless empty, describes the expected value of a mandatory key.
         """
-        self._known.append(key)
-        if key not in self._data:
-            if required:
-                self.problems.add((*self.path, key), f"missing; expected {required}")
-            return None
-        value = self._data[key]
-        if not isinstance(value, str):
-            self.wrong(key, "a string in quotes")
-            return None
-        try:
-            return check(value)
-        except BadValue as error:
-            self.wrong(key, str(error))
-            return None
+        return self._checked(key, self._value(key, _is_text, "a string in quotes", required), check)
 
     def choice(self, key: str, choices: Sequence[T]) -> T | None:
         """One of ``choices``, which are strings."""
@@ -131,69 +126,65 @@ class Reader:
 
     def number(self, key: str, minimum: float, maximum: float, unit: str) -> float | None:
         """A number, whole or not, between two bounds that are both included."""
-        self._known.append(key)
-        if key not in self._data:
-            return None
-        value = self._data[key]
-        # Written so that "not a number" fails as well.
-        if is_number(value) and minimum <= value <= maximum:
-            return float(value)
-        self.wrong(key, f"a number of {unit} from {minimum:g} to {maximum:g}")
-        return None
+
+        def is_good(value: object) -> TypeGuard[int | float]:
+            # Written so that "not a number" fails as well.
+            return is_number(value) and minimum <= value <= maximum
+
+        value = self._value(key, is_good, f"a number of {unit} from {minimum:g} to {maximum:g}")
+        return None if value is None else float(value)
 
     def integer(self, key: str, minimum: int, maximum: int) -> int | None:
         """A whole number between two bounds that are both included."""
-        self._known.append(key)
-        if key not in self._data:
-            return None
-        value = self._data[key]
-        if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum:
-            return value
-        self.wrong(key, f"a whole number from {minimum} to {maximum}")
-        return None
+
+        def is_good(value: object) -> TypeGuard[int]:
+            return _is_whole(value, minimum, maximum)
+
+        return self._value(key, is_good, f"a whole number from {minimum} to {maximum}")
 
     def flag(self, key: str) -> bool | None:
         """``true`` or ``false``."""
-        self._known.append(key)
-        value = self._data.get(key)
-        if value is not None and not isinstance(value, bool):
-            self.wrong(key, "true or false")
-            return None
-        return value
+        return self._value(key, _is_flag, "true or false")
 
     def texts(self, key: str, check: Callable[[list[str]], T], *, required: str = "") -> T | None:
         """A list of strings, as ``check`` returns it; ``required`` as for :meth:`text`."""
+        value = self._value(key, _is_texts, 'a list of strings, ["...", "..."]', required)
+        return self._checked(key, value, check)
+
+    def integers(self, key: str, minimum: int, maximum: int) -> tuple[int, ...] | None:
+        """A list of whole numbers between two bounds that are both included; sorted, each once."""
+
+        def is_good(value: object) -> TypeGuard[list[int]]:
+            return isinstance(value, list) and all(_is_whole(element, minimum, maximum) for element in value)
+
+        value = self._value(key, is_good, f"a list of whole numbers from {minimum} to {maximum}")
+        return None if value is None else tuple(sorted(set(value)))
+
+    def _value(
+        self, key: str, is_good: Callable[[object], TypeGuard[T]], expected: str, required: str = ""
+    ) -> T | None:
         self._known.append(key)
         if key not in self._data:
             if required:
                 self.problems.add((*self.path, key), f"missing; expected {required}")
             return None
         value = self._data[key]
-        if not isinstance(value, list) or not all(isinstance(element, str) for element in value):
-            self.wrong(key, 'a list of strings, ["...", "..."]')
-            return None
+        if is_good(value):
+            return value
+        self.wrong(key, expected)
+        return None
+
+    def _checked(self, key: str, value: S | None, check: Callable[[S], T]) -> T | None:
         try:
-            return check(value)
+            return None if value is None else check(value)
         except BadValue as error:
             self.wrong(key, str(error))
             return None
 
-    def integers(self, key: str, minimum: int, maximum: int) -> tuple[int, ...] | None:
-        """A list of whole numbers between two bounds that are both included; sorted, each once."""
-        self._known.append(key)
-        if key not in self._data:
-            return None
-        value = self._data[key]
-        if isinstance(value, list) and all(
-            isinstance(element, int) and not isinstance(element, bool) and minimum <= element <= maximum
-            for element in value
-        ):
-            return tuple(sorted(set(value)))
-        self.wrong(key, f"a list of whole numbers from {minimum} to {maximum}")
-        return None
-
     def finish(self) -> None:
-        """Record every unknown key, with the nearest known one."""
+        """Record every unknown key, with the nearest known one, here and in the tables below."""
+        for table in self._tables:
+            table.finish()
         for key in self._data:
             if key not in self._known:
                 self.problems.add((*self.path, key), f"no such key{suggestion(key, self._known)}")
@@ -202,6 +193,22 @@ class Reader:
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether ``value`` is a TOML integer or float (a boolean is not)."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object, minimum: int, maximum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(element, str) for element in value)
+
+
+def _is_flag(value: object) -> TypeGuard[bool]:
+    return isinstance(value, bool)
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

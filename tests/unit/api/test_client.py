@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from locum import unix_sockets
 from locum.api.answers import END, failure, success
-from locum.api.client import call, stream
+from locum.api.client import call, stream_raw
 from locum.control_socket import NoAnswer, NoDaemon
 from locum.errors import (
     ConfigError,
@@ -23,6 +25,11 @@ from locum.errors import (
     UsageError,
 )
 from tests.unit.api.fake_daemon import fake_daemon
+
+
+def stream(path: str, request: Mapping[str, object], timeout: float | None = None) -> Iterator[object]:
+    for result in stream_raw(path, request, timeout):
+        yield json.loads(result)
 
 
 def test_call_sends_the_request_and_returns_the_result(tmp_path: Path) -> None:

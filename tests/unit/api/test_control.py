@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from locum.api.control import ControlServer
-from locum.api.model import StatusReport
+from locum.api.model import DaemonState, LoopReport, ScriptsReport, StatusReport
 from locum.api.reload import Reloader
 from locum.config.model import PathSettings
 from locum.events.engine import EventEngine
@@ -30,11 +30,16 @@ class RestlessDriver:
         return True
 
 
+async def _no_gate() -> None:
+    return None
+
+
 class Control(ControlServer):
     """Reports of a cluster that always changes; counts them."""
 
     def __init__(self) -> None:
-        super().__init__(cast(Driver, RestlessDriver()), cast(EventEngine, None), cast(Reloader, None))
+        parts = cast(Driver, RestlessDriver()), cast(EventEngine, None), cast(Reloader, None)
+        super().__init__(*parts, gate=_no_gate, leaving=lambda: None, loop=LoopReport)
         self.reports = itertools.count()
         self.made = 0
         self.old: tuple[str, ...] = ()
@@ -42,7 +47,13 @@ class Control(ControlServer):
     def _old(self) -> tuple[tuple[str, ...], float | None]:
         return self.old, 12.5 if self.old else None
 
-    def _report(self) -> StatusReport:
+    def _state(self) -> DaemonState:
+        return DaemonState()
+
+    def _scripts(self) -> ScriptsReport:
+        return ScriptsReport("/events")
+
+    def _report(self, state: DaemonState) -> StatusReport:
         self.made = next(self.reports)
         cause = f"{self.made} ".ljust(BULK, "x")
         return StatusReport("n1", None, self.made, cause, "settled", (), (), (), ())

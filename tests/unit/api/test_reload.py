@@ -17,6 +17,7 @@ from locum.node.driver import Driver
 from locum.node.guard.enforcement import public_interfaces
 from locum.node.reconfiguration import Reconfiguration
 from locum.store.credential_files import CredentialFiles
+from locum.store.etcd import EtcdStore
 
 FIRST = """
 [node]
@@ -156,7 +157,7 @@ class Credentials:
 
 def test_credentials_are_read_again_whether_or_not_their_paths_have_changed(scene: Scene) -> None:
     credentials = Credentials()
-    scene.reloader._credentials = credentials
+    scene.reloader._credentials = cast(EtcdStore, credentials)
     first = scene.reload()
     assert first.changes == ("read again: client certificate /n.pem (valid until 2031-01-01)",)
     assert first.warnings == credentials.credential_warnings

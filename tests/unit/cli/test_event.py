@@ -31,7 +31,7 @@ class Locum:
         self.err = ""
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "locum.cli.event", *arguments]
+        return [sys.executable, "-m", "locum.cli.main", "event", *arguments]
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
         done = subprocess.run(
