@@ -25,7 +25,6 @@ import stat
 import time
 from collections.abc import Iterator
 from itertools import islice
-from types import TracebackType
 from typing import NamedTuple, Self
 
 #: Maximum of symbolic links in a path (path_resolution(7)).
@@ -66,7 +65,7 @@ class Folder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def size(self, name: str) -> int:

@@ -81,7 +81,7 @@ FUNCTIONS = frozenset(
         *("clear_addresses", "left_behind", "machine.notes.addresses", "machine.addresses.list", "kernel.remove"),
         *("Gate", "GuardGate", "enforcement_of", "found_here", "HoldPage", "TakenNotes"),
         # Lists of what other programs have; threads that are joined at the end; files behind a harmless name.
-        *("route.links", "route.addresses", "sock_diag.tcp_sockets", "listening_ports", "_listening_ports"),
+        *("route.links", "route.addresses", "sock_diag.tcp_sockets", "listening_ports"),
         *("_possible", "_nft", "ThreadPoolExecutor", "notes.clear", "fcntl.flock"),
     ]
 )
@@ -146,7 +146,7 @@ ALLOWED: dict[str, str] = {
     "events/runner_client.py:spawn": "runs on the spawner's thread",
     "machine/kernel_monitor.py:look": "runs on the thread for addresses",
     "machine/wire_watch.py:_read_macs": "runs on the thread of the wire watch",
-    "connections/listeners.py:_listening_ports": "runs on the thread of the listener watch",
+    "connections/listeners.py:listening_ports": "runs on the thread of the listener watch",
     "connections/plain_tcp.py:verify": "runs on the thread against Multipath TCP",
     "connections/plain_tcp.py:_possible": "runs on the thread against Multipath TCP",
     "connections/plain_tcp.py:_nft": "runs on the thread against Multipath TCP",
@@ -163,7 +163,6 @@ ALLOWED: dict[str, str] = {
     "connections/tracker.py:dropped:self.recorder": "memory",
     "connections/tracker.py:_reset_all:self.recorder": "memory",
     "connections/tracker.py:_sweep:self._destroyer": "makes an iterator; its steps run on the tracker's thread",
-    "connections/listeners.py:listening_ports": "for commands and doctor, in processes of their own",
     # -- short by their nature -----------------------------------------------------------------------------------------
     "node/guard/children.py:poll:os.waitpid": "WNOHANG",
     "node/guard/children.py:start:os.fork": "copies page tables: milliseconds",

@@ -25,16 +25,11 @@ _WILDCARD6 = "::"
 PATIENCE = 5.0
 
 
-def listening_ports() -> set[tuple[int, int]]:
-    """(4 or 6, port) for every listening TCP socket of this network namespace.
+def listening_ports(netlink: NetlinkSocket) -> set[tuple[int, int]]:
+    """(4 or 6, port) for every listening TCP socket of the network namespace of ``netlink``.
 
     An IPv6 socket on the wildcard address that also accepts IPv4 counts for both. Raises NetlinkError.
     """
-    with sock_diag.open_socket() as netlink:
-        return _listening_ports(netlink)
-
-
-def _listening_ports(netlink: NetlinkSocket) -> set[tuple[int, int]]:
     found: set[tuple[int, int]] = set()
     for family in (socket.AF_INET, socket.AF_INET6):
         for entry in sock_diag.tcp_sockets(netlink, family, 1 << sock_diag.TCP_LISTEN):
@@ -131,7 +126,7 @@ class ListenerWatch:
             suspects, self._suspects = self._suspects, set()
             # Ports that cannot be listed now are found by polling.
             with contextlib.suppress(LocumError):
-                found = await self._worker.run("listing sockets", PATIENCE, _listening_ports, self._requests)
+                found = await self._worker.run("listing sockets", PATIENCE, listening_ports, self._requests)
                 gone = (suspects & self._ports) - {port for _family, port in found}
                 # The list already covers the notifications that have arrived by now.
                 self._suspects |= self._heard()

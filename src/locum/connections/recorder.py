@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Protocol
-
-import msgspec
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any
 
 from locum.clock import boottime
 from locum.connections.sockets import Census
@@ -23,21 +21,8 @@ from locum.connections.tickle_store import Change, TickleStore, Write
 from locum.errors import LocumError, StoreError
 from locum.machine.netlink import inet_diag, route
 
-
-class Run(Protocol):
-    """Runs a function on the thread."""
-
-    async def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The function's result."""
-        ...
-
-
-class Costs(msgspec.Struct):
-    """The cost of passes so far: their number, and CPU seconds; ``last``: those of the last one."""
-
-    passes: int = 0
-    cpu: float = 0.0
-    last: float = 0.0
+#: Runs a function on the thread.
+Run = Callable[..., Awaitable[Any]]
 
 
 class RecordedAddress:
@@ -65,7 +50,9 @@ class Recorder:
     def __init__(
         self, lists: TickleStore, claim: Callable[[str], int], run: Run, say: Callable[[str, str], None]
     ) -> None:
-        self.costs = Costs()
+        #: The number of passes so far, and the CPU seconds of the last one.
+        self.passes = 0
+        self.last_cost = 0.0
         self._lists = lists
         self._claim = claim
         self._run = run
@@ -165,9 +152,8 @@ class Recorder:
                 recorded.tickle_list.tidy(now)
             if recorded.tickle_list.pending:
                 changed.append((recorded, tuple(recorded.tickle_list.writes())))
-        self.costs.last = time.thread_time() - started
-        self.costs.cpu += self.costs.last
-        self.costs.passes += 1
+        self.last_cost = time.thread_time() - started
+        self.passes += 1
         return changed
 
     async def _write(self, changed: Iterable[tuple[TickleList, Write]]) -> None:

@@ -5,7 +5,7 @@ server in the client's name. The server answers the client with an ACK that says
 captured on its way out, and the reset follows. CTDB does the same ("killtcp").
 
 The address must still be configured here and let through the gate, since the server's kernel must receive and answer.
-Segments of the real clients are kept out meanwhile (:class:`Blockade`), so that no connection is added. Everything
+Segments of the real clients are kept out meanwhile (:func:`blockade`), so that no connection is added. Everything
 blocks: for a second when a connection does not answer.
 """
 
@@ -16,7 +16,7 @@ import select
 import socket
 import time
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from locum import nft
 from locum.connections.segments import ACK, RST, SEQUENCES, RawSender, Segment, parse
@@ -132,7 +132,7 @@ def end_all(address: str, reset_ports: Collection[int] = ()) -> tuple[list[Found
 
     Returns (connections found, connections that did not answer). Raises as :func:`reset` does.
     """
-    with Blockade([address]), inet_diag.open_socket() as netlink:
+    with blockade(address), inet_diag.open_socket() as netlink:
         found = scan(netlink, [route.packed(address)])
         both_ends = [f for f in found if f.port in reset_ports]
         left = reset(address, both_ends, clients=True) if both_ends else []
@@ -141,31 +141,19 @@ def end_all(address: str, reset_ports: Collection[int] = ()) -> tuple[list[Found
         return found, left
 
 
-class Blockade:
-    """A context in which TCP from other hosts to an address is dropped, as by CTDB's ``ip_block``.
-
-    It uses its own nftables table. ``active``: the table could be loaded.
-    """
-
-    def __init__(self, addresses: Iterable[str]) -> None:
-        self._addresses = list(addresses)
-        self._table = f"locum_release_{zlib.crc32(' '.join(self._addresses).encode()):08x}"
-        self.active = False
-
-    def __enter__(self) -> Blockade:
-        rules = "".join(
-            f'iifname != "lo" {"ip6" if ":" in address else "ip"} daddr {address} meta l4proto tcp drop\n'
-            for address in self._addresses
-        )
-        chain = f"chain arrive {{ type filter hook prerouting priority -310; policy accept;\n{rules}}}"
-        self.active = _nft(f"add table inet {self._table}\ndelete table inet {self._table}\n"
-                           f"table inet {self._table} {{\n{chain}\n}}\n")  # fmt: skip
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.active:
-            _nft(f"delete table inet {self._table}\n")
-            self.active = False
+@contextlib.contextmanager
+def blockade(address: str) -> Iterator[bool]:
+    """Within it, TCP from other hosts to ``address`` is dropped, as by CTDB's ``ip_block``, by a table of its own.
+    Yields whether that table could be loaded."""
+    table = f"locum_release_{zlib.crc32(address.encode()):08x}"
+    rule = f'iifname != "lo" {"ip6" if ":" in address else "ip"} daddr {address} meta l4proto tcp drop'
+    chain = f"chain arrive {{ type filter hook prerouting priority -310; policy accept;\n{rule}\n}}"
+    active = _nft(f"add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{chain}\n}}\n")
+    try:
+        yield active
+    finally:
+        if active:
+            _nft(f"delete table inet {table}\n")
 
 
 def _nft(text: str) -> bool:

@@ -11,7 +11,6 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
-from types import TracebackType
 from typing import NamedTuple
 
 from locum.errors import NetlinkError, PermissionRequired
@@ -126,9 +125,7 @@ class RawSender:
     def __enter__(self) -> RawSender:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._socket.close()
 
     def send(self, segments: Iterable[Segment]) -> int:

@@ -45,18 +45,12 @@ ENTRY_SIZES = {4: 8, 6: 20}
 
 
 class Connection(msgspec.Struct, frozen=True, order=True):
-    """A TCP connection seen from this side. ``state``: the kernel's (``include/net/tcp_states.h``); ``cookie``
-    distinguishes the socket from others with the same addresses and ports (0: unknown)."""
+    """A TCP connection seen from this side."""
 
     local: str
     local_port: int
     remote: str
     remote_port: int
-    state: int = inet_diag.ESTABLISHED
-    cookie: int = 0
-
-    def __str__(self) -> str:
-        return f"{endpoint(self.remote, self.remote_port)} {endpoint(self.local, self.local_port)}"
 
     @property
     def entry(self) -> bytes:
@@ -103,27 +97,6 @@ def scan(
             f for f in found if (local is None or f.address in local) and (ports is None or f.port in frozenset(ports))
         ]
     return found
-
-
-def connections(
-    addresses: Iterable[str] | None = None, ports: Collection[int] | None = None, states: int = ALIVE
-) -> list[Connection]:
-    """The connections to any of ``addresses`` and ``ports`` (None: any), sorted, in the present network namespace.
-
-    Raises NetlinkError, PermissionRequired, ValueError (not an address).
-    """
-    packed = None if addresses is None else [route.packed(a) for a in addresses]
-    with inet_diag.open_socket() as netlink:
-        return sorted(connection_of(found) for found in scan(netlink, packed, ports, states))
-
-
-def connection_of(found: Found) -> Connection:
-    """A socket as a connection."""
-    return Connection(_text(found.address), found.port, _text(found.peer), found.peer_port, found.state, found.cookie)
-
-
-def _text(address: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
 #: Counters of the kernel (RFC 4022); one of them changes whenever a connection comes or goes.

@@ -146,7 +146,7 @@ class ConnectionTracker:
         self.known.set()
         while True:
             interval = self._settings().interval
-            await asyncio.sleep(max(interval, min(SHARE * self.recorder.costs.last, LONGEST_PAUSE)))
+            await asyncio.sleep(max(interval, min(SHARE * self.recorder.last_cost, LONGEST_PAUSE)))
             if len(self.recorder):
                 await self._safely(self.recorder.look(self._settings().ports))
 

@@ -15,9 +15,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from locum.connections.listeners import ListenerWatch, listening_ports
+from locum.machine.netlink import sock_diag
 from tests.lab.namespaces import Namespace
 
 pytestmark = pytest.mark.lab
+
+
+def listening() -> set[tuple[int, int]]:
+    with sock_diag.open_socket() as netlink:
+        return listening_ports(netlink)
 
 
 @pytest.fixture(name="node")
@@ -90,7 +96,7 @@ def test_the_list_agrees_with_ss(node: Namespace) -> None:
         listen(node, "0.0.0.0", 7005),
     ]
     with node.entered():
-        found = listening_ports()
+        found = listening()
     assert found == {(4, 7001), (4, 7002), (6, 7002), (6, 7003), (6, 7004), (4, 7005)}
     told = node.run("ss", "-Hltn")
     assert {port for _, port in found} == {int(line.split()[3].rsplit(":", 1)[1]) for line in told.splitlines()}
@@ -121,7 +127,7 @@ def test_a_listener_of_multipath_tcp_is_seen_and_its_end_is_told(node: Namespace
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
             sock.bind(("127.0.0.1", 7001))
             sock.listen(8)
-            assert listening_ports() == {(4, 7001)}
+            assert listening() == {(4, 7001)}
         async with watching(node, 7001) as closed:
             sock.close()
             await closed.until(bool)
@@ -255,6 +261,7 @@ def test_in_a_user_namespace() -> None:
     code = """
 import asyncio, json, socket, subprocess
 from locum.connections.listeners import ListenerWatch, listening_ports
+from locum.machine.netlink import sock_diag
 subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)
 async def scenario():
     closed = []
@@ -262,7 +269,7 @@ async def scenario():
     watch.watch([7001])
     watch.start(asyncio.get_running_loop())
     sock = socket.create_server(('127.0.0.1', 7001))
-    assert listening_ports() == {(4, 7001)}
+    assert listening_ports(sock_diag.open_socket()) == {(4, 7001)}
     sock.close()
     async with asyncio.timeout(20):
         while not closed:

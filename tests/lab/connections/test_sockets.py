@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import pytest
 
+from locum import hosts
 from locum.connections.destroy import Destroyer, destroy
-from locum.connections.reset import Blockade, reset
-from locum.connections.sockets import Census, Connection, connections
+from locum.connections.reset import blockade, reset
+from locum.connections.sockets import ALIVE, Census, Connection, scan
 from locum.connections.tickle import tickle_once
 from locum.machine.gate.gate import Gate
 from locum.machine.netlink import inet_diag, route
@@ -23,6 +24,21 @@ from tests.lab.namespaces import wait_for
 pytestmark = pytest.mark.lab
 
 BOTH = pytest.mark.parametrize("address", [P4, P6])
+
+
+class Listed(Connection, frozen=True, order=True):
+    state: int = 0
+
+
+def connections(
+    addresses: Iterable[str] | None = None, ports: Collection[int] | None = None, states: int = ALIVE
+) -> list[Listed]:
+    packed = None if addresses is None else [route.packed(a) for a in addresses]
+    with inet_diag.open_socket() as netlink:
+        return sorted(
+            Listed(hosts.of_bytes(f.address), f.port, hosts.of_bytes(f.peer), f.peer_port, f.state)
+            for f in scan(netlink, packed, ports, states)
+        )
 
 
 def seen(listed: Sequence[Connection]) -> set[tuple[str, int, str, int]]:
@@ -237,8 +253,8 @@ def test_a_kernel_that_cannot_destroy_time_wait_only(stage: Stage) -> None:
 
 
 def killed_by_reset(stage: Stage, address: str, *, clients: bool) -> list[Found]:
-    with stage.old.entered(), Blockade([address]) as blockade:
-        assert blockade.active
+    with stage.old.entered(), blockade(address) as active:
+        assert active
         return reset(address, Destroyer().find([address]), clients=clients)
 
 

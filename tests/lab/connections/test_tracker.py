@@ -36,10 +36,10 @@ def test_connections_are_registered_and_taken_off(stage: Stage, address: str) ->
 
             await until(all_there, "the connections to be registered")
             commits = store.commits
-            passes = old.tracker.recorder.costs.passes
+            passes = old.tracker.recorder.passes
 
             async def looked() -> bool:
-                return old.tracker.recorder.costs.passes > passes + 3
+                return old.tracker.recorder.passes > passes + 3
 
             await until(looked, "some passes")
             assert store.commits == commits, "nothing has changed, and something was written"

@@ -40,7 +40,7 @@ def test_a_restarted_agent_goes_on_with_the_list_and_tells_nobody(stage: Stage) 
             again.tracker.adopted(P4, "eth0")
 
             async def looked() -> bool:
-                return again.tracker.recorder.costs.passes > 3
+                return again.tracker.recorder.passes > 3
 
             await until(looked, "some passes")
             assert store.commits == commits
@@ -70,10 +70,10 @@ def test_a_stale_holder_does_not_overwrite_the_list_of_the_new_one(stage: Stage)
 
             await until(renewed, "the list to be renewed")
             before.server.close()
-            passes = old.tracker.recorder.costs.passes
+            passes = old.tracker.recorder.passes
 
             async def looked() -> bool:
-                return old.tracker.recorder.costs.passes > passes + 3
+                return old.tracker.recorder.passes > passes + 3
 
             await until(looked, "some passes of the old node")
             assert await new.listed(P4) == entries(fresh)
@@ -94,10 +94,10 @@ def test_a_store_out_of_reach_is_told_once_and_made_up_for(stage: Stage) -> None
             await until(there, "the connection to be registered")
             store.out_of_reach = True
             second = stage.connect(listener, P4)
-            passes = old.tracker.recorder.costs.passes
+            passes = old.tracker.recorder.passes
 
             async def looked() -> bool:
-                return old.tracker.recorder.costs.passes > passes + 5
+                return old.tracker.recorder.passes > passes + 5
 
             await until(looked, "some passes")
             assert [line for line in old.said if "nobody answers" in line] == [
