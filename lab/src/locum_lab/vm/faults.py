@@ -81,7 +81,11 @@ def apply(lab: VmLab, name: str, fault: str) -> None:
     lab.machine(name)
     if wanted.heal is not None:
         lab.note_fault(name, fault)
-    wanted.apply(lab, name)
+    try:
+        wanted.apply(lab, name)
+    except UsageError:  # refused, without any effect
+        lab.forget_fault(name, fault)
+        raise
 
 
 def heal(lab: VmLab, name: str | None = None) -> None:
@@ -92,4 +96,4 @@ def heal(lab: VmLab, name: str | None = None) -> None:
             undo = kind(fault).heal
             assert undo is not None  # only such are noted
             undo(lab, guest)
-        lab.forget_faults(guest)
+            lab.forget_fault(guest, fault)

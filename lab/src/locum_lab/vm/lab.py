@@ -185,9 +185,10 @@ class VmLab:
         if kind not in self.noted_faults(name):
             self._record(nodes={**self.state.nodes, name: NodeState(faults=(*present, AppliedFault(kind, "")))})
 
-    def forget_faults(self, name: str) -> None:
-        """Forget the faults of a guest once they are undone."""
-        self._record(nodes={**self.state.nodes, name: NodeState()})
+    def forget_fault(self, name: str, kind: str) -> None:
+        """Forget a fault once it is undone."""
+        left = tuple(fault for fault in self.state.nodes.get(name, NodeState()).faults if fault.kind != kind)
+        self._record(nodes={**self.state.nodes, name: NodeState(faults=left)})
 
     # -- the cluster's state ---------------------------------------------------------------------------------------
 
