@@ -24,6 +24,7 @@ from locum.rules import effects as fx
 from locum.rules.hold import OwnHold
 from locum.rules.node import Adoption
 from locum_sim.run import Knobs
+from tests.sim.upkeep_mutations import UPKEEP_MUTATIONS
 
 Patch = pytest.MonkeyPatch
 
@@ -418,6 +419,7 @@ AGENT_MUTATIONS: dict[str, Callable[[Patch], None]] = {
         rules_before_the_gate,
         failed_scripts_succeed,
         timed_out_scripts_succeed,
+        *UPKEEP_MUTATIONS,
     )
 }
 

@@ -55,7 +55,6 @@ class Driver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._activity: tuple[int, asyncio.Task[tuple[bool, str]]] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._carrying = False
         # Whether a beat waits for the kernel to arm its slot.
         self._arming = False
         self._view_moved = asyncio.Event()
@@ -130,15 +129,9 @@ class Driver:
     # -- effects -------------------------------------------------------------------------------------------
 
     def _carry_out(self) -> None:
-        if self._carrying:
-            return
-        self._carrying = True
-        try:
-            while pending := self.node.take_effects():
-                for effect in pending:
-                    self._start(effect)
-        finally:
-            self._carrying = False
+        while pending := self.node.take_effects():
+            for effect in pending:
+                self._start(effect)
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -220,7 +213,6 @@ class Driver:
         task.add_done_callback(lambda done: self._activity_ended(request, done))
 
     def _activity_ended(self, request: int, task: asyncio.Task[tuple[bool, str]]) -> None:
-        self._activity = None
         if self.ended.done():
             return
         if task.cancelled():
@@ -250,10 +242,8 @@ class Driver:
             self.feed(self.node.beat_done, effect.request, None, sent_at)
             return
         self._arming = True
-        try:
-            await self._steps.arm(effect.slot, effect.hold)
-        finally:
-            self._arming = False
+        await self._steps.arm(effect.slot, effect.hold)
+        self._arming = False
         if self._clock.boot() - sent_at > effect.interval:
             # Much of its hold has passed before it is sent; the next beat follows at once.
             self._loop.call_soon(self._feed_unless_ended, self.node.beat_now)

@@ -6,11 +6,9 @@ Every port writes down what it is asked. A playbook is the list of those lines; 
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from locum.errors import LocumError
 from locum.events.model import Event, EventResult
@@ -22,19 +20,13 @@ from locum.rules.commit_kinds import CommitKind
 from locum.rules.node import Adoption, Identity
 from locum.store.base import Commit
 from tests.unit.node import scene_file
-from tests.unit.node.recorded_world import ADDRESS, OTHER, World, _Notes, _Page, _Scripts, _Table
+from tests.unit.node.driver_scenes import DRIVER_SCENES
+from tests.unit.node.gate_scenes import GATE_SCENES
+from tests.unit.node.recorded_world import ADDRESS, OTHER, World, _Notes, _Page, _Scripts, _Table, in_world
+from tests.unit.node.scene import AGAIN, BEAT, RELEASE, RESTORE, TAKE, UPDATE, Act, Scene, doing, during, hearing
+from tests.unit.node.upkeep_scenes import UPKEEP_SCENES
 
-BEAT = fx.SendBeat(7, 1, Commit((), (), {}), "abc", 2.0, 0.4)
-TAKE = fx.TakeAddress(8, ADDRESS, 24, "eth0", "abc", True)
 FILE = Path(__file__).with_name("playbooks.txt")
-
-
-class Scene(NamedTuple):
-    """``act`` is what happens; ``refuses`` what fails; ``held`` whether the address is held before."""
-
-    act: Callable[[World], Coroutine[Any, Any, None]]
-    refuses: tuple[str, ...] = ()
-    held: bool = False
 
 
 async def _beat_and_confirm(world: World) -> None:
@@ -50,16 +42,6 @@ async def _cancel(world: World) -> None:
 async def _take_too_late(world: World) -> None:
     world.deadline = 100.0
     await world.effect(TAKE)
-
-
-def _dropping_at(call: str, effect: fx.Effect) -> Callable[[World], Coroutine[Any, Any, None]]:
-    """The rules drop the hold while the procedure waits for ``call``."""
-
-    async def act(world: World) -> None:
-        world.drops_at = call
-        await world.effect(effect)
-
-    return act
 
 
 async def _take_while_the_hold_ends(world: World) -> None:
@@ -91,19 +73,12 @@ async def _found_nothing(world: World) -> None:
     await _found(world)
 
 
-async def _heard(world: World, event: AddressAdded | AddressRemoved | LinkChanged) -> None:
-    world.news.heard(event)
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
 async def _damage(world: World) -> None:
     world.news.gate_damaged(("table inet locum is gone",))
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await world.settle()
 
 
-def _configured_without(address: str) -> Callable[[World], Coroutine[Any, Any, None]]:
+def _configured_without(address: str) -> Act:
     """A reload leaves ``address`` out; afterwards it is released."""
 
     async def act(world: World) -> None:
@@ -127,66 +102,56 @@ def _configured_without(address: str) -> Callable[[World], Coroutine[Any, Any, N
     return act
 
 
-def _doing(effect: fx.Effect) -> Callable[[World], Coroutine[Any, Any, None]]:
-    return lambda world: world.effect(effect)
-
-
-def _hearing(event: AddressAdded | AddressRemoved | LinkChanged) -> Callable[[World], Coroutine[Any, Any, None]]:
-    return lambda world: _heard(world, event)
-
-
-RELEASE = fx.ReleaseAddress(8, ADDRESS, 24, "eth0")
-UPDATE = fx.UpdateAddress(8, ADDRESS, 24, "eth0", "eth1", "abc")
-RESTORE, AGAIN = fx.Restore(ADDRESS, 24, "eth0"), fx.TakeAgain(8, ADDRESS, 24, "eth0", "abc")
 SCENES: dict[str, Scene] = {
-    "a beat that is accepted": Scene(_doing(BEAT)),
-    "a beat that is refused": Scene(_doing(BEAT), ("store: commit",)),
-    "a beat without an answer": Scene(_doing(BEAT), ("no answer",)),
-    "a beat whose slot cannot be armed": Scene(_doing(BEAT), ("gate: arm",)),
+    "a beat that is accepted": Scene(doing(BEAT)),
+    "a beat that is refused": Scene(doing(BEAT), ("store: commit",)),
+    "a beat without an answer": Scene(doing(BEAT), ("no answer",)),
+    "a beat whose slot cannot be armed": Scene(doing(BEAT), ("gate: arm",)),
     "a beat, and the hold that it carries": Scene(_beat_and_confirm, held=True),
     "a hold that renews what the kernel refuses": Scene(_beat_and_confirm, ("kernel: renew",), held=True),
-    "the hold is dropped": Scene(_doing(fx.DropHold()), held=True),
-    "the hold is dropped, and the kernel refuses": Scene(
-        _doing(fx.DropHold()), ("gate: shut", "gate: mute"), held=True
-    ),
-    "a take": Scene(_doing(TAKE)),
-    "a take that the scripts refuse": Scene(_doing(TAKE), ("scripts: takeip",)),
-    "a take that the kernel refuses": Scene(_doing(TAKE), ("kernel: add",)),
-    "a take that the gate refuses": Scene(_doing(TAKE), ("gate: let",)),
+    "the hold is dropped": Scene(doing(fx.DropHold()), held=True),
+    "the hold is dropped, and the kernel refuses": Scene(doing(fx.DropHold()), ("gate: shut", "gate: mute"), held=True),
+    "a take": Scene(doing(TAKE)),
+    "a take that the scripts refuse": Scene(doing(TAKE), ("scripts: takeip",)),
+    "a take that the kernel refuses": Scene(doing(TAKE), ("kernel: add",)),
+    "a take that the gate refuses": Scene(doing(TAKE), ("gate: let",)),
     "a take after the end of the hold": Scene(_take_too_late),
     "a take during which the hold ends": Scene(_take_while_the_hold_ends),
-    "a take whose hold is dropped before anything is let through": Scene(_dropping_at("note:", TAKE)),
-    "a take whose hold is dropped before the scripts start": Scene(_dropping_at("gate: let", TAKE)),
-    "a take of what another machine has": Scene(_doing(TAKE), ("occupied",)),
-    "a release": Scene(_doing(RELEASE), held=True),
-    "a release that the scripts refuse": Scene(_doing(RELEASE), ("scripts: releaseip",), held=True),
+    "a take whose hold is dropped before anything is let through": Scene(during("note:", World.drop, TAKE)),
+    "a take whose hold is dropped before the scripts start": Scene(during("gate: let", World.drop, TAKE)),
+    "a take of what another machine has": Scene(doing(TAKE), ("occupied",)),
+    "a release": Scene(doing(RELEASE), held=True),
+    "a release that the scripts refuse": Scene(doing(RELEASE), ("scripts: releaseip",), held=True),
     "a release of what can be neither removed nor muted": Scene(
-        _doing(RELEASE), ("gate: mute", "kernel: remove"), held=True
+        doing(RELEASE), ("gate: mute", "kernel: remove"), held=True
     ),
-    "a change of the interface": Scene(_doing(UPDATE), held=True),
-    "a change of the interface that the scripts refuse": Scene(_doing(UPDATE), ("scripts: updateip",), held=True),
+    "a change of the interface": Scene(doing(UPDATE), held=True),
+    "a change of the interface that the scripts refuse": Scene(doing(UPDATE), ("scripts: updateip",), held=True),
     "a change of the interface whose hold is dropped before the scripts start": Scene(
-        _dropping_at("note:", UPDATE), held=True
+        during("note:", World.drop, UPDATE), held=True
     ),
-    "an address that comes back": Scene(_doing(RESTORE), held=True),
-    "an address that does not come back": Scene(_doing(RESTORE), ("kernel: add",), held=True),
-    "an address that came back is told to scripts": Scene(_doing(AGAIN), held=True),
-    "scripts that refuse what came back": Scene(_doing(AGAIN), ("scripts: takeip",), held=True),
+    "an address that comes back": Scene(doing(RESTORE), held=True),
+    "an address that does not come back": Scene(doing(RESTORE), ("kernel: add",), held=True),
+    "an address that came back is told to scripts": Scene(doing(AGAIN), held=True),
+    "scripts that refuse what came back": Scene(doing(AGAIN), ("scripts: takeip",), held=True),
     "an address that came back, and the hold is dropped before scripts are told": Scene(
-        _dropping_at("note:", AGAIN), held=True
+        during("note:", World.drop, AGAIN), held=True
     ),
     "monitor is cancelled": Scene(_cancel, ("monitor never ends",)),
-    "a commit": Scene(_doing(fx.CommitWork(9, Commit((), (), {}), CommitKind(), "abc"))),
+    "a commit": Scene(doing(fx.CommitWork(9, Commit((), (), {}), CommitKind(), "abc"))),
     "an agent finds a hold": Scene(_found),
     "an agent finds a hold, and the kernel has lost an address": Scene(_found_one_gone),
     "an agent finds no hold": Scene(_found_nothing, held=True),
-    "the kernel lost an address": Scene(_hearing(AddressRemoved(ADDRESS, 24, "eth0")), held=True),
-    "another program configured an address": Scene(_hearing(AddressAdded(OTHER, 24, "eth0"))),
-    "a link failed": Scene(_hearing(LinkChanged("eth0", False))),
+    "the kernel lost an address": Scene(hearing(AddressRemoved(ADDRESS, 24, "eth0")), held=True),
+    "another program configured an address": Scene(hearing(AddressAdded(OTHER, 24, "eth0"))),
+    "a link failed": Scene(hearing(LinkChanged("eth0", False))),
     "another program removed the gate's rules": Scene(_damage, held=True),
     "a reload without an address that is held": Scene(_configured_without(ADDRESS), held=True),
     "a reload without an address that is not here": Scene(_configured_without(OTHER)),
     "a reload whose addresses the gate refuses": Scene(_configured_without(OTHER), ("gate: judge",)),
+    **GATE_SCENES,
+    **UPKEEP_SCENES,
+    **DRIVER_SCENES,
 }
 
 
@@ -194,14 +159,14 @@ def play(scene: Scene) -> list[str]:
     """What the ports and the rules were asked, in order."""
 
     async def run() -> list[str]:
-        world = World(scene.refuses)
+        world = World(scene.refuses, gated=scene.gated, announces=scene.announces)
         if scene.held:
             world.holding()
         await scene.act(world)
         world.steps.close()
         return world.lines
 
-    return asyncio.run(run())
+    return in_world(run())
 
 
 def written() -> dict[str, list[str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+import selectors
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 from locum.config.tunables import Tunables
 from locum.errors import NetlinkError, StoreUnavailable
@@ -19,21 +20,51 @@ from locum.node.ports import CallsPort
 from locum.node.steps import Steps
 from locum.rules import effects as fx
 from locum.rules.node import Node
-from locum.store.base import CommitResult, Snapshot
+from locum.store.base import Batch, CommitResult, Snapshot
+
+T = TypeVar("T")
 
 ADDRESS, OTHER = "10.0.0.1", "10.0.0.2"
 
 
-class World:
-    """The recording ports, and what goes wrong in a scene: ``refuses`` are calls that fail."""
+class _NothingElse(selectors.DefaultSelector):
+    """A scene has no other source of events: where a loop would wait, the scene would hang."""
 
-    def __init__(self, refuses: Iterable[str] = ()) -> None:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None or timeout > 0:
+            raise RuntimeError("the scene waits for something that never happens")
+        return super().select(timeout)
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes when the scene says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        super().__init__(_NothingElse())
+
+    def time(self) -> float:
+        """Seconds of the scene."""
+        return self.now
+
+
+class World:
+    """The recording ports, and what goes wrong in a scene.
+
+    ``refuses`` are calls that fail. ``gated``: there is a gate. ``announces``: AnnounceCount. It belongs to the event
+    loop that runs, a :class:`Loop`.
+    """
+
+    def __init__(self, refuses: Iterable[str] = (), *, gated: bool = True, announces: int = 1) -> None:
         self.lines: list[str] = []
         self.refuses = set(refuses)
-        self.drops_at = ""
+        #: The begin of a call → what happens during it, once.
+        self.at: dict[str, Callable[[], object]] = {}
         self.now = 100.0
         self.deadline = 150.0
         self.incarnation = "abc"
+        #: What the rules say of themselves.
+        self.member, self.current_at = True, 0.0
         self.held: set[str] = set()
         self.notes = {ADDRESS: ("abc", "eth0"), OTHER: ("old", "eth0")}
         #: What an agent finds in the kernel at its start; and (address, interface) that procedures have configured.
@@ -43,7 +74,7 @@ class World:
         self.steps = Steps(
             clock=self,
             table=_Table(self),
-            gate=_Gate(self),
+            gate=_Gate(self) if gated else None,
             lifetime=3,
             announcer=_Announcer(self),
             engine=_Scripts(self),
@@ -52,22 +83,23 @@ class World:
             connections=_Connections(self),
             calls=cast(CallsPort, _Calls()),
             wire=_Wire(self),
-            tunables=lambda: Tunables(announce_count=1),
+            tunables=lambda: Tunables(announce_count=announces),
             log=lambda *_: None,
         )
         self.steps.engine_ready.set()
+        self.steps.on_gone = lambda address: self.lines.append(f"gone: {address}")
         node = cast(Node, self.node)
-        self.driver = Driver(node, _Store(self), self.steps, cast(Any, None), self, lambda *_: None)
+        self.store = RecordedStore(self)
+        self.driver = Driver(node, self.store, self.steps, cast(Any, None), self, lambda *_: None)
         self.news = KernelNews(
             self.driver, self.steps, cast(CallsPort, _Calls()), _Table(self), _Links(self), lambda *_: None
         )
 
     def say(self, line: str) -> None:
-        """Write a call down; raise when the scene has it refused. The hold is dropped with the call ``drops_at``."""
+        """Write a call down; raise when the scene has it refused. What the scene has ``at`` this call happens now."""
         self.lines.append(line)
-        if self.drops_at and line.startswith(self.drops_at):
-            self.drops_at = ""
-            self.steps.drop()
+        for call in [call for call in self.at if line.startswith(call)]:
+            self.at.pop(call)()
         for refused in self.refuses:
             if line.startswith(refused):
                 self.lines[-1] += " - refused"
@@ -90,8 +122,28 @@ class World:
         """The rules ask for ``effect``; returns when all of it is done."""
         self.node.effects.append(effect)
         self.driver.feed(self.node.tick)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Let everything happen that needs no time."""
         for _ in range(50):
             await asyncio.sleep(0)
+
+    async def elapse(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, Loop)
+        loop.now += seconds
+        await self.settle()
+
+    def slow(self) -> None:
+        """From now on, calls of the kernel and of files are carried out in later turns of the loop."""
+        self.steps._calls = self.news._calls = cast(CallsPort, SlowCalls())
+
+    def drop(self) -> None:
+        """The rules drop the hold."""
+        self.steps.drop()
 
     def holding(self) -> None:
         """The address is held, and nothing of this is written down."""
@@ -105,19 +157,30 @@ class _Node:
     def __init__(self, world: World) -> None:
         self._world = world
         self.effects: list[fx.Effect] = []
-        self.view = self
+        #: The view: the number of its changes, and what is known of the store's history.
+        self.view, self.changes, self.known = self, 0, 1
+        #: Input → the effects with which the rules answer it, once.
+        self.answers: dict[str, list[fx.Effect]] = {}
+        self.wakeup = float("inf")
+        #: Whether the passing of time is written down.
+        self.writes_ticks = False
         self.hosted = {ADDRESS: None, OTHER: None}
-        self.activity = None
+        self.activity: str | None = None
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def given(*arguments: object) -> None:
             what = [_text(argument) for argument in arguments[:-2]]
             self._world.lines.append(f"rules: {' '.join([name, *what])}".rstrip())
+            self.effects += self.answers.pop(name, [])
 
         return given
 
-    def tick(self, *_: object) -> None:
-        """Time has passed; not written down."""
+    def tick(self, now: float, _wall: float) -> None:
+        """Time has passed. What was due is done."""
+        if self.writes_ticks:
+            self._world.lines.append("rules: tick")
+        if now >= self.wakeup:
+            self.wakeup = float("inf")
 
     def take_effects(self) -> list[fx.Effect]:
         """What the scene asks for."""
@@ -125,22 +188,28 @@ class _Node:
         return effects
 
     def next_wakeup(self) -> float:
-        """Nothing is due."""
-        return float("inf")
+        """When something is due."""
+        return self.wakeup
 
     def status(self) -> Any:
         """What the agent asks for."""
-        return _Status()
+        return Status(member=self._world.member, current_at=self._world.current_at)
 
 
-class _Status(NamedTuple):
+class Status(NamedTuple):
+    """What the agent asks the rules for."""
+
     hold: float = 2.0
     unsure: tuple[str, ...] = ()
+    member: bool = True
+    current_at: float = 0.0
 
 
 def _text(value: object) -> str:
     if isinstance(value, CommitResult):
         return "accepted" if value.accepted else "refused"
+    if isinstance(value, Batch | Snapshot):
+        return f"{type(value).__name__.lower()} {value.revision}"
     if isinstance(value, float):
         return f"{value:.3f}"
     return str(value)
@@ -206,7 +275,7 @@ class _Table:
         return ()
 
     def put_last(self, items: Sequence[Any], lifetime: int) -> None:
-        pass
+        self._world.say(f"kernel: put {' '.join(item[0] for item in items)} last")
 
 
 class _Links:
@@ -214,6 +283,7 @@ class _Links:
         self._world = world
 
     def list(self) -> Mapping[str, LinkState]:
+        self._world.say("kernel: list links")
         return {"eth0": LinkState("eth0", 2, False)}
 
 
@@ -238,6 +308,9 @@ class _Page:
     def clear(self) -> None:
         self._world.say("page: no hold")
         self._world.deadline = 0.0
+
+    def beat(self, now: float) -> None:
+        self._world.say(f"page: runs at {now:.0f}")
 
 
 class _Notes:
@@ -266,7 +339,9 @@ class _Scripts:
         self._world.say("scripts: the runner starts")
 
     async def handled(self) -> tuple[str, ...]:
-        return ()
+        await asyncio.sleep(0)
+        self._world.say("scripts: which events are handled")
+        return ("monitor",)
 
     async def run(
         self,
@@ -275,9 +350,9 @@ class _Scripts:
         *,
         environment: Callable[[], Mapping[str, str]] = dict,
     ) -> EventResult:
-        environment()
+        present = environment().get("LOCUM_ADDRESSES", "")
         try:
-            self._world.say(f"scripts: {' '.join([event, *arguments])}")
+            self._world.say(f"scripts: {' '.join([event, *arguments])}" + (f" beside {present}" if present else ""))
         except NetlinkError:
             failed = ScriptResult("50.web", Outcome.FAILED, 1, reason="no")
             return EventResult(event, arguments, 0.0, 0.0, (failed,))
@@ -292,7 +367,7 @@ class _Announcer:
 
     def announce(self, interface: str, *addresses: str) -> bool:
         self._world.say(f"announce {' '.join(addresses)} on {interface}")
-        return True
+        return "no announcement" not in self._world.refuses
 
 
 class _Connections:
@@ -333,10 +408,10 @@ class _Wire:
         return "02:00:00:00:00:07" if "occupied" in self._world.refuses else None
 
     def holds(self, address: str, interface: str) -> None:
-        pass
+        self._world.say(f"wire: {address} on {interface} is ours")
 
     def gone(self, address: str) -> None:
-        pass
+        self._world.say(f"wire: {address} is not ours")
 
 
 class _Worker:
@@ -364,26 +439,100 @@ class _Calls:
         return function(*arguments)
 
 
-class _Store:
+class SlowWorker:
+    """Calls are carried out in order, each in a later turn of the loop; the answer takes one more."""
+
+    def __init__(self) -> None:
+        self._last: asyncio.Future[Any] | None = None
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        """Hand the call over."""
+        before = self._last
+
+        async def call() -> Any:
+            if before is not None:
+                await asyncio.wait([before])
+            await asyncio.sleep(0)
+            result = function(*arguments)
+            await asyncio.sleep(0)
+            return result
+
+        self._last = asyncio.ensure_future(call())
+        return self._last
+
+    async def run(self, what: str, limit: float | None, function: Callable[..., Any], *arguments: Any) -> Any:
+        """See :class:`locum.node.ports.WorkerPort`."""
+        return await self.start(function, *arguments)
+
+
+class SlowCalls:
+    """See :class:`locum.node.ports.CallsPort`."""
+
+    def __init__(self) -> None:
+        self.gate, self.addresses, self.files = SlowWorker(), SlowWorker(), SlowWorker()
+
+    def start(
+        self, worker: SlowWorker, what: str, function: Callable[..., Any], *arguments: Any
+    ) -> asyncio.Future[Any]:
+        """See CallsPort."""
+        return worker.start(function, *arguments)
+
+    async def on_gate(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """See CallsPort."""
+        return await self.gate.start(function, *arguments)
+
+    async def on_addresses(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """See CallsPort."""
+        return await self.addresses.start(function, *arguments)
+
+
+class RecordedStore:
+    """A store that answers reads and watches as the scene wants; without a wish it does not answer them."""
+
     def __init__(self, world: World) -> None:
         self._world = world
+        #: The answers to reads, in order; an error is raised.
+        self.reads: list[Snapshot | Exception] = []
+        #: What the present watch reports; an error ends it.
+        self.news: asyncio.Queue[Batch | Exception] = asyncio.Queue()
 
     async def read(self, prefix: str) -> Snapshot:
-        raise StoreUnavailable("not in these scenes")
+        """See :class:`locum.store.base.Store`."""
+        self._world.say("store: read")
+        await asyncio.sleep(0)
+        answer = self.reads.pop(0) if self.reads else StoreUnavailable("not in these scenes")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def names(self, prefix: str) -> tuple[str, ...]:
+        """See Store."""
         return ()
 
     async def commit(self, conditions: object, operations: object) -> CommitResult:
+        """See Store."""
         self._world.lines.append("store: commit")
         await asyncio.sleep(0)
         if "no answer" in self._world.refuses:
             raise StoreUnavailable("no answer")
+        if "no answer in time" in self._world.refuses:
+            await asyncio.Event().wait()
         return CommitResult("store: commit" not in self._world.refuses, 21)
 
-    async def watch(self, prefix: str, after: int) -> Any:
-        raise StoreUnavailable("not in these scenes")
-        yield
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
+        """See Store."""
+        self._world.say(f"store: watch after {after}")
+        while True:
+            news = await self.news.get()
+            if isinstance(news, Exception):
+                raise news
+            yield news
 
     async def close(self) -> None:
-        pass
+        """See Store."""
+
+
+def in_world(scene: Coroutine[Any, Any, T]) -> T:
+    """Run ``scene`` in a loop of its own."""
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(scene)

@@ -7,16 +7,13 @@ gone from the store, or the deadline has passed. Another node may have the addre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
 
 import pytest
 
 from locum.node.driver import Driver
-from locum.node.ports import CallsPort
 from locum.rules import effects as fx
-from tests.unit.node.playbooks import AGAIN, RESTORE, TAKE, UPDATE
-from tests.unit.node.recorded_world import ADDRESS, World
+from tests.unit.node.recorded_world import ADDRESS, World, in_world
+from tests.unit.node.scene import AGAIN, RESTORE, TAKE, UPDATE
 
 #: More turns of the event loop than a procedure needs.
 TURNS = 60
@@ -24,52 +21,10 @@ TURNS = 60
 RIGHTS = ("scripts: ", "announce", "connections: taken", "connections: updated")
 
 
-class _SlowWorker:
-    """Calls are carried out in order, each in a later turn of the loop; the answer takes one more."""
-
-    def __init__(self) -> None:
-        self._last: asyncio.Future[Any] | None = None
-
-    def start(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-        before = self._last
-
-        async def call() -> Any:
-            if before is not None:
-                await asyncio.wait([before])
-            await asyncio.sleep(0)
-            result = function(*arguments)
-            await asyncio.sleep(0)
-            return result
-
-        self._last = asyncio.ensure_future(call())
-        return self._last
-
-    async def run(self, what: str, limit: float | None, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await self.start(function, *arguments)
-
-
-class _SlowCalls:
-    """See :class:`locum.node.ports.CallsPort`."""
-
-    def __init__(self) -> None:
-        self.gate, self.addresses, self.files = _SlowWorker(), _SlowWorker(), _SlowWorker()
-
-    def start(
-        self, worker: _SlowWorker, what: str, function: Callable[..., Any], *arguments: Any
-    ) -> asyncio.Future[Any]:
-        return worker.start(function, *arguments)
-
-    async def on_gate(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await self.gate.start(function, *arguments)
-
-    async def on_addresses(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await self.addresses.start(function, *arguments)
-
-
 async def _dropped_after(turns: int, effect: fx.Effect, *, held: bool, comes_back: bool) -> World:
     """Carry out ``effect``; after ``turns`` turns of the loop the hold is dropped, and perhaps another one begins."""
     world = World()
-    world.steps._calls = cast(CallsPort, _SlowCalls())
+    world.slow()
     if held:
         world.holding()
         world.present_now = {(ADDRESS, "eth0")}
@@ -90,7 +45,7 @@ async def _dropped_after(turns: int, effect: fx.Effect, *, held: bool, comes_bac
 @pytest.mark.parametrize("effect", [TAKE, UPDATE, AGAIN, RESTORE], ids=lambda effect: type(effect).__name__)
 @pytest.mark.parametrize("turns", range(30))
 def test_i2_nothing_that_needs_a_hold_begins_after_it_was_dropped(effect: fx.Effect, turns: int) -> None:
-    world = asyncio.run(_dropped_after(turns, effect, held=effect is not TAKE, comes_back=False))
+    world = in_world(_dropped_after(turns, effect, held=effect is not TAKE, comes_back=False))
     after = world.lines[world.lines.index("DROPPED") + 1 :]
     # What a thread was handed before the drop (the gate, the kernel, a note) it may still do. The drop's own work comes
     # after that, and undoes it.
@@ -101,7 +56,7 @@ def test_i2_nothing_that_needs_a_hold_begins_after_it_was_dropped(effect: fx.Eff
 @pytest.mark.parametrize("effect", [TAKE, UPDATE, AGAIN], ids=lambda effect: type(effect).__name__)
 @pytest.mark.parametrize("turns", range(1, 30))
 def test_i2_scripts_of_a_hold_that_was_dropped_do_not_start_under_the_next_one(effect: fx.Effect, turns: int) -> None:
-    world = asyncio.run(_dropped_after(turns, effect, held=effect is not TAKE, comes_back=True))
+    world = in_world(_dropped_after(turns, effect, held=effect is not TAKE, comes_back=True))
     # (Before its first turn a procedure has begun nothing, and may as well begin under the next hold.)
     after = world.lines[world.lines.index("DROPPED") + 1 :]
     assert not [line for line in after if line.startswith("scripts: ")]
@@ -119,6 +74,6 @@ def _nothing_left(world: World) -> None:
 
 def test_the_procedures_end_within_the_turns_that_are_looked_at() -> None:
     for effect in (TAKE, UPDATE, AGAIN, RESTORE):
-        world = asyncio.run(_dropped_after(30, effect, held=effect is not TAKE, comes_back=False))
+        world = in_world(_dropped_after(30, effect, held=effect is not TAKE, comes_back=False))
         before = world.lines[: world.lines.index("DROPPED")]
         assert any(line.startswith("rules: ") for line in before), world.lines
