@@ -66,6 +66,12 @@ def former_holders(status: Mapping[str, Any], noted: Holders | None, node: str) 
     return sorted(found)
 
 
+def previous_holders(noted: Holders | None, addresses: Iterable[str], node: str) -> list[str]:
+    """The other nodes that held ``addresses``, which have come to ``node``, when all was settled last."""
+    found = {held.split(" ", 1)[0] for address in addresses if (held := (noted or {}).get(address))}
+    return sorted(found - {node})
+
+
 class Notes:
     """The notes of a script between events, as files below its state directory ``path``."""
 

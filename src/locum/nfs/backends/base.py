@@ -44,9 +44,10 @@ class Backend(ABC):
         """Whether they run, as far as known without asking them."""
 
     @abstractmethod
-    def begin_grace(self) -> bool:
-        """Grant no new lock for the grace period that starts now. True when this dropped the locks of this node's
-        clients: all of them must then be notified."""
+    def begin_grace(self, nodes: Sequence[str] = ()) -> bool:
+        """Grant no new lock for the grace period that starts now. ``nodes``: those whose clients are about to come
+        here, for servers that must know them when the period begins; others are told by :meth:`welcome`. True when
+        this dropped the locks of this node's clients: all of them must then be notified."""
 
     @abstractmethod
     def release(self, address: str, clients: Collection[str] = ()) -> None:

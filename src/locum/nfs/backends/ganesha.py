@@ -113,7 +113,7 @@ class Ganesha(Backend):
         """See :class:`Backend`."""
         return self._server.running()
 
-    def begin_grace(self) -> bool:
+    def begin_grace(self, nodes: Sequence[str] = ()) -> bool:
         """Over the bus; if that fails, by a restart, after which Ganesha is in its grace period anyway."""
         try:
             self._send(_JUST_GRACE, "")

@@ -1,31 +1,46 @@
-"""The kernel's NFS server: nfsd and lockd, with rpc.mountd.
+"""The kernel's NFS server: nfsd and lockd, with rpc.mountd and nfsdcld.
 
 Only the kernel's specifics, through services and files of /proc (the setting ``proc`` replaces /proc, for tests).
-Sources: ``Documentation/filesystems/nfs`` and ``fs/nfsd/nfsctl.c`` of Linux, nfsd(7), CTDB's
-``nfs-linux-kernel-callout``.
+Sources: ``fs/nfsd/nfsctl.c``, ``fs/nfsd/nfs4state.c`` and ``fs/lockd/svc.c`` of Linux, nfsd(7), and what
+Linux 6.1 did in tests/vm.
 
-The kernel begins a grace period only when its lock manager starts, and drops all locks then. So every client of the
-node must be notified. Between the moment when the first node drops its locks and the moment when the last node is in
-its grace period, a lock can be stolen (``docs/nfs.md``).
+lockd begins a grace period only when it starts, and drops all locks then. So every client of the node must be notified.
+Between the moment when the first node drops its locks and the moment when the last node is in its grace period, a lock
+can be stolen (``docs/nfs.md``). nfsd has a grace period of its own for NFSv4, in which those clients may reclaim that
+were on record when it *started*: the records of other nodes are therefore added between its end and its start.
+
+lockd serves the machine's own NFSv3 mounts as well, and outlives nfsd while there is one: locks stay, and no grace
+period begins. Linux before 6.6 then drops the locks and begins a grace period when lockd gets SIGKILL.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection
+import signal
+import sqlite3
+from collections.abc import Collection, Sequence
 
+from locum import hosts, rpc
+from locum.nfs import cld_records
 from locum.nfs.backends.base import Backend
 from locum.nfs.services import Daemon
-from locum.script import Fail, log, run, settings, wait_for
+from locum.script import Fail, log, node_name, run, settings, wait_for
 
-#: Seconds that nfsd's threads may take to end.
-_STOP_LIMIT = 10.0
+#: Seconds that nfsd's threads may take to end, and lockd to follow a signal.
+_STOP_LIMIT, _SIGNAL_LIMIT = 10.0, 2.0
+
+_OWN_MOUNTS = (
+    "lockd continues, because this machine mounts NFSv3 file systems itself, and this kernel does not restart it: its "
+    "locks stay, and no grace period begins. Unmount them, or mount them with NFSv4 or with nolock"
+)
 
 
 class Kernel(Backend):
     """Settings: ``nfs_…`` (unit ``nfs-server``, which starts nfsd and, as needed, mountd and lockd), ``lock_…`` (a
     separate unit for the lock manager, on systems with one), ``mountd_…`` (rpc.mountd, where it can be restarted
-    without the server), ``threads`` (how many nfsd needs), ``proc``."""
+    without the server), ``threads`` (how many nfsd needs), ``recovery`` (a directory of the cluster's file system with
+    the ``storagedir`` of nfsdcld of each node, under the node's name), ``proc``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,9 +50,19 @@ class Kernel(Backend):
         if self._mountd.managed:
             self.parts["mountd"] = self._mountd
         self._proc = str(settings().get("proc", "/proc"))
+        self._recovery = str(settings().get("recovery") or "")
+
+    def directories(self) -> list[str]:
+        """Includes the directory of the records."""
+        return [*super().directories(), *filter(None, [self._recovery])]
 
     def start(self) -> None:
         """See :class:`Backend`."""
+        if self._recovery:
+            try:
+                cld_records.prepare(cld_records.directory(self._recovery, node_name()))
+            except OSError as error:
+                raise Fail(f"{self._recovery}: {error.strerror}") from None
         self._locks.start()
         self._server.start()
         self._mountd.start()
@@ -55,6 +80,7 @@ class Kernel(Backend):
         self._server.stop()
         self._locks.stop()
         wait_for("the end of nfsd", lambda: self._threads() == 0, _STOP_LIMIT)
+        self._signal_lockd()
 
     def tend(self) -> None:
         """Correct the number of threads: with fewer, a server answers slowly, without any other sign."""
@@ -67,9 +93,20 @@ class Kernel(Backend):
         """Whether nfsd has threads."""
         return self._threads() > 0
 
-    def begin_grace(self) -> bool:
-        """Restart the lock manager; see the module."""
-        self.restart(float(str(settings().get("timeout", 20))))
+    def begin_grace(self, nodes: Sequence[str] = ()) -> bool:
+        """Restart the server, or the lock manager alone where that is enough; see the module."""
+        timeout = float(str(settings().get("timeout", 20)))
+        if self._recovery:
+            self.stop_and_start(self.stop, lambda: self._start_with(nodes), timeout)
+        else:
+            self.restart(timeout)
+        if self._grace_ended():
+            # lockd has outlived nfsd, and whatever it did when that ended is over.
+            self._signal_lockd()
+            with contextlib.suppress(Fail):
+                wait_for("the grace period of lockd", lambda: not self._grace_ended(), _SIGNAL_LIMIT)
+            if self._grace_ended():
+                log(_OWN_MOUNTS)
         return True
 
     def restart(self, timeout: float) -> None:
@@ -80,9 +117,13 @@ class Kernel(Backend):
             super().restart(timeout)
 
     def release(self, address: str, clients: Collection[str] = ()) -> None:
-        """Locks of NFSv3 clients that used the address (nfsd(7), ``unlock_ip``); NFSv4 has leases."""
-        if self._threads() > 0:
-            self._write("fs/nfsd/unlock_ip", address)
+        """Locks of NFSv3 clients that used the address (nfsd(7), ``unlock_ip``); of NFSv4 clients, the state of
+        ``clients``, which other nodes have on record by now."""
+        if self._threads() == 0:
+            return
+        self._write("fs/nfsd/unlock_ip", address)
+        if self._recovery:
+            self._expire(clients)
 
     def export_directories(self) -> list[str]:
         """As reported by exportfs(8)."""
@@ -91,6 +132,71 @@ class Kernel(Backend):
             if line.startswith("/"):
                 found.add(_unescape(line.rsplit(None, 1)[0].rstrip()))
         return sorted(found)
+
+    def _start_with(self, nodes: Sequence[str]) -> None:
+        """Start with the NFSv4 clients of ``nodes`` on record."""
+        for node in nodes:
+            if node == node_name():
+                continue
+            try:
+                clients = cld_records.read(cld_records.directory(self._recovery, node))
+                added = cld_records.add(cld_records.directory(self._recovery, node_name()), clients)
+            except (OSError, ValueError, sqlite3.Error) as error:
+                log(f"NFSv4 clients of {node} cannot reclaim: {error}")
+            else:
+                log(f"NFSv4 clients of {node} may reclaim: {len(clients)}, {added} of them new here")
+        self.start()
+
+    def _expire(self, clients: Collection[str]) -> None:
+        """Give up the state of NFSv4 clients by their addresses (``fs/nfsd/nfs4state.c``, ``clients/ID/ctl``)."""
+        directory = self._path("fs/nfsd/clients")
+        wanted = {hosts.host(client) for client in clients}
+        try:
+            numbers = os.listdir(directory)
+        except FileNotFoundError:
+            return  # before Linux 5.3; the state lasts until the lease ends
+        for number in numbers:
+            # A client may be gone by itself meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if self._address_of(number) in wanted:
+                    self._write(f"fs/nfsd/clients/{number}/ctl", "expire")
+
+    def _address_of(self, number: str) -> str | None:
+        with open(self._path(f"fs/nfsd/clients/{number}/info"), encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("address: "):
+                    text = line.split('"')[1].rpartition(":")[0].strip("[]") if line.count('"') == 2 else ""
+                    with contextlib.suppress(ValueError):
+                        return hosts.host(text)
+        return None
+
+    def _grace_ended(self) -> bool:
+        """Whether lockd says that it is not in its grace period."""
+        try:
+            with open(self._path("fs/lockd/nlm_end_grace"), encoding="ascii") as file:
+                return file.read(1) == "Y"
+        except OSError:
+            return False
+
+    def _signal_lockd(self) -> None:
+        """Make a lockd that still runs drop its locks and begin a grace period, where the kernel does that. lockd
+        notices a signal when a request wakes it."""
+        found = [int(name) for name in os.listdir(self._proc) if name.isdecimal() and self._is_lockd(name)]
+        for number in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        if found:
+            with contextlib.suppress(rpc.RpcError):
+                rpc.null_call(rpc.NLM, 4, timeout=1.0)
+
+    def _is_lockd(self, number: str) -> bool:
+        """Whether that process is the kernel's lockd: only the kernel's threads have number 2 as parent."""
+        try:
+            with open(self._path(f"{number}/status"), encoding="utf-8", errors="replace") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            return False
+        return "Name:\tlockd" in lines and "PPid:\t2" in lines
 
     def _threads(self) -> int:
         try:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from locum import rpc
-from locum.nfs.backends import backend
+from locum.nfs.backends import backend, kernel_server
 from locum.nfs.backends.base import Backend
 from locum.nfs.backends.kernel_server import Kernel
 from locum.script import Fail
 from tests.unit.nfs.conftest import command
+from tests.unit.nfs.test_cld_records import make, rows
 
 MakeScript = Callable[..., Path]
 
@@ -47,7 +48,7 @@ def kernel(script: MakeScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def make(running: str = "8", **settings: object) -> Kernel:
         nfsd = tmp_path / "proc" / "fs" / "nfsd"
-        nfsd.mkdir(parents=True)
+        nfsd.mkdir(parents=True, exist_ok=True)
         (nfsd / "threads").write_text(running + "\n")
         (nfsd / "unlock_ip").write_text("")
         log = tmp_path / "log"
@@ -125,6 +126,130 @@ def test_kernel_pause_between_stop_and_start(
 def test_kernel_release_gives_up_the_locks_of_the_address(kernel: Callable[..., Kernel], tmp_path: Path) -> None:
     kernel().release("10.0.0.1")
     assert (tmp_path / "proc/fs/nfsd/unlock_ip").read_text() == "10.0.0.1\n"
+
+
+# As Linux 6.1 shows them.
+INFO = """clientid: 0xcd52c1026b0a0af9
+address: "{}"
+status: confirmed
+seconds from last renew: 0
+name: "Linux NFSv4.2 c1"
+minor version: 2
+callback address: 10.9.0.2:0
+"""
+
+
+def v4_client(directory: Path, number: int, address: str) -> Path:
+    """A client as nfsd shows it; returns the file that takes orders."""
+    place = directory / "proc/fs/nfsd/clients" / str(number)
+    place.mkdir(parents=True)
+    (place / "info").write_text(INFO.format(address))
+    (place / "ctl").write_text("")
+    return place / "ctl"
+
+
+def test_kernel_release_gives_up_the_state_of_connected_nfsv4_clients(
+    kernel: Callable[..., Kernel], tmp_path: Path
+) -> None:
+    """It would block them at the next holder."""
+    here = v4_client(tmp_path, 3, "10.0.0.9:815")
+    here6 = v4_client(tmp_path, 4, "[fd00::9]:815")
+    elsewhere = v4_client(tmp_path, 5, "10.0.0.99:815")
+    kernel(recovery=str(tmp_path)).release("10.0.0.1", {"10.0.0.9", "fd00::9"})
+    assert [file.read_text() for file in (here, here6, elsewhere)] == ["expire\n", "expire\n", ""]
+
+
+def test_kernel_keeps_nfsv4_state_that_no_other_node_lets_reclaim(
+    kernel: Callable[..., Kernel], tmp_path: Path
+) -> None:
+    here = v4_client(tmp_path, 3, "10.0.0.9:815")
+    kernel().release("10.0.0.1", {"10.0.0.9"})
+    assert here.read_text() == ""
+
+
+def test_kernel_lets_clients_of_former_holders_reclaim(
+    kernel: Callable[..., Kernel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their records are added while nfsd is stopped: it reads them when it starts."""
+    shared = tmp_path / "shared"
+    make(shared / "n1", 4, e4=[b"one"])
+    make(shared / "n2", 9, e9=[b"two"])
+    monkeypatch.setattr("time.sleep", lambda _: (tmp_path / "log").open("a").write(f"pause {rows(shared / 'n1', 4)}\n"))
+    server = kernel(recovery=str(shared))
+    server_start = server.start
+
+    def start() -> None:
+        (tmp_path / "log").open("a").write(f"start {rows(shared / 'n1', 4)}\n")
+        server_start()
+
+    monkeypatch.setattr(server, "start", start)
+    assert server.begin_grace(["n2", "n3"])
+    assert said(tmp_path) == [
+        "nfs stop",
+        "pause [b'one']",
+        "start [b'one', b'two']",
+        "nfs start",
+        "registered",
+    ]
+    assert rows(shared / "n2", 9) == [b"two"]
+
+
+def test_kernel_starts_without_records_of_a_node_that_has_none(
+    kernel: Callable[..., Kernel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kernel(recovery=str(tmp_path / "shared")).begin_grace(["n2"])
+    assert "NFSv4 clients of n2 cannot reclaim: " in capsys.readouterr().out
+    assert said(tmp_path)[1:] == ["nfs start", "registered"]
+
+
+def lockd(directory: Path, number: int, parent: int) -> None:
+    (directory / "bin").mkdir(exist_ok=True)
+    command(directory, "nfsconf", "echo n")
+    place = directory / "proc" / str(number)
+    place.mkdir(parents=True)
+    (place / "status").write_text(f"Name:\tlockd\nUmask:\t0000\nPPid:\t{parent}\n")
+
+
+def test_kernel_lockd_that_outlives_nfsd_drops_its_locks_on_a_signal(
+    kernel: Callable[..., Kernel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As on a machine that mounts NFSv3 itself: without it, locks stay and no grace period begins."""
+    lockd(tmp_path, 492, 2)
+    lockd(tmp_path, 4920, 1)  # a process of that name
+    grace = tmp_path / "proc/fs/lockd/nlm_end_grace"
+    grace.parent.mkdir(parents=True)
+    grace.write_text("Y\n\0")
+    killed: list[tuple[int, int]] = []
+
+    def kill(number: int, what: int) -> None:
+        killed.append((number, what))
+        if len(killed) == 2:  # the first one's grace period is over by now
+            grace.write_text("N\n\0")
+
+    monkeypatch.setattr("os.kill", kill)
+    assert kernel().begin_grace()
+    assert killed == [(492, 9), (492, 9)]
+    assert "no grace period begins" not in capsys.readouterr().out
+
+
+def test_kernel_without_a_grace_period_says_so(
+    kernel: Callable[..., Kernel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Linux 6.6 and later ignore the signal."""
+    lockd(tmp_path, 492, 2)
+    (tmp_path / "proc/fs/lockd").mkdir(parents=True)
+    (tmp_path / "proc/fs/lockd/nlm_end_grace").write_text("Y\n\0")
+    monkeypatch.setattr("os.kill", lambda *_: None)
+    monkeypatch.setattr(rpc, "null_call", lambda *_, **__: None)
+    monkeypatch.setattr(kernel_server, "_SIGNAL_LIMIT", 0.1)
+    assert kernel().begin_grace()
+    assert "no grace period begins" in capsys.readouterr().out
 
 
 def test_kernel_release_without_a_server_is_nothing(kernel: Callable[..., Kernel], tmp_path: Path) -> None:
