@@ -12,7 +12,7 @@ import secrets
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
@@ -33,7 +33,7 @@ from locum.connections.tracker import ConnectionTracker, TrackerSettings
 from locum.errors import LocumError
 from locum.events.engine import EventEngine
 from locum.lateness import Lateness, Stop
-from locum.machine.addresses import AddressTable
+from locum.machine.addresses import Address, AddressTable
 from locum.machine.announcements import Announcer
 from locum.machine.gate.gate import Gate
 from locum.machine.wire_watch import WireWatch
@@ -44,7 +44,7 @@ from locum.node.clusters import ClusterSearch
 from locum.node.configured import identity_of, machine_identity, script_environment, store_of
 from locum.node.driver import Driver
 from locum.node.guard.children import EXIT_HOPELESS
-from locum.node.guard.enforcement import enforcement_of, public_interfaces
+from locum.node.guard.enforcement import enforcement_of, judged_before, public_interfaces
 from locum.node.guard.hold_page import HoldPage
 from locum.node.kernel_calls import KernelCalls
 from locum.node.kernel_watch import KernelWatch
@@ -118,10 +118,12 @@ def preload(settings: Settings) -> None:
         import locum.store.etcd  # noqa: F401, PLC0415  (aiohttp: slow to import, not needed for other stores)
 
 
-def found_here(page: HoldPage, notes: TakenNotes) -> Adoption | None:
+def found_here(
+    page: HoldPage, notes: TakenNotes, configured: Sequence[str], judged: Iterable[str]
+) -> tuple[Adoption | None, list[Address]]:
     """What the previous agent left in this machine's kernel and files."""
     with contextlib.closing(AddressTable()) as table:
-        return life.adoption_of(page, notes, table)
+        return life.look(page, notes, table, configured, judged)
 
 
 async def serve(settings: Settings) -> int:
@@ -146,12 +148,15 @@ async def serve(settings: Settings) -> int:
     pulse = life.pulse(page, clock, lateness.turn)
     background = [tasks.start(pulse, "reporting the turns of the event loop to the guard")]
     configured, interfaces = [a.address for a in settings.addresses], public_interfaces(settings)
-    adoption, leaving, enforcement = await life.begin(
+    beginning = await life.begin(
         calls,
         configured,
-        partial(found_here, page, notes),
-        partial(enforcement_of, settings.cluster.hold, interfaces=interfaces, log=log, open_gate=Gate),
+        interfaces,
+        partial(judged_before, Gate),
+        partial(found_here, page, notes, configured),
+        partial(enforcement_of, settings.cluster.hold, log=log, open_gate=Gate),
     )
+    adoption, enforcement = beginning.adoption, beginning.enforcement
     engine = EventEngine(
         Path(settings.paths.events),
         runtime=Path(runtime),
@@ -222,7 +227,7 @@ async def serve(settings: Settings) -> int:
     if credentials is not None:
         credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
 
-    reconfiguration = Reconfiguration(driver, steps, configured, interfaces, leaving, tell_guard, log)
+    reconfiguration = Reconfiguration(driver, steps, configured, interfaces, beginning.leaving, tell_guard, log)
     reloader = Reloader(settings, driver, engine, reconfiguration, log, credentials)
     steps.on_gone = reconfiguration.gone
     plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
@@ -279,7 +284,7 @@ async def serve(settings: Settings) -> int:
         watch_wire(settings)
         wire.start(loop)
         bits = {a.address: a.bits for a in settings.addresses}
-        problem = await life.run(adoption, bits, driver, steps, engine, listen)
+        problem = await life.run(beginning, bits, driver, steps, engine, listen)
         if problem is not None:
             log(problem, "error")
             return EXIT_HOPELESS

@@ -270,6 +270,11 @@ def missing_taken_for_present(patch: Patch) -> None:
     patch.setattr(life, "adoption_of", adoption_of)
 
 
+def remains_overlooked(patch: Patch) -> None:
+    """An agent takes only noted addresses for those of its predecessor. A note is removed before a release begins."""
+    patch.setattr(life, "left_behind", lambda *_: [])
+
+
 def lifetime_rounded_up(patch: Patch) -> None:
     """The lifetimes of addresses are rounded up, to a minute."""
     patch.setattr("locum.node.guard.enforcement.lifetime_for", lambda hold: 60 * math.ceil(hold / 60))
@@ -405,6 +410,7 @@ AGENT_MUTATIONS: dict[str, Callable[[Patch], None]] = {
         notes_outlive_a_change,
         no_clean_slate,
         missing_taken_for_present,
+        remains_overlooked,
         lifetime_rounded_up,
         removals_unheard,
         strangers_stay,

@@ -226,9 +226,9 @@ def init_after_an_adoption(patch: Patch) -> None:
     """An agent that adopts runs ``init`` and ``setup`` beside the services of its predecessor."""
     run, take_over = life.run, life.take_over
 
-    async def runs(adoption: Adoption | None, *others: Any) -> str | None:
-        patch.setattr(life, "take_over", lambda _none, *rest: take_over(adoption, *rest))
-        return await run(None, *others)
+    async def runs(beginning: life.Beginning[Any], *others: Any) -> str | None:
+        patch.setattr(life, "take_over", lambda _none, *rest: take_over(beginning, *rest))
+        return await run(life.Beginning(None, (), (), None), *others)
 
     patch.setattr(life, "run", runs)
 

@@ -19,7 +19,7 @@ from locum.errors import LocumError, StoreUnavailable
 from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, LinkChanged
 from locum.node import life
 from locum.node.driver import Driver, patience_for
-from locum.node.guard.enforcement import enforcement_of
+from locum.node.guard.enforcement import enforcement_of, judged_before
 from locum.node.kernel_news import KernelNews
 from locum.node.reconfiguration import Reconfiguration
 from locum.node.steps import Steps
@@ -150,12 +150,15 @@ class Agent:
         scripts = SimulatedScripts(machine, self.loop, lambda: self.node.status().tunables)
         identity = machine.identity
         configured = [h.address for h in identity.addresses]
-        adoption, leaving, enforcement = await life.begin(
+        beginning = await life.begin(
             calls,
             configured,
-            lambda: life.adoption_of(page, notes, table),
-            lambda public: enforcement_of(identity.hold, public, interfaces_of(identity), self._log, lambda: gate),
+            interfaces_of(identity),
+            lambda: judged_before(lambda: gate),
+            lambda judged: life.look(page, notes, table, configured, judged),
+            lambda public, interfaces: enforcement_of(identity.hold, public, interfaces, self._log, lambda: gate),
         )
+        adoption, enforcement = beginning.adoption, beginning.enforcement
         self.node = node = Node(machine.identity, View(), machine.new_incarnation, adoption)
         node.take_effects = self._noting_authors(node.take_effects)  # type: ignore[method-assign]
         steps = Steps(
@@ -176,7 +179,7 @@ class Agent:
         self._driver = driver = Driver(node, _Store(self), steps, _NoOthers(), clock, self._log)
         self._news = news = KernelNews(driver, steps, calls, table, SimulatedLinks(machine, step), self._log)
         self._reconfiguration = reconfiguration = Reconfiguration(
-            driver, steps, configured, interfaces_of(identity), leaving, self._tell_guard, self._log
+            driver, steps, configured, interfaces_of(identity), beginning.leaving, self._tell_guard, self._log
         )
         steps.on_gone = reconfiguration.gone
 
@@ -187,7 +190,8 @@ class Agent:
                 self.loop.post("signal", act)
             self._waiting.clear()
 
-        return await life.run(adoption, {h.address: h.bits for h in identity.addresses}, driver, steps, scripts, listen)
+        bits = {h.address: h.bits for h in identity.addresses}
+        return await life.run(beginning, bits, driver, steps, scripts, listen)
 
     def _noting_authors(self, take_effects: Callable[[], list[fx.Effect]]) -> Callable[[], list[fx.Effect]]:
         """For I8: what a decision has read is what the view shows when it is made."""

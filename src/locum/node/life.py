@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from locum import tasks
 from locum.clock import Clock
 from locum.errors import LocumError
 from locum.events.model import Event
 from locum.lateness import PACE
+from locum.machine.addresses import Address
 from locum.node.driver import Driver
 from locum.node.ports import CallsPort, HoldPagePort, NotesPort, PulsePort, ScriptsPort, TablePort
 from locum.node.steps import Steps
+from locum.node.taken_notes import left_behind
 from locum.rules.node import Adoption
 
 E = TypeVar("E")
@@ -32,39 +36,68 @@ def adoption_of(page: HoldPagePort, notes: NotesPort, table: TablePort) -> Adopt
     return Adoption(page.incarnation, page.deadline, page.slot, page.revision, page.quiet, held, missing)
 
 
-def leaving_of(configured: Iterable[str], adoption: Adoption | None) -> list[str]:
-    """What the agent before this one held and the configuration has no longer: a reload came just before its end."""
-    return sorted(set(adoption.held).difference(configured)) if adoption is not None else []
+def look(
+    page: HoldPagePort, notes: NotesPort, table: TablePort, configured: Iterable[str], judged: Iterable[str]
+) -> tuple[Adoption | None, list[Address]]:
+    """What the previous agent left: the adoption (:func:`adoption_of`), and the addresses that are still here although
+    they are no longer ``configured``. ``judged``: the public addresses of the gate in the kernel. Raises LocumError."""
+    adoption = adoption_of(page, notes, table)
+    earlier = {*notes.addresses(), *judged}
+    remains = left_behind(earlier, configured, table.list())
+    if adoption is not None:
+        adoption = msgspec.structs.replace(adoption, remains={found.address: found.interface for found in remains})
+    return adoption, remains
+
+
+class Beginning(msgspec.Struct, Generic[E], frozen=True):
+    """What an agent begins with.
+
+    ``remains``: addresses that are no longer configured and still here. ``leaving``: those, and adopted addresses that
+    are no longer configured: a reload came just before the end of the previous agent.
+    """
+
+    adoption: Adoption | None
+    remains: Sequence[Address]
+    leaving: Sequence[str]
+    enforcement: E
 
 
 async def begin(
     calls: CallsPort,
     configured: Sequence[str],
-    look: Callable[[], Adoption | None],
-    enforce: Callable[[Sequence[str]], E],
-) -> tuple[Adoption | None, list[str], E]:
+    interfaces: Sequence[str],
+    judged: Callable[[], Iterable[str]],
+    look: Callable[[Iterable[str]], tuple[Adoption | None, list[Address]]],
+    enforce: Callable[[Sequence[str], Sequence[str]], E],
+) -> Beginning[E]:
     """Find what the previous agent left, and take the gate over for it.
 
-    ``look`` is :func:`adoption_of` on this machine. ``enforce`` is called with the addresses that the gate must judge:
-    those ``configured`` and those that leave. Returns the adoption, the addresses that leave, and what ``enforce``
-    returned. Raises LocumError.
+    ``judged`` returns the public addresses of the gate in the kernel; ``look`` is :func:`look` on this machine.
+    ``enforce`` is called with the addresses that the gate must judge, and their interfaces: the configured ones, and
+    those of addresses that leave. Raises LocumError.
     """
-    adoption = await calls.on_addresses("reading the state of the previous agent", look)
-    leaving = leaving_of(configured, adoption)
-    return adoption, leaving, await calls.on_gate("taking over the gate", enforce, [*configured, *leaving])
+    before = await calls.on_gate("reading the addresses of the gate", judged)
+    adoption, remains = await calls.on_addresses("reading the state of the previous agent", look, before)
+    left = dict(adoption.held) if adoption is not None else {}
+    left.update((found.address, found.interface) for found in remains)
+    leaving = sorted(left.keys() - set(configured))
+    covered = sorted({*interfaces, *(left[address] for address in leaving)})
+    enforcement = await calls.on_gate("taking over the gate", enforce, [*configured, *leaving], covered)
+    return Beginning(adoption, remains, leaving, enforcement)
 
 
-async def take_over(adoption: Adoption | None, bits: Mapping[str, int], steps: Steps) -> None:
+async def take_over(beginning: Beginning[Any], bits: Mapping[str, int], steps: Steps) -> None:
     """Continue the previous agent's hold, or begin with a clean slate.
 
     ``bits``: address → prefix length of the configured addresses. This precedes everything that takes time: the hold
     runs out, and the next beat must not wait for scripts.
     """
+    adoption = beginning.adoption
     if adoption is not None:
         held = [(a, bits[a], name) for a, name in adoption.held.items() if a in bits]
         await steps.adopt(held, adoption.missing)
     else:
-        await steps.clean_slate()
+        await steps.clean_slate((found.address, found.bits, found.interface) for found in beginning.remains)
 
 
 async def pulse(page: PulsePort, clock: Clock, turn: Callable[[], None]) -> None:
@@ -76,7 +109,7 @@ async def pulse(page: PulsePort, clock: Clock, turn: Callable[[], None]) -> None
 
 
 async def run(
-    adoption: Adoption | None,
+    beginning: Beginning[Any],
     bits: Mapping[str, int],
     driver: Driver,
     steps: Steps,
@@ -89,11 +122,11 @@ async def run(
     ``listen`` begins to listen to the machine and to commands; it is called as soon as the takeover is done. Returns
     when the node has left: None, or the problem that ends the daemon.
     """
-    await take_over(adoption, bits, steps)
+    await take_over(beginning, bits, steps)
     await listen()
     starting = tasks.start(_start_engine(driver, steps, scripts), "starting the event engine")
     try:
-        for event in () if adoption is not None else (Event.INIT, Event.SETUP):
+        for event in () if beginning.adoption is not None else (Event.INIT, Event.SETUP):
             running = tasks.start(steps.run_once(event), f"running {event}")
             await asyncio.wait((running, driver.ended), return_when=asyncio.FIRST_COMPLETED)
             if driver.ended.done():

@@ -161,6 +161,10 @@ class NotesPort(Protocol):
         """Address → interface of addresses taken completely in the membership ``incarnation``."""
         ...
 
+    def addresses(self) -> Sequence[str]:
+        """All addresses with a note, of any membership."""
+        ...
+
     def clear(self) -> None:
         """Delete all notes."""
         ...

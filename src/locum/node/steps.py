@@ -207,13 +207,15 @@ class Steps:
             for address, (bits, interface) in list(self.configured.items()):
                 await self._remove_from_kernel(address, bits, interface)
 
-    async def clean_slate(self) -> None:
-        """No previous agent left a hold: discard its notes, and silence the addresses that it left."""
+    async def clean_slate(self, remains: Iterable[Item] = ()) -> None:
+        """No previous agent left a hold: discard its notes, silence the addresses that it left, and remove ``remains``,
+        which the rules do not know."""
         try:
             await self._calls.files.run("removing the notes of an earlier agent", CLEAN_LIMIT, self._notes.clear)
         except (OSError, NoAnswer) as error:
             # They are valid only in the membership of their time, which the page no longer has.
             self._log(f"the notes of an earlier agent cannot be removed: {error}", "warning")
+        self.configured.update((address, (bits, interface)) for address, bits, interface in remains)
         self.drop()
 
     def drop(self) -> None:

@@ -9,6 +9,20 @@ bring no address back, which another node may serve. A starting guard removes al
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+
+from locum.machine.addresses import Address
+
+
+def left_behind(earlier: Iterable[str], configured: Iterable[str], present: Iterable[Address]) -> list[Address]:
+    """The addresses of an earlier process that are still ``present`` though they are no longer ``configured``.
+
+    ``earlier``: addresses that a note names or that the gate in the kernel judges. A note alone does not suffice: it is
+    removed before an address changes, and the process may end just then. Only addresses with a lifetime are Locum's: an
+    administrator has configured a permanent one since.
+    """
+    former = set(earlier).difference(configured)
+    return [found for found in present if found.address in former and not found.permanent]
 
 
 class TakenNotes:

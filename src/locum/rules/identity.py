@@ -35,7 +35,8 @@ class Adoption(msgspec.Struct, frozen=True):
     ``deadline``: CLOCK_BOOTTIME seconds until which the hold lasts, carried by gate slot ``slot`` and by the beat that
     the store accepted at ``revision``; before ``quiet`` it permits no claim and no take. ``held``: address → interface
     of every address that had been taken completely. ``missing``: those of them that the kernel had lost and that were
-    configured again.
+    configured again. ``remains``: address → interface of what is here although it is no longer configured; whatever
+    the predecessor was doing with it, it must be released.
     """
 
     incarnation: str
@@ -45,3 +46,4 @@ class Adoption(msgspec.Struct, frozen=True):
     quiet: float
     held: Mapping[str, str]
     missing: frozenset[str] = frozenset()
+    remains: Mapping[str, str] = msgspec.field(default_factory=dict)

@@ -162,7 +162,7 @@ class Membership:
             if self._may_adopt(adoption):
                 self._adopt(adoption)
             else:
-                parts.serving.inherit(adoption.held)
+                parts.serving.inherit(adoption)
                 self.lose("the membership of the previous agent is gone, or had other terms")
         elif context.incarnation and parts.view.alive(context.name, context.incarnation):
             self._joined()
@@ -211,7 +211,7 @@ class Membership:
         parts.history.quiet_until = adoption.quiet
         mine = (context.name, context.incarnation)
         claims = {a: c.record for a, c in view.claims.items() if (c.record.node, c.record.incarnation) == mine}
-        parts.serving.adopt(adoption.held, claims)
+        parts.serving.adopt(adoption, claims)
         parts.serving.scripts_forget(adoption.missing)
         if not parts.hold.valid(context.now):
             parts.serving.mark_uncertain()

@@ -18,7 +18,7 @@ from locum.rules.commits import Commits
 from locum.rules.context import Context
 from locum.rules.effects import ReleaseAddress, Restore, TakeAddress, TakeAgain, UpdateAddress
 from locum.rules.first_time import FirstTime
-from locum.rules.identity import Identity
+from locum.rules.identity import Adoption, Identity
 from locum.rules.links import Links
 from locum.rules.moment import Moment
 from locum.rules.refusals import Refusals
@@ -68,20 +68,22 @@ class Serving:
         self.first_time.wanted = identity.probe
         self.links.configure(identity.addresses)
 
-    def adopt(self, held: Mapping[str, str], claims: Mapping[str, ClaimRecord]) -> None:
-        """After a restart of the agent: ``held`` (address → interface) is what its predecessor had taken completely."""
+    def adopt(self, adoption: Adoption, claims: Mapping[str, ClaimRecord]) -> None:
+        """After a restart of the agent: continue with what its predecessor left; ``claims`` are those of this node."""
+        held = adoption.held
         for address, claim in claims.items():
             interface = held.get(address, claim.interface)
             self.local[address] = Local(interface, self._bits(address), held=address in held)
             if address not in held:
                 self.claims.adopt_unsure(address)
-        # The claims on the others are gone or unreadable: a node that does not know their former value may free them.
-        self.inherit({address: interface for address, interface in held.items() if address not in claims})
+        # The others have no claim, or an unreadable one: a node that does not know its former value may free it.
+        self.inherit(adoption, claims)
 
-    def inherit(self, held: Mapping[str, str]) -> None:
-        """After a restart of the agent that lost its membership: release its predecessor's addresses."""
-        for address, interface in held.items():
-            self.local[address] = Local(interface, self._bits(address), held=False)
+    def inherit(self, adoption: Adoption, known: Collection[str] = ()) -> None:
+        """After a restart of the agent: release its predecessor's addresses, except those ``known`` here."""
+        for address, interface in {**adoption.remains, **adoption.held}.items():
+            if address not in known:
+                self.local[address] = Local(interface, self._bits(address), held=False)
 
     def mark_uncertain(self) -> None:
         """The hold has ended: no address is held, but the scripts must still run."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from locum.errors import StoreUnavailable
 from locum.lateness import PACE
 from locum.node import life
+from locum.node.ports import CallsPort
 from locum.rules import effects as fx
 from locum.rules.commit_kinds import CommitKind
 from locum.store.base import Batch, Commit, Snapshot, WatchLost
-from tests.unit.node.recorded_world import ADDRESS, OTHER, World, _Notes, _Page, _Scripts, _Table
+from tests.unit.node.recorded_world import ADDRESS, OTHER, World, _Calls, _Notes, _Page, _Scripts, _Table
 from tests.unit.node.scene import RELEASE, RESTORE, Act, Scene
 
 MONITOR, COMMIT = fx.RunEvent(9, "monitor"), fx.CommitWork(9, Commit((), (), {}), CommitKind(), "abc")
@@ -231,7 +232,8 @@ def _lives(adopted: bool) -> Act:
         async def listen() -> None:
             world.lines.append("(it listens)")
 
-        run = life.run(adoption, {ADDRESS: 24}, world.driver, world.steps, _Scripts(world), listen)
+        beginning = life.Beginning(adoption, (), (), None)
+        run = life.run(beginning, {ADDRESS: 24}, world.driver, world.steps, _Scripts(world), listen)
         task = asyncio.create_task(run)
         await world.settle()
         if not task.done():
@@ -253,10 +255,18 @@ async def _pulse(world: World) -> None:
 
 async def _adopts_from_another_interface(world: World) -> None:
     world.present = {ADDRESS: "eth1"}
-    adoption = life.adoption_of(_Page(world), _Notes(world), _Table(world))
+    beginning = await life.begin(
+        cast(CallsPort, _Calls()),
+        [OTHER],
+        ["eth0"],
+        lambda: (ADDRESS, OTHER),
+        lambda judged: life.look(_Page(world), _Notes(world), _Table(world), [OTHER], judged),
+        lambda public, interfaces: world.lines.append(f"gate: judges {', '.join(public)} on {', '.join(interfaces)}"),
+    )
+    adoption = beginning.adoption
     assert adoption is not None
     world.lines.append(f"adoption: held {sorted(adoption.held)}, missing {sorted(adoption.missing)}")
-    world.lines.append(f"no longer configured: {life.leaving_of([OTHER], adoption)}")
+    world.lines.append(f"no longer configured: {beginning.leaving}, remains {adoption.remains}")
 
 
 DRIVER_SCENES: dict[str, Scene] = {

@@ -7,6 +7,7 @@ Every port writes down what it is asked. A playbook is the list of those lines; 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +15,27 @@ from locum.errors import LocumError
 from locum.events.model import Event, EventResult
 from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, LinkChanged
 from locum.node import life
+from locum.node.ports import CallsPort
 from locum.node.reconfiguration import Reconfiguration
 from locum.rules import effects as fx
 from locum.rules.commit_kinds import CommitKind
-from locum.rules.node import Adoption, Identity
+from locum.rules.node import Identity
 from locum.store.base import Commit
 from tests.unit.node import scene_file
 from tests.unit.node.driver_scenes import DRIVER_SCENES
 from tests.unit.node.gate_scenes import GATE_SCENES
-from tests.unit.node.recorded_world import ADDRESS, OTHER, World, _Notes, _Page, _Scripts, _Table, in_world
+from tests.unit.node.recorded_world import (
+    ADDRESS,
+    FORMER,
+    OTHER,
+    World,
+    _Calls,
+    _Notes,
+    _Page,
+    _Scripts,
+    _Table,
+    in_world,
+)
 from tests.unit.node.scene import AGAIN, BEAT, RELEASE, RESTORE, TAKE, UPDATE, Act, Scene, doing, during, hearing
 from tests.unit.node.upkeep_scenes import UPKEEP_SCENES
 
@@ -56,16 +69,37 @@ async def _take_while_the_hold_ends(world: World) -> None:
     await world.effect(TAKE)
 
 
-async def _found(world: World) -> None:
-    await life.take_over(life.adoption_of(_Page(world), _Notes(world), _Table(world)), {ADDRESS: 24}, world.steps)
+async def _found(world: World, judged: Sequence[str] = (ADDRESS,)) -> None:
+    beginning = await life.begin(
+        cast(CallsPort, _Calls()),
+        [ADDRESS],
+        ["eth0"],
+        lambda: judged,
+        lambda before: life.look(_Page(world), _Notes(world), _Table(world), [ADDRESS], before),
+        lambda public, interfaces: world.say(f"gate: judges {', '.join(public)} on {', '.join(interfaces)}"),
+    )
+    adoption = beginning.adoption
+    if adoption is not None:
+        world.lines.append(
+            f"adoption: held {sorted(adoption.held)}, missing {sorted(adoption.missing)}, remains {adoption.remains}"
+        )
+    await life.take_over(beginning, {ADDRESS: 24}, world.steps)
 
 
 async def _found_one_gone(world: World) -> None:
     world.present.clear()
-    adoption: Adoption | None = life.adoption_of(_Page(world), _Notes(world), _Table(world))
-    assert adoption is not None
-    world.lines.append(f"adoption: held {sorted(adoption.held)}, missing {sorted(adoption.missing)}")
-    await life.take_over(adoption, {ADDRESS: 24}, world.steps)
+    await _found(world)
+
+
+async def _found_one_too_many(world: World) -> None:
+    """Its note was removed when its release began; the agent ended before the gate muted it."""
+    world.present[FORMER] = "eth7"
+    await _found(world, (ADDRESS, FORMER))
+
+
+async def _found_one_without_a_hold(world: World) -> None:
+    world.incarnation = ""
+    await _found_one_too_many(world)
 
 
 async def _found_nothing(world: World) -> None:
@@ -141,7 +175,11 @@ SCENES: dict[str, Scene] = {
     "a commit": Scene(doing(fx.CommitWork(9, Commit((), (), {}), CommitKind(), "abc"))),
     "an agent finds a hold": Scene(_found),
     "an agent finds a hold, and the kernel has lost an address": Scene(_found_one_gone),
+    "an agent finds an address whose release has just begun, and that is no longer configured": Scene(
+        _found_one_too_many
+    ),
     "an agent finds no hold": Scene(_found_nothing, held=True),
+    "an agent finds no hold, and an address that is no longer configured": Scene(_found_one_without_a_hold),
     "the kernel lost an address": Scene(hearing(AddressRemoved(ADDRESS, 24, "eth0")), held=True),
     "another program configured an address": Scene(hearing(AddressAdded(OTHER, 24, "eth0"))),
     "a link failed": Scene(hearing(LinkChanged("eth0", False))),

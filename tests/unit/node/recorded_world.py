@@ -24,7 +24,7 @@ from locum.store.base import Batch, CommitResult, Snapshot
 
 T = TypeVar("T")
 
-ADDRESS, OTHER = "10.0.0.1", "10.0.0.2"
+ADDRESS, OTHER, FORMER = "10.0.0.1", "10.0.0.2", "10.0.0.7"
 
 
 class _NothingElse(selectors.DefaultSelector):
@@ -254,7 +254,7 @@ class _Table:
         self._world = world
 
     def list(self) -> list[Address]:
-        return [Address(address, 24, name) for address, name in self._world.present.items()]
+        return [Address(address, 24, name, permanent=False) for address, name in self._world.present.items()]
 
     def add(self, address: str, bits: int, interface: str, lifetime: int | None = None) -> None:
         self._world.say(f"kernel: add {address}/{bits} to {interface} for {lifetime} s")
@@ -326,6 +326,9 @@ class _Notes:
 
     def of(self, incarnation: str) -> dict[str, str]:
         return {address: name for address, (whose, name) in self._world.notes.items() if whose == incarnation}
+
+    def addresses(self) -> list[str]:
+        return list(self._world.notes)
 
     def clear(self) -> None:
         self._world.say("note: none at all")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from locum.errors import LocumError
+from locum.node import taken_notes
 from locum.node.guard.children import Child
 from locum.node.guard.configuration import Configuration
 from locum.node.guard.enforcement import GuardGate, judged_before
@@ -69,13 +70,11 @@ class Charge(Generic[S]):
 
 
 def left_behind(configured: Iterable[str], machine: Machine) -> list[str]:
-    """Addresses of an earlier life that are still here though the configuration has them no longer.
-
-    The new gate does not judge them, and the new agent gives up their claims. Only those with a lifetime are ours: an
-    administrator has configured a permanent one since. Raises NetlinkError.
+    """See :func:`locum.node.taken_notes.left_behind`: the new gate does not judge these addresses, and the new agent
+    gives up their claims. Raises NetlinkError.
     """
-    earlier = {*machine.notes.addresses(), *judged_before(machine.open_gate)}.difference(configured)
-    return [found.address for found in machine.addresses.list() if found.address in earlier and not found.permanent]
+    earlier = {*machine.notes.addresses(), *judged_before(machine.open_gate)}
+    return [found.address for found in taken_notes.left_behind(earlier, configured, machine.addresses.list())]
 
 
 def clear_addresses(addresses: Sequence[str], kernel: AddressesPort, log: Log) -> list[str]:
