@@ -441,6 +441,11 @@ IN_SIMULATION: dict[str, tuple[tuple[str, ...], Knobs, int]] = {
     "release_without_muting": (("I7",), Knobs(), 20),
     "denials_forgotten": (("I7", "I1", "liveness"), Knobs(), 20),
     "notes_outlive_a_change": (("I1",), Knobs(only=("remove_by_hand", "scripts_fail", "kill_agent"), nodes=3), 60),
+    "remains_overlooked": (
+        ("I7", "I1"),
+        Knobs(only=("reload", "kill_agent_midway"), nodes=2, addresses=8, calm=0.3),
+        25,
+    ),
     "lifetime_rounded_up": (("lifetime",), Knobs(only=("abandon",)), 60),
     "removals_unheard": (("served", "liveness"), Knobs(only=("remove_by_hand",), calm=0.5), 20),
     "strangers_stay": (("liveness", "I1"), Knobs(only=("add_by_hand",), calm=0.5), 20),
