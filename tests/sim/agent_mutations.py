@@ -272,7 +272,7 @@ def missing_taken_for_present(patch: Patch) -> None:
 
 def remains_overlooked(patch: Patch) -> None:
     """An agent takes only noted addresses for those of its predecessor. A note is removed before a release begins."""
-    patch.setattr(life, "left_behind", lambda *_: [])
+    patch.setattr(life, "remains_of", lambda *_: [])
 
 
 def lifetime_rounded_up(patch: Patch) -> None:

@@ -20,7 +20,7 @@ from locum.machine.addresses import Address
 from locum.node.driver import Driver
 from locum.node.ports import CallsPort, HoldPagePort, NotesPort, PulsePort, ScriptsPort, TablePort
 from locum.node.steps import Steps
-from locum.node.taken_notes import left_behind
+from locum.node.taken_notes import remains_of
 from locum.rules.node import Adoption
 
 E = TypeVar("E")
@@ -43,7 +43,7 @@ def look(
     they are no longer ``configured``. ``judged``: the public addresses of the gate in the kernel. Raises LocumError."""
     adoption = adoption_of(page, notes, table)
     earlier = {*notes.addresses(), *judged}
-    remains = left_behind(earlier, configured, table.list())
+    remains = remains_of(earlier, configured, table.list())
     if adoption is not None:
         adoption = msgspec.structs.replace(adoption, remains={found.address: found.interface for found in remains})
     return adoption, remains

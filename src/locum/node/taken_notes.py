@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from locum.machine.addresses import Address
 
 
-def left_behind(earlier: Iterable[str], configured: Iterable[str], present: Iterable[Address]) -> list[Address]:
+def remains_of(earlier: Iterable[str], configured: Iterable[str], present: Iterable[Address]) -> list[Address]:
     """The addresses of an earlier process that are still ``present`` though they are no longer ``configured``.
 
     ``earlier``: addresses that a note names or that the gate in the kernel judges. A note alone does not suffice: it is

@@ -70,11 +70,11 @@ class Charge(Generic[S]):
 
 
 def left_behind(configured: Iterable[str], machine: Machine) -> list[str]:
-    """See :func:`locum.node.taken_notes.left_behind`: the new gate does not judge these addresses, and the new agent
+    """See :func:`locum.node.taken_notes.remains_of`: the new gate does not judge these addresses, and the new agent
     gives up their claims. Raises NetlinkError.
     """
     earlier = {*machine.notes.addresses(), *judged_before(machine.open_gate)}
-    return [found.address for found in taken_notes.left_behind(earlier, configured, machine.addresses.list())]
+    return [found.address for found in taken_notes.remains_of(earlier, configured, machine.addresses.list())]
 
 
 def clear_addresses(addresses: Sequence[str], kernel: AddressesPort, log: Log) -> list[str]:
