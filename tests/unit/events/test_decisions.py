@@ -176,7 +176,7 @@ def test_a_faulty_script_without_a_copy_is_found_before_anything_runs() -> None:
 
 @pytest.mark.parametrize(("cancelled", "outcome"), [(True, Outcome.CANCELLED), (False, Outcome.FAILED)])
 def test_a_runner_that_ends_is_the_failure_of_the_script_that_ran(cancelled: bool, outcome: Outcome) -> None:
-    plan = decide(Event.MONITOR, (), [A, B], None)
+    plan = decide(Event.MONITOR, (), [A, B, C], None)
     answers = [ScriptResult("10.a", Outcome.OK)]
     answers.append(plan.broken_off(answers, 5.0, "the runner has ended", cancelled))
     (_, result) = plan.results(answers)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from locum.errors import LocumError, ScriptDirectoryError, UsageError
+from locum.errors import HoldEnded, LocumError, ScriptDirectoryError, UsageError
 from locum.events.engine import EventEngine
 from locum.events.model import Event, EventResult, EventStatus
 from locum.events.runner.results import Outcome
+from locum.events.runner_client import RunnerClient
 from tests.unit.bench import Bench, alive, carrying, eventually, run_async, until
 
 
@@ -101,6 +102,33 @@ def test_an_event_that_waits_for_its_turn_gets_what_holds_when_it_starts(bench: 
 
     (result,) = run_async(go()).scripts
     assert result.output.strip() == "2"
+
+
+def test_i2_what_only_a_holder_may_run_is_asked_after_the_wait_for_a_runner(bench: Bench) -> None:
+    """The runner has died, and the hold ends before the next one is ready."""
+    bench.shell("10.a", f"touch {bench.file('ran')}\n")
+    holds = True
+
+    def asked() -> dict[str, str]:
+        if not holds:
+            raise HoldEnded
+        return {}
+
+    async def go() -> None:
+        async with bench.running() as engine:
+            ready = engine._ready_link
+
+            async def late() -> RunnerClient | str:
+                nonlocal holds
+                holds = False
+                return await ready()
+
+            engine._ready_link = late  # type: ignore[method-assign]
+            with pytest.raises(HoldEnded):
+                await engine.run(Event.TAKEIP, ("eth0", "10.0.0.1", "24"), environment=asked)
+
+    run_async(go())
+    assert not bench.file("ran").exists()
 
 
 def test_arguments_environment_and_state(bench: Bench) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from locum.errors import ScriptDirectoryError
+from locum.events.directory import ScriptDirectory, Survey
 from locum.events.engine import EventEngine
 from locum.events.model import Event
-from locum.events.script_set import forget
+from locum.events.script_set import ScriptSet, forget
 from tests.unit.bench import PYTHON, SHELL, Bench, run_async
 
 
@@ -248,3 +249,30 @@ def test_a_script_that_appears_with_its_interpreter_later_runs_without_being_tou
             await engine.stop()
 
     run_async(go())
+
+
+def test_a_script_that_changed_since_it_was_judged_is_not_kept(bench: Bench) -> None:
+    """Another user may have changed it: what was judged good is not what the copy would have."""
+    web(bench, "judged")
+    scripts = ScriptSet(ScriptDirectory(bench.scripts), runtime=str(bench.runtime), state=str(bench.state))
+    survey = scripts._directory.survey
+
+    def judged_and_changed() -> Survey:
+        judged = survey()
+        web(bench, "changed since")
+        return judged
+
+    scripts._directory.survey = judged_and_changed  # type: ignore[method-assign]
+    scripts.refresh()
+    (kept,) = scripts.without_directory("its file system hangs").scripts
+    assert kept.path == ""
+
+
+def test_a_script_that_was_removed_does_not_come_back_when_the_directory_is_at_fault(bench: Bench) -> None:
+    web(bench, "web")
+    gone = bench.shell("60.gone", "echo gone\n")
+    scripts = ScriptSet(ScriptDirectory(bench.scripts), runtime=str(bench.runtime), state=str(bench.state))
+    scripts.refresh()
+    gone.unlink()
+    scripts.refresh()
+    assert [script.name for script in scripts.without_directory("its file system hangs").scripts] == ["50.web"]

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from locum.machine.audit import Finding
+from locum.machine.audit import Claim, Finding
 from locum.node import auditor
 from locum.node.auditor import REPAIRS, Auditor
 from locum.node.driver import Driver
@@ -205,3 +205,57 @@ def test_the_gate_is_looked_at_when_it_has_done_what_it_was_told(scene: Scene, m
     scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
     assert scene.steps.done == []
     assert "waiting for the gate" in str(scene.told("warnings_changed")[-1])
+
+
+def test_an_address_that_leaves_while_the_kernel_is_looked_at_is_examined_next_time(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined: list[object] = []
+
+    def findings(claims: list[Claim], *_: object) -> tuple[Finding, ...]:
+        examined.extend(claims)
+        return ()
+
+    monkeypatch.setattr(auditor, "findings", findings)
+    monkeypatch.setattr(auditor, "_look", lambda *_: scene.steps.configured.clear())
+    scene.audits(1)
+    assert examined == []
+    assert scene.auditor._trigger.is_set()
+
+
+def test_removals_that_never_came_hide_no_later_one(scene: Scene) -> None:
+    scene.steps.expected_removals.add((ADDRESS, "eth1"))
+    scene.audits(1)
+    assert not scene.steps.expected_removals
+
+
+def test_an_address_that_was_removed_and_not_configured_again_is_restored_by_the_rules(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def replace(_address: str) -> str:
+        return "the kernel refuses it"
+
+    monkeypatch.setattr(scene.steps, "replace", replace)
+    scene.audits(1, finding("duplicate", "replace"))
+    assert scene.told("address_removed") == [("address_removed", ADDRESS, "eth1")]
+
+
+def test_a_defect_does_not_end_the_auditing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditor, "INTERVAL", 0.0)
+    monkeypatch.setattr(auditor, "TRIGGERED", 0.0)
+    second = asyncio.Event()
+
+    async def audit() -> None:
+        if scene.told("warnings_changed"):
+            second.set()
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(scene.auditor, "audit", audit)
+
+    async def go() -> None:
+        scene.auditor.start()
+        await asyncio.wait_for(second.wait(), 60)
+        scene.auditor.close()
+
+    asyncio.run(go())
+    assert "unexpected RuntimeError: a defect" in str(scene.told("warnings_changed")[0])
