@@ -41,3 +41,40 @@ def test_the_longest_stop_of_the_guard_reaches_the_agent_whatever_its_place_is_c
         assert told.where == where[:152]
     guard.tell_guard_stop(None)
     assert agent.guard_stop is None
+
+
+class Watched(HoldPage):
+    """A page of which an agent that adopts, or the guard, may see every state in between."""
+
+    def __init__(self) -> None:
+        super().__init__(bytearray(HoldPage.SIZE))
+        self.seen: list[tuple[str, float]] = []
+
+    def _changed(self) -> None:
+        self.seen.append((self.incarnation, self.deadline))
+
+
+def test_i1_a_deadline_is_written_after_all_that_it_stands_for() -> None:
+    page = Watched()
+    page.confirm("one", 0, 100.0, 5, 3.0)
+    page.seen.clear()
+    page.confirm("one", 1, 200.0, 6, 4.0)
+    assert {deadline for _, deadline in page.seen[:-1]} == {100.0}
+    assert (page.incarnation, page.slot, page.deadline, page.revision, page.quiet) == ("one", 1, 200.0, 6, 4.0)
+
+
+def test_i1_no_membership_is_seen_with_the_deadline_of_another() -> None:
+    page = Watched()
+    page.confirm("one", 0, 100.0, 5, 3.0)
+    page.seen.clear()
+    page.confirm("two", 1, 200.0, 6, 4.0)
+    assert {deadline for _, deadline in page.seen[:-1]} == {0.0}
+    assert page.seen[-1] == ("two", 200.0)
+
+
+def test_i1_a_page_that_is_cleared_has_no_deadline_at_any_moment() -> None:
+    page = Watched()
+    page.confirm("one", 0, 100.0, 5, 3.0)
+    page.seen.clear()
+    page.clear()
+    assert page.seen == [("one", 0.0), ("", 0.0)]
