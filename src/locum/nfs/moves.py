@@ -123,6 +123,19 @@ class Notes:
         """Whether it has, since :meth:`settle`."""
         return os.path.exists(os.path.join(self._path, "dropped"))
 
+    def serves(self, life: str) -> None:
+        """Note the present life of the server (:meth:`locum.nfs.backends.base.Backend.life`)."""
+        with open(os.path.join(self._path, "life"), "w", encoding="utf-8") as file:
+            file.write(life)
+
+    def served(self) -> str:
+        """The life noted last; "" without one."""
+        try:
+            with open(os.path.join(self._path, "life"), encoding="utf-8") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+
     def settled(self) -> Holders | None:
         """The holders when all was settled last; None before the first time."""
         try:

@@ -5,6 +5,7 @@ The server is the kernel's, as stand-ins; the daemon is a function that answers.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from importlib.machinery import SourceFileLoader
@@ -210,6 +211,42 @@ def test_nobody_is_told_before_the_lock_manager_answers(world: World, monkeypatc
     present.clear()
     assert "the lock manager does not answer" in recovery.notify_when(world.script.locks_can_be_had, [{}], "", 60)
     assert len(told) == 1
+
+
+def lockd(world: World, number: int) -> None:
+    """Linux's lockd as that process."""
+    for old in world.proc.parent.parent.glob("[0-9]*"):
+        shutil.rmtree(old)
+    place = world.proc.parent.parent / str(number)
+    place.mkdir()
+    (place / "status").write_text("Name:\tlockd\nPPid:\t2\n")
+    (place / "stat").write_text(f"{number} (lockd) I 2 {' '.join(['0'] * 17)} 777 0\n")
+
+
+def test_server_that_an_administrator_restarted_has_told_no_client(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their locks are gone, and rpc.statd does not notify them: sm-notify runs once for each boot."""
+    monkeypatch.setattr(checks, "ask", lambda *_: None)
+    monkeypatch.setattr("os.kill", lambda *_: None)
+    monkeypatch.setattr(rpc, "null_call", lambda *_, **__: None)
+    lockd(world, 492)
+    world.script.monitor()
+    assert world.done() == ["watch 2049"]  # it was not known before
+    world.script.monitor()
+    assert world.done() == ["watch 2049"]
+    lockd(world, 633)
+    world.script.monitor()
+    assert world.done() == ["notify 10.0.0.1", "watch 2049"]
+    world.script.monitor()
+    assert world.done() == ["watch 2049"]
+    # Its own restarts are followed by "recovered".
+    world.serve("n1", "n2", assigned=("n1", "n3"))
+    lockd(world, 700)
+    world.script.startipreallocate()
+    world.done()
+    world.script.monitor()
+    assert world.done() == ["watch 2049"]
 
 
 def test_release_gives_up_its_locks_and_keeps_its_clients_on_the_list(world: World) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Self, TypeVar
 
 import msgspec
@@ -56,7 +57,15 @@ class VmLab:
             address = self.layout.client_addresses(name)[0].partition("/")[0]
         else:
             address = self.layout.private_address(name)
-        return Hardware(name, self.directory / "guests" / name, network.interfaces(self.layout, name), address)
+        guest, interfaces = self.directory / "guests" / name, network.interfaces(self.layout, name)
+        return Hardware(
+            name, guest, interfaces, address, shared=self.shared if name in self.layout.node_names else None
+        )
+
+    @property
+    def shared(self) -> Path:
+        """The directory that every node can mount, as its cluster's file system for what is not served."""
+        return self.directory / "shared"
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -112,6 +121,7 @@ class VmLab:
 
     def _build(self, settings: str, locum: bool) -> None:
         network.build(self.layout)
+        self.shared.mkdir(exist_ok=True)
         first = next(iter(self.machines.values()))
         (self.directory / "image.json").write_bytes(msgspec.json.encode(first.image))
         if self.state.store == "outside":

@@ -28,7 +28,8 @@ class Hardware(msgspec.Struct, frozen=True):
     """One guest. ``directory`` gets its sockets and its console's log; ``memory`` is in MiB.
 
     The interfaces are eth0, eth1, … in the guest, in this order. ``address`` (IPv4, in a /24) is that of eth0 at the
-    first boot, before the guest's files are written.
+    first boot, before the guest's files are written. ``shared``: a directory of this machine that the guest can mount
+    (9p, by the tag "shared"); as root, so that every guest that has it sees the same files and owners.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Hardware(msgspec.Struct, frozen=True):
     interfaces: tuple[Interface, ...]
     address: str
     memory: int = 512
+    shared: Path | None = None
 
     @property
     def disk(self) -> Path:
@@ -81,6 +83,8 @@ def command(hardware: Hardware, image: Image, accelerator: str) -> list[str]:
         *("-chardev", f"socket,path={hardware.agent},server=on,wait=off,id=agent"),
         *("-device", "virtio-serial", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
     ]
+    if hardware.shared is not None:
+        argv += ["-virtfs", f"local,path={hardware.shared},mount_tag=shared,security_model=passthrough"]
     for number, interface in enumerate(hardware.interfaces):
         argv += [
             *("-netdev", f"tap,id=net{number},ifname={interface.tap},script=no,downscript=no"),

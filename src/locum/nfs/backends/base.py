@@ -63,6 +63,11 @@ class Backend(ABC):
         """Let clients of the servers of ``nodes``, which are about to come here, reclaim their NFSv4 opens and locks.
         Called within the grace period."""
 
+    def life(self) -> str:
+        """What distinguishes the present life of the lock manager from every other; "" when it does not run, or where
+        its locks end only by :meth:`stop` and the like."""
+        return ""
+
     def tend(self) -> None:  # noqa: B027  (most servers have nothing to do)
         """Repair settings while it is running; monitor calls it."""
 

@@ -116,6 +116,14 @@ class Kernel(Backend):
         else:
             super().restart(timeout)
 
+    def life(self) -> str:
+        """lockd's process number and start: an administrator may restart nfs-server, and clients are not told then."""
+        for number in self._lockds():
+            with contextlib.suppress(OSError), open(self._path(f"{number}/stat"), encoding="ascii") as file:
+                # proc(5): the 22nd value; the second, in parentheses, is the name.
+                return f"{number} {file.read().rpartition(')')[2].split()[19]}"
+        return ""
+
     def release(self, address: str, clients: Collection[str] = ()) -> None:
         """Locks of NFSv3 clients that used the address (nfsd(7), ``unlock_ip``); of NFSv4 clients, the state of
         ``clients``, which other nodes have on record by now."""
@@ -181,13 +189,16 @@ class Kernel(Backend):
     def _signal_lockd(self) -> None:
         """Make a lockd that still runs drop its locks and begin a grace period, where the kernel does that. lockd
         notices a signal when a request wakes it."""
-        found = [int(name) for name in os.listdir(self._proc) if name.isdecimal() and self._is_lockd(name)]
+        found = self._lockds()
         for number in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         if found:
             with contextlib.suppress(rpc.RpcError):
                 rpc.null_call(rpc.NLM, 4, timeout=1.0)
+
+    def _lockds(self) -> list[int]:
+        return [int(name) for name in os.listdir(self._proc) if name.isdecimal() and self._is_lockd(name)]
 
     def _is_lockd(self, number: str) -> bool:
         """Whether that process is the kernel's lockd: only the kernel's threads have number 2 as parent."""
