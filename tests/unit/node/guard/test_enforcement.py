@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from locum.errors import NetlinkError
 from locum.machine.gate import gate
-from locum.machine.gate.gate import Gate, GateUnavailable
+from locum.machine.gate.gate import Gate, GateState, GateUnavailable
 from locum.node.guard.enforcement import WITHOUT_GATE, GuardGate, enforcement_of, judged_before
 
 
@@ -60,8 +60,43 @@ def test_a_node_runs_without_nf_tables_and_says_so(
     enforcement = enforcement_of(2.0, PUBLIC, INTERFACES, log, Gate)
     assert enforcement.gate is None
     assert enforcement.margin > 2.0
+    assert enforcement.lifetime == 2, "to be rounded down: nothing else ends the hold"
     assert enforcement.warning == WITHOUT_GATE
     assert [text.startswith(WITHOUT_GATE) for text in said] == [True, True]
+
+
+class Present:
+    """A kernel whose rules are there or not; notes what is done."""
+
+    def __init__(self, present: bool) -> None:
+        self._present = present
+        self.done: list[str] = []
+
+    def adopt(self, _public: Iterable[str], _interfaces: Iterable[str]) -> bool:
+        """See AgentGate."""
+        self.done.append("adopt")
+        return self._present
+
+    def install(self, _public: Iterable[str], _interfaces: Iterable[str]) -> None:
+        """See AgentGate."""
+        self.done.append("install")
+
+    def state(self) -> GateState:
+        """See AgentGate."""
+        return GateState(True)
+
+    def close(self) -> None:
+        """See AgentGate."""
+
+
+@pytest.mark.parametrize(("present", "done"), [(True, ["adopt"]), (False, ["adopt", "install"])])
+def test_an_agent_takes_the_gate_over_as_it_is_and_loads_one_that_is_gone(present: bool, done: list[str]) -> None:
+    """To load rules that are there would shut the gate in the midst of a hold that this agent adopts."""
+    kernel = Present(present)
+    enforcement = enforcement_of(2.0, PUBLIC, INTERFACES, lambda _text, _level: None, lambda: kernel)
+    assert kernel.done == done
+    assert enforcement.gate is kernel
+    assert enforcement.lifetime == 3, "to be rounded up: the gate ends the hold, and a beat in time keeps the address"
 
 
 def test_another_trouble_of_the_kernel_is_no_lack_of_nf_tables(monkeypatch: pytest.MonkeyPatch) -> None:
