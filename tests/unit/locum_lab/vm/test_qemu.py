@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from locum_lab.vm import qemu
@@ -39,6 +40,12 @@ def test_a_guest_writes_to_its_own_disk_alone() -> None:
     overlay = qemu.disk_command(HARDWARE, image)
     assert _after(overlay, "-b") == ["/cache/image-1/disk.img"]
     assert overlay[-1] == "/lab/guests/n2/disk.qcow2"
+
+
+def test_a_shared_directory_is_given_by_its_tag() -> None:
+    argv = qemu.command(msgspec.structs.replace(HARDWARE, shared=Path("/lab/shared")), Image("/cache/image-1"), "kvm")
+    assert _after(argv, "-virtfs") == ["local,path=/lab/shared,mount_tag=shared,security_model=passthrough"]
+    assert _after(qemu.command(HARDWARE, Image("/cache/image-1"), "kvm"), "-virtfs") == []
 
 
 def test_the_kernel_is_told_name_and_address() -> None:
