@@ -134,3 +134,9 @@ def test_notes_are_made_of_names_alone(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="node"):
         v4_records.arguments(name)
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_previous_holders_are_other_nodes_that_had_the_addresses() -> None:
+    noted = {"10.0.0.1": "n1 a", "10.0.0.2": "n2 b", "10.0.0.3": "n3 c"}
+    assert moves.previous_holders(noted, ["10.0.0.1", "10.0.0.2", "10.0.0.9"], "n1") == ["n2"]
+    assert moves.previous_holders(None, ["10.0.0.1"], "n1") == []

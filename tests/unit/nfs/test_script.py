@@ -21,6 +21,7 @@ from locum import rpc
 from locum.control_socket import NoDaemon
 from locum.nfs import callout, checks, recovery
 from locum.nfs.backends.base import Backend
+from locum.nfs.backends.kernel_server import Kernel
 
 FILE = Path(locum.__file__).parent / "scripts" / "60.nfs"
 ADDRESSES = ("10.0.0.1", "10.0.0.2")
@@ -211,6 +212,23 @@ def test_nobody_is_told_before_the_lock_manager_answers(world: World, monkeypatc
     present.clear()
     assert "the lock manager does not answer" in recovery.notify_when(world.script.locks_can_be_had, [{}], "", 60)
     assert len(told) == 1
+
+
+def test_server_is_told_whose_clients_come_before_it_starts_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's reads its records when it starts, and never again."""
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(Kernel, "begin_grace", lambda _, nodes=(): told.append(tuple(nodes)))
+    world.serve("n1", "n2", assigned=("n1", "n1"))
+    world.script.startipreallocate()
+    assert told == [("n2",)]
+    # Without a plan that it knew in time.
+    world.script.notes().settle({"10.0.0.1": "n1 n1-1", "10.0.0.2": "n2 n2-1"})
+    world.serve("n1", "n1")
+    world.script.takeip("eth0", "10.0.0.2", "24")
+    world.script.recovered()
+    assert told == [("n2",), ("n2",)]
 
 
 def lockd(world: World, number: int) -> None:
