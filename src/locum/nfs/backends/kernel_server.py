@@ -2,7 +2,7 @@
 
 Only the kernel's specifics, through services and files of /proc (the setting ``proc`` replaces /proc, for tests).
 Sources: ``fs/nfsd/nfsctl.c``, ``fs/nfsd/nfs4state.c`` and ``fs/lockd/svc.c`` of Linux, nfsd(7), and what
-Linux 6.1 did in tests/vm.
+Linux 6.1 did in a guest.
 
 lockd begins a grace period only when it starts, and drops all locks then. So every client of the node must be notified.
 Between the moment when the first node drops its locks and the moment when the last node is in its grace period, a lock
