@@ -310,7 +310,8 @@ class Checks:
         for other in self._machines.values():
             if other is machine or not other.kernel.open():
                 continue
-            if address in other.kernel.addresses and (other.name, address) not in self._run.by_hand:
+            here = address in other.kernel.addresses and (other.name, address) not in self._run.by_hand
+            if here and not _excused(other):
                 self.fail(
                     "I2", f"{machine.name} starts {event} for {address} while {other.name} has it and its gate is open"
                 )

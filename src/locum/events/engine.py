@@ -189,7 +189,10 @@ class EventEngine:
                 cancelled = await self._await(link, run)
                 self._current = None
                 answers, reason = run.answers, run.finished.result()
-                if reason is not None:
+                if reason is None:
+                    # This runner works: the next one that dies is not one of a series.
+                    self._failures = 0
+                else:
                     answers.append(plan.broken_off(answers, started, reason, cancelled or self._stopping))
             results = tuple(plan.results(answers))
             result = self._keep(EventResult(event, plan.arguments, started, time.monotonic() - begin, results))

@@ -214,7 +214,10 @@ class Membership:
         parts.serving.adopt(adoption, claims)
         parts.serving.scripts_forget(adoption.missing)
         if not parts.hold.valid(context.now):
+            # The guard has removed the addresses. Without the drop, the first renewal would bring them back, and the
+            # scripts would not know that they were gone.
             parts.serving.mark_uncertain()
+            context.emit(DropHold())
         health = current_health(view, context.name)
         if health is not None:
             parts.monitoring.adopt(health.started, health.earned, health.healthy, health.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -339,6 +340,25 @@ def test_stopping_ends_the_run_under_way_as_cancelled(bench: Bench) -> None:
     result = run_async(go())
     assert result.scripts[0].outcome is Outcome.CANCELLED
     assert not alive(int(bench.lines("pid")[0]))
+
+
+def test_a_runner_that_worked_is_replaced_at_once_when_it_dies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only runners that die one after the other are started after growing pauses."""
+    monkeypatch.setattr("locum.events.engine._RESTART_PAUSES", (0.0, 3600.0))
+    bench.shell("10.a", "exit 0\n")
+
+    async def works_and_dies(engine: EventEngine) -> None:
+        assert (await engine.run(Event.MONITOR)).ok
+        runner = engine.runner_pid
+        os.kill(runner, signal.SIGKILL)
+        await eventually(lambda: engine.runner_pid not in (0, runner))
+
+    async def go() -> None:
+        async with bench.running() as engine:
+            for _ in range(3):
+                await works_and_dies(engine)
+
+    run_async(go())
 
 
 def test_results_survive_the_daemon(bench: Bench) -> None:

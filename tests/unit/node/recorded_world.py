@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 from locum.config.tunables import Tunables
-from locum.errors import NetlinkError, StoreUnavailable
+from locum.errors import NetlinkError
 from locum.events.model import Event, EventResult
 from locum.events.runner.results import Outcome, ScriptResult
 from locum.machine.addresses import Address
@@ -21,6 +21,7 @@ from locum.node.steps import Steps
 from locum.rules import effects as fx
 from locum.rules.node import Node
 from locum.store.base import Batch, CommitResult, Snapshot
+from tests.unit.node.recorded_store import RecordedStore
 
 T = TypeVar("T")
 
@@ -487,52 +488,6 @@ class SlowCalls:
     async def on_addresses(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """See CallsPort."""
         return await self.addresses.start(function, *arguments)
-
-
-class RecordedStore:
-    """A store that answers reads and watches as the scene wants; without a wish it does not answer them."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        #: The answers to reads, in order; an error is raised.
-        self.reads: list[Snapshot | Exception] = []
-        #: What the present watch reports; an error ends it.
-        self.news: asyncio.Queue[Batch | Exception] = asyncio.Queue()
-
-    async def read(self, prefix: str) -> Snapshot:
-        """See :class:`locum.store.base.Store`."""
-        self._world.say("store: read")
-        await asyncio.sleep(0)
-        answer = self.reads.pop(0) if self.reads else StoreUnavailable("not in these scenes")
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def names(self, prefix: str) -> tuple[str, ...]:
-        """See Store."""
-        return ()
-
-    async def commit(self, conditions: object, operations: object) -> CommitResult:
-        """See Store."""
-        self._world.lines.append("store: commit")
-        await asyncio.sleep(0)
-        if "no answer" in self._world.refuses:
-            raise StoreUnavailable("no answer")
-        if "no answer in time" in self._world.refuses:
-            await asyncio.Event().wait()
-        return CommitResult("store: commit" not in self._world.refuses, 21)
-
-    async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
-        """See Store."""
-        self._world.say(f"store: watch after {after}")
-        while True:
-            news = await self.news.get()
-            if isinstance(news, Exception):
-                raise news
-            yield news
-
-    async def close(self) -> None:
-        """See Store."""
 
 
 def in_world(scene: Coroutine[Any, Any, T]) -> T:

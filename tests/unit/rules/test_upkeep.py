@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from locum.rules.effects import Effect, Restore, TakeAddress, TakeAgain
+from locum.rules.effects import DropHold, Effect, Restore, TakeAddress, TakeAgain
 from locum.rules.explain import Situation, why_unserved
 from locum.rules.node import Adoption, Node
 from locum.rules.obstacles import LONGEST_WARNING, MOST_WARNINGS, Obstacles
@@ -81,8 +81,9 @@ def test_a_lifetime_that_cannot_be_renewed_gives_the_address_up_before_it_ends()
     assert cluster.holder not in (None, holder)
 
 
-def test_what_an_agent_adopts_after_its_hold_has_ended_is_taken_anew() -> None:
-    """The guard has removed it: what scripts had attached is gone, whatever the notes say."""
+def test_what_an_agent_adopts_after_its_hold_has_ended_is_dropped_and_taken_anew() -> None:
+    """The guard has removed it: what scripts had attached is gone, whatever the notes say, and no renewal may bring the
+    address back."""
     cluster = Serving("n1")
     old = cluster.nodes["n1"]
     adoption = Adoption(
@@ -97,7 +98,8 @@ def test_what_an_agent_adopts_after_its_hold_has_ended_is_taken_anew() -> None:
     node.view.reset(cluster.core.snapshot(""))
     cluster.seen.clear()
     cluster.run(5.0)
-    assert cluster.effects(TakeAddress)
+    kinds = [type(effect) for _, effect in cluster.seen]
+    assert kinds.index(DropHold) < kinds.index(TakeAddress)
     assert cluster.holder == "n1"
 
 
