@@ -1,0 +1,111 @@
+"""Hears every packet with which one node speaks for a public address, and marks that guests send, on one clock.
+
+Run in the hub's namespace: ``python -m tests.vm.hearing TAP PORT`` writes a line for each.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import select
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from locum.clock import boottime
+from locum_lab import packets
+from locum_lab.tail import Tail
+from locum_lab.vm import setup
+from locum_lab.vm.lab import VmLab
+
+_ETH_P_ALL = 3
+#: UDP port of the hub to which guests send marks.
+PORT = 9999
+
+
+class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A packet that spoke for ``address``, or a mark with its text; ``t``: boot time in seconds."""
+
+    t: float
+    address: str = ""
+    mark: str = ""
+
+
+def marking(text: str) -> str:
+    """A command for guests (systemd's ExecStartPre=, ExecStopPost= …) that sends a mark."""
+    return f"/bin/bash -c 'echo -n {text} >/dev/udp/{setup.OUTSIDE_V4}/{PORT}'"
+
+
+class Hearing:
+    """Hears until the end of the ``with`` block. ``heard``: everything up to the last :meth:`read`, in order."""
+
+    def __init__(self, lab: VmLab, node: str) -> None:
+        self._lab = lab
+        self._pool = {public.address for public in lab.layout.public_addresses}
+        self.heard: list[Heard] = []
+        path = lab.directory / "hearing.jsonl"
+        path.unlink(missing_ok=True)
+        self._tail = Tail(path)
+        command = [*("ip", "netns", "exec", lab.layout.hub, sys.executable, "-m", "tests.vm.hearing")]
+        with path.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, lab.layout.port(node, "eth1"), str(PORT)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                cwd=Path(__file__).parents[2],
+                start_new_session=True,
+            )
+        self.wait_mark("begin")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def read(self) -> None:
+        """Read what was heard since the last call."""
+        new = (msgspec.json.decode(line, type=Heard) for line in self._tail.lines())
+        self.heard += (item for item in new if item.mark or item.address in self._pool)
+
+    def marks(self, text: str) -> list[float]:
+        """When this mark has arrived, each time."""
+        self.read()
+        return [item.t for item in self.heard if item.mark == text]
+
+    def wait_mark(self, text: str) -> float:
+        """Wait for a mark; the time of its last arrival."""
+        return self._lab.wait_for(f"the mark {text!r}", lambda: self.marks(text))[-1]
+
+    def spoken(self, since: float) -> list[Heard]:
+        """The packets of the node for public addresses from ``since`` on."""
+        return [item for item in self.heard if item.address and item.t >= since]
+
+
+def main(interface: str, port: int) -> None:
+    """Hear one interface and one port, for ever."""
+    public = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+    public.bind((interface, _ETH_P_ALL))
+    marks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    marks.bind((setup.OUTSIDE_V4, port))
+    _write(Heard(boottime(), mark="begin"))
+    while True:
+        for ready in select.select([public, marks], [], [])[0]:
+            data, sender = ready.recvfrom(2048)
+            if ready is marks:
+                _write(Heard(boottime(), mark=data.decode(errors="replace")))
+            elif sender[2] != socket.PACKET_OUTGOING and (spoken := packets.speaks_for(data)) is not None:
+                _write(Heard(boottime(), str(ipaddress.ip_address(spoken[1]))))
+
+
+def _write(item: Heard) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(item) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
