@@ -22,6 +22,8 @@ from locum.errors import LocumError
 
 #: Between two questions whether a command in the guest has ended, in seconds.
 _ASK_AGAIN = 0.05
+#: Between two attempts to reach a socket at which other commands queue, in seconds.
+_QUEUE_AGAIN = 0.1
 #: Bytes of a file in one request.
 _CHUNK = 1 << 20
 
@@ -74,12 +76,15 @@ class _Lines:
         return dict(json.loads(self.line()))
 
     def _wait(self, call: Any, *arguments: object) -> Any:
-        left = self._deadline - time.monotonic()
         try:
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            return call(*arguments)
+            while (left := self._deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                try:
+                    return call(*arguments)
+                except BlockingIOError:
+                    # Other commands queue at the socket already, as many as it takes.
+                    time.sleep(_QUEUE_AGAIN)
+            raise TimeoutError
         except TimeoutError:
             raise GuestError(f"{self._path}: no answer in time") from None
         except OSError as error:

@@ -165,3 +165,22 @@ def test_a_file_is_read_to_its_end(server: Server) -> None:
 
     server.reply = _agent(answers)
     assert Agent(server.path).read("/etc/x") == b"one two"
+
+
+def test_a_command_waits_while_others_queue_at_the_socket(tmp_path: Path) -> None:
+    path = tmp_path / "full"
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as first:
+        listening.bind(str(path))
+        listening.listen(0)
+        first.connect(str(path))
+        assert not Agent(path).answers(0.3)
+
+        def serve() -> None:
+            for _ in range(2):
+                listening.accept()[0].close()
+
+        serving = threading.Timer(0.3, serve)
+        serving.start()
+        with pytest.raises(GuestError, match="closed"):
+            Monitor(path).execute("query-status")
+        serving.join()
