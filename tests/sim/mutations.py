@@ -236,16 +236,6 @@ def gap_without_reading(patch: Patch) -> None:
     patch.setattr(Beats, "_look_for_gap", look_for_gap)
 
 
-def adopted_in_another_history(patch: Patch) -> None:
-    """A restarted agent goes on with a membership that lacks its last beat or claims, and with what it had taken."""
-
-    def may_adopt(self: Membership, adoption: Adoption) -> bool:
-        return self._parts.view.alive(self._parts.context.name, adoption.incarnation)
-
-    patch.setattr(Membership, "_may_adopt", may_adopt)
-    patch.setattr(Serving, "contradiction", lambda _: None)
-
-
 def refused_and_not_read_anew(patch: Patch) -> None:
     """A node whose beat was refused goes on with what it knew."""
     original = Node.beat_done
@@ -324,16 +314,6 @@ MUTATIONS: dict[str, Mutation] = {
             ("I1", "I2", "liveness"),
             Knobs(only=("store_restored", "cut", "cut_up", "link_down"), nodes=3, calm=0.5),
         ),
-        Mutation(
-            adopted_in_another_history,
-            ("I1", "I2", "liveness"),
-            Knobs(
-                only=("store_restored", "kill_agent", "kill_agent", "link_down", "admin"),
-                nodes=3,
-                addresses=12,
-                calm=0.15,
-            ),
-        ),
         Mutation(refused_and_not_read_anew, ("liveness", "I1"), Knobs(only=BACK, nodes=3, calm=0.5)),
         Mutation(closing_does_not_wait, ("liveness",)),
         Mutation(settled_while_moving, ("liveness",), Knobs(only=("link_down",), nodes=3, addresses=8, calm=0.5)),
@@ -360,7 +340,11 @@ MUTATIONS: dict[str, Mutation] = {
         Mutation(refusals_of_the_kernel_forgotten, ("served",), Knobs(only=("refuse_address",), nodes=3, calm=1.0)),
         Mutation(gate_failures_forgotten, ("served",), Knobs(only=("refuse_gate",), nodes=3, calm=2.0)),
         Mutation(restored_without_a_word, ("liveness",), Knobs(only=("remove_by_hand",), calm=0.5)),
-        Mutation(adopted_without_a_look, ("liveness",), Knobs(only=("remove_by_hand", "kill_agent"), calm=0.2)),
+        Mutation(
+            adopted_without_a_look,
+            ("liveness",),
+            Knobs(only=("remove_by_hand", "kill_agent"), calm=0.05, hold=5.0, addresses=12),
+        ),
         Mutation(
             links_undamped,
             ("moves",),
