@@ -106,6 +106,9 @@ class CountingStore:
     async def read(self, prefix: str) -> Snapshot:
         return await self._store.read(prefix)
 
+    async def names(self, prefix: str) -> tuple[str, ...]:
+        return await self._store.names(prefix)
+
     def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
         return self._store.watch(prefix, after)
 
@@ -205,35 +208,34 @@ async def measure(node: str, server: Child, client: Child, path: str, connection
     )
     gaps = Gaps()
     tracker.start()
-    costs = tracker.recorder.costs
+    recorder = tracker.recorder
 
-    async def passes(count: int) -> tuple[float, float]:
-        """(CPU of all of this process, CPU of the passes themselves) for each pass."""
-        before, cpu, own = costs.passes, time.process_time(), costs.cpu
-        while costs.passes < before + count:
-            await tracker.recorder.look(settings.ports)
-        number = costs.passes - before
-        return 1000 * (time.process_time() - cpu) / number, 1000 * (costs.cpu - own) / number
+    async def passes(count: int) -> float:
+        """CPU of all of this process for each pass, in milliseconds."""
+        before, cpu = recorder.passes, time.process_time()
+        while recorder.passes < before + count:
+            await recorder.look(settings.ports)
+        return 1000 * (time.process_time() - cpu) / (recorder.passes - before)
 
     await tracker.taking(ADDRESS)
     tracker.taken(ADDRESS, "veth0")
     await until(lambda: ADDRESS in tracker.recorder)
-    results["pass_without_connections_cpu"] = (await passes(5))[0]
+    results["pass_without_connections_cpu"] = await passes(5)
 
     # Connections that appear between two passes of the tracker's own rhythm.
     await asyncio.to_thread(client.ask, f"{connections} 0")
-    appeared, seen = time.monotonic(), costs.passes
+    appeared, seen = time.monotonic(), recorder.passes
     while len((await tracker.lists.read(ADDRESS)).entries()) < connections:
         await asyncio.sleep(0.01)
         if time.monotonic() > appeared + 60:
             raise SystemExit(f"not registered: {said}")
     results["all_registered_after_s"] = time.monotonic() - appeared
-    results["all_registered_after_passes"] = costs.passes - seen
+    results["all_registered_after_passes"] = recorder.passes - seen
     _, operations, written = store.take()
     results["first_list_bytes"], results["first_list_operations"] = written, operations
     results["longest_gap_of_the_loop_registering"] = gaps.take()
 
-    results["unchanged_pass_cpu"], _ = await passes(100)
+    results["unchanged_pass_cpu"] = await passes(100)
     results["unchanged_pass_commits"] = store.take()[0]
 
     # A hundredth of them ends, and as many new ones come, before each pass, for as long as a list is kept untidied.
@@ -242,7 +244,7 @@ async def measure(node: str, server: Child, client: Child, path: str, connection
     for _ in range(rounds):
         await asyncio.to_thread(client.ask, f"{churn} {churn}")
         await asyncio.to_thread(server.ask)
-        cpu += (await passes(1))[0]
+        cpu += await passes(1)
         await asyncio.sleep(1.0)
     commits, operations, written = store.take()
     results["one_percent_pass_cpu"] = cpu / rounds
