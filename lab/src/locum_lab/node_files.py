@@ -34,20 +34,11 @@ def write(
     """
     for name in ("runtime", "state", "events"):
         (directory / name).mkdir(parents=True, exist_ok=True)
-    interfaces = ",".join(layout.public_interfaces)
-    (directory / "public_addresses").write_text(
-        "".join(f"{public.address}/{public.bits} {interfaces}\n" for public in layout.public_addresses)
-    )
+    (directory / "public_addresses").write_text(public_addresses(layout))
     lines = [
         "[node]",
         f"name = {json.dumps(node)}",
-        f"number = {layout.number(node)}",
-        f"private_address = {json.dumps(layout.private_address(node))}",
-        "",
-        "[cluster]",
-        f"name = {json.dumps(layout.name)}",
-        f"store = {json.dumps(store_url)}",
-        f"hold = {layout.hold:g}",
+        *place_in_cluster(layout, node, store_url),
         "",
         "[paths]",
         *(f"{key} = {json.dumps(str(directory / key))}" for key in ("runtime", "state", "events", "public_addresses")),
@@ -59,6 +50,25 @@ def write(
     if scripts is not None:
         for source in (*map(services.shipped, SHIPPED), *scripts):
             install(source, directory / "events")
+
+
+def public_addresses(layout: Layout) -> str:
+    """The file of public addresses, which every node has."""
+    interfaces = ",".join(layout.public_interfaces)
+    return "".join(f"{public.address}/{public.bits} {interfaces}\n" for public in layout.public_addresses)
+
+
+def place_in_cluster(layout: Layout, node: str, store_url: str) -> list[str]:
+    """The lines of a node's configuration from its number to the cluster's hold, for use below ``[node]``."""
+    return [
+        f"number = {layout.number(node)}",
+        f"private_address = {json.dumps(layout.private_address(node))}",
+        "",
+        "[cluster]",
+        f"name = {json.dumps(layout.name)}",
+        f"store = {json.dumps(store_url)}",
+        f"hold = {layout.hold:g}",
+    ]
 
 
 def install(source: Path, events: Path) -> None:

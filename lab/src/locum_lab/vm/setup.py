@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from locum_lab.layout import Layout
+from locum_lab.node_files import place_in_cluster, public_addresses
 
 #: Where etcd listens when it is outside of the guests: the lab's end of the private network.
 OUTSIDE_V4 = "10.78.0.254"
@@ -16,13 +16,10 @@ def node_files(layout: Layout, node: str, store_url: str, settings: str = "") ->
 
     ``settings`` is TOML, added to the configuration.
     """
-    interfaces = ",".join(layout.public_interfaces)
     files = {
         "/etc/systemd/network/10-eth0.network": network("eth0", [f"{layout.private_address(node)}/24"]),
         "/etc/locum/locum.toml": locum_configuration(layout, node, store_url, settings),
-        "/etc/locum/public_addresses": "".join(
-            f"{public.address}/{public.bits} {interfaces}\n" for public in layout.public_addresses
-        ),
+        "/etc/locum/public_addresses": public_addresses(layout),
         "/etc/hosts": hosts(layout),
     }
     for interface in layout.public_interfaces:
@@ -64,13 +61,7 @@ def locum_configuration(layout: Layout, node: str, store_url: str, settings: str
     return "\n".join(
         [
             "[node]",
-            f"number = {layout.number(node)}",
-            f"private_address = {json.dumps(layout.private_address(node))}",
-            "",
-            "[cluster]",
-            f"name = {json.dumps(layout.name)}",
-            f"store = {json.dumps(store_url)}",
-            f"hold = {layout.hold:g}",
+            *place_in_cluster(layout, node, store_url),
             "",
             "[paths]",
             'runtime = "/run/locum"',
