@@ -146,21 +146,22 @@ class SimulatedGate:
     def allow(self, addresses: Iterable[str]) -> None:
         """See GatePort."""
         self._step()
+        self._need_rules("let addresses through the gate")
         for address in addresses:
             self._kernel.allow(address)
         self._step()
 
     def deny(self, addresses: Iterable[str]) -> None:
-        """See GatePort."""
+        """See GatePort. The gate's object forgets the addresses even if the kernel has no rules."""
         self._step()
         self._kernel.deny(addresses)
+        self._need_rules("shut addresses out at the gate")
         self._step()
 
     def configure(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
-        """See GatePort. Without its rules there is nothing to change."""
+        """See GatePort."""
         self._step()
-        if self._kernel.lawless:
-            raise NetlinkError("cannot change the gate's public addresses", errno.ENOENT)
+        self._need_rules("change the gate's public addresses")
         self._kernel.configure_gate(public)
         self._step()
 
@@ -177,6 +178,10 @@ class SimulatedGate:
         self._kernel.restore_rules()
         self._serials.clear()
         self._step()
+
+    def _need_rules(self, what: str) -> None:
+        if self._kernel.lawless:
+            raise NetlinkError(f"cannot {what}", errno.ENOENT)
 
     def _check(self, what: str) -> None:
         if self._kernel.gate_fails:

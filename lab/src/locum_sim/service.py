@@ -73,16 +73,16 @@ class StoreService:
             self.meddler(author)
         batch = core.evaluate(conditions, operations)
         if batch is None:
-            return CommitResult(False, core.revision)
+            return CommitResult(False, core.revision, core.began)
         if not batch.changes:
-            return CommitResult(True, core.revision)
+            return CommitResult(True, core.revision, core.began)
         if self.observer is not None:
             self.observer.committed(author, core, batch)
         core.apply(batch)
         self.past.append((self.engine.now, batch))
         for watch in self.watches:
             watch.push(batch)
-        return CommitResult(True, batch.revision)
+        return CommitResult(True, batch.revision, core.began)
 
     def start_again(self) -> None:
         """The store is back."""
@@ -117,7 +117,8 @@ class StoreService:
         if embedded:
             beats = [entry for key, entry in entries.items() if key.startswith("beat/")]
             entries |= {entry.key: Entry(entry.key, entry.value, revision) for entry in beats}
-        self.core = KeyValue(revision=revision, entries=entries.values(), history_commits=self._history)
+        began = revision if embedded else 0
+        self.core = KeyValue(revision=revision, entries=entries.values(), began=began, history_commits=self._history)
         self.histories += 1
         self.went_back_at = self.engine.now
         self._waiting.clear()

@@ -7,7 +7,7 @@ which the event loop handed them over; the loop reads only ``gone``.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from locum.clock import Clock
 from locum.errors import LocumError, NetlinkError
@@ -41,7 +41,7 @@ class GateWork:
 
     def allow(self, address: str) -> None:
         """Let ``address`` through. Raises LocumError."""
-        self._gate.allow([address])
+        self._change(self._gate.allow, {address})
         self._unmuted.discard(address)
 
     def deny(self, address: str) -> None:
@@ -77,8 +77,22 @@ class GateWork:
     def _mute(self, addresses: Iterable[str]) -> None:
         unwanted = set(addresses)
         self._unmuted |= unwanted
-        self._gate.deny(unwanted)
+        self._change(self._gate.deny, unwanted)
         self._unmuted -= unwanted
+
+    def _change(self, change: Callable[[Iterable[str]], object], addresses: set[str]) -> None:
+        """Change the gate's sets. Raises LocumError.
+
+        The kernel reports rules that another program removes some milliseconds later. A change in that time puts them
+        back, shut: ``releaseip`` must not run while its address still answers.
+        """
+        try:
+            change(addresses)
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            self.restore()
+            change(addresses)
 
     def _repair(self) -> None:
         """Repair earlier failures before the gate may open: put it back, and mute addresses. Raises LocumError."""

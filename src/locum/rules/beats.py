@@ -52,6 +52,8 @@ class Beats:
         # The answer to a beat of an earlier membership says nothing about this one.
         current = membership.member and hold.under_way(request)
         accepted = result is not None and result.accepted
+        if result is not None:
+            parts.history.answered(result.began, now)
         if accepted and current:
             self._look_for_gap(now, wall)
         # The hold is prolonged before it is checked: a late answer that still counts must not be preceded by the end

@@ -25,6 +25,8 @@ class History:
         self._longest_wait = 0.0
         #: Nothing is claimed or taken before this time (CLOCK_BOOTTIME seconds).
         self.quiet_until = 0.0
+        # When the store last started without proof of its latest state (a revision); None before the first answer.
+        self._began: int | None = None
         # The number of reads of the view when it last became uncertain.
         self._doubted_at_read = -1
         # The unix time until which admins see a change, and the text.
@@ -46,11 +48,26 @@ class History:
     def watch_lost(self) -> None:
         """The caller reads the store again; until then, the view is uncertain."""
         self._doubted_at_read = self._context.view.reads
-        self.quiet_until = max(self.quiet_until, self._context.now + self.longest_wait())
+        self.keep_quiet()
+
+    def answered(self, began: int, now: float, *, read: bool = False) -> None:
+        """The store has answered, at the CLOCK_BOOTTIME second ``now``; ``read``: it was read as a whole.
+
+        When it ``began`` (:class:`locum.store.base.CommitResult`) since the answer before, it may be a restored copy.
+        """
+        earlier, self._began = self._began, began
+        if earlier is None or began <= earlier:
+            return
+        self._keep_quiet_from(now)
+        if not read:
+            self.mark_uncertain()
 
     def keep_quiet(self) -> None:
         """Claim and take nothing until every hold of another history has ended."""
-        self.quiet_until = self._context.now + self.longest_wait()
+        self._keep_quiet_from(self._context.now)
+
+    def _keep_quiet_from(self, now: float) -> None:
+        self.quiet_until = max(self.quiet_until, now + self.longest_wait())
 
     def longest_wait(self) -> float:
         """The longest hold plus margin known to this node, in seconds."""

@@ -209,6 +209,10 @@ class Membership:
         parts.hold.adopt(adoption.deadline, adoption.slot, beat.record.sequence if beat is not None else 0)
         context.last_beat = adoption.revision
         parts.history.quiet_until = adoption.quiet
+        if view.revision_of(f"beat/{context.name}") != adoption.revision:
+            # Another beat was accepted and not recorded, or the embedded store has started since and gave it this
+            # revision, perhaps from a copy: the claims of the others that it shows may be old.
+            parts.history.keep_quiet()
         mine = (context.name, context.incarnation)
         claims = {a: c.record for a, c in view.claims.items() if (c.record.node, c.record.incarnation) == mine}
         parts.serving.adopt(adoption, claims)

@@ -63,7 +63,9 @@ class Node:
 
     def store_read(self, snapshot: Snapshot, known: int, now: float, wall: float) -> None:
         """The whole store was read. ``known``: the view's ``known`` when the read was requested."""
-        self._view_changed(self.view.reset(snapshot, known), now, wall)
+        keys = self.view.reset(snapshot, known)
+        self.parts.history.answered(snapshot.began, now, read=True)
+        self._view_changed(keys, now, wall)
 
     def store_changed(self, batch: Batch, now: float, wall: float) -> None:
         """The watch has reported one commit."""
@@ -102,6 +104,8 @@ class Node:
         """A commit was answered; ``result`` is None when the store did not answer."""
         self._membership.time_passes(now, wall)
         answer = self.parts.commits.answered(request, result)
+        if result is not None:
+            self.parts.history.answered(result.began, now)
         refused = result is not None and answer is not None and not answer.accepted
         if self.view.another_history:
             self._begin_history()

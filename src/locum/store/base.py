@@ -25,11 +25,12 @@ class Entry(msgspec.Struct, frozen=True):
     revision: int
 
 
-class Snapshot(msgspec.Struct, frozen=True):
-    """All entries under a prefix as they were at ``revision`` of the store."""
+class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All entries under a prefix as they were at ``revision`` of the store. ``began``: see :class:`CommitResult`."""
 
     revision: int
     entries: tuple[Entry, ...]
+    began: int = 0
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -100,14 +101,18 @@ class Commit(msgspec.Struct, frozen=True):
                 )
 
 
-class CommitResult(msgspec.Struct, frozen=True):
+class CommitResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """``accepted``: whether all conditions held; if so, all operations took effect at ``revision``.
 
     When not accepted, the commit had no effect and ``revision`` is the store's at the time of the check.
+
+    ``began``: the revision at which the engine started without proof that it has its latest state; 0 for an engine that
+    always has it. A key that the engine rewrote at its start does not prove that later commits are still there.
     """
 
     accepted: bool
     revision: int
+    began: int = 0
 
 
 #: A commit holds at most this many conditions and at most this many operations (etcd's default is 128).

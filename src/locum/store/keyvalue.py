@@ -73,7 +73,8 @@ class KeyValue:
     """The state. Revisions grow by one with every commit that changes something.
 
     ``revision`` and ``entries`` are the initial state. A restarted store begins above every revision that it has ever
-    assigned, so that no old condition and no old watch fits by accident.
+    assigned, so that no old condition and no old watch fits by accident. ``began``: as in
+    :class:`locum.store.base.CommitResult`.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class KeyValue:
         *,
         revision: int = 0,
         entries: Iterable[Entry] = (),
+        began: int = 0,
         history_commits: int = HISTORY_COMMITS,
         history_bytes: int = HISTORY_BYTES,
     ) -> None:
@@ -88,6 +90,8 @@ class KeyValue:
         self._keys = sorted(self._entries)
         #: The revision of the last commit that changed something.
         self.revision = revision
+        #: Every answer carries it.
+        self.began = began
         #: The history begins after this revision.
         self.compacted = revision
         # The history is complete from the beginning as long as nothing was dropped.
@@ -106,7 +110,7 @@ class KeyValue:
 
     def snapshot(self, prefix: str = "") -> Snapshot:
         """All entries under ``prefix``, sorted by key."""
-        return Snapshot(self.revision, tuple(self._entries[key] for key in self._under(prefix)))
+        return Snapshot(self.revision, tuple(self._entries[key] for key in self._under(prefix)), self.began)
 
     def names(self, prefix: str = "") -> tuple[str, ...]:
         """The first parts of the keys after ``prefix``; see :meth:`locum.store.base.Store.names`."""
@@ -132,9 +136,9 @@ class KeyValue:
         """Carry out ``operations`` if all ``conditions`` hold. Raises what :func:`check_commit` does."""
         batch = self.evaluate(conditions, operations)
         if batch is None:
-            return CommitResult(False, self.revision)
+            return CommitResult(False, self.revision, self.began)
         self.apply(batch)
-        return CommitResult(True, self.revision)
+        return CommitResult(True, self.revision, self.began)
 
     def evaluate(self, conditions: Sequence[Condition], operations: Sequence[Operation]) -> Batch | None:
         """The changes of the commit, or None when a condition fails. Has no effect.

@@ -32,7 +32,7 @@ class PrefixedStore:
         cut = len(self._prefix)
         snapshot = await self._store.read(self._prefix + prefix)
         entries = tuple(Entry(e.key[cut:], e.value, e.revision) for e in snapshot.entries)
-        return Snapshot(snapshot.revision, entries)
+        return Snapshot(snapshot.revision, entries, snapshot.began)
 
     async def names(self, prefix: str) -> tuple[str, ...]:
         return await self._store.names(self._prefix + prefix)

@@ -23,7 +23,8 @@ a checkpoint that began after its commit, so many confirmations share one.
 
 Revisions: the file has a limit that no assigned revision exceeds; a store that was not closed properly starts again
 above it, so old watches get WatchLost. Volatile keys then get that new revision, as if their older value had been
-rewritten: to a reader of the newer value, a key must never seem to go back.
+rewritten: to a reader of the newer value, a key must never seem to go back. A copy of the file looks the same after its
+start, so every answer says at which revision the store started like this (``CommitResult.began``).
 
 An error of the disk is never silent: a commit that cannot be written raises and has no effect. After a failed fsync the
 content of the file is uncertain (the kernel drops pages that it could not write), so from then on only volatile keys
@@ -262,7 +263,8 @@ class SqliteStore(MemoryStore):
 
     def __init__(self, path: str) -> None:
         self._log = SqliteLog(path)
-        super().__init__(KeyValue(revision=self._log.revision, entries=self._found()))
+        began = 0 if self._log.clean else self._log.revision
+        super().__init__(KeyValue(revision=self._log.revision, entries=self._found(), began=began))
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
@@ -286,7 +288,7 @@ class SqliteStore(MemoryStore):
         self._check_open()
         batch = self.core.evaluate(conditions, operations)
         if batch is None or not batch.changes:
-            return CommitResult(batch is not None, self.core.revision), None
+            return CommitResult(batch is not None, self.core.revision, self.core.began), None
         if self._must_be_logged(batch):
             self._append(batch)
         self.core.apply(batch)
@@ -297,7 +299,7 @@ class SqliteStore(MemoryStore):
         if self._syncing is None and (self._waiting or self._unsynced >= _CHECKPOINT_EVERY):
             self._syncing = tasks.start(self._sync(), "writing to the disk")
         self._tell()
-        return CommitResult(True, batch.revision), safe
+        return CommitResult(True, batch.revision, self.core.began), safe
 
     def _must_be_logged(self, batch: Batch) -> bool:
         return batch.revision >= self._log.limit or any(
