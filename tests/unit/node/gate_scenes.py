@@ -38,6 +38,16 @@ async def _not_put_back(world: World) -> None:
     await world.effect(BEAT)
 
 
+def _rules_gone(effect: fx.Effect) -> Act:
+    """Another program removes the rules; nothing has reported it yet."""
+
+    async def act(world: World) -> None:
+        world.rules_gone = True
+        await world.effect(effect)
+
+    return act
+
+
 async def _works_again(world: World) -> None:
     await world.effect(BEAT)
     world.refuses.clear()
@@ -90,6 +100,8 @@ GATE_SCENES: dict[str, Scene] = {
     "what could not be muted is muted before the next beat": Scene(_not_muted, ("gate: mute",), held=True),
     "what could not be muted is taken again": Scene(_not_muted_and_taken_again, ("gate: mute",), held=True),
     "removed rules cannot be put back at once": Scene(_not_put_back, ("gate: put",), held=True),
+    "an address is released just after another program removed the rules": Scene(_rules_gone(RELEASE), held=True),
+    "an address is taken just after another program removed the rules": Scene(_rules_gone(TAKE)),
     "the gate cannot be armed, and works again": Scene(_works_again, ("gate: arm",)),
     "the gate cannot be opened": Scene(doing(BEAT, CONFIRM), ("gate: open",)),
     "a beat while the one before it waits for the gate": Scene(_locked),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import selectors
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
@@ -66,6 +67,7 @@ class World:
         self.incarnation = "abc"
         #: What the rules say of themselves.
         self.member, self.current_at = True, 0.0
+        self.rules_gone = False
         self.held: set[str] = set()
         self.notes = {ADDRESS: ("abc", "eth0"), OTHER: ("old", "eth0")}
         #: What an agent finds in the kernel at its start; and (address, interface) that procedures have configured.
@@ -234,11 +236,13 @@ class _Gate:
 
     def allow(self, addresses: Iterable[str]) -> None:
         self._world.say(f"gate: let {' '.join(sorted(addresses))} through")
+        self._need_rules()
         self._world.held |= set(addresses)
 
     def deny(self, addresses: Iterable[str]) -> None:
         self._world.say(f"gate: mute {' '.join(sorted(addresses))}".rstrip())
         self._world.held -= set(addresses)
+        self._need_rules()
 
     def shut(self) -> None:
         self._world.say("gate: shut")
@@ -248,6 +252,11 @@ class _Gate:
 
     def restore(self) -> None:
         self._world.say("gate: put back")
+        self._world.rules_gone = False
+
+    def _need_rules(self) -> None:
+        if self._world.rules_gone:
+            raise NetlinkError("no such table", errno.ENOENT)
 
 
 class _Table:

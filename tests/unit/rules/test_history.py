@@ -316,6 +316,48 @@ def test_i1_an_agent_that_adopts_waits_as_long_as_its_predecessor_had_to(quiet: 
     assert scene.now >= quiet
 
 
+def test_i1_an_agent_that_adopts_takes_nothing_by_a_store_that_may_be_a_copy() -> None:
+    """The embedded store rewrote the beats: the own claims are enough to keep what is held, not to take more."""
+    scene = Scene(entries=member_entries("abc", beat=1_000_000))
+    assert scene.node.status().stage is Stage.MEMBER
+    assert scene.node.parts.serving.local["10.0.0.1"].held
+    scene.node.parts.serving.local.clear()
+    waited = scene.claims(10.0)
+    assert waited is not None
+    assert waited >= WAIT - 0.01
+
+
+def test_i1_a_beat_answered_by_a_store_that_began_anew_carries_the_wait_for_the_next_agent() -> None:
+    """Its agent may end before it has heard that its watch is lost."""
+    scene = Scene()
+    effects = scene.answer(scene.beat(0.5), CommitResult(True, 1_000_001, began=1_000_000))
+    (confirmed,) = [effect for effect in effects if isinstance(effect, ConfirmHold)]
+    assert confirmed.quiet == pytest.approx(scene.now + WAIT)
+    assert any(isinstance(effect, ReadAnew) for effect in effects)
+    assert scene.node.parts.serving.local["10.0.0.1"].held
+    again = scene.answer(scene.beat(0.5), CommitResult(True, 1_000_002, began=1_000_000))
+    assert [effect.quiet for effect in again if isinstance(effect, ConfirmHold)] == [confirmed.quiet]
+
+
+def test_i1_a_read_of_a_store_that_began_anew_takes_nothing_for_a_hold() -> None:
+    """It had begun before the watch did, so no watch was lost."""
+    scene = Scene()
+    scene.node.parts.serving.local.clear()
+    entries = member_entries("abc", beat=1_000_000)
+    scene.read(Snapshot(1_000_000, entries, began=1_000_000))
+    waited = scene.claims(10.0)
+    assert waited is not None
+    assert waited >= WAIT - 0.01
+
+
+def test_i1_a_refused_commit_of_a_store_that_began_anew_counts_as_a_lost_watch() -> None:
+    scene = Scene()
+    work = next(effect for effect in scene.first if isinstance(effect, CommitWork))
+    scene.node.commit_done(work.request, CommitResult(False, 1_000_001, began=1_000_000), scene.now, 1.7e9)
+    assert any(isinstance(effect, ReadAnew) for effect in scene.effects())
+    assert scene.node.parts.history.quiet_until == pytest.approx(scene.now + WAIT)
+
+
 def test_i1_after_a_gap_of_a_hold_nothing_is_taken_before_the_store_was_read_and_all_other_holds_are_over() -> None:
     scene = Scene()
     scene.answer(scene.beat(0.5), CommitResult(True, 21))

@@ -73,13 +73,22 @@ async def test_crash_keeps_what_was_seen(tmp_path: Path) -> None:
     assert "c/beat/n2" not in entries
     # For those who saw the newer one, it was written anew.
     assert entries["c/beat/n1"].revision == snapshot.revision > last.revision
+    # Every answer says so, since a restored copy of the file looks the same.
+    assert snapshot.began == snapshot.revision
+    assert (await after.commit([Condition("absent", 1)], [Put("k", b"")])).began == snapshot.began
     # No revision from before the crash fits anything.
     assert not (await after.commit([Condition("c/beat/n1", last.revision)], [Delete("c/beat/n1")])).accepted
     with pytest.raises(WatchLost):
         await anext(after.watch("", last.revision))
     new = await after.commit((), [Put("k", b"")])
     assert new.revision > last.revision
+    assert new.began == snapshot.began
+    beat = await after.commit((), [Put("c/beat/n1", b"second")])
+    assert beat.began == snapshot.began
     await after.close()
+    properly = SqliteStore(str(copy))
+    assert (await properly.read("")).began == 0
+    await properly.close()
 
 
 @asynchronous
