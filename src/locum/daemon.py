@@ -227,9 +227,11 @@ async def serve(settings: Settings) -> int:
     if credentials is not None:
         credentials.watch_credentials(lambda text: log(f"etcd: {text}"), _warner(driver, log))
 
-    reconfiguration = Reconfiguration(driver, steps, configured, interfaces, beginning.leaving, tell_guard, log)
+    reconfiguration = Reconfiguration(
+        driver, steps.gate, steps.addresses.configured, configured, interfaces, beginning.leaving, tell_guard, log
+    )
     reloader = Reloader(settings, driver, engine, reconfiguration, log, credentials)
-    steps.on_gone = reconfiguration.gone
+    steps.addresses.on_gone = reconfiguration.gone
     plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
     reloader.on_change = plain.look
     wire.on_defence = steps.defend
@@ -250,7 +252,7 @@ async def serve(settings: Settings) -> int:
     statd = StatdOperations(
         bulk,
         settings.node.name,
-        served=lambda: list(steps.configured),
+        served=lambda: list(steps.addresses.configured),
         known=lambda: public_addresses(node),
     )
     control.add(statd.operations())

@@ -30,6 +30,25 @@ def start(work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
     return task
 
 
+class Group:
+    """Background tasks of one owner, which ends them with itself. ``what``: as for :func:`start`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` until it ends or the group is closed."""
+        task = start(work, self._what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Cancel what is under way."""
+        for task in list(self._tasks):
+            task.cancel()
+
+
 def failed_task(context: Mapping[str, object]) -> BaseException | None:
     """The exception that ended a background task, if an exception handler's ``context`` is about one."""
     error = context.get("exception")

@@ -14,10 +14,12 @@ import pytest
 from locum.events.runner.results import Outcome
 from locum.node import life
 from locum.node.driver import Driver
+from locum.node.gate_control import GateControl
 from locum.node.gate_work import GateWork
 from locum.node.kernel_news import KernelNews
 from locum.node.ports import HoldPagePort, NotesPort, TablePort
 from locum.node.reconfiguration import Reconfiguration
+from locum.node.served_addresses import ServedAddresses
 from locum.node.steps import Outcome as Done
 from locum.node.steps import Steps
 from locum.rules import effects as fx
@@ -41,7 +43,7 @@ def armed_after_the_answer(patch: Patch) -> None:
 
     async def beat(self: Driver, effect: fx.SendBeat, sent_at: float) -> None:
         result = await self._ask(effect.commit)
-        await self._steps.arm(effect.slot, effect.hold)
+        await self._steps.gate.arm(effect.slot, effect.hold)
         self.feed(self.node.beat_done, effect.request, result, sent_at)
 
     patch.setattr(Driver, "_beat", beat)
@@ -49,15 +51,15 @@ def armed_after_the_answer(patch: Patch) -> None:
 
 def confirmed_before_the_answer(patch: Patch) -> None:
     """The gate opens before the store has accepted the beat."""
-    original = Steps.arm
+    original = GateControl.arm
 
-    async def arm(self: Steps, slot: int, hold: float) -> None:
+    async def arm(self: GateControl, slot: int, hold: float) -> None:
         await original(self, slot, hold)
         armed = self._armed.get(slot)
-        if armed is not None and self._gate is not None:
-            await self._calls.on_gate("opening the gate", self._gate.confirm, armed)
+        if armed is not None and self._work is not None:
+            await self._calls.on_gate("opening the gate", self._work.confirm, armed)
 
-    patch.setattr(Steps, "arm", arm)
+    patch.setattr(GateControl, "arm", arm)
 
 
 def time_taken_after_arming(patch: Patch) -> None:
@@ -65,7 +67,7 @@ def time_taken_after_arming(patch: Patch) -> None:
     original = Driver._ask
 
     async def beat(self: Driver, effect: fx.SendBeat, _sent_at: float) -> None:
-        await self._steps.arm(effect.slot, effect.hold)
+        await self._steps.gate.arm(effect.slot, effect.hold)
         result = await original(self, effect.commit)
         self.feed(self.node.beat_done, effect.request, result, self._clock.boot())
 
@@ -78,7 +80,7 @@ def hold_never_ends(patch: Patch) -> None:
     original = Steps.take
 
     async def take(self: Steps, effect: fx.TakeAddress) -> Done:
-        self._page = _Altered(self._page, deadline=math.inf)
+        self._page = self.addresses._page = self.announcements._page = _Altered(self._page, deadline=math.inf)
         return await original(self, effect)
 
     patch.setattr(Steps, "take", take)
@@ -110,7 +112,7 @@ def drop_without_emptying(patch: Patch) -> None:
 
 def drop_without_removing(patch: Patch) -> None:
     """A dropped hold leaves the addresses configured."""
-    patch.setattr(Steps, "_remove_now", lambda _self, items: [""] * len(items))
+    patch.setattr(ServedAddresses, "_remove_now", lambda _self, items: [""] * len(items))
 
 
 def drop_keeps_the_page(patch: Patch) -> None:
@@ -133,7 +135,7 @@ def release_without_muting(patch: Patch) -> None:
     original = Steps.release
 
     async def release(self: Steps, effect: fx.ReleaseAddress) -> Done:
-        deny, first = self.mute, True
+        deny, first = self.gate.mute, True
 
         async def later(address: str) -> bool:
             nonlocal first
@@ -142,11 +144,11 @@ def release_without_muting(patch: Patch) -> None:
                 return True
             return await deny(address)
 
-        self.mute = later  # type: ignore[method-assign]
+        self.gate.mute = later  # type: ignore[method-assign]
         try:
             return await original(self, effect)
         finally:
-            self.mute = deny  # type: ignore[method-assign]
+            self.gate.mute = deny  # type: ignore[method-assign]
 
     patch.setattr(Steps, "release", release)
 
@@ -155,9 +157,10 @@ def failed_take_stays_allowed(patch: Patch) -> None:
     """What could not be taken stays among what the gate lets through."""
 
     async def abandon(self: Steps, address: str) -> None:
-        present = self.configured.get(address)
+        present = self.addresses.configured.get(address)
         if present is not None:
-            await self._remove(address, *present)
+            self._stop_serving(address)
+            await self.addresses.remove(address, *present)
         self._connections.dropped([address])
 
     patch.setattr(Steps, "_abandon", abandon)
@@ -167,7 +170,7 @@ def released_stays_configured(patch: Patch) -> None:
     """After ``releaseip`` nobody sees to it that the address is gone."""
 
     async def forget(self: Steps, address: str) -> None:
-        await self.mute(address)
+        await self.gate.mute(address)
         self._stop_serving(address)
 
     patch.setattr(Steps, "_forget", forget)
@@ -182,15 +185,16 @@ def take_does_not_look(patch: Patch) -> None:
     """After ``takeip`` nobody sees to it that the address is configured."""
     original = Steps.take
 
-    async def ensured(*_: Any) -> Done:
-        return True, ""
+    async def ensured(*_: Any) -> str:
+        return ""
 
     async def take(self: Steps, effect: fx.TakeAddress) -> Done:
-        ensure, self._ensure = self._ensure, ensured  # type: ignore[assignment, method-assign]
+        ensure = self.addresses.ensure
+        self.addresses.ensure = ensured  # type: ignore[assignment, method-assign]
         try:
             return await original(self, effect)
         finally:
-            self._ensure = ensure  # type: ignore[method-assign]
+            self.addresses.ensure = ensure  # type: ignore[method-assign]
 
     patch.setattr(Steps, "take", take)
     patch.setattr("locum_sim.ports.SimulatedScripts._midway", lambda *_: None)
@@ -206,11 +210,12 @@ def update_keeps_the_old_interface(patch: Patch) -> None:
     original = Steps.update
 
     async def update(self: Steps, effect: fx.UpdateAddress) -> Done:
-        remove, self._remove_from_kernel = self._remove_from_kernel, _nothing  # type: ignore[assignment, method-assign]
+        remove = self.addresses.take_off
+        self.addresses.take_off = _nothing  # type: ignore[assignment, method-assign]
         try:
             return await original(self, effect)
         finally:
-            self._remove_from_kernel = remove  # type: ignore[method-assign]
+            self.addresses.take_off = remove  # type: ignore[method-assign]
 
     patch.setattr(Steps, "update", update)
 
@@ -220,11 +225,12 @@ def restored_in_silence(patch: Patch) -> None:
     original = Steps.restore
 
     async def restore(self: Steps, effect: fx.Restore) -> str:
-        announce, self._announce = self._announce, lambda *_: None  # type: ignore[method-assign]
+        announce = self.announcements.begin
+        self.announcements.begin = lambda *_: None  # type: ignore[method-assign]
         try:
             return await original(self, effect)
         finally:
-            self._announce = announce  # type: ignore[method-assign]
+            self.announcements.begin = announce  # type: ignore[method-assign]
 
     patch.setattr(Steps, "restore", restore)
 
@@ -310,13 +316,13 @@ def damage_forgets_the_beat(patch: Patch) -> None:
 def renewals_unheard(patch: Patch) -> None:
     """A lifetime that the kernel does not renew is only logged."""
 
-    async def told(self: Steps, renewal: Any) -> None:
+    async def told(self: ServedAddresses, renewal: Any) -> None:
         try:
             await renewal
         finally:
             self._renewing = False
 
-    patch.setattr(Steps, "_told_renewal", told)
+    patch.setattr(ServedAddresses, "_told_renewal", told)
 
 
 def read_anew_ignored(patch: Patch) -> None:
@@ -340,7 +346,7 @@ def adopts_without_the_gate(patch: Patch) -> None:
 
     async def adopt(self: Steps, held: Iterable[tuple[str, int, str]], _missing: Collection[str]) -> None:
         for address, bits, interface in held:
-            self.configured[address] = self._renewable[address] = (bits, interface)
+            self.addresses.configured[address] = self.addresses.held[address] = (bits, interface)
 
     patch.setattr(Steps, "adopt", adopt)
 
@@ -366,12 +372,12 @@ def guard_is_not_told(patch: Patch) -> None:
 
 def rules_before_the_gate(patch: Patch) -> None:
     """The rules may take the addresses of a reload before the gate judges them."""
-    original = Steps.judge
+    original = GateControl.judge
 
-    async def judge(self: Steps, public: Iterable[str], interfaces: Iterable[str]) -> None:
-        self._spawn(original(self, public, interfaces))
+    async def judge(self: GateControl, public: Iterable[str], interfaces: Iterable[str]) -> None:
+        self._background.start(original(self, public, interfaces))
 
-    patch.setattr(Steps, "judge", judge)
+    patch.setattr(GateControl, "judge", judge)
 
 
 # -- the event engine -------------------------------------------------------------------------------------------

@@ -12,12 +12,14 @@ import pytest
 from locum.clock import Clock
 from locum.errors import LocumError
 from locum.events.model import Event
-from locum.machine.addresses import Item
 from locum.node import life
+from locum.node.announcements import Announcements
 from locum.node.driver import Driver
+from locum.node.gate_control import GateControl
 from locum.node.gate_work import GateWork
 from locum.node.kernel_news import KernelNews, Look
 from locum.node.ports import HoldPagePort, NotesPort, ScriptsPort, TablePort
+from locum.node.served_addresses import ServedAddresses
 from locum.node.steps import Steps
 from locum.rules import effects as fx
 from locum.rules.node import Adoption
@@ -30,20 +32,20 @@ Patch = pytest.MonkeyPatch
 
 def renewed_after_the_hold(patch: Patch) -> None:
     """The thread that renews lifetimes does not look whether the hold has ended since it was asked."""
-    patch.setattr(Steps, "_renew_now", lambda self, items, _deadline: self._table.renew(items, self._lifetime))
+    patch.setattr(ServedAddresses, "_renew_now", lambda self, items, _: self._table.renew(items, self.lifetime))
 
 
 def one_failure_ends_renewals(patch: Patch) -> None:
     """After a renewal without an answer no other is tried."""
 
-    async def told(self: Steps, renewal: Any) -> None:
+    async def told(self: ServedAddresses, renewal: Any) -> None:
         try:
             await renewal
         except LocumError:
             return
         self._renewing = False
 
-    patch.setattr(Steps, "_told_renewal", told)
+    patch.setattr(ServedAddresses, "_told_renewal", told)
 
 
 def renewed_while_it_leaves(patch: Patch) -> None:
@@ -59,47 +61,43 @@ def renewed_while_it_leaves(patch: Patch) -> None:
 def forgotten_when_the_kernel_has_answered(patch: Patch) -> None:
     """An address that is removed may be renewed until the kernel has answered."""
 
-    async def remove(self: Steps, address: str, bits: int, interface: str) -> str:
-        items: list[Item] = [(address, bits, interface)]
-        (problem,) = await self._on_addresses("removing", self._remove_now, items)
-        self._stop_serving(address)
-        self._told_removed(address, interface, problem)
-        return problem
+    async def forget(self: Steps, address: str) -> None:
+        await self.gate.mute(address)
+        present = self.addresses.configured.get(address)
+        if present is not None:
+            await self.addresses.remove(address, *present)
+            self._stop_serving(address)
 
-    patch.setattr(Steps, "_remove", remove)
+    patch.setattr(Steps, "_forget", forget)
 
 
 def announcements_outlive_the_address(patch: Patch) -> None:
     """An address that has left is announced as often as one that stays."""
-    original = Steps._stop_serving
-
-    def stop(self: Steps, address: str) -> None:
-        self._announcements.pop(address, None)
-        original(self, address)
-
-    patch.setattr(Steps, "_stop_serving", stop)
+    patch.setattr(Announcements, "_end_repeating", lambda self, address: self._repeating.pop(address, None))
 
 
 def announced_after_the_hold(patch: Patch) -> None:
     """The thread that announces does not look whether the hold has ended since it was asked."""
-    patch.setattr(Steps, "_announce_now", lambda self, interface, address: self._announcer.announce(interface, address))
+    patch.setattr(
+        Announcements, "_announce_now", lambda self, interface, address: self._announcer.announce(interface, address)
+    )
 
 
 def restored_after_it_left(patch: Patch) -> None:
     """An address is configured again although it left while its note was removed."""
-    patch.setattr(Steps, "_is_held", lambda *_: True)
+    patch.setattr(ServedAddresses, "is_held", lambda *_: True)
 
 
 def replacement_taken_for_a_loss(patch: Patch) -> None:
     """The removals of the agent itself count as those of another program."""
-    original = Steps.replace
+    original = ServedAddresses.replace
 
-    async def replace(self: Steps, address: str) -> str:
+    async def replace(self: ServedAddresses, address: str) -> str:
         problem = await original(self, address)
         self.expected_removals.clear()
         return problem
 
-    patch.setattr(Steps, "replace", replace)
+    patch.setattr(ServedAddresses, "replace", replace)
 
 
 def replacement_hides_a_loss(patch: Patch) -> None:
@@ -108,13 +106,13 @@ def replacement_hides_a_loss(patch: Patch) -> None:
     class Kept(set[tuple[str, str]]):
         def discard(self, _item: object) -> None: ...
 
-    original = Steps.__init__
+    original = ServedAddresses.__init__
 
-    def init(self: Steps, **named: Any) -> None:
+    def init(self: ServedAddresses, **named: Any) -> None:
         original(self, **named)
         self.expected_removals = Kept()
 
-    patch.setattr(Steps, "__init__", init)
+    patch.setattr(ServedAddresses, "__init__", init)
 
 
 def removed_though_it_became_ours(patch: Patch) -> None:
@@ -161,26 +159,21 @@ def addresses_outlive_the_gate(patch: Patch) -> None:
     """Addresses stay configured when the gate cannot be put back."""
 
     async def restore(self: Steps) -> None:
-        self._armed.clear()
-        if self._gate is not None:
-            try:
-                await self._calls.on_gate("putting the gate back", self._gate.restore)
-            except LocumError as error:
-                self._gate_fails(str(error))
+        await self.gate.restore()
 
     patch.setattr(Steps, "restore_gate", restore)
 
 
 def opened_by_a_beat_from_before_the_drop(patch: Patch) -> None:
     """The answer to a beat opens the gate although the hold was dropped since."""
-    original = Steps.drop
+    original = GateControl.drop
 
-    def drop(self: Steps) -> None:
+    def drop(self: GateControl) -> None:
         armed = dict(self._armed)
         original(self)
         self._armed.update(armed)
 
-    patch.setattr(Steps, "drop", drop)
+    patch.setattr(GateControl, "drop", drop)
 
 
 def beat_beside_a_slow_one_unanswered(patch: Patch) -> None:

@@ -179,9 +179,16 @@ class Agent:
         self._driver = driver = Driver(node, _Store(self), steps, _NoOthers(), clock, self._log)
         self._news = news = KernelNews(driver, steps, calls, table, SimulatedLinks(machine, step), self._log)
         self._reconfiguration = reconfiguration = Reconfiguration(
-            driver, steps, configured, interfaces_of(identity), beginning.leaving, self._tell_guard, self._log
+            driver,
+            steps.gate,
+            steps.addresses.configured,
+            configured,
+            interfaces_of(identity),
+            beginning.leaving,
+            self._tell_guard,
+            self._log,
         )
-        steps.on_gone = reconfiguration.gone
+        steps.addresses.on_gone = reconfiguration.gone
 
         async def listen() -> None:
             news.look()

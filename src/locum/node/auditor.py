@@ -92,13 +92,13 @@ class Auditor:
     async def audit(self) -> None:
         """One audit."""
         # Events for the last audit's removals have long arrived; missing ones must not hide a removal by others.
-        self._steps.expected_removals.clear()
+        self._steps.addresses.expected_removals.clear()
         began = boottime()
         try:
             if self._gated:
-                await self._steps.gate_done(PATIENCE)
+                await self._steps.gate.done(PATIENCE)
                 began = boottime()
-            claims, configured = self._claims(), frozenset(self._steps.configured)
+            claims, configured = self._claims(), frozenset(self._steps.addresses.configured)
             hosted = list(self._driver.node.hosted.values())
             seen = await self._worker.run("auditing the kernel", PATIENCE, _look, claims, hosted, self._gated)
         except (NoAnswer, LocumError) as error:
@@ -116,7 +116,7 @@ class Auditor:
 
     def _claims(self) -> list[Claim]:
         moving = self._driver.node.moving
-        held = self._steps.held().items()
+        held = self._steps.addresses.held.items()
         return [Claim(address, bits, name) for address, (bits, name) in held if address != moving]
 
     # -- consequences ----------------------------------------------------------------------------------------
@@ -132,23 +132,23 @@ class Auditor:
             elif finding.action != "hint":
                 for address in finding.addresses:
                     await self._repair(finding, address, repaired, texts)
-        for address, problem in self._steps.unannounced.items():
-            if address in self._steps.held():
+        for address, problem in self._steps.announcements.unannounced.items():
+            if address in self._steps.addresses.held:
                 texts.append(f"{address} could not be announced ({problem}): neighbours may still send elsewhere")
-                self._steps.announce_again(address)
+                self._steps.announcements.once(self._steps.addresses.held[address][1], address)
         self._repaired = repaired
         self._tell((*texts, *self._others()))
 
     async def _order(self, finding: Finding, repaired: dict[tuple[str, str], int], texts: list[str]) -> None:
         key = (finding.kind, finding.interface)
         repaired[key] = self._repaired.get(key, 0) + 1
-        held = self._steps.held()
+        held = self._steps.addresses.held
         addresses = [address for address in finding.addresses if address in held]
         if repaired[key] > REPAIRS:
             texts.append(finding.text)
             return
         self._log(f"{finding.text}: putting the public ones behind it", "warning")
-        problem = await self._steps.put_last(addresses)
+        problem = await self._steps.addresses.put_last(addresses)
         if problem:
             texts.append(f"{finding.text}: {problem}")
         # Routes that name them as their source are gone.
@@ -159,11 +159,11 @@ class Auditor:
     ) -> None:
         node, steps = self._driver.node, self._steps
         if finding.action == "deny":
-            if address not in steps.configured:
+            if address not in steps.addresses.configured:
                 self._log(f"{finding.text}: muting it", "warning")
-                await steps.mute(address)
+                await steps.gate.mute(address)
             return
-        if address not in steps.held() or address == node.moving:
+        if address not in steps.addresses.held or address == node.moving:
             return
         times = repaired[finding.kind, address] = self._repaired.get((finding.kind, address), 0) + 1
         if finding.kind in PASSING and times == 1:
@@ -180,11 +180,11 @@ class Auditor:
             return
         self._log(f"{finding.text}: repairing it", "warning")
         if finding.action == "allow":
-            await steps.let_through(address)
+            await steps.gate.let_through(address)
         elif finding.action == "renew":
-            await steps.renew(address)
+            await steps.addresses.renew(address)
         elif finding.action == "replace":
-            if await steps.replace(address):
+            if await steps.addresses.replace(address):
                 self._driver.feed(node.address_removed, address, finding.interface)
             self._driver.feed(node.scripts_forget, [address])
 

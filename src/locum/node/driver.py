@@ -49,8 +49,8 @@ class Driver:
         self._steps = steps
         self._clock = clock
         self._log = log
-        steps.on_gate = lambda problem: self.feed(node.gate_changed, problem)
-        steps.on_renewal_failed = lambda *what: self.feed(node.renewal_failed, *what)
+        steps.gate.on_problem = lambda problem: self.feed(node.gate_changed, problem)
+        steps.addresses.on_renewal_failed = lambda *what: self.feed(node.renewal_failed, *what)
         steps.on_still_here = lambda *what: self.feed(node.still_here, *what)
         self._tasks: set[asyncio.Task[None]] = set()
         self._activity: tuple[int, asyncio.Task[tuple[bool, str]]] | None = None
@@ -242,7 +242,7 @@ class Driver:
             self.feed(self.node.beat_done, effect.request, None, sent_at)
             return
         self._arming = True
-        await self._steps.arm(effect.slot, effect.hold)
+        await self._steps.gate.arm(effect.slot, effect.hold)
         self._arming = False
         if self._clock.boot() - sent_at > effect.interval:
             # Much of its hold has passed before it is sent; the next beat follows at once.

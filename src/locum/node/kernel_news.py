@@ -37,7 +37,8 @@ class KernelNews:
         self._table = table
         self._links = links
         self._log = log
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: What follows from news, and from what :class:`locum.node.kernel_watch.KernelWatch` hears.
+        self.background = tasks.Group("following the kernel's news")
         self._links_look, self._address_look = Look(self._read_links), Look(self._compare)
         #: Called when links, or addresses that are not public, have changed.
         self.on_change: Callable[[], None] = lambda: None
@@ -51,8 +52,7 @@ class KernelNews:
         """Stop all work. Idempotent."""
         for look in (self._links_look, self._address_look):
             look.close()
-        for task in list(self._tasks):
-            task.cancel()
+        self.background.close()
 
     def heard(self, event: LinkChanged | AddressRemoved | AddressAdded) -> None:
         """Handle an event of the kernel."""
@@ -61,8 +61,8 @@ class KernelNews:
                 self._links_look.wanted()
                 self.on_change()
             case AddressRemoved(address=address, interface=interface):
-                if (address, interface) in self._steps.expected_removals:
-                    self._steps.expected_removals.discard((address, interface))
+                if (address, interface) in self._steps.addresses.expected_removals:
+                    self._steps.addresses.expected_removals.discard((address, interface))
                     return
                 self._driver.feed(self._driver.node.address_removed, address, interface)
                 self._others_changed(address)
@@ -74,13 +74,7 @@ class KernelNews:
     def gate_damaged(self, problems: tuple[str, ...]) -> None:
         """Another program changed the gate's rules, most likely by reloading a firewall."""
         self._log(f"{'; '.join(problems)}: restoring them", "warning")
-        self.spawn(self._restore_gate(problems))
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work`` until it ends or this object is closed."""
-        task = tasks.start(work, "following the kernel's news")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.background.start(self._restore_gate(problems))
 
     def _others_changed(self, address: str) -> None:
         if address not in self._driver.node.hosted:
@@ -105,19 +99,19 @@ class KernelNews:
         for found in listed:
             present.add((found.address, found.interface))
             self._check(found.address, found.bits, found.interface)
-        for address, (_, interface) in list(self._steps.configured.items()):
+        for address, (_, interface) in list(self._steps.addresses.configured.items()):
             if (address, interface) not in present:
                 self._driver.feed(self._driver.node.address_removed, address, interface)
 
     def _check(self, address: str, bits: int, interface: str) -> None:
         """Remove a public address that this node does not serve, or not on this interface."""
-        node, configured = self._driver.node, self._steps.configured.get(address)
+        node, configured = self._driver.node, self._steps.addresses.configured.get(address)
         if address not in node.hosted:
             return
         if configured is not None and (configured[1] == interface or node.activity is not None):
             return
         self._log(f"{address} was found on {interface} and is not served there: removing it", "warning")
-        self.spawn(self._remove(address, bits, interface))
+        self.background.start(self._remove(address, bits, interface))
 
     async def _remove(self, address: str, bits: int, interface: str) -> None:
         try:
@@ -127,7 +121,7 @@ class KernelNews:
 
     def _remove_now(self, address: str, bits: int, interface: str) -> None:
         """On the thread. The address may have become ours while the kernel was slow."""
-        configured = self._steps.configured.get(address)
+        configured = self._steps.addresses.configured.get(address)
         if configured is None or configured[1] != interface:
             self._table.remove(address, bits, interface)
 
@@ -137,7 +131,7 @@ class KernelNews:
         self._driver.feed(self._driver.node.beat_now)
         if any("is gone" in problem for problem in problems):
             # The program that removed the gate's tables also removed those of scripts.
-            self._driver.feed(self._driver.node.scripts_forget, tuple(self._steps.configured))
+            self._driver.feed(self._driver.node.scripts_forget, tuple(self._steps.addresses.configured))
 
 
 class Look:

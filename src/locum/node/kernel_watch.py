@@ -93,7 +93,7 @@ class KernelWatch:
         if self._gate_watch is not None:
             self._gate_watch.start(loop)
         self._learning.wanted()
-        self.news.spawn(self._with_ports(self._ports.read))
+        self.news.background.start(self._with_ports(self._ports.read))
 
     def close(self) -> None:
         """Stop watching."""
@@ -114,7 +114,7 @@ class KernelWatch:
         if isinstance(event, LinkChanged | AddressRemoved | AddressAdded):
             self.news.heard(event)
             if isinstance(event, LinkChanged):
-                self.news.spawn(self._cover_interfaces())
+                self.news.background.start(self._cover_interfaces())
         else:
             self._learning.wanted()
 
@@ -141,9 +141,9 @@ class KernelWatch:
     # -- listening sockets -----------------------------------------------------------------------------------
 
     def _event_ended(self, result: EventResult) -> None:
-        self.news.spawn(self._with_ports(self._ports.event_ended))
+        self.news.background.start(self._with_ports(self._ports.event_ended))
         if result.event is REPEATED:
-            self.news.spawn(self._look_again())
+            self.news.background.start(self._look_again())
 
     async def _look_again(self) -> None:
         """Run monitor soon when a script that tolerates single failures asks for it (``monitor_again``)."""
@@ -160,7 +160,7 @@ class KernelWatch:
         return Situation(self._driver.node.leaving, self._engine.running, enabled or None)
 
     def _port_gone(self, port: int) -> None:
-        self.news.spawn(self._with_ports(self._ports.gone, port))
+        self.news.background.start(self._with_ports(self._ports.gone, port))
 
     async def _with_ports(self, act: Callable[..., None], *arguments: int) -> None:
         """Call ``act`` after the declarations of scripts were read, or could not be read."""

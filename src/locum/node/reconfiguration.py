@@ -16,22 +16,18 @@ from locum.node.driver import Driver
 from locum.rules.identity import Identity
 
 
-class JudgingSteps(Protocol):
-    """The part of :class:`locum.node.steps.Steps` that this procedure needs."""
-
-    @property
-    def configured(self) -> Iterable[str]:
-        """The addresses that this agent has configured."""
-        ...
+class JudgingGate(Protocol):
+    """The part of :class:`locum.node.gate_control.GateControl` that this procedure needs."""
 
     async def judge(self, public: Iterable[str], interfaces: Iterable[str]) -> None:
-        """See :meth:`locum.node.steps.Steps.judge`."""
+        """See :meth:`locum.node.gate_control.GateControl.judge`."""
         ...
 
 
 class Reconfiguration:
     """The public addresses of one node, and the changes of them.
 
+    ``configured``: the addresses that this agent has configured, as they are at any time.
     ``public``, ``interfaces``: those of the configuration in force. ``leaving``: addresses that the configuration no
     longer has and that are still here: until its release (:meth:`gone`) such an address is held, and therefore judged
     by the gate. ``tell_guard``: make the guard read the configuration again.
@@ -40,7 +36,8 @@ class Reconfiguration:
     def __init__(
         self,
         driver: Driver,
-        steps: JudgingSteps,
+        gate: JudgingGate,
+        configured: Iterable[str],
         public: Iterable[str],
         interfaces: Iterable[str],
         leaving: Iterable[str],
@@ -48,7 +45,8 @@ class Reconfiguration:
         log: Callable[[str, str], None],
     ) -> None:
         self._driver = driver
-        self._steps = steps
+        self._gate = gate
+        self._configured = configured
         self._public = list(public)
         self._interfaces = list(interfaces)
         self._leaving = set(leaving)
@@ -97,7 +95,7 @@ class Reconfiguration:
 
     def _present(self) -> set[str]:
         """Addresses that are here, or that are being taken."""
-        return {*self._steps.configured, *self._driver.node.status().unsure}
+        return {*self._configured, *self._driver.node.status().unsure}
 
     async def _judge_and_log(self) -> None:
         try:
@@ -108,4 +106,4 @@ class Reconfiguration:
     async def _judge(self, public: Sequence[str], interfaces: Sequence[str]) -> None:
         """Make the gate judge ``public`` and the addresses that are still here. Raises LocumError."""
         self._covered = sorted({*interfaces, *self._covered}) if self._leaving else list(interfaces)
-        await self._steps.judge([*public, *sorted(self._leaving)], self._covered)
+        await self._gate.judge([*public, *sorted(self._leaving)], self._covered)

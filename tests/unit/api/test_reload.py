@@ -78,7 +78,9 @@ class Scene:
         def log(text: str, level: str) -> None:
             self.logged.append((level, text))
 
-        self.reconfiguration = Reconfiguration(cast(Driver, rules), self, public, interfaces, (), tell_guard, log)
+        self.reconfiguration = Reconfiguration(
+            cast(Driver, rules), self, self.present, public, interfaces, (), tell_guard, log
+        )
         self.reloader = Reloader(
             settings,
             cast(Driver, rules),
@@ -87,13 +89,8 @@ class Scene:
             log=log,
         )
 
-    @property
-    def configured(self) -> set[str]:
-        """The addresses on this machine; see JudgingSteps."""
-        return self.present
-
     async def judge(self, public: Iterable[str], _interfaces: Iterable[str]) -> None:
-        """See JudgingSteps."""
+        """See JudgingGate."""
         self.judged.append(set(public))
         self.meanwhile()
 
@@ -217,7 +214,7 @@ def test_the_loss_of_the_file_of_addresses_is_not_the_wish_to_serve_none(
 
 def test_i1_an_address_that_a_reload_removes_is_judged_while_a_take_of_it_may_begin(scene: Scene) -> None:
     def take_begins() -> None:
-        scene.present = {"10.0.0.1"}
+        scene.present.add("10.0.0.1")
 
     scene.meanwhile = take_begins
     scene.path.write_text(FIRST.replace("10.0.0.1", "10.0.0.2"))

@@ -117,9 +117,16 @@ def _configured_without(address: str) -> Act:
 
     async def act(world: World) -> None:
         reconfiguration = Reconfiguration(
-            world.driver, world.steps, (ADDRESS, OTHER), ("eth0",), (), lambda: world.say("guard: told"), world.log
+            world.driver,
+            world.steps.gate,
+            world.steps.addresses.configured,
+            (ADDRESS, OTHER),
+            ("eth0",),
+            (),
+            lambda: world.say("guard: told"),
+            world.log,
         )
-        world.steps.on_gone = reconfiguration.gone
+        world.steps.addresses.on_gone = reconfiguration.gone
         left = [one for one in (ADDRESS, OTHER) if one != address]
 
         def put_in_force() -> Identity:
@@ -130,7 +137,7 @@ def _configured_without(address: str) -> Act:
             await reconfiguration.apply(left, ("eth1",), put_in_force)
         except LocumError as error:
             world.lines.append(f"not reloaded: {error}")
-        if world.steps.configured:
+        if world.steps.addresses.configured:
             await world.effect(RELEASE)
 
     return act

@@ -90,7 +90,7 @@ class World:
             log=lambda *_: None,
         )
         self.steps.engine_ready.set()
-        self.steps.on_gone = lambda address: self.lines.append(f"gone: {address}")
+        self.steps.addresses.on_gone = lambda address: self.lines.append(f"gone: {address}")
         node = cast(Node, self.node)
         self.store = RecordedStore(self)
         self.driver = Driver(node, self.store, self.steps, cast(Any, None), self, lambda *_: None)
@@ -142,7 +142,9 @@ class World:
 
     def slow(self) -> None:
         """From now on, calls of the kernel and of files are carried out in later turns of the loop."""
-        self.steps._calls = self.news._calls = cast(CallsPort, SlowCalls())
+        steps, calls = self.steps, cast(CallsPort, SlowCalls())
+        for part in (steps, steps.gate, steps.addresses, steps.announcements, self.news):
+            part._calls = calls
 
     def drop(self) -> None:
         """The rules drop the hold."""
@@ -150,7 +152,7 @@ class World:
 
     def holding(self) -> None:
         """The address is held, and nothing of this is written down."""
-        self.steps.configured[ADDRESS] = self.steps._renewable[ADDRESS] = (24, "eth0")
+        self.steps.addresses.configured[ADDRESS] = self.steps.addresses.held[ADDRESS] = (24, "eth0")
         self.held.add(ADDRESS)
 
 

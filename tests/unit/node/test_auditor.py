@@ -46,33 +46,31 @@ class FakeActs:
     """An address on eth1; writes down what is done about it."""
 
     def __init__(self) -> None:
-        self.done: list[tuple[str, object]] = []
+        self.did: list[tuple[str, object]] = []
         self.unannounced: dict[str, str] = {}
         self.expected_removals: set[tuple[str, str]] = set()
-        self.configured = {ADDRESS: (24, "eth1")}
+        self.configured = self.held = {ADDRESS: (24, "eth1")}
+        self.gate = self.addresses = self.announcements = self
 
-    def held(self) -> dict[str, tuple[int, str]]:
-        return dict(self.configured)
-
-    async def gate_done(self, limit: float) -> None:
+    async def done(self, limit: float) -> None:
         assert limit > 0
 
     async def replace(self, address: str) -> str:
-        self.done.append(("replace", address))
+        self.did.append(("replace", address))
         return ""
 
     async def put_last(self, addresses: list[str]) -> str:
-        self.done.append(("put_last", addresses))
+        self.did.append(("put_last", addresses))
         return ""
 
     async def let_through(self, address: str) -> None:
-        self.done.append(("allow", address))
+        self.did.append(("allow", address))
 
     async def mute(self, address: str) -> None:
-        self.done.append(("mute", address))
+        self.did.append(("mute", address))
 
-    def announce_again(self, address: str) -> None:
-        self.done.append(("announce", address))
+    def once(self, _interface: str, address: str) -> None:
+        self.did.append(("announce", address))
 
 
 class Scene:
@@ -108,7 +106,7 @@ def finding(kind: str, action: str) -> Finding:
 
 def test_a_mute_address_is_replaced_told_to_scripts_and_in_the_end_given_up(scene: Scene) -> None:
     scene.audits(REPAIRS, finding("duplicate", "replace"))
-    assert scene.steps.done == [("replace", ADDRESS)] * REPAIRS
+    assert scene.steps.did == [("replace", ADDRESS)] * REPAIRS
     assert len(scene.told("scripts_forget")) == REPAIRS
     assert not scene.told("address_unfit")
     scene.audits(1, finding("duplicate", "replace"))
@@ -119,21 +117,21 @@ def test_what_was_right_in_between_is_mended_anew(scene: Scene) -> None:
     for _ in range(3):
         scene.audits(REPAIRS, finding("gate", "allow"))
         scene.audits(1)
-    assert len(scene.steps.done) == 3 * REPAIRS
+    assert len(scene.steps.did) == 3 * REPAIRS
     assert not scene.told("address_unfit")
 
 
 def test_what_is_normal_just_after_an_address_was_configured_must_be_seen_twice(scene: Scene) -> None:
     scene.audits(1, finding("undelivered", "replace"))
-    assert scene.steps.done == []
+    assert scene.steps.did == []
     scene.audits(1, finding("undelivered", "replace"))
-    assert scene.steps.done == [("replace", ADDRESS)]
+    assert scene.steps.did == [("replace", ADDRESS)]
 
 
 def test_nothing_is_done_to_an_address_that_an_activity_is_about(scene: Scene) -> None:
     scene.driver.node.moving = ADDRESS
     scene.audits(REPAIRS + 2, finding("gate", "allow"))
-    assert scene.steps.done == []
+    assert scene.steps.did == []
     assert not scene.told("address_unfit")
 
 
@@ -153,21 +151,21 @@ def test_warnings_are_told_and_end_with_their_cause(scene: Scene) -> None:
 
 def test_own_addresses_are_put_first_and_scripts_are_told(scene: Scene) -> None:
     scene.audits(1, Finding("source", "order", "the public one is first", (ADDRESS,), "eth1"))
-    assert scene.steps.done == [("put_last", [ADDRESS])]
+    assert scene.steps.did == [("put_last", [ADDRESS])]
     assert scene.told("scripts_forget") == [("scripts_forget", [ADDRESS])]
 
 
 def test_an_announcement_that_could_not_be_sent_is_sent_again_and_said(scene: Scene) -> None:
     scene.steps.unannounced[ADDRESS] = "it was not sent"
     scene.audits(1)
-    assert scene.steps.done == [("announce", ADDRESS)]
+    assert scene.steps.did == [("announce", ADDRESS)]
     assert "could not be announced" in str(scene.told("warnings_changed"))
 
 
 def test_what_the_gate_lets_through_for_nobody_is_muted(scene: Scene) -> None:
     other = "10.0.0.2"
     scene.audits(1, Finding("gate", "deny", "the gate lets it through", (other,)))
-    assert scene.steps.done == [("mute", other)]
+    assert scene.steps.did == [("mute", other)]
 
 
 def test_what_was_dropped_while_the_kernel_was_looked_at_is_no_fault_of_the_gate(
@@ -180,10 +178,10 @@ def test_what_was_dropped_while_the_kernel_was_looked_at_is_no_fault_of_the_gate
 
     monkeypatch.setattr(auditor, "_look", look)
     scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
-    assert (scene.steps.done, scene.log) == ([], [])
+    assert (scene.steps.did, scene.log) == ([], [])
     # Not muted by the next audit, either: then it is one.
     scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
-    assert scene.steps.done == [("mute", ADDRESS)]
+    assert scene.steps.did == [("mute", ADDRESS)]
 
 
 def test_the_gate_is_looked_at_when_it_has_done_what_it_was_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,16 +192,16 @@ def test_the_gate_is_looked_at_when_it_has_done_what_it_was_told(scene: Scene, m
         scene.steps.configured.clear()
         scene.found = ()
 
-    monkeypatch.setattr(scene.steps, "gate_done", caught_up)
+    monkeypatch.setattr(scene.steps, "done", caught_up)
     scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
-    assert scene.steps.done == []
+    assert scene.steps.did == []
 
     async def never(limit: float) -> None:
         raise NoAnswer(f"waiting for the gate: no answer within {limit:g} s")
 
-    monkeypatch.setattr(scene.steps, "gate_done", never)
+    monkeypatch.setattr(scene.steps, "done", never)
     scene.audits(1, Finding("gate", "deny", "the gate lets it through", (ADDRESS,)))
-    assert scene.steps.done == []
+    assert scene.steps.did == []
     assert "waiting for the gate" in str(scene.told("warnings_changed")[-1])
 
 

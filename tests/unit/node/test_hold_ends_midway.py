@@ -67,8 +67,8 @@ def test_i2_scripts_of_a_hold_that_was_dropped_do_not_start_under_the_next_one(e
 def _nothing_left(world: World) -> None:
     """The address is mute, configured nowhere, and known as such."""
     assert not world.held
-    assert not world.steps.configured
-    assert not world.steps.held()
+    assert not world.steps.addresses.configured
+    assert not world.steps.addresses.held
     assert not world.present_now
 
 

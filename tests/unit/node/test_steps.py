@@ -163,7 +163,7 @@ def test_what_is_taken_while_the_hold_ended_and_came_back_is_known_and_goes_with
         ok, _ = await tested.take(TakeAddress(1, ADDRESS, 24, "eth1", "one"))
         assert ok
         assert table.present == {ADDRESS}
-        assert tested.configured == {ADDRESS: (24, "eth1")}
+        assert tested.addresses.configured == {ADDRESS: (24, "eth1")}
         tested.drop()
         async with asyncio.timeout(30):
             while table.present:  # noqa: ASYNC110 (the kernel's addresses change on a thread)

@@ -93,24 +93,24 @@ async def _hold_ends_between_announcements(world: World) -> None:
 
 async def _announced_too_late(world: World) -> None:
     world.slow()
-    world.steps.announce_again(ADDRESS)
+    world.steps.announcements.once("eth0", ADDRESS)
     world.deadline = 0.0
     await world.settle()
 
 
 async def _not_announced(world: World) -> None:
     await world.effect(TAKE)
-    world.lines.append(f"unannounced: {sorted(world.steps.unannounced)}")
+    world.lines.append(f"unannounced: {sorted(world.steps.announcements.unannounced)}")
     await world.effect(RELEASE)
-    world.lines.append(f"unannounced: {sorted(world.steps.unannounced)}")
+    world.lines.append(f"unannounced: {sorted(world.steps.announcements.unannounced)}")
 
 
 async def _not_announced_and_gone(world: World) -> None:
     world.slow()
-    world.steps.announce_again(ADDRESS)
+    world.steps.announcements.once("eth0", ADDRESS)
     world.steps._stop_serving(ADDRESS)
     await world.settle()
-    world.lines.append(f"unannounced: {sorted(world.steps.unannounced)}")
+    world.lines.append(f"unannounced: {sorted(world.steps.announcements.unannounced)}")
 
 
 def _claimed(world: World) -> None:
@@ -126,23 +126,23 @@ async def _defended(world: World) -> None:
 
 
 async def _replaced(world: World) -> None:
-    world.lines.append(f"problem: {await world.steps.replace(ADDRESS)!r}")
+    world.lines.append(f"problem: {await world.steps.addresses.replace(ADDRESS)!r}")
     await hearing(LOST, FOUND, LOST)(world)
 
 
 async def _replaced_too_late(world: World) -> None:
     world.slow()
-    replacing = asyncio.create_task(world.steps.replace(ADDRESS))
+    replacing = asyncio.create_task(world.steps.addresses.replace(ADDRESS))
     await asyncio.sleep(0)
     world.deadline = 0.0
     world.lines.append(f"problem: {await replacing!r}")
 
 
 async def _put_last(world: World) -> None:
-    world.lines.append(f"problem: {await world.steps.put_last([ADDRESS])!r}")
+    world.lines.append(f"problem: {await world.steps.addresses.put_last([ADDRESS])!r}")
     await hearing(LOST)(world)
     world.deadline = 0.0
-    await world.steps.put_last([ADDRESS])
+    await world.steps.addresses.put_last([ADDRESS])
 
 
 # -- the kernel's news ------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def _active(act: Act) -> Act:
 async def _became_ours(world: World) -> None:
     world.slow()
     world.news.heard(AddressAdded(OTHER, 24, "eth0"))
-    world.steps.configured[OTHER] = (24, "eth0")
+    world.steps.addresses.configured[OTHER] = (24, "eth0")
     await world.settle()
 
 
@@ -213,7 +213,7 @@ def _leaves(world: World) -> None:
 
 
 async def _moved_before(world: World) -> None:
-    world.steps.configured[ADDRESS] = world.steps._renewable[ADDRESS] = (24, "eth1")
+    world.steps.addresses.configured[ADDRESS] = world.steps.addresses.held[ADDRESS] = (24, "eth1")
     await world.effect(RESTORE)
 
 
