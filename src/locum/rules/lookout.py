@@ -11,7 +11,7 @@ Rules of this file: it decides when to look; :mod:`locum.rules.rivals` judges th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from locum.rules.context import Context
 from locum.rules.effects import LookForClusters
@@ -49,9 +49,13 @@ class Lookout:
         self.obstacle = ""
         self._tell("")
 
-    def trust(self) -> None:
-        """This node already holds its configured addresses: skip the look for them."""
+    def adopt(self, claimed: Collection[str]) -> None:
+        """The agent before this one claimed these addresses, after a look. It may have died before a look for others,
+        which a reload had added."""
         self._everything = False
+        if self._identity.search:
+            hosted = (hosted.address for hosted in self._identity.addresses)
+            self._barred = {address: "" for address in hosted if address not in claimed}
         self._tell("")
 
     def configure(self, identity: Identity) -> None:

@@ -203,7 +203,6 @@ class Membership:
     def _adopt(self, adoption: Adoption) -> None:
         parts, context, view = self._parts, self._parts.context, self._parts.view
         self._turn(Turn.ADMITTED)
-        parts.lookout.trust()
         self._become(adoption.incarnation)
         beat = view.beats.get(context.name)
         parts.hold.adopt(adoption.deadline, adoption.slot, beat.record.sequence if beat is not None else 0)
@@ -215,6 +214,7 @@ class Membership:
             parts.history.keep_quiet()
         mine = (context.name, context.incarnation)
         claims = {a: c.record for a, c in view.claims.items() if (c.record.node, c.record.incarnation) == mine}
+        parts.lookout.adopt({*claims, *adoption.held})
         parts.serving.adopt(adoption, claims)
         parts.serving.scripts_forget(adoption.missing)
         if not parts.hold.valid(context.now):
