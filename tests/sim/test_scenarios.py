@@ -93,11 +93,11 @@ def test_i1_the_note_of_an_earlier_membership_brings_no_address_back() -> None:
         world, faults = at_rest(scenario(2, hosts=(0, 1)))
         holder = next(m for m in world.machines.values() if m.kernel.speaks("10.0.0.1"))
         holder.behaviour.trouble["*"] = Trouble("slow", 1.0)
-        holder.set_trap(moment, holder.kill_agent)
+        holder.agent_trap.set(moment, holder.kill_agent)
         world.store.commit(STRANGER, (), (Delete(f"member/{holder.name}"),))
         faults.admins.command(AdminRequest("disable", node=holder.name))
         world.run_for(8.0)
-        holder.trap = 0
+        holder.agent_trap.clear()
         holder.kill_agent()
         world.run_for(1.0)
         holder.behaviour.trouble.clear()
@@ -126,7 +126,7 @@ def test_i2_a_take_whose_agent_was_stopped_in_its_midst_does_not_go_on_without_t
     for moment in range(15, 65, 4):
         world, faults = at_rest(scenario(2, hosts=(0, 1), seed=moment, addresses=6))
         taker = world.machines["n2"]
-        taker.set_trap(moment, lambda taker=taker: taker.freeze(True, False, False))  # type: ignore[misc]
+        taker.agent_trap.set(moment, lambda taker=taker: taker.freeze(True, False, False))  # type: ignore[misc]
         faults.admins.command(AdminRequest("disable", node="n1"))
         world.run_for(0.2 + 1.2 * taker.identity.hold)
         taker.thaw()

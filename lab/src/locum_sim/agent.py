@@ -19,7 +19,7 @@ from locum.errors import LocumError, StoreUnavailable
 from locum.machine.kernel_monitor import AddressAdded, AddressRemoved, LinkChanged
 from locum.node import life
 from locum.node.driver import Driver, patience_for
-from locum.node.guard.enforcement import enforcement_of, judged_before
+from locum.node.guard.enforcement import enforcement_of, judged_before, public_interfaces
 from locum.node.kernel_news import KernelNews
 from locum.node.reconfiguration import Reconfiguration
 from locum.node.steps import Steps
@@ -30,7 +30,7 @@ from locum.rules.view import View
 from locum.store.base import Batch, Commit, CommitResult, Condition, Operation, Snapshot, WatchLost
 from locum_sim.decisions import as_read
 from locum_sim.loop import SimulatedLoop
-from locum_sim.machine_state import MachineState, interfaces_of
+from locum_sim.machine_state import MachineState
 from locum_sim.ports import (
     Heard,
     NoConnections,
@@ -153,7 +153,7 @@ class Agent:
         beginning = await life.begin(
             calls,
             configured,
-            interfaces_of(identity),
+            public_interfaces(identity),
             lambda: judged_before(lambda: gate),
             lambda judged: life.look(page, notes, table, configured, judged),
             lambda public, interfaces: enforcement_of(identity.hold, public, interfaces, self._log, lambda: gate),
@@ -183,7 +183,7 @@ class Agent:
             steps.gate,
             steps.addresses.configured,
             configured,
-            interfaces_of(identity),
+            public_interfaces(identity),
             beginning.leaving,
             self._tell_guard,
             self._log,
@@ -285,7 +285,7 @@ class Agent:
                 return new
 
             try:
-                await reconfiguration.apply([h.address for h in new.addresses], interfaces_of(new), put_in_force)
+                await reconfiguration.apply([h.address for h in new.addresses], public_interfaces(new), put_in_force)
             except LocumError as error:
                 self._log(f"reload: {error}")
 

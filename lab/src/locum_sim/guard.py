@@ -17,11 +17,12 @@ import msgspec
 
 from locum.errors import LocumError
 from locum.node.guard import life
+from locum.node.guard.enforcement import public_interfaces
 from locum.node.guard.ports import ProcessPort
 from locum.rules.node import Identity
 from locum_sim.agent import Agent
 from locum_sim.guard_ports import GuardPage, SimulatedAddresses, SimulatedThread, SimulatedWakeups
-from locum_sim.machine_state import MachineState, interfaces_of
+from locum_sim.machine_state import MachineState
 from locum_sim.ports import SimulatedGate, SimulatedNotes
 from locum_sim.program import Program
 
@@ -129,7 +130,7 @@ class Guard:
                 settings=machine.file,
                 read=self._read,
                 addresses_of=lambda settings: [h.address for h in settings.addresses],
-                interfaces_of=interfaces_of,
+                interfaces_of=public_interfaces,
                 forget=step,
                 preload=lambda _settings: step(),
                 start_agent=self._start_agent,

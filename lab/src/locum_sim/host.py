@@ -14,13 +14,11 @@ from random import Random
 
 from locum.rules.node import Identity
 from locum_sim.agent import Agent
-from locum_sim.clocks import MachineClock
 from locum_sim.guard import AgentProcess, Guard
-from locum_sim.machine_state import MachineState
-from locum_sim.network import Link
+from locum_sim.machine_state import MachineState, Make
 from locum_sim.observers import Observers
 from locum_sim.run_state import RunState
-from locum_sim.scripts import Behaviour, Child
+from locum_sim.scripts import Child
 from locum_sim.simulated_kernel import KILL_LATE, LONG_KILL_LATE
 
 #: How long an agent takes until it is at work, in seconds: it is forked from the guard. Mostly, and at worst.
@@ -30,23 +28,10 @@ NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 class Host(MachineState):
-    """See the module. ``links``: its public interfaces."""
+    """See the module."""
 
-    def __init__(
-        self,
-        run: RunState,
-        observers: Observers,
-        name: str,
-        identity: Identity,
-        clock: MachineClock,
-        link: Link,
-        behaviour: Behaviour,
-        random: Random,
-        hz: int,
-        links: list[str],
-        handles: tuple[str, ...],
-    ) -> None:
-        super().__init__(run, observers, name, identity, clock, link, behaviour, random, hz, links, handles)
+    def __init__(self, run: RunState, observers: Observers, make: Make) -> None:
+        super().__init__(run, observers, make)
         self.agent: Agent | None = None
         self.guard: Guard | None = None
         self.process: AgentProcess | None = None
@@ -58,7 +43,7 @@ class Host(MachineState):
         self.comes_back = False
         #: The system has no process to spare.
         self.fork_fails = False
-        self._guard_random = Random(f"guard {run.scenario.seed} {name}")
+        self._guard_random = Random(f"guard {run.scenario.seed} {make.name}")
         self._boots = 0
         self._serials = 0
         self._freezes = 0
@@ -183,7 +168,7 @@ class Host(MachineState):
         if self.agent is not None:
             self.agent.die()
             self.agent = None
-        self.trap = 0
+        self.agent_trap.clear()
         self._orphan_child()
         if self.guard is not None:
             self.guard.signal(signal.SIGCHLD)

@@ -19,6 +19,7 @@ import greenlet
 
 from locum_sim.clocks import MachineClock
 from locum_sim.engine import Engine
+from locum_sim.trap import Trap
 
 T = TypeVar("T")
 
@@ -28,13 +29,8 @@ class Place(Protocol):
 
     #: Whether the process is stopped (SIGSTOP, suspend).
     agent_stopped: bool
-    #: Steps of the process until it may be stopped or killed, 0 for never. A running process cannot be stopped in any
-    #: other way: time stops meanwhile.
-    trap: int
-
-    def sprung(self) -> None:
-        """The process has made a step while the trap is set: it may be stopped or killed now."""
-        ...
+    #: It may stop or kill the process. A running process cannot be stopped in any other way: time stops meanwhile.
+    agent_trap: Trap
 
 
 class Call:
@@ -174,9 +170,12 @@ class SimulatedLoop:
         """A port is called in the process: it may be stopped here until it continues, or killed."""
         if not self._alive:
             raise greenlet.GreenletExit
-        if not self._place.trap or greenlet.getcurrent() is not self._greenlet:
+        trap = self._place.agent_trap
+        if not trap.steps or greenlet.getcurrent() is not self._greenlet:
             return
-        self._place.sprung()
+        snare = trap.count()
+        if snare is not None:
+            snare()
         while self._alive and self._place.agent_stopped:
             self._hub.switch()
         if not self._alive:

@@ -102,7 +102,7 @@ class Machine(Host):
         self.agent_frozen = self.guard_frozen = self.children_frozen = False
         wall_error = self.clock.wall() - self.run.wall()
         self.clock = MachineClock(self.run.engine, self.random.uniform(1, 30), self.clock.rate, wall_error)
-        self._boot_kernel(list(self.kernel.links))
+        self._boot_kernel()
         self.notes.clear()
         self.file = msgspec.structs.replace(self.file, machine=f"{self.name} boot {self._boots}")
         self._stops_changed()

@@ -6,7 +6,7 @@ Rules of this file: it starts no process and knows none; :class:`locum_sim.host.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 
 from locum.node.guard.hold_page import HoldPage
@@ -17,70 +17,44 @@ from locum_sim.observers import Observers
 from locum_sim.run_state import RunState
 from locum_sim.scripts import Behaviour, Child
 from locum_sim.simulated_kernel import Kernel, KernelListener
+from locum_sim.trap import Trap
 
 
-def interfaces_of(identity: Identity) -> list[str]:
-    """Every interface that carries public addresses, sorted."""
-    return sorted({name for hosted in identity.addresses for name in hosted.interfaces})
+@dataclass(frozen=True)
+class Make:
+    """A machine to be simulated. ``links``: its public interfaces. ``handles``: the events that its scripts handle."""
 
-
-class Trap:
-    """Something that is to happen in the midst of a process's work, after so many of its steps."""
-
-    def __init__(self) -> None:
-        #: Steps until it happens; 0: never.
-        self.steps = 0
-        self._snare: Callable[[], None] | None = None
-
-    def set(self, steps: int, snare: Callable[[], None]) -> None:
-        """Call ``snare`` after so many steps."""
-        self.steps, self._snare = max(1, steps), snare
-
-    def clear(self) -> None:
-        """Nothing happens."""
-        self.steps, self._snare = 0, None
-
-    def count(self) -> Callable[[], None] | None:
-        """The process has made a step; what is to happen now, if anything is."""
-        self.steps -= 1
-        if self.steps:
-            return None
-        snare, self._snare = self._snare, None
-        return snare
+    name: str
+    identity: Identity
+    clock: MachineClock
+    link: Link
+    behaviour: Behaviour
+    random: Random
+    hz: int
+    links: tuple[str, ...]
+    handles: tuple[str, ...]
 
 
 class MachineState(KernelListener):
-    """One machine in the run ``run``, as its own processes find it. ``links``: its public interfaces.
+    """One machine in the run ``run``, as its own processes find it.
 
     A subclass receives the kernel's news (:class:`locum_sim.simulated_kernel.KernelListener`).
     """
 
-    def __init__(
-        self,
-        run: RunState,
-        observers: Observers,
-        name: str,
-        identity: Identity,
-        clock: MachineClock,
-        link: Link,
-        behaviour: Behaviour,
-        random: Random,
-        hz: int,
-        links: list[str],
-        handles: tuple[str, ...],
-    ) -> None:
+    def __init__(self, run: RunState, observers: Observers, make: Make) -> None:
         self.run = run
         self.observers = observers
-        self.name = name
+        self.name = make.name
         #: The configuration that is in force in the agent, and the one in the file, which a new guard reads.
-        self.identity = self.file = identity
-        self.clock = clock
-        self.link = link
-        self.behaviour = behaviour
-        self.random = random
-        self.handles = handles
-        self.hz = hz
-        self._boot_kernel(links)
+        self.identity = self.file = make.identity
+        self.clock = make.clock
+        self.link = make.link
+        self.behaviour = make.behaviour
+        self.random = make.random
+        self.handles = make.handles
+        self.hz = make.hz
+        self._links = list(make.links)
+        self._boot_kernel()
         #: Address → (incarnation, interface): what was taken completely.
         self.notes: dict[str, tuple[str, str]] = {}
         #: The scripts under way.
@@ -91,11 +65,8 @@ class MachineState(KernelListener):
         self.suspended = False
         self.agent_frozen = self.guard_frozen = self.children_frozen = False
         self.agent_stopped = self.guard_stopped = self.children_stopped = False
-        #: Steps of the agent until :attr:`_snare` goes off; 0: never.
-        self.trap = 0
-        self._snare: Callable[[], None] | None = None
-        #: What is set to happen in the midst of the guard's work.
-        self.guard_trap = Trap()
+        #: What is set to happen in the midst of the agent's work, and of the guard's.
+        self.agent_trap, self.guard_trap = Trap(), Trap()
         #: Since when the guard's removals of addresses succeed, true time.
         self.removal_works_since = -1.0
         #: When the agent last looked at CLOCK_BOOTTIME: in which turn of its loop, and the time that it saw.
@@ -104,9 +75,9 @@ class MachineState(KernelListener):
         self.went_on = -1.0
         self._lives = 0
 
-    def _boot_kernel(self, links: list[str]) -> None:
+    def _boot_kernel(self) -> None:
         """A kernel without addresses, and an empty page, as after a boot."""
-        self.kernel = Kernel(self.run.engine, self.clock, self.hz, self.random, self, links)
+        self.kernel = Kernel(self.run.engine, self.clock, self.hz, self.random, self, self._links)
         self.memory = bytearray(HoldPage.SIZE)
         #: The page, for those who only look.
         self.page = HoldPage(self.memory)
@@ -135,16 +106,3 @@ class MachineState(KernelListener):
             self.child.kill()
             self.child = None
             self.observers.checks.event_killed(self.name)
-
-    def set_trap(self, steps: int, snare: Callable[[], None]) -> None:
-        """Call ``snare`` in the midst of the agent's work, after so many micro-steps."""
-        self.trap = max(1, steps)
-        self._snare = snare
-
-    def sprung(self) -> None:
-        """The agent has made a step while a trap is set; what it was set for may happen now."""
-        self.trap -= 1
-        if self.trap or self._snare is None:
-            return
-        snare, self._snare = self._snare, None
-        snare()

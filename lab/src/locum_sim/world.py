@@ -13,6 +13,7 @@ from locum.store.base import Put
 from locum_sim.checks import ADMIN
 from locum_sim.clocks import MachineClock
 from locum_sim.machine import Machine
+from locum_sim.machine_state import Make
 from locum_sim.network import Link
 from locum_sim.observers import Observers
 from locum_sim.run_state import RunState
@@ -58,9 +59,7 @@ class World(RunState):
         clock = MachineClock(
             self.engine, random.uniform(1, 1e6), scenario.rates[number], wall_error=random.uniform(-0.5, 0.5)
         )
-        return Machine(
-            run=self,
-            observers=self.observers,
+        make = Make(
             name=name,
             identity=identity,
             clock=clock,
@@ -68,9 +67,10 @@ class World(RunState):
             behaviour=Behaviour(Random(f"scripts {scenario.seed} {number}"), scenario.usual),
             random=random,
             hz=scenario.hz[number],
-            links=list(scenario.interfaces),
+            links=tuple(scenario.interfaces),
             handles=scenario.handles[number],
         )
+        return Machine(self, self.observers, make)
 
     def end(self) -> None:
         """The run is over: end every process."""

@@ -116,7 +116,7 @@ class Faults(ProcessFaults, StoreFaults, OutsideFaults):
         if world.trace.on:
             world.trace.say("faults", "everything is healed")
         for machine in world.machines.values():
-            machine.trap = 0
+            machine.agent_trap.clear()
             machine.guard_trap.clear()
             machine.forks_again()
             machine.removal_works()

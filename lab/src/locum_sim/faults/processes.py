@@ -26,7 +26,7 @@ class ProcessFaults(FaultKinds):
             self._disturb(machine, 1.0)
             machine.kill_agent()
 
-        machine.set_trap(self._random.randint(1, 60), snare)
+        machine.agent_trap.set(self._random.randint(1, 60), snare)
 
     def kill_all(self) -> None:
         """Every process of Locum dies; the init system starts anew."""
@@ -118,12 +118,12 @@ class ProcessFaults(FaultKinds):
         machine, seconds = self._someone(), self._while()
         who = self._random.choice(("agent", "all"))
         self._disturb(machine, 3.0)
-        machine.set_trap(self._random.randint(1, 60), lambda: self._freeze(machine, who, seconds))
+        machine.agent_trap.set(self._random.randint(1, 60), lambda: self._freeze(machine, who, seconds))
 
     def hiccup(self) -> None:
         """The agent does not run for some milliseconds, in the middle of an act."""
         machine, seconds = self._someone(), self._random.uniform(0.0005, 0.08)
-        machine.set_trap(self._random.randint(1, 60), lambda: self._freeze(machine, "agent", seconds))
+        machine.agent_trap.set(self._random.randint(1, 60), lambda: self._freeze(machine, "agent", seconds))
 
     def stutter(self) -> None:
         """Every process of Locum is stopped in the middle of an act, continues for a few steps, and stops again."""
@@ -144,7 +144,7 @@ class ProcessFaults(FaultKinds):
                 steps = self._random.randint(1, 12)
                 self._world.engine.after(pauses[0], self._stutter, machine, pauses[1:], steps, number)
 
-        machine.set_trap(steps, snare)
+        machine.agent_trap.set(steps, snare)
 
     def suspend(self) -> None:
         """The machine is suspended and resumed."""

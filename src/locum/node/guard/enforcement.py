@@ -17,6 +17,7 @@ from locum.machine.gate.gate import GateState, GateUnavailable
 from locum.machine.gate.lifetimes import lifetime_for, lifetime_without_gate, margin_without_gate
 from locum.node.guard.ports import GatePort, Log
 from locum.rules.hold import margin_for
+from locum.rules.identity import Identity
 
 WITHOUT_GATE = (
     "the kernel's packet filter does not enforce the hold here (nftables cannot be used); "
@@ -24,9 +25,9 @@ WITHOUT_GATE = (
 )
 
 
-def public_interfaces(settings: Settings) -> list[str]:
+def public_interfaces(configured: Settings | Identity) -> list[str]:
     """Every interface that carries public addresses, sorted."""
-    return sorted({name for address in settings.addresses for name in address.interfaces})
+    return sorted({name for address in configured.addresses for name in address.interfaces})
 
 
 def judged_before(open_gate: Callable[[], GatePort]) -> tuple[str, ...]:
