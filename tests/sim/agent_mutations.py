@@ -453,6 +453,11 @@ IN_SIMULATION: dict[str, tuple[tuple[str, ...], Knobs, int]] = {
         25,
     ),
     "lifetime_rounded_up": (("lifetime",), Knobs(only=("abandon",)), 60),
+    "removed_rules_stay_away": (
+        ("I7",),
+        Knobs(only=("flush_rules", "admin", "link_down"), nodes=3, addresses=12, calm=0.05),
+        40,
+    ),
     "removals_unheard": (("served", "liveness"), Knobs(only=("remove_by_hand",), calm=0.5), 20),
     "strangers_stay": (("liveness", "I1"), Knobs(only=("add_by_hand",), calm=0.5), 20),
     "links_unheard": (("liveness", "served"), Knobs(only=("link_down",), calm=0.5), 20),

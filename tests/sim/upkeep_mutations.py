@@ -139,6 +139,11 @@ def armed_beside_what_was_not_muted(patch: Patch) -> None:
     patch.setattr(GateWork, "_repair", lambda _self: None)
 
 
+def removed_rules_stay_away(patch: Patch) -> None:
+    """A change of the gate's sets fails when another program has removed the rules a moment ago."""
+    patch.setattr(GateWork, "_change", lambda _self, change, addresses: change(addresses))
+
+
 def muted_after_it_was_taken_again(patch: Patch) -> None:
     """An address that could not be muted, and was taken again, is muted by the next beat."""
     patch.setattr(GateWork, "allow", lambda self, address: self._gate.allow([address]))
@@ -279,6 +284,7 @@ UPKEEP_MUTATIONS = (
     removed_though_it_became_ours,
     news_during_a_look_is_lost,
     armed_beside_what_was_not_muted,
+    removed_rules_stay_away,
     muted_after_it_was_taken_again,
     lost_gate_is_no_obstacle,
     addresses_outlive_the_gate,

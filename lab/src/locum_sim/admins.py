@@ -45,6 +45,10 @@ class Admins:
 
     def tidy_up(self, clean: bool) -> None:
         """After the trouble: allow takeovers again; when ``clean``, end all disabled, stopped and banned states."""
+        if self._world.commands_under_way:
+            # An earlier command would have the last word.
+            self._world.engine.after(0.005, self.tidy_up, clean)
+            return
         self.command(AdminRequest("tunable-set", name="NoIPTakeover", value=0))
         for name in self._world.machines if clean else ():
             for command in NODE_COMMANDS[::2]:
