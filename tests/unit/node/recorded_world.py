@@ -23,6 +23,7 @@ from locum.rules import effects as fx
 from locum.rules.node import Node
 from locum.store.base import Batch, CommitResult, Snapshot
 from tests.unit.node.recorded_store import RecordedStore
+from tests.unit.node.slow_calls import SlowCalls
 
 T = TypeVar("T")
 
@@ -452,53 +453,6 @@ class _Calls:
 
     async def on_addresses(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
-
-
-class SlowWorker:
-    """Calls are carried out in order, each in a later turn of the loop; the answer takes one more."""
-
-    def __init__(self) -> None:
-        self._last: asyncio.Future[Any] | None = None
-
-    def start(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-        """Hand the call over."""
-        before = self._last
-
-        async def call() -> Any:
-            if before is not None:
-                await asyncio.wait([before])
-            await asyncio.sleep(0)
-            result = function(*arguments)
-            await asyncio.sleep(0)
-            return result
-
-        self._last = asyncio.ensure_future(call())
-        return self._last
-
-    async def run(self, what: str, limit: float | None, function: Callable[..., Any], *arguments: Any) -> Any:
-        """See :class:`locum.node.ports.WorkerPort`."""
-        return await self.start(function, *arguments)
-
-
-class SlowCalls:
-    """See :class:`locum.node.ports.CallsPort`."""
-
-    def __init__(self) -> None:
-        self.gate, self.addresses, self.files = SlowWorker(), SlowWorker(), SlowWorker()
-
-    def start(
-        self, worker: SlowWorker, what: str, function: Callable[..., Any], *arguments: Any
-    ) -> asyncio.Future[Any]:
-        """See CallsPort."""
-        return worker.start(function, *arguments)
-
-    async def on_gate(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """See CallsPort."""
-        return await self.gate.start(function, *arguments)
-
-    async def on_addresses(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """See CallsPort."""
-        return await self.addresses.start(function, *arguments)
 
 
 def in_world(scene: Coroutine[Any, Any, T]) -> T:
