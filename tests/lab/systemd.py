@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 #: Prepares the namespaces and starts systemd. systemctl asks this manager instead of the machine's.
@@ -23,23 +24,23 @@ cp /usr/bin/systemctl /run/systemctl
 printf '#!/bin/sh\\nXDG_RUNTIME_DIR=/run/user exec /run/systemctl --user "$@"\\n' >/run/wrapper
 chmod 755 /run/wrapper
 mount --bind /run/wrapper /usr/bin/systemctl
-cp {unit} /run/user/systemd/user/
+cp {units} /run/user/systemd/user/
 XDG_RUNTIME_DIR=/run/user /lib/systemd/systemd --user --log-target=console &
 wait $!
 """
 
 
 class Systemd:
-    """Namespaces with a systemd in them that has the one unit whose file is ``unit``."""
+    """Namespaces with a systemd in them that has the unit whose file is ``unit``, and the units ``others``."""
 
-    def __init__(self, directory: Path, unit: Path) -> None:
+    def __init__(self, directory: Path, unit: Path, others: Sequence[Path] = ()) -> None:
         self.directory = directory
         self.unit = unit.name
         self._group = f"locum-{directory.name}-{os.getpid()}"
         self._output = (directory / "systemd.log").open("wb")
         self._systemd = subprocess.Popen(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--cgroup", "--net", "sh", "-c",
-             BEGIN.format(group=self._group, unit=unit)],
+             BEGIN.format(group=self._group, units=" ".join(map(str, [unit, *others])))],
             stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
         )  # fmt: skip
         try:
@@ -60,6 +61,10 @@ class Systemd:
             assert self._systemd.poll() is None, f"systemd cannot run here: {said}"
             assert time.monotonic() < deadline, said
             time.sleep(0.05)
+
+    def runs(self) -> bool:
+        """Whether systemd itself has not ended."""
+        return self._systemd.poll() is None
 
     def said(self) -> str:
         """What systemd and the unit have printed."""

@@ -34,6 +34,7 @@ ROWS: tuple[str, ...] = (
     "locum.threads",
     "locum.tasks",
     "locum.lateness",
+    "locum.service_manager",
     "locum.xdr",
     "locum.rpc",
     "locum.unix_sockets",

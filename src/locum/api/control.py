@@ -28,6 +28,7 @@ from locum.events.inside import Inside
 from locum.events.model import Event
 from locum.json_lines_async import FrameConnection, FrameServer, serve_unix
 from locum.node.driver import Driver
+from locum.rules.status import Stage
 from locum.store.server import group_id
 
 #: Events that an admin may run by hand in a running daemon; the daemon alone can run the others meaningfully.
@@ -38,6 +39,8 @@ OF_THIS_NODE = frozenset({"reload", "shutdown", "event-list", "event-status", "e
 WATCH_PAUSE = 0.05
 #: Longest time between two looks of ``watch``, in seconds.
 WATCH_LOOK = 1.0
+#: Of the operation ``shutdown``: it answers when other nodes serve the addresses, and ``shutdown`` is about to run.
+HANDED_OVER = "handed-over"
 
 
 Message = Mapping[str, object]
@@ -183,7 +186,16 @@ class ControlServer:
         self._driver.feed(self._driver.node.leave)
         if inside is not None:
             return {"message": f"leaves the cluster when {inside} has ended", "inside": inside.event}
+        if message.get("until") == HANDED_OVER:
+            while not self._handed_over():
+                await self._driver.wait_for_change(WATCH_LOOK)
+            return {"message": "the addresses are handed over"}
         return {"message": "leaving the cluster"}
+
+    def _handed_over(self) -> bool:
+        """Whether this leaving node has come to the event shutdown, which runs after its addresses have moved."""
+        status = self._driver.node.status()
+        return status.stage is Stage.LEFT or status.activity == Event.SHUTDOWN
 
     async def _event_list(self, message: Message) -> object:
         return {"directory": self._reloader.settings.paths.events, "scripts": self._engine.in_use.scripts}

@@ -1,4 +1,4 @@
-"""Stop the daemon of a control socket, and wait until it has ended, not only until it no longer answers.
+"""Stop the daemon of a control socket, and wait until it has ended, or until its addresses are handed over.
 
 This file finds the process that listens at the socket (the agent) and its parent (the guard) through the kernel
 (``SO_PEERCRED``, proc(5), pidfd_open(2)). No asyncio.
@@ -16,12 +16,14 @@ import time
 import msgspec
 
 from locum.api import client
-from locum.control_socket import Connection, NoAnswer, NoDaemon
+from locum.control_socket import Connection, ConnectionClosed, NoAnswer, NoDaemon
 from locum.errors import LocumError
 from locum.processes import process
 
 #: The guard's name in /proc/PID/comm.
 GUARD_NAME = "locum-guard"
+#: How long a guard is watched before its next agent is asked, and the shortest limit for an answer, in seconds.
+_LOOK_AGAIN, _SHORTEST = 0.3, 0.1
 
 
 class _Answer(msgspec.Struct):
@@ -63,6 +65,37 @@ def shut_down(socket_path: str, timeout: float, *, wait: bool = True) -> bool:
                 os.close(guard)
 
 
+def hand_over(socket_path: str, timeout: float) -> None:
+    """Make the daemon at ``socket_path`` leave, and return when other nodes serve its addresses, as far as they can.
+
+    The daemon then runs ``shutdown`` and ends by itself. It may have ended already when this returns. ``timeout`` and
+    errors as for :func:`shut_down`. An agent that dies meanwhile is asked again once its guard has replaced it.
+    """
+    deadline = time.monotonic() + timeout
+    guard: int | None = None
+    try:
+        while True:
+            try:
+                with Connection(socket_path, max(deadline - time.monotonic(), _SHORTEST)) as daemon:
+                    if guard is None:
+                        guard = _watch_guard(daemon.peer.pid)
+                    client.send(daemon, {"op": "shutdown", "until": "handed-over"})
+                    answer = msgspec.json.decode(client.receive(daemon).result, type=_Answer)
+                    if answer.inside:
+                        raise WithinEvent(f"the daemon {answer.message}")
+                    return
+            except NoDaemon as error:
+                if guard is None and not isinstance(error, ConnectionClosed):
+                    raise  # it did not run when this began
+                if guard is None or _ends(guard, _LOOK_AGAIN):
+                    return  # it has left
+                if time.monotonic() >= deadline:
+                    raise NoAnswer(f"the daemon at {socket_path} does not answer; see its log") from None
+    finally:
+        if guard is not None:
+            os.close(guard)
+
+
 def _wait_for_close(daemon: Connection) -> None:
     try:
         while True:
@@ -72,13 +105,18 @@ def _wait_for_close(daemon: Connection) -> None:
 
 
 def _wait_for_process(descriptor: int, deadline: float, path: str, timeout: float) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    if poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+    if _ends(descriptor, max(deadline - time.monotonic(), 0.0)):
         return True
     raise NoAnswer(
         f"the daemon at {path} has not ended within {timeout:g} s; it is still leaving: see 'locum status' and its log"
     )
+
+
+def _ends(descriptor: int, seconds: float) -> bool:
+    """Whether the process of this descriptor ends within ``seconds``."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _watch_guard(agent: int) -> int | None:

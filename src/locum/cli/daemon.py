@@ -8,6 +8,7 @@ import click
 
 from locum.cli import output
 from locum.cli.options import DEFAULT_CONFIG, Number, config_option, socket_option
+from locum.errors import UsageError
 
 
 @click.command("daemon")
@@ -31,19 +32,26 @@ def daemon(ctx: click.Context, config_path: str) -> None:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Longest wait for the daemon's end.",
+    help="Longest wait.",
 )
 @click.option("--no-wait", is_flag=True, help="Return as soon as the node begins to leave.")
+@click.option("--handed-over", is_flag=True, help="Return as soon as other nodes serve this node's addresses.")
 @socket_option
-def shutdown(socket_path: str, timeout: float, no_wait: bool) -> None:
+def shutdown(socket_path: str, timeout: float, no_wait: bool, handed_over: bool) -> None:
     """Stop this node's daemon: its addresses move, the event shutdown runs, and it ends.
 
     When the command returns, a new daemon can be started. systemd starts it again only at the next boot or by
     'systemctl start locum'.
     """
-    from locum.api.ending import WithinEvent, shut_down  # noqa: PLC0415
+    from locum.api.ending import WithinEvent, hand_over, shut_down  # noqa: PLC0415
 
+    if no_wait and handed_over:
+        raise UsageError("--no-wait and --handed-over exclude each other")
     try:
+        if handed_over:
+            hand_over(socket_path, timeout)
+            output.emit(["the addresses are handed over; the daemon ends by itself"])
+            return
         seen = shut_down(socket_path, timeout, wait=not no_wait)
     except WithinEvent as later:
         output.emit([str(later)])

@@ -21,12 +21,17 @@ def doctor(ctx: click.Context, config_path: str, as_json: bool) -> None:
     import asyncio  # noqa: PLC0415
 
     from locum.config.load import load  # noqa: PLC0415
-    from locum.doctor import answers, daemon, machine, store  # noqa: PLC0415
+    from locum.doctor import answers, daemon, machine, store, systemd  # noqa: PLC0415
     from locum.node.configured import store_of  # noqa: PLC0415
     from locum.store.prefixed import PrefixedStore  # noqa: PLC0415
 
     settings = load(config_path)
-    findings = [*machine.examine(settings), *answers.examine(settings), *daemon.examine(settings)]
+    findings = [
+        *machine.examine(settings),
+        *answers.examine(settings),
+        *daemon.examine(settings),
+        *systemd.examine(settings),
+    ]
 
     async def measure() -> list[Finding]:
         whole = store_of(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,8 @@ from tests.lab.systemd import Systemd
 
 pytestmark = pytest.mark.lab
 
-UNIT = Path(__file__).resolve().parents[3] / "examples" / "locum.service"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+UNIT, HANDOVER = EXAMPLES / "locum.service", EXAMPLES / "locum-handover.service"
 LOCUM = (sys.executable, "-m", "locum.cli.main")
 
 CONFIG = """\
@@ -33,13 +34,25 @@ address = "10.99.0.1/24"
 interfaces = ["eth9"]
 """
 
+#: A service that writes, when its stop begins and when it ends, which addresses the node has.
+SERVICE = """\
+[Service]
+ExecStart=/usr/bin/sleep infinity
+ExecStop=/bin/sh -c 'ip -o -4 address show dev eth9 >{directory}/{name}'
+"""
+#: As systemd has it for machines: started at boot, ordered after the services that are enabled for it.
+BOOT_TARGET = "[Unit]\nWants=site.service\n"
+
 
 class Node(Systemd):
-    """A node that systemd runs."""
+    """A node that systemd runs; ``services``: its units besides Locum's, name → text; ``scripts``: besides 00 and 10.
 
-    def __init__(self, directory: Path) -> None:
+    The target of the boot wants site.service.
+    """
+
+    def __init__(self, directory: Path, services: Mapping[str, str] | None = None, scripts: Sequence[str] = ()) -> None:
         (directory / "events").mkdir()
-        for name in ("00.locum", "10.interface"):
+        for name in ("00.locum", "10.interface", *scripts):
             script = directory / "events" / name
             script.write_bytes(shipped(name).read_bytes())
             script.chmod(0o755)
@@ -49,8 +62,17 @@ class Node(Systemd):
         text = UNIT.read_text().replace("/etc/locum/locum.toml", f"{directory}/locum.toml")
         assert f"ExecStart={command}\n" in text
         unit = directory / "locum.service"
-        unit.write_text(text.replace("/usr/local/bin/locum", " ".join(LOCUM)))
-        super().__init__(directory, unit)
+        result = f"ExecStopPost=/bin/sh -c 'echo $SERVICE_RESULT >{directory}/%p.result'\n"
+        unit.write_text(
+            text.replace("/usr/local/bin/locum", " ".join(LOCUM)).replace("[Install]", result + "[Install]")
+        )
+        # Without the minus sign a failure of the command is a failure of the unit.
+        handover = HANDOVER.read_text().replace("ExecStop=-/usr/local/bin/locum", f"ExecStop={' '.join(LOCUM)}")
+        others = {HANDOVER.name: handover + result}
+        others |= services or {}
+        for name, text in others.items():
+            (directory / name).write_text(text)
+        super().__init__(directory, unit, [directory / name for name in others])
         pair = ("eth9", "type", "veth", "peer", "name", "other")
         for words in (("add", *pair), ("set", "other", "up"), ("set", "eth9", "up")):
             assert self.inside("ip", "link", *words).returncode == 0
@@ -114,7 +136,8 @@ def test_a_node_that_was_killed_or_cannot_start_is_started_again(node: Node) -> 
     good = node.config.read_text()
     node.systemctl("stop")
     node.config.write_text(good + "[nonsense]\n")
-    node.systemctl("start")
+    # Fails now, and is tried again.
+    assert node.inside("systemctl", "start", node.unit).returncode != 0
     node.wait("two more tries", lambda: int(node.show("NRestarts")) >= 2)
     node.config.write_text(good)
     node.wait("the address", node.serves)
@@ -132,3 +155,43 @@ def test_a_restart_serves_again(node: Node) -> None:
     node.systemctl("restart")
     node.inside("systemctl", "reload", node.unit)
     node.wait("the address", node.serves)
+
+
+def _ready(directory: Path) -> Node:
+    """A node with a service that systemd starts, and one that an event script starts; both run."""
+    texts = {f"{name}.service": SERVICE.format(directory=directory, name=name) for name in ("site", "nginx")}
+    made = Node(directory, {**texts, "multi-user.target": BOOT_TARGET}, ["70.service"])
+    made.config.write_text(made.config.read_text() + '[scripts."70.service"]\nservice = "nginx"\n')
+    made.inside("systemctl", "start", "multi-user.target")
+    made.start()
+    for unit in ("site.service", "nginx.service", "multi-user.target", HANDOVER.name):
+        assert made.inside("systemctl", "is-active", unit).stdout == "active\n", unit
+    return made
+
+
+def test_a_machine_that_shuts_down_gives_its_addresses_up_before_services_stop(tmp_path: Path) -> None:
+    node = _ready(tmp_path)
+    try:
+        # As systemctl poweroff does with the machine's manager.
+        node.inside("systemctl", "start", "--job-mode=replace-irreversibly", "--no-block", "exit.target")
+        node.wait("the end of systemd", lambda: not node.runs())
+        for name in ("site", "nginx"):
+            assert "10.99.0.1" not in (tmp_path / name).read_text(), name
+        assert (tmp_path / "locum-handover.result").read_text() == "success\n"
+        assert (tmp_path / "locum.result").read_text() == "success\n"
+    finally:
+        node.end()
+
+
+def test_an_event_script_stops_its_service_while_locum_alone_stops(tmp_path: Path) -> None:
+    """The order of the machine's shutdown makes nothing wait at other times."""
+    node = _ready(tmp_path)
+    try:
+        node.systemctl("stop")
+        assert node.stays_down()
+        assert "10.99.0.1" not in (tmp_path / "nginx").read_text()
+        assert node.inside("systemctl", "is-active", "nginx.service").stdout == "inactive\n"
+        assert node.inside("systemctl", "is-active", "site.service").stdout == "active\n"
+        node.start()
+    finally:
+        node.end()

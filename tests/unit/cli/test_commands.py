@@ -247,6 +247,18 @@ def test_shutdown_says_when_it_cannot_see_the_end_of_the_daemon(locum: Command) 
     assert locum("shutdown", "--no-wait") == "the daemon leaves the cluster\n"
 
 
+def test_shutdown_can_return_when_the_addresses_are_handed_over(locum: Command) -> None:
+    locum.scene.answers["shutdown"] = lambda _: success({"message": "the addresses are handed over"})
+    assert "are handed over" in locum("shutdown", "--handed-over")
+    assert locum.request == {"op": "shutdown", "until": "handed-over"}
+    locum("shutdown", "--handed-over", "--no-wait", status=2)
+
+
+def test_shutdown_until_the_handover_accepts_a_daemon_that_has_ended_meanwhile(locum: Command) -> None:
+    locum.scene.answers["shutdown"] = lambda _: None
+    assert "are handed over" in locum("shutdown", "--handed-over")
+
+
 def test_shutdown_from_within_an_event_does_not_wait(locum: Command) -> None:
     message = "leaves the cluster when the event recovered (script 25.a) has ended"
     locum.scene.answers["shutdown"] = lambda _: success({"message": message, "inside": "recovered"})

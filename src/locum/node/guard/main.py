@@ -31,6 +31,7 @@ from locum.node.guard.wakeups import Wakeups
 from locum.node.guard.watch import LONGEST_SLEEP
 from locum.node.log import Log
 from locum.node.taken_notes import TakenNotes
+from locum.service_manager import ServiceManager
 from locum.threads import Worker
 
 
@@ -64,7 +65,7 @@ def run(config_path: str, agent: Callable[[Settings], int], preload: Callable[[S
     for warning in warnings:
         log(warning, "warning")
     machine = life.Machine(
-        wakeups=Wakeups(pace=LONGEST_SLEEP),
+        wakeups=Wakeups(LONGEST_SLEEP, ServiceManager(os.environ)),
         page=HoldPage(os.path.join(paths.runtime, "hold")),
         notes=TakenNotes(os.path.join(paths.runtime, "held")),
         addresses=KernelAddresses(),

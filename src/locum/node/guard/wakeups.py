@@ -17,15 +17,20 @@ from typing import Any
 from locum.clock import boottime
 from locum.lateness import Lateness, Stop
 from locum.node.guard.system_calls import BootTimer
+from locum.service_manager import ServiceManager
 
 #: The signals that wake the guard.
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 
 class Wakeups:
-    """See :class:`locum.node.guard.ports.WakeupsPort`. ``pace``: the longest that the loop sleeps, in seconds."""
+    """See :class:`locum.node.guard.ports.WakeupsPort`. ``pace``: the longest that the loop sleeps, in seconds.
 
-    def __init__(self, pace: float) -> None:
+    ``manager`` is told when signals are handled, and then in every turn of the loop.
+    """
+
+    def __init__(self, pace: float, manager: ServiceManager) -> None:
+        self._manager = manager
         self._stood: Callable[[Stop, Stop | None], None] = lambda _stop, _longest: None
         self._lateness = Lateness(lambda stop: self._stood(stop, self._lateness.longest()), pace=pace)
         self._timer = BootTimer()
@@ -46,9 +51,11 @@ class Wakeups:
             signal.signal(number, lambda received, _frame: self._signals.append(received))
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         self._lateness.start()
+        self._manager.ready()
 
     def wait(self, until: float) -> Sequence[int]:
         """See WakeupsPort."""
+        self._manager.alive(boottime())
         self._timer.set(until)
         self._poll.poll()
         self._lateness.turn()

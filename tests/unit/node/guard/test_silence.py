@@ -9,6 +9,7 @@ import pytest
 
 from locum.node.guard.silence import ROOM, Silencer
 from locum.node.guard.wakeups import Wakeups
+from locum.service_manager import ServiceManager
 from locum.threads import Worker
 
 LONG = 30.0
@@ -25,7 +26,7 @@ class Scene:
         self.lines: list[str] = []
         #: What the kernel refuses at the next removals.
         self.problems: list[list[str]] = []
-        self.wakeups = Wakeups(pace=1.0)
+        self.wakeups = Wakeups(1.0, ServiceManager({}))
         self.silencer = Silencer(
             Worker("gate", room=ROOM),
             Worker("addresses", room=ROOM),

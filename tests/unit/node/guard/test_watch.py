@@ -17,6 +17,7 @@ from locum.node.guard.hold_page import HoldPage
 from locum.node.guard.ports import ProcessPort
 from locum.node.guard.wakeups import HANDLED, Wakeups
 from locum.node.guard.watch import LONGEST_SLEEP, START_PAUSE, Watch
+from locum.service_manager import ServiceManager
 from tests.unit.node.guard.ending import wait_for_end
 
 
@@ -76,7 +77,7 @@ def test_a_system_that_has_no_process_to_spare_does_not_end_the_guard(tmp_path: 
     handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         watch = Watch(
-            Wakeups(60.0),  # a busy machine must not make the loop report its own lateness
+            _wakeups(60.0),  # a busy machine must not make the loop report its own lateness
             page,
             Child("agent", start),
             [],
@@ -111,7 +112,15 @@ def test_a_loop_that_stands_is_told_in_the_log_and_to_the_agent(tmp_path: Path) 
     handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         child = Child("agent", forked("test-agent", agent))
-        watch = Watch(Wakeups(LONGEST_SLEEP), page, child, [], NoSilence(), reread, lambda text, _: log.append(text))
+        watch = Watch(
+            _wakeups(),
+            page,
+            child,
+            [],
+            NoSilence(),
+            reread,
+            lambda text, _: log.append(text),
+        )
         assert watch.run() == 0
     finally:
         signal.set_wakeup_fd(-1)
@@ -124,5 +133,9 @@ def test_a_loop_that_stands_is_told_in_the_log_and_to_the_agent(tmp_path: Path) 
     assert any(line.startswith("the guard's loop stood for") for line in log)
 
 
+def _wakeups(pace: float = LONGEST_SLEEP) -> Wakeups:
+    return Wakeups(pace, ServiceManager({}))
+
+
 def _watch(page: HoldPage, agent: Child) -> int:
-    return Watch(Wakeups(LONGEST_SLEEP), page, agent, [], NoSilence(), lambda: None, lambda *_: None).run()
+    return Watch(_wakeups(), page, agent, [], NoSilence(), lambda: None, lambda *_: None).run()
