@@ -278,14 +278,15 @@ def probe(
     type=Number("a number of milliseconds", 0),
     help="Milliseconds of the criterion; default: three intervals.",
 )
+@click.option("--vlan", type=click.IntRange(0, 4094), default=0, help="Ask in this VLAN (IEEE 802.1Q).")
 @_seconds_option
 @_output_option
-def observe(*, name: str, interval: float, window: float | None, seconds: float | None, output: Any) -> None:
+def observe(*, name: str, interval: float, window: float | None, vlan: int, seconds: float | None, output: Any) -> None:
     """Watch on the public network which node speaks for each address; exit status 1 when two nodes did."""
     layout = _layout(name)
     namespaces.enter(layout.hub)
     watching = observing.Observer(
-        layout, observing.writer(output), interval / 1000, None if window is None else window / 1000
+        layout, observing.writer(output), interval / 1000, None if window is None else window / 1000, vlan
     )
     watching.run(_until(seconds))
     if watching.violations:

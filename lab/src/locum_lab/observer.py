@@ -69,11 +69,18 @@ class Observer:
     """Created in the hub's namespace; :meth:`run` runs until told to stop.
 
     ``interval``: seconds between two questions for the same address. ``window``: see :mod:`locum_lab.judge`; three
-    intervals when None. ``emit`` receives each record. ``violations``: their number.
+    intervals when None. ``vlan``: the questions are in that VLAN; 0: in none. Answers count in every VLAN, because the
+    kernel takes the tag off a frame before a socket gets it. ``emit`` receives each record. ``violations``: their
+    number.
     """
 
     def __init__(
-        self, layout: Layout, emit: Callable[[Record], None], interval: float = 0.01, window: float | None = None
+        self,
+        layout: Layout,
+        emit: Callable[[Record], None],
+        interval: float = 0.01,
+        window: float | None = None,
+        vlan: int = 0,
     ) -> None:
         self._interval = interval
         self._silence = 5 * interval
@@ -83,7 +90,10 @@ class Observer:
         self._addresses = {
             ipaddress.ip_address(public.address).packed: public.address for public in layout.public_addresses
         }
-        self._questions = [packets.question(address, OBSERVER_MAC, OBSERVER_V4) for address in self._addresses.values()]
+        self._questions = [
+            packets.tagged(packets.question(address, OBSERVER_MAC, OBSERVER_V4), vlan)
+            for address in self._addresses.values()
+        ]
         self._waiting: list[tuple[float, bytes, bytes]] = []
         self._speaking: dict[str, str] = {}
         self._reported: dict[str, int] = {}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_ARP = 0x0806
 ETHERTYPE_IPV6 = 0x86DD
+ETHERTYPE_VLAN = 0x8100
 
 _ICMPV6 = 58
 _NEIGHBOUR_SOLICITATION = 135
@@ -59,6 +60,11 @@ def _neighbour_solicitation(target: ipaddress.IPv6Address, sender_mac: str) -> b
     # Hop limit 255: a receiver ignores solicitations that have passed a router.
     header = struct.pack("!IHBB", 6 << 28, len(body), _ICMPV6, 255) + source + group
     return b"\x33\x33" + group[12:] + mac + struct.pack("!H", ETHERTYPE_IPV6) + header + body
+
+
+def tagged(frame: bytes, vlan: int) -> bytes:
+    """The frame in a VLAN (IEEE 802.1Q); unchanged when ``vlan`` is 0."""
+    return frame[:12] + struct.pack("!HH", ETHERTYPE_VLAN, vlan) + frame[12:] if vlan else frame
 
 
 def _checksum(data: bytes) -> int:

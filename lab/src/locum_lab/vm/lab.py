@@ -144,7 +144,9 @@ class VmLab:
     def _configure(machine: Machine, files: dict[str, str]) -> None:
         for path, text in files.items():
             machine.write(path, text)
-        machine.sh("networkctl reload && /lib/systemd/systemd-networkd-wait-online --timeout=120")
+        # On a slow machine networkd is at the bus some time after systemd has started it.
+        machine.wait_for("systemd-networkd", lambda: machine.run(["networkctl", "reload"]).status == 0, SETTLED_WITHIN)
+        machine.sh("/lib/systemd/systemd-networkd-wait-online --timeout=120")
 
     # -- power -----------------------------------------------------------------------------------------------------
 

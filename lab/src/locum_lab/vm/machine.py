@@ -27,8 +27,8 @@ _KILLED_WITHIN = 30.0
 #: Between two questions whether something has happened, in seconds.
 _ASK_AGAIN = 0.25
 
-#: systemd's unit of a login, at the start of a line.
-_LOGIN = re.compile(r"session-\w+\.scope\b")
+#: systemd's units of a login, at the start of a line.
+_LOGIN = re.compile(r"(session-\w+\.scope|user(-runtime-dir)?@\d+\.service)\b")
 
 #: The nice value of a guest.
 _NICE = -10

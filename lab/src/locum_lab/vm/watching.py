@@ -22,10 +22,11 @@ class Watching:
 
     ``interval``: seconds between two questions for each address. ``window``: seconds of the first criterion of
     :mod:`locum_lab.judge`. Emulated guests answer late, so the window is longer than the usual three intervals, and
-    still shorter than two moves. ``records`` are the observer's, up to the last :meth:`read`.
+    still shorter than two moves. ``vlan``: asks in this VLAN. ``records`` are the observer's, up to the last
+    :meth:`read`.
     """
 
-    def __init__(self, lab: VmLab, interval: float = 0.1, window: float = 2.0) -> None:
+    def __init__(self, lab: VmLab, interval: float = 0.1, window: float = 2.0, vlan: int = 0) -> None:
         self.records: list[Record] = []
         path = lab.directory / "observe.jsonl"
         path.unlink(missing_ok=True)
@@ -34,6 +35,7 @@ class Watching:
             [
                 *(sys.executable, "-m", "locum_lab.command", "observe", "--name", lab.layout.name),
                 *("--interval", f"{interval * 1000:g}", "--window", f"{window * 1000:g}"),
+                *("--vlan", str(vlan)),
                 *("--output", str(path)),
             ],
             stdin=subprocess.DEVNULL,
