@@ -79,7 +79,7 @@ class Node(Systemd):
 
     def wait(self, what: str, condition: Callable[[], bool]) -> None:
         """Until ``condition`` holds."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not condition():
             assert time.monotonic() < deadline, f"waited for {what}; {self.said()}"
             time.sleep(0.05)
@@ -143,6 +143,17 @@ def test_a_node_that_was_killed_or_cannot_start_is_started_again(node: Node) -> 
     node.wait("the address", node.serves)
     # The runtime directory went with each stop and is there again.
     assert node.inside(*LOCUM, "status").returncode == 0
+
+
+@pytest.mark.long
+def test_a_guard_that_stands_still_is_started_again(node: Node) -> None:
+    """Only systemd's watchdog can notice."""
+    node.start()
+    first = node.main_pid()
+    node.send(signal.SIGSTOP)
+    node.wait("another process", lambda: node.main_pid() not in (0, first))
+    node.wait("the address", node.serves)
+    assert int(node.show("NRestarts")) == 1
 
 
 def test_a_restart_serves_again(node: Node) -> None:
