@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 
 from locum_sim.run import run_seed
+from tests.sim.finding import found, seeds_for
 from tests.sim.missing_conditions import COMMITS, IMPLIED, MISSING, Missing, watch_conditions
 
 
 @pytest.mark.parametrize("missing", MISSING, ids=lambda missing: missing.name)
 def test_i8_a_missing_condition_is_found(missing: Missing, monkeypatch: pytest.MonkeyPatch) -> None:
     missing.apply(monkeypatch)
-    for seed in range(missing.seeds):
+    for seed in seeds_for(missing.name, missing.seeds):
         violation = run_seed(seed, missing.knobs).violation
         if violation is not None:
             assert violation.invariant in ("I1", "I2", "I8"), violation
-            print(f"{missing.name}: seed {seed}: {violation}")
+            found(missing.name, seed, violation)
             return
     pytest.fail(f"not found within {missing.seeds} seeds")
 
