@@ -18,6 +18,11 @@ from locum_sim.seeds_report import Total
 FOUND = {
     33: "a claim whose deletion was under way was relied on",
     96: "an address came back with the note of an earlier membership",
+    523: "an agent that adopted took an address by a claim of a restored copy, which another node still served",
+    1241: "releaseip ran for an address that still answered, just after the gate's rules had been removed",
+    4120: "an agent that was killed in the midst of a release after a reload left the address out of the gate",
+    6239: "an agent that adopted a hold which had ended brought addresses back without takeip",
+    6337: "an administrator's command from before the healing had the last word",
     5028: "a take went on after the hold had been lost in its midst",
     5300: "takeip started after the hold had been dropped while the take waited for the kernel",
     5404: "takeip started after the hold had been dropped while the take waited for its note",
