@@ -231,7 +231,7 @@ async def serve(settings: Settings) -> int:
         driver, steps.gate, steps.addresses.configured, configured, interfaces, beginning.leaving, tell_guard, log
     )
     reloader = Reloader(settings, driver, engine, reconfiguration, log, credentials)
-    steps.addresses.on_gone = reconfiguration.gone
+    steps.addresses.on_gone, reconfiguration.on_added = reconfiguration.gone, kernel.news.compare
     plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
     reloader.on_change = plain.look
     wire.on_defence = steps.defend

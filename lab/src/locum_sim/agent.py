@@ -188,7 +188,7 @@ class Agent:
             self._tell_guard,
             self._log,
         )
-        steps.addresses.on_gone = reconfiguration.gone
+        steps.addresses.on_gone, reconfiguration.on_added = reconfiguration.gone, news.compare
 
         async def listen() -> None:
             news.look()

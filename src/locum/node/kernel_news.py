@@ -46,6 +46,10 @@ class KernelNews:
     def look(self) -> None:
         """Examine everything: at the start, and after kernel messages were lost."""
         self._links_look.wanted()
+        self.compare()
+
+    def compare(self) -> None:
+        """Compare the kernel's addresses with those that are served."""
         self._address_look.wanted()
 
     def close(self) -> None:

@@ -56,6 +56,8 @@ class Reconfiguration:
         self._log = log
         #: One change at a time: whoever reads a configuration and applies it holds this meanwhile.
         self.one = asyncio.Lock()
+        #: Called when addresses were added: another program may have configured one here before the rules knew it.
+        self.on_added: Callable[[], None] = lambda: None
         #: Work under way after an address has left.
         self.under_way: set[asyncio.Task[None]] = set()
 
@@ -67,7 +69,7 @@ class Reconfiguration:
         ``put_in_force`` makes the new settings those in force for all but the rules, and returns the node's identity
         for these. Raises LocumError when the gate cannot judge the new addresses; then nothing has changed.
         """
-        removed = set(self._public).difference(public)
+        removed, added = set(self._public).difference(public), set(public).difference(self._public)
         before = self._leaving
         # Before the rules know the new settings they may begin to take a removed address: it is judged as well.
         self._leaving = {*before, *removed, *self._present()}.difference(public)
@@ -80,6 +82,8 @@ class Reconfiguration:
         self._driver.feed(self._driver.node.configure, put_in_force())
         # The guard removes public addresses when the agent cannot: it must know the new ones as well.
         self._tell_guard()
+        if added:
+            self.on_added()
         absent = removed.difference(self._present())
         if absent:
             self._leaving -= absent
