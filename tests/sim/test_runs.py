@@ -22,6 +22,7 @@ FOUND = {
     1241: "releaseip ran for an address that still answered, just after the gate's rules had been removed",
     4120: "an agent that was killed in the midst of a release after a reload left the address out of the gate",
     6239: "an agent that adopted a hold which had ended brought addresses back without takeip",
+    9540: "an address that another program had configured before a reload made it public stayed",
     6337: "an administrator's command from before the healing had the last word",
     5028: "a take went on after the hold had been lost in its midst",
     5300: "takeip started after the hold had been dropped while the take waited for the kernel",

@@ -236,6 +236,16 @@ def test_an_address_that_a_reload_removes_and_that_is_not_here_is_not_judged_aft
     assert scene.judged == [{"10.0.0.1", "10.0.0.2"}, {"10.0.0.2"}]
 
 
+@pytest.mark.parametrize(("addresses", "compared"), [("10.0.0.2", 1), ("10.0.0.1", 0)])
+def test_an_added_address_may_be_here_already(scene: Scene, addresses: str, compared: int) -> None:
+    """Another program had configured it before it was public: only a comparison with the kernel shows that."""
+    compares: list[str] = []
+    scene.reconfiguration.on_added = lambda: compares.append(str(scene.judged[0]))
+    scene.path.write_text(FIRST.replace("10.0.0.1", addresses) + "[connections]\nports = [80]\n")
+    scene.reload()
+    assert len(compares) == compared
+
+
 def test_a_gate_that_cannot_judge_new_addresses_leaves_everything_as_it_was(scene: Scene) -> None:
     def fails() -> None:
         raise LocumError("no memory")
