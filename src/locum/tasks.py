@@ -35,9 +35,9 @@ class Group:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Run ``work`` until it ends or the group is closed."""
         task = start(work, self._what)
         self._tasks.add(task)

@@ -165,25 +165,26 @@ class ServedAddresses:
 
     def remove_all(self, items: list[Item]) -> None:
         """Remove addresses that were forgotten. Does not wait for the kernel."""
-        removal = self._start("removing addresses", self._remove_now, items)
-        self._background.start(self._told_removal(removal, items))
+        self._background.start(self._told_removal(self._start("removing addresses", self._remove_now, items), items))
 
-    async def _told_removal(self, removal: asyncio.Future[list[str]], items: list[Item]) -> None:
+    async def remove(self, address: str, bits: int, interface: str) -> str:
+        """Remove an address that was forgotten; the problem, "" when it is gone."""
+        items = [(address, bits, interface)]
+        (problem,) = await self._told_removal(self._start(f"removing {address}", self._remove_now, items), items)
+        return problem
+
+    async def _told_removal(self, removal: asyncio.Future[list[str]], items: list[Item]) -> list[str]:
+        """The problem of each address, "" when it is gone."""
         try:
             problems = await removal
         except LocumError as error:
             problems = [str(error)] * len(items)
         for (address, _, interface), problem in zip(items, problems, strict=True):
-            self._told_removed(address, interface, problem)
-
-    async def remove(self, address: str, bits: int, interface: str) -> str:
-        """Remove an address that was forgotten; the problem, "" when it is gone."""
-        try:
-            (problem,) = await self._start(f"removing {address}", self._remove_now, [(address, bits, interface)])
-        except LocumError as error:
-            problem = str(error)
-        self._told_removed(address, interface, problem)
-        return problem
+            if problem:
+                self._log(f"cannot remove {address} from {interface}: {problem}", "error")
+            else:
+                self.on_gone(address)
+        return problems
 
     def _remove_now(self, items: list[Item]) -> list[str]:
         """On the thread: remove; the problem of each, "" when it is gone."""
@@ -195,12 +196,6 @@ class ServedAddresses:
             except LocumError as error:
                 problems.append(str(error))
         return problems
-
-    def _told_removed(self, address: str, interface: str, problem: str) -> None:
-        if problem:
-            self._log(f"cannot remove {address} from {interface}: {problem}", "error")
-        else:
-            self.on_gone(address)
 
     async def take_off(self, address: str, bits: int, interface: str) -> None:
         """Remove it from ``interface``; this node continues to serve it on another one, or will."""
