@@ -221,7 +221,7 @@ async def serve(settings: Settings) -> int:
     driver = Driver(node, store, steps, clusters, clock, log)
     complaints.on_defect = driver.defect
     kernel = KernelWatch(driver, steps, engine, enforcement.gate, calls, runtime, log)
-    auditor = Auditor(driver, steps, enforcement.gate is not None, log, connections.problems)
+    auditor = Auditor(driver, steps, enforcement.gate is not None, log, connections.problems, kernel.news.compare)
     kernel.news.on_change = auditor.soon
     credentials = _renewing(whole, settings)
     if credentials is not None:

@@ -21,6 +21,7 @@ FOUND = {
     523: "an agent that adopted took an address by a claim of a restored copy, which another node still served",
     1241: "releaseip ran for an address that still answered, just after the gate's rules had been removed",
     4120: "an agent that was killed in the midst of a release after a reload left the address out of the gate",
+    5888: "an address that another program had put elsewhere in the midst of its release stayed there",
     6239: "an agent that adopted a hold which had ended brought addresses back without takeip",
     9540: "an address that another program had configured before a reload made it public stayed",
     6337: "an administrator's command from before the healing had the last word",

@@ -120,6 +120,11 @@ def removed_though_it_became_ours(patch: Patch) -> None:
     patch.setattr(KernelNews, "_remove_now", lambda self, *item: self._table.remove(*item))
 
 
+def left_alone_for_good(patch: Patch) -> None:
+    """An address that was left alone during an activity is not looked at when the activity has ended."""
+    patch.setattr(KernelNews, "_activity_ended", lambda _self: None)
+
+
 def news_during_a_look_is_lost(patch: Patch) -> None:
     """What changes while the kernel is looked at is not looked at."""
 
@@ -282,6 +287,7 @@ UPKEEP_MUTATIONS = (
     replacement_taken_for_a_loss,
     replacement_hides_a_loss,
     removed_though_it_became_ours,
+    left_alone_for_good,
     news_during_a_look_is_lost,
     armed_beside_what_was_not_muted,
     removed_rules_stay_away,

@@ -38,7 +38,8 @@ FATAL = frozenset({"missing", "duplicate", "tentative", "undelivered", "gate"})
 
 class Auditor:
     """The audit of one node. ``gated``: the kernel's gate is in use. ``others`` returns current problems found
-    elsewhere, without a consequence, that administrators should know."""
+    elsewhere, without a consequence, that administrators should know. ``compare`` looks for public addresses that are
+    not served here, and removes them: once more after a removal that the kernel refused."""
 
     def __init__(
         self,
@@ -47,11 +48,13 @@ class Auditor:
         gated: bool,
         log: Callable[[str, str], None],
         others: Callable[[], Iterable[str]] = tuple,
+        compare: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver = driver
         self._steps = steps
         self._gated = gated
         self._others = others
+        self._compare = compare
         self._log = log
         self._worker = Worker("audit")
         self._task: asyncio.Task[None] | None = None
@@ -91,6 +94,7 @@ class Auditor:
 
     async def audit(self) -> None:
         """One audit."""
+        self._compare()
         # Events for the last audit's removals have long arrived; missing ones must not hide a removal by others.
         self._steps.addresses.expected_removals.clear()
         began = boottime()

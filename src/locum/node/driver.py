@@ -62,6 +62,8 @@ class Driver:
         self._again = False
         self._following: asyncio.Timeout | None = None
         self._loop = asyncio.get_running_loop()
+        #: Called when an activity (an event, a take, a release) has ended and the rules have its result.
+        self.on_activity_ended: Callable[[], None] = lambda: None
         #: Set to the problem (or None) when the node has left.
         self.ended: asyncio.Future[str | None] = self._loop.create_future()
         #: A commit without an answer within this many seconds counts as unanswered.
@@ -223,6 +225,7 @@ class Driver:
         else:
             ok, reason = task.result()
         self.feed(self.node.activity_done, request, ok, reason)
+        self.on_activity_ended()
 
     async def _probe(self, effect: fx.ProbeAddresses) -> None:
         self.feed(self.node.probed, effect.request, await self._steps.probe(effect))

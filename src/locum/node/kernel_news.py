@@ -1,7 +1,8 @@
 """The agent's reaction to kernel events: links, addresses, damage to the gate.
 
-A public address that is configured here without being ours (left by a killed daemon, added by hand) is removed at once;
-an address of ours that another program removed is configured again. This file reaches the machine only through
+A public address that is configured here without being ours (left by a killed daemon, added by hand) is removed at once,
+or after the activity that may be responsible for it; an address of ours that another program removed is configured
+again. This file reaches the machine only through
 :mod:`locum.node.ports`; :mod:`locum.node.kernel_watch` listens to the kernel.
 """
 
@@ -40,6 +41,9 @@ class KernelNews:
         #: What follows from news, and from what :class:`locum.node.kernel_watch.KernelWatch` hears.
         self.background = tasks.Group("following the kernel's news")
         self._links_look, self._address_look = Look(self._read_links), Look(self._compare)
+        # Whether an address was left alone because the activity under way may have put it there.
+        self._postponed = False
+        driver.on_activity_ended = self._activity_ended
         #: Called when links, or addresses that are not public, have changed.
         self.on_change: Callable[[], None] = lambda: None
 
@@ -112,10 +116,19 @@ class KernelNews:
         node, configured = self._driver.node, self._steps.addresses.configured.get(address)
         if address not in node.hosted:
             return
-        if configured is not None and (configured[1] == interface or node.activity is not None):
+        if configured is not None and configured[1] == interface:
+            return
+        if configured is not None and node.activity is not None:
+            # An address that changes its interface is on two of them for a moment.
+            self._postponed = True
             return
         self._log(f"{address} was found on {interface} and is not served there: removing it", "warning")
         self.background.start(self._remove(address, bits, interface))
+
+    def _activity_ended(self) -> None:
+        if self._postponed:
+            self._postponed = False
+            self.compare()
 
     async def _remove(self, address: str, bits: int, interface: str) -> None:
         try:

@@ -82,8 +82,13 @@ class Scene:
         monkeypatch.setattr(auditor, "findings", lambda *_: self.found)
         monkeypatch.setattr(auditor, "_look", lambda *_: None)
         self.log: list[str] = []
+        self.compared: list[bool] = []
         self.auditor = Auditor(
-            cast(Driver, self.driver), cast(Steps, self.steps), True, lambda text, _level: self.log.append(text)
+            cast(Driver, self.driver),
+            cast(Steps, self.steps),
+            True,
+            lambda text, _level: self.log.append(text),
+            compare=lambda: self.compared.append(True),
         )
 
     def audits(self, count: int, *found: Finding) -> None:
@@ -111,6 +116,12 @@ def test_a_mute_address_is_replaced_told_to_scripts_and_in_the_end_given_up(scen
     assert not scene.told("address_unfit")
     scene.audits(1, finding("duplicate", "replace"))
     assert scene.told("address_unfit") == [("address_unfit", ADDRESS, "eth1", f"{ADDRESS}: duplicate")]
+
+
+def test_each_audit_looks_for_addresses_that_are_not_served_here(scene: Scene) -> None:
+    """So the removal of another program's address that the kernel refused is tried again."""
+    scene.audits(2)
+    assert len(scene.compared) == 2
 
 
 def test_what_was_right_in_between_is_mended_anew(scene: Scene) -> None:

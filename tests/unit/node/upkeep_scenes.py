@@ -154,6 +154,16 @@ async def _compared(world: World) -> None:
     await world.settle()
 
 
+async def _elsewhere_during_a_release(world: World) -> None:
+    def appears() -> None:
+        world.node.activity = "releaseip"
+        world.present = {ADDRESS: "eth1"}
+        world.news.heard(AddressAdded(ADDRESS, 24, "eth1"))
+
+    world.at["scripts: releaseip"] = appears
+    await world.effect(RELEASE)
+
+
 def _active(act: Act) -> Act:
     async def moving(world: World) -> None:
         world.node.activity = "updateip"
@@ -251,6 +261,7 @@ UPKEEP_SCENES: dict[str, Scene] = {
     "an address that moves appears on another interface": Scene(
         _active(hearing(AddressAdded(ADDRESS, 24, "eth1"))), held=True
     ),
+    "an address that is being released appears on another interface": Scene(_elsewhere_during_a_release, held=True),
     "another program's address becomes ours before it is removed": Scene(_became_ours),
     "links change while they are listed": Scene(_links_change_again),
     "links and addresses that are not public change": Scene(_others_change),
