@@ -359,3 +359,35 @@ def test_i1_a_local_client_does_not_reach_a_stale_local_service(scene: Scene, ga
         socket.create_connection((A4, 7002), timeout=10).close()
     attempt.close()
     server.close()
+
+
+@pytest.mark.parametrize("address", [A4, A6])
+def test_i1_packets_that_another_routing_table_delivers_are_judged(scene: Scene, gate: Gate, address: str) -> None:
+    """Neither a lookup in the table "local" nor one for the interface finds the address, as in some VRFs."""
+    six = ":" in address
+    version, bits = ("-6", "128") if six else ("-4", "32")
+    scene.node.run("ip", "addr", "add", f"{address}/{bits}", "dev", "lo", *(("nodad",) if six else ()))
+    scene.node.run("ip", version, "route", "del", "local", address, "dev", "lo", "table", "local")
+    scene.node.run("ip", version, "route", "add", "local", address, "dev", "lo", "table", "100")
+    scene.node.run("ip", version, "rule", "add", "iif", "eth0", "lookup", "100", "priority", "0")
+    scene.install(gate)
+    # The node answers no question about the address.
+    mac = scene.mac.hex(":")
+    scene.client_namespace.run("ip", "neigh", "replace", address, "lladdr", mac, "dev", "eth0", "nud", "permanent")
+    family = socket.AF_INET6 if six else socket.AF_INET
+    with scene.node.entered():
+        server = socket.socket(family, socket.SOCK_DGRAM)
+        server.bind(("", 7003))
+        server.settimeout(SILENCE)
+    with scene.client_namespace.entered():
+        sender = socket.socket(family, socket.SOCK_DGRAM)
+    sender.sendto(b"closed", (address, 7003))
+    with pytest.raises(TimeoutError):
+        server.recv(16)
+    gate.allow([address])
+    opened(gate)
+    server.settimeout(10)
+    sender.sendto(b"open", (address, 7003))
+    assert server.recv(16) == b"open"
+    sender.close()
+    server.close()

@@ -109,11 +109,20 @@ table inet locum {{
 		ip6 daddr @held6 goto gate
 		counter name "refused" drop
 	}}
-	# Before connection tracking and destination NAT.
+	# Before connection tracking and destination NAT. "goto" ends the chain for a packet that may pass. An address on an
+	# interface in a VRF is in the table of the VRF, into which (before Linux 6.16) only the second lookup looks.
 	chain arrive {{
 		type filter hook prerouting priority raw; policy accept;
-		ip daddr @public4 fib daddr type local jump to4
-		ip6 daddr @public6 fib daddr type local jump to6
+		ip daddr @public4 fib daddr type local goto to4
+		ip daddr @public4 fib daddr . iif type local goto to4
+		ip6 daddr @public6 fib daddr type local goto to6
+		ip6 daddr @public6 fib daddr . iif type local goto to6
+	}}
+	# Whatever routing table delivers the packet to this machine: that of a VRF, or of a rule (policy routing).
+	chain deliver {{
+		type filter hook input priority raw; policy accept;
+		ip daddr @public4 goto to4
+		ip6 daddr @public6 goto to6
 	}}
 }}
 """
