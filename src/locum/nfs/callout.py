@@ -13,7 +13,10 @@ the files belong to the owner of their directory, who may be an attacker (:mod:`
 are checked like the arguments of a call.
 
 While the lock manager is restarted, or gives up the locks of an address that leaves, it ceases to monitor its clients.
-They must still be notified, so ``del-client`` is ignored then: see :func:`keep`.
+They must still be notified, so ``del-client`` is ignored then: see :func:`keep`. It also does so when an administrator
+restarts it, of which there is no warning. So ``del-client`` is only *noted*, in a second file. ``monitor`` delivers it
+some time later (:func:`deliver_ends`), unless the server was restarted meanwhile (:func:`forget_ends`). Until then the
+client is on record, and a needless notification does no harm.
 """
 
 from __future__ import annotations
@@ -43,7 +46,10 @@ _BATCH, _PIECE, _ROUNDS = 500, 1 << 18, 100
 _LONGEST_JOURNAL = 1 << 22
 #: How long to wait for the lock of the directory, in seconds: its owner may keep it for ever.
 _LOCK_PATIENCE = 5.0
-_JOURNAL, _KEEP = "journal", "keep"
+#: For how many seconds the end of a client's monitoring is only noted. A lock manager that ends takes a call-out's time
+#: for each client.
+NOTED = 60.0
+_JOURNAL, _ENDS, _KEEP = "journal", "ends", "keep"
 _NAMES = {"add-client": "add", "del-client": "del"}
 
 
@@ -57,7 +63,8 @@ def directory(state: str | None = None) -> str:
 
 
 def record(arguments: list[str], *, state: str | None = None, path: str | None = None) -> str:
-    """Carry out one call. Returns the action: ``recorded``, ``journal``, ``kept``. Raises Wrong and OSError."""
+    """Carry out one call. Returns the action: ``recorded``, ``journal``, ``noted``, ``kept``. Raises Wrong and
+    OSError."""
     if len(arguments) < 2 or arguments[0] not in _NAMES:
         raise Wrong("usage: locum statd-callout add-client|del-client CLIENT [SERVER [STATE]]")
     place = directory(state)
@@ -69,8 +76,11 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
             "at": time.time(),
         }
     )
-    if change["do"] == "del" and is_kept(place):
-        return "kept"
+    if change["do"] == "del":
+        if is_kept(place):
+            return "kept"
+        _append(place, _ENDS, change)
+        return "noted"
     if not _pending(place):
         try:
             ask({"op": "statd-record", "changes": [change]}, path=path, timeout=PATIENCE)
@@ -80,9 +90,13 @@ def record(arguments: list[str], *, state: str | None = None, path: str | None =
                 raise Wrong(str(error)) from None
         except LocumError:
             pass
-    with Folder(place, create=0o755) as folder, folder.locked(_LOCK_PATIENCE):
-        folder.append(_JOURNAL, json.dumps(change).encode() + b"\n", _LONGEST_JOURNAL)
+    _append(place, _JOURNAL, change)
     return "journal"
+
+
+def _append(place: str, name: str, change: dict[str, object]) -> None:
+    with Folder(place, create=0o755) as folder, folder.locked(_LOCK_PATIENCE):
+        folder.append(name, json.dumps(change).encode() + b"\n", _LONGEST_JOURNAL)
 
 
 def deliver(*, state: str | None = None, path: str | None = None, timeout: float = 5.0) -> int:
@@ -114,6 +128,39 @@ def deliver(*, state: str | None = None, path: str | None = None, timeout: float
                 rest = folder.read(_JOURNAL, 2 * _LONGEST_JOURNAL, sum(map(len, lines)))
                 folder.replace(_JOURNAL, rest)
     return count
+
+
+def deliver_ends(before: float, *, state: str | None = None, path: str | None = None, timeout: float = 5.0) -> int:
+    """Deliver what was noted before ``before`` (unix time): these clients are monitored no longer. Returns how many.
+    Raises LocumError and OSError.
+
+    A client that was recorded again after that stays on record, because its record is newer.
+    """
+    try:
+        folder = Folder(directory(state))
+    except FileNotFoundError:
+        return 0
+    with folder:
+        if folder.size(_ENDS) == 0:
+            return 0
+        with folder.locked(_LOCK_PATIENCE):
+            lines = folder.read(_ENDS, _LONGEST_JOURNAL + _PIECE).splitlines(keepends=True)
+        old = [change for change in _changes(lines) if float(str(change["at"])) < before]
+        for begin in range(0, len(old), _BATCH):
+            _hand_over(old[begin : begin + _BATCH], path, timeout)
+        if old:
+            with folder.locked(_LOCK_PATIENCE):
+                # Whatever came meanwhile is later, and at the end.
+                noted = folder.read(_ENDS, 2 * _LONGEST_JOURNAL).splitlines(keepends=True)
+                later = [line for line in noted if any(float(str(one["at"])) >= before for one in _changes([line]))]
+                folder.replace(_ENDS, b"".join(later))
+    return len(old)
+
+
+def forget_ends(*, state: str | None = None) -> None:
+    """Discard what was noted: the server was restarted, so these clients must still be notified. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError), Folder(directory(state)) as folder, folder.locked(_LOCK_PATIENCE):
+        folder.remove(_ENDS)
 
 
 def _changes(lines: list[bytes]) -> list[dict[str, object]]:

@@ -92,14 +92,44 @@ def test_recorded_by_the_daemon(place: tuple[str, str]) -> None:
 
 def test_without_a_daemon_it_is_kept_and_delivered_in_order(place: tuple[str, str]) -> None:
     state, path = place
-    for arguments in (["add-client", "a"], ["del-client", "a", "me"], ["add-client", "b", "me"]):
+    for arguments in (["add-client", "a"], ["add-client", "b", "me"]):
         assert callout.record(arguments, state=state, path=path) == "journal"
     with daemon(Path(path)) as found:
         # What comes now must not overtake what waits.
         assert callout.record(["add-client", "c"], state=state, path=path) == "journal"
-        assert callout.deliver(state=state, path=path) == 4
-        assert callout.record(["del-client", "c"], state=state, path=path) == "recorded"
-    assert found.changes == [("add", "a"), ("del", "a"), ("add", "b"), ("add", "c"), ("del", "c")]
+        assert callout.deliver(state=state, path=path) == 3
+        assert callout.record(["add-client", "d"], state=state, path=path) == "recorded"
+    assert found.changes == [("add", "a"), ("add", "b"), ("add", "c"), ("add", "d")]
+
+
+def test_the_end_of_monitoring_is_delivered_some_time_later(
+    place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, path = place
+    times = iter((100.0, 100.0, 200.0, 200.0))
+    monkeypatch.setattr("time.time", lambda: next(times))
+    for client in ("a", "b"):
+        assert callout.record(["del-client", client], state=state, path=path) == "noted"
+    monkeypatch.setattr("time.time", lambda: 300.0)
+    with pytest.raises(NoDaemon):
+        callout.deliver_ends(150, state=state, path=path)
+    with daemon(Path(path)) as found:
+        assert callout.deliver_ends(150, state=state, path=path) == 1
+        assert callout.deliver_ends(150, state=state, path=path) == 0
+        assert callout.deliver_ends(250, state=state, path=path) == 1
+        assert callout.deliver_ends(250, state=state, path=path) == 0
+    assert found.changes == [("del", "a"), ("del", "b")]
+    assert [request["changes"][0]["at"] for request in found.requests] == [100, 200]
+
+
+def test_the_end_of_monitoring_by_a_server_that_was_restarted_is_forgotten(place: tuple[str, str]) -> None:
+    state, path = place
+    callout.forget_ends(state=state)
+    callout.record(["del-client", "a"], state=state, path=path)
+    callout.forget_ends(state=state)
+    with daemon(Path(path)) as found:
+        assert callout.deliver_ends(1e12, state=state, path=path) == 0
+    assert found.changes == []
 
 
 def test_a_store_that_is_away_is_waited_for(place: tuple[str, str]) -> None:
@@ -198,7 +228,7 @@ def test_while_the_lock_manager_restarts_no_client_is_forgotten(place: tuple[str
     assert callout.record(["del-client", "a"], state=state, path=path) == "kept"
     assert callout.record(["add-client", "a"], state=state, path=path) == "journal"
     callout.keep(0, state=state)
-    assert callout.record(["del-client", "a"], state=state, path=path) == "journal"
+    assert callout.record(["del-client", "a"], state=state, path=path) == "noted"
 
 
 @pytest.mark.parametrize(

@@ -253,9 +253,16 @@ def test_server_that_an_administrator_restarted_has_told_no_client(
     assert world.done() == ["watch 2049"]  # it was not known before
     world.script.monitor()
     assert world.done() == ["watch 2049"]
+    # It gives its clients up when it ends.
+    callout.keep(0)
+    callout.record(["del-client", "10.0.0.9"])
+    ends = Path(callout.directory()) / "ends"
+    world.script.monitor()
+    assert ends.exists()
     lockd(world, 633)
     world.script.monitor()
-    assert world.done() == ["notify 10.0.0.1", "watch 2049"]
+    assert world.done() == ["watch 2049", "notify 10.0.0.1", "watch 2049"]
+    assert not ends.exists()
     world.script.monitor()
     assert world.done() == ["watch 2049"]
     # Its own restarts are followed by "recovered".
