@@ -1,0 +1,192 @@
+"""Cluster software that serves NFS from guests' kernels: Locum, configured as docs/nfs.md says."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import threading
+import time
+
+from locum.api.model import StatusReport
+from locum.api.status_report import status_report
+from locum.config.tunables import Tunables
+from locum.rules.view import View
+from locum.store.base import Snapshot
+from locum.store.factory import open_store
+from locum.store.prefixed import PrefixedStore
+from locum_lab import namespaces
+from locum_lab.lab import is_settled
+from locum_lab.vm.lab import VmLab
+from locum_lab.vm.machine import Machine
+from locum_lab.vm.store import url
+from tests.vm.nfs_guests import COMMAND, EXPORT, NAME, install_share, until
+
+#: Seconds between the end of a lock manager and its start.
+PAUSE = 3.0
+#: Where each node has the records of its NFSv4 clients, in the directory that all nodes share.
+_RECOVERY = "/cluster/nfs-recovery"
+
+#: Locum's settings.
+SETTINGS = f"""
+[tunables]
+EventTimeout = 300
+MonitorTimeout = 200
+# Each monitor takes an emulated processor some seconds.
+MonitorInterval = 150
+NoIPFailback = 1
+DampingWindow = 1
+
+[scripts."60.nfs"]
+backend = "kernel"
+exports = ["{EXPORT}"]
+host_name = "{NAME}"
+timeout = 200
+restart_pause = {PAUSE}
+recovery = "{_RECOVERY}"
+check_timeout = 60
+notify_timeout = 200
+"""
+
+# In nfs-utils 2.6.2 the scope of an NFSv4 server is always the host's name.
+_SCOPE = f"""
+[Service]
+ExecStart=
+ExecStart=/usr/bin/unshare --uts /bin/sh -c "hostname {NAME} && exec /usr/sbin/rpc.nfsd"
+"""
+_GRACE = "[nfsd]\ngrace-time = 60\nlease-time = 30\n"
+
+
+class Cluster(abc.ABC):
+    """Two guests that serve the export; :meth:`install` before :meth:`start`."""
+
+    #: The systemd unit.
+    unit: str
+
+    def __init__(self, lab: VmLab) -> None:
+        self.lab = lab
+
+    def install(self, image: bytes | None) -> None:
+        """Configure all nodes, at the same time; ``image``: the file system to export, unless a node has it."""
+        errors: list[Exception] = []
+
+        def one(node: str) -> None:
+            try:
+                if image is not None:
+                    install_share(self.lab.machine(node), image)
+                self.configure(node, self.lab.machine(node))
+            except Exception as error:  # handed to the caller
+                errors.append(error)
+
+        threads = [threading.Thread(target=one, args=[node]) for node in self.lab.layout.node_names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def start(self) -> None:
+        """Start it on all nodes, now and at boot, and wait until it serves."""
+        for node in self.lab.layout.node_names:
+            self.lab.machine(node).sh(
+                f"systemctl enable --quiet {self.unit}; systemctl start --no-block {self.unit}", timeout=COMMAND
+            )
+        self.wait_settled()
+
+    def stop(self) -> None:
+        """Stop it on all nodes, and its NFS server."""
+        for node in self.lab.layout.node_names:
+            self.lab.machine(node).sh(
+                f"systemctl disable --quiet --now {self.unit}; systemctl stop nfs-server rpc-statd", timeout=COMMAND
+            )
+
+    @abc.abstractmethod
+    def configure(self, node: str, machine: Machine) -> None:
+        """What an administrator writes on one node."""
+
+    @abc.abstractmethod
+    def served(self) -> dict[str, str]:
+        """Public address → node that serves it."""
+
+    @abc.abstractmethod
+    def settled(self) -> bool:
+        """Whether every node is healthy, and every address served where it should be."""
+
+    @abc.abstractmethod
+    def move(self, address: str, node: str) -> None:
+        """Begin a planned move."""
+
+    def wait_settled(self) -> None:
+        """Wait for :meth:`settled`."""
+        until("every node healthy, every address served", self.settled)
+
+    def holder(self, address: str) -> str:
+        """The node that serves an address."""
+        return self.served()[address]
+
+    def other(self, node: str) -> str:
+        """The node that is not this one."""
+        return next(name for name in self.lab.layout.node_names if name != node)
+
+
+class Locum(Cluster):
+    """As docs/nfs.md says."""
+
+    unit = "locum"
+
+    def configure(self, node: str, machine: Machine) -> None:
+        """See :class:`Cluster`."""
+        records = f"[nfsdcld]\nstoragedir = {_RECOVERY}/{node}\n"
+        statd = f"[statd]\nname = {NAME}\nha-callout = /usr/local/bin/locum-statd-callout\n"
+        machine.write("/etc/nfs.conf.d/cluster.conf", f"{_GRACE}{records}{statd}[sm-notify]\nlift-grace = n\n")
+        machine.write("/etc/systemd/system/nfs-server.service.d/scope.conf", _SCOPE)
+        machine.write("/etc/modules-load.d/shared.conf", "9pnet_virtio\n9p\n")
+        machine.write("/usr/local/bin/locum-statd-callout", '#!/bin/sh\nexec locum statd-callout "$@"\n', 0o755)
+        # rpc.statd takes its user and its group from the owner of its directory, and has no further groups.
+        machine.sh(
+            "mkdir /cluster; echo 'shared /cluster 9p trans=virtio,version=9p2000.L 0 0' >>/etc/fstab;"
+            f"modprobe -a 9pnet_virtio 9p; mount /cluster; mkdir -p {_RECOVERY};"
+            "groupadd --system locum-statd; chgrp locum-statd /var/lib/nfs /var/lib/nfs/sm /var/lib/nfs/sm.bak;"
+            "install -d -m 755 /var/lib/locum; install -d -m 755 -o statd -g locum-statd /var/lib/locum/statd;"
+            "sed -i '/^.paths.$/a control_group = \"locum-statd\"' /etc/locum/locum.toml;"
+            "scripts=$(echo /opt/locum/lib/python3*/site-packages/locum/scripts);"
+            'install -m 755 -t /etc/locum/events "$scripts/60.nfs" "$scripts/61.nfstickle";'
+            "systemctl daemon-reload",
+            timeout=COMMAND,
+        )
+
+    def status(self) -> StatusReport:
+        """The cluster as its store has it: a node that is asked spends seconds of an emulated processor on it."""
+
+        async def read() -> Snapshot:
+            store = open_store(url(self.lab.state.store, self.lab.layout))
+            try:
+                return await PrefixedStore(store, f"{self.lab.layout.name}/").read("")
+            finally:
+                await store.close()
+
+        view = View()
+        view.reset(namespaces.inside(self.lab.layout.hub, lambda: asyncio.run(read())))
+        return status_report(view, self.lab.layout.node_names[0], time.time(), Tunables())
+
+    def served(self) -> dict[str, str]:
+        """See :class:`Cluster`."""
+        return {one.address: one.node for one in self.status().addresses if one.node and one.serving}
+
+    def settled(self) -> bool:
+        """See :class:`Cluster`."""
+        return is_settled(self.status(), self.lab.layout)
+
+    def move(self, address: str, node: str) -> None:
+        """See :class:`Cluster`. The command gives up waiting before emulated machines are done."""
+        self.lab.machine(node).agent.start(["locum", "ip", "move", address, node])
+
+    def recorded(self, node: str) -> str:
+        """The clients on record, in the words of the control socket."""
+        ask = 'from locum.control_socket import ask; print(ask({"op": "statd-clients"}))'
+        return self.lab.machine(node).sh(f"/opt/locum/bin/python -c '{ask}'", timeout=COMMAND)
+
+    def notify_log(self, node: str) -> str:
+        """What became of the notifications."""
+        found = self.lab.machine(node).run(["cat", "/var/lib/locum/scripts/60.nfs/notify.log"], timeout=COMMAND)
+        return found.stdout

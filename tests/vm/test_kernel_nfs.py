@@ -1,0 +1,167 @@
+"""A Linux client of two nodes whose kernels serve NFS, through moves of its addresses and the loss of a node.
+
+The client has locks of three files during the whole module, and writes to them: ``a`` by NFSv3 and an address, ``b`` by
+NFSv3 and a name, ``c`` by NFSv4.2. See :mod:`tests.vm.nfs_guests`. The tests build on each other, in this order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from locum_lab.nlm import Status
+from locum_lab.vm import faults
+from tests.vm.conftest import MakeVmLab
+from tests.vm.nfs_clusters import PAUSE, SETTINGS, Locum
+from tests.vm.nfs_guests import NAME, Client, missing, rival, share, states, until
+from tests.vm.nfs_wire import Notified, Rival, Wire, described
+
+
+class Scene:
+    """The cluster and the client's three locks. ``first`` and ``second``: its IPv4 addresses; ``logs``: file → what its
+    writer says."""
+
+    def __init__(self, cluster: Locum) -> None:
+        self.cluster, self.lab = cluster, cluster.lab
+        self.first, self.second = [one.address for one in self.lab.layout.public_addresses if ":" not in one.address]
+        self.client = Client(self.lab, self.second)
+        self.client.mount(self.first, "/mnt/1")
+        # So that rpc.statd of the client has the server's name, where the client knows one.
+        self.client.run("sysctl -q fs.nfs.nsm_use_hostnames=1")
+        self.client.mount(NAME, "/mnt/2")
+        self.client.mount(self.first, "/mnt/4", version="4.2")
+        self.logs = {file: self.client.hold(f"/mnt/{place}/{file}") for file, place in (("a", 1), ("b", 2), ("c", 4))}
+
+    def rival(self, node: str, file: str = "a") -> Rival:
+        """See :func:`tests.vm.nfs_guests.rival`."""
+        return rival(self.lab, node, file)
+
+    def wait_moved(self, address: str, node: str) -> None:
+        """Wait until ``node`` serves the address."""
+        until(f"{address} on {node}", lambda: self.cluster.served().get(address) == node)
+
+    def check_locks(self, *files: str) -> None:
+        """Wait for the end of the grace periods; each lock must be at the node that serves its address, and no write
+        may have failed."""
+        for file in files:
+            server = self.second if file == "b" else self.first
+            with self.rival(self.cluster.holder(server), file) as asking:
+                _wait_answer(asking, Status.DENIED, Status.GRANTED)
+                assert asking.latest() is Status.DENIED, file
+            synced = self.client.synced(self.logs[file])
+            until(f"{file}: another write", lambda f=file, n=synced: self.client.synced(self.logs[f]) > n)  # type: ignore[misc]
+            assert not self.client.failed(self.logs[file]), file
+        assert self.client.complaints() == ""
+
+    def report(self, title: str, begun: float, wire: Wire, *rivals: Rival) -> None:
+        """Print what was seen, for a failed test and for docs/nfs.md."""
+        print(f"{title}; seconds since it began:\n{described(begun, wire, *rivals)}")
+        for file, log in self.logs.items():
+            said = self.client.failed(log) or "none failed"
+            print(f"  {file}: writes blocked for {self.client.blocked(log)} s; {said}")
+
+
+def heal(scene: Scene) -> None:
+    """Undo all faults, and wait until every address is served."""
+    dark = [node for node in scene.lab.layout.node_names if not scene.lab.machine(node).powered]
+    faults.heal(scene.lab)
+    for node in dark:
+        scene.lab.machine(node).wait_booted()
+    scene.cluster.wait_settled()
+
+
+def _wait_answer(asking: Rival, *wanted: Status) -> None:
+    until(f"an answer of {[one.name for one in wanted]}", lambda: asking.latest() in wanted)
+
+
+@pytest.fixture(scope="module")
+def served(make_vm_lab: MakeVmLab, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    lab = make_vm_lab(nodes=2, clients=1, addresses=4, hold=20.0, settings=SETTINGS, locum=False)
+    cluster = Locum(lab)
+    cluster.install(share(tmp_path_factory.mktemp("nfs")))
+    cluster.start()
+    return Scene(cluster)
+
+
+@pytest.fixture
+def scene(served: Scene) -> Iterator[Scene]:
+    """The scene with every address served, before the test and after it."""
+    served.cluster.wait_settled()
+    yield served
+    heal(served)
+
+
+def _both_names(told: list[Notified], source: str, *, tcp: bool) -> bool:
+    """Whether both names were told from that address itself, over this transport, with a valid state."""
+    found = [one for one in told if one.source == source and one.tcp == tcp]
+    return {one.name for one in found} == {source, NAME} and all(one.state % 2 for one in found)
+
+
+def test_a_planned_move(scene: Scene) -> None:
+    """The order of restart, notification and reclaim by packets. No rival gets the lock meanwhile, through any node."""
+    old = scene.cluster.holder(scene.first)
+    new = scene.cluster.other(old)
+    until("the client on record", lambda: scene.cluster.recorded(old).count("10.77.0.201") >= 2)
+    with scene.client.wire() as wire, scene.rival(old) as at_old, scene.rival(new) as at_new:
+        _wait_answer(at_old, Status.DENIED)
+        begun = time.monotonic()
+        scene.cluster.move(scene.first, new)
+        scene.wait_moved(scene.first, new)
+        until("both reclaims", lambda: wire.granted(scene.first) and wire.granted(scene.second))
+        # The nodes do not share their locks here: at the end of its grace period the old holder grants.
+        _wait_answer(at_old, Status.GRANTED)
+        _wait_answer(at_new, Status.DENIED)
+        scene.report("a planned move", begun, wire, at_old, at_new)
+    first = min(one.at for one in wire.notified)
+    granted = wire.granted(scene.first)
+    assert granted is not None
+    for asking in (at_old, at_new):
+        ((went, came),) = asking.restarts()
+        # Away for at least the pause; back, and in its grace period, before any client is notified.
+        assert came - went >= PAUSE
+        assert came < first
+        assert Status.GRANTED not in asking.within(came, granted)
+    # The clients of both addresses: both lock managers have dropped their locks.
+    for source in (scene.first, scene.second):
+        assert _both_names(wire.notified, source, tcp=False)
+    scene.check_locks("a", "b")
+
+
+def test_a_planned_move_of_nfs_v4(scene: Scene) -> None:
+    """After the move before: opens and locks were reclaimed, from a server that never had them."""
+    scene.check_locks("c")
+    found = states(scene.lab.machine(scene.cluster.holder(scene.first)))
+    print(found)
+    assert "type: open" in found
+    assert "type: lock" in found
+
+
+def test_what_was_synced_is_there(scene: Scene) -> None:
+    assert not any(missing(scene.lab, scene.client, file, log) for file, log in scene.logs.items())
+
+
+def test_a_loss_of_power(scene: Scene) -> None:
+    _lost(scene, "power-cut", scene.cluster.holder(scene.first))
+    scene.check_locks("a", "b", "c")
+    heal(scene)
+    scene.check_locks("a", "b", "c")
+    assert not any(missing(scene.lab, scene.client, file, log) for file, log in scene.logs.items())
+
+
+def _lost(scene: Scene, fault: str, old: str) -> None:
+    new = scene.cluster.other(old)
+    with scene.client.wire() as wire, scene.rival(new) as asking:
+        _wait_answer(asking, Status.GRANTED)
+        begun = time.monotonic()
+        faults.apply(scene.lab, old, fault)
+        until("the reclaim", lambda: wire.granted(scene.first))
+        _wait_answer(asking, Status.DENIED)
+        scene.report(fault, begun, wire, asking)
+    (_, came) = asking.restarts()[0]
+    first = min(one.at for one in wire.notified_by(scene.first))
+    granted = wire.granted(scene.first)
+    assert granted is not None
+    assert came < first < granted
+    assert Status.GRANTED not in asking.within(came, float("inf"))
