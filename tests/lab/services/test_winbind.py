@@ -1,4 +1,4 @@
-"""50.samba with a real winbindd. It has no domain here, so what is asked of a domain controller is not tested."""
+"""50.samba with a real winbindd that is not a member of a domain; test_domain.py has members."""
 
 from __future__ import annotations
 

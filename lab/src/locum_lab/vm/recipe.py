@@ -28,6 +28,9 @@ PACKAGES: tuple[str, ...] = (
     *("iproute2", "iputils-ping", "tcpdump", "ethtool", "network-manager", "firewalld"),
     # Services whose event scripts ship with Locum, and their clients.
     *("nfs-kernel-server", "nfs-common", "rpcbind", "vsftpd", "nginx-light", "curl"),
+    # A member of a domain, its domain controller, and an SMB client.
+    *("samba", "winbind", "libnss-winbind", "samba-dsdb-modules", "samba-ad-provision", "samba-vfs-modules"),
+    *("python3-samba", "smbclient", "krb5-user"),
     # The store.
     *("etcd-server", "etcd-client"),
     # For comparison.
@@ -40,6 +43,10 @@ DISABLED: dict[str, str] = {
     "nfs-server.service": "the event script 60.nfs starts it",
     "vsftpd.service": "the event script 40.vsftpd starts it",
     "nginx.service": "the event script 41.nginx starts it",
+    "smbd.service": "the event script 50.samba starts it",
+    "winbind.service": "the event script 50.samba starts it",
+    "nmbd.service": "nothing here needs NetBIOS names",
+    "samba-ad-dc.service": "tests that need a domain controller start it",
     "etcd.service": "the lab configures it first, on the nodes that have a member",
     "ctdb.service": "only the comparison with CTDB starts it",
     "NetworkManager.service": "systemd-networkd configures the interfaces; tests of NetworkManager start it",
