@@ -23,7 +23,14 @@ class MakeVmLab(Protocol):
     """Builds a lab of guests; layout numbers and arguments of VmLab.up by keyword."""
 
     def __call__(
-        self, *, nodes: int = 2, clients: int = 0, addresses: int = 4, hold: float = 6.0, **options: object
+        self,
+        *,
+        nodes: int = 2,
+        clients: int = 0,
+        addresses: int = 4,
+        interfaces: int = 1,
+        hold: float = 6.0,
+        **options: object,
     ) -> VmLab: ...
 
 
@@ -42,10 +49,18 @@ def make_vm_lab() -> Iterator[MakeVmLab]:
     """A function that boots a lab for this module. A failed test shows consoles and journals."""
     names: list[str] = []
 
-    def make(*, nodes: int = 2, clients: int = 0, addresses: int = 4, hold: float = 6.0, **options: object) -> VmLab:
+    def make(
+        *,
+        nodes: int = 2,
+        clients: int = 0,
+        addresses: int = 4,
+        interfaces: int = 1,
+        hold: float = 6.0,
+        **options: object,
+    ) -> VmLab:
         name = f"v{os.getpid()}-{next(_numbers)}"
         names.append(name)
-        layout = Layout(name=name, nodes=nodes, clients=clients, addresses=addresses, hold=hold)
+        layout = Layout(name=name, nodes=nodes, clients=clients, addresses=addresses, interfaces=interfaces, hold=hold)
         made = VmLab.up(layout, owner=processes.find(os.getpid()), **options)  # type: ignore[arg-type]
         _MADE.append(made)
         return made

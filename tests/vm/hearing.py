@@ -1,6 +1,6 @@
 """Hears every packet with which one node speaks for a public address, and marks that guests send, on one clock.
 
-Run in the hub's namespace: ``python -m tests.vm.hearing TAP PORT`` writes a line for each.
+Run in the hub's namespace: ``python -m tests.vm.hearing PORT TAP ...`` writes a line for each.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import select
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
 from locum.clock import boottime
+from locum.errors import LocumError
 from locum_lab import packets
 from locum_lab.tail import Tail
 from locum_lab.vm import setup
@@ -52,7 +54,7 @@ class Hearing:
         command = [*("ip", "netns", "exec", lab.layout.hub, sys.executable, "-m", "tests.vm.hearing")]
         with path.open("wb") as output:
             self._process = subprocess.Popen(
-                [*command, lab.layout.port(node, "eth1"), str(PORT)],
+                [*command, str(PORT), *(lab.layout.port(node, name) for name in lab.layout.public_interfaces)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 cwd=Path(__file__).parents[2],
@@ -68,7 +70,9 @@ class Hearing:
         self._process.communicate()
 
     def read(self) -> None:
-        """Read what was heard since the last call."""
+        """Read what was heard since the last call. Raises LocumError when the process has ended."""
+        if self._process.poll() is not None:
+            raise LocumError(f"tests.vm.hearing ended with status {self._process.returncode}")
         new = (msgspec.json.decode(line, type=Heard) for line in self._tail.lines())
         self.heard += (item for item in new if item.mark or item.address in self._pool)
 
@@ -86,15 +90,18 @@ class Hearing:
         return [item for item in self.heard if item.address and item.t >= since]
 
 
-def main(interface: str, port: int) -> None:
-    """Hear one interface and one port, for ever."""
-    public = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-    public.bind((interface, _ETH_P_ALL))
+def main(port: int, interfaces: Sequence[str]) -> None:
+    """Hear these interfaces and one port, for ever."""
     marks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     marks.bind((setup.OUTSIDE_V4, port))
+    sockets = [marks]
+    for interface in interfaces:
+        public = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+        public.bind((interface, _ETH_P_ALL))
+        sockets.append(public)
     _write(Heard(boottime(), mark="begin"))
     while True:
-        for ready in select.select([public, marks], [], [])[0]:
+        for ready in select.select(sockets, [], [])[0]:
             data, sender = ready.recvfrom(2048)
             if ready is marks:
                 _write(Heard(boottime(), mark=data.decode(errors="replace")))
@@ -108,4 +115,4 @@ def _write(item: Heard) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(int(sys.argv[1]), sys.argv[2:])
