@@ -53,7 +53,7 @@ _SCOPE = f"""
 ExecStart=
 ExecStart=/usr/bin/unshare --uts /bin/sh -c "hostname {NAME} && exec /usr/sbin/rpc.nfsd"
 """
-_GRACE = "[nfsd]\ngrace-time = 60\nlease-time = 30\n"
+_GRACE = "[nfsd]\ngrace-time = 90\nlease-time = 30\n"
 
 
 class Cluster(abc.ABC):
