@@ -71,6 +71,15 @@ def test_a_guest_is_reached_while_its_networks_are_cut(cluster: VmLab) -> None:
     cluster.machine("c1").sh("ping -c 1 -W 60 public1")
 
 
+def test_a_node_that_is_cut_off_does_not_reach_the_store(cluster: VmLab) -> None:
+    """The store is not behind the bridge, but at it."""
+    cluster.wait_served()
+    cluster.cut("n2")
+    cluster.wait_for("the move", lambda: set(cluster.served("n1").values()) == {"n1"})
+    cluster.uncut("n2")
+    cluster.wait_served()
+
+
 def test_another_process_finds_the_lab(cluster: VmLab) -> None:
     command = [sys.executable, "-m", "locum_lab.command", "exec", "--name", cluster.layout.name]
     done = subprocess.run([*command, "n2", "--", "hostname"], capture_output=True, text=True, check=False)

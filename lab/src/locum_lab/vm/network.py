@@ -10,6 +10,20 @@ from locum_lab.layout import Layout
 from locum_lab.vm import setup
 from locum_lab.vm.qemu import Interface
 
+# What a guest and the store outside of the guests say to each other is not forwarded: it begins and ends in the hub.
+_CUT_FROM_THE_STORE = f"""
+table bridge lab {{
+    chain input {{
+        type filter hook input priority 0; policy accept;
+        iifname @cut ip daddr {setup.OUTSIDE_V4} drop
+    }}
+    chain output {{
+        type filter hook output priority 0; policy accept;
+        oifname @cut ip saddr {setup.OUTSIDE_V4} drop
+    }}
+}}
+"""
+
 
 def build(layout: Layout) -> None:
     """Make the hub and the client in the namespace, and a TAP device for each interface of each guest."""
@@ -21,6 +35,7 @@ def build(layout: Layout) -> None:
     for client in layout.client_names:
         commands += _tap(client_port(client), "public")
     namespaces.run_ip(commands, layout.hub)
+    namespaces.run(["ip", "netns", "exec", layout.hub, "nft", "-f", "-"], _CUT_FROM_THE_STORE)
 
 
 def _tap(name: str, bridge: str) -> list[str]:
