@@ -104,30 +104,7 @@ def deliver(*, state: str | None = None, path: str | None = None, timeout: float
 
     A change that the daemon does not understand is skipped: it must not block later ones.
     """
-    count = 0
-    try:
-        folder = Folder(directory(state))
-    except FileNotFoundError:
-        return 0
-    with folder:
-        for _ in range(_ROUNDS):
-            size = folder.size(_JOURNAL)
-            if size == 0:
-                break
-            if size > 2 * _LONGEST_JOURNAL:
-                text = f"the journal has more than {2 * _LONGEST_JOURNAL} bytes, so it is not ours; remove it"
-                raise OSError(errno.EFBIG, text, os.path.join(folder.path, _JOURNAL))
-            # The lock is not held while the daemon is asked: rpc.statd continues to append lines.
-            with folder.locked(_LOCK_PATIENCE):
-                lines = folder.read(_JOURNAL, _PIECE).splitlines(keepends=True)[:_BATCH]
-            # A line that fills the whole piece is not a change, and the piece may end within a line.
-            if len(lines) > 1 and not lines[-1].endswith(b"\n"):
-                lines.pop()
-            count += _hand_over(_changes(lines), path, timeout)
-            with folder.locked(_LOCK_PATIENCE):
-                rest = folder.read(_JOURNAL, 2 * _LONGEST_JOURNAL, sum(map(len, lines)))
-                folder.replace(_JOURNAL, rest)
-    return count
+    return _deliver(_JOURNAL, math.inf, state, path, timeout)
 
 
 def deliver_ends(before: float, *, state: str | None = None, path: str | None = None, timeout: float = 5.0) -> int:
@@ -136,25 +113,37 @@ def deliver_ends(before: float, *, state: str | None = None, path: str | None = 
 
     A client that was recorded again after that stays on record, because its record is newer.
     """
+    return _deliver(_ENDS, before, state, path, timeout)
+
+
+def _deliver(name: str, before: float, state: str | None, path: str | None, timeout: float) -> int:
+    """Deliver the changes at the begin of a file that are older than ``before``."""
+    count = 0
     try:
         folder = Folder(directory(state))
     except FileNotFoundError:
         return 0
     with folder:
-        if folder.size(_ENDS) == 0:
-            return 0
-        with folder.locked(_LOCK_PATIENCE):
-            lines = folder.read(_ENDS, _LONGEST_JOURNAL + _PIECE).splitlines(keepends=True)
-        old = [change for change in _changes(lines) if float(str(change["at"])) < before]
-        for begin in range(0, len(old), _BATCH):
-            _hand_over(old[begin : begin + _BATCH], path, timeout)
-        if old:
+        for _ in range(_ROUNDS):
+            size = folder.size(name)
+            if size == 0:
+                break
+            if size > 2 * _LONGEST_JOURNAL:
+                text = f"the journal has more than {2 * _LONGEST_JOURNAL} bytes, so it is not ours; remove it"
+                raise OSError(errno.EFBIG, text, os.path.join(folder.path, name))
+            # The lock is not held while the daemon is asked: rpc.statd continues to append lines.
             with folder.locked(_LOCK_PATIENCE):
-                # Whatever came meanwhile is later, and at the end.
-                noted = folder.read(_ENDS, 2 * _LONGEST_JOURNAL).splitlines(keepends=True)
-                later = [line for line in noted if any(float(str(one["at"])) >= before for one in _changes([line]))]
-                folder.replace(_ENDS, b"".join(later))
-    return len(old)
+                lines = folder.read(name, _PIECE).splitlines(keepends=True)[:_BATCH]
+            # A line that fills the whole piece is not a change, and the piece may end within a line.
+            if len(lines) > 1 and not lines[-1].endswith(b"\n"):
+                lines.pop()
+            length, changes = _older(lines, before)
+            if length == 0:
+                break
+            count += _hand_over(changes, path, timeout)
+            with folder.locked(_LOCK_PATIENCE):
+                folder.replace(name, folder.read(name, 2 * _LONGEST_JOURNAL, length))
+    return count
 
 
 def forget_ends(*, state: str | None = None) -> None:
@@ -163,13 +152,18 @@ def forget_ends(*, state: str | None = None) -> None:
         folder.remove(_ENDS)
 
 
-def _changes(lines: list[bytes]) -> list[dict[str, object]]:
-    changes = []
+def _older(lines: list[bytes], before: float) -> tuple[int, list[dict[str, object]]]:
+    """The changes up to the first one that is not older than ``before``, and how many bytes their lines have."""
+    length, changes = 0, []
     for line in lines:
         # Half a line, after a loss of power; or an attacker's lines, nested too deeply for the reader.
         with contextlib.suppress(ValueError, RecursionError, Wrong):
-            changes.append(_change(json.loads(line)))
-    return changes
+            change = _change(json.loads(line))
+            if float(str(change["at"])) >= before:
+                break
+            changes.append(change)
+        length += len(line)
+    return length, changes
 
 
 def _change(found: object) -> dict[str, object]:
