@@ -26,6 +26,8 @@ from locum.nfs import nsm
 DEFAULT_TIMEOUT = 60.0
 #: How long a lock manager may take to answer, in seconds; by then monitor has failed, and the addresses are elsewhere.
 READY_WITHIN = 300.0
+#: Between two questions whether it answers, in seconds.
+_READY_AGAIN = 0.2
 #: Seconds for looking up the names of all clients together, and how many are looked up at once.
 _LOOKUP_WITHIN, _LOOKUPS = 10.0, 16
 _HOSTS, _RESOLVER = "/etc/hosts", "/etc/resolv.conf"
@@ -58,9 +60,8 @@ def notifications(
     ]
 
 
-def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
-    """Notify all of ``records``; return a line with the result. Raises LocumError."""
-    state = new_state()
+def notify(records: Sequence[dict[str, Any]], host: str, timeout: float, state: int) -> str:
+    """Notify all of ``records`` with this state number; return a line with the result. Raises LocumError."""
     found = look_up({_client_of(record) for record in records})
     outcomes = nsm.notify(notifications(records, state, host, found), timeout)
     answered = {(one.notification.source, one.notification.client) for one in outcomes if not one.problem}
@@ -89,13 +90,21 @@ def notify(records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
 
 
 def notify_when(ready: Callable[[], bool], records: Sequence[dict[str, Any]], host: str, timeout: float) -> str:
-    """Call :func:`notify` as soon as ``ready`` holds; without that within READY_WITHIN seconds, notify no client."""
+    """Call :func:`notify` as soon as ``ready`` holds and there is a new state number; without both within READY_WITHIN
+    seconds, notify no client. A node that has just lost its store gets none, and has it back soon."""
     limit = time.monotonic() + READY_WITHIN
-    while not ready():
+    problem = "the lock manager does not answer"
+    while True:
+        if ready():
+            try:
+                state = new_state()
+                break
+            except LocumError as error:
+                problem = str(error)
         if time.monotonic() > limit:
-            return f"{len(records)} clients were not notified: the lock manager does not answer"
-        time.sleep(0.2)
-    return notify(records, host, timeout)
+            return f"{len(records)} clients were not notified: {problem}"
+        time.sleep(_READY_AGAIN)
+    return notify(records, host, timeout, state)
 
 
 def notify_detached(

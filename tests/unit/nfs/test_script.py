@@ -18,7 +18,7 @@ import pytest
 
 import locum
 from locum import rpc
-from locum.control_socket import NoDaemon
+from locum.control_socket import NoDaemon, Refused
 from locum.nfs import callout, checks, recovery
 from locum.nfs.backends.base import Backend
 from locum.nfs.backends.kernel_server import Kernel
@@ -28,14 +28,15 @@ ADDRESSES = ("10.0.0.1", "10.0.0.2")
 
 
 class World:
-    """What 60.nfs of node n1 sees and does. ``status`` is what the daemon says, unless it is ``away``."""
+    """What 60.nfs of node n1 sees and does. ``status`` is what the daemon says, unless it is ``away``; ``no_store``:
+    the daemon does not reach the clients on record."""
 
     def __init__(self, script: ModuleType, directory: Path) -> None:
         self.script = script
         self.proc = directory / "proc" / "fs" / "nfsd"
         self._log = directory / "log"
         self.status: dict[str, Any] = {}
-        self.away = False
+        self.away = self.no_store = False
         self.serve("n1", "n2")
 
     def serve(self, *holders: str | None, assigned: tuple[str, ...] = ()) -> None:
@@ -96,12 +97,15 @@ def world(script: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Monke
                 raise NoDaemon("no answer")
             return made.status
         if request["op"] == "statd-clients":
+            if made.no_store:
+                raise Refused("the store does not answer", "unavailable")
             return [{"address": a, "client": "10.0.0.9", "revision": 1} for a in request["addresses"]]  # type: ignore[attr-defined]
         return []
 
     monkeypatch.setattr(module, "ask", ask)
     monkeypatch.setattr(recovery, "ask", ask)
     monkeypatch.setattr(module, "expect_listen", lambda port: write(f"watch {port}"))
+    monkeypatch.setattr(module, "monitor_again", lambda: write("again"))
     monkeypatch.setattr(module, "expect_no_listen", lambda: write("watch nothing"))
     monkeypatch.setattr(Backend, "wait_for_rpc", lambda _, _program, _version, name, __: write(f"registered {name}"))
     monkeypatch.setattr("time.sleep", lambda seconds: write(f"pause {seconds:g}"))
@@ -206,6 +210,7 @@ def test_nobody_is_told_before_the_lock_manager_answers(world: World, monkeypatc
         return "told"
 
     monkeypatch.setattr(recovery, "notify", notify)
+    monkeypatch.setattr(recovery, "new_state", lambda: 7)
     assert recovery.notify_when(world.script.locks_can_be_had, [], "", 60) == "told"
     assert told == [[False, False, False, True]]
     monkeypatch.setattr(recovery, "READY_WITHIN", 0)
@@ -260,8 +265,12 @@ def test_server_that_an_administrator_restarted_has_told_no_client(
     world.script.monitor()
     assert ends.exists()
     lockd(world, 633)
+    world.no_store = True
+    world.script.monitor()  # the node is not unhealthy because of its store
+    assert world.done() == ["watch 2049", "again", "watch 2049"]
+    world.no_store = False
     world.script.monitor()
-    assert world.done() == ["watch 2049", "notify 10.0.0.1", "watch 2049"]
+    assert world.done() == ["notify 10.0.0.1", "watch 2049"]
     assert not ends.exists()
     world.script.monitor()
     assert world.done() == ["watch 2049"]
