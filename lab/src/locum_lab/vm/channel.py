@@ -20,8 +20,9 @@ import msgspec
 
 from locum.errors import LocumError
 
-#: Between two questions whether a command in the guest has ended, in seconds.
-_ASK_AGAIN = 0.05
+#: Between two questions whether a command in the guest has ended, in seconds: at first, and at most. The agent writes
+#: each question to the journal, which takes an emulated processor's time.
+_ASK_AGAIN, _ASK_AT_MOST = 0.05, 1.0
 #: Between two attempts to reach a socket at which other commands queue, in seconds.
 _QUEUE_AGAIN = 0.1
 #: Bytes of a file in one request.
@@ -150,7 +151,7 @@ class Agent:
     def run(self, argv: Sequence[str], *, text: str = "", timeout: float = 300.0) -> Done:
         """Run a command in the guest as root and wait for it. Raises GuestError after ``timeout`` seconds."""
         pid = self.start(argv, text=text)
-        deadline = time.monotonic() + timeout
+        deadline, pause = time.monotonic() + timeout, _ASK_AGAIN
         while True:
             found = self.execute("guest-exec-status", pid=pid)
             if found["exited"]:
@@ -158,7 +159,8 @@ class Agent:
                 return Done(status, _decoded(found.get("out-data", "")), _decoded(found.get("err-data", "")))
             if time.monotonic() > deadline:
                 raise GuestError(f"{' '.join(argv)} did not end in the guest within {timeout:g} s")
-            time.sleep(_ASK_AGAIN)
+            time.sleep(pause)
+            pause = min(2 * pause, _ASK_AT_MOST)
 
     def start(self, argv: Sequence[str], *, text: str = "") -> int:
         """Start a command in the guest without waiting; returns its pid."""

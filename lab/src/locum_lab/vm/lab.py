@@ -245,15 +245,20 @@ class VmLab:
         assert found is not None
         return found
 
-    def wait_for(self, what: str, condition: Callable[[], T], limit: float = SETTLED_WITHIN) -> T:
-        """Call ``condition`` until it returns a true value, and return that; LocumError after ``limit`` seconds."""
+    def wait_for(
+        self, what: str, condition: Callable[[], T], limit: float = SETTLED_WITHIN, *, pause: float = 0.25
+    ) -> T:
+        """Call ``condition`` until it returns a true value, and return that; LocumError after ``limit`` seconds.
+
+        ``pause``: seconds between two calls; longer for a condition that takes the guests' time.
+        """
         deadline = time.monotonic() + limit
         while True:
             if result := condition():
                 return result
             if time.monotonic() > deadline:
                 raise LocumError(f"not within {limit:g} s: {what}")
-            time.sleep(0.25)
+            time.sleep(pause)
 
     def logs(self, lines: int = 60) -> str:
         """The last lines of every guest's console and of its journal, and of the store's log."""
