@@ -1,10 +1,11 @@
-"""Labs of Debian guests for tests: booted once for each module, taken down whatever happens."""
+"""Labs of Debian guests for tests: booted once for each module or all, taken down whatever happens."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -17,6 +18,8 @@ from locum_lab.vm.lab import VmLab, leftovers
 
 _numbers = itertools.count(1)
 _MADE: list[VmLab] = []
+#: The lab of the fixture `cluster`, once it has booted.
+_SHARED: list[VmLab] = []
 
 
 class MakeVmLab(Protocol):
@@ -72,12 +75,41 @@ def make_vm_lab() -> Iterator[MakeVmLab]:
 
 
 @pytest.fixture(scope="module")
-def cluster(make_vm_lab: MakeVmLab) -> VmLab:
-    """Two nodes that serve four addresses, and a client."""
-    # Addresses return soon to a node that fails in every test.
-    lab = make_vm_lab(clients=1, settings="[tunables]\nDampingWindow = 1\n")
+def cluster() -> VmLab:
+    """Two nodes that serve four addresses, and a client: one lab for all modules that use it."""
+    if not _SHARED:
+        layout = Layout(name=f"v{os.getpid()}-{next(_numbers)}", nodes=2, clients=1, addresses=4, hold=6.0)
+        # Addresses return soon to a node that fails in every test.
+        settings = "[tunables]\nDampingWindow = 1\n"
+        _SHARED.append(VmLab.up(layout, owner=processes.find(os.getpid()), settings=settings))
+    lab = _SHARED[0]
     lab.wait_served()
     return lab
+
+
+def _end_shared() -> None:
+    while _SHARED:
+        labs.down(_SHARED.pop().layout.name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the shared cluster first, one after the other: it boots once, and ends before other labs boot."""
+    items.sort(key=lambda item: not _shares(item))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Two labs of guests at a time would be too slow."""
+    if not _shares(item):
+        _end_shared()
+
+
+def pytest_sessionfinish() -> None:
+    """End the shared cluster."""
+    _end_shared()
+
+
+def _shares(item: pytest.Item) -> bool:
+    return item.path.parent == Path(__file__).parent and "cluster" in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -85,6 +117,6 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """Add consoles and journals to the report of a failed test, while the guests still run."""
     report = yield
     if report.when == "call" and report.failed:
-        for lab in _MADE:
+        for lab in (*_MADE, *_SHARED):
             report.sections.append((f"lab {lab.layout.name}", lab.logs()))
     return report

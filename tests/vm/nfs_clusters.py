@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import abc
-import asyncio
 import threading
-import time
 
-from locum.api.model import StatusReport
-from locum.api.status_report import status_report
-from locum.config.tunables import Tunables
-from locum.rules.view import View
-from locum.store.base import Snapshot
-from locum.store.factory import open_store
-from locum.store.prefixed import PrefixedStore
-from locum_lab import namespaces
 from locum_lab.lab import is_settled
 from locum_lab.vm.lab import VmLab
 from locum_lab.vm.machine import Machine
-from locum_lab.vm.store import url
 from tests.vm.nfs_guests import COMMAND, EXPORT, NAME, install_share, until
 
 #: Seconds between the end of a lock manager and its start.
@@ -155,27 +144,13 @@ class Locum(Cluster):
             timeout=COMMAND,
         )
 
-    def status(self) -> StatusReport:
-        """The cluster as its store has it: a node that is asked spends seconds of an emulated processor on it."""
-
-        async def read() -> Snapshot:
-            store = open_store(url(self.lab.state.store, self.lab.layout))
-            try:
-                return await PrefixedStore(store, f"{self.lab.layout.name}/").read("")
-            finally:
-                await store.close()
-
-        view = View()
-        view.reset(namespaces.inside(self.lab.layout.hub, lambda: asyncio.run(read())))
-        return status_report(view, self.lab.layout.node_names[0], time.time(), Tunables())
-
     def served(self) -> dict[str, str]:
         """See :class:`Cluster`."""
-        return {one.address: one.node for one in self.status().addresses if one.node and one.serving}
+        return self.lab.served()
 
     def settled(self) -> bool:
         """See :class:`Cluster`."""
-        return is_settled(self.status(), self.lab.layout)
+        return is_settled(self.lab.status(), self.lab.layout)
 
     def move(self, address: str, node: str) -> None:
         """See :class:`Cluster`. The command gives up waiting before emulated machines are done."""

@@ -25,9 +25,9 @@ def healed(cluster: VmLab) -> Iterator[VmLab]:
 
 
 def _all_on(lab: VmLab, node: str) -> None:
-    """Wait until the observer's node serves every address."""
+    """Wait until the node serves every address."""
     pool = {public.address for public in lab.layout.public_addresses}
-    lab.wait_for(f"{node} serves every address", lambda: lab.served(node) == dict.fromkeys(pool, node))
+    lab.wait_for(f"{node} serves every address", lambda: lab.served() == dict.fromkeys(pool, node))
 
 
 def test_the_unit_of_the_readme_runs_under_systemd(cluster: VmLab) -> None:

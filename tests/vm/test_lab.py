@@ -75,7 +75,7 @@ def test_a_node_that_is_cut_off_does_not_reach_the_store(cluster: VmLab) -> None
     """The store is not behind the bridge, but at it."""
     cluster.wait_served()
     cluster.cut("n2")
-    cluster.wait_for("the move", lambda: set(cluster.served("n1").values()) == {"n1"})
+    cluster.wait_for("the move", lambda: set(cluster.served().values()) == {"n1"})
     cluster.uncut("n2")
     cluster.wait_served()
 

@@ -52,7 +52,7 @@ def _demand_two_holders(lab: VmLab, cut: Sequence[str]) -> None:
             lab.cut("n2", cut)
         machine.pause()
         pool = {public.address for public in lab.layout.public_addresses}
-        lab.wait_for("n1 serves every address", lambda: lab.served("n1") == dict.fromkeys(pool, "n1"))
+        lab.wait_for("n1 serves every address", lambda: lab.served() == dict.fromkeys(pool, "n1"))
         resumed = machine.resume()
         lab.wait_for("n2 has none of the addresses", lambda: not _has(machine, mine))
         if cut:

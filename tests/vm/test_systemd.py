@@ -47,7 +47,7 @@ def _of_n2(lab: VmLab) -> set[str]:
 
 
 def _all_on_n1(lab: VmLab) -> bool:
-    return lab.served("n1") == {public.address: "n1" for public in lab.layout.public_addresses}
+    return lab.served() == {public.address: "n1" for public in lab.layout.public_addresses}
 
 
 def _shown(machine: Machine, unit_property: str) -> str:

@@ -78,16 +78,18 @@ class Children:
         self._children: list[subprocess.Popen[bytes]] = []
 
     def spawn(
-        self, argv: Sequence[str], *, namespace: str, log: Path, environment: Mapping[str, str] | None = None
+        self, argv: Sequence[str], *, namespace: str | None, log: Path, environment: Mapping[str, str] | None = None
     ) -> Process:
         """Start a process in a named network namespace, in a session of its own, its output appended to ``log``.
 
         ``ip netns exec`` gives it a /sys of that namespace and then becomes the command: the pid is the command's.
+        ``namespace`` None: a new one, which ends with the process.
         """
+        inside = ["unshare", "--net"] if namespace is None else ["ip", "netns", "exec", namespace]
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             child = subprocess.Popen(
-                ["ip", "netns", "exec", namespace, *argv],
+                [*inside, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -128,12 +128,12 @@ def get(
     """
     check_programs()
     builder = _Builder(cache or default_cache(), tuple(packages), say or (lambda _: None))
-    with _locked(builder.cache):
+    with locked(builder.cache):
         return builder.image()
 
 
 @contextlib.contextmanager
-def _locked(cache: Path) -> Iterator[None]:
+def locked(cache: Path) -> Iterator[None]:
     """Hold the cache's lock: of two builds of one image, the second waits and uses the first one's."""
     cache.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -23,10 +24,10 @@ from locum_lab.layout import Layout
 from locum_lab.processes import Children, Process
 from locum_lab.state import AppliedFault, LabState, NodeState
 from locum_lab.vm import image as images
-from locum_lab.vm import network, setup, store
+from locum_lab.vm import network, setup, store, warm
 from locum_lab.vm.image import Image
 from locum_lab.vm.machine import Machine
-from locum_lab.vm.qemu import Hardware
+from locum_lab.vm.qemu import Hardware, Saved
 
 #: Limit for a command that an emulated processor carries out while its neighbours boot, in seconds.
 SETTLED_WITHIN = 600.0
@@ -98,7 +99,7 @@ class VmLab:
             state.write(new)
             made = cls(new, image)
             try:
-                made._build(settings, locum)
+                made._build(settings, locum, say)
             except BaseException:
                 lab.clean(layout.name)
                 raise
@@ -119,29 +120,36 @@ class VmLab:
         lab.down(self.layout.name)
         self._children.reap()
 
-    def _build(self, settings: str, locum: bool) -> None:
+    def _build(self, settings: str, locum: bool, say: Callable[[str], None] | None) -> None:
+        machines = self.machines.values()
+        image = next(iter(machines)).image
+        saved = {machine.name: warm.get(image, machine.hardware, say) for machine in machines}
         network.build(self.layout)
         self.shared.mkdir(exist_ok=True)
-        first = next(iter(self.machines.values()))
-        (self.directory / "image.json").write_bytes(msgspec.json.encode(first.image))
+        (self.directory / "image.json").write_bytes(msgspec.json.encode(image))
         if self.state.store == "outside":
             self._record(store_processes=(store.start_outside(self.layout, self.directory, self._children),))
         for name in self.machines:
-            self.power_on(name)
-        for name, machine in self.machines.items():
+            self.power_on(name, saved[name])
+
+        def configure(machine: Machine) -> None:
+            if saved[machine.name] is not None:
+                warm.identity(machine)
             machine.wait_booted()
-            if name in self.layout.client_names:
-                self._configure(machine, setup.client_files(self.layout, name))
-            else:
-                url = store.url(self.state.store, self.layout)
-                self._configure(machine, setup.node_files(self.layout, name, url, settings))
+            self._configure(machine, settings)
+
+        _each(machines, configure)
         if self.state.store == "etcd":
             store.start_in_guests(self.layout, self.machines)
-        for node in self.layout.node_names if locum else ():
-            self.machines[node].sh("systemctl enable --quiet --now locum")
+        if locum:
+            nodes = [self.machines[node] for node in self.layout.node_names]
+            _each(nodes, lambda machine: machine.sh("systemctl enable --quiet --now locum"))
 
-    @staticmethod
-    def _configure(machine: Machine, files: dict[str, str]) -> None:
+    def _configure(self, machine: Machine, settings: str) -> None:
+        if machine.name in self.layout.client_names:
+            files = setup.client_files(self.layout, machine.name)
+        else:
+            files = setup.node_files(self.layout, machine.name, store.url(self.state.store, self.layout), settings)
         for path, text in files.items():
             machine.write(path, text)
         # On a slow machine networkd is at the bus some time after systemd has started it.
@@ -150,11 +158,11 @@ class VmLab:
 
     # -- power -----------------------------------------------------------------------------------------------------
 
-    def power_on(self, name: str) -> None:
-        """Give a guest power, for the first time or again; see :meth:`Machine.wait_booted`."""
+    def power_on(self, name: str, saved: Saved | None = None) -> None:
+        """Give a guest power, for the first time or again; see the methods of :class:`Machine`."""
         owner = self.state.owner
         mine = owner is not None and owner.pid == os.getpid()
-        process = self.machine(name).power_on(self._children, dies_with_us=mine)
+        process = self.machine(name).power_on(self._children, dies_with_us=mine, saved=saved)
         self._record(guests={**self.state.guests, name: process})
 
     def cut_power(self, name: str) -> float:
@@ -205,34 +213,30 @@ class VmLab:
     # -- the cluster's state ---------------------------------------------------------------------------------------
 
     def status(self, node: str | None = None) -> StatusReport:
-        """The cluster as seen by a node (None: the first that answers). Raises LocumError without an answer."""
-        problem = LocumError("no node has power")
-        for name in self.layout.node_names if node is None else (node,):
-            machine = self.machine(name)
-            if not machine.powered:
-                continue
-            try:
-                text = machine.sh("locum status --json")
-                return msgspec.json.decode(text, type=StatusReport)
-            except (LocumError, msgspec.MsgspecError) as error:
-                problem = LocumError(f"{name}: {error}")
-        raise problem
-
-    def served(self, node: str | None = None) -> dict[str, str]:
-        """Address → node that serves it, as seen by ``node``; empty without an answer."""
+        """The cluster as its store has it, or as a node's ``locum status`` does. Raises LocumError without one."""
+        if node is None:
+            return store.status(self.state.store, self.layout)
+        text = self.machine(node).sh("locum status --json")
         try:
-            report = self.status(node)
+            return msgspec.json.decode(text, type=StatusReport)
+        except msgspec.MsgspecError as error:
+            raise LocumError(f"{node}: {error}") from None
+
+    def served(self) -> dict[str, str]:
+        """Address → node that serves it, as the store has it; empty without an answer of the store."""
+        try:
+            report = self.status()
         except LocumError:
             return {}
         return {item.address: item.node for item in report.addresses if item.node is not None and item.serving}
 
-    def wait_served(self, limit: float = SETTLED_WITHIN, node: str | None = None) -> StatusReport:
+    def wait_served(self, limit: float = SETTLED_WITHIN) -> StatusReport:
         """Wait until every node is OK, and every address is served where it should be, for a moment."""
         since: dict[int, float] = {}
 
         def settled() -> StatusReport | None:
             try:
-                report = self.status(node)
+                report = self.status()
             except LocumError:
                 return None
             if not lab.is_settled(report, self.layout):
@@ -277,6 +281,13 @@ class VmLab:
     def _record(self, **changes: object) -> None:
         self.state = msgspec.structs.replace(self.state, **changes)
         state.write(self.state)
+
+
+def _each(machines: Collection[Machine], action: Callable[[Machine], object]) -> None:
+    """Do it with all guests at the same time. Raises the first error when all have ended."""
+    with ThreadPoolExecutor(max_workers=len(machines)) as pool:
+        for _ in pool.map(action, machines):
+            pass
 
 
 def leftovers() -> None:

@@ -18,7 +18,7 @@ from locum_lab.processes import Children, Process
 from locum_lab.vm import qemu
 from locum_lab.vm.channel import Agent, Done, GuestError, Monitor
 from locum_lab.vm.image import Image
-from locum_lab.vm.qemu import Hardware
+from locum_lab.vm.qemu import Hardware, Saved
 
 #: Limits in seconds. An emulated processor is slow, and slower beside other work.
 BOOT_WITHIN = 900.0
@@ -37,9 +37,9 @@ T = TypeVar("T")
 
 
 class Machine:
-    """A guest. ``process`` is its QEMU; None while it has no power."""
+    """A guest. ``process`` is its QEMU; None while it has no power. ``namespace``: None for one of its own."""
 
-    def __init__(self, hardware: Hardware, image: Image, namespace: str, process: Process | None = None) -> None:
+    def __init__(self, hardware: Hardware, image: Image, namespace: str | None, process: Process | None = None) -> None:
         self.hardware = hardware
         self.image = image
         self.process = process
@@ -59,24 +59,25 @@ class Machine:
 
     # -- power -----------------------------------------------------------------------------------------------------
 
-    def power_on(self, children: Children, *, dies_with_us: bool = False) -> Process:
+    def power_on(self, children: Children, *, dies_with_us: bool = False, saved: Saved | None = None) -> Process:
         """Start QEMU in the lab's namespace; the disk is made at the first time. Does not wait for the boot.
 
-        ``dies_with_us``: the kernel kills the guest when the calling thread ends, also by a crash.
+        ``dies_with_us``: the kernel kills the guest when the calling thread ends, also by a crash. ``saved``: at the
+        first time, continue from there instead of booting.
         """
         if self.powered:
             raise LocumError(f"{self.name} has power already")
         hardware = self.hardware
         hardware.directory.mkdir(parents=True, exist_ok=True)
         if not hardware.disk.exists():
-            namespaces.run(qemu.disk_command(hardware, self.image))
+            namespaces.run(qemu.disk_command(hardware, self.image, saved))
         for path in (hardware.monitor, hardware.agent):
             path.unlink(missing_ok=True)
         # QEMU empties the console's log when it starts: keep what the guest wrote before.
         if hardware.console.exists():
             with (hardware.directory / "console.old.log").open("ab") as old:
                 old.write(hardware.console.read_bytes())
-        argv = qemu.command(hardware, self.image, qemu.accelerator())
+        argv = qemu.command(hardware, self.image, qemu.accelerator(), saved)
         if dies_with_us:
             argv = ["setpriv", "--pdeathsig", "KILL", *argv]
         self.process = children.spawn(argv, namespace=self._namespace, log=hardware.directory / "qemu.log")
@@ -142,9 +143,9 @@ class Machine:
         """Run a command as root and wait for it; works without the guest's networks."""
         return self.agent.run(argv, text=text, timeout=timeout)
 
-    def sh(self, script: str, *, timeout: float = 300.0) -> str:
+    def sh(self, script: str, *arguments: str, timeout: float = 300.0) -> str:
         """Run a shell script as root, with ``set -eu``; return its output. Raises LocumError when it fails."""
-        done = self.run(["sh", "-euc", script], timeout=timeout)
+        done = self.run(["sh", "-euc", script, "sh", *arguments], timeout=timeout)
         if done.status != 0:
             raise LocumError(f"{self.name}: {script!r} ended with status {done.status}: {done.stderr or done.stdout}")
         return done.stdout

@@ -60,16 +60,33 @@ class Hardware(msgspec.Struct, frozen=True):
         return self.directory / "qga"
 
 
-def disk_command(hardware: Hardware, image: Image) -> list[str]:
-    """The command that makes the guest's disk, an overlay of the image."""
-    return [
-        *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw"),
-        *("-b", str(image.disk), str(hardware.disk)),
-    ]
+class Saved(msgspec.Struct, frozen=True):
+    """The saved state of a running guest, from which others continue: its disk, and everything else (``state``)."""
+
+    directory: str
+
+    @property
+    def disk(self) -> Path:
+        """What that guest had written to its disk."""
+        return Path(self.directory) / "disk.qcow2"
+
+    @property
+    def state(self) -> Path:
+        """Memory, devices and processor."""
+        return Path(self.directory) / "state"
 
 
-def command(hardware: Hardware, image: Image, accelerator: str) -> list[str]:
-    """The command line of the guest's QEMU; ``accelerator``: as from :func:`accelerator`."""
+def disk_command(hardware: Hardware, image: Image, saved: Saved | None = None) -> list[str]:
+    """The command that makes the guest's disk, an overlay of the image or of the disk of a saved guest."""
+    kind, below = ("raw", image.disk) if saved is None else ("qcow2", saved.disk)
+    return ["qemu-img", "create", "-q", "-f", "qcow2", "-F", kind, "-b", str(below), str(hardware.disk)]
+
+
+def command(hardware: Hardware, image: Image, accelerator: str, saved: Saved | None = None) -> list[str]:
+    """The command line of the guest's QEMU; ``accelerator``: as from :func:`accelerator`.
+
+    ``saved``: the guest continues from there instead of booting.
+    """
     argv = [
         *(PROGRAM, "-name", hardware.name, "-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", "pc", "-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),
@@ -77,7 +94,8 @@ def command(hardware: Hardware, image: Image, accelerator: str) -> list[str]:
         # A guest that powers itself off ends QEMU; one that reboots does not. An NMI or a panic does not either.
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", kernel_parameters(hardware)),
         *("-drive", f"file={hardware.disk},format=qcow2,if=virtio"),
-        *("-device", "virtio-rng-pci"),
+        # Tells the kernel that it continues as another machine (QEMU's documentation, "Virtual Machine Generation ID").
+        *("-device", "virtio-rng-pci", "-device", "vmgenid,guid=auto"),
         *("-serial", f"file:{hardware.console}"),
         *("-qmp", f"unix:{hardware.monitor},server=on,wait=off"),
         *("-chardev", f"socket,path={hardware.agent},server=on,wait=off,id=agent"),
@@ -85,6 +103,8 @@ def command(hardware: Hardware, image: Image, accelerator: str) -> list[str]:
     ]
     if hardware.shared is not None:
         argv += ["-virtfs", f"local,path={hardware.shared},mount_tag=shared,security_model=passthrough"]
+    if saved is not None:
+        argv += ["-incoming", f"exec:cat '{saved.state}'"]
     for number, interface in enumerate(hardware.interfaces):
         argv += [
             *("-netdev", f"tap,id=net{number},ifname={interface.tap},script=no,downscript=no"),

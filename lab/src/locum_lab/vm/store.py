@@ -6,12 +6,20 @@ it away. ``etcd``: Debian's etcd in the guests, with Debian's unit, on an odd nu
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from locum.api.model import StatusReport
+from locum.api.status_report import status_report
+from locum.config.tunables import Tunables
 from locum.errors import LocumError, UsageError
+from locum.rules.view import View
+from locum.store.base import Snapshot
+from locum.store.factory import open_store
+from locum.store.prefixed import PrefixedStore
 from locum_lab import namespaces
 from locum_lab.etcd_store import CLIENT_PORT, pace, program
 from locum_lab.layout import Layout
@@ -42,6 +50,24 @@ def url(kind: str, layout: Layout) -> str:
     """The store's URL for Locum's configuration."""
     hosts = [setup.OUTSIDE_V4] if kind == "outside" else list(members(layout).values())
     return "etcd://" + ",".join(f"{host}:{CLIENT_PORT}" for host in hosts)
+
+
+def status(kind: str, layout: Layout) -> StatusReport:
+    """The cluster as its store has it, in the words of ``locum status``.
+
+    A node that is asked by a command spends seconds of an emulated processor on the answer. Raises LocumError.
+    """
+
+    async def read() -> Snapshot:
+        store = open_store(url(kind, layout))
+        try:
+            return await PrefixedStore(store, f"{layout.name}/").read("")
+        finally:
+            await store.close()
+
+    view = View()
+    view.reset(namespaces.inside(layout.hub, lambda: asyncio.run(read())))
+    return status_report(view, layout.node_names[0], time.time(), Tunables())
 
 
 def start_outside(layout: Layout, directory: Path, children: Children) -> Process:
