@@ -27,10 +27,26 @@ T = TypeVar("T")
 
 #: Default limit of the calls that wait for a thread.
 ROOM = 256
+#: Seconds that a stop of the whole process takes from the limit of a call at most.
+STEP = 0.25
 
 
 class NoAnswer(LocumError):
     """A call has not ended within its limit, or cannot begin because of earlier ones. Its effect is unknown."""
+
+
+async def wait_patiently(future: asyncio.Future[Any], limit: float | None) -> None:
+    """Wait until ``future`` is done, for ``limit`` seconds at most (None: no limit).
+
+    Only time in which this process ran counts. When it was stopped, or the machine had no CPU time for it, the threads
+    stood still as well as the loop: the call did not take that long, and gets the rest of its time.
+    """
+    left = limit
+    while left is not None and left > STEP and not future.done():
+        await asyncio.wait([future], timeout=STEP)
+        left -= STEP
+    if not future.done():
+        await asyncio.wait([future], timeout=left)
 
 
 class Busy(NamedTuple):
@@ -104,11 +120,11 @@ class Worker:
         self, what: str, limit: float | None, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
     ) -> T:
         """The result of ``function``, from a thread. Raises NoAnswer after ``limit`` seconds without a result (None: no
-        limit); a call that has not begun by then is cancelled."""
+        limit); a call that has not begun by then is cancelled. The limit is that of :func:`wait_patiently`."""
         call = self.submit(what, function, *arguments, **named)
         future = asyncio.wrap_future(call)
         try:
-            await asyncio.wait([future], timeout=limit)
+            await wait_patiently(future, limit)
             if not future.done():
                 raise NoAnswer(f"{what}: no answer within {limit:g} s")
             return future.result()

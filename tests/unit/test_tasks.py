@@ -29,6 +29,7 @@ AWAITED = {
     "node/driver.py:_act": "Driver._activity_ended ends the agent",
     "connections/tracker.py:_spawn": "ConnectionTracker._finished logs it; an address must move all the same",
     "events/engine.py:_look": "awaited, and its result used, by the look itself",
+    "events/runner_client.py:start": "awaited by start, or by end when start was cancelled",
     "store/client.py:_connected": "awaited by every caller",
     "store/etcd/watch.py:_until_suspicious": "cancelled when the wait has ended",
     "store/etcd/watch.py:_start_stream": "Watch._why_not, or Watch._until_suspicious, uses its result",

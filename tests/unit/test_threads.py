@@ -65,6 +65,23 @@ async def test_a_call_that_hangs_keeps_its_caller_no_longer_than_the_limit() -> 
 
 
 @in_a_loop
+async def test_a_stop_of_the_whole_process_does_not_count_as_time_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, worker, hang, ahead = asyncio.get_running_loop(), Worker("w"), Hang(), 0.0
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + ahead)
+    call = asyncio.ensure_future(worker.run("reading the scripts", LONG, hang))
+    await asyncio.to_thread(hang.begun.wait)
+    ahead = 100 * LONG
+    # The loop runs its timers that have expired before the thread, which stood still as well, gets any further.
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not call.done()
+    hang.end()
+    assert await call == "back"
+    worker.close()
+
+
+@in_a_loop
 async def test_what_waits_behind_a_call_that_hangs_never_begins_once_it_was_given_up() -> None:
     worker, hang, done = Worker("test"), Hang(), list[int]()
     worker.submit("hanging", hang)

@@ -32,7 +32,7 @@ from locum.events.script_set import InUse, ScriptSet, describe
 from locum.events.spare_descriptors import SpareDescriptors
 from locum.events.status import StatusBook
 from locum.events.stored import Stored
-from locum.threads import NoAnswer, Worker
+from locum.threads import NoAnswer, Worker, wait_patiently
 
 Settings = Mapping[str, Mapping[str, object]]
 
@@ -86,6 +86,8 @@ class EventEngine:
         self._hangs = False
         self._in_use = InUse()
         self._link: RunnerClient | None = None
+        #: A runner that has been started and is not in use yet.
+        self._coming: RunnerClient | None = None
         self._restart: asyncio.Task[None] | None = None
         self._link_changed = asyncio.Event()
         self._failures = 0
@@ -135,6 +137,8 @@ class EventEngine:
                 link.cancel(run)
                 await asyncio.wait([run.finished])
             await link.end()
+        if self._coming is not None:
+            await self._coming.end()
         self._set_link(None)
         if self._looking is not None:
             self._looking.cancel()
@@ -273,14 +277,14 @@ class EventEngine:
             self._looking = asyncio.ensure_future(self._looker.run("reading the script directory", None, self._refresh))
             self._hangs = False
         if not self._hangs:
-            await asyncio.wait([self._looking], timeout=limit)
+            await wait_patiently(self._looking, limit)
         if self._looking.done():
             in_use = self._seen(self._looking)
             if not in_use.refused:
                 self._keep_started(still_started(in_use.scripts, self._started))
         else:
             self._hangs = True
-            in_use = self._set.without_directory("does not answer: its file system hangs")
+            in_use = self._set.without_directory("does not answer: its file system hangs, or is very slow")
         self._in_use = in_use
         problem = "" if in_use.refused else describe(in_use, self._directory.path)
         if problem != self.directory_problem:
@@ -339,7 +343,7 @@ class EventEngine:
         return "the daemon is stopping"
 
     async def _start_link(self) -> RunnerClient:
-        link = RunnerClient(self._link_ended, self._log)
+        link = self._coming = RunnerClient(self._link_ended, self._log)
         common = common_environment(self._runtime, self._state)
         try:
             await link.start(self._runtime, {key: common[key] for key in ("PATH", "LANG", "HOME", "LOCUM_RUNTIME")})
@@ -375,6 +379,7 @@ class EventEngine:
         """Use ``link``, which is ready."""
         if link.had_to_end is not None:
             self._log(f"{link.had_to_end} was still running for an earlier daemon or runner; it was ended", "warning")
+        self._coming = None
         self._set_link(link)
 
     def _set_link(self, link: RunnerClient | None) -> None:

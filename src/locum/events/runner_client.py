@@ -71,6 +71,7 @@ class RunnerClient(asyncio.Protocol):
         self._conclusion: asyncio.Task[None] | None = None
         self._lines: Lines[Greeting | Answer] = Lines(Greeting | Answer)
         self._transport: asyncio.Transport | None = None
+        self._spawning: asyncio.Future[subprocess.Popen[bytes]] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._run: Run | None = None
@@ -91,7 +92,10 @@ class RunnerClient(asyncio.Protocol):
         return self._process.pid if self._process is not None else 0
 
     async def start(self, runtime: str, environment: Mapping[str, str]) -> None:
-        """Start the process; ``ready`` tells when it is. Raises OSError, NoAnswer."""
+        """Start the process; ``ready`` tells when it is. Raises OSError, NoAnswer.
+
+        When the awaiting task is cancelled, :meth:`end` ends a process that has been started, or still is.
+        """
         ours, theirs = socket.socketpair()
         said, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(stderr, True)
@@ -112,8 +116,9 @@ class RunnerClient(asyncio.Protocol):
                 theirs.close()
                 os.close(stderr)
 
+        self._spawning = asyncio.ensure_future(_spawner.run("starting the event runner", START_LIMIT, spawn))
         try:
-            self._process = await _spawner.run("starting the event runner", START_LIMIT, spawn)
+            self._process = await asyncio.shield(self._spawning)
         except BaseException:
             ours.close()
             os.close(said)
@@ -144,6 +149,10 @@ class RunnerClient(asyncio.Protocol):
         uninterruptible sleep, is left alone: the next runner starts no script before it has gone."""
         if self._transport is not None:
             self._transport.close()
+        if self._process is None and self._spawning is not None:
+            await asyncio.wait([self._spawning], timeout=STOP_LIMIT)
+            if self._spawning.done() and self._spawning.exception() is None:
+                self._process = self._spawning.result()
         if self._process is not None and not await self._ended(STOP_LIMIT):
             self._process.kill()
             if not await self._ended(KILL_LIMIT):
