@@ -32,12 +32,14 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The result of a check. ``problem`` is "" without one; ``hung``: the part exists and does not answer."""
+    """The result of a check. ``problem`` is "" without one; ``gone``: the part is not there; ``hung``: it exists
+    and does not answer."""
 
     check: Check
     problem: str = ""
     unhealthy: bool = False
     restart: bool = False
+    gone: bool = False
     hung: bool = False
     failures: int = 0
 
@@ -91,6 +93,7 @@ def look(check: Check, counters: Counters, timeout: float) -> Verdict:
             f"{check.name}: {error}",
             unhealthy=0 < limit <= failures,
             restart=check.restart_every > 0 and (gone or failures % check.restart_every == 0),
+            gone=gone,
             hung=not gone,
             failures=failures,
         )

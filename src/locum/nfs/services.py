@@ -7,7 +7,14 @@ then optionally ``statd_status`` (a command that succeeds while it runs).
 
 from __future__ import annotations
 
-from locum.script import kill_service, service_is_running, settings, start_service, stop_service
+from locum.script import (
+    kill_service,
+    service_is_changing,
+    service_is_running,
+    settings,
+    start_service,
+    stop_service,
+)
 
 
 class Daemon:
@@ -44,3 +51,7 @@ class Daemon:
     def running(self) -> bool:
         """Whether it runs, as far as its manager knows."""
         return not self.managed or service_is_running(self.name, prefix=self._prefix)
+
+    def changing(self) -> bool:
+        """Whether its manager is starting, stopping or restarting it at this moment."""
+        return self.managed and service_is_changing(self.name, prefix=self._prefix)

@@ -53,6 +53,7 @@ from locum.script.ports import (
 from locum.script.services import (
     kill_service,
     reload_service,
+    service_is_changing,
     service_is_running,
     service_log,
     start_service,
@@ -92,6 +93,7 @@ __all__ = [
     "reset_connections",
     "run",
     "script_name",
+    "service_is_changing",
     "service_is_running",
     "service_log",
     "setting_list",

@@ -98,6 +98,16 @@ def service_is_running(name: str | None = None, *, prefix: str = "") -> bool:
     return run(["systemctl", "is-active", "--quiet", own], check=False).status == 0
 
 
+def service_is_changing(name: str | None = None, *, prefix: str = "") -> bool:
+    """Whether systemd is starting, stopping or restarting the service's unit at this moment. Services that are not a
+    unit are not watched by it: False."""
+    own = _name(name, prefix)
+    if _is_direct(prefix) or _was_detached(own):
+        return False
+    # "Job" is shown while a job of the unit is pending (org.freedesktop.systemd1(5)).
+    return bool(run(["systemctl", "show", "--property=Job", "--value", own], check=False).output.strip())
+
+
 def service_log(name: str | None = None, *, prefix: str = "") -> str:
     """The file with the output of a detached service."""
     return _file("LOCUM_STATE", _name(name, prefix), "log")

@@ -22,6 +22,7 @@ from locum.control_socket import NoDaemon, Refused
 from locum.nfs import callout, checks, recovery
 from locum.nfs.backends.base import Backend
 from locum.nfs.backends.kernel_server import Kernel
+from locum.script import Fail
 
 FILE = Path(locum.__file__).parent / "scripts" / "60.nfs"
 ADDRESSES = ("10.0.0.1", "10.0.0.2")
@@ -281,6 +282,28 @@ def test_server_that_an_administrator_restarted_has_told_no_client(
     world.done()
     world.script.monitor()
     assert world.done() == ["watch 2049"]
+
+
+def test_server_that_systemd_restarts_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failover would cost more than the restart. A server that systemd does not bring back is a failure."""
+    lockd(world, 492)
+    left, comes_back = [3], [True]
+
+    def ask(check: checks.Check, _timeout: float) -> None:
+        if check.essential and (left[0] or not comes_back[0]):
+            raise rpc.NotRegistered("not registered")
+
+    def changing(_: Kernel) -> bool:
+        left[0] -= 1
+        return left[0] > 0
+
+    monkeypatch.setattr(checks, "ask", ask)
+    monkeypatch.setattr(Kernel, "changing", changing)
+    world.script.monitor()
+    assert left == [0]
+    left[0], comes_back[0] = 3, False
+    with pytest.raises(Fail, match="not registered"):
+        world.script.monitor()
 
 
 def test_release_gives_up_its_locks_and_keeps_its_clients_on_the_list(world: World) -> None:

@@ -129,6 +129,19 @@ def test_systemd_is_the_default(environment: Path, monkeypatch: pytest.MonkeyPat
     ]
 
 
+def test_systemd_tells_that_it_is_restarting_a_unit(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, job = environment / "systemctl", environment / "job"
+    program.write_text(f'#!/bin/sh\n[ "$*" = "show --property=Job --value web" ] && cat {job}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{environment}:{os.environ['PATH']}")
+    job.write_text("\n")
+    assert not script.service_is_changing()
+    job.write_text("4711\n")
+    assert script.service_is_changing()
+    configure(monkeypatch, start="true", stop="true")
+    assert not script.service_is_changing()
+
+
 def test_a_record_of_an_earlier_boot_names_no_process(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, command="sleep 1000")
     script.start_service()

@@ -68,6 +68,11 @@ class Backend(ABC):
         its locks end only by :meth:`stop` and the like."""
         return ""
 
+    def changing(self) -> bool:
+        """Whether others are just restarting the server. Only where :meth:`life` tells it later: its clients must be
+        notified."""
+        return False
+
     def tend(self) -> None:  # noqa: B027  (most servers have nothing to do)
         """Repair settings while it is running; monitor calls it."""
 

@@ -124,6 +124,10 @@ class Kernel(Backend):
                 return f"{number} {file.read().rpartition(')')[2].split()[19]}"
         return ""
 
+    def changing(self) -> bool:
+        """See :class:`Backend`."""
+        return self._server.changing()
+
     def release(self, address: str, clients: Collection[str] = ()) -> None:
         """Locks of NFSv3 clients that used the address (nfsd(7), ``unlock_ip``); of NFSv4 clients, the state of
         ``clients``, which other nodes have on record by now."""
