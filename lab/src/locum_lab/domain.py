@@ -27,6 +27,12 @@ SHARE = "files"
 EXPORTED_KEYTAB = "/var/lib/samba/files.keytab"
 KEYTAB = "/etc/samba/files.keytab"
 
+#: What the domain controller does not run: replication, and what finds out anew what DNS should say.
+_SERVICES = "-wrepl -drepl -kcc -dnsupdate -ntp_signd"
+
+# A domain controller that has just started refuses some requests, without a message.
+_AGAIN = 'again() { for try in 1 2 3 4 5 6; do "$@" && return; sleep 5; done; echo "failed: $*" >&2; return 1; }'
+
 _MEMBER = """\
 [global]
     workgroup = {workgroup}
@@ -104,13 +110,16 @@ def provision(address: str) -> str:
     return (
         f"samba-tool domain provision --realm={REALM} --domain={WORKGROUP} --server-role=dc "
         f"--dns-backend=SAMBA_INTERNAL --host-name={CONTROLLER} --host-ip={address} --adminpass='{PASSWORD}'\n"
-        # It takes the machine's own name server, which may be this one: a loop.
-        "sed -i '/dns forwarder/d' /etc/samba/smb.conf\n"
+        # It takes the machine's own name server, which may be this one: a loop. And nothing for other domain
+        # controllers: there is one.
+        f"sed -i -e '/dns forwarder/d' -e '/\\[global\\]/a server services = {_SERVICES}' /etc/samba/smb.conf\n"
+        # Whatever its age, this domain works.
+        "samba-tool domain passwordsettings set --max-pwd-age=0\n"
     )
 
 
 def answers() -> str:
-    """A shell command that succeeds once the domain controller, on which it runs, answers (its DNS server last)."""
+    """A shell command that succeeds once the domain controller answers (its DNS server last); on it, or on a client."""
     own = f"samba-tool dns query {CONTROLLER} {DNS_DOMAIN} {CONTROLLER} A -U {_LOGIN}"
     return f"net ads info && {own}"
 
@@ -120,8 +129,7 @@ def prepare(public: tuple[str, ...]) -> str:
     these IPv4 addresses."""
     service = name(SERVICE)
     lines = [
-        # A domain controller that has just started refuses some requests, without a message.
-        'again() { for try in 1 2 3 4 5 6; do "$@" && return; sleep 5; done; echo "failed: $*" >&2; return 1; }',
+        _AGAIN,
         f"samba-tool user create {USER} '{PASSWORD}'",
         f"samba-tool user create {SERVICE_ACCOUNT} --random-password",
         f"samba-tool user setexpiry {SERVICE_ACCOUNT} --noexpiry",
@@ -137,7 +145,7 @@ def prepare(public: tuple[str, ...]) -> str:
 
 def join() -> str:
     """Shell commands that make a node a member, after its files and its copy of the service's keytab are there."""
-    return f"net ads join --no-dns-updates -U {_LOGIN}\n"
+    return f"{_AGAIN}\nagain net ads join --no-dns-updates -U {_LOGIN}\n"
 
 
 def connect(server: str, command: str, *, kerberos: bool) -> list[str]:

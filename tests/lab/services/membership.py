@@ -1,24 +1,20 @@
-"""A lab whose nodes are members of a Samba domain; the domain controller is in the hub, reached by every host.
-
-Samba's paths are built into its programs. Every program of a host therefore runs in a mount namespace in which these
-paths are the host's own directories.
-"""
+"""A lab whose nodes are members of a Samba domain; the domain controller is in the hub, reached by every host."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from locum_lab import domain, namespaces, node_files, services, smb_session
+from locum_lab import domain, domain_controller, namespaces, node_files, services
 from locum_lab.lab import Lab
-from locum_lab.tail import Tail
+from locum_lab.samba_host import SambaHost
+from tests.lab.services import smb_clients
+from tests.lab.services.smb_clients import Session
 
 #: The domain controller's address in the hub, and the hub's on the public network, over which the client reaches it.
 CONTROLLER = "10.78.0.254"
@@ -34,57 +30,6 @@ NEEDED = {
         for package in ("samba-ad-provision", "samba-dsdb-modules", "samba-vfs-modules", "libnss-winbind")
     },
 }
-
-#: What a client may be told when its connection ends: STATUS_CONNECTION_DISCONNECTED, _RESET, _REFUSED (MS-ERREF). A
-#: time-out is not among them: the client would have waited for it.
-CONNECTION_ENDED = {"0xC000020C", "0xC000020D", "0xC0000236"}
-
-_OWN = ("etc/samba", "var/lib/samba", "var/cache/samba", "var/log/samba", "run/samba")
-
-_INSIDE = """\
-#!/bin/sh
-# Run a command as on the host {name}.
-exec unshare --mount --uts --propagation private sh -c '
-hostname {name}
-for place in {directories}; do mkdir -p /$place && mount --bind {root}/$place /$place || exit 1; done
-for file in {files}; do [ -e /$file ] || : >/$file; mount --bind {root}/$file /$file || exit 1; done
-exec "$@"' sh "$@"
-"""
-
-
-class Step(msgspec.Struct, frozen=True):
-    """What the client of :mod:`locum_lab.smb_session` did at boot time ``t``."""
-
-    t: float
-    said: str
-    number: int = -1
-    error: str = ""
-
-
-class Steps:
-    """What that client wrote. ``new_lines`` returns the complete lines since its last call."""
-
-    def __init__(self, new_lines: Callable[[], Iterable[bytes]]) -> None:
-        self._new_lines = new_lines
-        self._all: list[Step] = []
-
-    def read(self) -> list[Step]:
-        """Every step so far."""
-        self._all += (msgspec.json.decode(line, type=Step) for line in self._new_lines())
-        return self._all
-
-    def wrote_since(self, t: float) -> list[Step]:
-        """The lines whose writing the server has confirmed after ``t``."""
-        return [step for step in self.read() if step.said == "wrote" and step.t > t]
-
-    def errors_since(self, t: float) -> list[str]:
-        """What went wrong after ``t``."""
-        return [step.error for step in self.read() if step.said == "error" and step.t > t]
-
-    def expected(self) -> bytes:
-        """What the file has to contain: every confirmed line."""
-        number = max(step.number for step in self.read() if step.said == "wrote")
-        return b"".join(map(smb_session.line, range(number + 1)))
 
 
 def require() -> None:
@@ -106,6 +51,7 @@ class Membership:
     def __init__(self, lab: Lab, directory: Path) -> None:
         self.lab = lab
         self._directory = directory
+        self._hosts: dict[str, SambaHost] = {}
         self._controller: subprocess.Popen[bytes] | None = None
         namespaces.run_ip(
             [
@@ -121,28 +67,19 @@ class Membership:
 
     # -- hosts -----------------------------------------------------------------------------------------------------
 
-    def host(self, name: str, smb_conf: str, **hosts: str) -> Path:
-        """Make the directories of a host; its program that runs others."""
-        root = self._directory / name
-        for place in (*_OWN, "var/lib/samba/private", "etc"):
-            (root / place).mkdir(parents=True, exist_ok=True)
-        (root / "var/lib/samba/private").chmod(0o700)
-        files = domain.files(CONTROLLER, hosts, smb_conf)
-        for path, text in files.items():
-            (root / path.lstrip("/")).write_text(text)
-        single = [path.lstrip("/") for path in files if not path.startswith("/etc/samba")]
-        program = root / "inside"
-        program.write_text(_INSIDE.format(name=name, root=root, directories=" ".join(_OWN), files=" ".join(single)))
-        program.chmod(0o755)
-        return program
+    def _host(self, name: str, smb_conf: str, **hosts: str) -> SambaHost:
+        """Make the directories of a host; ``hosts``: names that it knows, without its name server."""
+        host = SambaHost(self._directory / name, name, domain.files(CONTROLLER, hosts, smb_conf))
+        self._hosts[name] = host
+        return host
 
     def program(self, name: str) -> str:
         """The path of the program that runs others as on this host."""
-        return str(self._directory / name / "inside")
+        return self._hosts[name].program
 
     def run(self, where: str, host: str, argv: Sequence[str], limit: float = 300.0) -> str:
         """Run a command on a host, in the namespace of ``where``; its output. Fails with it when the command fails."""
-        done = self.lab.run(where, [self.program(host), *argv], timeout=limit)
+        done = self.lab.run(where, self._hosts[host].command(argv), timeout=limit)
         assert done.returncode == 0, f"{host}: {argv}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
@@ -155,24 +92,21 @@ class Membership:
     def build(self) -> None:
         """Make the domain, join the nodes, and configure 50.samba on each."""
         public = tuple(found.address for found in self.lab.layout.public_addresses if ":" not in found.address)
-        self.host(domain.CONTROLLER, "")
-        (self._directory / domain.CONTROLLER / "etc/samba/smb.conf").unlink()
-        self._as_controller(domain.provision(CONTROLLER))
-        self.start_controller()
-        self._as_controller(domain.prepare(public))
+        # It runs under another host name, in another directory, than where it was made.
+        controller = self._host("host-of-the-controller", "")
+        archive = self._directory / "domain.tar.gz"
+        archive.write_bytes(domain_controller.make(self._directory / "made", CONTROLLER, public))
+        namespaces.run(domain_controller.unpack(str(archive), str(controller.root)))
+        self._start_controller(controller)
         for node in self.lab.layout.node_names:
             own = {node: self.lab.layout.private_address(node)}
-            self.host(node, domain.member_configuration(str(self.lab.shared)), **own)
-            key = self._directory / domain.CONTROLLER / domain.EXPORTED_KEYTAB.lstrip("/")
-            shutil.copyfile(key, self._directory / node / domain.KEYTAB.lstrip("/"))
+            host = self._host(node, domain.member_configuration(str(self.lab.shared)), **own)
+            shutil.copyfile(controller.path(domain.EXPORTED_KEYTAB), host.path(domain.KEYTAB))
             self.on(node, "sh", "-c", domain.join())
             self._configure(node)
-        self.host("client", domain.client_configuration())
+        self._host("client", domain.client_configuration())
         # A client whose name server has answered with the first address.
-        self.host("pinned", domain.client_configuration(), **{domain.SERVICE: public[0]})
-
-    def _as_controller(self, script: str) -> str:
-        return self.run("hub", domain.CONTROLLER, ["sh", "-euc", script])
+        self._host("pinned", domain.client_configuration(), **{domain.SERVICE: public[0]})
 
     def _configure(self, node: str) -> None:
         inside = self.program(node)
@@ -190,12 +124,12 @@ class Membership:
             file.write(f'\n[scripts."50.samba"]\n{table}')
         node_files.install(services.shipped("50.samba"), directory / "events")
 
-    def start_controller(self) -> None:
+    def _start_controller(self, host: SambaHost) -> None:
         """Start the domain controller and wait until it answers."""
-        command = self.lab.command("hub", [self.program(domain.CONTROLLER), "samba", "--foreground"])
+        command = self.lab.command("hub", host.command(["samba", "--foreground"]))
         with (self._directory / "controller.log").open("ab") as log:
             self._controller = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        argv = [self.program(domain.CONTROLLER), "sh", "-c", domain.answers()]
+        argv = host.command(["sh", "-c", domain.answers()])
         self.lab.wait_for("the domain controller", lambda: self.lab.run("hub", argv).returncode == 0, 300)
 
     def set_reachable(self, reachable: bool) -> None:
@@ -219,47 +153,10 @@ class Membership:
 
     def connect(self, command: str, *, kerberos: bool, address: str | None = None) -> subprocess.CompletedProcess[str]:
         """Carry out a command of smbclient at the service's public name; ``address`` chooses one of its addresses."""
-        chosen = ["--ip-address", address] if address else []
-        argv = domain.connect(domain.name(domain.SERVICE), command, kerberos=kerberos)
-        return self.lab.run("client", [self.program("client"), *argv, *chosen], timeout=300)
+        argv = smb_clients.login([self.program("client")], command, kerberos=kerberos, address=address)
+        return self.lab.run("client", argv, timeout=300)
 
     def session(self, file: str) -> Session:
         """A client that holds this file open and writes to it, through the first public address."""
-        return Session(self, file)
-
-
-class Session:
-    """The client of :mod:`locum_lab.smb_session`, for the length of a ``with`` block."""
-
-    def __init__(self, members: Membership, file: str) -> None:
-        path = members.lab.directory / f"session-{file}.jsonl"
-        path.unlink(missing_ok=True)
-        self.steps = Steps(Tail(path).lines)
-        self._lab = members.lab
-        command = [
-            *(members.program("pinned"), "/usr/bin/python3", "-P", smb_session.__file__, domain.name(domain.SERVICE)),
-            *(domain.SHARE, domain.USER, domain.REALM, domain.PASSWORD, file),
-        ]
-        with path.open("wb") as output:
-            self._process = subprocess.Popen(
-                members.lab.command("client", command), stdin=subprocess.DEVNULL, stdout=output, stderr=sys.stderr
-            )
-
-    def __enter__(self) -> Session:
-        self.wait_wrote(0.0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def wait_wrote(self, since: float, limit: float = 120.0) -> Step:
-        """Wait until the server confirms a line after ``since``; the first that it did."""
-
-        def wrote() -> Step | None:
-            assert self._process.poll() is None, "the client has ended"
-            return next(iter(self.steps.wrote_since(since)), None)
-
-        found = self._lab.wait_for("a line from the client", wrote, limit)
-        assert found is not None
-        return found
+        host = self.lab.command("client", [self.program("pinned")])
+        return Session(host, file, self.lab.directory, self.lab.wait_for)
