@@ -8,10 +8,10 @@ import threading
 from locum_lab.lab import is_settled
 from locum_lab.vm.lab import VmLab
 from locum_lab.vm.machine import Machine
-from tests.vm.nfs_guests import COMMAND, EXPORT, NAME, install_share, until
+from tests.vm.nfs_guests import COMMAND, EXPORT, NAME, PAUSE, install_share
 
 #: Seconds between the end of a lock manager and its start.
-PAUSE = 3.0
+RESTART_PAUSE = 3.0
 #: Where each node has the records of its NFSv4 clients, in the directory that all nodes share.
 _RECOVERY = "/cluster/nfs-recovery"
 
@@ -30,7 +30,7 @@ backend = "kernel"
 exports = ["{EXPORT}"]
 host_name = "{NAME}"
 timeout = 200
-restart_pause = {PAUSE}
+restart_pause = {RESTART_PAUSE}
 recovery = "{_RECOVERY}"
 check_timeout = 60
 notify_timeout = 200
@@ -42,7 +42,13 @@ _SCOPE = f"""
 ExecStart=
 ExecStart=/usr/bin/unshare --uts /bin/sh -c "hostname {NAME} && exec /usr/sbin/rpc.nfsd"
 """
-_GRACE = "[nfsd]\ngrace-time = 90\nlease-time = 30\n"
+#: The grace periods of nfsd and lockd, in seconds. lockd's default of 50 s is too short for a move of slow guests.
+_SECONDS = 90
+_GRACE = f"[nfsd]\ngrace-time = {_SECONDS}\nlease-time = 30\n"
+_LOCKD = (
+    f"echo options lockd nlm_grace_period={_SECONDS} >/etc/modprobe.d/grace.conf; modprobe lockd;"
+    f"sysctl -q fs.nfs.nlm_grace_period={_SECONDS};"
+)
 
 
 class Cluster(abc.ABC):
@@ -107,7 +113,7 @@ class Cluster(abc.ABC):
 
     def wait_settled(self) -> None:
         """Wait for :meth:`settled`."""
-        until("every node healthy, every address served", self.settled)
+        self.lab.wait_for("every node healthy, every address served", self.settled, pause=PAUSE)
 
     def holder(self, address: str) -> str:
         """The node that serves an address."""
@@ -133,6 +139,7 @@ class Locum(Cluster):
         machine.write("/usr/local/bin/locum-statd-callout", '#!/bin/sh\nexec locum statd-callout "$@"\n', 0o755)
         # rpc.statd takes its user and its group from the owner of its directory, and has no further groups.
         machine.sh(
+            f"{_LOCKD}"
             "mkdir /cluster; echo 'shared /cluster 9p trans=virtio,version=9p2000.L 0 0' >>/etc/fstab;"
             f"modprobe -a 9pnet_virtio 9p; mount /cluster; mkdir -p {_RECOVERY};"
             "groupadd --system locum-statd; chgrp locum-statd /var/lib/nfs /var/lib/nfs/sm /var/lib/nfs/sm.bak;"

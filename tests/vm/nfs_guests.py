@@ -12,10 +12,7 @@ import gzip
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from locum.errors import LocumError
 from locum_lab.vm.lab import VmLab
@@ -28,8 +25,8 @@ EXPORT = "/srv/share"
 #: The port of the client's rpc.statd, so that a test can close it.
 STATD_PORT = 32765
 
-#: Limits in seconds: for anything that a test waits for, and for one command in a guest.
-WITHIN, COMMAND = 600.0, 240.0
+#: Limit for one command in a guest, and the pause between two questions that take a guest's time; seconds.
+COMMAND, PAUSE = 240.0, 2.0
 
 # Holds a lock, and writes and syncs numbered records. Says what changes, and how long a write was blocked; the second
 # file gets the number of records that are on the server's disk.
@@ -59,26 +56,13 @@ while True:
     time.sleep(0.5)
 """
 
-T = TypeVar("T")
-
-
-def until(what: str, condition: Callable[[], T], limit: float = WITHIN) -> T:
-    """Wait until ``condition`` returns a true value; asks seldom, because asking takes the guests' time."""
-    deadline = time.monotonic() + limit
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise LocumError(f"not within {limit:g} s: {what}")
-        time.sleep(2)
-    return found
-
 
 class Client:
     """A guest that mounts the export. Its mounts are hard: a command that touches one may wait for a server."""
 
     def __init__(self, lab: VmLab, named: str) -> None:
         """``named``: the address that :data:`NAME` stands for."""
-        self.machine = lab.machine("c1")
-        self._hub = lab.layout.hub
+        self.lab, self.machine = lab, lab.machine("c1")
         self.machine.write("/etc/nfs.conf.d/port.conf", f"[statd]\nport = {STATD_PORT}\n")
         self.machine.write("/root/hold.py", _HOLD)
         self.run(
@@ -98,7 +82,7 @@ class Client:
         """Lock a file and keep writing to it; returns the name of the log."""
         log = f"/tmp/hold{file.replace('/', '-')}.log"
         self.machine.agent.start(["sh", "-c", f"exec python3 /root/hold.py {file} {log}.done >{log} 2>&1"])
-        until(f"a lock of {file}", lambda: "written" in self.run(f"cat {log} || true"))
+        self.lab.wait_for(f"a lock of {file}", lambda: "written" in self.run(f"cat {log} || true"), pause=PAUSE)
         return log
 
     def forget(self) -> None:
@@ -126,7 +110,7 @@ class Client:
 
     def wire(self) -> Wire:
         """What it hears and says about locks."""
-        return Wire(self._hub, self.machine.hardware.interfaces[0].tap)
+        return Wire(self.lab.layout.hub, self.machine.hardware.interfaces[0].tap)
 
 
 def rival(lab: VmLab, node: str, file: str) -> Rival:
@@ -145,6 +129,17 @@ def missing(lab: VmLab, client: Client, file: str, log: str) -> list[int]:
 def states(machine: Machine) -> str:
     """What NFSv4 clients have at a server: opens, locks, delegations (``/proc/fs/nfsd/clients``)."""
     return machine.sh("cat /proc/fs/nfsd/clients/*/states 2>/dev/null || true", timeout=COMMAND)
+
+
+def end_grace(machine: Machine) -> None:
+    """End the grace periods of nfsd and lockd now, as they end by themselves when their time is over (nfsd(7)).
+
+    A period that has ended refuses that.
+    """
+    for file in ("nfsd/v4_end_grace", "lockd/nlm_end_grace"):
+        machine.run(["sh", "-c", f"echo Y >/proc/fs/{file}"], timeout=COMMAND)
+    ended = machine.read("/proc/fs/lockd/nlm_end_grace")
+    assert ended.startswith("Y"), ended
 
 
 def install_share(machine: Machine, image: bytes) -> None:

@@ -14,8 +14,8 @@ import pytest
 from locum_lab.nlm import Status
 from locum_lab.vm import faults
 from tests.vm.conftest import MakeVmLab
-from tests.vm.nfs_clusters import PAUSE, SETTINGS, Locum
-from tests.vm.nfs_guests import NAME, Client, missing, rival, share, states, until
+from tests.vm.nfs_clusters import RESTART_PAUSE, SETTINGS, Locum
+from tests.vm.nfs_guests import NAME, PAUSE, Client, end_grace, missing, rival, share, states
 from tests.vm.nfs_wire import Notified, Rival, Wire, described
 
 
@@ -32,6 +32,9 @@ class Scene:
         self.client.run("sysctl -q fs.nfs.nsm_use_hostnames=1")
         self.client.mount(NAME, "/mnt/2")
         self.client.mount(self.first, "/mnt/4", version="4.2")
+        # In the grace period of their start, the servers would refuse new locks.
+        for node in self.lab.layout.node_names:
+            end_grace(self.lab.machine(node))
         self.logs = {file: self.client.hold(f"/mnt/{place}/{file}") for file, place in (("a", 1), ("b", 2), ("c", 4))}
 
     def rival(self, node: str, file: str = "a") -> Rival:
@@ -40,7 +43,12 @@ class Scene:
 
     def wait_moved(self, address: str, node: str) -> None:
         """Wait until ``node`` serves the address."""
-        until(f"{address} on {node}", lambda: self.cluster.served().get(address) == node)
+        self.lab.wait_for(f"{address} on {node}", lambda: self.cluster.served().get(address) == node, pause=PAUSE)
+
+    def wait_answer(self, asking: Rival, *wanted: Status) -> None:
+        """Wait until a rival has one of these answers."""
+        names = [one.name for one in wanted]
+        self.lab.wait_for(f"an answer of {names}", lambda: asking.latest() in wanted)
 
     def check_locks(self, *files: str) -> None:
         """Wait for the end of the grace periods; each lock must be at the node that serves its address, and no write
@@ -48,10 +56,14 @@ class Scene:
         for file in files:
             server = self.second if file == "b" else self.first
             with self.rival(self.cluster.holder(server), file) as asking:
-                _wait_answer(asking, Status.DENIED, Status.GRANTED)
+                self.wait_answer(asking, Status.DENIED, Status.GRANTED)
                 assert asking.latest() is Status.DENIED, file
             synced = self.client.synced(self.logs[file])
-            until(f"{file}: another write", lambda f=file, n=synced: self.client.synced(self.logs[f]) > n)  # type: ignore[misc]
+            self.lab.wait_for(
+                f"{file}: another write",
+                lambda f=file, n=synced: self.client.synced(self.logs[f]) > n,  # type: ignore[misc]
+                pause=PAUSE,
+            )
             assert not self.client.failed(self.logs[file]), file
         assert self.client.complaints() == ""
 
@@ -70,10 +82,6 @@ def heal(scene: Scene) -> None:
     for node in dark:
         scene.lab.machine(node).wait_booted()
     scene.cluster.wait_settled()
-
-
-def _wait_answer(asking: Rival, *wanted: Status) -> None:
-    until(f"an answer of {[one.name for one in wanted]}", lambda: asking.latest() in wanted)
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +111,18 @@ def test_a_planned_move(scene: Scene) -> None:
     """The order of restart, notification and reclaim by packets. No rival gets the lock meanwhile, through any node."""
     old = scene.cluster.holder(scene.first)
     new = scene.cluster.other(old)
-    until("the client on record", lambda: scene.cluster.recorded(old).count("10.77.0.201") >= 2)
+    scene.lab.wait_for(
+        "the client on record", lambda: scene.cluster.recorded(old).count("10.77.0.201") >= 2, pause=PAUSE
+    )
     with scene.client.wire() as wire, scene.rival(old) as at_old, scene.rival(new) as at_new:
-        _wait_answer(at_old, Status.DENIED)
+        scene.wait_answer(at_old, Status.DENIED)
         begun = time.monotonic()
         scene.cluster.move(scene.first, new)
         scene.wait_moved(scene.first, new)
-        until("both reclaims", lambda: wire.granted(scene.first) and wire.granted(scene.second))
+        scene.lab.wait_for("both reclaims", lambda: wire.granted(scene.first) and wire.granted(scene.second))
         # The nodes do not share their locks here: at the end of its grace period the old holder grants.
-        _wait_answer(at_old, Status.GRANTED)
-        _wait_answer(at_new, Status.DENIED)
+        scene.wait_answer(at_old, Status.GRANTED)
+        scene.wait_answer(at_new, Status.DENIED)
         scene.report("a planned move", begun, wire, at_old, at_new)
     first = min(one.at for one in wire.notified)
     granted = wire.granted(scene.first)
@@ -120,7 +130,7 @@ def test_a_planned_move(scene: Scene) -> None:
     for asking in (at_old, at_new):
         ((went, came),) = asking.restarts()
         # Away for at least the pause; back, and in its grace period, before any client is notified.
-        assert came - went >= PAUSE
+        assert came - went >= RESTART_PAUSE
         assert came < first
         assert Status.GRANTED not in asking.within(came, granted)
     # The clients of both addresses: both lock managers have dropped their locks.
@@ -150,14 +160,21 @@ def test_a_loss_of_power(scene: Scene) -> None:
     assert not any(missing(scene.lab, scene.client, file, log) for file, log in scene.logs.items())
 
 
+def test_a_node_that_is_cut_off(scene: Scene) -> None:
+    _lost(scene, "cut", scene.cluster.holder(scene.first))
+    scene.check_locks("a", "b", "c")
+    heal(scene)
+    scene.check_locks("a", "b", "c")
+
+
 def _lost(scene: Scene, fault: str, old: str) -> None:
     new = scene.cluster.other(old)
     with scene.client.wire() as wire, scene.rival(new) as asking:
-        _wait_answer(asking, Status.GRANTED)
+        scene.wait_answer(asking, Status.GRANTED)
         begun = time.monotonic()
         faults.apply(scene.lab, old, fault)
-        until("the reclaim", lambda: wire.granted(scene.first))
-        _wait_answer(asking, Status.DENIED)
+        scene.lab.wait_for("the reclaim", lambda: wire.granted(scene.first))
+        scene.wait_answer(asking, Status.DENIED)
         scene.report(fault, begun, wire, asking)
     (_, came) = asking.restarts()[0]
     first = min(one.at for one in wire.notified_by(scene.first))

@@ -17,7 +17,7 @@ from locum_lab import namespaces, nlm
 from locum_lab.nlm import LockClient, Status
 from locum_lab.vm.lab import VmLab
 from tests.vm.conftest import MakeVmLab
-from tests.vm.nfs_guests import COMMAND, EXPORT, Client, install_share, share, until
+from tests.vm.nfs_guests import COMMAND, EXPORT, Client, install_share, share
 
 _RESTARTS = "systemctl restart nfs-server; systemctl restart nfs-server; sleep 15; systemctl restart nfs-server"
 _LOCK = 2
@@ -51,7 +51,7 @@ def test_a_reclaim_has_one_answer_when_the_lock_manager_is_restarted_back_to_bac
     hub, server = plain.lab.layout.hub, plain.lab.layout.private_address("n1")
     locks = LockClient(server, "double", owner=3, timeout=30.0)
     handle = namespaces.inside(hub, lambda: locks.lookup(locks.root(EXPORT), "b"))
-    until("the lock", lambda: namespaces.inside(hub, lambda: locks.lock(handle)) is Status.GRANTED)
+    plain.lab.wait_for("the lock", lambda: namespaces.inside(hub, lambda: locks.lock(handle)) is Status.GRANTED)
     answers: dict[int, list[Status]] = defaultdict(list)
     plain.server.agent.start(["sh", "-c", _RESTARTS])
     namespaces.inside(hub, lambda: _reclaim(server, handle, 60.0, answers))
