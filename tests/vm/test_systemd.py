@@ -1,6 +1,6 @@
 """Locum as a unit of systemd on machines of their own, and beside the programs that share its kernel there.
 
-Stop, power-off, a boot without a network, crash, hang; the firewall and systemd-networkd.
+Stop, power-off, a boot without a network, crash, upgrade; journald, the firewall and the network's managers.
 
 Orders are judged on one clock: packets at the bridge, and marks that units send when they stop.
 """
@@ -31,12 +31,59 @@ WantedBy=multi-user.target
 FTP_STOPS = f"[Service]\nExecStop=\nExecStop={marking('ftp-stops')}\n"
 HANDED_OVER = f"[Service]\nExecStop=-{marking('handed-over')}\n"
 
+#: A program for a guest: fills the standard error of a process, up to the last byte that can wait in it.
+FILL = """
+import ctypes, socket, sys
+call = ctypes.CDLL(None, use_errno=True).syscall
+pidfd_open, pidfd_getfd = 434, 438
+error = socket.socket(fileno=call(pidfd_getfd, call(pidfd_open, int(sys.argv[1]), 0), 2, 0))
+sent = 0
+for size in (1024, 1):
+    try:
+        while True:
+            sent += error.send(b"x" * (size - 1) + b"\\n", socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        pass
+print(sent)
+"""
+
+#: Shell commands that leave no byte of the disk free, and those that undo it.
+FULL = """
+n=0
+for size in 1G 256M 64M 16M 4M 1M 256K 64K 16K 4K; do
+    while fallocate -l $size /filler.$n 2>/dev/null; do n=$((n + 1)); done
+done
+df /
+"""
+NOT_FULL = "rm -f /filler.*"
+
+#: The networks of a node with NetworkManager instead of systemd-networkd.
+PRIVATE = """[connection]
+id=private
+type=ethernet
+interface-name=eth0
+[ipv4]
+method=manual
+address1={address}/24
+[ipv6]
+method=link-local
+"""
+PUBLIC = """[connection]
+id=public
+type=ethernet
+interface-name=eth1
+[ipv4]
+method=disabled
+[ipv6]
+method=link-local
+"""
+
 
 @pytest.fixture(scope="module")
 def marked(make_vm_lab: MakeVmLab) -> VmLab:
     """Two nodes without a client; n2 sends a mark when the unit has stopped."""
     # Addresses return soon to a node that fails in every test.
-    cluster = make_vm_lab(settings="[tunables]\nDampingWindow = 1\n")
+    cluster = make_vm_lab(settings="[tunables]\nDampingWindow = 1\nRecoveryBanPeriod = 10\n")
     cluster.wait_served()
     n2 = cluster.machine("n2")
     n2.write("/etc/systemd/system/locum.service.d/mark.conf", STOPPED)
@@ -227,11 +274,20 @@ def test_i1_the_gate_returns_when_the_firewall_is_loaded_again(lab: VmLab, comma
         assert watching.end().violations == 0
 
 
-def test_i1_addresses_stay_when_networkd_reads_its_configuration_again(lab: VmLab) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "networkctl reload",
+        # Both make systemd-networkd configure the interface again: it removes addresses that it does not know.
+        "networkctl reconfigure eth1",
+        "systemctl restart systemd-networkd",
+    ],
+)
+def test_i1_addresses_are_served_after_networkd_has_configured_the_interface_again(lab: VmLab, command: str) -> None:
     n2 = lab.machine("n2")
     with Watching(lab) as watching:
         mine = _of_n2(lab)
-        n2.sh("networkctl reload")
+        n2.sh(command)
         n2.sh("/lib/systemd/systemd-networkd-wait-online --timeout=120")
         lab.wait_for("the addresses", lambda: _configured(n2) == mine)
         lab.wait_served()
@@ -243,3 +299,130 @@ def _configured(machine: Machine) -> set[str]:
     """The global addresses of the public interface."""
     shown = machine.sh("ip -o address show dev eth1 scope global")
     return {line.split()[3].partition("/")[0] for line in shown.splitlines()}
+
+
+def test_i1_a_journal_that_reads_nothing_stops_no_node(lab: VmLab) -> None:
+    """journald stands still, and Locum's standard error is full: lines are dropped, and nothing else waits."""
+    n2 = lab.machine("n2")
+    with Watching(lab) as watching:
+        mine = _of_n2(lab)
+        n2.sh("systemctl kill --signal=SIGSTOP systemd-journald")
+        try:
+            n2.write("/run/fill.py", FILL)
+            assert int(n2.sh(f"python3 /run/fill.py {_shown(n2, 'MainPID')}")) > 0
+            for verb in ("disable", "enable"):
+                n2.sh(f"locum node {verb} n1")
+            lab.wait_served()
+            n2.sh(f"sleep {2 * lab.layout.hold:g}")
+            assert set(lab.served().values()) == {"n1", "n2"}
+            assert _of_n2(lab) == mine
+        finally:
+            n2.sh("systemctl kill --signal=SIGCONT systemd-journald")
+        lab.wait_served()
+        assert watching.end().violations == 0
+
+
+def test_a_reload_takes_effect_without_a_restart(lab: VmLab) -> None:
+    n2, path = lab.machine("n2"), "/etc/locum/public_addresses"
+    before, pid = n2.read(path), _shown(n2, "MainPID")
+    lines = before.splitlines(keepends=True)
+    gone = next(line for line in lines if line.partition("/")[0] in _of_n2(lab))
+    with Watching(lab) as watching:
+        n2.write(path, before.replace(gone, ""))
+        n2.sh("systemctl reload locum")
+        lab.wait_for("n1 has the address", lambda: lab.served().get(gone.partition("/")[0]) == "n1")
+        n2.write(path, before)
+        n2.sh("systemctl reload locum")
+        lab.wait_for("both have it in their configuration", lambda: _hosts(lab, gone) == {"n1", "n2"})
+        lab.wait_served()
+        assert watching.end().violations == 0
+    assert _shown(n2, "MainPID") == pid
+
+
+def _hosts(lab: VmLab, line: str) -> set[str]:
+    report = lab.status()
+    return {host for item in report.addresses if item.address == line.partition("/")[0] for host in item.hosts}
+
+
+def test_i1_a_package_that_is_replaced_under_a_running_daemon(lab: VmLab) -> None:
+    """An upgrade removes the package's files and writes others; the daemon runs on with what it has loaded."""
+    n2 = lab.machine("n2")
+    package = n2.sh("/opt/locum/bin/python -c 'import locum; print(locum.__path__[0])'").strip()
+    with Watching(lab) as watching:
+        mine = _of_n2(lab)
+        agent = n2.sh("pgrep -x locum-agent").split()
+        n2.sh(f"mv {package} {package}.old")
+        n2.sh(f"sleep {lab.layout.hold:g}")
+        n2.sh(f"cp -a {package}.old {package}.new && mv {package}.new {package} && rm -r {package}.old")
+        n2.sh("locum event run monitor")
+        lab.wait_served()
+        assert _of_n2(lab) == mine
+        assert n2.sh("pgrep -x locum-agent").split() == agent
+        assert watching.end().violations == 0
+
+
+def test_i1_a_node_whose_disk_is_full_speaks_for_nothing_that_another_serves(lab: VmLab) -> None:
+    """Neither the journal nor the state directory takes another byte."""
+    n2 = lab.machine("n2")
+    with Watching(lab) as watching:
+        try:
+            n2.sh(FULL)
+            n2.sh("timeout 60 journalctl --sync || true")
+            n2.sh(f"sleep {2 * lab.layout.hold:g}")
+            assert _shown(n2, "ActiveState") == "active"
+            lab.wait_for("every address", lambda: len(lab.served()) == len(lab.layout.public_addresses))
+        finally:
+            n2.sh(NOT_FULL)
+        lab.wait_served()
+        assert watching.end().violations == 0
+
+
+@pytest.fixture
+def network_manager(lab: VmLab) -> Iterator[VmLab]:
+    """NetworkManager has n2's networks."""
+    n2 = lab.machine("n2")
+    connections = "/etc/NetworkManager/system-connections"
+    n2.write(f"{connections}/private.nmconnection", PRIVATE.format(address=lab.layout.private_address("n2")), 0o600)
+    n2.write(f"{connections}/public.nmconnection", PUBLIC, 0o600)
+    n2.sh("systemctl stop systemd-networkd.socket systemd-networkd && systemctl start NetworkManager")
+    lab.wait_served()
+    yield lab
+    n2.sh("systemctl stop NetworkManager && systemctl start systemd-networkd.socket systemd-networkd")
+    n2.sh(f"rm {connections}/*")
+
+
+def test_i1_addresses_are_served_after_networkmanager_has_configured_the_interface_again(
+    network_manager: VmLab,
+) -> None:
+    lab, n2 = network_manager, network_manager.machine("n2")
+    commands = (
+        # Removes every address that NetworkManager does not know.
+        "nmcli connection up public",
+        "nmcli device reapply eth1",
+        "nmcli general reload",
+        "nmcli connection reload",
+        "systemctl restart NetworkManager && nm-online --timeout=120",
+    )
+    with Watching(lab) as watching:
+        mine = _of_n2(lab)
+        for command in commands:
+            n2.sh(command)
+            lab.wait_for(f"the addresses after {command}", lambda: _configured(n2) == mine)
+            lab.wait_served()
+            assert _of_n2(lab) == mine
+        assert watching.end().violations == 0
+
+
+def test_i1_a_firewalld_that_loads_its_rules_again_leaves_the_gate(lab: VmLab) -> None:
+    n2 = lab.machine("n2")
+    with Watching(lab) as watching:
+        n2.sh("systemctl start firewalld")
+        try:
+            for command in ("firewall-cmd --reload", "firewall-cmd --complete-reload", "systemctl restart firewalld"):
+                n2.sh(command)
+                lab.wait_served()
+                assert "table inet locum" in n2.sh("nft list tables")
+        finally:
+            n2.sh("systemctl stop firewalld")
+        lab.wait_served()
+        assert watching.end().violations == 0
