@@ -115,6 +115,14 @@ class Notes:
         """Whether it has, since :meth:`settle`."""
         return os.path.exists(os.path.join(self._path, "grace"))
 
+    def entered(self) -> None:
+        """The lock manager of this node was in its grace period then."""
+        self._write("", "entered")
+
+    def has_entered(self) -> bool:
+        """Whether it was, since :meth:`settle`."""
+        return os.path.exists(os.path.join(self._path, "entered"))
+
     def dropped(self) -> None:
         """The lock manager of this node has been restarted: locks of addresses that stayed here are lost as well."""
         self._write("", "dropped")
@@ -163,8 +171,8 @@ class Notes:
         for kind in ("taken", "released", "expected"):
             for name in self._names(kind):
                 self._remove(kind, name)
-        self._remove("", "grace")
-        self._remove("", "dropped")
+        for name in ("grace", "entered", "dropped"):
+            self._remove("", name)
 
     def _names(self, kind: str) -> list[str]:
         try:

@@ -91,10 +91,11 @@ def test_nothing_of_an_earlier_life(tmp_path: Path) -> None:
     notes.settle({"A": "n1 x"})
     notes.took("A")
     notes.begun()
+    notes.entered()
     notes.dropped()
     notes.forget()
     assert notes.settled() is None
-    assert [notes.changed(), notes.has_begun(), notes.has_dropped()] == [False] * 3
+    assert [notes.changed(), notes.has_begun(), notes.has_entered(), notes.has_dropped()] == [False] * 4
     notes.forget()
 
 

@@ -20,6 +20,7 @@ import locum
 from locum import rpc
 from locum.control_socket import NoDaemon, Refused
 from locum.nfs import callout, checks, recovery
+from locum.nfs.backends import kernel_server
 from locum.nfs.backends.base import Backend
 from locum.nfs.backends.kernel_server import Kernel
 from locum.script import Fail
@@ -139,6 +140,28 @@ def test_node_that_takes_no_part_restarts_its_lock_manager_as_well(world: World)
     world.script.recovered()
     # It dropped the locks of the clients that stay as well.
     assert world.done() == ["notify 10.0.0.1"]
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_move_that_takes_longer_than_the_grace_period(
+    world: World, begins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that were notified now could reclaim nothing, so the period begins again first. Where it does not begin
+    at all, because the machine mounts NFSv3 itself, another restart would not help."""
+    monkeypatch.setattr(kernel_server, "_SIGNAL_LIMIT", 0.0)
+    monkeypatch.setattr(Kernel, "_lifts_grace", lambda _: False)
+    grace = world.proc.parent / "lockd" / "nlm_end_grace"
+    grace.parent.mkdir()
+    grace.write_text("N\n\0" if begins else "Y\n\0")
+    world.serve("n1", "n2", assigned=("n1", "n3"))
+    world.script.startipreallocate()
+    assert world.done()[: len(RESTART)] == RESTART
+    grace.write_text("Y\n\0")
+    world.serve("n1", "n3")
+    world.script.recovered()
+    assert world.done() == [*(RESTART if begins else []), "notify 10.0.0.1"]
+    world.script.recovered()
+    assert world.done() == []
 
 
 def test_only_when_addresses_have_moved(world: World) -> None:

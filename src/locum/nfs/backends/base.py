@@ -49,6 +49,10 @@ class Backend(ABC):
         here, for servers that must know them when the period begins; others are told by :meth:`welcome`. True when
         this dropped the locks of this node's clients: all of them must then be notified."""
 
+    def grace_ended(self) -> bool:
+        """Whether the lock manager says that it is not in its grace period."""
+        return False
+
     @abstractmethod
     def release(self, address: str, clients: Collection[str] = ()) -> None:
         """Give up the locks of clients that used ``address``, which has left this node. ``clients``: the addresses of

@@ -100,14 +100,23 @@ class Kernel(Backend):
             self.stop_and_start(self.stop, lambda: self._start_with(nodes), timeout)
         else:
             self.restart(timeout)
-        if self._grace_ended():
+        if self.grace_ended():
             # lockd has outlived nfsd, and whatever it did when that ended is over.
             self._signal_lockd()
             with contextlib.suppress(Fail):
-                wait_for("the grace period of lockd", lambda: not self._grace_ended(), _SIGNAL_LIMIT)
-            if self._grace_ended():
+                wait_for("the grace period of lockd", lambda: not self.grace_ended(), _SIGNAL_LIMIT)
+            if self.grace_ended():
                 log(_OWN_MOUNTS)
         return True
+
+    def grace_ended(self) -> bool:
+        """As lockd says. nfsd has its own period, and lockd accepts reclaims in either (``fs/lockd/svclock.c``). But
+        nfsd ends it as soon as all NFSv4 clients have reclaimed, so NFSv3 clients need lockd's."""
+        try:
+            with open(self._path("fs/lockd/nlm_end_grace"), encoding="ascii") as file:
+                return file.read(1) == "Y"
+        except OSError:
+            return False
 
     def restart(self, timeout: float) -> None:
         """Only the lock manager where it has a separate unit, else the whole server."""
@@ -181,14 +190,6 @@ class Kernel(Backend):
                     with contextlib.suppress(ValueError):
                         return hosts.host(text)
         return None
-
-    def _grace_ended(self) -> bool:
-        """Whether lockd says that it is not in its grace period."""
-        try:
-            with open(self._path("fs/lockd/nlm_end_grace"), encoding="ascii") as file:
-                return file.read(1) == "Y"
-        except OSError:
-            return False
 
     def _signal_lockd(self) -> None:
         """Make a lockd that still runs drop its locks and begin a grace period, where the kernel does that. lockd
