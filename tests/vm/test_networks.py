@@ -1,4 +1,4 @@
-"""Public addresses on the interfaces that servers have: in a VRF, and on a bond that speaks LACP.
+"""Public addresses on the interfaces that servers have: in a VRF, and on bonds.
 
 For each kind, all processes of a holder stand still, and packets show that the kernel silences it before another node
 speaks. Requests continue to arrive at the holder: nothing is delivered there.
@@ -25,11 +25,14 @@ class Kind(NamedTuple):
     """Makes ``interface`` on a node and removes it again, by shell commands; $mac: the hardware address of eth1.
 
     The interface has that address, because the observer recognises a node by it.
+    ``lose`` takes the carrier away from a bond's port $port, and ``find`` gives it back; without them, QEMU does.
     """
 
     interface: str
     make: str
     undo: str
+    lose: str = ""
+    find: str = ""
 
 
 #: Another hardware address for eth1, where an interface on top of it has its own.
@@ -71,6 +74,16 @@ KINDS = {
         ip link delete bond0
         for n in 0 1; do ip link delete port$n; done
         ip netns delete switch""",
+        lose="ip -n switch link set $port down",
+        find="ip -n switch link set $port up",
+    ),
+    "active-backup": Kind(
+        "bond0",
+        """modprobe bonding max_bonds=0
+        ip link add bond0 address $mac type bond mode active-backup miimon 100
+        for port in eth1 eth2; do ip link set $port down; ip link set $port master bond0; done
+        ip link set bond0 up""",
+        "ip link delete bond0; ip link set eth1 up; ip link set eth2 up",
     ),
 }
 
@@ -124,21 +137,22 @@ def plain(make_vm_lab: MakeVmLab) -> VmLab:
 
 @pytest.fixture(scope="module")
 def kind(plain: VmLab, request: pytest.FixtureRequest) -> Iterator[Kind]:
-    """n2 has its public addresses on an interface of this kind."""
+    """n2 has its public addresses on an interface of this kind. Afterwards n2 is stopped."""
     wanted = KINDS[request.param]
     _configure(plain, "n2", wanted.make, wanted.interface)
     yield wanted
-    _configure(plain, "n2", wanted.undo, ",".join(plain.layout.public_interfaces))
+    _configure(plain, "n2", wanted.undo, ",".join(plain.layout.public_interfaces), start=False)
 
 
-def _configure(lab: VmLab, name: str, commands: str, interfaces: str) -> None:
-    """Run the commands on a node, and let it have all public addresses on these interfaces."""
+def _configure(lab: VmLab, name: str, commands: str, interfaces: str, *, start: bool = True) -> None:
+    """Stop Locum on a node, run the commands, and let it have all public addresses on these interfaces."""
     lines = "".join(f"{public.address}/{public.bits} {interfaces}\n" for public in lab.layout.public_addresses)
     machine = lab.machine(name)
     machine.sh("systemctl stop locum")
     machine.sh(f"mac={lab.layout.mac(name, 'eth1')}\n{commands}")
     machine.write("/etc/locum/public_addresses", lines)
-    machine.sh("systemctl start locum")
+    if start:
+        machine.sh("systemctl start locum")
 
 
 def _of_n2(lab: VmLab) -> set[str]:
@@ -198,25 +212,32 @@ def test_i1_a_node_whose_processes_stand_still_is_silent_before_another_speaks(p
         assert watching.end().violations == 0
 
 
-@pytest.mark.parametrize("kind", ["802.3ad"], indirect=True)
+@pytest.mark.parametrize("kind", ["802.3ad", "active-backup"], indirect=True)
 def test_addresses_stay_when_a_bond_loses_a_port(plain: VmLab, kind: Kind) -> None:
     n2 = plain.machine("n2")
     plain.wait_served()
-    ports = n2.read(f"/sys/class/net/{kind.interface}/bonding/slaves").split()
-    # Both ports are in one aggregator: the partner's LACP was heard.
-    assert n2.read(f"/sys/class/net/{kind.interface}/bonding/ad_num_ports").strip() == str(len(ports)) == "2"
+    ports = n2.read("/sys/class/net/bond0/bonding/slaves").split()
+    assert len(ports) == 2
 
-    def change(port: str, wanted: str) -> None:
-        n2.sh(f"ip -n switch link set {port} {wanted}")
-        status = f"/sys/class/net/{port}/bonding_slave/mii_status"
-        n2.wait_for(f"{port} {wanted}", lambda: n2.read(status).strip() == wanted)
+    def up(port: str) -> bool:
+        return n2.read(f"/sys/class/net/{port}/bonding_slave/mii_status").strip() == "up"
 
+    def change(port: str, *, carrier: bool) -> None:
+        if command := kind.find if carrier else kind.lose:
+            n2.sh(f"port={port}; {command}")
+        else:
+            n2.set_carrier(port, up=carrier)
+        n2.wait_for(f"carrier {carrier} at {port}", lambda: up(port) is carrier)
+
+    if kind.lose:
+        # Both ports are in one aggregator: the partner's LACP was heard.
+        assert n2.read("/sys/class/net/bond0/bonding/ad_num_ports").strip() == "2"
     with Watching(plain) as watching:
         before = plain.served()
         for port in ports:
-            change(port, "down")
+            change(port, carrier=False)
             changed = boottime()
             plain.wait_for("a hold later", lambda since=changed: boottime() > since + plain.layout.hold)  # type: ignore[misc]
             assert plain.served() == before
-            change(port, "up")
+            change(port, carrier=True)
         assert watching.end().violations == 0
