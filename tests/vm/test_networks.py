@@ -1,4 +1,4 @@
-"""Public addresses on the interfaces that servers have: in a VRF, and on bonds.
+"""Public addresses on the interfaces that servers have: in a VRF, on bonds and in VLANs.
 
 For each kind, all processes of a holder stand still, and packets show that the kernel silences it before another node
 speaks. Requests continue to arrive at the holder: nothing is delivered there.
@@ -24,13 +24,14 @@ from tests.vm.hearing import Hearing
 class Kind(NamedTuple):
     """Makes ``interface`` on a node and removes it again, by shell commands; $mac: the hardware address of eth1.
 
-    The interface has that address, because the observer recognises a node by it.
+    The interface has that address, because the observer recognises a node by it. ``vlan``: the tag of the frames, or 0.
     ``lose`` takes the carrier away from a bond's port $port, and ``find`` gives it back; without them, QEMU does.
     """
 
     interface: str
     make: str
     undo: str
+    vlan: int = 0
     lose: str = ""
     find: str = ""
 
@@ -85,6 +86,12 @@ KINDS = {
         ip link set bond0 up""",
         "ip link delete bond0; ip link set eth1 up; ip link set eth2 up",
     ),
+    "vlan": Kind(
+        "eth1.5",
+        "ip link add link eth1 name eth1.5 type vlan id 5; ip link set eth1.5 up",
+        "ip link delete eth1.5",
+        vlan=5,
+    ),
 }
 
 #: Options of an address without a lifetime.
@@ -137,11 +144,14 @@ def plain(make_vm_lab: MakeVmLab) -> VmLab:
 
 @pytest.fixture(scope="module")
 def kind(plain: VmLab, request: pytest.FixtureRequest) -> Iterator[Kind]:
-    """n2 has its public addresses on an interface of this kind. Afterwards n2 is stopped."""
+    """n2 has its public addresses on an interface of this kind; in a VLAN, n1 has it too. Afterwards n2 is stopped."""
     wanted = KINDS[request.param]
-    _configure(plain, "n2", wanted.make, wanted.interface)
+    nodes = plain.layout.node_names if wanted.vlan else ("n2",)
+    for name in nodes:
+        _configure(plain, name, wanted.make, wanted.interface)
     yield wanted
-    _configure(plain, "n2", wanted.undo, ",".join(plain.layout.public_interfaces), start=False)
+    for name in nodes:
+        _configure(plain, name, wanted.undo, ",".join(plain.layout.public_interfaces), start=name != "n2")
 
 
 def _configure(lab: VmLab, name: str, commands: str, interfaces: str, *, start: bool = True) -> None:
@@ -184,13 +194,13 @@ def test_i1_a_node_whose_processes_stand_still_is_silent_before_another_speaks(p
     assert not [warning for warning in report.warnings if "packet sockets" in warning]
     mac = plain.layout.mac("n2", "eth1")
     n2.sh("nft -f /etc/seen.nft")
-    with Watching(plain) as watching, Hearing(plain, "n2") as hearing:
+    with Watching(plain, vlan=kind.vlan) as watching, Hearing(plain, "n2") as hearing:
 
         def heard(node: str, since: float) -> bool:
             watching.read()
             return mine.keys() <= watching.spoken_by(node, since)
 
-        with asking(plain, mac, mine):
+        with asking(plain, mac, mine, kind.vlan):
             plain.wait_for("n2 is heard", lambda: heard("n2", 0.0))
             n2.wait_for("requests", lambda: all(_passed(n2).values()))
             stopped = boottime()
