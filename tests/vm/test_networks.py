@@ -1,4 +1,4 @@
-"""Public addresses on the interfaces that servers have: in a VRF, on bonds and in VLANs.
+"""Public addresses on the interfaces that servers have: VRF, bonds, VLANs, bridges.
 
 For each kind, all processes of a holder stand still, and packets show that the kernel silences it before another node
 speaks. Requests continue to arrive at the holder: nothing is delivered there.
@@ -91,6 +91,13 @@ KINDS = {
         "ip link add link eth1 name eth1.5 type vlan id 5; ip link set eth1.5 up",
         "ip link delete eth1.5",
         vlan=5,
+    ),
+    "bridge": Kind(
+        "br0",
+        """ip link add br0 address $mac type bridge forward_delay 0
+        ip link set eth1 master br0
+        ip link set br0 up""",
+        "ip link delete br0",
     ),
 }
 
