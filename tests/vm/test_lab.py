@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -62,6 +63,20 @@ def test_commands_in_a_guest_have_status_output_and_input(cluster: VmLab) -> Non
     machine.write("/root/deep/file", b"\x00\xff" * 100, mode=0o600)
     assert machine.agent.read("/root/deep/file") == b"\x00\xff" * 100
     assert machine.sh("stat -c %a /root/deep/file").strip() == "600"
+
+
+def test_guests_have_identities_of_their_own(cluster: VmLab) -> None:
+    """Also where they continue from the saved state of one guest: names, hardware addresses, random numbers, clock."""
+    own = []
+    for name, machine in cluster.machines.items():
+        assert machine.sh("hostname").strip() == name
+        for number, interface in enumerate(machine.hardware.interfaces):
+            assert machine.read(f"/sys/class/net/eth{number}/address").strip() == interface.mac
+        own += [machine.read("/etc/machine-id"), machine.read("/proc/sys/kernel/random/uuid")]
+        before = int(time.time())
+        assert before - 5 <= int(machine.sh("date +%s")) <= time.time() + 5
+        assert machine.journal(lines=1)
+    assert len(set(own)) == len(own)
 
 
 def test_a_guest_is_reached_while_its_networks_are_cut(cluster: VmLab) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from locum_lab.vm import qemu
 from locum_lab.vm.image import Image
-from locum_lab.vm.qemu import Hardware, Interface
+from locum_lab.vm.qemu import Hardware, Interface, Saved
 
 HARDWARE = Hardware(
     "n2",
@@ -49,15 +49,33 @@ def test_a_shared_directory_is_given_by_its_tag() -> None:
 
 
 def test_the_kernel_is_told_name_and_address() -> None:
-    words = qemu.kernel_parameters(HARDWARE).split()
+    words = qemu.kernel_parameters(HARDWARE, "kvm").split()
     assert "systemd.hostname=n2" in words
     assert "ip=10.78.0.2:::255.255.255.0::eth0:none" in words
+
+
+def test_a_guest_that_continues_from_a_saved_state_leaves_it_unchanged() -> None:
+    image, saved = Image("/cache/image-1"), Saved("/cache/image-1/warm-1")
+    overlay = qemu.disk_command(HARDWARE, image, saved)
+    assert (_after(overlay, "-b"), _after(overlay, "-F")) == (["/cache/image-1/warm-1/disk.qcow2"], ["qcow2"])
+    assert overlay[-1] == "/lab/guests/n2/disk.qcow2"
+    argv = qemu.command(HARDWARE, image, "tcg,thread=multi", saved)
+    assert _after(argv, "-incoming") == ["exec:cat '/cache/image-1/warm-1/state'"]
+    assert _after(argv, "-drive") == ["file=/lab/guests/n2/disk.qcow2,format=qcow2,if=virtio"]
+    assert "-incoming" not in qemu.command(HARDWARE, image, "tcg,thread=multi")
+
+
+def test_an_emulated_processor_takes_no_detours() -> None:
+    image = Image("/cache/image-1")
+    (emulated,), (real,) = (_after(qemu.command(HARDWARE, image, kind), "-append") for kind in ("tcg", "kvm"))
+    assert "mitigations=off" in emulated.split()
+    assert "mitigations=off" not in real.split()
 
 
 def test_the_processor_fits_the_accelerator() -> None:
     image = Image("/cache/image-1")
     assert _after(qemu.command(HARDWARE, image, "kvm"), "-cpu") == ["host"]
-    assert _after(qemu.command(HARDWARE, image, "tcg,thread=multi"), "-cpu") == ["max"]
+    assert _after(qemu.command(HARDWARE, image, "tcg,thread=multi"), "-cpu") == ["qemu64"]
 
 
 @pytest.fixture
