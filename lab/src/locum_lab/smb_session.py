@@ -1,8 +1,9 @@
 """An SMB client that holds a file open, writes to it without end, and reconnects at once when its connection ends.
 
 Runs in the system's Python, which has Samba's modules (Debian package python3-samba), without Locum:
-``python3 -P smb_session.py SERVER SHARE USER REALM PASSWORD FILE``, with Kerberos. It opens the file for itself alone,
-and writes a line every tenth of a second. For each step it prints a JSON object: ``t`` (boot time in seconds), ``said``
+``python3 -P smb_session.py SERVER SHARE USER REALM PASSWORD FILE [SECONDS]``, with Kerberos. It opens the file for
+itself alone, and writes a line every tenth of a second. A request that has no answer after ``SECONDS`` ends the
+connection; Samba's default is 20. For each step it prints a JSON object: ``t`` (boot time in seconds), ``said``
 (``open``, ``wrote`` or ``error``), ``number`` (of the line written) and ``error`` (the NTSTATUS in hexadecimal).
 """
 
@@ -24,7 +25,7 @@ def line(number: int) -> bytes:
     return b"%09d\n" % number
 
 
-def main(server: str, share: str, user: str, realm: str, password: str, file: str) -> None:
+def main(server: str, share: str, user: str, realm: str, password: str, file: str, limit: str = "") -> None:
     """Write for ever."""
     from samba import NTSTATUSError, credentials  # type: ignore[import-not-found] # noqa: PLC0415
     from samba.samba3 import libsmb_samba_internal, param  # type: ignore[import-not-found] # noqa: PLC0415
@@ -42,6 +43,8 @@ def main(server: str, share: str, user: str, realm: str, password: str, file: st
         try:
             if connection is None:
                 connection = libsmb_samba_internal.Conn(server, share, lp=settings, creds=who)
+                if limit:
+                    connection.settimeout(int(limit) * 1000)
                 handle = connection.create(
                     file, DesiredAccess=_READ_WRITE, ShareAccess=_EXCLUSIVE, CreateDisposition=_OPEN_OR_CREATE
                 )
