@@ -30,6 +30,10 @@ _ASK_AGAIN = 0.25
 #: systemd's units of a login, at the start of a line.
 _LOGIN = re.compile(r"(session-\w+\.scope|user(-runtime-dir)?@\d+\.service)\b")
 
+#: Becomes a command, given after the pid of its parent. The kernel does not tell the end of a parent that had ended
+#: before it was asked to (prctl(2), PR_SET_PDEATHSIG).
+_UNLESS_ORPHAN = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
+
 #: The nice value of a guest.
 _NICE = -10
 
@@ -79,7 +83,7 @@ class Machine:
                 old.write(hardware.console.read_bytes())
         argv = qemu.command(hardware, self.image, qemu.accelerator(), saved)
         if dies_with_us:
-            argv = ["setpriv", "--pdeathsig", "KILL", *argv]
+            argv = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", _UNLESS_ORPHAN, "sh", str(os.getpid()), *argv]
         self.process = children.spawn(argv, namespace=self._namespace, log=hardware.directory / "qemu.log")
         _prefer(self.process.pid)
         return self.process
