@@ -1,4 +1,4 @@
-"""Examine the order in which systemd stops this machine's units: addresses move before services stop.
+"""Examine what systemd does with this machine's units: addresses move before services stop, and before it sleeps.
 
 :func:`judge` is pure; :func:`examine` asks systemctl.
 """
@@ -14,21 +14,28 @@ import msgspec
 from locum.config.model import Settings
 from locum.doctor import Finding
 
-LOCUM, HANDOVER = "locum.service", "locum-handover.service"
+LOCUM, HANDOVER, SLEEP = "locum.service", "locum-handover.service", "locum-sleep.service"
+#: What systemd starts before the machine sleeps. An administrator whose machine must not sleep masks it.
+SLEEP_TARGET = "sleep.target"
 #: Ordered after the services that systemd starts at boot, and before the handover.
 BOOT_TARGET = "multi-user.target"
 
-_PROPERTIES = ("LoadState", "ActiveState", "After", "Before")
+_PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "After", "Before")
 #: Limit for systemctl, in seconds.
 _ANSWERS_WITHIN = 10.0
 
 
 class Unit(msgspec.Struct, frozen=True):
-    """A unit as systemd shows it. ``loaded``: it exists. ``after`` and ``before``: names of units."""
+    """A unit as systemd shows it.
+
+    ``loaded``: it exists and is not masked. ``enabled``: systemd starts it with its target. ``after`` and ``before``:
+    names of units.
+    """
 
     name: str
     loaded: bool = False
     active: bool = False
+    enabled: bool = False
     after: frozenset[str] = frozenset()
     before: frozenset[str] = frozenset()
 
@@ -42,11 +49,12 @@ def examine(settings: Settings) -> Iterator[Finding]:
     scripts = [script.name for script in ScriptDirectory(settings.paths.events).scan().scripts if script.enabled]
     services = services_of(scripts, settings.scripts)
     try:
-        locum, handover, *found = _shown([LOCUM, HANDOVER, *services])
+        locum, handover, sleep, target, *found = _shown([LOCUM, HANDOVER, SLEEP, SLEEP_TARGET, *services])
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         yield Finding("systemd", "warning", f"systemctl cannot show units: {error}")
         return
     yield from judge(locum, handover, found)
+    yield from judge_sleep(locum, sleep, target)
 
 
 def services_of(scripts: Sequence[str], settings: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -97,6 +105,23 @@ def judge(locum: Unit, handover: Unit, services: Sequence[Unit]) -> Iterator[Fin
         yield Finding("systemd", "good", "when the machine shuts down, addresses move before services stop")
 
 
+def judge_sleep(locum: Unit, sleep: Unit, target: Unit) -> Iterator[Finding]:
+    """Findings about a machine that can sleep; ``target`` is :data:`SLEEP_TARGET`."""
+    if not locum.loaded or not target.loaded:
+        return
+    if sleep.loaded and sleep.enabled:
+        yield Finding("systemd", "good", "when the machine sleeps, addresses move before")
+        return
+    missing = "enabled" if sleep.loaded else "installed"
+    copy = "" if sleep.loaded else f"copy examples/{SLEEP} to /etc/systemd/system; systemctl daemon-reload; "
+    yield Finding(
+        "systemd",
+        "warning",
+        f"{SLEEP} is not {missing}: when the machine sleeps, its addresses are served by no node until its hold ends",
+        f"{copy}systemctl enable {SLEEP}; or forbid that it sleeps: systemctl mask {SLEEP_TARGET}",
+    )
+
+
 def _ordered(unit: Unit, handover: Unit) -> bool:
     """Whether the unit stops after the handover."""
     indirectly = BOOT_TARGET in handover.after and BOOT_TARGET in unit.before
@@ -131,6 +156,7 @@ def _unit(name: str, block: str) -> Unit:
         name=name,
         loaded=values.get("LoadState") == "loaded",
         active=values.get("ActiveState") == "active",
+        enabled=values.get("UnitFileState", "").startswith("enabled"),
         after=frozenset(values.get("After", "").split()),
         before=frozenset(values.get("Before", "").split()),
     )

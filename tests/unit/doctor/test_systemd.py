@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from locum.doctor.systemd import BOOT_TARGET, HANDOVER, LOCUM, Unit, judge, read, services_of
+from locum.doctor.systemd import (
+    BOOT_TARGET,
+    HANDOVER,
+    LOCUM,
+    SLEEP,
+    SLEEP_TARGET,
+    Unit,
+    judge,
+    judge_sleep,
+    read,
+    services_of,
+)
 
 RUNS = Unit(LOCUM, loaded=True, active=True)
 HANDS_OVER = Unit(HANDOVER, loaded=True, active=True, after=frozenset({LOCUM, BOOT_TARGET, "vsftpd.service"}))
@@ -38,6 +49,33 @@ def test_services_of_scripts_must_stop_after_the_handover() -> None:
     assert finding.advice.endswith("After=web.service")
 
 
+CAN_SLEEP = Unit(SLEEP_TARGET, loaded=True)
+
+
+@pytest.mark.parametrize(
+    ("sleep", "words", "advice"),
+    [
+        (Unit(SLEEP), "is not installed", "copy "),
+        (Unit(SLEEP, loaded=True), "is not enabled", f"systemctl enable {SLEEP}"),
+    ],
+)
+def test_a_machine_that_can_sleep_while_it_serves_is_a_warning(sleep: Unit, words: str, advice: str) -> None:
+    (finding,) = judge_sleep(RUNS, sleep, CAN_SLEEP)
+    assert finding.level == "warning"
+    assert words in finding.text
+    assert finding.advice.startswith(advice)
+
+
+def test_a_machine_whose_addresses_move_before_it_sleeps_is_good() -> None:
+    (finding,) = judge_sleep(RUNS, Unit(SLEEP, loaded=True, enabled=True), CAN_SLEEP)
+    assert finding.level == "good"
+
+
+def test_a_machine_that_may_not_sleep_or_has_no_unit_of_locum_needs_no_unit_for_its_sleep() -> None:
+    assert list(judge_sleep(RUNS, Unit(SLEEP), Unit(SLEEP_TARGET))) == []
+    assert list(judge_sleep(Unit(LOCUM), Unit(SLEEP), CAN_SLEEP)) == []
+
+
 def test_the_services_of_scripts_are_those_of_their_settings_and_their_names() -> None:
     settings: dict[str, dict[str, object]] = {
         "70.service": {"service": "web", "port": 80},
@@ -53,9 +91,14 @@ def test_the_services_of_scripts_are_those_of_their_settings_and_their_names() -
 
 
 def test_the_answer_of_systemctl() -> None:
-    shown = "LoadState=loaded\nActiveState=active\nAfter=a.target b.service\nBefore=\n\nLoadState=not-found\nAfter=\n"
+    shown = (
+        "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\nAfter=a.target b.service\nBefore=\n\n"
+        "LoadState=masked\nUnitFileState=masked\nAfter=\n"
+    )
     first, second = read(["one.service", "two.service"], shown)
-    assert first == Unit("one.service", loaded=True, active=True, after=frozenset({"a.target", "b.service"}))
+    assert first == Unit(
+        "one.service", loaded=True, active=True, enabled=True, after=frozenset({"a.target", "b.service"})
+    )
     assert second == Unit("two.service")
     with pytest.raises(ValueError, match="1 units shown, 2 asked for"):
         read(["one.service", "two.service"], "LoadState=loaded\n")

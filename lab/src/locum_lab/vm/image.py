@@ -207,9 +207,9 @@ class _Builder:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target)
         install, start = recipe.readme_commands((self._checkout / "README.md").read_text())
-        # Of the second block only the unit is put into place: the rest needs a running system.
-        unit = [line for line in start if line.startswith("install ")]
-        (work / "install.sh").write_text("\n".join([f"cd {recipe.CHECKOUT}", *install, *unit]) + "\n")
+        # Of the second block only the units are put into place: the rest needs a running system.
+        units = [line for line in start if line.startswith(("install ", "systemctl enable")) and "--now" not in line]
+        (work / "install.sh").write_text("\n".join([f"cd {recipe.CHECKOUT}", *install, *units]) + "\n")
         _run(
             [
                 *("unshare", "--mount", "sh", "-c", _INSTALL, "sh"),
