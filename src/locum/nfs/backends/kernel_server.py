@@ -226,10 +226,15 @@ class Kernel(Backend):
         return done.output.strip().lower() not in ("n", "no", "0", "false", "off")
 
     def _write(self, name: str, text: str) -> None:
+        """One write(2): nfsd answers a second one with EBUSY (``simple_transaction_get`` in ``fs/libfs.c``), and a file
+        object that fails writes again when it is closed, which would hide the error."""
         path = self._path(name)
         try:
-            with open(path, "w", encoding="ascii") as file:
-                file.write(text + "\n")
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, f"{text}\n".encode("ascii"))
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise Fail(f"{path}: {error.strerror}") from None
 

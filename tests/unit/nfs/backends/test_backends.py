@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +128,21 @@ def test_kernel_pause_between_stop_and_start(
 def test_kernel_release_gives_up_the_locks_of_the_address(kernel: Callable[..., Kernel], tmp_path: Path) -> None:
     kernel().release("10.0.0.1")
     assert (tmp_path / "proc/fs/nfsd/unlock_ip").read_text() == "10.0.0.1\n"
+
+
+def test_kernel_release_names_the_error_of_its_only_write(
+    kernel: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nfsd answers EBUSY to whatever is written after a write that failed."""
+    answers = [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def write(*_: object) -> int:
+        raise answers.pop() if answers else OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    server = kernel()
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(Fail, match=r"unlock_ip: Input/output error$"):
+        server.release("10.0.0.1")
 
 
 # As Linux 6.1 shows them.
