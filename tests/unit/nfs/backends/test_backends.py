@@ -13,6 +13,7 @@ from locum import rpc
 from locum.nfs.backends import backend, kernel_server
 from locum.nfs.backends.base import Backend
 from locum.nfs.backends.kernel_server import Kernel
+from locum.nfs.services import Daemon
 from locum.script import Fail
 from tests.unit.nfs.conftest import command
 from tests.unit.nfs.test_cld_records import make, rows
@@ -225,6 +226,20 @@ def lockd(directory: Path, number: int, parent: int) -> None:
     place = directory / "proc" / str(number)
     place.mkdir(parents=True)
     (place / "status").write_text(f"Name:\tlockd\nUmask:\t0000\nPPid:\t{parent}\n")
+
+
+def test_kernel_starts_without_nfsconf(
+    kernel: Callable[..., Kernel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is only asked for a warning."""
+    server = kernel()
+    grace = tmp_path / "proc/fs/lockd/nlm_end_grace"
+    grace.parent.mkdir(parents=True)
+    grace.write_text("Y\n\0")
+    monkeypatch.setenv("PATH", "/bin/none")
+    monkeypatch.setattr(Daemon, "start", lambda *_: None)
+    server.start()
+    assert "set lift-grace=n" in capsys.readouterr().out
 
 
 def test_kernel_lockd_that_outlives_nfsd_drops_its_locks_on_a_signal(
