@@ -6,7 +6,6 @@ here, in namespaces that end with the program that makes them; the result is an 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from locum.errors import LocumError
+from locum_lab import cache as kept
 from locum_lab import domain
 from locum_lab.samba_host import SambaHost
 
@@ -23,6 +23,8 @@ from locum_lab.samba_host import SambaHost
 _WITHIN = 600.0
 #: What of the host's files belongs to the domain controller.
 _KEPT = ("etc/samba", "var/lib/samba")
+#: The archive's name in its directory of the cache.
+_ARCHIVE = "made.tar.gz"
 
 # Its network has the domain controller's address and nothing else. The process namespace ends all of them.
 _ALONE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -32,19 +34,14 @@ def get(cache: Path, address: str, public: Sequence[str]) -> bytes:
     """The archive of :func:`make`, made once and kept in the directory ``cache``."""
     recipe = [Path(file).read_text() for file in (domain.__file__, __file__)]
     key = hashlib.sha256("\0".join([_version(), *recipe, address, *public]).encode())
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock-domain").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        kept = cache / f"domain-{key.hexdigest()[:16]}.tar.gz"
-        if not kept.exists():
+    directory = cache / f"domain-{key.hexdigest()[:16]}"
+    with kept.locked(cache):
+        if not directory.is_dir():
             for old in cache.glob("domain-*"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-            with tempfile.TemporaryDirectory(prefix="domain-", dir=cache) as work:
-                made = Path(work) / "made"
-                made.write_bytes(make(Path(work) / "host", address, public))
-                # It appears under its name when it is complete.
-                made.rename(kept)
-        return kept.read_bytes()
+            with kept.new(directory) as work, tempfile.TemporaryDirectory(prefix="host-", dir=work) as host:
+                (work / _ARCHIVE).write_bytes(make(Path(host), address, public))
+        return (directory / _ARCHIVE).read_bytes()
 
 
 def make(directory: Path, address: str, public: Sequence[str]) -> bytes:

@@ -9,21 +9,19 @@ Building needs root, for ``chroot`` and mounts; the mounts are in a mount namesp
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 import locum
 from locum.errors import LocumError, PermissionRequired
+from locum_lab import cache as kept
 from locum_lab.vm import recipe
 
 #: Program → Debian package.
@@ -128,20 +126,8 @@ def get(
     """
     check_programs()
     builder = _Builder(cache or default_cache(), tuple(packages), say or (lambda _: None))
-    with locked(builder.cache):
+    with kept.locked(builder.cache):
         return builder.image()
-
-
-@contextlib.contextmanager
-def locked(cache: Path) -> Iterator[None]:
-    """Hold the cache's lock: of two builds of one image, the second waits and uses the first one's."""
-    cache.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class _Builder:
@@ -160,7 +146,7 @@ class _Builder:
                 raise PermissionRequired("building the guests' image needs root (chroot and mounts); run this as root")
             base = self._base(base_name)
             wheels = self._wheels(wanted)
-            with self._new(directory) as work:
+            with kept.new(directory) as work:
                 self._say("installing Locum in the image")
                 self._install(base, wheels, work)
             self._remove_old()
@@ -170,7 +156,7 @@ class _Builder:
     def _base(self, name: str) -> Path:
         directory = self.cache / f"base-{name}"
         if not directory.is_dir():
-            with self._new(directory) as work:
+            with kept.new(directory) as work:
                 self._say(f"building a Debian {recipe.SUITE} for the guests; this takes some minutes, once")
                 setup = work / "setup.sh"
                 setup.write_text(recipe.setup_script())
@@ -189,7 +175,7 @@ class _Builder:
         """The Python packages for the guests' Python, fetched here, where the package index is known and reachable."""
         directory = self.cache / f"wheels-{recipe.digest(wanted)}"
         if not directory.is_dir():
-            with self._new(directory) as work:
+            with kept.new(directory) as work:
                 self._say("fetching Python packages for the guests")
                 platforms = (f"--platform={name}_x86_64" for name in ("manylinux_2_28", "manylinux2014"))
                 _run(
@@ -223,22 +209,10 @@ class _Builder:
             shutil.rmtree(work / name)
         (work / "install.sh").unlink()
 
-    @contextlib.contextmanager
-    def _new(self, directory: Path) -> Iterator[Path]:
-        """A work directory that becomes ``directory`` when all went well."""
-        work = Path(tempfile.mkdtemp(prefix="new-", dir=self.cache))
-        try:
-            work.chmod(0o755)
-            yield work
-            work.rename(directory)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
-
     def _remove_old(self) -> None:
         images = sorted(self.cache.glob("image-*"), key=lambda path: path.stat().st_mtime, reverse=True)
         # What a build that was killed left; the lock says that none runs.
-        for path in (*images[_KEPT:], *self.cache.glob("new-*")):
+        for path in (*images[_KEPT:], *self.cache.glob(f"{kept.UNFINISHED}*")):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -138,12 +138,12 @@ class VmLab:
             machine.wait_booted()
             self._configure(machine, settings)
 
-        _each(machines, configure)
+        each(machines, configure)
         if self.state.store == "etcd":
             store.start_in_guests(self.layout, self.machines)
         if locum:
             nodes = [self.machines[node] for node in self.layout.node_names]
-            _each(nodes, lambda machine: machine.sh("systemctl enable --quiet --now locum"))
+            each(nodes, lambda machine: machine.sh("systemctl enable --quiet --now locum"))
 
     def _configure(self, machine: Machine, settings: str) -> None:
         if machine.name in self.layout.client_names:
@@ -283,7 +283,7 @@ class VmLab:
         state.write(self.state)
 
 
-def _each(machines: Collection[Machine], action: Callable[[Machine], object]) -> None:
+def each(machines: Collection[Machine], action: Callable[[Machine], object]) -> None:
     """Do it with all guests at the same time. Raises the first error when all have ended."""
     with ThreadPoolExecutor(max_workers=len(machines)) as pool:
         for _ in pool.map(action, machines):

@@ -131,6 +131,12 @@ def kernel_parameters(hardware: Hardware, accelerator: str) -> str:
 
 
 @functools.cache
+def version() -> str:
+    """What QEMU says of its version. Raises OSError or SubprocessError without one."""
+    return subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+@functools.cache
 def accelerator() -> str:
     """``kvm`` where it works, else QEMU's emulation. /dev/kvm may exist and a QEMU that uses it hang: it is tried."""
     emulation = "tcg,thread=multi"

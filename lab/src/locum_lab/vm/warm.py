@@ -10,9 +10,6 @@ Where KVM works a boot takes seconds, and guests boot.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from locum.errors import LocumError
+from locum_lab import cache
 from locum_lab.processes import Children
-from locum_lab.vm import image as images
 from locum_lab.vm import qemu, recipe
 from locum_lab.vm.image import Image
 from locum_lab.vm.machine import Machine
@@ -69,10 +66,9 @@ def get(image: Image, hardware: Hardware, say: Callable[[str], None] | None = No
     if accelerator == "kvm":
         return None
     kind = _kind(hardware, Path("/"))
-    version = subprocess.run([qemu.PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
     command = qemu.command(kind, Image("/"), accelerator)
-    saved = Saved(f"{image.directory}/warm-{recipe.digest([version, *command, _PREPARE])}")
-    with images.locked(Path(image.directory).parent):
+    saved = Saved(f"{image.directory}/warm-{recipe.digest([qemu.version(), *command, _PREPARE])}")
+    with cache.locked(Path(image.directory).parent):
         if not Path(saved.directory).is_dir():
             if say is not None:
                 shown = "interface" if len(hardware.interfaces) == 1 else "interfaces"
@@ -100,9 +96,8 @@ def _kind(hardware: Hardware, directory: Path) -> Hardware:
 
 
 def _save(image: Image, hardware: Hardware, saved: Saved) -> None:
-    work = Path(tempfile.mkdtemp(prefix="new-", dir=image.directory))
     children = Children()
-    try:
+    with cache.new(Path(saved.directory)) as work:
         (work / "shared").mkdir()
         machine = Machine(_kind(hardware, work), image, None)
         try:
@@ -118,10 +113,6 @@ def _save(image: Image, hardware: Hardware, saved: Saved) -> None:
             machine.cut_power()
             children.reap()
         (work / "shared").rmdir()
-        work.rename(saved.directory)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
 
 
 def _wait_saved(machine: Machine) -> None:
