@@ -5,6 +5,7 @@ The observer judges by packets. An emulated guest is slow, so no test asks how l
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -41,6 +42,14 @@ def test_the_unit_of_the_readme_runs_under_systemd(cluster: VmLab) -> None:
         assert machine.sh("systemctl is-enabled locum").strip() == "enabled"
         assert machine.run(["locum", "check-config"]).status == 0
     assert set(cluster.served().values()) == set(cluster.layout.node_names)
+
+
+def test_the_doctor_finds_a_machine_fit_that_was_installed_as_the_readme_says(cluster: VmLab) -> None:
+    machine = cluster.machine("n1")
+    found = json.loads(machine.sh("locum doctor --json"))
+    print(found)
+    assert [one["text"] for one in found if one["level"] == "problem"] == []
+    assert [one["level"] for one in found if one["check"] == "systemd"] == ["good", "good"]
 
 
 def test_a_client_machine_reaches_every_address(cluster: VmLab) -> None:
