@@ -28,12 +28,13 @@ _ANSWERS_WITHIN = 10.0
 class Unit(msgspec.Struct, frozen=True):
     """A unit as systemd shows it.
 
-    ``loaded``: it exists and is not masked. ``enabled``: systemd starts it with its target. ``after`` and ``before``:
+    ``loaded``: it exists, and is not ``masked`` (by an administrator, so that nothing starts it). ``enabled``: systemd starts it with its target. ``after`` and ``before``:
     names of units.
     """
 
     name: str
     loaded: bool = False
+    masked: bool = False
     active: bool = False
     enabled: bool = False
     after: frozenset[str] = frozenset()
@@ -54,7 +55,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield Finding("systemd", "warning", f"systemctl cannot show units: {error}")
         return
     yield from judge(locum, handover, found)
-    yield from judge_sleep(locum, sleep, target)
+    if can_sleep():
+        yield from judge_sleep(locum, sleep, target)
 
 
 def services_of(scripts: Sequence[str], settings: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -79,12 +81,8 @@ def judge(locum: Unit, handover: Unit, services: Sequence[Unit]) -> Iterator[Fin
         return
     danger = "when the machine shuts down, services stop before their addresses have moved"
     if not handover.loaded:
-        yield Finding(
-            "systemd",
-            "warning",
-            f"{HANDOVER} is not installed: {danger}",
-            f"copy examples/{HANDOVER} to /etc/systemd/system; systemctl daemon-reload; systemctl start {HANDOVER}",
-        )
+        missing, put = _absent(handover)
+        yield Finding("systemd", "warning", f"{missing}: {danger}", f"{put}systemctl start {HANDOVER}")
         return
     if locum.active and not handover.active:
         yield Finding(
@@ -110,15 +108,33 @@ def judge_sleep(locum: Unit, sleep: Unit, target: Unit) -> Iterator[Finding]:
     if not locum.loaded or not target.loaded:
         return
     if sleep.loaded and sleep.enabled:
-        yield Finding("systemd", "good", "when the machine sleeps, addresses move before")
+        yield Finding("systemd", "good", "when the machine sleeps, Locum is stopped before")
         return
-    missing = "enabled" if sleep.loaded else "installed"
-    copy = "" if sleep.loaded else f"copy examples/{SLEEP} to /etc/systemd/system; systemctl daemon-reload; "
+    missing, put = (f"{SLEEP} is not enabled", "") if sleep.loaded else _absent(sleep)
     yield Finding(
         "systemd",
         "warning",
-        f"{SLEEP} is not {missing}: when the machine sleeps, its addresses are served by no node until its hold ends",
-        f"{copy}systemctl enable {SLEEP}; or forbid that it sleeps: systemctl mask {SLEEP_TARGET}",
+        f"{missing}: when the machine sleeps, no node serves its addresses until its hold ends",
+        f"{put}systemctl enable {SLEEP}; or forbid that it sleeps: systemctl mask {SLEEP_TARGET}",
+    )
+
+
+def can_sleep(file: str = "/sys/power/state") -> bool:
+    """Whether the kernel can suspend or hibernate this machine: it names how in ``file``."""
+    try:
+        with open(file, encoding="ascii") as states:
+            return bool(states.read().split())
+    except OSError:
+        return False
+
+
+def _absent(unit: Unit) -> tuple[str, str]:
+    """What is wrong with a unit that is not loaded, and the commands that mend it, with a "; " behind them."""
+    if unit.masked:
+        return f"{unit.name} is masked", f"systemctl unmask {unit.name}; "
+    return (
+        f"{unit.name} is not installed",
+        f"copy examples/{unit.name} to /etc/systemd/system; systemctl daemon-reload; ",
     )
 
 
@@ -155,6 +171,7 @@ def _unit(name: str, block: str) -> Unit:
     return Unit(
         name=name,
         loaded=values.get("LoadState") == "loaded",
+        masked=values.get("LoadState") == "masked",
         active=values.get("ActiveState") == "active",
         enabled=values.get("UnitFileState", "").startswith("enabled"),
         after=frozenset(values.get("After", "").split()),

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.lab
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 UNIT, HANDOVER = EXAMPLES / "locum.service", EXAMPLES / "locum-handover.service"
+SLEEP = EXAMPLES / "locum-sleep.service"
 LOCUM = (sys.executable, "-m", "locum.cli.main")
 
 CONFIG = """\
@@ -42,6 +43,8 @@ ExecStop=/bin/sh -c 'ip -o -4 address show dev eth9 >{directory}/{name}'
 """
 #: As systemd has it for machines: started at boot, ordered after the services that are enabled for it.
 BOOT_TARGET = "[Unit]\nWants=site.service\n"
+#: In the place of sleep.target, which needs no machine that can sleep.
+NAP = f"[Unit]\nWants={SLEEP.name}\nAfter={SLEEP.name}\n"
 
 
 class Node(Systemd):
@@ -206,3 +209,67 @@ def test_an_event_script_stops_its_service_while_locum_alone_stops(tmp_path: Pat
         node.start()
     finally:
         node.end()
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Node]:
+    """A node on a machine that falls asleep with nap.target, and wakes when that ends."""
+    # A stop that hangs is given up after a moment.
+    unit = SLEEP.read_text().replace("timeout 140 ", "timeout 5 ")
+    assert "timeout 5 " in unit
+    made = Node(tmp_path, {SLEEP.name: unit, "nap.target": NAP})
+    made.start()
+    yield made
+    made.end()
+
+
+def _nap(node: Node, verb: str) -> None:
+    done = node.inside("systemctl", verb, "nap.target")
+    assert done.returncode == 0, done.stderr + node.said()
+    if verb == "stop":
+        node.wait("its end", lambda: node.inside("systemctl", "is-active", SLEEP.name).stdout != "active\n")
+
+
+def test_locum_is_stopped_while_a_machine_sleeps(sleeper: Node) -> None:
+    _nap(sleeper, "start")
+    assert sleeper.show("ActiveState") == "inactive"
+    assert not sleeper.serves()
+    _nap(sleeper, "stop")
+    sleeper.wait("the address", sleeper.serves)
+
+
+def test_a_node_that_an_admin_stopped_stays_down_after_the_machine_has_slept(sleeper: Node) -> None:
+    sleeper.systemctl("stop")
+    _nap(sleeper, "start")
+    _nap(sleeper, "stop")
+    assert sleeper.stays_down()
+
+
+def test_a_restart_while_a_machine_falls_asleep_ends_after_it_has_woken(sleeper: Node) -> None:
+    sleeper.inside("systemctl", "restart", "--no-block", sleeper.unit)
+    _nap(sleeper, "start")
+    assert sleeper.show("ActiveState") == "inactive"
+    _nap(sleeper, "stop")
+    sleeper.wait("the address", sleeper.serves)
+
+
+def test_a_machine_sleeps_although_locum_does_not_stop_in_time(sleeper: Node) -> None:
+    """And Locum is started again, and has not been forgotten, when it is awake."""
+    script = sleeper.directory / "events" / "20.slow"
+    script.write_text("#!/bin/sh\n[ $1 != shutdown ] || sleep 30\n")
+    script.chmod(0o755)
+    _nap(sleeper, "start")
+    assert sleeper.show("ActiveState") == "deactivating"
+    _nap(sleeper, "stop")
+    sleeper.wait("the address", sleeper.serves)
+
+
+def test_a_stop_that_is_under_way_when_a_machine_falls_asleep_is_no_restart(sleeper: Node) -> None:
+    script = sleeper.directory / "events" / "20.slow"
+    script.write_text("#!/bin/sh\n[ $1 != shutdown ] || sleep 3\n")
+    script.chmod(0o755)
+    sleeper.inside("systemctl", "stop", "--no-block", sleeper.unit)
+    sleeper.wait("the stop", lambda: sleeper.show("ActiveState") == "deactivating")
+    _nap(sleeper, "start")
+    _nap(sleeper, "stop")
+    assert sleeper.stays_down()

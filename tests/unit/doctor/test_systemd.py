@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from locum.doctor.systemd import (
@@ -11,6 +13,7 @@ from locum.doctor.systemd import (
     SLEEP,
     SLEEP_TARGET,
     Unit,
+    can_sleep,
     judge,
     judge_sleep,
     read,
@@ -27,7 +30,11 @@ def test_a_machine_without_the_unit_of_locum_has_no_finding() -> None:
 
 @pytest.mark.parametrize(
     ("handover", "words"),
-    [(Unit(HANDOVER), "is not installed"), (Unit(HANDOVER, loaded=True), "is not active")],
+    [
+        (Unit(HANDOVER), "is not installed"),
+        (Unit(HANDOVER, masked=True), "is masked"),
+        (Unit(HANDOVER, loaded=True), "is not active"),
+    ],
 )
 def test_a_missing_handover_is_a_warning(handover: Unit, words: str) -> None:
     (finding,) = judge(RUNS, handover, [])
@@ -56,6 +63,7 @@ CAN_SLEEP = Unit(SLEEP_TARGET, loaded=True)
     ("sleep", "words", "advice"),
     [
         (Unit(SLEEP), "is not installed", "copy "),
+        (Unit(SLEEP, masked=True), "is masked", f"systemctl unmask {SLEEP}; systemctl enable {SLEEP}"),
         (Unit(SLEEP, loaded=True), "is not enabled", f"systemctl enable {SLEEP}"),
     ],
 )
@@ -74,6 +82,15 @@ def test_a_machine_whose_addresses_move_before_it_sleeps_is_good() -> None:
 def test_a_machine_that_may_not_sleep_or_has_no_unit_of_locum_needs_no_unit_for_its_sleep() -> None:
     assert list(judge_sleep(RUNS, Unit(SLEEP), Unit(SLEEP_TARGET))) == []
     assert list(judge_sleep(Unit(LOCUM), Unit(SLEEP), CAN_SLEEP)) == []
+
+
+def test_a_machine_that_cannot_sleep_has_an_empty_list_of_ways(tmp_path: Path) -> None:
+    states = tmp_path / "state"
+    assert not can_sleep(str(states))
+    states.write_text("\n")
+    assert not can_sleep(str(states))
+    states.write_text("freeze mem disk\n")
+    assert can_sleep(str(states))
 
 
 def test_the_services_of_scripts_are_those_of_their_settings_and_their_names() -> None:
@@ -99,6 +116,6 @@ def test_the_answer_of_systemctl() -> None:
     assert first == Unit(
         "one.service", loaded=True, active=True, enabled=True, after=frozenset({"a.target", "b.service"})
     )
-    assert second == Unit("two.service")
+    assert second == Unit("two.service", masked=True)
     with pytest.raises(ValueError, match="1 units shown, 2 asked for"):
         read(["one.service", "two.service"], "LoadState=loaded\n")
