@@ -28,8 +28,8 @@ _ANSWERS_WITHIN = 10.0
 class Unit(msgspec.Struct, frozen=True):
     """A unit as systemd shows it.
 
-    ``loaded``: it exists, and is not ``masked`` (by an administrator, so that nothing starts it). ``enabled``: systemd starts it with its target. ``after`` and ``before``:
-    names of units.
+    ``loaded``: it exists, and is not ``masked`` (by an administrator, so that nothing starts it). ``enabled``: systemd
+    starts it with its target. ``after`` and ``before``: names of units.
     """
 
     name: str
