@@ -2,8 +2,8 @@
 
 Rules of this file: the loops that keep the hold hand a call over and continue. The number of threads is bounded, and so
 is that of the waiting calls. A call that does not return keeps its thread, forever if need be (uninterruptible sleep
-cannot be ended). It delays neither the caller beyond the caller's own limit nor the end of the process: these threads
-are daemons and are never joined.
+cannot be ended). It delays neither the caller beyond the caller's own limit (of time in which the process ran, see
+:func:`wait_patiently`) nor the end of the process: these threads are daemons and are never joined.
 
 A worker with one thread carries out its calls in the order in which they were handed over.
 """

@@ -94,7 +94,8 @@ class RunnerClient(asyncio.Protocol):
     async def start(self, runtime: str, environment: Mapping[str, str]) -> None:
         """Start the process; ``ready`` tells when it is. Raises OSError, NoAnswer.
 
-        When the awaiting task is cancelled, :meth:`end` ends a process that has been started, or still is.
+        When the awaiting task is cancelled, :meth:`end` ends a process that has been started, or still is. One that is
+        executed after NoAnswer finds its socket closed and ends by itself.
         """
         ours, theirs = socket.socketpair()
         said, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
