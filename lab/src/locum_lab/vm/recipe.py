@@ -33,8 +33,8 @@ PACKAGES: tuple[str, ...] = (
     *("python3-samba", "smbclient", "krb5-user"),
     # The store.
     *("etcd-server", "etcd-client"),
-    # For comparison.
-    "ctdb",
+    # For comparison. CTDB's 10.interface keeps new connections out with iptables while an address leaves.
+    *("ctdb", "iptables"),
     "strace",
 )
 
