@@ -15,7 +15,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import msgspec
@@ -98,7 +98,7 @@ class Observer:
         self._speaking: dict[str, str] = {}
         self._reported: dict[str, int] = {}
         self._packets = self._asked = self.violations = self._lost = 0
-        self._socket = _open_socket("public")
+        self._socket = open_socket("public")
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Ask and listen until ``stopping`` returns True (called in every interval)."""
@@ -152,8 +152,7 @@ class Observer:
             spoken = packets.speaks_for(frame)
             if spoken is None or spoken[1] not in addresses:
                 continue
-            seconds, nanoseconds = struct.unpack("qq", ancillary[0][2]) if ancillary else (time.time(), 0)
-            waiting.append((seconds + nanoseconds * 1e-9 + offset, *spoken))
+            waiting.append((stamp(ancillary) + offset, *spoken))
 
     def _settle(self, until: float) -> None:
         """Judge the packets heard up to ``until``."""
@@ -201,7 +200,24 @@ class Observer:
         return int(lost)
 
 
-def _open_socket(interface: str) -> socket.socket:
+def stamp(ancillary: Sequence[tuple[int, int, bytes]]) -> float:
+    """The wall-clock time at which the kernel received a frame: from the ancillary data of a socket with stamps."""
+    if not ancillary:
+        return time.time()
+    seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+    return float(seconds + nanoseconds * 1e-9)
+
+
+def ask_stamps(receiving: socket.socket) -> None:
+    """Let the kernel stamp what this socket receives; see :func:`stamp`."""
+    receiving.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+
+def open_socket(interface: str) -> socket.socket:
+    """A socket with stamps for the frames of an interface that :func:`locum_lab.packets.filter_program` lets pass.
+
+    It does not block.
+    """
     # Protocol 0 receives nothing until bind: no frame arrives before the filter is set.
     result = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     program = packets.filter_program([OBSERVER_MAC, CLIENT_MAC])
@@ -209,7 +225,7 @@ def _open_socket(interface: str) -> socket.socket:
     address, length = memory.buffer_info()
     # struct sock_fprog: number of instructions of 8 bytes each, pointer to the first.
     result.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", length // 8, address))
-    result.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    ask_stamps(result)
     try:
         result.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 << 20)
     except PermissionError:  # in a user namespace: then the system's maximum

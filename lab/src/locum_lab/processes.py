@@ -6,6 +6,7 @@ The kernel reuses a pid after its process has ended. A pid with the start time o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+
+#: The nice value of :func:`prefer`.
+_PREFERRED = -10
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -137,6 +141,18 @@ def sessions(numbers: Collection[int]) -> tuple[int, ...]:
             except ProcessLookupError:
                 continue
     return tuple(found)
+
+
+def prefer(pid: int) -> None:
+    """Let the kernel prefer the session that this process has begun to ordinary ones, where it allows that.
+
+    A session has its own share of the processor (sched(7), "The autogroup feature"), within which a nice value has no
+    effect; so the session's is set.
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(_PREFERRED))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, _PREFERRED)
 
 
 def environment_of(pid: int) -> dict[str, str]:

@@ -118,6 +118,14 @@ class Monitor:
                 result = _result(answer, command)
             return result
 
+    def answers(self, limit: float = 2.0) -> bool:
+        """Whether QEMU answers within ``limit`` seconds."""
+        try:
+            Monitor(self._path, limit).execute("query-status")
+        except GuestError:
+            return False
+        return True
+
 
 class Agent:
     """The agent inside a guest; it works without the guest's networks. ``limit``: seconds for an answer."""

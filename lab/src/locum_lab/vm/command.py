@@ -12,7 +12,7 @@ from locum.errors import LocumError, PermissionRequired
 from locum_lab import state
 from locum_lab.layout import Layout
 from locum_lab.vm import faults, store
-from locum_lab.vm.lab import VmLab
+from locum_lab.vm.lab import VmLab, leftovers
 
 
 def has_guests(name: str) -> bool:
@@ -26,6 +26,7 @@ def up(layout: Layout, store_kind: str, wait: bool) -> None:
     if os.geteuid() != 0 or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         raise PermissionRequired("a lab of guests needs root and /dev/net/tun (modprobe tun)")
     store.check(store_kind)
+    leftovers()
     made = VmLab.up(layout, store_kind=store_kind, say=lambda text: click.echo(f"{text} ...", err=True))
     if wait:
         try:

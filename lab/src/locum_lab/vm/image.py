@@ -34,8 +34,8 @@ PROGRAMS = {
 
 #: Size of a guest's disk in bytes. It is sparse: it occupies what is written.
 _DISK_SIZE = 4 << 30
-#: Images that the cache keeps, the most recently used ones.
-_KEPT = 8
+#: How many layers of each kind the cache keeps, the most recently used ones.
+_KEPT = {"image": 8, "base": 2, "wheels": 2}
 
 #: Documentation, and drivers of devices that no guest has: a third of a Debian.
 _EXCLUDED = (
@@ -140,7 +140,8 @@ class _Builder:
     def image(self) -> Image:
         base_name = recipe.base_key(self._packages)
         wanted = _python_packages(self._checkout)
-        directory = self.cache / f"image-{recipe.locum_key(base_name, self._checkout, _INSTALL, *wanted)}"
+        commands = recipe.install_script((self._checkout / "README.md").read_text())
+        directory = self.cache / f"image-{recipe.locum_key(base_name, self._checkout, _INSTALL, commands, *wanted)}"
         if not directory.is_dir():
             if os.geteuid() != 0:
                 raise PermissionRequired("building the guests' image needs root (chroot and mounts); run this as root")
@@ -148,8 +149,8 @@ class _Builder:
             wheels = self._wheels(wanted)
             with kept.new(directory) as work:
                 self._say("installing Locum in the image")
-                self._install(base, wheels, work)
-            self._remove_old()
+                self._install(base, wheels, work, commands)
+            remove_old(self.cache)
         os.utime(directory)
         return Image(str(directory))
 
@@ -169,6 +170,7 @@ class _Builder:
                         *(f'--customize-hook={setup} "$1"', recipe.SUITE, str(work / "root")),
                     ]
                 )
+        os.utime(directory)
         return directory
 
     def _wheels(self, wanted: Sequence[str]) -> Path:
@@ -185,17 +187,15 @@ class _Builder:
                         *wanted,
                     ]
                 )
+        os.utime(directory)
         return directory
 
-    def _install(self, base: Path, wheels: Path, work: Path) -> None:
+    def _install(self, base: Path, wheels: Path, work: Path, commands: str) -> None:
         for file in recipe.sources(self._checkout):
             target = work / "checkout" / file.relative_to(self._checkout)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target)
-        install, start = recipe.readme_commands((self._checkout / "README.md").read_text())
-        # Of the second block only the units are put into place: the rest needs a running system.
-        units = [line for line in start if line.startswith(("install ", "systemctl enable")) and "--now" not in line]
-        (work / "install.sh").write_text("\n".join([f"cd {recipe.CHECKOUT}", *install, *units]) + "\n")
+        (work / "install.sh").write_text(commands)
         _run(
             [
                 *("unshare", "--mount", "sh", "-c", _INSTALL, "sh"),
@@ -209,10 +209,16 @@ class _Builder:
             shutil.rmtree(work / name)
         (work / "install.sh").unlink()
 
-    def _remove_old(self) -> None:
-        images = sorted(self.cache.glob("image-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        # What a build that was killed left; the lock says that none runs.
-        for path in (*images[_KEPT:], *self.cache.glob(f"{kept.UNFINISHED}*")):
+
+def remove_old(cache: Path) -> None:
+    """Remove layers that were not used for long, and what builds left that were killed. The caller holds the lock."""
+    for kind, number in _KEPT.items():
+        layers = sorted(cache.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in layers[number:]:
+            shutil.rmtree(path, ignore_errors=True)
+    # Saved states are made in the directory of their image.
+    for pattern in (f"{kept.UNFINISHED}*", f"image-*/{kept.UNFINISHED}*"):
+        for path in cache.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -48,6 +48,8 @@ class VmLab:
         self.layout = lab_state.layout
         self.directory = state.directory_of(self.layout.name)
         self._children = children or Children()
+        #: Whether the guests stay when this process ends.
+        self._outlives = False
         self.machines = {
             name: Machine(self._hardware(name), image, self.layout.hub, lab_state.guests.get(name))
             for name in (*self.layout.node_names, *self.layout.client_names)
@@ -95,15 +97,20 @@ class VmLab:
             if (old := state.read(layout.name)) is not None and old.complete and lab.is_running(old):
                 raise UsageError(f"lab {layout.name} is up already; `locum lab down --name {layout.name}` ends it")
             lab.clean(layout.name, keep_directory=True)
-            new = LabState(layout=layout, services=(), store=store_kind, owner=owner)
+            # A lab that is not complete is a leftover without the process that builds it.
+            builder = owner or processes.find(os.getpid())
+            new = LabState(layout=layout, services=(), store=store_kind, owner=builder)
             state.write(new)
             made = cls(new, image)
+            made._outlives = owner is None
             try:
                 made._build(settings, locum, say)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, LocumError):  # the consoles are about to be removed
+                    error.add_note(made.logs())
                 lab.clean(layout.name)
                 raise
-            made._record(complete=True)
+            made._record(complete=True, owner=owner)
         return made
 
     @classmethod
@@ -161,7 +168,7 @@ class VmLab:
     def power_on(self, name: str, saved: Saved | None = None) -> None:
         """Give a guest power, for the first time or again; see the methods of :class:`Machine`."""
         owner = self.state.owner
-        mine = owner is not None and owner.pid == os.getpid()
+        mine = owner is not None and owner.pid == os.getpid() and not self._outlives
         process = self.machine(name).power_on(self._children, dies_with_us=mine, saved=saved)
         self._record(guests={**self.state.guests, name: process})
 

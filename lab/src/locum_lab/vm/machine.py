@@ -24,6 +24,7 @@ from locum_lab.vm.qemu import Hardware, Saved
 BOOT_WITHIN = 900.0
 POWER_OFF_WITHIN = 300.0
 _KILLED_WITHIN = 30.0
+_MONITOR_WITHIN = 120.0
 #: Between two questions whether something has happened, in seconds.
 _ASK_AGAIN = 0.25
 
@@ -34,8 +35,11 @@ _LOGIN = re.compile(r"(session-\w+\.scope|user(-runtime-dir)?@\d+\.service)\b")
 #: before it was asked to (prctl(2), PR_SET_PDEATHSIG).
 _UNLESS_ORPHAN = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
 
-#: The nice value of a guest.
-_NICE = -10
+#: A shell command that succeeds while the guest is about to sleep, or has just woken: rtcwake or systemd is at it.
+_GOES_TO_SLEEP = (
+    "pgrep -x 'rtcwake|systemd-sleep' >/dev/null"
+    " || systemctl list-jobs --no-legend | grep -qE '(suspend|sleep)\\.(target|service)'"
+)
 
 T = TypeVar("T")
 
@@ -64,7 +68,9 @@ class Machine:
     # -- power -----------------------------------------------------------------------------------------------------
 
     def power_on(self, children: Children, *, dies_with_us: bool = False, saved: Saved | None = None) -> Process:
-        """Start QEMU in the lab's namespace; the disk is made at the first time. Does not wait for the boot.
+        """Start QEMU in the lab's namespace; the disk is made at the first time.
+
+        Returns when its monitor answers; does not wait for the boot. Raises LocumError, also when QEMU ends at once.
 
         ``dies_with_us``: the kernel kills the guest when the calling thread ends, also by a crash. ``saved``: at the
         first time, continue from there instead of booting.
@@ -85,7 +91,10 @@ class Machine:
         if dies_with_us:
             argv = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", _UNLESS_ORPHAN, "sh", str(os.getpid()), *argv]
         self.process = children.spawn(argv, namespace=self._namespace, log=hardware.directory / "qemu.log")
-        _prefer(self.process.pid)
+        # An emulated guest on a busy machine otherwise gets so little that time limits inside it pass: those of
+        # systemd, of the kernel's drivers, and Locum's holds.
+        processes.prefer(self.process.pid)
+        self.wait_for("QEMU's monitor", self.monitor.answers, _MONITOR_WITHIN)
         return self.process
 
     def cut_power(self) -> float:
@@ -208,9 +217,21 @@ class Machine:
         return bool(self.monitor.execute("query-status")["status"] == "suspended")
 
     def wake(self) -> float:
-        """Wake the guest now. Returns boot time."""
-        self.monitor.execute("system_wakeup")
+        """Wake the guest if it sleeps. Waits for one that is on its way to sleep or back. Returns boot time."""
+        self.wait_for("its sleep, or that it is awake", self._wakes)
         return boottime()
+
+    def _wakes(self) -> bool:
+        """Wake the guest if it sleeps; whether it is awake and stays so."""
+        if self.asleep():
+            with contextlib.suppress(GuestError):  # QEMU refuses when the guest has woken in this moment
+                self.monitor.execute("system_wakeup")
+            return not self.asleep()
+        # A guest that has fallen asleep meanwhile does not answer, nor does one that stands still.
+        try:
+            return self.agent.answers() and self.agent.run(["sh", "-c", _GOES_TO_SLEEP], timeout=30.0).status != 0
+        except GuestError:
+            return False
 
     def interrupt(self) -> None:
         """Inject a non-maskable interrupt."""
@@ -229,16 +250,3 @@ class Machine:
             if time.monotonic() > deadline:
                 raise LocumError(f"{self.name}: not within {limit:g} s: {what}; see {self.hardware.console}")
             time.sleep(_ASK_AGAIN)
-
-
-def _prefer(pid: int) -> None:
-    """Let the kernel prefer this process to ordinary ones, where it allows that.
-
-    An emulated guest on a busy machine otherwise gets so little that time limits inside it pass: those of systemd, of
-    the kernel's drivers, and Locum's holds. A session has its own share of the processor (sched(7), autogroup), within
-    which a nice value has no effect; so the session's is set.
-    """
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(_NICE))
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, _NICE)

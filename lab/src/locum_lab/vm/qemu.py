@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -22,6 +23,8 @@ _NO_DETOURS = "mitigations=off tsc=reliable"
 
 #: Limit for a QEMU with KVM to start and end, in seconds. Where KVM works it takes a fraction of one.
 _KVM_PROBE = 10.0
+#: Limit for it to end when it is killed, in seconds.
+_KILLED_WITHIN = 1.0
 
 
 class Interface(msgspec.Struct, frozen=True):
@@ -144,10 +147,13 @@ def accelerator() -> str:
         return emulation
     # A machine without anything, which ends when its monitor reads "quit".
     argv = [PROGRAM, "-machine", "pc", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none"]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([*argv, "-monitor", "stdio"], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
     try:
-        done = subprocess.run(
-            [*argv, "-monitor", "stdio"], input=b"quit\n", capture_output=True, timeout=_KVM_PROBE, check=False
-        )
+        process.communicate(b"quit\n", timeout=_KVM_PROBE)
     except subprocess.TimeoutExpired:
-        return emulation
-    return "kvm" if done.returncode == 0 else emulation
+        process.kill()
+        # A process that waits for the kernel without end (state D) does not end when it is killed: it is left.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_KILLED_WITHIN)
+    return "kvm" if process.returncode == 0 else emulation

@@ -120,6 +120,14 @@ def readme_commands(readme: str) -> tuple[list[str], list[str]]:
     return install, start
 
 
+def install_script(readme: str) -> str:
+    """The shell script that installs Locum in the image, with the commands of README.md. Raises LocumError."""
+    install, start = readme_commands(readme)
+    # Of the second block only the units are put into place: the rest needs a running system.
+    units = [line for line in start if line.startswith(("install ", "systemctl enable")) and "--now" not in line]
+    return "\n".join([f"cd {CHECKOUT}", *install, *units]) + "\n"
+
+
 def sources(checkout: Path) -> Iterator[Path]:
     """The files of a checkout that the installation needs, in order. Raises LocumError when one is missing."""
     for name in _SOURCES:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Collection, Sequence
 from typing import Self
 
 from locum.errors import LocumError
-from locum_lab import observer
+from locum_lab import observer, processes
 from locum_lab.observer import Record
 from locum_lab.tail import Tail
 from locum_lab.vm.lab import VmLab
@@ -31,6 +32,7 @@ class Watching:
         path = lab.directory / "observe.jsonl"
         path.unlink(missing_ok=True)
         self._tail = Tail(path)
+        self._addresses = tuple(public.address for public in lab.layout.public_addresses)
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "locum_lab.command", "observe", "--name", lab.layout.name),
@@ -42,6 +44,8 @@ class Watching:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        # Beside guests, which have that priority, it would lose frames.
+        processes.prefer(self._process.pid)
         lab.wait_for("the observer's first question", self._has_begun)
 
     def __enter__(self) -> Self:
@@ -63,13 +67,13 @@ class Watching:
         self.records += map(observer.read, self._tail.lines())
 
     def end(self) -> Record:
-        """End it and return its last record, the verdict."""
+        """End it and return its last record, the verdict. Raises LocumError for one that is worth nothing: see
+        :func:`verdict`. Every public address must have been served at some time.
+        """
         self._process.send_signal(signal.SIGTERM)
         self._process.communicate(timeout=_ENDS_WITHIN)
         self.records += map(observer.read, self._tail.lines())
-        if not self.records or self.records[-1].event != "end":
-            raise LocumError("the observer ended without a verdict")
-        return self.records[-1]
+        return verdict(self.records, self._addresses)
 
     def holders(self) -> dict[str, str]:
         """Address → the node that was heard for it last."""
@@ -78,3 +82,18 @@ class Watching:
     def spoken_by(self, node: str, since: float = 0.0) -> set[str]:
         """The addresses for which this node has begun to speak at ``since`` (boot time) or later."""
         return {r.address for r in self.records if r.event == "speaks" and r.node == node and r.t >= since}
+
+
+def verdict(records: Sequence[Record], addresses: Collection[str]) -> Record:
+    """The observer's last record. Raises LocumError without one, and when the observer cannot have seen everything:
+    the kernel could not deliver frames to it, or it heard no node for one of these addresses.
+    """
+    if not records or records[-1].event != "end":
+        raise LocumError("the observer ended without a verdict")
+    last = records[-1]
+    if last.lost:
+        raise LocumError(f"the observer missed {last.lost} frames: the machine is too slow for the verdict")
+    heard = {record.address for record in records if record.event == "speaks"}
+    if missing := sorted(set(addresses) - heard):
+        raise LocumError(f"the observer asked {last.asked} times and heard no node for {', '.join(missing)}")
+    return last

@@ -1,27 +1,85 @@
-"""The table of faults: each is noted before it is applied, and undone in the opposite order."""
+"""The table of faults: each is noted before it is applied, and undone when the guest can answer."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
-from locum.errors import UsageError
+from locum.errors import LocumError, UsageError
 from locum_lab import command, rootless
 from locum_lab.layout import Layout
 from locum_lab.vm import faults
+from locum_lab.vm.channel import GuestError
 from locum_lab.vm.lab import VmLab
 
 
 class FakeMachine:
-    """Notes what is done to it."""
+    """As strict as QEMU: nothing answers without power or while frozen, and what makes no sense is refused."""
 
-    def __init__(self, done: list[str]) -> None:
+    def __init__(self, name: str, done: list[str]) -> None:
+        self.name = name
+        self.powered = True
+        self.frozen = self.paused = self.asleep = self.going_off = False
         self._done = done
 
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: self._done.append(name)
+    def _command(self, name: str) -> None:
+        if not self.powered:
+            raise GuestError("qmp: No such file or directory; has the guest ended?")
+        if self.frozen:
+            raise GuestError("qmp: no answer in time")
+        self._done.append(name)
+
+    def freeze(self) -> None:
+        assert self.powered
+        self.frozen = True
+        self._done.append("freeze")
+
+    def thaw(self) -> None:
+        assert self.powered
+        self.frozen = False
+        self._done.append("thaw")
+
+    def pause(self) -> None:
+        self._command("pause")
+        self.paused = True
+
+    def resume(self) -> None:
+        self._command("resume")
+        self.paused = False
+
+    def sleep(self, _: int) -> None:
+        self._command("sleep")
+        if self.paused or self.asleep:
+            raise GuestError("qga: no answer in time")
+        self.asleep = True
+
+    def wake(self) -> None:
+        self._command("wake")
+        if self.paused:
+            raise LocumError("not within 300 s: its sleep, or that it is awake")
+        self.asleep = False
+
+    def set_carrier(self, _: str, *, up: bool) -> None:
+        self._command(f"carrier {up}")
+
+    def reset(self) -> None:
+        self._command("reset")
+
+    def power_button(self) -> None:
+        self._command("power_button")
+        self.going_off = True
+
+    def wait_off(self) -> None:
+        if self.powered and (not self.going_off or self.frozen or self.paused or self.asleep):
+            raise LocumError("has not powered off within 300 s")
+        self._done.append("wait_off")
+        self.lose_power()
+
+    def lose_power(self) -> None:
+        self.powered = self.frozen = self.paused = self.asleep = self.going_off = False
 
 
 class FakeLab:
@@ -32,14 +90,14 @@ class FakeLab:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.noted: list[str] = []
-        self.machines = {"n1": FakeMachine(self.done), "c1": FakeMachine(self.done)}
+        self.machines = {name: FakeMachine(name, self.done) for name in ("n1", "c1")}
 
     def machine(self, name: str) -> FakeMachine:
         return self.machines[name]
 
     def note_fault(self, name: str, kind: str) -> None:
-        self.noted.append(kind)
-        self.done.append(f"note {kind}")
+        if kind not in self.noted:
+            self.noted.append(kind)
 
     def noted_faults(self, name: str) -> tuple[str, ...]:
         return tuple(self.noted) if name == "n1" else ()
@@ -47,25 +105,118 @@ class FakeLab:
     def forget_fault(self, name: str, kind: str) -> None:
         self.noted.remove(kind)
 
-    def cut(self, name: str, interfaces: object) -> None:
+    def cut(self, name: str, _: object = ()) -> None:
         self.done.append("cut")
 
+    def uncut(self, name: str, _: object = ()) -> None:
+        self.done.append("uncut")
 
-def test_faults_are_undone_in_the_opposite_order() -> None:
-    fake = FakeLab()
-    lab = cast(VmLab, fake)
-    faults.apply(lab, "n1", "freeze")
-    faults.apply(lab, "n1", "link")
-    assert fake.done == ["note freeze", "freeze", "note link", "set_carrier"]
-    faults.heal(lab)
-    assert fake.done[4:] == ["set_carrier", "thaw"]
+    def cut_power(self, name: str) -> None:
+        self.machines[name].lose_power()
+        self.done.append("cut_power")
+
+    def power_on(self, name: str) -> None:
+        if self.machines[name].powered:
+            raise LocumError(f"{name} has power already")
+        self.machines[name].powered = True
+        self.done.append("power_on")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLab:
+    """The table's functions of VmLab are those of the fake."""
+    made = FakeLab()
+    for name in ("cut", "uncut", "cut_power"):
+        for fault, row in faults.FAULTS.items():
+            for field in ("apply", "heal"):
+                if getattr(row, field) is getattr(VmLab, name):
+                    monkeypatch.setitem(
+                        faults.FAULTS,
+                        fault,
+                        row := msgspec.structs.replace(row, **{field: getattr(FakeLab, name)}),
+                    )
+    return made
+
+
+def _apply(fake: FakeLab, *wanted: str) -> None:
+    for fault in wanted:
+        faults.apply(cast(VmLab, fake), "n1", fault)
+
+
+def _heal(fake: FakeLab) -> list[str]:
+    """What healing does."""
+    before = len(fake.done)
+    faults.heal(cast(VmLab, fake))
     assert not fake.noted
+    machine = fake.machine("n1")
+    assert machine.powered
+    assert not any((machine.frozen, machine.paused, machine.asleep, machine.going_off))
+    return fake.done[before:]
 
 
-def test_a_fault_that_is_over_at_once_is_not_noted() -> None:
-    fake = FakeLab()
-    faults.apply(cast(VmLab, fake), "n1", "reset")
+@pytest.mark.parametrize(
+    ("applied", "undone"),
+    [
+        (("link", "freeze"), ["thaw", "carrier True"]),
+        (("sleep", "pause", "cut"), ["resume", "wake", "uncut"]),
+        (("power-off",), ["wait_off", "power_on"]),
+        (("power-off", "pause"), ["resume", "wait_off", "power_on"]),
+        (("power-off", "power-cut"), ["power_on"]),
+        (("power-cut",), ["power_on"]),
+        (("link", "sleep", "power-cut"), ["power_on"]),
+        (("freeze", "cut-private", "power-cut"), ["uncut", "power_on"]),
+    ],
+)
+def test_faults_are_undone_in_an_order_in_which_the_guest_answers(
+    fake: FakeLab, applied: tuple[str, ...], undone: list[str]
+) -> None:
+    _apply(fake, *applied)
+    assert sorted(fake.noted) == sorted(applied)
+    assert _heal(fake) == undone
+    assert _heal(fake) == []
+
+
+def test_a_guest_that_woke_before_or_got_its_power_back_is_healed(fake: FakeLab) -> None:
+    _apply(fake, "sleep")
+    fake.machine("n1").asleep = False
+    assert _heal(fake) == ["wake"]
+    _apply(fake, "power-cut")
+    fake.power_on("n1")
+    assert _heal(fake) == []
+
+
+def test_a_fault_ends_with_a_guest_that_powers_itself_off(fake: FakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    _apply(fake, "link", "power-off")
+    machine = fake.machine("n1")
+
+    def ends(*_: object, **__: object) -> None:
+        machine.lose_power()
+        raise GuestError("qmp: the connection was closed; has the guest ended?")
+
+    monkeypatch.setattr(machine, "set_carrier", ends)
+    assert _heal(fake) == ["wait_off", "power_on"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        *(("power-cut", fault) for fault in ("freeze", "pause", "sleep", "link", "reset", "power-off")),
+        *(("freeze", fault) for fault in ("pause", "sleep", "link", "reset", "power-off")),
+        *(("pause", "sleep"), ("sleep", "sleep"), ("sleep", "power-off")),
+    ],
+)
+def test_a_fault_that_the_guest_could_not_answer_is_refused(fake: FakeLab, first: str, second: str) -> None:
+    _apply(fake, first)
+    with pytest.raises(UsageError, match="locum lab heal n1"):
+        _apply(fake, second)
+    assert fake.noted == [first]
+    _heal(fake)
+
+
+def test_a_fault_that_is_over_at_once_is_not_noted(fake: FakeLab) -> None:
+    _apply(fake, "reset")
     assert fake.done == ["reset"]
+    assert not fake.noted
 
 
 def test_an_unknown_fault_names_those_that_exist() -> None:
@@ -73,8 +224,7 @@ def test_an_unknown_fault_names_those_that_exist() -> None:
         faults.kind("meteor")
 
 
-def test_a_client_has_no_private_network_to_cut() -> None:
-    fake = FakeLab()
+def test_a_client_has_no_private_network_to_cut(fake: FakeLab) -> None:
     with pytest.raises(UsageError, match="not on the private network"):
         faults.apply(cast(VmLab, fake), "c1", "cut-private")
     assert not fake.noted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,3 +107,28 @@ def test_kvm_is_used_only_where_it_works(
     if "sleep" in program:
         monkeypatch.setattr(qemu, "_KVM_PROBE", 0.5)
     assert qemu.accelerator() == expected
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_probe_that_cannot_be_killed_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A QEMU that waits in the kernel for ever does not end when it is killed."""
+    fake, kill = tmp_path / "qemu", subprocess.Popen.kill
+    fake.write_text("#!/bin/sh\nexec sleep 1000\n")
+    fake.chmod(0o755)
+    immortal: list[subprocess.Popen[bytes]] = []
+
+    def survive(process: subprocess.Popen[bytes]) -> None:
+        immortal.append(process)
+
+    monkeypatch.setattr(qemu, "PROGRAM", str(fake))
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    monkeypatch.setattr(subprocess.Popen, "kill", survive)
+    monkeypatch.setattr(qemu, "_KVM_PROBE", 0.1)
+    monkeypatch.setattr(qemu, "_KILLED_WITHIN", 0.1)
+    try:
+        assert qemu.accelerator() == "tcg,thread=multi"
+        assert [process.poll() for process in immortal] == [None]
+    finally:
+        for process in immortal:
+            kill(process)
+            process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_the_setup_script_is_a_shell_script() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_image_runs_the_installation_and_enables_what_needs_no_running_system() -> None:
+    install, start = recipe.readme_commands(README)
+    lines = recipe.install_script(README).splitlines()
+    assert lines[: len(install) + 1] == [f"cd {recipe.CHECKOUT}", *install]
+    assert set(lines[len(install) + 1 :]) < set(start)
+    assert not any("--now" in line for line in lines)
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     for name in ("src/locum/a.py", "examples/locum.toml", "README.md", "pyproject.toml"):
@@ -77,6 +86,21 @@ def test_an_incomplete_checkout_is_refused(checkout: Path) -> None:
     (checkout / "README.md").unlink()
     with pytest.raises(LocumError, match=r"README\.md is missing"):
         recipe.locum_key("base", checkout)
+
+
+def test_the_cache_keeps_the_layers_that_were_used_last(tmp_path: Path) -> None:
+    for kind in ("image", "base", "wheels"):
+        for age in range(10):
+            layer = tmp_path / f"{kind}-{age}"
+            (layer / "new-x").mkdir(parents=True)
+            os.utime(layer, (1e9 - age, 1e9 - age))
+    (tmp_path / "new-image" / "root").mkdir(parents=True)
+    (tmp_path / "domain").mkdir()
+    image.remove_old(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*(f"image-{age}" for age in range(8)), "base-0", "base-1", "wheels-0", "wheels-1", "domain"}
+    # Saved states are made in the directory of their image.
+    assert list(tmp_path.glob("image-*/*")) == []
 
 
 def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
