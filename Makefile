@@ -36,7 +36,7 @@ test-all: packages venv
 # Needs root. The first run builds the image of the virtual machines.
 test-vm: packages venv
 	@tools/packages.sh tools/debian-packages-vm.txt
-	@.venv/bin/python -m pytest tests/vm --durations=0 --durations-min=20
+	@LOCUM_TEST_VM=1 .venv/bin/python -m pytest tests/vm --durations=0 --durations-min=20
 
 lint: venv
 	.venv/bin/ruff check .

@@ -15,11 +15,16 @@ from locum_lab import processes
 from locum_lab.layout import Layout
 from locum_lab.vm import image
 from locum_lab.vm.lab import VmLab, leftovers
+from tests.vm import healing
 
 _numbers = itertools.count(1)
+_HERE = Path(__file__).parent
 _MADE: list[VmLab] = []
 #: The lab of the fixture `cluster`, once it has booted.
 _SHARED: list[VmLab] = []
+
+#: In the environment: where guests cannot run, tests fail instead of being skipped.
+REQUIRED = "LOCUM_TEST_VM"
 
 
 class MakeVmLab(Protocol):
@@ -39,11 +44,12 @@ class MakeVmLab(Protocol):
 
 @pytest.fixture(scope="session", autouse=True)
 def can_run_guests() -> None:
-    """Skip where guests cannot run, with the reason; take down the labs of test runs that were killed."""
+    """Skip or fail where guests cannot run, with the reason; take down the labs of test runs that were killed."""
+    refuse = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
     if missing := image.missing_packages():
-        pytest.skip(f"NOT TESTED: virtual machines need the Debian packages {', '.join(missing)}; see `make test-vm`")
+        refuse(f"NOT TESTED: virtual machines need the Debian packages {', '.join(missing)}; see `make test-vm`")
     if os.geteuid() != 0 or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        pytest.skip("NOT TESTED: virtual machines need root and /dev/net/tun")
+        refuse("NOT TESTED: virtual machines need root and /dev/net/tun")
     leftovers()
 
 
@@ -77,14 +83,23 @@ def make_vm_lab() -> Iterator[MakeVmLab]:
 @pytest.fixture(scope="module")
 def cluster() -> VmLab:
     """Two nodes that serve four addresses, and a client: one lab for all modules that use it."""
+    if _SHARED and healing.broken(_SHARED[0]):
+        _end_shared()
     if not _SHARED:
         layout = Layout(name=f"v{os.getpid()}-{next(_numbers)}", nodes=2, clients=1, addresses=4, hold=6.0)
         # Addresses return soon to a node that fails in every test.
         settings = "[tunables]\nDampingWindow = 1\n"
         _SHARED.append(VmLab.up(layout, owner=processes.find(os.getpid()), settings=settings))
     lab = _SHARED[0]
-    lab.wait_served()
+    healing.wait_served(lab)
     return lab
+
+
+@pytest.fixture
+def healed(cluster: VmLab) -> Iterator[VmLab]:
+    """The cluster with every address served, before the test and after it, whatever the test leaves."""
+    with healing.healthy(cluster):
+        yield cluster
 
 
 def _end_shared() -> None:
@@ -93,30 +108,35 @@ def _end_shared() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the shared cluster first, one after the other: it boots once, and ends before other labs boot."""
-    items.sort(key=lambda item: not _shares(item))
+    """The tests of the shared cluster before others of guests: it boots once, and ends before other labs boot."""
+    places = [place for place, item in enumerate(items) if item.path.parent == _HERE]
+    for place, item in zip(places, sorted((items[place] for place in places), key=_boots), strict=True):
+        items[place] = item
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Two labs of guests at a time would be too slow."""
-    if not _shares(item):
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None]:
+    """End the shared cluster after the last of its tests: two labs of guests at a time would be too slow."""
+    yield
+    if nextitem is None or _boots(nextitem):
         _end_shared()
 
 
 def pytest_sessionfinish() -> None:
-    """End the shared cluster."""
+    """End the shared cluster, also when the run was interrupted."""
     _end_shared()
 
 
-def _shares(item: pytest.Item) -> bool:
-    return item.path.parent == Path(__file__).parent and "cluster" in getattr(item, "fixturenames", ())
+def _boots(item: pytest.Item) -> bool:
+    """Whether this is not a test of the shared cluster."""
+    return item.path.parent != _HERE or "cluster" not in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add consoles and journals to the report of a failed test, while the guests still run."""
+    """Add consoles and journals to the report of a failed test, set-up or clean-up, while the guests still run."""
     report = yield
-    if report.when == "call" and report.failed:
+    if report.failed:
         for lab in (*_MADE, *_SHARED):
             report.sections.append((f"lab {lab.layout.name}", lab.logs()))
     return report

@@ -10,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -18,18 +19,20 @@ import msgspec
 
 from locum.clock import boottime
 from locum.errors import LocumError
-from locum_lab import packets
+from locum_lab import observer, packets, processes
 from locum_lab.tail import Tail
 from locum_lab.vm import setup
 from locum_lab.vm.lab import VmLab
 
-_ETH_P_ALL = 3
 #: UDP port of the hub to which guests send marks.
 PORT = 9999
 
 
 class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A packet that spoke for ``address``, or a mark with its text; ``t``: boot time in seconds."""
+    """A packet that spoke for ``address``, or a mark with its text.
+
+    ``t``: boot time in seconds at which the kernel received it.
+    """
 
     t: float
     address: str = ""
@@ -60,6 +63,7 @@ class Hearing:
                 cwd=Path(__file__).parents[2],
                 start_new_session=True,
             )
+        processes.prefer(self._process.pid)  # as the guests
         self.wait_mark("begin")
 
     def __enter__(self) -> Self:
@@ -75,6 +79,7 @@ class Hearing:
             raise LocumError(f"tests.vm.hearing ended with status {self._process.returncode}")
         new = (msgspec.json.decode(line, type=Heard) for line in self._tail.lines())
         self.heard += (item for item in new if item.mark or item.address in self._pool)
+        self.heard.sort(key=lambda item: item.t)
 
     def marks(self, text: str) -> list[float]:
         """When this mark has arrived, each time."""
@@ -93,20 +98,19 @@ class Hearing:
 def main(port: int, interfaces: Sequence[str]) -> None:
     """Hear these interfaces and one port, for ever."""
     marks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    observer.ask_stamps(marks)
     marks.bind((setup.OUTSIDE_V4, port))
-    sockets = [marks]
-    for interface in interfaces:
-        public = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-        public.bind((interface, _ETH_P_ALL))
-        sockets.append(public)
+    sockets = [marks, *(observer.open_socket(interface) for interface in interfaces)]
     _write(Heard(boottime(), mark="begin"))
     while True:
         for ready in select.select(sockets, [], [])[0]:
-            data, sender = ready.recvfrom(2048)
+            data, ancillary, _, sender = ready.recvmsg(packets.SNAP_LENGTH, 64)
+            # The kernel's stamps are wall-clock times.
+            t = observer.stamp(ancillary) + boottime() - time.time()
             if ready is marks:
-                _write(Heard(boottime(), mark=data.decode(errors="replace")))
+                _write(Heard(t, mark=data.decode(errors="replace")))
             elif sender[2] != socket.PACKET_OUTGOING and (spoken := packets.speaks_for(data)) is not None:
-                _write(Heard(boottime(), str(ipaddress.ip_address(spoken[1]))))
+                _write(Heard(t, str(ipaddress.ip_address(spoken[1]))))
 
 
 def _write(item: Heard) -> None:

@@ -7,26 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-
-import pytest
 
 from locum_lab.vm.lab import VmLab
 from locum_lab.vm.watching import Watching
 
 #: How long after the loss of its addresses a machine wakes that holds them still: more than its clocks' lateness.
 _CLOCK_LATE = 2.0
-
-
-@pytest.fixture
-def healed(cluster: VmLab) -> Iterator[VmLab]:
-    """The cluster with every address served, before the test and after it."""
-    cluster.wait_served()
-    yield cluster
-    if not cluster.machine("n2").powered:
-        cluster.power_on("n2")
-        cluster.machine("n2").wait_booted()
-    cluster.wait_served()
 
 
 def _all_on(lab: VmLab, node: str) -> None:

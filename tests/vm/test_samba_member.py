@@ -16,6 +16,7 @@ from locum_lab import domain
 from locum_lab.vm.watching import Watching
 from tests.lab.services import membership
 from tests.vm.conftest import MakeVmLab
+from tests.vm.healing import healthy
 from tests.vm.samba_members import COMMAND, CONTROLLER, SETTINGS, WITHIN, Members
 
 
@@ -29,9 +30,8 @@ def domain_lab(make_vm_lab: MakeVmLab, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def members(domain_lab: Members) -> Iterator[Members]:
     """The members with every address served, before the test and after it."""
-    domain_lab.lab.wait_served()
-    yield domain_lab
-    domain_lab.lab.wait_served()
+    with healthy(domain_lab.lab):
+        yield domain_lab
 
 
 def test_users_of_the_domain_reach_every_node_by_the_public_name(members: Members) -> None:

@@ -6,23 +6,12 @@ long the resumed node speaks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import pytest
+from collections.abc import Sequence
 
 from locum_lab.vm.lab import VmLab
 from locum_lab.vm.machine import Machine
 from locum_lab.vm.watching import Watching
 from tests.vm.hearing import Hearing
-
-
-@pytest.fixture
-def healed(cluster: VmLab) -> Iterator[VmLab]:
-    """The cluster with every address served, before the test and after it."""
-    cluster.wait_served()
-    yield cluster
-    cluster.uncut("n2")
-    cluster.wait_served()
 
 
 def _has(machine: Machine, addresses: set[str]) -> bool:

@@ -16,6 +16,7 @@ from locum_lab.vm.lab import VmLab
 from locum_lab.vm.machine import Machine
 from locum_lab.vm.watching import Watching
 from tests.vm.conftest import MakeVmLab
+from tests.vm.healing import healthy
 from tests.vm.hearing import Hearing, marking
 
 STOPPED = f"[Service]\nExecStopPost={marking('locum-stopped')}\n"
@@ -94,14 +95,8 @@ def marked(make_vm_lab: MakeVmLab) -> VmLab:
 @pytest.fixture
 def lab(marked: VmLab) -> Iterator[VmLab]:
     """The cluster with every address served, before the test and after it."""
-    marked.wait_served()
-    yield marked
-    n2 = marked.machine("n2")
-    if not n2.powered:
-        marked.power_on("n2")
-        n2.wait_booted()
-    n2.sh("systemctl start locum")
-    marked.wait_served()
+    with healthy(marked):
+        yield marked
 
 
 def _of_n2(lab: VmLab) -> set[str]:
@@ -152,11 +147,9 @@ def services(lab: VmLab) -> Iterator[VmLab]:
     scripts = "$(/opt/locum/bin/python -c 'import locum; print(locum.__path__[0])')/scripts"
     n2.sh(f"install -m 755 {scripts}/40.vsftpd /etc/locum/events")
     n2.sh("systemctl daemon-reload && systemctl enable --quiet --now site && systemctl restart locum")
-    lab.wait_served()
-    yield lab
-    if not n2.powered:
-        lab.power_on("n2")
-        n2.wait_booted()
+    with healthy(lab):
+        yield lab
+    n2.sh("systemctl unmask --quiet systemd-networkd-wait-online")
     n2.sh("rm /etc/locum/events/40.vsftpd /etc/systemd/system/vsftpd.service.d/mark.conf")
     n2.sh("systemctl disable --quiet --now site && systemctl daemon-reload && systemctl restart locum")
 
@@ -178,7 +171,6 @@ def test_i1_at_power_off_addresses_are_served_elsewhere_before_services_stop(ser
             assert stops["handed-over"] < stops[mark]
 
         services.power_on("n2")
-        n2.wait_for("its monitor", n2.hardware.monitor.exists)
         n2.set_carrier("eth0", up=False)
         n2.wait_booted()
         assert _shown(n2, "ActiveState") == "active"
@@ -186,7 +178,6 @@ def test_i1_at_power_off_addresses_are_served_elsewhere_before_services_stop(ser
         n2.set_carrier("eth0", up=True)
         services.wait_served()
         assert watching.end().violations == 0
-    n2.sh("systemctl unmask --quiet systemd-networkd-wait-online")
     # Neither the command of the handover nor the scripts, which stop a service as well, waited for a time limit.
     ended = n2.sh("journalctl --no-pager --boot -1 -u locum -u locum-handover -u vsftpd")
     assert "the addresses are handed over" in ended
@@ -257,18 +248,24 @@ def test_i1_nodes_that_restart_one_after_the_other_lose_no_address(lab: VmLab) -
         assert watching.end().violations == 0
 
 
-@pytest.mark.parametrize("command", ["nft flush ruleset", "systemctl restart nftables"])
+def _gate(machine: Machine) -> list[str]:
+    """The gate's tables: "table FAMILY NAME" each."""
+    return sorted(line for line in machine.sh("nft list tables").splitlines() if "locum" in line)
+
+
+@pytest.mark.parametrize("command", ["nft flush ruleset", "systemctl restart nftables", "systemctl reload nftables"])
 def test_i1_the_gate_returns_when_the_firewall_is_loaded_again(lab: VmLab, command: str) -> None:
     n2 = lab.machine("n2")
-    tables = sorted(line for line in n2.sh("nft list tables").splitlines() if "locum" in line)
-    assert tables
+    tables = _gate(n2)
+    assert "table inet locum" in tables
     with Watching(lab) as watching:
         mine = _of_n2(lab)
+        if "reload" in command:
+            # Only a unit that runs is reloaded. To start it flushes the rules as well.
+            n2.sh("systemctl start nftables")
+            lab.wait_for("the gate's tables", lambda: _gate(n2) == tables)
         n2.sh(command)
-        lab.wait_for(
-            "the gate's tables",
-            lambda: sorted(line for line in n2.sh("nft list tables").splitlines() if "locum" in line) == tables,
-        )
+        lab.wait_for("the gate's tables", lambda: _gate(n2) == tables)
         lab.wait_served()
         assert _of_n2(lab) == mine
         assert watching.end().violations == 0
@@ -415,13 +412,15 @@ def test_i1_addresses_are_served_after_networkmanager_has_configured_the_interfa
 
 def test_i1_a_firewalld_that_loads_its_rules_again_leaves_the_gate(lab: VmLab) -> None:
     n2 = lab.machine("n2")
+    tables = _gate(n2)
+    assert "table inet locum" in tables
     with Watching(lab) as watching:
         n2.sh("systemctl start firewalld")
         try:
             for command in ("firewall-cmd --reload", "firewall-cmd --complete-reload", "systemctl restart firewalld"):
                 n2.sh(command)
+                assert _gate(n2) == tables
                 lab.wait_served()
-                assert "table inet locum" in n2.sh("nft list tables")
         finally:
             n2.sh("systemctl stop firewalld")
         lab.wait_served()

@@ -37,7 +37,7 @@ _UNLESS_ORPHAN = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
 
 #: A shell command that succeeds while the guest is about to sleep, or has just woken: rtcwake or systemd is at it.
 _GOES_TO_SLEEP = (
-    "pgrep -x 'rtcwake|systemd-sleep' >/dev/null"
+    "pgrep -x 'rtcwake|systemd-sleep' >/dev/null || pgrep -f '[s]ystemctl suspend' >/dev/null"
     " || systemctl list-jobs --no-legend | grep -qE '(suspend|sleep)\\.(target|service)'"
 )
 
@@ -52,6 +52,8 @@ class Machine:
         self.image = image
         self.process = process
         self._namespace = namespace
+        #: By how many seconds at most its clock was late when the lab set it.
+        self.clock_late = 0.0
         self.agent = Agent(hardware.agent)
         self.monitor = Monitor(hardware.monitor)
 
@@ -217,8 +219,8 @@ class Machine:
         return bool(self.monitor.execute("query-status")["status"] == "suspended")
 
     def wake(self) -> float:
-        """Wake the guest if it sleeps. Waits for one that is on its way to sleep or back. Returns boot time."""
-        self.wait_for("its sleep, or that it is awake", self._wakes)
+        """Wake the guest if it sleeps; wait for one that falls asleep, wakes, or boots. Returns boot time."""
+        self.wait_for("its sleep, or that it is awake", self._wakes, BOOT_WITHIN)
         return boottime()
 
     def _wakes(self) -> bool:

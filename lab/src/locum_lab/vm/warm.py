@@ -80,7 +80,9 @@ def get(image: Image, hardware: Hardware, say: Callable[[str], None] | None = No
 def identity(machine: Machine) -> None:
     """Give a guest that continues from a saved state its own identity: clock, names, hardware addresses."""
     machine.wait_for("an answer of its agent", machine.agent.answers)
+    asked = time.monotonic()
     machine.agent.execute("guest-set-time", time=time.time_ns())
+    machine.clock_late = time.monotonic() - asked
     hardware = machine.hardware
     machine.sh(_IDENTITY, hardware.name, *(interface.mac for interface in hardware.interfaces))
 

@@ -1,0 +1,108 @@
+"""Puts right whatever a test of guests may leave, so that one failure does not become that of all later tests."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from locum.errors import LocumError
+from locum_lab.vm.channel import GuestError
+from locum_lab.vm.lab import VmLab, each
+from locum_lab.vm.machine import POWER_OFF_WITHIN, Machine
+
+#: Name of a lab → why no later test can use it.
+_BROKEN: dict[str, str] = {}
+
+#: On a node: Locum runs, also when it was stopped or masked, or when its processes stand still.
+_RUN_LOCUM = """
+systemctl is-active --quiet locum || {
+    systemctl unmask --quiet locum
+    systemctl reset-failed locum 2>/dev/null || true
+    systemctl start locum
+}
+systemctl kill --signal=SIGCONT locum
+"""
+
+
+def broken(lab: VmLab) -> bool:
+    """Whether the lab could not be healed."""
+    return lab.layout.name in _BROKEN
+
+
+@contextlib.contextmanager
+def healthy(lab: VmLab) -> Iterator[VmLab]:
+    """For fixtures: every address is served before the block, and again after it.
+
+    When the lab cannot be healed, all later blocks with it fail at once instead of waiting for it again.
+    """
+    if broken(lab):
+        pytest.fail(f"an earlier test broke the lab: {_BROKEN[lab.layout.name]}", pytrace=False)
+    wait_served(lab)
+    yield lab
+    if not broken(lab):
+        with _noting(lab):
+            restore(lab)
+
+
+def wait_served(lab: VmLab) -> None:
+    """Wait until every address is served; without that the lab is broken."""
+    with _noting(lab):
+        lab.wait_served()
+
+
+@contextlib.contextmanager
+def _noting(lab: VmLab) -> Iterator[None]:
+    try:
+        yield
+    except LocumError as error:
+        _BROKEN[lab.layout.name] = str(error)
+        raise
+
+
+def restore(lab: VmLab) -> None:
+    """Undo what can happen to guests: cut, no carrier, frozen, paused, asleep, without power; Locum stopped or masked.
+
+    Raises LocumError when a guest does not come back, or an address is not served afterwards.
+    """
+    for name, machine in lab.machines.items():
+        lab.uncut(name)
+        _if_powered(machine, _run_processor)
+    each(lab.machines.values(), lambda machine: _if_powered(machine, _wake))
+    if off := [machine for machine in lab.machines.values() if not machine.powered]:
+        for machine in off:
+            lab.power_on(machine.name)
+        each(off, lambda machine: machine.wait_booted())
+    each([lab.machine(node) for node in lab.layout.node_names], lambda machine: machine.sh(_RUN_LOCUM))
+    lab.wait_served()
+
+
+def _run_processor(machine: Machine) -> None:
+    machine.thaw()
+    machine.resume()
+    for number, _ in enumerate(machine.hardware.interfaces):
+        machine.set_carrier(f"eth{number}", up=True)
+
+
+def _wake(machine: Machine) -> None:
+    """Wake it, or wait until it is off when it is on its way there."""
+    machine.wake()
+    machine.wait_for("the end of its power-off", lambda: _stays(machine), POWER_OFF_WITHIN)
+
+
+def _stays(machine: Machine) -> bool:
+    try:
+        return machine.run(["systemctl", "is-system-running"]).stdout.strip() != "stopping"
+    except GuestError:
+        return False
+
+
+def _if_powered(machine: Machine, action: Callable[[Machine], object]) -> None:
+    """Do it to a guest that has power. One that is on its way to power off may end meanwhile."""
+    if machine.powered:
+        try:
+            action(machine)
+        except LocumError:
+            if machine.powered:
+                raise
