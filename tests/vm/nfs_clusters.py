@@ -1,10 +1,14 @@
-"""Cluster software that serves NFS from guests' kernels: Locum, configured as docs/nfs.md says."""
+"""The two cluster softwares that serve NFS from guests' kernels: Locum, and CTDB as Debian packages it.
+
+Each is configured as its documentation says: docs/nfs.md; ctdb(7), the comments of CTDB's ``statd-callout``.
+"""
 
 from __future__ import annotations
 
 import abc
 import threading
 
+from locum.errors import LocumError
 from locum_lab.lab import is_settled
 from locum_lab.vm.lab import VmLab
 from locum_lab.vm.machine import Machine
@@ -42,11 +46,11 @@ _SCOPE = f"""
 ExecStart=
 ExecStart=/usr/bin/unshare --uts /bin/sh -c "hostname {NAME} && exec /usr/sbin/rpc.nfsd"
 """
-#: The grace periods of nfsd and lockd, in seconds. lockd's default of 50 s is too short for a move of slow guests.
-_SECONDS = 90
+# As long as Linux allows for lockd: a move of emulated machines may take minutes. Tests end the period.
+_SECONDS = 240
 _GRACE = f"[nfsd]\ngrace-time = {_SECONDS}\nlease-time = 30\n"
 _LOCKD = (
-    f"echo options lockd nlm_grace_period={_SECONDS} >/etc/modprobe.d/grace.conf; modprobe lockd;"
+    f"echo options lockd nlm_grace_period={_SECONDS} >/etc/modprobe.d/lockd.conf; modprobe lockd;"
     f"sysctl -q fs.nfs.nlm_grace_period={_SECONDS};"
 )
 
@@ -111,6 +115,10 @@ class Cluster(abc.ABC):
     def move(self, address: str, node: str) -> None:
         """Begin a planned move."""
 
+    @abc.abstractmethod
+    def recorded(self, node: str) -> str:
+        """The clients that a move would notify, as a node prints them."""
+
     def wait_settled(self) -> None:
         """Wait for :meth:`settled`."""
         self.lab.wait_for("every node healthy, every address served", self.settled, pause=PAUSE)
@@ -164,7 +172,7 @@ class Locum(Cluster):
         self.lab.machine(node).agent.start(["locum", "ip", "move", address, node])
 
     def recorded(self, node: str) -> str:
-        """The clients on record, in the words of the control socket."""
+        """See :class:`Cluster`."""
         ask = 'from locum.control_socket import ask; print(ask({"op": "statd-clients"}))'
         return self.lab.machine(node).sh(f"/opt/locum/bin/python -c '{ask}'", timeout=COMMAND)
 
@@ -172,3 +180,71 @@ class Locum(Cluster):
         """What became of the notifications."""
         found = self.lab.machine(node).run(["cat", "/var/lib/locum/scripts/60.nfs/notify.log"], timeout=COMMAND)
         return found.stdout
+
+
+class Ctdb(Cluster):
+    """Debian's package with its event scripts 10.interface and 60.nfs, unchanged. No recovery lock: there is no cluster
+    file system."""
+
+    unit = "ctdb"
+
+    def configure(self, node: str, machine: Machine) -> None:
+        """See :class:`Cluster`."""
+        layout = self.lab.layout
+        machine.write(
+            "/etc/nfs.conf.d/cluster.conf", f"{_GRACE}[statd]\nname = {NAME}\nha-callout = /etc/ctdb/statd-callout\n"
+        )
+        # Locum's way to a scope for the whole cluster helps CTDB's NFSv4 clients as well.
+        machine.write("/etc/systemd/system/nfs-server.service.d/scope.conf", _SCOPE)
+        nodes = "".join(f"{layout.private_address(name)}\n" for name in layout.node_names)
+        machine.write("/etc/ctdb/nodes", nodes)
+        pool = "".join(f"{one.address}/{one.bits} eth1\n" for one in layout.public_addresses)
+        machine.write("/etc/ctdb/public_addresses", pool)
+        machine.write("/etc/ctdb/ctdb.tunables", "NoIPFailback=1\nEventScriptTimeout=200\nMonitorInterval=15\n")
+        # rpc.rquotad is not installed: "users who don't want it move the check away" (nfs-linux-kernel-callout).
+        machine.sh(
+            f"{_LOCKD}"
+            "rm -f /etc/ctdb/nfs-checks.d/50.rquotad.check; chmod 755 /etc/ctdb/statd-callout;"
+            "ln -sf /usr/share/ctdb/events/legacy/60.nfs.script /etc/ctdb/events/legacy/60.nfs.script;"
+            # As another user, rpc.statd may not run the call-out as root: Debian's sudoers.d/ctdb names another user,
+            # and rpc.statd has given up the capabilities that sudo needs.
+            "chown root /var/lib/nfs /var/lib/nfs/sm /var/lib/nfs/sm.bak; systemctl daemon-reload",
+            timeout=COMMAND,
+        )
+
+    def served(self) -> dict[str, str]:
+        """See :class:`Cluster`; of the node that sees most others, since a node that is cut off takes everything."""
+        return {address: self.lab.layout.node_names[number] for address, number in self._best()[1].items()}
+
+    def settled(self) -> bool:
+        """See :class:`Cluster`."""
+        healthy, served = self._best()
+        return healthy == len(self.lab.layout.node_names) and len(served) == self.lab.layout.addresses
+
+    def move(self, address: str, node: str) -> None:
+        """See :class:`Cluster`."""
+        number = self.lab.layout.node_names.index(node)
+        self.lab.machine(node).agent.start(["ctdb", "moveip", address, str(number)])
+
+    def recorded(self, node: str) -> str:
+        """See :class:`Cluster`."""
+        return self.lab.machine(node).sh("ctdb catdb ctdb.tdb | grep statd-state || true", timeout=COMMAND)
+
+    def _best(self) -> tuple[int, dict[str, int]]:
+        """The number of healthy nodes, and address → number of its node."""
+        found: list[tuple[int, dict[str, int]]] = [(0, {})]
+        for node in self.lab.layout.node_names:
+            if not self.lab.machine(node).powered or self.lab.noted_faults(node):
+                continue
+            try:
+                text = self.lab.machine(node).sh("ctdb -X status || true; echo ===; ctdb -X ip all", timeout=60)
+            except LocumError:
+                continue  # it does not run there yet, or is in recovery
+            status, _, addresses = text.partition("===")
+            # |Node|IP|Disconnected|Unknown|Banned|Disabled|Unhealthy|Stopped|…
+            rows = [line.split("|") for line in status.splitlines()]
+            healthy = sum(len(row) > 9 and row[1].isdigit() and "1" not in row[3:9] for row in rows)
+            # |Public IP|Node|…; an address without a node has number -1.
+            places = [line.split("|") for line in addresses.splitlines()]
+            found.append((healthy, {row[1]: int(row[2]) for row in places if len(row) > 3 and row[2].isdigit()}))
+        return max(found, key=lambda one: one[0])

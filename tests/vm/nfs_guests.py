@@ -22,6 +22,8 @@ from tests.vm.nfs_wire import Rival, Wire
 #: The name under which the client mounts one of the addresses; on the nodes it is no name of a host.
 NAME = "nfs.test"
 EXPORT = "/srv/share"
+#: The client's address.
+CLIENT = "10.77.0.201"
 #: The port of the client's rpc.statd, so that a test can close it.
 STATD_PORT = 32765
 
@@ -85,10 +87,14 @@ class Client:
         self.lab.wait_for(f"a lock of {file}", lambda: "written" in self.run(f"cat {log} || true"), pause=PAUSE)
         return log
 
+    def keep_open(self, file: str) -> None:
+        """Open a file for reading, until :meth:`forget`: an NFSv4 server may delegate it to the client."""
+        self.machine.agent.start(["python3", "-c", f"import time; hold = open({file!r}); time.sleep(1e6)"])
+
     def forget(self) -> None:
         """End what holds locks, and unmount without waiting for servers."""
         self.run(
-            "for p in $(pgrep -x python3); do ! grep -q hold.py /proc/$p/cmdline || kill -9 $p; done; sleep 1;"
+            "for p in $(pgrep -x python3); do ! grep -q hold /proc/$p/cmdline || kill -9 $p; done; sleep 1;"
             "for m in 1 2 4; do timeout 60 umount -f /mnt/$m || umount -l /mnt/$m || true; done"
         )
 

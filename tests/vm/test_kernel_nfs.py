@@ -1,4 +1,4 @@
-"""A Linux client of two nodes whose kernels serve NFS, through moves of its addresses and the loss of a node.
+"""A Linux client of two nodes whose kernels serve NFS, through all that moves an address or ends a server.
 
 The client has locks of three files during the whole module, and writes to them: ``a`` by NFSv3 and an address, ``b`` by
 NFSv3 and a name, ``c`` by NFSv4.2. See :mod:`tests.vm.nfs_guests`. The tests build on each other, in this order.
@@ -15,8 +15,17 @@ from locum_lab.nlm import Status
 from locum_lab.vm import faults
 from tests.vm.conftest import MakeVmLab
 from tests.vm.nfs_clusters import RESTART_PAUSE, SETTINGS, Locum
-from tests.vm.nfs_guests import NAME, PAUSE, Client, end_grace, missing, rival, share, states
+from tests.vm.nfs_guests import CLIENT, NAME, PAUSE, STATD_PORT, Client, end_grace, missing, rival, share, states
 from tests.vm.nfs_wire import Notified, Rival, Wire, described
+
+#: Rules that keep notifications over UDP from the client's rpc.statd; its lock manager reaches it.
+_NO_UDP = f"""table ip no_udp {{
+  chain input {{
+    type filter hook input priority 0
+    iif != lo udp dport {STATD_PORT} drop
+  }}
+}}
+"""
 
 
 class Scene:
@@ -36,6 +45,7 @@ class Scene:
         for node in self.lab.layout.node_names:
             end_grace(self.lab.machine(node))
         self.logs = {file: self.client.hold(f"/mnt/{place}/{file}") for file, place in (("a", 1), ("b", 2), ("c", 4))}
+        self.client.keep_open("/mnt/4/d")
 
     def rival(self, node: str, file: str = "a") -> Rival:
         """See :func:`tests.vm.nfs_guests.rival`."""
@@ -50,22 +60,35 @@ class Scene:
         names = [one.name for one in wanted]
         self.lab.wait_for(f"an answer of {names}", lambda: asking.latest() in wanted)
 
+    def end_grace(self) -> None:
+        """End the grace period on all nodes, once the client has its NFSv4 state again: tests wait for it only where
+        they demand something of its end."""
+        node = self.lab.machine(self.cluster.holder(self.first))
+        self.lab.wait_for("the lock of c", lambda: "type: lock" in states(node), pause=PAUSE)
+        for name in self.lab.layout.node_names:
+            if not self.lab.noted_faults(name):
+                end_grace(self.lab.machine(name))
+
     def check_locks(self, *files: str) -> None:
-        """Wait for the end of the grace periods; each lock must be at the node that serves its address, and no write
-        may have failed."""
+        """Each lock must be at the node that serves its address, and no write may have failed."""
         for file in files:
             server = self.second if file == "b" else self.first
             with self.rival(self.cluster.holder(server), file) as asking:
                 self.wait_answer(asking, Status.DENIED, Status.GRANTED)
                 assert asking.latest() is Status.DENIED, file
-            synced = self.client.synced(self.logs[file])
-            self.lab.wait_for(
-                f"{file}: another write",
-                lambda f=file, n=synced: self.client.synced(self.logs[f]) > n,  # type: ignore[misc]
-                pause=PAUSE,
-            )
+            self.wait_written(file)
             assert not self.client.failed(self.logs[file]), file
         assert self.client.complaints() == ""
+
+    def wait_written(self, *files: str) -> None:
+        """Wait until the client has written and synced once more."""
+        for file in files:
+            before = self.client.synced(self.logs[file])
+            self.lab.wait_for(
+                f"{file}: another write",
+                lambda f=file, n=before: self.client.synced(self.logs[f]) > n,  # type: ignore[misc]
+                pause=PAUSE,
+            )
 
     def report(self, title: str, begun: float, wire: Wire, *rivals: Rival) -> None:
         """Print what was seen, for a failed test and for docs/nfs.md."""
@@ -111,15 +134,18 @@ def test_a_planned_move(scene: Scene) -> None:
     """The order of restart, notification and reclaim by packets. No rival gets the lock meanwhile, through any node."""
     old = scene.cluster.holder(scene.first)
     new = scene.cluster.other(old)
-    scene.lab.wait_for(
-        "the client on record", lambda: scene.cluster.recorded(old).count("10.77.0.201") >= 2, pause=PAUSE
-    )
+    scene.lab.wait_for("the client on record", lambda: scene.cluster.recorded(old).count(CLIENT) >= 2, pause=PAUSE)
+    scene.lab.wait_for("a delegation", lambda: "type: deleg" in states(scene.lab.machine(old)), pause=PAUSE)
     with scene.client.wire() as wire, scene.rival(old) as at_old, scene.rival(new) as at_new:
         scene.wait_answer(at_old, Status.DENIED)
         begun = time.monotonic()
         scene.cluster.move(scene.first, new)
         scene.wait_moved(scene.first, new)
         scene.lab.wait_for("both reclaims", lambda: wire.granted(scene.first) and wire.granted(scene.second))
+        scene.wait_written("a", "b", "c")
+        # Nothing but new locks waits for the end of the grace period.
+        assert at_new.latest() is Status.DENIED_GRACE_PERIOD
+        scene.end_grace()
         # The nodes do not share their locks here: at the end of its grace period the old holder grants.
         scene.wait_answer(at_old, Status.GRANTED)
         scene.wait_answer(at_new, Status.DENIED)
@@ -140,22 +166,62 @@ def test_a_planned_move(scene: Scene) -> None:
 
 
 def test_a_planned_move_of_nfs_v4(scene: Scene) -> None:
-    """After the move before: opens and locks were reclaimed, from a server that never had them."""
+    """After the move before: opens, locks and delegations were reclaimed, from a server that never had them."""
     scene.check_locks("c")
     found = states(scene.lab.machine(scene.cluster.holder(scene.first)))
     print(found)
-    assert "type: open" in found
-    assert "type: lock" in found
+    assert all(f"type: {kind}" in found for kind in ("open", "lock", "deleg"))
 
 
 def test_what_was_synced_is_there(scene: Scene) -> None:
     assert not any(missing(scene.lab, scene.client, file, log) for file, log in scene.logs.items())
 
 
-def test_a_loss_of_power(scene: Scene) -> None:
-    _lost(scene, "power-cut", scene.cluster.holder(scene.first))
+def test_two_moves_in_a_row_over_tcp(scene: Scene) -> None:
+    """The second move begins when the client has its lock back. The client has no UDP."""
+    scene.client.run(f"nft '{_NO_UDP}'")
+    there = scene.cluster.holder(scene.first)
+    back = scene.cluster.other(there)
+    granted: dict[str, float] = {}
+    with scene.client.wire() as wire, scene.rival(back) as at_back, scene.rival(there) as at_there:
+        scene.wait_answer(at_there, Status.DENIED)
+        begun = time.monotonic()
+        for node in (back, there):
+            told = len(wire.notified)
+            scene.cluster.move(scene.first, node)
+            scene.wait_moved(scene.first, node)
+            scene.lab.wait_for(
+                "notifications over TCP",
+                lambda told=told: _both_names(wire.notified[told:], scene.first, tcp=True),  # type: ignore[misc]
+            )
+            since = wire.notified[told].at
+            granted[node] = scene.lab.wait_for(
+                "the reclaim",
+                lambda since=since: wire.granted(scene.first, since=since) or 0.0,  # type: ignore[misc]
+            )
+        scene.end_grace()
+        scene.wait_answer(at_there, Status.DENIED)
+        scene.report("two moves in a row", begun, wire, at_back, at_there)
+    for number, (node, asking) in enumerate(((back, at_back), (there, at_there))):
+        (_, came) = asking.restarts()[number]
+        assert came < granted[node]
+        assert Status.GRANTED not in asking.within(came, granted[node])
+    scene.client.run("nft delete table ip no_udp")
     scene.check_locks("a", "b", "c")
-    heal(scene)
+
+
+def test_a_restart_of_the_service_by_an_administrator(scene: Scene) -> None:
+    """rpc.statd notifies no client then; monitor notices it."""
+    node = scene.cluster.holder(scene.second)
+    with scene.client.wire() as wire, scene.rival(node, "b") as asking:
+        scene.wait_answer(asking, Status.DENIED)
+        begun = time.monotonic()
+        scene.lab.machine(node).sh("systemctl restart nfs-server")
+        granted = scene.lab.wait_for("the reclaim", lambda: wire.granted(scene.second) or 0.0)
+        scene.end_grace()
+        scene.report("a restart by an administrator", begun, wire, asking)
+    assert _both_names(wire.notified, scene.second, tcp=False)
+    assert Status.GRANTED not in asking.within(begun, granted)
     scene.check_locks("a", "b", "c")
     assert not any(missing(scene.lab, scene.client, file, log) for file, log in scene.logs.items())
 
@@ -167,6 +233,14 @@ def test_a_node_that_is_cut_off(scene: Scene) -> None:
     scene.check_locks("a", "b", "c")
 
 
+def test_a_loss_of_power(scene: Scene) -> None:
+    _lost(scene, "power-cut", scene.cluster.holder(scene.first))
+    scene.check_locks("a", "b", "c")
+    heal(scene)
+    scene.check_locks("a", "b", "c")
+    assert not any(missing(scene.lab, scene.client, file, log) for file, log in scene.logs.items())
+
+
 def _lost(scene: Scene, fault: str, old: str) -> None:
     new = scene.cluster.other(old)
     with scene.client.wire() as wire, scene.rival(new) as asking:
@@ -174,6 +248,7 @@ def _lost(scene: Scene, fault: str, old: str) -> None:
         begun = time.monotonic()
         faults.apply(scene.lab, old, fault)
         scene.lab.wait_for("the reclaim", lambda: wire.granted(scene.first))
+        scene.end_grace()
         scene.wait_answer(asking, Status.DENIED)
         scene.report(fault, begun, wire, asking)
     (_, came) = asking.restarts()[0]

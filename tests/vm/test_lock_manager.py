@@ -1,5 +1,6 @@
-"""Linux's lock manager restarted back to back, without Locum: a fault because of which Locum's restart has a pause
-(docs/nfs.md). One server, one client.
+"""Linux's lock manager restarted in the wrong order and back to back, without Locum: the two faults because of which
+Locum's restart has an order and a pause (docs/nfs.md). One server, one client. Locum's order:
+:mod:`tests.vm.test_kernel_nfs`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from locum_lab import namespaces, nlm
 from locum_lab.nlm import LockClient, Status
 from locum_lab.vm.lab import VmLab
 from tests.vm.conftest import MakeVmLab
-from tests.vm.nfs_guests import COMMAND, EXPORT, Client, install_share, share
+from tests.vm.nfs_guests import COMMAND, EXPORT, Client, install_share, rival, share
+from tests.vm.nfs_wire import described
 
 _RESTARTS = "systemctl restart nfs-server; systemctl restart nfs-server; sleep 15; systemctl restart nfs-server"
 _LOCK = 2
@@ -39,6 +41,13 @@ class Plain:
         """Run a shell script at the server."""
         return self.server.sh(script, timeout=COMMAND)
 
+    def notify(self) -> str:
+        """Notify the client of a restart from the server's address, as a program does that does not wait."""
+        notification = f'nsm.Notification("{_ADDRESS}", "10.77.0.201", "{_ADDRESS}", int(time.time()) | 1)'
+        return self.serve(
+            f"/opt/locum/bin/python -c 'import time; from locum.nfs import nsm; print(nsm.notify([{notification}]))'"
+        )
+
 
 @pytest.fixture(scope="module")
 def plain(make_vm_lab: MakeVmLab, tmp_path_factory: pytest.TempPathFactory) -> Plain:
@@ -46,8 +55,31 @@ def plain(make_vm_lab: MakeVmLab, tmp_path_factory: pytest.TempPathFactory) -> P
     return Plain(lab, tmp_path_factory.mktemp("nfs"))
 
 
+def test_a_client_that_is_notified_before_the_lock_manager_is_registered_waits_for_it(plain: Plain) -> None:
+    """The first fault does not exist in this kernel's client. Other clients give their locks up, so Locum waits for an
+    answer of the lock manager before it notifies."""
+    plain.client.hold("/mnt/1/a")
+    with plain.client.wire() as wire, rival(plain.lab, "n1", "a") as asking:
+        plain.lab.wait_for("the lock", lambda: asking.latest() is Status.DENIED)
+        begun = time.monotonic()
+        plain.serve("systemctl stop nfs-server")
+        print(plain.notify())
+        assert [one.source for one in wire.notified][:1] == [_ADDRESS]
+        plain.lab.wait_for("the client to miss the lock manager", lambda: _waits(plain.client))
+        plain.serve("systemctl start nfs-server")
+        plain.lab.wait_for("the reclaim", lambda: wire.granted(_ADDRESS))
+        plain.lab.wait_for("the end of the grace period", lambda: asking.latest() in (Status.GRANTED, Status.DENIED))
+        print(described(begun, wire, asking), plain.client.complaints())
+        assert asking.latest() is Status.DENIED
+    assert plain.client.complaints() == ""
+
+
+def _waits(client: Client) -> bool:
+    return "lockd: server" in client.run("dmesg | grep 'not responding, still trying' || true")
+
+
 def test_a_reclaim_has_one_answer_when_the_lock_manager_is_restarted_back_to_back(plain: Plain) -> None:
-    """It was both granted and denied to its owner; that fault does not exist in this kernel."""
+    """The second fault does not exist in this kernel."""
     hub, server = plain.lab.layout.hub, plain.lab.layout.private_address("n1")
     locks = LockClient(server, "double", owner=3, timeout=30.0)
     handle = namespaces.inside(hub, lambda: locks.lookup(locks.root(EXPORT), "b"))
