@@ -57,7 +57,7 @@ _LOCKD = (
 # With its default of 9 s for a takeover, emulated nodes form no cluster on a machine with other work.
 _CTDB = """
 NoIPFailback=1
-EventScriptTimeout=200
+EventScriptTimeout=600
 TakeoverTimeout=300
 RecoverTimeout=300
 ControlTimeout=300

@@ -229,14 +229,14 @@ def test_a_restart_of_the_service_by_an_administrator(scene: Scene) -> None:
 def test_a_node_that_is_cut_off(scene: Scene) -> None:
     _lost(scene, "cut", scene.cluster.holder(scene.first))
     scene.check_locks("a", "b", "c")
-    heal(scene)
+    _returned(scene)
     scene.check_locks("a", "b", "c")
 
 
 def test_a_loss_of_power(scene: Scene) -> None:
     _lost(scene, "power-cut", scene.cluster.holder(scene.first))
     scene.check_locks("a", "b", "c")
-    heal(scene)
+    _returned(scene)
     scene.check_locks("a", "b", "c")
     assert not any(missing(scene.lab, scene.client, file, log) for file, log in scene.logs.items())
 
@@ -257,3 +257,18 @@ def _lost(scene: Scene, fault: str, old: str) -> None:
     assert granted is not None
     assert came < first < granted
     assert Status.GRANTED not in asking.within(came, float("inf"))
+
+
+def _returned(scene: Scene) -> None:
+    """The node is back, and so is its address, which an administrator had moved there."""
+    with scene.client.wire() as wire:
+        begun = time.monotonic()
+        heal(scene)
+
+        def reclaimed(address: str) -> bool:
+            told = wire.notified_by(address)
+            return bool(told) and wire.granted(address, since=told[0].at) is not None
+
+        scene.lab.wait_for("both reclaims", lambda: reclaimed(scene.first) and reclaimed(scene.second))
+        scene.end_grace()
+        scene.report("the node is back", begun, wire)
