@@ -13,6 +13,7 @@ from typing import Self
 import msgspec
 
 from locum import rpc
+from locum.connections.segments import WINDOW
 from locum.errors import LocumError
 from locum.nfs import nsm
 from locum.xdr import Malformed, Unpacker
@@ -25,6 +26,9 @@ _CALL, _REPLY = 0, 1
 _LOCK = 2
 #: Limit for one more answer of a server that is slow, or away, in seconds.
 _LATEST_WITHIN = 120.0
+#: Limit in seconds for one answer of a lock manager; one that takes longer counts as away.
+_ANSWERS_WITHIN = 20.0
+_NFS_PORT = 2049
 
 
 class Notified(msgspec.Struct, frozen=True):
@@ -53,12 +57,16 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Wire:
-    """The notifications to a client, and its requests for locks, read from the TAP device of its interface."""
+    """The notifications to a client, and its requests for locks, read from the TAP device of its interface.
+
+    ``tickled``: when a tickle of a connection to the NFS server came, and from which address.
+    """
 
     def __init__(self, hub: str, tap: str) -> None:
         self._hub, self._tap = hub, tap
         self.notified: list[Notified] = []
         self.asked: list[Asked] = []
+        self.tickled: list[tuple[float, str]] = []
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -107,6 +115,8 @@ class Wire:
         payload = packet[(packet[0] & 15) * 4 : int.from_bytes(packet[2:4], "big")]
         tcp = protocol == socket.IPPROTO_TCP
         if tcp:
+            if int.from_bytes(payload[:2], "big") == _NFS_PORT and int.from_bytes(payload[14:16], "big") == WINDOW:
+                self.tickled.append((at, source))
             message = payload[(payload[12] >> 4) * 4 :][4:]
         elif protocol == socket.IPPROTO_UDP:
             message = payload[8:]
@@ -164,7 +174,7 @@ class Rival:
     def __init__(self, hub: str, server: str, export: str, file: str, *, interval: float = 0.5) -> None:
         self.answers: list[Answer] = []
         self._hub, self._export, self._file, self._interval = hub, export, file, interval
-        self._locks = LockClient(server, "rival", owner=9, timeout=5.0)
+        self._locks = LockClient(server, "rival", owner=9, timeout=_ANSWERS_WITHIN)
         self._handle = b""
         self._asked = 0
         self._end = threading.Event()
@@ -227,6 +237,7 @@ def described(begun: float, wire: Wire, *rivals: Rival) -> str:
     lines = [
         (one.at, f"{'TCP' if one.tcp else 'UDP'} SM_NOTIFY from {one.source}: {one.name}") for one in wire.notified
     ]
+    lines += [(at, f"tickle from {source}") for at, source in wire.tickled]
     for one in wire.asked:
         lines.append((one.at, f"client asks {one.server} to {'reclaim' if one.reclaim else 'lock'}"))
         lines += [(at, f"{one.server} answers the client: {status.name}") for at, status in one.answers]

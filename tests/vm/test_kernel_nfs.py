@@ -13,6 +13,7 @@ import pytest
 
 from locum_lab.nlm import Status
 from locum_lab.vm import faults
+from locum_lab.vm.machine import Machine
 from tests.vm.conftest import MakeVmLab
 from tests.vm.nfs_clusters import RESTART_PAUSE, SETTINGS, Locum
 from tests.vm.nfs_guests import CLIENT, NAME, PAUSE, STATD_PORT, Client, end_grace, missing, rival, share, states
@@ -130,6 +131,13 @@ def _both_names(told: list[Notified], source: str, *, tcp: bool) -> bool:
     return {one.name for one in found} == {source, NAME} and all(one.state % 2 for one in found)
 
 
+def _pause(machine: Machine) -> float:
+    """Seconds between the end of the last stop of the NFS server and the begin of its start."""
+    names = ("InactiveEnterTimestampMonotonic", "InactiveExitTimestampMonotonic")
+    stopped, started = (int(machine.sh(f"systemctl show --value -p {name} nfs-server")) for name in names)
+    return (started - stopped) / 1_000_000
+
+
 def test_a_planned_move(scene: Scene) -> None:
     """The order of restart, notification and reclaim by packets. No rival gets the lock meanwhile, through any node."""
     old = scene.cluster.holder(scene.first)
@@ -155,10 +163,13 @@ def test_a_planned_move(scene: Scene) -> None:
     assert granted is not None
     for asking in (at_old, at_new):
         ((went, came),) = asking.restarts()
-        # Away for at least the pause; back, and in its grace period, before any client is notified.
+        # Back, and in its grace period, before any client is notified.
         assert came - went >= RESTART_PAUSE
         assert came < first
         assert Status.GRANTED not in asking.within(came, granted)
+    # What a rival sees includes the time that stop and start take. systemd knows the pause between them.
+    for node in scene.lab.layout.node_names:
+        assert _pause(scene.lab.machine(node)) >= RESTART_PAUSE
     # The clients of both addresses: both lock managers have dropped their locks.
     for source in (scene.first, scene.second):
         assert _both_names(wire.notified, source, tcp=False)
@@ -177,9 +188,17 @@ def test_what_was_synced_is_there(scene: Scene) -> None:
     assert not any(missing(scene.lab, scene.client, file, log) for file, log in scene.logs.items())
 
 
-def test_two_moves_in_a_row_over_tcp(scene: Scene) -> None:
-    """The second move begins when the client has its lock back. The client has no UDP."""
+@pytest.fixture
+def no_udp(scene: Scene) -> Iterator[Scene]:
+    """Notifications over UDP do not reach the client's rpc.statd."""
     scene.client.run(f"nft '{_NO_UDP}'")
+    yield scene
+    scene.client.run("nft delete table ip no_udp")
+
+
+def test_two_moves_in_a_row_over_tcp(no_udp: Scene) -> None:
+    """The second move begins when the client has its lock back."""
+    scene = no_udp
     there = scene.cluster.holder(scene.first)
     back = scene.cluster.other(there)
     granted: dict[str, float] = {}
@@ -206,13 +225,12 @@ def test_two_moves_in_a_row_over_tcp(scene: Scene) -> None:
         (_, came) = asking.restarts()[number]
         assert came < granted[node]
         assert Status.GRANTED not in asking.within(came, granted[node])
-    scene.client.run("nft delete table ip no_udp")
     scene.check_locks("a", "b", "c")
 
 
 def test_a_restart_of_the_service_by_an_administrator(scene: Scene) -> None:
-    """rpc.statd notifies no client then; monitor notices it."""
-    node = scene.cluster.holder(scene.second)
+    """rpc.statd notifies no client then; monitor notices it. The node stays healthy: no address moves."""
+    node, before = scene.cluster.holder(scene.second), scene.lab.status()
     with scene.client.wire() as wire, scene.rival(node, "b") as asking:
         scene.wait_answer(asking, Status.DENIED)
         begun = time.monotonic()
@@ -222,6 +240,8 @@ def test_a_restart_of_the_service_by_an_administrator(scene: Scene) -> None:
         scene.report("a restart by an administrator", begun, wire, asking)
     assert _both_names(wire.notified, scene.second, tcp=False)
     assert Status.GRANTED not in asking.within(begun, granted)
+    # No plan was made, so no address has moved.
+    assert scene.lab.status().epoch == before.epoch
     scene.check_locks("a", "b", "c")
     assert not any(missing(scene.lab, scene.client, file, log) for file, log in scene.logs.items())
 
@@ -252,6 +272,8 @@ def _lost(scene: Scene, fault: str, old: str) -> None:
         scene.wait_answer(asking, Status.DENIED)
         scene.report(fault, begun, wire, asking)
     (_, came) = asking.restarts()[0]
+    # 61.nfstickle: a client that waits for the lost node's answer connects again at once.
+    assert [at for at, source in wire.tickled if source == scene.first and at > begun]
     first = min(one.at for one in wire.notified_by(scene.first))
     granted = wire.granted(scene.first)
     assert granted is not None
