@@ -6,11 +6,10 @@ Each is configured as its documentation says: docs/nfs.md; ctdb(7), the comments
 from __future__ import annotations
 
 import abc
-import threading
 
 from locum.errors import LocumError
 from locum_lab.lab import is_settled
-from locum_lab.vm.lab import VmLab
+from locum_lab.vm.lab import VmLab, each
 from locum_lab.vm.machine import Machine
 from tests.vm.nfs_guests import COMMAND, EXPORT, NAME, PAUSE, install_share
 
@@ -76,23 +75,13 @@ class Cluster(abc.ABC):
 
     def install(self, image: bytes | None) -> None:
         """Configure all nodes, at the same time; ``image``: the file system to export, unless a node has it."""
-        errors: list[Exception] = []
 
-        def one(node: str) -> None:
-            try:
-                if image is not None:
-                    install_share(self.lab.machine(node), image)
-                self.configure(node, self.lab.machine(node))
-            except Exception as error:  # handed to the caller
-                errors.append(error)
+        def one(machine: Machine) -> None:
+            if image is not None:
+                install_share(machine, image)
+            self.configure(machine.name, machine)
 
-        threads = [threading.Thread(target=one, args=[node]) for node in self.lab.layout.node_names]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
+        each([self.lab.machine(node) for node in self.lab.layout.node_names], one)
 
     def start(self) -> None:
         """Start it on all nodes, now and at boot, and wait until it serves."""
