@@ -410,6 +410,19 @@ def test_i1_addresses_are_served_after_networkmanager_has_configured_the_interfa
         assert watching.end().violations == 0
 
 
+def test_i1_addresses_move_when_networkmanager_takes_the_interfaces_down_before_a_sleep(network_manager: VmLab) -> None:
+    """It does so before systemd starts a unit, so the node cannot hand its addresses over: its hold ends."""
+    lab, n2 = network_manager, network_manager.machine("n2")
+    with Watching(lab) as watching:
+        n2.agent.start(["systemctl", "suspend"])
+        n2.wait_for("its sleep", n2.asleep)
+        lab.wait_for("n1 serves all", lambda: _all_on_n1(lab))
+        n2.wake()
+        n2.wait_for("an answer", n2.agent.answers)
+        lab.wait_served()
+        assert watching.end().violations == 0
+
+
 def test_i1_a_firewalld_that_loads_its_rules_again_leaves_the_gate(lab: VmLab) -> None:
     n2 = lab.machine("n2")
     tables = _gate(n2)
