@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from locum.errors import LocumError
-from locum_lab.vm.channel import GuestError
 from locum_lab.vm.lab import VmLab, each
-from locum_lab.vm.machine import POWER_OFF_WITHIN, Machine
+from locum_lab.vm.machine import Machine
 
 #: Name of a lab → why no later test can use it.
 _BROKEN: dict[str, str] = {}
@@ -86,16 +85,7 @@ def _run_processor(machine: Machine) -> None:
 
 
 def _wake(machine: Machine) -> None:
-    """Wake it, or wait until it is off when it is on its way there."""
     machine.wake()
-    machine.wait_for("the end of its power-off", lambda: _stays(machine), POWER_OFF_WITHIN)
-
-
-def _stays(machine: Machine) -> bool:
-    try:
-        return machine.run(["systemctl", "is-system-running"]).stdout.strip() != "stopping"
-    except GuestError:
-        return False
 
 
 def _if_powered(machine: Machine, action: Callable[[Machine], object]) -> None:

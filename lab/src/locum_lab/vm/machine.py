@@ -35,10 +35,11 @@ _LOGIN = re.compile(r"(session-\w+\.scope|user(-runtime-dir)?@\d+\.service)\b")
 #: before it was asked to (prctl(2), PR_SET_PDEATHSIG).
 _UNLESS_ORPHAN = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
 
-#: A shell command that succeeds while the guest is about to sleep, or has just woken: rtcwake or systemd is at it.
-_GOES_TO_SLEEP = (
-    "pgrep -x 'rtcwake|systemd-sleep' >/dev/null || pgrep -f '[s]ystemctl suspend' >/dev/null"
-    " || systemctl list-jobs --no-legend | grep -qE '(suspend|sleep)\\.(target|service)'"
+#: A shell command that succeeds while the guest is about to sleep or to go down, or has just woken: rtcwake or systemd
+#: is at it.
+_IS_LEAVING = (
+    "pgrep -f '[r]tcwake|/[s]ystemd-sleep|[s]ystemctl suspend' >/dev/null"
+    " || systemctl list-jobs --no-legend | grep -qE '(suspend|sleep|shutdown)\\.(target|service)'"
 )
 
 T = TypeVar("T")
@@ -219,7 +220,10 @@ class Machine:
         return bool(self.monitor.execute("query-status")["status"] == "suspended")
 
     def wake(self) -> float:
-        """Wake the guest if it sleeps; wait for one that falls asleep, wakes, or boots. Returns boot time."""
+        """Wake the guest if it sleeps; wait for one that falls asleep, wakes, or boots. Returns boot time.
+
+        Raises LocumError also for a guest that powers itself off meanwhile.
+        """
         self.wait_for("its sleep, or that it is awake", self._wakes, BOOT_WITHIN)
         return boottime()
 
@@ -231,7 +235,7 @@ class Machine:
             return not self.asleep()
         # A guest that has fallen asleep meanwhile does not answer, nor does one that stands still.
         try:
-            return self.agent.answers() and self.agent.run(["sh", "-c", _GOES_TO_SLEEP], timeout=30.0).status != 0
+            return self.agent.answers() and self.agent.run(["sh", "-c", _IS_LEAVING], timeout=30.0).status != 0
         except GuestError:
             return False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from locum.errors import LocumError
@@ -57,6 +57,9 @@ class FakeMachine:
 
     def wake(self) -> None:
         self._command("wake")
+        if self.going_off and not self.paused:
+            self.lose_power()
+            raise LocumError(f"{self.name} ended while waiting for its sleep, or that it is awake")
         if self.paused:
             raise LocumError("not within 300 s: its sleep, or that it is awake")
         self.asleep = False
@@ -70,10 +73,6 @@ class FakeMachine:
     def power_button(self) -> None:
         self._command("power_button")
         self.going_off = True
-
-    def wait_for(self, what: str, condition: Callable[[], object], _: float = 0.0) -> None:
-        if not condition():
-            raise LocumError(f"not within 0 s: {what}")
 
     def wait_booted(self) -> None:
         self._command("wait_booted")
