@@ -25,6 +25,8 @@ BOOT_WITHIN = 900.0
 POWER_OFF_WITHIN = 300.0
 _KILLED_WITHIN = 30.0
 _MONITOR_WITHIN = 120.0
+#: After this time without an answer a guest is asked again whether it is awake, in seconds.
+_AWAKE_ANSWERS_WITHIN = 10.0
 #: Between two questions whether something has happened, in seconds.
 _ASK_AGAIN = 0.25
 
@@ -233,9 +235,10 @@ class Machine:
             with contextlib.suppress(GuestError):  # QEMU refuses when the guest has woken in this moment
                 self.monitor.execute("system_wakeup")
             return not self.asleep()
-        # A guest that has fallen asleep meanwhile does not answer, nor does one that stands still.
+        # A guest that falls asleep during the question does not answer.
+        agent = Agent(self.hardware.agent, _AWAKE_ANSWERS_WITHIN)
         try:
-            return self.agent.answers() and self.agent.run(["sh", "-c", _IS_LEAVING], timeout=30.0).status != 0
+            return agent.answers() and agent.run(["sh", "-c", _IS_LEAVING], timeout=_AWAKE_ANSWERS_WITHIN).status != 0
         except GuestError:
             return False
 

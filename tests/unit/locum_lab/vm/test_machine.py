@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from locum.errors import LocumError
-from locum_lab.vm.channel import Done, GuestError
+from locum_lab.vm.channel import Agent, Done, GuestError
 from locum_lab.vm.image import Image
 from locum_lab.vm.machine import Machine
 from locum_lab.vm.qemu import Hardware
@@ -56,8 +56,8 @@ class Sleeper:
         self.woken = 0
         self._states = list(states)
         monkeypatch.setattr(machine.monitor, "execute", self._execute)
-        monkeypatch.setattr(machine.agent, "answers", lambda: self._states[0] != "suspended")
-        monkeypatch.setattr(machine.agent, "run", self._run)
+        monkeypatch.setattr(Agent, "answers", lambda _: self._states[0] != "suspended")
+        monkeypatch.setattr(Agent, "run", self._run)
         monkeypatch.setattr(Machine, "powered", property(lambda _: True))
         monkeypatch.setattr("locum_lab.vm.machine._ASK_AGAIN", 0.0)
 
