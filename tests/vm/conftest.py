@@ -134,9 +134,11 @@ def _boots(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add consoles and journals to the report of a failed test, set-up or clean-up, while the guests still run."""
+    """Add consoles and journals to the report of a failed test, set-up or clean-up, while the guests still run. The lab
+    is healed then."""
     report = yield
     if report.failed:
         for lab in (*_MADE, *_SHARED):
+            healing.suspect(lab)
             report.sections.append((f"lab {lab.layout.name}", lab.logs()))
     return report

@@ -14,6 +14,9 @@ from locum_lab.vm.machine import Machine
 #: Name of a lab → why no later test can use it.
 _BROKEN: dict[str, str] = {}
 
+#: Labs with which a test has failed since they were healed.
+_SUSPECT: set[str] = set()
+
 #: On a node: Locum runs, also when it was stopped or masked, or when its processes stand still.
 _RUN_LOCUM = """
 systemctl is-active --quiet locum || {
@@ -30,11 +33,17 @@ def broken(lab: VmLab) -> bool:
     return lab.layout.name in _BROKEN
 
 
+def suspect(lab: VmLab) -> None:
+    """A test with this lab has failed: nobody knows what it left."""
+    _SUSPECT.add(lab.layout.name)
+
+
 @contextlib.contextmanager
 def healthy(lab: VmLab) -> Iterator[VmLab]:
     """For fixtures: every address is served before the block, and again after it.
 
-    When the lab cannot be healed, all later blocks with it fail at once instead of waiting for it again.
+    After a test that failed, and when a guest has no power, the lab is healed; emulated guests are slow to answer what
+    this asks. When it cannot be healed, all later blocks with it fail at once instead of waiting for it again.
     """
     if broken(lab):
         pytest.fail(f"an earlier test broke the lab: {_BROKEN[lab.layout.name]}", pytrace=False)
@@ -42,7 +51,11 @@ def healthy(lab: VmLab) -> Iterator[VmLab]:
     yield lab
     if not broken(lab):
         with _noting(lab):
-            restore(lab)
+            if lab.layout.name in _SUSPECT or not all(machine.powered for machine in lab.machines.values()):
+                restore(lab)
+            else:
+                lab.wait_served()
+        _SUSPECT.discard(lab.layout.name)
 
 
 def wait_served(lab: VmLab) -> None:

@@ -22,6 +22,7 @@ ROOT = Path(conftest.__file__).parents[2]
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLab:
     monkeypatch.setattr(healing, "_BROKEN", {})
+    monkeypatch.setattr(healing, "_SUSPECT", set())
     return FakeLab()
 
 
@@ -41,9 +42,10 @@ def _lab(fake: FakeLab) -> VmLab:
         ("no locum",),
     ],
 )
-def test_a_lab_is_healed_whatever_a_test_leaves(fake: FakeLab, left: tuple[str, ...]) -> None:
+def test_a_lab_is_healed_whatever_a_test_that_failed_leaves(fake: FakeLab, left: tuple[str, ...]) -> None:
     machine = fake.machine("n1")
     with healing.healthy(_lab(fake)):
+        healing.suspect(_lab(fake))
         for state in left:
             if state == "no power":
                 machine.lose_power()
@@ -60,6 +62,21 @@ def test_a_lab_is_healed_whatever_a_test_leaves(fake: FakeLab, left: tuple[str, 
     else:
         assert fake.done.count("carrier True") == 4
     assert fake.done.count("uncut") == 2
+
+
+def test_guests_are_asked_nothing_after_a_test_that_passed(fake: FakeLab) -> None:
+    with healing.healthy(_lab(fake)):
+        healing.suspect(_lab(fake))
+    fake.done.clear()
+    with healing.healthy(_lab(fake)):
+        pass
+    assert fake.done == []
+
+
+def test_power_is_given_back_after_a_test_that_passed(fake: FakeLab) -> None:
+    with healing.healthy(_lab(fake)):
+        fake.machine("n1").lose_power()
+    assert fake.machine("n1").powered
 
 
 def test_a_lab_that_cannot_be_healed_fails_all_later_tests_at_once(
