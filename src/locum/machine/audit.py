@@ -52,14 +52,22 @@ class Present(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
+#: Values of ``arp_ignore`` with which an interface does not answer for the addresses of others.
+_OWN_ONLY = (1, 2, 3, 8)
+
+
 class Interface(msgspec.Struct, frozen=True):
-    """An interface: ``master`` is the interface that it is a port of, ``driver`` the master's kind, "" without one."""
+    """An interface: ``master`` is the interface that it is a port of, ``driver`` the master's kind, "" without one.
+
+    ``below``: the interface on which it is a macvlan, which is in the same network with another hardware address.
+    """
 
     up: bool = True
     noarp: bool = False
     loopback: bool = False
     master: str = ""
     driver: str = ""
+    below: str = ""
 
 
 class Ways(msgspec.Struct, frozen=True):
@@ -276,9 +284,8 @@ def _arp(claims: Collection[Claim], seen: Snapshot) -> Iterator[Finding]:
             and p.address not in claimed
             and subnet_of(p.address, p.bits) == subnet
         }
-        ignoring = (1, 2, 3, 8)
         flux = sorted(
-            n for n in others if _reachable(seen, n) and _highest(seen, "ipv4", n, "arp_ignore") not in ignoring
+            n for n in others if _reachable(seen, n) and _highest(seen, "ipv4", n, "arp_ignore") not in _OWN_ONLY
         )
         if flux:
             text = (
@@ -287,6 +294,12 @@ def _arp(claims: Collection[Claim], seen: Snapshot) -> Iterator[Finding]:
             )
             advice = "sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
             yield Finding("flux", "warn", text, (), flux[0], advice)
+
+    for name in names:
+        below = seen.interfaces.get(name, Interface()).below
+        if below and _reachable(seen, below) and _highest(seen, "ipv4", below, "arp_ignore") not in _OWN_ONLY:
+            text = f"{below} answers ARP, with its own hardware address, for the public addresses on its macvlan {name}"
+            yield Finding("flux", "warn", text, (), below, f"sysctl -w net.ipv4.conf.{below}.arp_ignore=1")
 
 
 def _own_source(claims: Collection[Claim], public: Collection[str], seen: Snapshot) -> Iterator[Finding]:

@@ -66,10 +66,12 @@ def take(claims: Collection[Claim], hosted: Collection[HostedAddress], gate: Gat
                 bool(link.flags & route.IFF_LOOPBACK),
                 links[link.master].name if link.master in links else "",
                 links[link.master].driver if link.master in links else "",
+                links[link.lower].name if link.driver == "macvlan" and link.lower in links else "",
             )
             for link in links.values()
         }
-        settings = read_settings({*names, *(p.interface for p in addresses if ":" not in p.address)})
+        below = {interfaces[name].below for name in names if name in interfaces} - {""}
+        settings = read_settings({*names, *below, *(p.interface for p in addresses if ":" not in p.address)})
         indexes = {link.name: link.ifindex for link in links.values()}
         look = _Look(netlink, indexes, {number: name for name, number in indexes.items()}, settings, addresses)
         local = look.local({route.family_of(claim.address) for claim in claims})

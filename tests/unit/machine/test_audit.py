@@ -138,6 +138,18 @@ def test_a_node_without_an_address_of_its_own_in_the_subnet_is_a_hint() -> None:
     assert finding.action == "hint"
 
 
+def test_the_interface_below_a_macvlan_answers_arp_unless_it_is_told_not_to() -> None:
+    links = {**GOOD.interfaces, "eth1": Interface(below="eth2"), "eth2": Interface()}
+    seen = msgspec.structs.replace(GOOD, interfaces=links)
+    (finding,) = found(seen)
+    assert (finding.kind, finding.interface) == ("flux", "eth2")
+    assert finding.advice == "sysctl -w net.ipv4.conf.eth2.arp_ignore=1"
+    told = msgspec.structs.replace(seen, settings={**GOOD.settings, ("ipv4", "eth2", "arp_ignore"): 1})
+    assert found(told) == []
+    down = msgspec.structs.replace(seen, interfaces={**links, "eth2": Interface(up=False)})
+    assert found(down) == []
+
+
 @pytest.mark.parametrize(("driver", "expected"), [("bridge", ["master"]), ("bond", ["master"]), ("vrf", [])])
 def test_a_port_of_another_interface(driver: str, expected: list[str]) -> None:
     links = {**GOOD.interfaces, "eth1": Interface(master="br0", driver=driver)}

@@ -42,7 +42,7 @@ IFA_F_TENTATIVE = 0x40
 FOREVER = 0xFFFFFFFF
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_OPERSTATE, _IFLA_AF_SPEC, _IFLA_EXT_MASK = 1, 3, 16, 26, 29
-_IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 10, 18, 1
+_IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 5, 10, 18, 1
 _IFLA_INET_CONF = 1
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 #: ``include/uapi/linux/ip.h``; the array in IFLA_INET_CONF starts with item 1.
@@ -66,7 +66,8 @@ class LinkMessage(NamedTuple):
 
     ``promote`` is the interface's own ``promote_secondaries``, None without an IPv4 part; ``forwards6``: it is an IPv6
     router's. ``master`` is the number of the interface that it is a port of (bridge, bond, VRF), 0 for none; ``driver``
-    is its kind of virtual interface ("bridge", "vrf" ...), or "".
+    is its kind of virtual interface ("bridge", "vrf" ...), or "". ``lower`` is the number of the interface below it (a
+    VLAN's or macvlan's; for a veth, the other end's, which may be in another namespace), 0 for none.
     """
 
     ifindex: int
@@ -79,6 +80,7 @@ class LinkMessage(NamedTuple):
     forwards6: bool = False
     master: int = 0
     driver: str = ""
+    lower: int = 0
 
 
 class AddressMessage(NamedTuple):
@@ -133,7 +135,7 @@ def parse_link(payload: bytes) -> LinkMessage | None:
     name, operstate, hardware = "", IF_OPER_UNKNOWN, b""
     promote: bool | None = None
     forwards6 = False
-    master, driver = 0, ""
+    master, lower, driver = 0, 0, ""
     for number, value in core.iterate(payload, _IFINFO.size):
         if number == _IFLA_IFNAME:
             name = core.text(value)
@@ -141,6 +143,8 @@ def parse_link(payload: bytes) -> LinkMessage | None:
             operstate = value[0]
         elif number == _IFLA_ADDRESS:
             hardware = value
+        elif number == _IFLA_LINK and len(value) == 4:
+            (lower,) = _U32.unpack(value)
         elif number == _IFLA_MASTER and len(value) == 4:
             master = _U32.unpack(value)[0]
         elif number == _IFLA_LINKINFO:
@@ -149,7 +153,7 @@ def parse_link(payload: bytes) -> LinkMessage | None:
             families = core.parse(value)
             promote = _setting(families, _AF_INET, _IFLA_INET_CONF, _IPV4_DEVCONF_PROMOTE_SECONDARIES - 1)
             forwards6 = bool(_setting(families, _AF_INET6, _IFLA_INET6_CONF, _DEVCONF_FORWARDING))
-    return LinkMessage(index, name, flags, operstate, hardware, kind, promote, forwards6, master, driver)
+    return LinkMessage(index, name, flags, operstate, hardware, kind, promote, forwards6, master, driver, lower)
 
 
 def _setting(families: dict[int, bytes], family: int, array: int, place: int) -> bool | None:
