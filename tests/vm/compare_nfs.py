@@ -27,8 +27,8 @@ from tests.vm.nfs_wire import described
 #: monitor records it.
 _NOTICES, _RECORDED_WITHIN = 60.0, 90.0
 
-#: File → where and how it is mounted.
-_FILES = {"a": ("/mnt/1", "3"), "c": ("/mnt/4", "4.2")}
+#: NFS version → where it is mounted.
+_MOUNTS = {"3": "/mnt/1", "4.2": "/mnt/4"}
 
 
 def _stop(cluster: Cluster, node: str) -> None:
@@ -60,24 +60,28 @@ def measure(cluster: Cluster, client: Client, fault: str) -> None:
     lab, address = cluster.lab, cluster.lab.layout.public_addresses[0].address
     old = cluster.holder(address)
     target = cluster.other(old) if leaves else old
-    for place, version in _FILES.values():
+    # Files of its own for each fault: a server may still have the locks of an earlier one.
+    number = 2 * list(FAULTS).index(fault)
+    files = dict(zip(_MOUNTS, "abcdefghijkl"[number:], strict=False))
+    for version, place in _MOUNTS.items():
         client.mount(address, place, version=version)
-    logs = {file: client.hold(f"{place}/{file}") for file, (place, _) in _FILES.items()}
+    logs = {version: client.hold(f"{_MOUNTS[version]}/{file}") for version, file in files.items()}
     client.run("dmesg -C")
     recorded = _recorded(cluster, old)
-    with client.wire() as wire, rival(lab, target, "a") as v3, rival(lab, target, "c") as v4:
+    with client.wire() as wire, rival(lab, target, files["3"]) as v3, rival(lab, target, files["4.2"]) as v4:
         lab.wait_for("no grace period", lambda: v3.latest() in (Status.GRANTED, Status.DENIED))
-        begun, before = time.monotonic(), {file: client.synced(log) for file, log in logs.items()}
+        begun, before = time.monotonic(), {version: client.synced(log) for version, log in logs.items()}
         apply(cluster, old)
         lab.wait_for("the move", lambda: not leaves or cluster.served().get(address) == target, pause=PAUSE)
         moved = time.monotonic()
-        for file, log in logs.items():
+        for version, log in logs.items():
             lab.wait_for(
-                f"{file} goes on",
-                lambda f=file, n=log: client.synced(n) > before[f] or client.failed(n),  # type: ignore[misc]
+                f"NFSv{version} goes on",
+                lambda f=version, n=log: client.synced(n) > before[f] or client.failed(n),  # type: ignore[misc]
                 pause=PAUSE,
             )
         time.sleep(_NOTICES)
+        end_grace(lab.machine(target))
         for asking in (v3, v4):
             lab.wait_for(
                 "no grace period",
@@ -87,10 +91,10 @@ def measure(cluster: Cluster, client: Client, fault: str) -> None:
             f"== {cluster.unit}, {fault}: address moved after {moved - begun:.0f} s; client {recorded} record",
             flush=True,
         )
-        for file, asking in (("a", v3), ("c", v4)):
+        for version, asking in (("3", v3), ("4.2", v4)):
             kept = "kept" if asking.latest() is Status.DENIED else "LOST"
-            writes = f"longest write {max(client.blocked(logs[file]), default=0):.1f} s"
-            print(f"  NFSv{_FILES[file][1]}: lock {kept}, {writes}, error: {client.failed(logs[file]) or 'none'}")
+            writes = f"longest write {max(client.blocked(logs[version]), default=0):.1f} s"
+            print(f"  NFSv{version}: lock {kept}, {writes}, error: {client.failed(logs[version]) or 'none'}")
         print(described(begun, wire, v3, v4))
         print(f"  the client's kernel: {client.complaints() or 'nothing'}", flush=True)
     client.forget()

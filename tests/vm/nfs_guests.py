@@ -160,10 +160,10 @@ def install_share(machine: Machine, image: bytes) -> None:
 
 
 def share(directory: Path) -> bytes:
-    """A small file system with files a to f, compressed."""
+    """A small file system with files a to l, compressed."""
     tree = directory / "tree"
     tree.mkdir()
-    for name in "abcdef":
+    for name in "abcdefghijkl":
         (tree / name).write_text("0\n")
     os.chmod(tree, 0o777)
     image = directory / "share.img"
