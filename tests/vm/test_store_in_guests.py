@@ -1,0 +1,85 @@
+"""Nodes whose machines have the members of etcd too, as on clusters without other servers: ``--store etcd``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from locum.clock import boottime
+from locum_lab.vm.lab import VmLab
+from locum_lab.vm.watching import Watching
+from tests.vm.conftest import MakeVmLab
+from tests.vm.hearing import Hearing, marking
+
+#: A drop-in: etcd marks the beginning of its stop.
+ETCD_STOPS = f"[Service]\nExecStop=-{marking('etcd-stops')}\n"
+
+
+@pytest.fixture(scope="module")
+def members(make_vm_lab: MakeVmLab) -> VmLab:
+    """Three nodes, each with a member; addresses return soon to a node that fails in every test."""
+    lab = make_vm_lab(nodes=3, addresses=6, store_kind="etcd", settings="[tunables]\nDampingWindow = 1\n")
+    n3 = lab.machine("n3")
+    n3.write("/etc/systemd/system/etcd.service.d/mark.conf", ETCD_STOPS)
+    n3.sh("systemctl daemon-reload")
+    lab.wait_served()
+    return lab
+
+
+@pytest.fixture
+def lab(members: VmLab) -> Iterator[VmLab]:
+    """The cluster with every address served, before the test and after it."""
+    members.wait_served()
+    yield members
+    if not members.machine("n3").powered:
+        members.power_on("n3")
+        members.machine("n3").wait_booted()
+    members.wait_served()
+
+
+def _of_n3(lab: VmLab) -> set[str]:
+    found = {address for address, node in lab.served().items() if node == "n3"}
+    assert found
+    return found
+
+
+def _others_serve_all(lab: VmLab) -> bool:
+    served = lab.served()
+    return len(served) == len(lab.layout.public_addresses) and "n3" not in served.values()
+
+
+def test_i1_addresses_move_when_a_machine_with_a_member_loses_its_power(lab: VmLab) -> None:
+    with Watching(lab) as watching:
+        mine = _of_n3(lab)
+        cut = lab.cut_power("n3")
+        lab.wait_for("the others serve all", lambda: _others_serve_all(lab))
+        lab.power_on("n3")
+        lab.machine("n3").wait_booted()
+        lab.wait_served()
+        assert watching.end().violations == 0
+        assert mine <= watching.spoken_by("n1", cut) | watching.spoken_by("n2", cut)
+    machine = lab.machine("n1")
+    told = machine.sh("ETCDCTL_API=3 etcdctl --endpoints http://10.78.0.1:2379 member list")
+    assert told.count("started") == 3
+
+
+def test_i1_at_power_off_the_addresses_are_handed_over_before_the_member_stops(lab: VmLab) -> None:
+    n3 = lab.machine("n3")
+    with Watching(lab) as watching, Hearing(lab, "n3") as hearing:
+        mine, begun = _of_n3(lab), boottime()
+        n3.power_button()
+        stops = hearing.wait_mark("etcd-stops")
+        n3.wait_off()
+        assert _others_serve_all(lab)
+        watching.read()
+        spoken = {
+            record.address
+            for record in watching.records
+            if record.event == "speaks" and record.node != "n3" and begun <= record.t < stops
+        }
+        assert mine <= spoken
+        lab.power_on("n3")
+        n3.wait_booted()
+        lab.wait_served()
+        assert watching.end().violations == 0
