@@ -1,4 +1,4 @@
-"""Public addresses on the interfaces that servers have: VRF, bonds, VLANs, bridges, macvlan; and a poor network.
+"""Public addresses on the interfaces that servers have: VRF, bonds, VLANs, bridges and macvlan.
 
 For each kind, all processes of a holder stand still, and packets show that the kernel silences it before another node
 speaks. Requests continue to arrive at the holder: nothing is delivered there.
@@ -264,30 +264,3 @@ def test_addresses_stay_when_a_bond_loses_a_port(plain: VmLab, kind: Kind) -> No
             assert plain.served() == before
             change(port, carrier=True)
         assert watching.end().violations == 0
-
-
-def test_i1_with_loss_delay_and_reordering_between_nodes_and_store(plain: VmLab) -> None:
-    n2 = plain.machine("n2")
-    n2.sh("systemctl start locum")
-    plain.wait_served()
-    poor = "netem delay 80ms 40ms reorder 25% 50% loss 10%"
-    try:
-        with Watching(plain) as watching:
-            for name in plain.layout.node_names:
-                plain.machine(name).sh(f"tc qdisc add dev eth0 root {poor}")
-            plain.wait_served()
-            address = min(_of_n2(plain))
-            n2.sh(f"locum ip move {address} n1 --wait 300", timeout=400)
-            plain.wait_for("the move", lambda: plain.served().get(address) == "n1")
-            plain.cut("n2", ["eth0"])
-            pool = {public.address for public in plain.layout.public_addresses}
-            plain.wait_for("n1 serves all", lambda: plain.served() == dict.fromkeys(pool, "n1"))
-            plain.uncut("n2", ["eth0"])
-            plain.wait_for("n2 is back", lambda: "n2" in plain.served().values())
-            n2.sh(f"locum ip auto {address}")
-            plain.wait_served()
-            assert watching.end().violations == 0
-    finally:
-        plain.uncut("n2", ["eth0"])
-        for name in plain.layout.node_names:
-            plain.machine(name).run(["tc", "qdisc", "delete", "dev", "eth0", "root"])

@@ -1,7 +1,11 @@
-"""Nodes whose machines have the members of etcd too, as on clusters without other servers: ``--store etcd``."""
+"""Nodes whose machines have the members of etcd too, as on clusters without other servers: ``--store etcd``.
+
+Loss of power, power-off, and a poor network between all of them.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +18,8 @@ from tests.vm.hearing import Hearing, marking
 
 #: A drop-in: etcd marks the beginning of its stop.
 ETCD_STOPS = f"[Service]\nExecStop=-{marking('etcd-stops')}\n"
+
+_POOR = "netem delay 80ms 40ms reorder 25% 50% loss 10%"
 
 
 @pytest.fixture(scope="module")
@@ -82,4 +88,39 @@ def test_i1_at_power_off_the_addresses_are_handed_over_before_the_member_stops(l
         lab.power_on("n3")
         n3.wait_booted()
         lab.wait_served()
+        assert watching.end().violations == 0
+
+
+def _dropped(lab: VmLab, node: str) -> int:
+    """How many frames the poor network has lost on their way out of a node."""
+    (found,) = json.loads(lab.machine(node).sh("tc -s -j qdisc show dev eth0"))
+    assert found["kind"] == "netem"
+    return int(found["drops"])
+
+
+@pytest.fixture
+def poor(lab: VmLab) -> Iterator[VmLab]:
+    """Loss, delay and reordering between all nodes, and so between each node and the other members of etcd."""
+    for node in lab.layout.node_names:
+        lab.machine(node).sh(f"tc qdisc add dev eth0 root {_POOR}")
+    yield lab
+    lab.uncut("n3", ["eth0"])
+    for node in lab.layout.node_names:
+        lab.machine(node).run(["tc", "qdisc", "delete", "dev", "eth0", "root"])
+
+
+def test_i1_with_loss_delay_and_reordering_between_nodes_and_etcd(poor: VmLab) -> None:
+    lab = poor
+    with Watching(lab) as watching:
+        lab.wait_served()
+        address = min(_of_n3(lab))
+        lab.machine("n1").sh(f"locum ip move {address} n1 --wait 300", timeout=400)
+        lab.wait_for("the move", lambda: lab.served().get(address) == "n1")
+        lab.cut("n3", ["eth0"])
+        lab.wait_for("the others serve all", lambda: _others_serve_all(lab))
+        lab.uncut("n3", ["eth0"])
+        lab.wait_for("n3 is back", lambda: "n3" in lab.served().values())
+        lab.machine("n1").sh(f"locum ip auto {address}", timeout=400)
+        lab.wait_served()
+        assert all(_dropped(lab, node) for node in lab.layout.node_names)
         assert watching.end().violations == 0
