@@ -34,13 +34,18 @@ def members(domain_lab: Members) -> Iterator[Members]:
         yield domain_lab
 
 
-def test_users_of_the_domain_reach_every_node_by_the_public_name(members: Members) -> None:
-    nodes = members.lab.layout.node_names
-    served = members.lab.served()
+def _check_logins(members: Members, *nodes: str) -> None:
+    """A user logs in with Kerberos and with NTLM at every address of these nodes."""
+    served = {address: node for address, node in members.lab.served().items() if node in nodes}
     assert set(served.values()) == set(nodes)
     for address in served:
         for kerberos in (True, False):
             assert not (problem := members.logs_in(address, kerberos=kerberos)), problem
+
+
+def test_users_of_the_domain_reach_every_node_by_the_public_name(members: Members) -> None:
+    nodes = members.lab.layout.node_names
+    _check_logins(members, *nodes)
     users = set()
     for node in nodes:
         machine = members.lab.machine(node)
@@ -99,3 +104,17 @@ def test_no_node_fails_while_the_domain_controller_is_out_of_reach(members: Memb
         finally:
             members.set_reachable(True)
     lab.wait_for("a login", lambda: not members.logs_in(members.first, kerberos=False), WITHIN)
+
+
+def test_i1_a_client_goes_on_at_another_node_after_a_loss_of_power(members: Members) -> None:
+    lab, holder = members.lab, members.holder
+    with members.session("power") as session, Watching(lab) as watching:
+        began = boottime()
+        lab.cut_power(holder)
+        session.check_went_on(began, lab.shared)
+        lab.power_on(holder)
+        lab.machine(holder).wait_booted()
+        lab.wait_served()
+        assert watching.end().violations == 0
+    lab.machine(holder).sh("wbinfo --check-secret", timeout=COMMAND)
+    _check_logins(members, holder)

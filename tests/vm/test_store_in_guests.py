@@ -14,6 +14,7 @@ from locum.clock import boottime
 from locum_lab.vm.lab import VmLab
 from locum_lab.vm.watching import Watching
 from tests.vm.conftest import MakeVmLab
+from tests.vm.healing import healthy
 from tests.vm.hearing import Hearing, marking
 
 #: A drop-in: etcd marks the beginning of its stop.
@@ -36,12 +37,8 @@ def members(make_vm_lab: MakeVmLab) -> VmLab:
 @pytest.fixture
 def lab(members: VmLab) -> Iterator[VmLab]:
     """The cluster with every address served, before the test and after it."""
-    members.wait_served()
-    yield members
-    if not members.machine("n3").powered:
-        members.power_on("n3")
-        members.machine("n3").wait_booted()
-    members.wait_served()
+    with healthy(members):
+        yield members
 
 
 def _of_n3(lab: VmLab) -> set[str]:
