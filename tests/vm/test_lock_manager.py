@@ -18,7 +18,7 @@ from locum_lab import namespaces, nlm
 from locum_lab.nlm import LockClient, Status
 from locum_lab.vm.lab import VmLab
 from tests.vm.conftest import MakeVmLab
-from tests.vm.nfs_guests import COMMAND, EXPORT, Client, install_share, rival, share
+from tests.vm.nfs_guests import COMMAND, EXPORT, Client, end_grace, install_share, rival, share
 from tests.vm.nfs_wire import described
 
 _RESTARTS = "systemctl restart nfs-server; systemctl restart nfs-server; sleep 15; systemctl restart nfs-server"
@@ -68,6 +68,7 @@ def test_a_client_that_is_notified_before_the_lock_manager_is_registered_waits_f
         plain.lab.wait_for("the client to miss the lock manager", lambda: _waits(plain.client))
         plain.serve("systemctl start nfs-server")
         plain.lab.wait_for("the reclaim", lambda: wire.granted(_ADDRESS))
+        end_grace(plain.server)
         plain.lab.wait_for("the end of the grace period", lambda: asking.latest() in (Status.GRANTED, Status.DENIED))
         print(described(begun, wire, asking), plain.client.complaints())
         assert asking.latest() is Status.DENIED
