@@ -27,6 +27,12 @@ _SHARED: list[VmLab] = []
 REQUIRED = "LOCUM_TEST_VM"
 
 
+#: Settings of nodes whose tests do not wait for monitor: it takes an emulated processor seconds each time, and with the
+#: default interval idle nodes would use up half of the machine. Addresses return soon to a node that fails in every
+#: test.
+CALM = "[tunables]\nMonitorInterval = 120\nDampingWindow = 1\n"
+
+
 class MakeVmLab(Protocol):
     """Builds a lab of guests; layout numbers and arguments of VmLab.up by keyword."""
 
@@ -87,9 +93,7 @@ def cluster() -> VmLab:
         _end_shared()
     if not _SHARED:
         layout = Layout(name=f"v{os.getpid()}-{next(_numbers)}", nodes=2, clients=1, addresses=4, hold=6.0)
-        # Addresses return soon to a node that fails in every test.
-        settings = "[tunables]\nDampingWindow = 1\n"
-        _SHARED.append(VmLab.up(layout, owner=processes.find(os.getpid()), settings=settings))
+        _SHARED.append(VmLab.up(layout, owner=processes.find(os.getpid()), settings=CALM))
     lab = _SHARED[0]
     healing.wait_served(lab)
     return lab

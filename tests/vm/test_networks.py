@@ -17,7 +17,7 @@ from locum_lab.vm.lab import VmLab
 from locum_lab.vm.machine import Machine
 from locum_lab.vm.watching import Watching
 from tests.vm.asking import asking
-from tests.vm.conftest import MakeVmLab
+from tests.vm.conftest import CALM, MakeVmLab
 from tests.vm.hearing import Hearing
 
 
@@ -136,10 +136,9 @@ table inet seen {{
 def plain(make_vm_lab: MakeVmLab) -> VmLab:
     """Two nodes with two public interfaces, which nothing but the tests configures.
 
-    Processes of n2 may stand still for longer than systemd's watchdog waits. Addresses return soon to a node that fails
-    in every test.
+    Processes of n2 may stand still for longer than systemd's watchdog waits.
     """
-    lab = make_vm_lab(interfaces=2, settings="[tunables]\nDampingWindow = 1\n")
+    lab = make_vm_lab(interfaces=2, settings=CALM)
     for name in lab.layout.node_names:
         machine = lab.machine(name)
         for interface in lab.layout.public_interfaces:

@@ -13,7 +13,7 @@ import pytest
 from locum.clock import boottime
 from locum_lab.vm.lab import VmLab
 from locum_lab.vm.watching import Watching
-from tests.vm.conftest import MakeVmLab
+from tests.vm.conftest import CALM, MakeVmLab
 from tests.vm.healing import healthy
 from tests.vm.hearing import Hearing, marking
 
@@ -26,7 +26,7 @@ _POOR = "netem delay 80ms 40ms reorder 25% 50% loss 10%"
 @pytest.fixture(scope="module")
 def members(make_vm_lab: MakeVmLab) -> VmLab:
     """Three nodes, each with a member; addresses return soon to a node that fails in every test."""
-    lab = make_vm_lab(nodes=3, addresses=6, store_kind="etcd", settings="[tunables]\nDampingWindow = 1\n")
+    lab = make_vm_lab(nodes=3, addresses=6, store_kind="etcd", settings=CALM)
     n3 = lab.machine("n3")
     n3.write("/etc/systemd/system/etcd.service.d/mark.conf", ETCD_STOPS)
     n3.sh("systemctl daemon-reload")

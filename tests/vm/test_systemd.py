@@ -15,7 +15,7 @@ from locum.clock import boottime
 from locum_lab.vm.lab import VmLab
 from locum_lab.vm.machine import Machine
 from locum_lab.vm.watching import Watching
-from tests.vm.conftest import MakeVmLab
+from tests.vm.conftest import CALM, MakeVmLab
 from tests.vm.healing import healthy
 from tests.vm.hearing import Hearing, marking
 
@@ -83,8 +83,7 @@ method=link-local
 @pytest.fixture(scope="module")
 def marked(make_vm_lab: MakeVmLab) -> VmLab:
     """Two nodes without a client; n2 sends a mark when the unit has stopped."""
-    # Addresses return soon to a node that fails in every test.
-    cluster = make_vm_lab(settings="[tunables]\nDampingWindow = 1\nRecoveryBanPeriod = 10\n")
+    cluster = make_vm_lab(settings=CALM + "RecoveryBanPeriod = 10\n")
     cluster.wait_served()
     n2 = cluster.machine("n2")
     n2.write("/etc/systemd/system/locum.service.d/mark.conf", STOPPED)
