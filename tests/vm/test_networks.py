@@ -39,6 +39,9 @@ class Kind(NamedTuple):
 #: Another hardware address for eth1, where an interface on top of it has its own.
 _OTHER_MAC = "02:4c:ff:00:00:01"
 
+#: Otherwise eth1 answers ARP for the addresses of a macvlan on it, too.
+_IGNORES = "net.ipv4.conf.eth1.arp_ignore"
+
 # The bond's partner, and a bridge that connects it with eth1, are in a network namespace of the node, which stands for
 # a switch: the lab's own bridges speak no LACP.
 _LACP = f"""
@@ -102,8 +105,9 @@ KINDS = {
     "macvlan": Kind(
         "pub0",
         f"""ip link set eth1 down; ip link set eth1 address {_OTHER_MAC} up
+        sysctl -q {_IGNORES}=1
         ip link add link eth1 name pub0 address $mac type macvlan mode bridge; ip link set pub0 up""",
-        "ip link delete pub0; ip link set eth1 down; ip link set eth1 address $mac up",
+        f"ip link delete pub0; ip link set eth1 down; ip link set eth1 address $mac up; sysctl -q {_IGNORES}=0",
     ),
 }
 
@@ -263,3 +267,18 @@ def test_addresses_stay_when_a_bond_loses_a_port(plain: VmLab, kind: Kind) -> No
             assert plain.served() == before
             change(port, carrier=True)
         assert watching.end().violations == 0
+
+
+@pytest.mark.parametrize("kind", ["macvlan"], indirect=True)
+def test_a_node_warns_while_the_interface_below_a_macvlan_answers_for_its_addresses(plain: VmLab, kind: Kind) -> None:
+    n2 = plain.machine("n2")
+    plain.wait_served()
+
+    def warned() -> bool:
+        return any("eth1 answers ARP" in warning for warning in plain.status("n2").warnings)
+
+    n2.sh(f"sysctl -q {_IGNORES}=0")
+    plain.wait_for("the warning", warned)
+    n2.sh(f"sysctl -q {_IGNORES}=1")
+    plain.wait_for("its end", lambda: not warned())
+    assert kind.interface == "pub0"
