@@ -25,8 +25,9 @@ _POOR = "netem delay 80ms 40ms reorder 25% 50% loss 10%"
 
 @pytest.fixture(scope="module")
 def members(make_vm_lab: MakeVmLab) -> VmLab:
-    """Three nodes, each with a member; addresses return soon to a node that fails in every test."""
-    lab = make_vm_lab(nodes=3, addresses=6, store_kind="etcd", settings=CALM)
+    """Three nodes, each with a member. The lab derives etcd's election time-out from the hold: with a short one,
+    emulated members elect leaders all the time."""
+    lab = make_vm_lab(nodes=3, addresses=6, hold=20.0, store_kind="etcd", settings=CALM)
     n3 = lab.machine("n3")
     n3.write("/etc/systemd/system/etcd.service.d/mark.conf", ETCD_STOPS)
     n3.sh("systemctl daemon-reload")
