@@ -42,8 +42,9 @@ def suspect(lab: VmLab) -> None:
 def healthy(lab: VmLab) -> Iterator[VmLab]:
     """For fixtures: every address is served before the block, and again after it.
 
-    After a test that failed, and when a guest has no power, the lab is healed; emulated guests are slow to answer what
-    this asks. When it cannot be healed, all later blocks with it fail at once instead of waiting for it again.
+    The lab is healed after a test that failed, and when a guest has no power or a node has left; emulated guests are
+    slow to answer what this asks. When it cannot be healed, all later blocks with it fail at once instead of waiting
+    for it again.
     """
     if broken(lab):
         pytest.fail(f"an earlier test broke the lab: {_BROKEN[lab.layout.name]}", pytrace=False)
@@ -51,11 +52,21 @@ def healthy(lab: VmLab) -> Iterator[VmLab]:
     yield lab
     if not broken(lab):
         with _noting(lab):
-            if lab.layout.name in _SUSPECT or not all(machine.powered for machine in lab.machines.values()):
+            if lab.layout.name in _SUSPECT or _is_down(lab):
                 restore(lab)
             else:
                 lab.wait_served()
         _SUSPECT.discard(lab.layout.name)
+
+
+def _is_down(lab: VmLab) -> bool:
+    """Whether a guest has no power, or a node is no member, as far as the store knows."""
+    if not all(machine.powered for machine in lab.machines.values()):
+        return True
+    try:
+        return any(node.state == "DISCONNECTED" for node in lab.status().nodes)
+    except LocumError:  # the store does not answer
+        return True
 
 
 def wait_served(lab: VmLab) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 from locum.errors import LocumError
 from locum_lab.layout import Layout
@@ -143,6 +144,11 @@ class FakeLab:
             raise LocumError(f"{name} has power already")
         self.machines[name].powered = True
         self.done.append("power_on")
+
+    def status(self) -> SimpleNamespace:
+        """As the store has it: a node that stands still is still a member."""
+        states = {name: "OK" if machine.locum else "DISCONNECTED" for name, machine in self.machines.items()}
+        return SimpleNamespace(nodes=[SimpleNamespace(name=name, state=state) for name, state in states.items()])
 
     def wait_served(self) -> None:
         if not all(machine.locum and machine.powered and not machine.stands for machine in self.machines.values()):

@@ -73,10 +73,13 @@ def test_guests_are_asked_nothing_after_a_test_that_passed(fake: FakeLab) -> Non
     assert fake.done == []
 
 
-def test_power_is_given_back_after_a_test_that_passed(fake: FakeLab) -> None:
+def test_power_and_locum_are_given_back_after_a_test_that_passed(fake: FakeLab) -> None:
     with healing.healthy(_lab(fake)):
         fake.machine("n1").lose_power()
     assert fake.machine("n1").powered
+    with healing.healthy(_lab(fake)):
+        fake.machine("n1").locum = False
+    assert fake.machine("n1").locum
 
 
 def test_a_lab_that_cannot_be_healed_fails_all_later_tests_at_once(
