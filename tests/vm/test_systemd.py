@@ -383,7 +383,9 @@ def network_manager(lab: VmLab) -> Iterator[VmLab]:
     n2.sh("systemctl stop systemd-networkd.socket systemd-networkd && systemctl start NetworkManager")
     lab.wait_served()
     yield lab
-    n2.sh("systemctl stop NetworkManager && systemctl start systemd-networkd.socket systemd-networkd")
+    # Its addresses have no route of their own, and systemd-networkd would leave them so.
+    n2.sh("systemctl stop NetworkManager; ip address flush dev eth0")
+    n2.sh("systemctl start systemd-networkd.socket systemd-networkd")
     n2.sh(f"rm {connections}/*")
 
 
