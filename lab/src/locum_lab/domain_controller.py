@@ -40,7 +40,7 @@ def get(cache: Path, address: str, public: Sequence[str]) -> bytes:
             for old in cache.glob("domain-*"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
             with kept.new(directory) as work, tempfile.TemporaryDirectory(prefix="host-", dir=work) as host:
-                (work / _ARCHIVE).write_bytes(make(Path(host), address, public))
+                (work / _ARCHIVE).write_bytes(make(Path(host) / "files", address, public))
         return (directory / _ARCHIVE).read_bytes()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -30,7 +31,7 @@ class Building:
 
 
 @pytest.fixture
-def building(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Building:
+def building(monkeypatch: pytest.MonkeyPatch) -> Iterator[Building]:
     made = Building()
 
     def build(lab: VmLab, *_: object) -> None:
@@ -43,12 +44,14 @@ def building(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Building:
         made.tied = dies_with_us
         return US
 
-    monkeypatch.setenv("LOCUM_LAB_DIR", str(tmp_path))
     monkeypatch.setattr(labs, "clean", lambda *_, **__: True)
     monkeypatch.setattr(VmLab, "_build", build)
     monkeypatch.setattr(Machine, "power_on", power_on)
     monkeypatch.setattr(VmLab, "logs", lambda _: "the console")
-    return made
+    # pytest's own directories are too long for the sockets below them.
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setenv("LOCUM_LAB_DIR", directory)
+        yield made
 
 
 LAYOUT = Layout(name="unit-vm", nodes=1)
