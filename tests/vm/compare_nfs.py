@@ -98,10 +98,7 @@ def measure(cluster: Cluster, client: Client, fault: str) -> None:
         print(described(begun, wire, v3, v4))
         print(f"  the client's kernel: {client.complaints() or 'nothing'}", flush=True)
     client.forget()
-    dark = [node for node in lab.layout.node_names if not lab.machine(node).powered]
-    faults.heal(lab)
-    for node in dark:
-        lab.machine(node).wait_booted()
+    cluster.heal()
     lab.machine(old).sh(f"systemctl start {cluster.unit}", timeout=COMMAND)
     cluster.wait_settled()
 

@@ -9,6 +9,7 @@ import abc
 
 from locum.errors import LocumError
 from locum_lab.lab import is_settled
+from locum_lab.vm import faults
 from locum_lab.vm.lab import VmLab, each
 from locum_lab.vm.machine import Machine
 from tests.vm.nfs_guests import COMMAND, EXPORT, NAME, PAUSE, install_share
@@ -117,6 +118,13 @@ class Cluster(abc.ABC):
     @abc.abstractmethod
     def recorded(self, node: str) -> str:
         """The clients that a move would notify, as a node prints them."""
+
+    def heal(self) -> None:
+        """Undo all faults, and wait until every node has booted."""
+        dark = [node for node in self.lab.layout.node_names if not self.lab.machine(node).powered]
+        faults.heal(self.lab)
+        for node in dark:
+            self.lab.machine(node).wait_booted()
 
     def wait_settled(self) -> None:
         """Wait for :meth:`settled`."""

@@ -99,15 +99,6 @@ class Scene:
             print(f"  {file}: writes blocked for {self.client.blocked(log)} s; {said}")
 
 
-def heal(scene: Scene) -> None:
-    """Undo all faults, and wait until every address is served."""
-    dark = [node for node in scene.lab.layout.node_names if not scene.lab.machine(node).powered]
-    faults.heal(scene.lab)
-    for node in dark:
-        scene.lab.machine(node).wait_booted()
-    scene.cluster.wait_settled()
-
-
 @pytest.fixture(scope="module")
 def served(make_vm_lab: MakeVmLab, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     lab = make_vm_lab(nodes=2, clients=1, addresses=4, hold=20.0, settings=SETTINGS, locum=False)
@@ -122,7 +113,8 @@ def scene(served: Scene) -> Iterator[Scene]:
     """The scene with every address served, before the test and after it."""
     served.cluster.wait_settled()
     yield served
-    heal(served)
+    served.cluster.heal()
+    served.cluster.wait_settled()
 
 
 def _both_names(told: list[Notified], source: str, *, tcp: bool) -> bool:
@@ -285,7 +277,8 @@ def _returned(scene: Scene) -> None:
     """The node is back, and so is its address, which an administrator had moved there."""
     with scene.client.wire() as wire:
         begun = time.monotonic()
-        heal(scene)
+        scene.cluster.heal()
+        scene.cluster.wait_settled()
 
         def reclaimed(address: str) -> bool:
             told = wire.notified_by(address)

@@ -10,7 +10,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,8 +38,9 @@ def get(cache: Path, address: str, public: Sequence[str]) -> bytes:
         if not directory.is_dir():
             for old in cache.glob("domain-*"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-            with kept.new(directory) as work, tempfile.TemporaryDirectory(prefix="host-", dir=work) as host:
-                (work / _ARCHIVE).write_bytes(make(Path(host) / "files", address, public))
+            with kept.new(directory) as work:
+                (work / _ARCHIVE).write_bytes(make(work / "host", address, public))
+                shutil.rmtree(work / "host")
         return (directory / _ARCHIVE).read_bytes()
 
 

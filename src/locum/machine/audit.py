@@ -284,9 +284,7 @@ def _arp(claims: Collection[Claim], seen: Snapshot) -> Iterator[Finding]:
             and p.address not in claimed
             and subnet_of(p.address, p.bits) == subnet
         }
-        flux = sorted(
-            n for n in others if _reachable(seen, n) and _highest(seen, "ipv4", n, "arp_ignore") not in _OWN_ONLY
-        )
+        flux = sorted(name for name in others if _answers_for_others(seen, name))
         if flux:
             text = (
                 f"{', '.join(flux)} has an address in {subnet} as well, so it may answer ARP for the public addresses "
@@ -297,7 +295,7 @@ def _arp(claims: Collection[Claim], seen: Snapshot) -> Iterator[Finding]:
 
     for name in names:
         below = seen.interfaces.get(name, Interface()).below
-        if below and _reachable(seen, below) and _highest(seen, "ipv4", below, "arp_ignore") not in _OWN_ONLY:
+        if below and _answers_for_others(seen, below):
             text = f"{below} answers ARP, with its own hardware address, for the public addresses on its macvlan {name}"
             yield Finding("flux", "warn", text, (), below, f"sysctl -w net.ipv4.conf.{below}.arp_ignore=1")
 
@@ -353,6 +351,11 @@ def _either(seen: Snapshot, family: str, name: str, setting: str) -> bool:
 def _reachable(seen: Snapshot, name: str) -> bool:
     link = seen.interfaces.get(name)
     return link is not None and link.up and not link.noarp and not link.loopback
+
+
+def _answers_for_others(seen: Snapshot, name: str) -> bool:
+    """Whether the interface answers ARP for addresses that other interfaces have."""
+    return _reachable(seen, name) and _highest(seen, "ipv4", name, "arp_ignore") not in _OWN_ONLY
 
 
 def _link_local(seen: Snapshot, name: str) -> bool:

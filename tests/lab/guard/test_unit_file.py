@@ -230,6 +230,13 @@ def _nap(node: Node, verb: str) -> None:
         node.wait("its end", lambda: node.inside("systemctl", "is-active", SLEEP.name).stdout != "active\n")
 
 
+def _slow_down(node: Node, seconds: int) -> None:
+    """Let a script take that long for "shutdown"."""
+    script = node.directory / "events" / "20.slow"
+    script.write_text(f"#!/bin/sh\n[ $1 != shutdown ] || sleep {seconds}\n")
+    script.chmod(0o755)
+
+
 def test_locum_is_stopped_while_a_machine_sleeps(sleeper: Node) -> None:
     _nap(sleeper, "start")
     assert sleeper.show("ActiveState") == "inactive"
@@ -255,9 +262,7 @@ def test_a_restart_while_a_machine_falls_asleep_ends_after_it_has_woken(sleeper:
 
 def test_a_machine_sleeps_although_locum_does_not_stop_in_time(sleeper: Node) -> None:
     """And Locum is started again, and has not been forgotten, when it is awake."""
-    script = sleeper.directory / "events" / "20.slow"
-    script.write_text("#!/bin/sh\n[ $1 != shutdown ] || sleep 30\n")
-    script.chmod(0o755)
+    _slow_down(sleeper, 30)
     _nap(sleeper, "start")
     assert sleeper.show("ActiveState") == "deactivating"
     _nap(sleeper, "stop")
@@ -265,9 +270,7 @@ def test_a_machine_sleeps_although_locum_does_not_stop_in_time(sleeper: Node) ->
 
 
 def test_a_stop_that_is_under_way_when_a_machine_falls_asleep_is_no_restart(sleeper: Node) -> None:
-    script = sleeper.directory / "events" / "20.slow"
-    script.write_text("#!/bin/sh\n[ $1 != shutdown ] || sleep 3\n")
-    script.chmod(0o755)
+    _slow_down(sleeper, 3)
     sleeper.inside("systemctl", "stop", "--no-block", sleeper.unit)
     sleeper.wait("the stop", lambda: sleeper.show("ActiveState") == "deactivating")
     _nap(sleeper, "start")
