@@ -92,7 +92,7 @@ class Machine:
         if hardware.console.exists():
             with (hardware.directory / "console.old.log").open("ab") as old:
                 old.write(hardware.console.read_bytes())
-        argv = qemu.command(hardware, self.image, qemu.accelerator(), saved)
+        argv = qemu.command(hardware, self.image, qemu.accelerator(self.image), saved)
         if dies_with_us:
             argv = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", _UNLESS_ORPHAN, "sh", str(os.getpid()), *argv]
         self.process = children.spawn(argv, namespace=self._namespace, log=hardware.directory / "qemu.log")

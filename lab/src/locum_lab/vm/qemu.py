@@ -21,8 +21,10 @@ _EMULATED = "qemu64"
 #: clock, which finds it slow.
 _NO_DETOURS = "mitigations=off tsc=reliable"
 
-#: Limit for a QEMU with KVM to start and end, in seconds. Where KVM works it takes a fraction of one.
+#: Limit for a kernel on KVM to start and give up, in seconds. Where KVM works it takes one or two.
 _KVM_PROBE = 10.0
+#: What a kernel without a root file system says last (init/do_mounts.c).
+_STARTED = b"Unable to mount root fs"
 #: Limit for it to end when it is killed, in seconds.
 _KILLED_WITHIN = 1.0
 
@@ -140,20 +142,32 @@ def version() -> str:
 
 
 @functools.cache
-def accelerator() -> str:
-    """``kvm`` where it works, else QEMU's emulation. /dev/kvm may exist and a QEMU that uses it hang: it is tried."""
+def accelerator(image: Image) -> str:
+    """``kvm`` where the image's kernel starts on it, else QEMU's emulation.
+
+    It is tried: /dev/kvm may exist and a QEMU that uses it hang, or never get its processor to run an ordinary kernel
+    (kvm_pvm, for kernels that were built for it).
+    """
     emulation = "tcg,thread=multi"
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return emulation
-    # A machine without anything, which ends when its monitor reads "quit".
-    argv = [PROGRAM, "-machine", "pc", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none"]
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen([*argv, "-monitor", "stdio"], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(_kvm_probe(image), stdin=quiet, stdout=subprocess.PIPE, stderr=quiet)
+    said = b""
     try:
-        process.communicate(b"quit\n", timeout=_KVM_PROBE)
+        said, _ = process.communicate(timeout=_KVM_PROBE)
     except subprocess.TimeoutExpired:
         process.kill()
         # A process that waits for the kernel without end (state D) does not end when it is killed: it is left.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_KILLED_WITHIN)
-    return "kvm" if process.returncode == 0 else emulation
+    return "kvm" if process.returncode == 0 and _STARTED in said else emulation
+
+
+def _kvm_probe(image: Image) -> list[str]:
+    """A machine whose kernel starts, finds no file system, and panics; that ends QEMU."""
+    return [
+        *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-accel", "kvm"),
+        *("-cpu", "host", "-m", "256", "-no-reboot", "-serial", "stdio"),
+        *("-kernel", str(image.kernel), "-append", "console=ttyS0 panic=-1 quiet"),
+    ]

@@ -62,7 +62,7 @@ def get(image: Image, hardware: Hardware, say: Callable[[str], None] | None = No
 
     None where guests boot. Raises LocumError when that guest does not boot or is not saved.
     """
-    accelerator = qemu.accelerator()
+    accelerator = qemu.accelerator(image)
     if accelerator == "kvm":
         return None
     kind = _kind(hardware, Path("/"))

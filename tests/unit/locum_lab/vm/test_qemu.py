@@ -92,9 +92,12 @@ def fresh() -> Iterator[None]:
     [
         ("exec sleep 1000", "tcg,thread=multi"),
         ("exit 1", "tcg,thread=multi"),
-        ('read word && [ "$word" = quit ]', "kvm"),
+        # A processor that cannot go on is reset, which ends this QEMU as well.
+        ("exit 0", "tcg,thread=multi"),
+        ("echo 'VFS: Unable to mount root fs on unknown-block(0,0)'; exec sleep 1000", "tcg,thread=multi"),
+        ("echo 'VFS: Unable to mount root fs on unknown-block(0,0)'", "kvm"),
     ],
-    ids=["hangs", "fails", "works"],
+    ids=["hangs", "fails", "resets", "hangs at the end", "works"],
 )
 def test_kvm_is_used_only_where_it_works(
     program: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -106,7 +109,7 @@ def test_kvm_is_used_only_where_it_works(
     monkeypatch.setattr(os, "access", lambda *_: True)
     if "sleep" in program:
         monkeypatch.setattr(qemu, "_KVM_PROBE", 0.5)
-    assert qemu.accelerator() == expected
+    assert qemu.accelerator(Image("/cache/image-1")) == expected
 
 
 @pytest.mark.usefixtures("fresh")
@@ -126,7 +129,7 @@ def test_a_probe_that_cannot_be_killed_is_given_up(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(qemu, "_KVM_PROBE", 0.1)
     monkeypatch.setattr(qemu, "_KILLED_WITHIN", 0.1)
     try:
-        assert qemu.accelerator() == "tcg,thread=multi"
+        assert qemu.accelerator(Image("/cache/image-1")) == "tcg,thread=multi"
         assert [process.poll() for process in immortal] == [None]
     finally:
         for process in immortal:
