@@ -232,7 +232,8 @@ async def serve(settings: Settings) -> int:
     )
     reloader = Reloader(settings, driver, engine, reconfiguration, log, credentials)
     steps.addresses.on_gone, reconfiguration.on_added = reconfiguration.gone, kernel.news.compare
-    plain = PlainTcp(lambda: plain_addresses(reloader.settings), log)
+    own_ports = () if enforcement.gate is None else (enforcement.gate.port,)
+    plain = PlainTcp(lambda: plain_addresses(reloader.settings), log, own_ports)
     reloader.on_change = plain.look
     wire.on_defence = steps.defend
     reloader.on_reload = watch_wire

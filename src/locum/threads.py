@@ -41,12 +41,47 @@ async def wait_patiently(future: asyncio.Future[Any], limit: float | None) -> No
     Only time in which this process ran counts. When it was stopped, or the machine had no CPU time for it, the threads
     stood still as well as the loop: the call did not take that long, and gets the rest of its time.
     """
-    left = limit
-    while left is not None and left > STEP and not future.done():
-        await asyncio.wait([future], timeout=STEP)
-        left -= STEP
-    if not future.done():
-        await asyncio.wait([future], timeout=left)
+    if future.done():
+        return
+    woken = future.get_loop().create_future()
+    patience = _Patience(woken, limit)
+    # Most calls end within a step, many of them every second: a callback costs the loop less than asyncio.wait.
+    future.add_done_callback(patience.end)
+    try:
+        await woken
+    finally:
+        future.remove_done_callback(patience.end)
+        patience.stop()
+
+
+class _Patience:
+    """Wakes a waiting task when a future is done, or ``limit`` seconds of time in which the process ran are over."""
+
+    def __init__(self, woken: asyncio.Future[None], limit: float | None) -> None:
+        self._woken = woken
+        self._left = limit
+        self._timer: asyncio.TimerHandle | None = None
+        self._step()
+
+    def _step(self) -> None:
+        if self._left is None:
+            return
+        if self._left <= 0:
+            self.end(None)
+            return
+        step = min(STEP, self._left)
+        self._left -= step
+        self._timer = self._woken.get_loop().call_later(step, self._step)
+
+    def end(self, _: object) -> None:
+        """Wake the task, unless it is awake or cancelled."""
+        if not self._woken.done():
+            self._woken.set_result(None)
+
+    def stop(self) -> None:
+        """Wait no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class Busy(NamedTuple):

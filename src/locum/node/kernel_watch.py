@@ -73,7 +73,7 @@ class KernelWatch:
         self._gate_watch: GateWatch | None = None
         if gate is not None:
             self._gate_watch = GateWatch(
-                gate.port,
+                (gate.port,),
                 self.news.gate_damaged,
                 lambda: calls.on_gate("looking at the gate", gate.verify),
                 gate.loaders,

@@ -37,7 +37,7 @@ def watch_of(gate: Gate, on_damage: Callable[[tuple[str, ...]], None]) -> GateWa
     async def verify() -> tuple[str, ...]:
         return gate.verify()
 
-    return GateWatch(gate.port, on_damage, verify)
+    return GateWatch((gate.port,), on_damage, verify)
 
 
 def test_a_flushed_ruleset_is_restored_at_once_and_closed(scene: Scene, gate: Gate) -> None:
@@ -145,7 +145,7 @@ def test_the_programs_that_changed_nftables_are_named_without_our_own(scene: Sce
             looks.append(time.monotonic())
             return ()
 
-        watch = GateWatch(gate.port, lambda _: None, look, gate.loaders)
+        watch = GateWatch((gate.port,), lambda _: None, look, gate.loaders)
         with scene.node.entered():
             watch.start(asyncio.get_running_loop())
             begun = time.monotonic()

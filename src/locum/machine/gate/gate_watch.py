@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Collection, Container
 
 from locum import tasks
 from locum.errors import LocumError
@@ -30,19 +30,20 @@ _OWN_NAME = "locum-"
 class GateWatch:
     """Calls ``on_damage(problems)`` when the kernel's tables are no longer as their owner left them.
 
-    ``port``: the netlink port of the owner's own transactions, which are ignored. ``verify`` looks at the tables:
+    ``ports``: the netlink ports of the owner's own transactions, and of others that do not touch its tables: they are
+    ignored. ``verify`` looks at the tables:
     what is wrong with them, one line each. The first look comes at once. ``loaders``: processes of this node that load
     rules, under any name.
     """
 
     def __init__(
         self,
-        port: int,
+        ports: Collection[int],
         on_damage: Callable[[tuple[str, ...]], None],
         verify: Callable[[], Awaitable[tuple[str, ...]]],
         loaders: Container[int] = (),
     ) -> None:
-        self._port = port
+        self._ports = ports
         self._loaders = loaders
         self._on_damage = on_damage
         self._verify = verify
@@ -61,7 +62,7 @@ class GateWatch:
             (nftables.NFNLGRP_NFTABLES,),
             self._readable,
             "cannot watch nftables",
-            filters.type_from_others(nftables.NEWGEN_TYPE, self._port),
+            filters.type_from_others(nftables.NEWGEN_TYPE, self._ports),
         )
         self._loop = loop
 

@@ -10,7 +10,7 @@ import array
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 _SO_ATTACH_FILTER = 26
 
@@ -39,16 +39,17 @@ def _as_loaded(value: int, size: int) -> int:
     return int.from_bytes(value.to_bytes(size, sys.byteorder), "big")
 
 
-def type_from_others(kind: int, port: int) -> list[Instruction]:
-    """Keep messages of type ``kind`` that a netlink port other than ``port`` caused.
+def type_from_others(kind: int, ports: Collection[int]) -> list[Instruction]:
+    """Keep messages of type ``kind`` that a netlink port other than ``ports`` caused.
 
     In ``struct nlmsghdr`` the type is at 4, and the port at 12.
     """
+    same_port = [(_JUMP_EQUAL, len(ports) - place, 0, _as_loaded(port, 4)) for place, port in enumerate(ports)]
     return [
         (_LOAD_HALF, 0, 0, 4),
-        (_JUMP_EQUAL, 0, 3, _as_loaded(kind, 2)),
+        (_JUMP_EQUAL, 0, len(ports) + 2, _as_loaded(kind, 2)),
         (_LOAD_WORD, 0, 0, 12),
-        (_JUMP_EQUAL, 1, 0, _as_loaded(port, 4)),
+        *same_port,
         (_RETURN, 0, 0, _KEEP),
         (_RETURN, 0, 0, _DROP),
     ]

@@ -39,7 +39,7 @@ class Scene:
         self.goes_on = asyncio.Event()
         self.problem: NetlinkError | None = None
         self.damage: list[tuple[str, ...]] = []
-        self.watch = GateWatch(7, self.damage.append, self.verify)
+        self.watch = GateWatch((7,), self.damage.append, self.verify)
         self.watch.start(asyncio.get_running_loop())
         self.changes = cast(Changes, self.watch._news)
 

@@ -36,10 +36,12 @@ def message(kind: int, port: int, body: bytes = b"") -> bytes:
 
 @given(st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF))
 def test_only_that_type_and_only_from_others(kind: int, port: int) -> None:
-    program = filters.type_from_others(0x0A0F, 1234)
-    assert keeps(program, message(kind, port)) == (kind == 0x0A0F and port != 1234)
-    assert keeps(program, message(0x0A0F, port)) == (port != 1234)
+    program = filters.type_from_others(0x0A0F, (1234, 77))
+    assert keeps(program, message(kind, port)) == (kind == 0x0A0F and port not in (1234, 77))
+    assert keeps(program, message(0x0A0F, port)) == (port not in (1234, 77))
     assert not keeps(program, message(0x0A0F, 1234))
+    assert not keeps(program, message(0x0A0F, 77))
+    assert keeps(filters.type_from_others(0x0A0F, ()), message(0x0A0F, port))
 
 
 @given(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.binary(min_size=16, max_size=16) | st.just(bytes(16)))
@@ -53,9 +55,9 @@ def test_only_sockets_with_a_port_and_without_a_peer(port: int, peer_port: int, 
 def test_the_kernel_accepts_and_obeys_them() -> None:
     first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with first, second:
-        filters.attach(second, filters.type_from_others(0x0A0F, 1234))
+        filters.attach(second, filters.type_from_others(0x0A0F, (1234, 77)))
         second.setblocking(False)
-        for kind, port in ((0x0A0F, 1234), (0x0A0E, 1), (0x0A0F, 99)):
+        for kind, port in ((0x0A0F, 1234), (0x0A0F, 77), (0x0A0E, 1), (0x0A0F, 99)):
             first.send(message(kind, port))
         assert second.recv(100) == message(0x0A0F, 99)
         try:
