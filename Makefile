@@ -33,10 +33,12 @@ sim: venv
 test-all: packages venv
 	@ALL=1 tools/test.sh
 
+# Two labs at a time: the tests of one wait more than they work. Three are too much for two processors.
+TWO_LABS = -v -n 2 --dist loadgroup --no-loadscope-reorder
 # Needs root. The first run builds the image of the virtual machines.
 test-vm: packages venv
 	@tools/packages.sh tools/debian-packages-vm.txt
-	@LOCUM_TEST_VM=1 .venv/bin/python -m pytest tests/vm --durations=0 --durations-min=20
+	@LOCUM_TEST_VM=1 .venv/bin/python -m pytest $(TWO_LABS) tests/vm --durations=0 --durations-min=20
 
 lint: venv
 	.venv/bin/ruff check .

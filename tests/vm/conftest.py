@@ -33,6 +33,10 @@ REQUIRED = "LOCUM_TEST_VM"
 CALM = "[tunables]\nMonitorInterval = 120\nDampingWindow = 1\n"
 
 
+#: Groups of tests that take more than three minutes: modules, and the tests of the shared cluster.
+_LONGEST_FIRST = ("systemd", "networks", "kernel_nfs", "samba_member", "store_in_guests", "cluster")
+
+
 class MakeVmLab(Protocol):
     """Builds a lab of guests; layout numbers and arguments of VmLab.up by keyword."""
 
@@ -111,16 +115,29 @@ def _end_shared() -> None:
         labs.down(_SHARED.pop().layout.name)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the shared cluster before others of guests: it boots once, and ends before other labs boot."""
+    """Tests of one lab form a group, which one worker carries out (pytest-xdist, ``--dist loadgroup``): each lab boots
+    once. Groups that take long come first, so that all workers end at about the same time."""
     places = [place for place, item in enumerate(items) if item.path.parent == _HERE]
-    for place, item in zip(places, sorted((items[place] for place in places), key=_boots), strict=True):
+    for place, item in zip(places, sorted((items[place] for place in places), key=_rank), strict=True):
         items[place] = item
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    return "cluster" if not _boots(item) else item.path.stem.removeprefix("test_")
+
+
+def _rank(item: pytest.Item) -> int:
+    """The place of the item's group among the groups; unknown ones, which are short or new, come last."""
+    group = _group(item)
+    return _LONGEST_FIRST.index(group) if group in _LONGEST_FIRST else len(_LONGEST_FIRST)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None]:
-    """End the shared cluster after the last of its tests: two labs of guests at a time would be too slow."""
+    """End the shared cluster after the last of its tests: more than two labs of guests at a time would be too slow."""
     yield
     if nextitem is None or _boots(nextitem):
         _end_shared()
