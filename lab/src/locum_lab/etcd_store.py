@@ -228,6 +228,8 @@ def end(running: Sequence[Process]) -> None:
 
 def pace(hold: float) -> tuple[int, int]:
     """etcd's heartbeat interval and election time-out, in milliseconds, as recommended for a hold by docs/stores.md."""
+    if hold >= 11:
+        return 500, 5000
     if hold >= 3.5:
         return 100, 1000
     return (50, 500) if hold >= 2 else (10, 100)
