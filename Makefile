@@ -34,7 +34,7 @@ test-all: packages venv
 	@ALL=1 tools/test.sh
 
 # Two labs at a time: the tests of one wait more than they work. Three are too much for two processors.
-TWO_LABS = -v -n 2 --dist loadgroup --no-loadscope-reorder
+TWO_LABS = -v -n 2 --dist loadscope --no-loadscope-reorder
 # Needs root. The first run builds the image of the virtual machines.
 test-vm: packages venv
 	@tools/packages.sh tools/debian-packages-vm.txt

@@ -97,7 +97,7 @@ if [ "${ALL:-}" != "" ]; then
         # Without root or /dev/net/tun they fail: nothing was tested.
         LOCUM_TEST_VM=1
         export LOCUM_TEST_VM
-        check 'tests in virtual machines' tests machines -n 2 --dist loadgroup --no-loadscope-reorder tests/vm
+        check 'tests in virtual machines' tests machines -n 2 --dist loadscope --no-loadscope-reorder tests/vm
     else
         printf '  NOT RUN  tests in virtual machines: QEMU cannot be installed here\n' >>"$work/summary"
     fi

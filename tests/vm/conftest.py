@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from locum_lab import lab as labs
 from locum_lab import processes
@@ -33,8 +34,12 @@ REQUIRED = "LOCUM_TEST_VM"
 CALM = "[tunables]\nMonitorInterval = 120\nDampingWindow = 1\n"
 
 
-#: Groups of tests that take more than three minutes: modules, and the tests of the shared cluster.
-_LONGEST_FIRST = ("systemd", "networks", "kernel_nfs", "samba_member", "store_in_guests", "cluster")
+#: Modules whose tests use the shared cluster. They are one group of tests; every other module is one of its own.
+_OF_THE_CLUSTER = frozenset(
+    {"test_duplicate_detection", "test_failover", "test_lab", "test_poor_network", "test_stopped_clocks"}
+)
+#: Groups that take more than three minutes.
+_LONGEST_FIRST = ("test_systemd", "test_networks", "test_kernel_nfs", "test_samba_member", "cluster")
 
 
 class MakeVmLab(Protocol):
@@ -115,24 +120,38 @@ def _end_shared() -> None:
         labs.down(_SHARED.pop().layout.name)
 
 
-@pytest.hookimpl(tryfirst=True)
+class OneLabEach(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a whole group of tests to one worker of pytest-xdist, so that each lab boots once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(Path(nodeid.partition("::")[0]))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneLabEach | None:
+    """How tests are distributed with ``--dist loadscope``."""
+    return OneLabEach(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one lab form a group, which one worker carries out (pytest-xdist, ``--dist loadgroup``): each lab boots
-    once. Groups that take long come first, so that all workers end at about the same time."""
+    """Groups that take long come first, so that all workers end at about the same time; in the cluster's, first the
+    tests that use it."""
     places = [place for place, item in enumerate(items) if item.path.parent == _HERE]
     for place, item in zip(places, sorted((items[place] for place in places), key=_rank), strict=True):
+        if not _boots(item) and group_of(item.path) != "cluster":
+            raise pytest.UsageError(f"{item.nodeid} uses the shared cluster: add its module to _OF_THE_CLUSTER")
         items[place] = item
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-def _group(item: pytest.Item) -> str:
-    return "cluster" if not _boots(item) else item.path.stem.removeprefix("test_")
+def group_of(module: Path) -> str:
+    """The group of tests to which a module belongs."""
+    return "cluster" if module.stem in _OF_THE_CLUSTER else module.stem
 
 
-def _rank(item: pytest.Item) -> int:
-    """The place of the item's group among the groups; unknown ones, which are short or new, come last."""
-    group = _group(item)
-    return _LONGEST_FIRST.index(group) if group in _LONGEST_FIRST else len(_LONGEST_FIRST)
+def _rank(item: pytest.Item) -> tuple[int, bool]:
+    """The place of the item's group; those that are not named, which are short or new, come last."""
+    group = group_of(item.path)
+    named = group in _LONGEST_FIRST
+    return _LONGEST_FIRST.index(group) if named else len(_LONGEST_FIRST), _boots(item)
 
 
 @pytest.hookimpl(wrapper=True)
