@@ -59,19 +59,22 @@ class _Patience:
 
     def __init__(self, woken: asyncio.Future[None], limit: float | None) -> None:
         self._woken = woken
-        self._left = limit
+        self._left = limit or 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._step()
+        if limit is not None:
+            self._wait()
 
-    def _step(self) -> None:
-        if self._left is None:
-            return
-        if self._left <= 0:
-            self.end(None)
-            return
-        step = min(STEP, self._left)
+    def _wait(self) -> None:
+        # Without a limit that is left, the loop still turns once: the result may wait for that.
+        step = min(STEP, max(self._left, 0.0))
         self._left -= step
         self._timer = self._woken.get_loop().call_later(step, self._step)
+
+    def _step(self) -> None:
+        if self._left > 0:
+            self._wait()
+        else:
+            self.end(None)
 
     def end(self, _: object) -> None:
         """Wake the task, unless it is awake or cancelled."""

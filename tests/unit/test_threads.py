@@ -15,7 +15,7 @@ from typing import Any, ParamSpec
 
 import pytest
 
-from locum.threads import NoAnswer, Worker, busy_calls, use_bounded_executor
+from locum.threads import STEP, NoAnswer, Worker, busy_calls, use_bounded_executor, wait_patiently
 
 LONG = 30.0
 
@@ -206,3 +206,46 @@ def test_a_prepared_worker_needs_no_further_thread(monkeypatch: pytest.MonkeyPat
     assert worker.submit("asking", lambda: 7).result(LONG) == 7
     with pytest.raises(NoAnswer, match="cannot start a thread for 'other': can't start new thread"):
         Worker("other").prepare()
+
+
+@in_a_loop
+async def test_waiting_ends_with_the_future_or_with_the_limit() -> None:
+    loop = asyncio.get_running_loop()
+    for limit in (None, 1.5 * STEP, LONG):
+        future: asyncio.Future[str] = loop.create_future()
+        loop.call_later(0.01, future.set_result, "x")
+        await wait_patiently(future, limit)
+        assert future.done()
+    never: asyncio.Future[str] = loop.create_future()
+    for limit in (0.0, -1.0, 0.01, 1.5 * STEP):
+        begun = time.monotonic()
+        await wait_patiently(never, limit)
+        assert not never.done()
+        assert time.monotonic() - begun >= limit
+
+
+@in_a_loop
+async def test_without_any_time_left_a_result_that_is_there_is_still_seen() -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[str] = loop.create_future()
+    loop.call_soon(future.set_result, "x")
+    await wait_patiently(future, 0.0)
+    assert future.done()
+
+
+@in_a_loop
+async def test_a_cancelled_wait_leaves_nothing_behind_and_the_future_as_it_is() -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[str] = loop.create_future()
+    waiting = asyncio.ensure_future(wait_patiently(future, LONG))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not future.cancelled()
+    future.set_result("x")
+    await asyncio.sleep(0)
+    other: asyncio.Future[str] = loop.create_future()
+    loop.call_soon(other.cancel)
+    await wait_patiently(other, LONG)
+    assert other.cancelled()

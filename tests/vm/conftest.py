@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from xdist.scheduler.loadscope import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from locum_lab import lab as labs
 from locum_lab import processes
 from locum_lab.layout import Layout
 from locum_lab.vm import image
 from locum_lab.vm.lab import VmLab, leftovers
-from tests.vm import healing
+from tests.vm import groups, healing
 
 _numbers = itertools.count(1)
 _HERE = Path(__file__).parent
@@ -32,14 +31,6 @@ REQUIRED = "LOCUM_TEST_VM"
 #: default interval idle nodes would use up half of the machine. Addresses return soon to a node that fails in every
 #: test.
 CALM = "[tunables]\nMonitorInterval = 120\nDampingWindow = 1\n"
-
-
-#: Modules whose tests use the shared cluster. They are one group of tests; every other module is one of its own.
-_OF_THE_CLUSTER = frozenset(
-    {"test_duplicate_detection", "test_failover", "test_lab", "test_poor_network", "test_stopped_clocks"}
-)
-#: Groups that take more than three minutes.
-_LONGEST_FIRST = ("test_systemd", "test_networks", "test_kernel_nfs", "test_samba_member", "cluster")
 
 
 class MakeVmLab(Protocol):
@@ -120,15 +111,11 @@ def _end_shared() -> None:
         labs.down(_SHARED.pop().layout.name)
 
 
-class OneLabEach(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives a whole group of tests to one worker of pytest-xdist, so that each lab boots once."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """How pytest-xdist distributes tests, with ``--dist loadscope``: a whole group to one worker."""
+    from tests.vm.one_lab_each import OneLabEach  # noqa: PLC0415 - tests run without that plugin, too
 
-    def _split_scope(self, nodeid: str) -> str:
-        return group_of(Path(nodeid.partition("::")[0]))
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneLabEach | None:
-    """How tests are distributed with ``--dist loadscope``."""
     return OneLabEach(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
@@ -137,21 +124,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests that use it."""
     places = [place for place, item in enumerate(items) if item.path.parent == _HERE]
     for place, item in zip(places, sorted((items[place] for place in places), key=_rank), strict=True):
-        if not _boots(item) and group_of(item.path) != "cluster":
-            raise pytest.UsageError(f"{item.nodeid} uses the shared cluster: add its module to _OF_THE_CLUSTER")
         items[place] = item
 
 
-def group_of(module: Path) -> str:
-    """The group of tests to which a module belongs."""
-    return "cluster" if module.stem in _OF_THE_CLUSTER else module.stem
-
-
 def _rank(item: pytest.Item) -> tuple[int, bool]:
-    """The place of the item's group; those that are not named, which are short or new, come last."""
-    group = group_of(item.path)
-    named = group in _LONGEST_FIRST
-    return _LONGEST_FIRST.index(group) if named else len(_LONGEST_FIRST), _boots(item)
+    """The place of the item's group; in the cluster's, tests that use it come first."""
+    return groups.rank(item.path), _boots(item)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,7 @@ import pytest
 from locum.errors import LocumError
 from locum_lab.vm.lab import VmLab, each
 from locum_lab.vm.machine import Machine
+from tests.vm import poor_network
 
 #: Name of a lab → why no later test can use it.
 _BROKEN: dict[str, str] = {}
@@ -85,7 +86,8 @@ def _noting(lab: VmLab) -> Iterator[None]:
 
 
 def restore(lab: VmLab) -> None:
-    """Undo what can happen to guests: cut, no carrier, frozen, paused, asleep, without power; Locum stopped or masked.
+    """Undo what can happen to guests: cut, no carrier, frozen, paused, asleep, without power, a poor network; Locum
+    stopped or masked.
 
     Raises LocumError when a guest does not come back, or an address is not served afterwards.
     """
@@ -97,6 +99,7 @@ def restore(lab: VmLab) -> None:
         for machine in off:
             lab.power_on(machine.name)
         each(off, lambda machine: machine.wait_booted())
+    each(lab.machines.values(), poor_network.undo)
     each([lab.machine(node) for node in lab.layout.node_names], lambda machine: machine.sh(_RUN_LOCUM))
     lab.wait_served()
 

@@ -19,45 +19,53 @@ tc qdisc add dev eth0 ingress
 tc filter add dev eth0 ingress matchall action mirred egress redirect dev ifb0
 tc qdisc add dev ifb0 root netem $1
 """
+#: A guest that has lost its power has nothing of it. What must be gone afterwards is looked for.
 _UNDO = """
-tc qdisc delete dev eth0 ingress
-tc qdisc delete dev eth0 root
-ip link delete ifb0
+tc qdisc delete dev eth0 ingress 2>/dev/null || true
+tc qdisc delete dev eth0 root 2>/dev/null || true
+ip link delete ifb0 2>/dev/null || true
+! tc qdisc show | grep -E 'netem|ingress' >&2
 """
 
 
 class Passed(NamedTuple):
-    """What echo requests met: how many answers came, and whether a later request was answered before an earlier one.
-
-    ``quickest`` and ``slowest`` are round-trip times in milliseconds.
+    """What echo requests met: how many were answered, and more than once (``doubles``); whether a later one was
+    answered before an earlier one; and the shortest round-trip time in milliseconds.
     """
 
     sent: int
-    answers: int
+    answered: int
+    doubles: int
     disordered: bool
     quickest: float
-    slowest: float
 
 
 @contextlib.contextmanager
 def poor(machine: Machine, options: str) -> Iterator[None]:
     """netem(8) with these options for everything that the guest sends and receives at eth0."""
-    machine.sh(_APPLY, options)
     try:
+        machine.sh(_APPLY, options)
         yield
     finally:
-        if machine.powered:
-            machine.sh(_UNDO)
+        undo(machine)
+
+
+def undo(machine: Machine) -> None:
+    """Remove it from a guest, whether it is there or not. The guest goes on for that if it stands still."""
+    if machine.powered:
+        machine.thaw()
+        machine.sh(_UNDO)
 
 
 def probe(machine: Machine, address: str, count: int = 100) -> Passed:
     """Send echo requests to an address, faster than they are answered."""
     # Status 1: nothing came back.
     output = machine.sh(f"ping -n -i 0.02 -c {count} -W 20 {address} || [ $? = 1 ]")
-    numbers, times = [], []
+    numbers, times, doubles = [], [], 0
     for line in output.splitlines():
-        if " icmp_seq=" in line and "DUP!" not in line:
+        if "DUP!" in line:
+            doubles += 1
+        elif " icmp_seq=" in line:
             numbers.append(int(line.partition(" icmp_seq=")[2].split()[0]))
             times.append(float(line.partition(" time=")[2].split()[0]))
-    disordered = numbers != sorted(numbers)
-    return Passed(count, len(numbers), disordered, min(times, default=0.0), max(times, default=0.0))
+    return Passed(count, len(numbers), doubles, numbers != sorted(numbers), min(times, default=0.0))

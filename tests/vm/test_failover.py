@@ -10,15 +10,10 @@ import time
 
 from locum_lab.vm.lab import VmLab
 from locum_lab.vm.watching import Watching
+from tests.vm.places import all_on, wait_all_on
 
 #: How long after the loss of its addresses a machine wakes that holds them still: more than its clocks' lateness.
 _CLOCK_LATE = 2.0
-
-
-def _all_on(lab: VmLab, node: str) -> None:
-    """Wait until the node serves every address."""
-    pool = {public.address for public in lab.layout.public_addresses}
-    lab.wait_for(f"{node} serves every address", lambda: lab.served() == dict.fromkeys(pool, node))
 
 
 def test_the_unit_of_the_readme_runs_under_systemd(cluster: VmLab) -> None:
@@ -49,7 +44,7 @@ def test_a_client_machine_reaches_every_address(cluster: VmLab) -> None:
 def test_i1_addresses_move_when_a_machine_loses_its_power(healed: VmLab) -> None:
     with Watching(healed) as watching:
         healed.cut_power("n2")
-        _all_on(healed, "n1")
+        wait_all_on(healed, "n1")
         healed.power_on("n2")
         healed.machine("n2").wait_booted()
         healed.wait_served()
@@ -62,7 +57,7 @@ def test_i1_a_machine_that_stood_still_is_silent_when_it_goes_on(healed: VmLab) 
         mine = {address for address, node in healed.served().items() if node == "n2"}
         assert mine
         healed.machine("n2").freeze()
-        _all_on(healed, "n1")
+        wait_all_on(healed, "n1")
         healed.machine("n2").thaw()
         # It has gone on: its agent answers. By then it has read the questions that waited for it.
         healed.machine("n2").wait_for("an answer", healed.machine("n2").agent.answers)
@@ -74,7 +69,7 @@ def test_i1_a_machine_that_stood_still_is_silent_when_it_goes_on(healed: VmLab) 
 def test_i1_addresses_move_when_the_public_cable_is_pulled_out(healed: VmLab) -> None:
     with Watching(healed) as watching:
         healed.machine("n2").set_carrier("eth1", up=False)
-        _all_on(healed, "n1")
+        wait_all_on(healed, "n1")
         healed.machine("n2").set_carrier("eth1", up=True)
         healed.wait_served()
         assert watching.end().violations == 0
@@ -86,7 +81,7 @@ def test_i1_a_machine_that_slept_is_silent_when_it_wakes(healed: VmLab) -> None:
     with Watching(healed) as watching:
         machine.sleep(3600)
         machine.wait_for("its sleep", machine.asleep)
-        _all_on(healed, "n1")
+        wait_all_on(healed, "n1")
         # Its clocks may be a second late when it wakes, which only the unit of the next test covers (safety.md).
         time.sleep(_CLOCK_LATE)
         machine.wake()
@@ -101,7 +96,7 @@ def test_i1_addresses_move_before_systemd_lets_a_machine_sleep(healed: VmLab) ->
         machine.agent.start(["systemctl", "suspend"])
         machine.wait_for("its sleep", machine.asleep)
         # Not when its hold has ended: they are there already.
-        assert set(healed.served().values()) == {"n1"}
+        assert all_on(healed, "n1")
         (report,) = [node for node in healed.status().nodes if node.name == "n2"]
         assert report.state == "DISCONNECTED"
         machine.wake()

@@ -17,6 +17,7 @@ from locum_lab.state import LabState
 from locum_lab.vm import image
 from locum_lab.vm.lab import SETTLED_WITHIN, VmLab, leftovers
 from tests.vm.healing import restore
+from tests.vm.places import wait_all_on
 
 _OWNER = """
 import os, sys
@@ -106,7 +107,7 @@ def test_a_guest_is_reached_while_its_networks_are_cut(healed: VmLab) -> None:
 def test_a_node_that_is_cut_off_does_not_reach_the_store(healed: VmLab) -> None:
     """The store is not behind the bridge, but at it."""
     healed.cut("n2")
-    healed.wait_for("the move", lambda: set(healed.served().values()) == {"n1"})
+    wait_all_on(healed, "n1")
     healed.uncut("n2")
     healed.wait_served()
 

@@ -14,6 +14,7 @@ from locum_lab.vm.watching import Watching
 from tests.vm import healing
 from tests.vm.conftest import CALM, MakeVmLab
 from tests.vm.hearing import Hearing, marking
+from tests.vm.places import without
 from tests.vm.poor_network import poor
 
 #: Emulated members need long time-outs (see :func:`locum_lab.etcd_store.pace`), and these a long hold.
@@ -51,17 +52,11 @@ def _leader(lab: VmLab) -> str:
     raise AssertionError("no member leads")
 
 
-def _left(lab: VmLab, node: str) -> bool:
-    """Whether others serve every address."""
-    served = lab.served()
-    return len(served) == lab.layout.addresses and node not in served.values()
-
-
 def test_i1_addresses_move_when_the_machine_of_the_leading_member_loses_its_power(lab: VmLab) -> None:
     with Watching(lab) as watching:
         leader = _leader(lab)
         lab.cut_power(leader)
-        lab.wait_for("others serve every address", lambda: _left(lab, leader))
+        lab.wait_for("others serve every address", lambda: without(lab, leader))
         lab.power_on(leader)
         lab.machine(leader).wait_booted()
         lab.wait_served()
@@ -88,13 +83,13 @@ def test_i1_at_power_off_addresses_are_served_elsewhere_before_the_member_stops(
 
 def test_i1_addresses_stay_and_move_while_the_network_between_the_members_is_poor(lab: VmLab) -> None:
     with Watching(lab) as watching, ExitStack() as stack:
-        before, since = lab.served(), boottime()
+        before, since = lab.wait_served().epoch, boottime()
         for node in lab.layout.node_names:
             stack.enter_context(poor(lab.machine(node), "loss 5% delay 40ms 30ms reorder 25%"))
         lab.wait_for("some holds later", lambda: boottime() > since + 3 * _HOLD)
-        assert lab.served() == before
+        assert lab.wait_served().epoch == before
         lab.machine("n2").freeze()
-        lab.wait_for("others serve every address", lambda: _left(lab, "n2"))
+        lab.wait_for("others serve every address", lambda: without(lab, "n2"))
         lab.machine("n2").thaw()
         lab.wait_served()
         assert watching.end().violations == 0

@@ -18,6 +18,7 @@ from locum_lab.vm.watching import Watching
 from tests.vm.conftest import CALM, MakeVmLab
 from tests.vm.healing import healthy
 from tests.vm.hearing import Hearing, marking
+from tests.vm.places import all_on
 
 STOPPED = f"[Service]\nExecStopPost={marking('locum-stopped')}\n"
 
@@ -104,10 +105,6 @@ def _of_n2(lab: VmLab) -> set[str]:
     return found
 
 
-def _all_on_n1(lab: VmLab) -> bool:
-    return lab.served() == {public.address: "n1" for public in lab.layout.public_addresses}
-
-
 def _shown(machine: Machine, unit_property: str) -> str:
     return machine.sh(f"systemctl show --value --property {unit_property} locum").strip()
 
@@ -128,7 +125,7 @@ def test_i1_a_stopped_unit_hands_its_addresses_over_before_it_has_stopped(lab: V
         mine, begun = _of_n2(lab), boottime()
         n2.sh("systemctl stop locum")
         stopped = hearing.wait_mark("locum-stopped")
-        assert _all_on_n1(lab)
+        assert all_on(lab, "n1")
         lab.wait_for("n1 is heard", lambda: mine <= _spoken_before(watching, "n1", begun, float("inf")))
         assert mine <= _spoken_before(watching, "n1", begun, stopped)
         assert watching.end().violations == 0
@@ -163,7 +160,7 @@ def test_i1_at_power_off_addresses_are_served_elsewhere_before_services_stop(ser
         n2.power_button()
         stops = {mark: hearing.wait_mark(mark) for mark in ("handed-over", "site-stops", "ftp-stops", "locum-stopped")}
         n2.wait_off()
-        assert _all_on_n1(services)
+        assert all_on(services, "n1")
         services.wait_for("n1 is heard", lambda: mine <= _spoken_before(watching, "n1", begun, float("inf")))
         for mark in ("site-stops", "ftp-stops", "locum-stopped"):
             assert mine <= _spoken_before(watching, "n1", begun, stops[mark]), mark
@@ -173,7 +170,7 @@ def test_i1_at_power_off_addresses_are_served_elsewhere_before_services_stop(ser
         n2.set_carrier("eth0", up=False)
         n2.wait_booted()
         assert _shown(n2, "ActiveState") == "active"
-        assert _all_on_n1(services)
+        assert all_on(services, "n1")
         n2.set_carrier("eth0", up=True)
         services.wait_served()
         assert watching.end().violations == 0
@@ -215,7 +212,7 @@ def test_i1_a_node_that_was_shut_down_stays_down(lab: VmLab) -> None:
     with Watching(lab) as watching:
         restarts = _shown(n2, "NRestarts")
         n2.sh("locum shutdown")
-        assert _all_on_n1(lab)
+        assert all_on(lab, "n1")
         lab.wait_for("the end of the unit", lambda: _shown(n2, "ActiveState") == "inactive")
         # Longer than RestartSec, on the guest's clock.
         n2.sh("sleep 5")
@@ -423,7 +420,7 @@ def test_i1_addresses_move_when_networkmanager_takes_the_interfaces_down_before_
     with Watching(lab) as watching:
         n2.agent.start(["systemctl", "suspend"])
         n2.wait_for("its sleep", n2.asleep)
-        lab.wait_for("n1 serves all", lambda: _all_on_n1(lab))
+        lab.wait_for("n1 serves all", lambda: all_on(lab, "n1"))
         n2.wake()
         n2.wait_for("an answer", n2.agent.answers)
         lab.wait_served()

@@ -74,16 +74,16 @@ def ruleset(addresses: Iterable[str]) -> tuple[str | None, str]:
 class PlainTcp:
     """Keeps the table in the network namespace in which the object was started.
 
-    ``wanted`` gives the current public addresses, none when MPTCP is allowed. ``elsewhere``: netlink ports whose
-    transactions leave the table alone; the gate's come several times a second.
+    ``wanted`` gives the current public addresses, none when MPTCP is allowed. ``ignored_ports``: netlink
+    ports whose transactions never touch the table; the gate's come several times a second.
     """
 
     def __init__(
-        self, wanted: Callable[[], Iterable[str]], log: Callable[[str, str], None], elsewhere: Iterable[int] = ()
+        self, wanted: Callable[[], Iterable[str]], log: Callable[[str, str], None], ignored_ports: Iterable[int] = ()
     ) -> None:
         self._wanted = wanted
         self._log = log
-        self._elsewhere = tuple(elsewhere)
+        self._ignored_ports = tuple(ignored_ports)
         self._netfilter: NftSocket | None = None
         self._watch: GateWatch | None = None
         self._worker = Worker("plain tcp")
@@ -104,7 +104,7 @@ class PlainTcp:
         """Begin, in the running event loop; the loop's next turn loads the table."""
         try:
             self._netfilter = NftSocket()
-            self._watch = GateWatch((self._netfilter.port, *self._elsewhere), lambda _: self.look(), self._verified)
+            self._watch = GateWatch((self._netfilter.port, *self._ignored_ports), lambda _: self.look(), self._verified)
             self._watch.start(asyncio.get_running_loop())
         except LocumError as problem:
             tasks.start(self._complain(str(problem)), "telling that Multipath TCP is possible")

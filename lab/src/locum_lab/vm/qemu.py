@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from locum_lab import processes
 from locum_lab.vm.image import Image
 
 PROGRAM = "qemu-system-x86_64"
@@ -152,7 +153,11 @@ def accelerator(image: Image) -> str:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return emulation
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(_kvm_probe(image), stdin=quiet, stdout=subprocess.PIPE, stderr=quiet)
+    process = subprocess.Popen(
+        _kvm_probe(image), stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, start_new_session=True
+    )
+    # As guests are: a slow start must not pass for one that never comes.
+    processes.prefer(process.pid)
     said = b""
     try:
         said, _ = process.communicate(timeout=_KVM_PROBE)

@@ -30,20 +30,19 @@ _OWN_NAME = "locum-"
 class GateWatch:
     """Calls ``on_damage(problems)`` when the kernel's tables are no longer as their owner left them.
 
-    ``ports``: the netlink ports of the owner's own transactions, and of others that do not touch its tables: they are
-    ignored. ``verify`` looks at the tables:
-    what is wrong with them, one line each. The first look comes at once. ``loaders``: processes of this node that load
-    rules, under any name.
+    ``ignored_ports``: the netlink ports of the owner's own transactions, and of others that must never touch its
+    tables, since nothing would notice it. ``verify`` looks at the tables: what is wrong with them, one line each. The
+    first look comes at once. ``loaders``: processes of this node that load rules, under any name.
     """
 
     def __init__(
         self,
-        ports: Collection[int],
+        ignored_ports: Collection[int],
         on_damage: Callable[[tuple[str, ...]], None],
         verify: Callable[[], Awaitable[tuple[str, ...]]],
         loaders: Container[int] = (),
     ) -> None:
-        self._ports = ports
+        self._ignored_ports = ignored_ports
         self._loaders = loaders
         self._on_damage = on_damage
         self._verify = verify
@@ -62,7 +61,7 @@ class GateWatch:
             (nftables.NFNLGRP_NFTABLES,),
             self._readable,
             "cannot watch nftables",
-            filters.type_from_others(nftables.NEWGEN_TYPE, self._ports),
+            filters.type_from_others(nftables.NEWGEN_TYPE, self._ignored_ports),
         )
         self._loop = loop
 
