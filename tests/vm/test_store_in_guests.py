@@ -86,7 +86,7 @@ def test_i1_addresses_stay_and_move_while_the_network_between_the_members_is_poo
         before, since = lab.wait_served().epoch, boottime()
         for node in lab.layout.node_names:
             stack.enter_context(poor(lab.machine(node), "loss 5% delay 40ms 30ms reorder 25%"))
-        lab.wait_for("some holds later", lambda: boottime() > since + 3 * _HOLD)
+        lab.wait_for("some holds later", lambda: boottime() > since + 2 * _HOLD)
         assert lab.wait_served().epoch == before
         lab.machine("n2").freeze()
         lab.wait_for("others serve every address", lambda: without(lab, "n2"))

@@ -228,7 +228,7 @@ def end(running: Sequence[Process]) -> None:
 
 def pace(hold: float) -> tuple[int, int]:
     """etcd's heartbeat interval and election time-out, in milliseconds, as recommended for a hold by docs/stores.md."""
-    if hold >= 11:
+    if hold >= 12:
         return 500, 5000
     if hold >= 3.5:
         return 100, 1000

@@ -20,7 +20,7 @@ from locum.rules.view import View
 #: Beats per hold. Five attempts fit into a hold, so that it survives the loss of some.
 BEATS_PER_HOLD = 5
 #: Longest time between two beats, in seconds.
-LONGEST_INTERVAL = 0.5
+LONGEST_INTERVAL = 1.0
 #: The number of beats that the kernel's gate can tell apart: one that carries the hold, and others under way.
 SLOTS = 4
 #: Bound on the difference of two clocks' rates that the margin covers: 1000 ppm, twice what NTP may slew.

@@ -157,11 +157,13 @@ class VmLab:
             files = setup.client_files(self.layout, machine.name)
         else:
             files = setup.node_files(self.layout, machine.name, store.url(self.state.store, self.layout), settings)
-        for path, text in files.items():
-            machine.write(path, text)
+        machine.write_all(files)
         # On a slow machine networkd is at the bus some time after systemd has started it.
-        machine.wait_for("systemd-networkd", lambda: machine.run(["networkctl", "reload"]).status == 0, SETTLED_WITHIN)
-        machine.sh("/lib/systemd/systemd-networkd-wait-online --timeout=120")
+        machine.sh(
+            f"timeout {SETTLED_WITHIN:g} sh -c 'until networkctl reload; do sleep 1; done';"
+            "/lib/systemd/systemd-networkd-wait-online --timeout=120",
+            timeout=2 * SETTLED_WITHIN,
+        )
 
     # -- power -----------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
+import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +31,9 @@ _MONITOR_WITHIN = 120.0
 _AWAKE_ANSWERS_WITHIN = 10.0
 #: Between two questions whether something has happened, in seconds.
 _ASK_AGAIN = 0.25
+
+#: A file of :meth:`Machine.write_all` in the guest.
+_ARCHIVE = "/run/files.tar"
 
 #: systemd's units of a login, at the start of a line.
 _LOGIN = re.compile(r"(session-\w+\.scope|user(-runtime-dir)?@\d+\.service)\b")
@@ -173,6 +178,19 @@ class Machine:
         self.sh(f"mkdir -p '{Path(path).parent}'")
         self.agent.write(path, content.encode() if isinstance(content, str) else content)
         self.sh(f"chmod {mode:o} '{path}'")
+
+    def write_all(self, files: Mapping[str, str]) -> None:
+        """Write text files, and their directories when missing, with one command: each takes an emulated processor
+        half a second."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            for path, text in files.items():
+                data = text.encode()
+                member = tarfile.TarInfo(path.lstrip("/"))
+                member.size, member.mode, member.mtime = len(data), 0o644, int(time.time())
+                archive.addfile(member, io.BytesIO(data))
+        self.agent.write(_ARCHIVE, packed.getvalue())
+        self.sh(f"tar --extract --no-overwrite-dir --file {_ARCHIVE} --directory /; rm {_ARCHIVE}")
 
     def read(self, path: str) -> str:
         """The text of a file."""

@@ -21,13 +21,14 @@ _ENDS_WITHIN = 300.0
 class Watching:
     """Runs ``locum lab observe`` until :meth:`end`: which node speaks for each address on the public bridge.
 
-    ``interval``: seconds between two questions for each address. ``window``: seconds of the first criterion of
+    ``interval``: seconds between two questions for each address; each question costs every emulated guest more than
+    a millisecond. ``window``: seconds of the first criterion of
     :mod:`locum_lab.judge`. Emulated guests answer late, so the window is longer than the usual three intervals, and
     still shorter than two moves. ``vlan``: asks in this VLAN. ``records`` are the observer's, up to the last
     :meth:`read`.
     """
 
-    def __init__(self, lab: VmLab, interval: float = 0.1, window: float = 2.0, vlan: int = 0) -> None:
+    def __init__(self, lab: VmLab, interval: float = 0.2, window: float = 2.0, vlan: int = 0) -> None:
         self.records: list[Record] = []
         path = lab.directory / "observe.jsonl"
         path.unlink(missing_ok=True)
