@@ -22,6 +22,8 @@ class FakeMachine:
             name, Path("/nowhere"), (Interface("tap0", "m0"), Interface("tap1", "m1")), "10.78.0.1"
         )
         self.locum = True
+        #: Whether its network was made poor.
+        self.poor = False
         self.frozen = self.paused = self.asleep = self.going_off = False
         self._done = done
 
@@ -88,8 +90,11 @@ class FakeMachine:
 
     def sh(self, script: str) -> None:
         self.run(["sh", "-c", script])
-        assert "systemctl start locum" in script
-        self.locum = True
+        if "tc qdisc delete" in script:
+            self.poor = False
+        else:
+            assert "systemctl start locum" in script
+            self.locum = True
 
     def wait_off(self) -> None:
         if self.powered and (not self.going_off or self.frozen or self.paused or self.asleep):

@@ -40,6 +40,7 @@ def _lab(fake: FakeLab) -> VmLab:
         ("going_off", "paused"),
         ("no power",),
         ("no locum",),
+        ("poor", "frozen"),
     ],
 )
 def test_a_lab_is_healed_whatever_a_test_that_failed_leaves(fake: FakeLab, left: tuple[str, ...]) -> None:
@@ -55,6 +56,7 @@ def test_a_lab_is_healed_whatever_a_test_that_failed_leaves(fake: FakeLab, left:
                 setattr(machine, state, True)
     assert machine.powered
     assert machine.locum
+    assert not machine.poor
     assert not machine.stands
     assert not healing.broken(_lab(fake))
     if "going_off" in left or "no power" in left:
