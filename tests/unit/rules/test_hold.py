@@ -64,7 +64,7 @@ class TestOwnHold:
 
     def test_several_beats_fit_into_a_hold(self) -> None:
         assert interval_for(HOLD) * 4 < HOLD
-        assert interval_for(60.0) <= 0.5
+        assert interval_for(60.0) <= 1.0
 
     def test_i1_the_margin_covers_clock_rates_and_jiffies(self) -> None:
         for hold in (0.1, 2.0, 60.0):
