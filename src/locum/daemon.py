@@ -21,6 +21,7 @@ import locum
 from locum import tasks
 from locum.api.control import ControlServer
 from locum.api.gate_report import gate_report
+from locum.api.history import HistoryOperations
 from locum.api.loop_report import loop_report
 from locum.api.reload import Reloader, tell_guard
 from locum.clock import SystemClock, boottime
@@ -46,6 +47,7 @@ from locum.node.driver import Driver
 from locum.node.guard.children import EXIT_HOPELESS
 from locum.node.guard.enforcement import enforcement_of, judged_before, public_interfaces
 from locum.node.guard.hold_page import HoldPage
+from locum.node.historian import Historian
 from locum.node.kernel_calls import KernelCalls
 from locum.node.kernel_watch import KernelWatch
 from locum.node.log import Log
@@ -242,6 +244,8 @@ async def serve(settings: Settings) -> int:
         # The guard remembers it in case this agent dies before the node has left.
         os.kill(os.getppid(), signal.SIGUSR2)
 
+    historian = Historian(bulk, node.leads, node.remembered, log)
+    driver.on_occurrences = historian.add
     control = ControlServer(
         driver,
         engine,
@@ -249,7 +253,9 @@ async def serve(settings: Settings) -> int:
         lambda: gate_report(enforcement.gate, calls),
         tell_guard_to_leave,
         lambda: loop_report(lateness, page.guard_stop),
+        lambda occurrence: historian.add([occurrence], own=True),
     )
+    control.add(HistoryOperations(historian).table())
     statd = StatdOperations(
         bulk,
         settings.node.name,
@@ -274,6 +280,7 @@ async def serve(settings: Settings) -> int:
         kernel.start()
         auditor.start()
         plain.start()
+        historian.start()
         background.extend(
             (
                 tasks.start(_look_at_scripts(driver, engine), "looking at the event scripts"),
@@ -298,6 +305,7 @@ async def serve(settings: Settings) -> int:
         for task in background:
             task.cancel()
         auditor.close()
+        historian.close()
         kernel.close()
         await plain.close()
         wire.close()

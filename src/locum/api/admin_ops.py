@@ -17,6 +17,7 @@ from locum.errors import StoreUnavailable, UsageError
 from locum.events.inside import Inside
 from locum.node.driver import Driver
 from locum.rules.admin import TRIES, AdminChange, WaitFor, default_tunables, parse_request, plan_command
+from locum.rules.occurrences import Occurrence, key_of
 from locum.store.base import carry_out
 
 #: Limit for one commit, and then for the view to show it, in seconds.
@@ -24,14 +25,18 @@ COMMIT_LIMIT = 5.0
 
 
 class AdminOperations:
-    """Admin commands of one agent. ``settings`` returns the configuration in force."""
+    """Admin commands of one agent. ``settings`` returns the configuration in force; ``tell`` receives each command that
+    took effect, for the history."""
 
-    def __init__(self, driver: Driver, settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self, driver: Driver, settings: Callable[[], Settings], tell: Callable[[Occurrence], None] = lambda _: None
+    ) -> None:
         self._driver = driver
         self._settings = settings
+        self._tell = tell
 
-    async def run(self, message: Mapping[str, object], inside: Inside | None = None) -> AdminResult:
-        """One command. Raises UsageError (with the reason) or StoreUnavailable.
+    async def run(self, message: Mapping[str, object], inside: Inside | None = None, by: str = "") -> AdminResult:
+        """One command, given ``by`` someone. Raises UsageError (with the reason) or StoreUnavailable.
 
         ``inside``: the script that gives the command. Its effect may need the end of that script's event, so the
         command does not wait for it.
@@ -41,7 +46,7 @@ class AdminOperations:
         for _ in range(TRIES):
             change = plan_command(view, request, local=local, wall=time.time())
             changed = bool(change.operations)
-            if not changed or await self._commit(change):
+            if not changed or await self._commit(change, inside.script if inside is not None else by):
                 if inside is not None and change.wait is not None:
                     note = f"addresses move when {inside} has ended, so this is not waited for"
                     return AdminResult(change.message, (*change.warnings, note), changed)
@@ -58,11 +63,11 @@ class AdminOperations:
             change = default_tunables(self._driver.node.view, values)
             if change is None:
                 return AdminResult("every tunable of the configuration is set", changed=False)
-            if await self._commit(change):
+            if await self._commit(change, "the configuration"):
                 return AdminResult(change.message, change.warnings)
         raise UsageError("the tunables kept changing: try again")
 
-    async def _commit(self, change: AdminChange) -> bool:
+    async def _commit(self, change: AdminChange, by: str) -> bool:
         """Whether the change took effect; False when another change came first, which the view now shows."""
         view = self._driver.node.view
         try:
@@ -73,6 +78,10 @@ class AdminOperations:
                 f"the store has not answered within {COMMIT_LIMIT:g} s: the change may or may not be made; "
                 "look at 'locum status'"
             ) from None
+        if result.accepted:
+            local = self._driver.node.status().name
+            key = key_of(result.revision, "command", local)
+            self._tell(Occurrence(key, "command", time.time(), local, command=change.message, by=by))
         # Our own watch shows the commit, or its obstacle; revisions of other prefixes never come, hence the limit.
         await self._until(lambda: view.revision >= result.revision, 0.5)
         return result.accepted

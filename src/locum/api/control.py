@@ -20,6 +20,7 @@ from locum.api.admin_ops import AdminOperations
 from locum.api.debug_report import debug_report
 from locum.api.model import DaemonState, GateReport, LoopReport, ScriptsReport, StatusReport
 from locum.api.reload import Reloader
+from locum.api.who import who
 from locum.clock import boottime
 from locum.config.model import PathSettings
 from locum.errors import LocumError, ProtocolError, UsageError
@@ -28,6 +29,7 @@ from locum.events.inside import Inside
 from locum.events.model import Event
 from locum.json_lines_async import FrameConnection, FrameServer, serve_unix
 from locum.node.driver import Driver
+from locum.rules.occurrences import Occurrence, key_of
 from locum.rules.status import Stage
 from locum.store.server import group_id
 
@@ -59,14 +61,16 @@ class ControlServer:
         gate: Callable[[], Awaitable[GateReport | None]],
         leaving: Callable[[], None],
         loop: Callable[[], LoopReport],
+        tell: Callable[[Occurrence], None],
     ) -> None:
         self._driver = driver
         self._leaving = leaving
+        self._tell = tell
         self._loop = loop
         self._gate = gate
         self._engine = engine
         self._reloader = reloader
-        self._admin = AdminOperations(driver, lambda: reloader.settings)
+        self._admin = AdminOperations(driver, lambda: reloader.settings, tell)
         self._server: FrameServer | None = None
         self._operations: dict[str, Callable[[Message], Awaitable[object]]] = {
             "status": self._status,
@@ -79,7 +83,7 @@ class ControlServer:
         }
         # Operations that wait for an event: their own, the move of addresses, or the node's leaving. Called from within
         # an event they would wait for themselves.
-        self._waiting: dict[str, Callable[[Message, Inside | None], Awaitable[object]]] = {
+        self._waiting: dict[str, Callable[[Message, Inside | None, str], Awaitable[object]]] = {
             "admin": self._admin.run,
             "shutdown": self._shutdown,
             "event-run": self._event_run,
@@ -109,8 +113,10 @@ class ControlServer:
                 await self._watch(connection)
                 return
             if isinstance(name, str) and name in self._waiting:
-                pid = connection.peer.pid if connection.peer is not None else 0
-                send(answers.success(await self._waiting[name](message, await self._engine.inside(pid))))
+                peer = connection.peer
+                inside = await self._engine.inside(peer.pid if peer is not None else 0)
+                by = who(peer) if peer is not None else ""
+                send(answers.success(await self._waiting[name](message, inside, by)))
                 return
             operation = self._operations.get(name) if isinstance(name, str) else None
             if operation is None:
@@ -181,8 +187,13 @@ class ControlServer:
     async def _reload(self, message: Message) -> object:
         return await self._reloader.reload()
 
-    async def _shutdown(self, message: Message, inside: Inside | None) -> object:
+    async def _shutdown(self, message: Message, inside: Inside | None, by: str) -> object:
         self._leaving()
+        local, revision = self._driver.node.status().name, self._driver.node.view.revision
+        given = inside.script if inside is not None else by
+        self._tell(
+            Occurrence(key_of(revision, "command", local), "command", time.time(), local, command="leaves", by=given)
+        )
         self._driver.feed(self._driver.node.leave)
         if inside is not None:
             return {"message": f"leaves the cluster when {inside} has ended", "inside": inside.event}
@@ -206,7 +217,7 @@ class ControlServer:
     async def _debug(self, message: Message) -> object:
         return debug_report(self._driver.node.view, self._engine.running)
 
-    async def _event_run(self, message: Message, inside: Inside | None) -> object:
+    async def _event_run(self, message: Message, inside: Inside | None, by: str) -> object:
         name = message.get("event", "")
         if name not in list(Event):
             raise UsageError(f"unknown event {name!r}; known are {', '.join(Event)}")

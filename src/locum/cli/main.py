@@ -22,6 +22,7 @@ COMMANDS = {
         "locum.cli.status:status",
         "The state of the cluster and its reasons: nodes, plan, addresses, warnings.",
     ),
+    "history": ("locum.cli.history:history", "What has happened in the cluster, and why: moves, states, commands."),
     "ip": ("locum.cli.ip:ip", "Public addresses and the nodes that serve them: list, move, auto."),
     "node": ("locum.cli.node:node", "Nodes: list, enable, disable, stop, continue, ban, unban, remove."),
     "event": ("locum.cli.event:event", "Event scripts: list, run, status, enable, disable, check."),

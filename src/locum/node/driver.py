@@ -18,6 +18,7 @@ from locum.node.ports import ClustersPort
 from locum.node.steps import Steps
 from locum.rules import effects as fx
 from locum.rules.node import Node
+from locum.rules.occurrences import Occurrence
 from locum.store.base import Batch, Commit, CommitResult, Store, WatchLost, carry_out
 
 #: Pause between two attempts to read a store that does not answer, in seconds.
@@ -64,6 +65,8 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         #: Called when an activity (an event, a take, a release) has ended and the rules have its result.
         self.on_activity_ended: Callable[[], None] = lambda: None
+        #: Called with what has happened in the cluster.
+        self.on_occurrences: Callable[[list[Occurrence]], None] = lambda _: None
         #: Set to the problem (or None) when the node has left.
         self.ended: asyncio.Future[str | None] = self._loop.create_future()
         #: A commit without an answer within this many seconds counts as unanswered.
@@ -134,6 +137,8 @@ class Driver:
         while pending := self.node.take_effects():
             for effect in pending:
                 self._start(effect)
+        if happened := self.node.take_occurrences():
+            self.on_occurrences(happened)
         self._set_timer()
 
     def _set_timer(self) -> None:

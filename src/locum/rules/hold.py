@@ -210,6 +210,11 @@ class FailureDetector:
             return False
         return self.trusted(now, view.members[node].record.hold)
 
+    def last_sign(self, node: str) -> float | None:
+        """When the last beat of ``node`` was seen, by CLOCK_BOOTTIME; None when none was."""
+        seen = self._seen.get(node)
+        return None if seen is None else seen[1]
+
     def seen_revision(self, node: str) -> int:
         """The beat revision on which the judgement is based; 0 when none was seen."""
         seen = self._seen.get(node)

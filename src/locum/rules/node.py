@@ -20,6 +20,7 @@ from locum.rules.health import Health
 from locum.rules.identity import Adoption, Identity
 from locum.rules.membership import Membership
 from locum.rules.moment import Moment
+from locum.rules.occurrences import Occurrence
 from locum.rules.parts import Parts
 from locum.rules.plan import inactive
 from locum.rules.schema import HostedAddress
@@ -65,20 +66,21 @@ class Node:
         """The whole store was read. ``known``: the view's ``known`` when the read was requested."""
         keys = self.view.reset(snapshot, known)
         self.parts.history.answered(snapshot.began, now, read=True)
-        self._view_changed(keys, now, wall)
+        self._view_changed(keys, 0, now, wall)
+        self.parts.chronicle.begin_anew()
 
     def store_changed(self, batch: Batch, now: float, wall: float) -> None:
         """The watch has reported one commit."""
         if keys := self.view.apply(batch):
-            self._view_changed(keys, now, wall)
+            self._view_changed(keys, batch.revision, now, wall)
 
-    def _view_changed(self, keys: set[str], now: float, wall: float) -> None:
+    def _view_changed(self, keys: set[str], revision: int, now: float, wall: float) -> None:
         held = self.parts.hold.valid(self.parts.context.now)
         self._membership.time_passes(now, wall)
         if self.view.another_history:
             self._begin_history()
             held = True
-        self._keys_changed(keys)
+        self._keys_changed(keys, revision)
         # Most changes are beats, which only postpone the expiry of a node.
         if not schema.only_beats(keys) or held != self.parts.hold.valid(now) or self._reads != self.view.reads:
             self._step()
@@ -119,7 +121,7 @@ class Node:
                     self.parts.history.mark_uncertain()
                 case Farewell() if answer.accepted:
                     self._membership.left()
-            self._keys_changed(answer.keys)
+            self._keys_changed(answer.keys, result.revision if result is not None else 0)
         self._step()
 
     def activity_done(self, request: int, ok: bool, reason: str, now: float, wall: float) -> None:
@@ -242,6 +244,18 @@ class Node:
         effects, self.parts.context.effects = self.parts.context.effects, []
         return effects
 
+    def take_occurrences(self) -> list[Occurrence]:
+        """What has happened in the cluster since the last call; each is returned once, an open one again at its end."""
+        return self.parts.chronicle.take()
+
+    def remembered(self) -> list[Occurrence]:
+        """The latest occurrences, returned or not."""
+        return self.parts.chronicle.remembered()
+
+    def leads(self) -> bool:
+        """Whether this node is the leader, as far as it knows."""
+        return self.parts.leading.leads()
+
     def status(self) -> NodeStatus:
         """This node's knowledge about itself, beyond what the view shows."""
         parts = self.parts
@@ -327,8 +341,11 @@ class Node:
 
     # -- the step --------------------------------------------------------------------------------------------
 
-    def _keys_changed(self, keys: set[str]) -> None:
+    def _keys_changed(self, keys: set[str], revision: int) -> None:
+        """The view has changed at ``keys``, by one commit at ``revision``; 0: by several."""
         view, now = self.view, self.parts.context.now
+        if keys and revision and not schema.only_beats(keys):
+            self.parts.chronicle.keys_changed(keys, revision)
         # Sorted, so that a run of the simulation is the same in every process.
         for key in sorted(keys):
             kind, _, node = key.partition("/")
@@ -358,6 +375,7 @@ class Node:
 
     def _step(self) -> None:
         """Examine the whole situation."""
+        self.parts.chronicle.time_passes()
         self._looked, self._reads, self._wakeup = self.parts.context.now, self.view.reads, None
         if self.view.loaded:
             self._membership.step()

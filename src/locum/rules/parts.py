@@ -8,6 +8,7 @@ all.
 from __future__ import annotations
 
 from locum.rules.activity import Activity
+from locum.rules.chronicle import Chronicle
 from locum.rules.commits import Commits
 from locum.rules.context import Context
 from locum.rules.following import Following
@@ -36,6 +37,7 @@ class Parts:
         self.history = History(context, identity)
         self.hold = OwnHold(identity.hold)
         self.detector = FailureDetector(self.hold.interval)
+        self.chronicle = Chronicle(context, self.detector)
         self.obstacles = Obstacles(identity.hold)
         self.lookout = Lookout(context, self.obstacles, identity)
         self.joining = Joining(context, self.commits, identity)

@@ -61,7 +61,7 @@ def test_every_row_is_a_command() -> None:
 
 def operations() -> dict[str, Any]:
     """The operations of a daemon, by their names."""
-    server = ControlServer(*(MagicMock() for _ in range(6)))
+    server = ControlServer(*(MagicMock() for _ in range(7)))
     server.add(StatdOperations(MagicMock(), "n1", served=list, known=list).operations())
     server.add(ConnectionOperations(MagicMock(), public=list, holder=lambda _: None).table())
     return server._operations
