@@ -13,10 +13,10 @@ CLUSTER = "cluster"
 #: Groups that take more than three minutes, in the order in which they begin.
 _LONGEST_FIRST = (
     "test_systemd",
-    "test_networks",
     "test_kernel_nfs",
-    "test_samba_member",
     CLUSTER,
+    "test_samba_member",
+    "test_networks",
     "test_store_in_guests",
 )
 

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 import click
 
 from locum import hosts
+from locum.api.telling import NAMED, sentences, stamp
 from locum.cli import output
 from locum.cli.ask import ask, decode
 from locum.cli.options import Number, asking_options
 from locum.cli.output import Screen
 from locum.rules.occurrences import Occurrence
-from locum.rules.telling import NAMED, sentences, stamp
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FORMS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%H:%M:%S", "%H:%M")

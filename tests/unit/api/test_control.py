@@ -39,7 +39,7 @@ class Control(ControlServer):
 
     def __init__(self) -> None:
         parts = cast(Driver, RestlessDriver()), cast(EventEngine, None), cast(Reloader, None)
-        super().__init__(*parts, gate=_no_gate, leaving=lambda: None, loop=LoopReport)
+        super().__init__(*parts, gate=_no_gate, leaving=lambda: None, loop=LoopReport, tell=lambda _: None)
         self.reports = itertools.count()
         self.made = 0
         self.old: tuple[str, ...] = ()

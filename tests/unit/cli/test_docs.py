@@ -12,6 +12,7 @@ import click
 import pytest
 
 from locum.api.control import ControlServer
+from locum.api.history import HistoryOperations
 from locum.cli.main import cli
 from locum.connections.operations import ConnectionOperations
 from locum.nfs.operations import StatdOperations
@@ -63,6 +64,7 @@ def operations() -> dict[str, Any]:
     """The operations of a daemon, by their names."""
     server = ControlServer(*(MagicMock() for _ in range(7)))
     server.add(StatdOperations(MagicMock(), "n1", served=list, known=list).operations())
+    server.add(HistoryOperations(MagicMock()).table())
     server.add(ConnectionOperations(MagicMock(), public=list, holder=lambda _: None).table())
     return server._operations
 
@@ -75,7 +77,11 @@ def test_every_operation_has_a_row(name: str) -> None:
 
 def test_the_daemon_adds_no_operations_besides_these() -> None:
     source = (Path(__file__).parents[3] / "src/locum/daemon.py").read_text()
-    assert re.findall(r"control\.add\((.*)\)", source) == ["statd.operations()", "on_connections.table()"]
+    assert re.findall(r"control\.add\((.*)\)", source) == [
+        "HistoryOperations(historian).table()",
+        "statd.operations()",
+        "on_connections.table()",
+    ]
 
 
 def test_the_help_of_the_lab_names_every_service_client_and_fault() -> None:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from locum.api.telling import sentences, stamp
 from locum.rules.occurrences import Moves, Occurrence
-from locum.rules.telling import sentences, stamp
 
 
 def of(**fields: object) -> Occurrence:
