@@ -435,7 +435,8 @@ def test_i1_a_firewalld_that_loads_its_rules_again_leaves_the_gate(lab: VmLab) -
         n2.sh("systemctl start firewalld")
         try:
             for command in ("firewall-cmd --reload", "firewall-cmd --complete-reload", "systemctl restart firewalld"):
-                n2.sh(command)
+                # Its client waits 25 s for an answer, and an emulated firewalld may take longer.
+                n2.wait_for(command, lambda one=command: n2.run(["sh", "-c", one]).status == 0)  # type: ignore[misc]
                 assert _gate(n2) == tables
                 lab.wait_served()
         finally:

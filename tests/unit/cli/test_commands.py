@@ -104,7 +104,7 @@ def test_every_command_that_asks_a_daemon_is_known_to_show_or_not() -> None:
     acting |= {f"connections {verb}" for verb in ("tickle", "kill", "add", "delete")}
     of_this_node = {f"event {verb}" for verb in ("list", "run", "status", "enable", "disable", "check")}
     of_this_node.add("debug dump")
-    showing = {"status", "ip list", "node list", "tunable list", "tunable get", "connections list"}
+    showing = {"status", "ip list", "node list", "tunable list", "tunable get", "connections list", "history"}
     asking = {
         name.removeprefix("locum ")
         for name, command in COMMANDS.items()

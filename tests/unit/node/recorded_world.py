@@ -193,6 +193,10 @@ class _Node:
         effects, self.effects = self.effects, []
         return effects
 
+    def take_occurrences(self) -> list[object]:
+        """Nothing is told of."""
+        return []
+
     def next_wakeup(self) -> float:
         """When something is due."""
         return self.wakeup
