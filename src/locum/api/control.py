@@ -32,11 +32,15 @@ from locum.node.driver import Driver
 from locum.rules.occurrences import Occurrence, key_of
 from locum.rules.status import Stage
 from locum.store.server import group_id
+from locum.threads import NoAnswer, Worker
+from locum.unix_sockets import Peer
 
 #: Events that an admin may run by hand in a running daemon; the daemon alone can run the others meaningfully.
 BY_HAND = frozenset({Event.MONITOR, Event.IPREALLOCATED, Event.RECOVERED, Event.STARTIPREALLOCATE, Event.STARTRECOVERY})
 #: Operations whose results do not come from the store: they are never outdated.
 OF_THIS_NODE = frozenset({"reload", "shutdown", "event-list", "event-status", "event-run", "debug"})
+#: Limit for the name of a command's author, in seconds.
+_NAME_LIMIT = 0.3
 #: Shortest time between two lines of ``watch``, in seconds: changes in between are shown together.
 WATCH_PAUSE = 0.05
 #: Longest time between two looks of ``watch``, in seconds.
@@ -66,6 +70,7 @@ class ControlServer:
         self._driver = driver
         self._leaving = leaving
         self._tell = tell
+        self._looker = Worker("who")
         self._loop = loop
         self._gate = gate
         self._engine = engine
@@ -100,6 +105,7 @@ class ControlServer:
 
     async def close(self) -> None:
         """Stop listening and close every connection."""
+        self._looker.close()
         if self._server is not None:
             await self._server.close()
 
@@ -115,7 +121,7 @@ class ControlServer:
             if isinstance(name, str) and name in self._waiting:
                 peer = connection.peer
                 inside = await self._engine.inside(peer.pid if peer is not None else 0)
-                by = who(peer) if peer is not None else ""
+                by = await self._author(peer) if peer is not None and inside is None else ""
                 send(answers.success(await self._waiting[name](message, inside, by)))
                 return
             operation = self._operations.get(name) if isinstance(name, str) else None
@@ -144,6 +150,13 @@ class ControlServer:
             await asyncio.sleep(WATCH_PAUSE)
             # Changes by time alone (the end of a hold or a ban) are checked periodically.
             await self._driver.wait_for_change(WATCH_LOOK)
+
+    async def _author(self, peer: Peer) -> str:
+        """Who gives a command; names may come from a directory in the network that does not answer."""
+        try:
+            return await self._looker.run("looking who gives a command", _NAME_LIMIT, who, peer)
+        except NoAnswer:
+            return f"user {peer.uid}"
 
     def _old(self) -> tuple[tuple[str, ...], float | None]:
         """Why this daemon's knowledge of the cluster may be outdated, and its maximum age."""
@@ -192,7 +205,15 @@ class ControlServer:
         local, revision = self._driver.node.status().name, self._driver.node.view.revision
         given = inside.script if inside is not None else by
         self._tell(
-            Occurrence(key_of(revision, "command", local), "command", time.time(), local, command="leaves", by=given)
+            Occurrence(
+                # The revision may be that of an earlier command.
+                key_of(revision, "command", local, "leaves", f"{time.time():.6f}"),
+                "command",
+                time.time(),
+                local,
+                command=f"{local} leaves the cluster",
+                by=given,
+            )
         )
         self._driver.feed(self._driver.node.leave)
         if inside is not None:

@@ -40,6 +40,7 @@ def sentences(one: Occurrence, named: int = NAMED) -> list[str]:
 def _moves(one: Occurrence, named: int) -> list[str]:
     because = f", because {one.cause}" if one.cause else ""
     unfinished = "; it had not ended when this was written" if one.open else ""
+    unfinished = "; another plan came before it had ended" if one.replaced else unfinished
     if not one.moves:
         return [f"plan {one.epoch}: no address moved{because}{unfinished}"]
     return [f"{_group(group, named)}{because}{unfinished}" for group in one.moves]

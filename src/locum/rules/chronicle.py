@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import msgspec
+
 from locum.rules.context import Context
 from locum.rules.hold import FailureDetector
 from locum.rules.occurrences import Moves, Occurrence, key_of
@@ -19,6 +21,10 @@ from locum.rules.schema import HealthRecord
 
 #: Moves that take longer are written down before they have ended, and again afterwards, in seconds.
 UNFINISHED = 5.0
+#: Texts that others wrote, such as a script's reason, are cut to this number of characters.
+_LONGEST = 500
+#: New refusals in one change for more reasons than this become one occurrence.
+_REASONS = 4
 #: How many occurrences a node remembers that the leader may not have written down.
 _REMEMBERED = 256
 
@@ -60,6 +66,11 @@ class Chronicle:
         # Address → the node that has served it last, and since when (CLOCK_BOOTTIME) none does.
         self._server: dict[str, str] = {}
         self._unserved: dict[str, float] = {}
+        # Those of the unserved addresses of which it was told that they went to no node.
+        self._gone: set[str] = set()
+        # Node and address → the reason of the refusal that was told last, until that node serves the address.
+        self._refused: dict[tuple[str, str], str] = {}
+        self._epoch = -1
         self._states: dict[str, NodeState] = {}
         self._health: dict[str, HealthRecord] = {}
         self._leader = ""
@@ -84,6 +95,8 @@ class Chronicle:
                 addresses.append(name)
             elif kind in ("member", "admin", "health"):
                 nodes.add(name)
+                if kind == "member" and name not in self._context.view.members:
+                    self._ended(name)
             elif kind == "plan":
                 self._planned()
             elif kind == "leader":
@@ -100,11 +113,24 @@ class Chronicle:
         served = {address: self._serving(address) for address in view.claims}
         self._server = {address: node for address, node in served.items() if node}
         self._unserved = {}
+        self._gone.clear()
+        self._epoch = view.plan.record.epoch if view.plan is not None else -1
         self._states = {node: node_state(view, node, self._context.wall) for node in view.nodes}
         found = {node: current_health(view, node) for node in view.members}
         self._health = {node: health for node, health in found.items() if health is not None}
+        self._refused = {
+            (node, address): reason
+            for node, health in self._health.items()
+            for address, reason in {**health.refused, **health.occupied}.items()
+        }
         self._leader = self._leading()
         self._present = None
+
+    def forget(self) -> None:
+        """The store may have another history: keys of before have no place in it."""
+        self._current = False
+        self._new.clear()
+        self._remembered.clear()
 
     def time_passes(self) -> None:
         """Tell of moves that take long."""
@@ -128,8 +154,10 @@ class Chronicle:
 
     def _planned(self) -> None:
         view, context = self._context.view, self._context
-        if view.plan is None or (self._present is not None and self._present.epoch == view.plan.record.epoch):
+        # An unreadable plan has the revision of the new key and the contents of the old one.
+        if view.plan is None or view.plan.record.epoch == self._epoch:
             return
+        self._epoch = view.plan.record.epoch
         self._end_present()
         plan = view.plan.record
         present = _Reconfiguration(
@@ -140,21 +168,24 @@ class Chronicle:
                 present.pending.add(address)
         for address, node in self._server.items():
             if address not in plan.assignment:
-                if address in self._unserved:
-                    present.moved[address] = (node, "", -1)
-                else:
+                if address not in self._unserved:
                     present.pending.add(address)
+                elif address not in self._gone:
+                    self._gone.add(address)
+                    present.moved[address] = (node, "", -1)
         self._present = present
         self._end_if_done()
 
     def _claimed(self, address: str, revision: int) -> None:
         context, before, server = self._context, self._server.get(address, ""), self._serving(address)
         if not server:
-            if before and address not in self._unserved:
-                self._unserved[address] = self._last_sign(before)
+            if before:
+                self._unserved.setdefault(address, context.now)
                 self._freed(address, before)
             return
         since = self._unserved.pop(address, None)
+        self._gone.discard(address)
+        self._refused.pop((server, address), None)
         self._server[address] = server
         if server != before or since is not None:
             if self._present is None:
@@ -170,15 +201,20 @@ class Chronicle:
     def _freed(self, address: str, server: str) -> None:
         """``server`` does not serve the address any more, and no other node does."""
         present, plan = self._present, self._context.view.plan
+        if address in self._gone:
+            return
         if present is not None and plan is not None and address not in plan.record.assignment:
+            self._gone.add(address)
             present.moved[address] = (server, "", -1)
             present.pending.discard(address)
             self._end_if_done()
 
-    def _last_sign(self, node: str) -> float:
-        """When the node gave its claims up: now, or, when its membership ended with them, at its last beat."""
-        claimed, last = self._context.now, self._detector.last_sign(node)
-        return claimed if node in self._context.view.members or last is None else min(claimed, last)
+    def _ended(self, node: str) -> None:
+        """A membership has ended: what it still had is unserved since its last beat, whenever its claims are freed."""
+        now, last = self._context.now, self._detector.last_sign(node)
+        for address, server in self._server.items():
+            if server == node:
+                self._unserved.setdefault(address, now if last is None else min(now, last))
 
     def _without_a_plan(self, address: str, revision: int) -> _Reconfiguration:
         """The plan has not changed: the address was lost, or could not be taken before."""
@@ -194,8 +230,9 @@ class Chronicle:
     def _end_present(self) -> None:
         """The moves have ended, or another plan replaces what is left of them."""
         if self._present is not None:
+            replaced = bool(self._present.pending)
             self._present.pending.clear()
-            self._tell(self._present.occurrence())
+            self._tell(msgspec.structs.replace(self._present.occurrence(), replaced=replaced))
             self._present = None
 
     def _judged(self, node: str, revision: int) -> None:
@@ -210,11 +247,15 @@ class Chronicle:
             self._tell(Occurrence(key, "state", context.wall, node, cause, was=was.value, state=state.value))
         if health is not None:
             self._health[node] = health
-            before = {} if known is None else {**known.refused, **known.occupied}
             reasons: dict[str, list[str]] = {}
             for address, reason in {**health.refused, **health.occupied}.items():
-                if address not in before:
+                if self._refused.get((node, address)) != reason:
+                    self._refused[node, address] = reason
                     reasons.setdefault(reason, []).append(address)
+            if len(reasons) > _REASONS:
+                # Each names its address, perhaps.
+                first = next(iter(reasons))
+                reasons = {f"{first} (and other reasons)": [a for refused in reasons.values() for a in refused]}
             for number, (reason, refused) in enumerate(reasons.items()):
                 key = key_of(revision, "refused", node, str(number))
                 self._tell(Occurrence(key, "refused", context.wall, node, reason, addresses=tuple(sorted(refused))))
@@ -253,6 +294,8 @@ class Chronicle:
         return (view.claim_holder(address) or "") if claim is not None and claim.record.serving else ""
 
     def _tell(self, occurrence: Occurrence) -> None:
+        if len(occurrence.cause) > _LONGEST:
+            occurrence = msgspec.structs.replace(occurrence, cause=occurrence.cause[:_LONGEST] + " …")
         self._new.append(occurrence)
         self._remembered.pop(occurrence.key, None)
         self._remembered[occurrence.key] = occurrence

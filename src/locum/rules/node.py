@@ -371,6 +371,7 @@ class Node:
 
     def _begin_history(self) -> None:
         self._beats.forget()
+        self.parts.chronicle.forget()
         self._membership.begin_history()
 
     def _step(self) -> None:

@@ -31,7 +31,8 @@ class Occurrence(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``node``: whom it is about. ``cause`` says why, in words. ``state`` (of kind ``state``): the new one, after ``was``.
     ``by``: who gave a command, and ``command`` which one. ``epoch``, ``moves``: a plan and what it changed.
-    ``addresses``: those that were refused. ``open``: it was written down before it had ended.
+    ``addresses``: those that were refused. ``open``: it was written down before it had ended. ``replaced``: another
+    plan came before it had ended.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Occurrence(msgspec.Struct, frozen=True, omit_defaults=True):
     moves: tuple[Moves, ...] = ()
     addresses: tuple[str, ...] = ()
     open: bool = False
+    replaced: bool = False
 
     def concerns(self, name: str) -> bool:
         """Whether a node or an address of this name has a part in it."""

@@ -34,6 +34,7 @@ def of(**fields: object) -> Occurrence:
             of(epoch=7, cause="n3 joined", open=True),
             ["plan 7: no address moved, because n3 joined; it had not ended when this was written"],
         ),
+        (of(epoch=7, replaced=True), ["plan 7: no address moved; another plan came before it had ended"]),
         (
             of(kind="state", node="n2", was="OK", state="UNHEALTHY", cause="port 445"),
             ["n2 became UNHEALTHY (was OK): port 445"],

@@ -190,3 +190,69 @@ def test_unreadable_entries_are_left_out_or_written_again() -> None:
         node.historian.close()
 
     asyncio.run(scenario())
+
+
+def test_a_new_leader_writes_moves_that_began_before_what_is_there() -> None:
+    """A plan's entry is told at its end, when later ones have been written."""
+
+    async def scenario() -> None:
+        store = Counting()
+        old, new = Node(store), Node(store, leads=False)
+        new.historian.start()
+        old.historian.start()
+        for node in (old, new):
+            node.sees(occurrence(5))
+        await written(old)
+        old.historian.close()
+        new.sees(occurrence(3))
+        # A command that it wrote itself meanwhile changes nothing.
+        new.historian.add([Occurrence("4.command.n2", "command", 4.0)], own=True)
+        await written(new)
+        new.leads = True
+        new.sees(occurrence(6))
+        await until(lambda: len(store.core.snapshot("").entries) == 4)
+        assert {one.at for one in await new.historian.read()} == {3.0, 4.0, 5.0, 6.0}
+        new.historian.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_no_store_takes_is_left_out_and_a_defect_does_not_end_the_node() -> None:
+    async def scenario() -> None:
+        store = Counting()
+        node = Node(store)
+        node.historian.start()
+        node.sees(occurrence(1, cause="\udc80"), occurrence(2, cause="x" * 2**20), occurrence(3))
+        await written(node)
+        assert [one.at for one in await node.historian.read()] == [3.0]
+
+        async def broken(*_: object) -> CommitResult:
+            raise ZeroDivisionError("a defect")
+
+        working, store.commit = store.commit, broken  # type: ignore[method-assign, assignment]
+        node.sees(occurrence(4))
+        await until(lambda: node.log)
+        assert node.log == ["the history is not written: unexpected ZeroDivisionError: a defect"]
+        store.commit = working  # type: ignore[method-assign]
+        await written(node)
+        assert [one.at for one in await node.historian.read()] == [3.0, 4.0]
+        node.historian.close()
+
+    asyncio.run(scenario())
+
+
+def test_large_entries_push_out_more_than_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(historian, "MOST_BYTES", 10_000)
+
+    async def scenario() -> None:
+        node = Node(Counting())
+        node.historian.start()
+        for number in range(30):
+            node.sees(occurrence(number, cause="x" * 900))
+            await written(node)
+        found = await node.historian.read()
+        assert 5 < len(found) < 12
+        assert found[-1].at == 29.0
+        node.historian.close()
+
+    asyncio.run(scenario())

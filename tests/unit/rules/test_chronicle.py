@@ -162,3 +162,47 @@ def test_an_address_that_returns_without_a_plan_is_told_of_as_well() -> None:
     assert moved[0].concerns(address)
     assert moved[0].concerns(holder)
     assert not moved[0].concerns("10.0.0.99")
+
+
+def test_what_went_to_no_node_is_told_once() -> None:
+    cluster = cluster_of("n1", "n2")
+    for name in ("n1", "n2"):
+        disable(cluster, name)
+    cluster.run(4.0)
+    assert any(group.target == "" for one in told(cluster, "n1").values() for group in one.moves)
+    # Plans that have nothing to do with it.
+    cluster.start("n3")
+    disable(cluster, "n3")
+    cluster.run(6.0)
+    assert [group for one in told(cluster, "n1").values() for group in one.moves] == []
+
+
+def test_claims_that_are_freed_after_their_membership_count_from_the_last_beat_as_well() -> None:
+    cluster = cluster_of("n1", "n2", "n3")
+    victim = next(name for name in ("n2", "n3", "n1") if not cluster.nodes[name].leads())
+    survivor = next(name for name in cluster.nodes if name != victim)
+    mine = {address for address, node in cluster.held().items() if node == victim}
+    cluster.frozen.add(victim)
+    cluster.run(1.0)
+    cluster.core.commit((), (Delete(f"member/{victim}"),))
+    cluster.run(6.0)
+    lasted = {
+        address: one
+        for entry in told(cluster, survivor).values()
+        for group in entry.moves
+        for address, one in zip(group.addresses, group.unserved, strict=True)
+        if group.source == victim
+    }
+    assert lasted.keys() == mine
+    assert all(one >= 1000 for one in lasted.values())
+
+
+def test_another_history_of_the_store_has_no_entries_of_this_one() -> None:
+    cluster = cluster_of("n1", "n2")
+    disable(cluster, "n2")
+    cluster.run(3.0)
+    node = cluster.nodes["n1"]
+    assert node.remembered()
+    node.parts.chronicle.forget()
+    assert node.remembered() == []
+    assert node.take_occurrences() == []
