@@ -12,6 +12,7 @@ from locum_lab.vm.lab import VmLab
 from locum_lab.vm.machine import Machine
 from locum_lab.vm.watching import Watching
 from tests.vm.hearing import Hearing
+from tests.vm.places import wait_all_on
 
 
 def _has(machine: Machine, addresses: set[str]) -> bool:
@@ -40,8 +41,7 @@ def _demand_two_holders(lab: VmLab, cut: Sequence[str]) -> None:
             # Before the pause: the news of the store would otherwise wait for n2 in the queue of its interface.
             lab.cut("n2", cut)
         machine.pause()
-        pool = {public.address for public in lab.layout.public_addresses}
-        lab.wait_for("n1 serves every address", lambda: lab.served() == dict.fromkeys(pool, "n1"))
+        wait_all_on(lab, "n1")
         resumed = machine.resume()
         lab.wait_for("n2 has none of the addresses", lambda: not _has(machine, mine))
         if cut:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-from locum.errors import StoreUnavailable, UsageError
+from locum.errors import UsageError
 from locum.node.historian import KEPT, Historian
 
 Message = Mapping[str, object]
@@ -40,10 +40,7 @@ class HistoryOperations:
             raise UsageError(f"history: {error}") from None
         if not 0 < request.limit <= KEPT:
             raise UsageError(f"history: the limit is from 1 to {KEPT}")
-        try:
-            found = await self._historian.read()
-        except TimeoutError:
-            raise StoreUnavailable("the store has not answered: the history is there") from None
+        found = await self._historian.read()
         chosen = [
             one for one in found if one.at >= request.since and (not request.about or one.concerns(request.about))
         ]

@@ -9,15 +9,15 @@ is gone, or belongs to another node.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
 from locum.connections import tickle_list
-from locum.errors import StoreCorrupt, StoreUnavailable
+from locum.errors import StoreCorrupt
 from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Operation, Put, Store, carry_out
+from locum.store.patience import answered_within
 
 #: Seconds after which a call counts as unanswered.
 PATIENCE = 5.0
@@ -67,7 +67,7 @@ class TickleStore:
         size = tickle_list.entry_size(address)
         buckets: dict[int, frozenset[bytes]] = {}
         problems = []
-        async with _patience():
+        async with answered_within(PATIENCE):
             snapshot = await self._store.read(prefix)
         for entry in snapshot.entries:
             number = tickle_list.bucket_number(entry.key)
@@ -90,7 +90,7 @@ class TickleStore:
             tickle_list.bucket_prefix(self._cluster, ""),
             tickle_list.added_key(self._cluster, ""),
         )
-        async with _patience():
+        async with answered_within(PATIENCE):
             entries = [*(await self._store.read(found_prefix)).entries, *(await self._store.read(added_prefix)).entries]
         for entry in entries:
             with contextlib.suppress(StoreCorrupt):
@@ -112,7 +112,7 @@ class TickleStore:
     async def read_added(self, address: str) -> tuple[frozenset[bytes], int]:
         """The connections added by command for ``address``, and their revision. Raises StoreError, StoreCorrupt."""
         key = tickle_list.added_key(self._cluster, address)
-        async with _patience():
+        async with answered_within(PATIENCE):
             snapshot = await self._store.read(key)
         for entry in snapshot.entries:
             # Another address's key may begin with this one's.
@@ -132,7 +132,7 @@ class TickleStore:
             if wanted == present:
                 return 0
             operation: Operation = Put(key, tickle_list.pack(wanted)) if wanted else Delete(key)
-            async with _patience():
+            async with answered_within(PATIENCE):
                 result = await carry_out(self._store, Commit((Condition(key, revision),), (operation,)))
             if result.accepted:
                 return len(wanted ^ present)
@@ -155,7 +155,7 @@ class TickleStore:
             operations = [self._operation(write.address, change) for write, change in batch]
             # The condition on the claim suffices: it names the only writer of these keys.
             reasons = {operation.key: "only the holder of the claim writes it" for operation in operations}
-            async with _patience():
+            async with answered_within(PATIENCE):
                 result = await carry_out(self._store, Commit(tuple(conditions), tuple(operations), reasons))
             if not result.accepted:
                 refused.update(claims)
@@ -184,13 +184,3 @@ def _batches(writes: Iterable[Write], *, apart: bool) -> list[list[tuple[Write, 
             batches[-1].append((write, change))
             size += length
     return batches
-
-
-@contextlib.asynccontextmanager
-async def _patience() -> AsyncIterator[None]:
-    """A limit on a call to the store; a late answer raises StoreUnavailable."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            yield
-    except TimeoutError:
-        raise StoreUnavailable(f"the store has not answered within {PATIENCE:g} s") from None

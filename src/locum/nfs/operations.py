@@ -15,7 +15,6 @@ as ``%XX``.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TypeVar
@@ -27,6 +26,7 @@ from locum import hosts
 from locum.errors import StoreUnavailable, UsageError
 from locum.outside import UNDECODABLE
 from locum.store.base import MAX_OPERATIONS, Commit, Condition, Delete, Entry, Operation, Put, Store, carry_out
+from locum.store.patience import answered_within
 
 _CLIENTS = "statd/client/"
 _STATE = "statd/state"
@@ -201,11 +201,8 @@ def _state_number(value: bytes) -> int:
 
 
 async def _limited(work: Awaitable[T]) -> T:
-    try:
-        async with asyncio.timeout(LIMIT):
-            return await work
-    except TimeoutError:
-        raise StoreUnavailable(f"the store has not answered within {LIMIT:g} s") from None
+    async with answered_within(LIMIT):
+        return await work
 
 
 def _same_family(address: str, client: str) -> bool:

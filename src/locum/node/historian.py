@@ -32,6 +32,7 @@ from locum.store.base import (
     Store,
     carry_out,
 )
+from locum.store.patience import answered_within
 
 #: The keys below the cluster's bulk data.
 PREFIX = "history/"
@@ -113,7 +114,7 @@ class Historian:
 
     async def read(self) -> list[Occurrence]:
         """The whole history, the oldest first. Raises StoreError. Unreadable entries are left out."""
-        async with asyncio.timeout(PATIENCE):
+        async with answered_within(PATIENCE):
             snapshot = await self._bulk.read(PREFIX)
         return [one async for _, one in _decoded(snapshot) if one is not None]
 
@@ -128,9 +129,8 @@ class Historian:
                 pause, said = PAUSE, ""
             except Exception as error:
                 # Nothing waits for the history, and a defect in it must not end the agent.
-                expected = isinstance(error, (StoreError, TimeoutError))
-                problem = str(error) or "no answer in time"
-                problem = problem if expected else f"unexpected {type(error).__name__}: {problem}"
+                expected = isinstance(error, StoreError)
+                problem = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
                 if problem != said:
                     self._log(f"the history is not written: {problem}", "warning" if expected else "error")
                     said = problem
@@ -174,7 +174,7 @@ class Historian:
         operations += [Delete(PREFIX + key) for key in old]
         keys = (*(one.key for one, _ in chosen), *old)
         conditions = [Condition(PREFIX + key, stored[key].revision if key in stored else 0) for key in keys]
-        async with asyncio.timeout(PATIENCE):
+        async with answered_within(PATIENCE):
             result = await carry_out(self._bulk, Commit(tuple(conditions), tuple(operations)))
         if not result.accepted:
             # The leader before has written some of them meanwhile.
@@ -192,7 +192,7 @@ class Historian:
         self._own.discard(key)
 
     async def _read_keys(self) -> dict[str, _Stored]:
-        async with asyncio.timeout(PATIENCE):
+        async with answered_within(PATIENCE):
             snapshot = await self._bulk.read(PREFIX)
         return {
             # What is unreadable may be written again.

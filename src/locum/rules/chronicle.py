@@ -14,6 +14,7 @@ from collections.abc import Collection
 import msgspec
 
 from locum.rules.context import Context
+from locum.rules.explain import no_link
 from locum.rules.hold import FailureDetector
 from locum.rules.occurrences import Moves, Occurrence, key_of
 from locum.rules.plan import NodeState, current_health, node_state
@@ -270,7 +271,7 @@ class Chronicle:
             case NodeState.STOPPED | NodeState.DISABLED:
                 return "by an administrator"
             case NodeState.PARTIALLYONLINE if health is not None:
-                return f"no link: {', '.join(sorted({*health.down, *health.unsteady}))}"
+                return no_link(health)
             case NodeState.UNHEALTHY:
                 if health is None or not health.started:
                     return "its services start"
